@@ -1,0 +1,1 @@
+"""Brain-alignment harness: language models in, scores against brain and reading data out."""

@@ -1,0 +1,278 @@
+"""Every record that travels between stations.
+
+Records are frozen and checked where they are made, so that a station can trust what it is given. Rows are known by
+their ids, never by their place: a join that loses or doubles an id is an error that names it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+Integers = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, order=True)
+class Layer:
+    """One place in a model where features are read.
+
+    For a language model `stack` is "decoder" or "encoder"; index 0 is the embeddings, k the output of block k before
+    the final norm. For a control `stack` is the control's own word (for OASM "width") and index counts its variants.
+    """
+
+    stack: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.stack}.{self.index}"
+
+
+@dataclass(frozen=True)
+class Stimuli:
+    """What the participants read or heard, in order of presentation.
+
+    Attributes:
+        ids: one per stimulus, unique.
+        texts: the stimulus itself: a sentence or a word.
+        passages: the passage or story of each stimulus; a passage is contiguous and is one context.
+        groups: what must not be divided over train and test (a topic, a story); defaults to the passages.
+        onsets_s, ends_s: (stimulus,) seconds at which a word began and ended, where words are aligned to scans.
+    """
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    passages: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+    onsets_s: Floats | None = None
+    ends_s: Floats | None = None
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            object.__setattr__(self, "groups", self.passages)
+        for name in ("texts", "passages", "groups", "onsets_s", "ends_s"):
+            column = getattr(self, name)
+            if column is not None and len(column) != len(self.ids):
+                raise ValueError(f"stimuli: {len(self.ids)} ids but {len(column)} {name}; give one per stimulus.")
+        require_unique(self.ids, "stimuli")
+        seen: set[str] = set()
+        for before, passage in zip((None, *self.passages), self.passages, strict=False):
+            if passage != before and passage in seen:
+                raise ValueError(f"stimuli: passage {passage!r} is not contiguous; sort the stimuli by passage.")
+            seen.add(passage)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def positions(self) -> Integers:
+        """(stimulus,) place of each stimulus in its passage, from 0."""
+        count: Counter[str] = Counter()
+        places = np.empty(len(self), dtype=np.int64)
+        for i, passage in enumerate(self.passages):
+            places[i] = count[passage]
+            count[passage] += 1
+        return places
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Brain responses: one row per stimulus or per scan (TR), one column per neuroid (voxel or region).
+
+    Attributes:
+        values: (row, neuroid) float32, NaN where a neuroid was not measured.
+        row_ids: stimulus ids, or ids of scans.
+        row_groups: (row,) what must not be divided over train and test.
+        row_blocks: (row,) the run of rows over which time passes without a break (a passage, a story).
+        neuroid_ids, subjects, rois: (neuroid,); subject "group" marks a mean over subjects.
+        unit: unit of `values`, as published.
+        times_s: (row,) time of each scan in the clock of the stimuli's onsets; None when rows are stimuli.
+    """
+
+    values: Floats
+    row_ids: tuple[str, ...]
+    row_groups: tuple[str, ...]
+    row_blocks: tuple[str, ...]
+    neuroid_ids: tuple[str, ...]
+    subjects: tuple[str, ...]
+    rois: tuple[str, ...]
+    unit: str
+    times_s: Floats | None = None
+
+    def __post_init__(self) -> None:
+        n_rows, n_neuroids = self.values.shape
+        for name, wanted in (
+            ("row_ids", n_rows), ("row_groups", n_rows), ("row_blocks", n_rows), ("times_s", n_rows),
+            ("neuroid_ids", n_neuroids), ("subjects", n_neuroids), ("rois", n_neuroids),
+        ):  # fmt: skip
+            column = getattr(self, name)
+            if column is not None and len(column) != wanted:
+                raise ValueError(f"responses: values are {self.values.shape} but there are {len(column)} {name}.")
+        require_unique(self.row_ids, "rows of the responses")
+        require_unique(self.neuroid_ids, "neuroids")
+        if np.isinf(self.values).any():
+            neuroid = self.neuroid_ids[int(np.argwhere(np.isinf(self.values))[0, 1])]
+            raise ValueError(f"responses: neuroid {neuroid!r} has infinite values; write NaN for what is absent.")
+
+
+@dataclass(frozen=True)
+class ReadingTimes:
+    """Mean self-paced reading time of each word.
+
+    Attributes:
+        word_ids: stimulus ids of the words, in order of presentation.
+        mean_ms: (word,) float64 milliseconds, NaN where no reader is left.
+        sentences: (word,) sentence of each word.
+        scored: (word,) bool; False where the protocol leaves a word out (the first of a sentence).
+        release: which release of the corpus the means come from.
+    """
+
+    word_ids: tuple[str, ...]
+    mean_ms: Floats
+    sentences: tuple[str, ...]
+    scored: NDArray[np.bool_]
+    release: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Stimuli with the responses or the reading times of people.
+
+    Attributes:
+        name: name in the table of data sets.
+        version: sha256 over the content that was loaded, 16 hex digits.
+        published_ceiling: a ceiling that the literature gives where it cannot be computed here, or None.
+        ceiling_source: where that constant comes from.
+    """
+
+    name: str
+    version: str
+    stimuli: Stimuli
+    responses: Responses | None = None
+    reading: ReadingTimes | None = None
+    published_ceiling: float | None = None
+    ceiling_source: str = ""
+
+
+@dataclass(frozen=True)
+class Context:
+    """A text that a model reads in one pass, and where the stimuli lie in it.
+
+    Attributes:
+        text: the whole passage, story or corpus.
+        stimulus_ids: the stimuli in it, in order.
+        spans: (stimulus, 2) first character and one past the last, of each stimulus in `text`.
+    """
+
+    text: str
+    stimulus_ids: tuple[str, ...]
+    spans: Integers
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A context as token ids.
+
+    Attributes:
+        ids: (token,) without special tokens.
+        owners: (token,) index into `stimulus_ids` of the stimulus that holds the token's last character; -1 for none.
+        last: (stimulus,) index of the last token of each stimulus; -1 where a stimulus has no token.
+        stimulus_ids: as in the context.
+    """
+
+    ids: Integers
+    owners: Integers
+    last: Integers
+    stimulus_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Features:
+    """One vector per layer and row.
+
+    Attributes:
+        values: layer -> (row, hidden) float32; the hidden size may differ between stacks.
+        row_ids: ids of the rows: stimuli, or scans once they passed `hemodynamics`.
+    """
+
+    values: dict[Layer, Floats]
+    row_ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        require_unique(self.row_ids, "features")
+        for layer, matrix in self.values.items():
+            if matrix.ndim != 2 or len(matrix) != len(self.row_ids):
+                raise ValueError(f"features of layer {layer}: shape {matrix.shape} for {len(self.row_ids)} row ids.")
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, in the order in which they were stored."""
+        return tuple(self.values)
+
+
+@dataclass(frozen=True)
+class Surprisals:
+    """-log2 p of each word given what came before.
+
+    Attributes:
+        word_ids: stimulus ids.
+        bits: (word,) float64; NaN where a word has no token.
+        n_tokens: (word,) number of tokens of each word.
+    """
+
+    word_ids: tuple[str, ...]
+    bits: Floats
+    n_tokens: Integers
+
+
+class Fold(NamedTuple):
+    """Row indices of one split; rows in neither were dropped at a gap."""
+
+    train: Integers
+    test: Integers
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """Held-out scores of one layer.
+
+    Attributes:
+        r: (fold, neuroid) Pearson r on the test rows; NaN where not measurable.
+        alpha: (fold, neuroid) penalty chosen on the training rows; 0 for least squares.
+        inner: (fold, neuroid) score of the chosen alpha inside the training rows (1 - error / variance): what a
+            nested choice of layer may look at.
+        at_low, at_high: share of the fits whose alpha is the smallest or the largest of the grid.
+        rank: (fold,) rank of the training features; n_features: columns, n_rows: rows with a response.
+    """
+
+    r: Floats
+    alpha: Floats
+    inner: Floats
+    at_low: float
+    at_high: float
+    rank: Integers
+    n_features: int
+    n_rows: int
+
+
+def require_unique(ids: Sequence[str], what: str) -> None:
+    """Raise ValueError naming the first id that stands twice."""
+    if len(set(ids)) != len(ids):
+        doubled = next(i for i, n in Counter(ids).items() if n > 1)
+        raise ValueError(f"{what}: id {doubled!r} stands more than once; ids must be unique.")
+
+
+def indices_of(wanted: Sequence[str], present: Sequence[str], what: str) -> Integers:
+    """(len(wanted),) places of the wanted ids in `present`; ValueError names the first that is missing."""
+    place = {key: i for i, key in enumerate(present)}
+    missing = [key for key in wanted if key not in place]
+    if missing:
+        raise ValueError(
+            f"{what}: {len(missing)} of {len(wanted)} ids are missing; the first is {missing[0]!r}. "
+            "Delete what was stored for this data set and compute it again."
+        )
+    return np.array([place[key] for key in wanted], dtype=np.int64)

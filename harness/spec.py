@@ -1,0 +1,117 @@
+"""What is to be measured: protocols (the method, as data) and named evaluations.
+
+A protocol says everything that decides a score except the model and the recording; its hash stands in every row. A
+named evaluation is a function that returns an `EvaluationSpec`; vary one with `dataclasses.replace`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+ProtocolName = Literal["paper", "strict"]
+
+
+@dataclass(frozen=True)
+class FoldRule:
+    """How rows are divided into train and test.
+
+    kind: "shuffled" (random splits, scikit-learn's ShuffleSplit), "kfold" (shuffled k-fold), "grouped" (whole groups,
+    shuffled with the seed), "contiguous" (blocks in time with `gap` rows dropped at both sides of the test block).
+    """
+
+    kind: Literal["shuffled", "kfold", "grouped", "contiguous"]
+    n: int = 10
+    test_fraction: float = 0.1
+    seed: int = 1
+    gap: int = 0
+    min_test_rows: int = 1
+
+
+@dataclass(frozen=True)
+class Regression:
+    """How features are mapped to responses.
+
+    kind: "ols" (minimum norm; directions with a squared singular value under `cutoff` times the largest are dropped)
+    or "ridge". alphas: the grid; with `relative` they are multiplied by tr(C)/n of the training rows' centred Gram
+    matrix. inner: how alpha is chosen within the training rows: "loo", or "groups" (leave a group of rows out; where
+    each group is one row this is leave-one-out). scale: "center" or "zscore", on training rows. per_neuroid: one alpha
+    each, or one for all.
+    """
+
+    kind: Literal["ols", "ridge"]
+    alphas: tuple[float, ...] = ()
+    relative: bool = False
+    inner: Literal["loo", "groups"] = "loo"
+    scale: Literal["center", "zscore"] = "center"
+    per_neuroid: bool = True
+    cutoff: float = 1e-12
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How features at word times become features at scan times.
+
+    pool: "mean", "sum" or "last" over the words of a TR; shift_s: a scan at t is given the words that ended in the TR
+    before t - shift_s; delays: TRs by which the features are delayed, one copy each.
+    """
+
+    pool: Literal["mean", "sum", "last"] = "mean"
+    shift_s: float = 0.0
+    delays: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to score one kind of data. `notes` cite the source and say aloud what the source does not state."""
+
+    name: ProtocolName
+    context: Literal["none", "passage", "corpus"]
+    folds: FoldRule
+    regression: Regression
+    layer_choice: Literal["max", "nested"]
+    sampling: Sampling | None = None
+    reading: Literal["correlation", "regression"] | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits over everything that decides a score (the notes do not)."""
+        return content_hash({k: v for k, v in asdict(self).items() if k != "notes"})[:12]
+
+
+@dataclass(frozen=True)
+class EvaluationSpec:
+    """Feature sources x data sets x protocols.
+
+    models: names of the table, Hub ids or folders; controls: names in harness/controls.py; untrained: whether each
+    model also runs with re-initialised weights.
+    """
+
+    name: str
+    models: tuple[str, ...]
+    datasets: tuple[str, ...]
+    protocols: tuple[ProtocolName, ...] = ("strict", "paper")
+    controls: tuple[str, ...] = ("length", "word-rate", "position", "oasm", "random")
+    untrained: bool = True
+    seed: int = 0
+
+
+def content_hash(content: Any) -> str:
+    """sha256 of the canonical JSON of `content` (sorted keys, no spaces)."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()
+
+
+def quickstart() -> EvaluationSpec:
+    """Three tiny models and a recording whose answer is known; offline, two minutes on two cores."""
+    return EvaluationSpec("quickstart", ("tiny-llama", "tiny-gpt2", "tiny-t5"), ("synthetic", "synthetic-reading"))
+
+
+def real() -> EvaluationSpec:
+    """The recordings that can be had as files: reading times, 1,000 sentences, a chapter of Alice. Give --model."""
+    return EvaluationSpec("real", (), ("futrell2018-2016", "futrell2018-2021", "tuckute2024", "brennan2016"))
+
+
+SPECS = {spec.__name__: spec for spec in (quickstart, real)}

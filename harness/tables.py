@@ -1,0 +1,132 @@
+"""The tables: schema of each, where they lie, how they are read.
+
+Parquet, Hive-partitioned: OUT/tables/TABLE/run=.../dataset=.../model=.../*.parquet. pandas, DuckDB and Ray Data read a
+table's folder as it is. Raw score, ceiling and ratio are three columns; nothing is clipped; NaN means not measurable.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TEXT, _REAL, _WHOLE, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+
+# Partition columns stand in the path, not in the file.
+PARTITIONS = ("run", "dataset", "model")
+
+# What makes a row again: who (model at a revision), on what (data set at a version), how (protocol), by which code.
+_SOURCE: dict[str, pa.DataType] = {
+    "run": _TEXT, "model": _TEXT, "kind": _TEXT, "revision": _TEXT, "code_version": _TEXT, "created": _TEXT,
+}  # fmt: skip
+_ORIGIN: dict[str, pa.DataType] = {
+    **_SOURCE, "dataset": _TEXT, "dataset_version": _TEXT, "protocol": _TEXT, "protocol_hash": _TEXT,
+    "context": _TEXT, "backend": _TEXT, "dtype": _TEXT, "seed": _WHOLE, "metric": _TEXT,
+}  # fmt: skip
+_SCORE: dict[str, pa.DataType] = {"r": _REAL, "ceiling": _REAL, "ceiling_kind": _TEXT, "ratio": _REAL}
+_SIZE: dict[str, pa.DataType] = {"n_rows": _WHOLE, "n_features": _WHOLE, "n_folds": _WHOLE}
+
+SCHEMAS: dict[str, dict[str, pa.DataType]] = {
+    # One row per neuroid and layer: r is the mean over folds, alpha the median over folds.
+    "neuroid_scores": {
+        **_ORIGIN, "stack": _TEXT, "layer": _WHOLE, "neuroid_id": _TEXT, "subject": _TEXT, "roi": _TEXT,
+        **_SCORE, "alpha": _REAL, "n_folds_nan": _WHOLE, **_SIZE,
+    },
+    # One row per layer and target. target: "all" is the median over the neuroids of all subjects; any other word is one
+    # roi (the median over its neuroids); "group ..." are means over subjects, never part of "all" beside subjects.
+    "layer_scores": {
+        **_ORIGIN, "stack": _TEXT, "layer": _WHOLE, "target": _TEXT, **_SCORE, "r_std_folds": _REAL, "inner": _REAL,
+        "alpha_at_low": _REAL, "alpha_at_high": _REAL, "rank": _REAL, "n_neuroids": _WHOLE, "n_nan": _WHOLE, **_SIZE,
+    },
+    # One row per target: the layer chosen as the protocol says.
+    "model_scores": {
+        **_ORIGIN, "stack": _TEXT, "layer": _WHOLE, "layer_choice": _TEXT, "target": _TEXT, **_SCORE,
+        "r_low": _REAL, "r_high": _REAL, "interval_kind": _TEXT, "n_neuroids": _WHOLE, "n_nan": _WHOLE, **_SIZE,
+    },
+    "word_surprisals": {
+        **_ORIGIN, "story": _TEXT, "word_id": _TEXT, "word": _TEXT, "surprisal_bits": _REAL, "n_tokens": _WHOLE,
+        "reading_ms": _REAL,
+    },
+    # One row per source. predictor: "surprisal" of a model, or the control's own values. r is signed.
+    "reading_scores": {
+        **_ORIGIN, "predictor": _TEXT, **_SCORE, "abs_r": _REAL, "r_low": _REAL, "r_high": _REAL, "partial_r": _REAL,
+        "delta_ll": _REAL, "delta_ll_low": _REAL, "delta_ll_high": _REAL, "interval_kind": _TEXT, "n_words": _WHOLE,
+        "n_missing": _WHOLE,
+    },
+    "model_properties": {
+        **_SOURCE, "family": _TEXT, "tuned_from": _TEXT, "pair_source": _TEXT, "n_parameters": _WHOLE,
+        "n_layers": _WHOLE, "hidden_size": _WHOLE, "context_size": _WHOLE, "vocabulary": _WHOLE,
+    },
+    # One row per pair, data set, protocol and target.
+    "comparisons": {
+        "run": _TEXT, "base": _TEXT, "tuned": _TEXT, "pair_source": _TEXT, "dataset": _TEXT, "protocol": _TEXT,
+        "target": _TEXT, "metric": _TEXT, "base_score": _REAL, "tuned_score": _REAL, "difference": _REAL,
+        "gain_percent": _REAL,
+    },
+    # One row per property and data set, over the models of the run.
+    "correlations": {
+        "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "target": _TEXT, "property": _TEXT, "r": _REAL,
+        "r_low": _REAL, "r_high": _REAL, "p": _REAL, "p_adjusted": _REAL, "n_models": _WHOLE,
+    },
+    "failures": {
+        "run": _TEXT, "model": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "station": _TEXT, "exception": _TEXT,
+        "message": _TEXT, "created": _TEXT,
+    },
+    "runs": {
+        "run": _TEXT, "spec": _TEXT, "status": _TEXT, "started": _TEXT, "seconds": _REAL, "n_units": _WHOLE,
+        "n_computed": _WHOLE, "n_reused": _WHOLE, "n_failed": _WHOLE, "command": _TEXT, "code_version": _TEXT,
+        "versions": _TEXT, "machine": _TEXT, "content": _TEXT,
+    },
+}  # fmt: skip
+
+
+def schema(table: str) -> pa.Schema:
+    """Arrow schema of a table, partition columns included."""
+    return pa.schema(list(SCHEMAS[table].items()))
+
+
+def rows_to_arrow(table: str, rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows as an Arrow table in the table's schema; ValueError names a column that is unknown or missing."""
+    wanted = set(SCHEMAS[table])
+    for row in rows:
+        if set(row) != wanted:
+            odd = sorted(set(row) ^ wanted)
+            raise ValueError(f"table {table}: columns {odd} are unknown or missing in a row.")
+    return pa.Table.from_pylist(rows, schema=schema(table))
+
+
+def folder(out: str, table: str) -> str:
+    """Where a table lies under OUT."""
+    return f"{out.rstrip('/')}/tables/{table}"
+
+
+def read(out: str, table: str, run: str | None = None) -> pd.DataFrame:
+    """A table as a pandas frame in schema order, of one run or of all; empty where nothing was written.
+
+    Raises:
+        FileNotFoundError: if OUT holds no tables at all.
+    """
+    import pyarrow.dataset as ds
+    from pyarrow import fs
+
+    filesystem, root = fs.FileSystem.from_uri(_uri(out))
+    if filesystem.get_file_info(f"{root}/tables").type != fs.FileType.Directory:
+        raise FileNotFoundError(f"no tables under {out}: run `harness run quickstart --out {out}` first.")
+    path = f"{root}/tables/{table}"
+    if filesystem.get_file_info(path).type != fs.FileType.Directory:
+        return schema(table).empty_table().to_pandas()
+    partition_names = [name for name in PARTITIONS if name in SCHEMAS[table]]
+    partitioning = ds.partitioning(pa.schema([(name, _TEXT) for name in partition_names]), flavor="hive")
+    data = ds.dataset(path, filesystem=filesystem, format="parquet", partitioning=partitioning, schema=schema(table))
+    frame = data.to_table(filter=ds.field("run") == run if run else None).to_pandas()
+    return frame[list(SCHEMAS[table])]
+
+
+def _uri(out: str) -> str:
+    """A URL as it is; a path as an absolute file URL that pyarrow takes."""
+    from pathlib import Path
+
+    return out if "://" in out else Path(out).absolute().as_uri()

@@ -1,0 +1,1 @@
+"""The arithmetic: ridge regression and column-wise scores, one code for NumPy and CuPy."""
