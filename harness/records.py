@@ -215,6 +215,20 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Extraction:
+    """What one pass of a model over contexts gives.
+
+    Attributes:
+        features: one vector per layer and stimulus, or None where only surprisal was asked for.
+        log_probabilities: per context (token,) float64 nats of each token given those before it; NaN for a first token
+            that nothing precedes; None where not asked for.
+    """
+
+    features: Features | None
+    log_probabilities: tuple[Floats, ...] | None
+
+
+@dataclass(frozen=True)
 class Surprisals:
     """-log2 p of each word given what came before.
 
@@ -257,6 +271,19 @@ class LayerFit:
     rank: Integers
     n_features: int
     n_rows: int
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """How well the best possible model could do.
+
+    Attributes:
+        values: (neuroid,) r, NaN where it could not be computed.
+        kinds: (neuroid,) how: "other subjects", "split half", "" where it could not be.
+    """
+
+    values: Floats
+    kinds: tuple[str, ...]
 
 
 def require_unique(ids: Sequence[str], what: str) -> None:

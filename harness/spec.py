@@ -94,7 +94,7 @@ class EvaluationSpec:
     models: tuple[str, ...]
     datasets: tuple[str, ...]
     protocols: tuple[ProtocolName, ...] = ("strict", "paper")
-    controls: tuple[str, ...] = ("length", "word-rate", "position", "oasm", "random")
+    controls: tuple[str, ...] = ("length", "word-rate", "position", "oasm", "random", "frequency")
     untrained: bool = True
     seed: int = 0
 

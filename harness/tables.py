@@ -54,7 +54,7 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     "reading_scores": {
         **_ORIGIN, "predictor": _TEXT, **_SCORE, "abs_r": _REAL, "r_low": _REAL, "r_high": _REAL, "partial_r": _REAL,
         "delta_ll": _REAL, "delta_ll_low": _REAL, "delta_ll_high": _REAL, "interval_kind": _TEXT, "n_words": _WHOLE,
-        "n_missing": _WHOLE,
+        "n_missing": _WHOLE, "n_regression": _WHOLE,
     },
     "model_properties": {
         **_SOURCE, "family": _TEXT, "tuned_from": _TEXT, "pair_source": _TEXT, "n_parameters": _WHOLE,
@@ -123,6 +123,14 @@ def read(out: str, table: str, run: str | None = None) -> pd.DataFrame:
     data = ds.dataset(path, filesystem=filesystem, format="parquet", partitioning=partitioning, schema=schema(table))
     frame = data.to_table(filter=ds.field("run") == run if run else None).to_pandas()
     return frame[list(SCHEMAS[table])]
+
+
+def holds(out: str, run: str) -> bool:
+    """Whether the tables of a finished run are there; `runs` is written last."""
+    try:
+        return bool((read(out, "runs", run)["status"] == "done").any())
+    except FileNotFoundError:
+        return False
 
 
 def _uri(out: str) -> str:

@@ -1,0 +1,87 @@
+"""Ray shells: one holds a language model, one scores, one computes ceilings. They carry; the stations compute.
+
+Features go to the store from where they were made, and only a word of completion travels back. A model's actor loads
+its weights once, for all data sets, and is killed when its work is done.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import ray
+
+from harness.models import Checkpoint
+from harness.records import Ceiling, Dataset
+from harness.spec import Protocol
+from harness.store import Store
+from harness.units import FeatureUnit, ScoreUnit, compute_ceiling
+
+
+@ray.remote(max_restarts=2, max_task_retries=2)
+class ModelActor:
+    """Holds one checkpoint, or its untrained twin, and reads texts with it."""
+
+    def __init__(self, checkpoint: Checkpoint, out: str, device: str) -> None:
+        self.checkpoint, self.store, self.device = checkpoint, Store(out), device
+        self.loaded: tuple[int | None, object] | None = None
+
+    def read(self, unit: FeatureUnit) -> float:
+        """Compute and store one feature unit; seconds it took, loading included.
+
+        The model is loaded here and not on creation, so that what is wrong with a checkpoint comes back as itself.
+        """
+        from harness import reader
+
+        _quiet_transformers()
+        started = time.monotonic()
+        seed = unit.source.seed if unit.source.kind == "untrained" else None
+        if self.loaded is None or self.loaded[0] != seed:
+            self.loaded = None  # two models at once may not fit
+            self.loaded = (seed, reader.load(self.checkpoint, self.device, seed))
+        unit.run(self.loaded[1], self.store)  # type: ignore[arg-type]
+        return time.monotonic() - started
+
+
+@ray.remote
+def score(unit: ScoreUnit, dataset: Dataset, ceiling: Ceiling | None, out: str) -> float:
+    """Compute and store one score unit; seconds it took."""
+    started = time.monotonic()
+    unit.run(dataset, ceiling, Store(out))
+    return time.monotonic() - started
+
+
+@ray.remote
+def ceiling(dataset: Dataset, protocol: Protocol, out: str) -> Ceiling:
+    """The ceilings of a data set under a protocol, from the store where they were computed before."""
+    return compute_ceiling(dataset, protocol, Store(out))
+
+
+@ray.remote
+def prepare_quickstart(folder: str, seed: int) -> None:
+    """Build the tiny models and the recording in which one of them is planted."""
+    from harness import quickstart
+
+    _quiet_transformers()
+    quickstart.build(folder, seed)
+
+
+def start(address: str | None) -> None:
+    """Join the cluster at `address`, or start a local Ray without dashboard; does nothing when already connected."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep CUDA_VISIBLE_DEVICES as the user set it
+    local = {} if address else {"include_dashboard": False, "object_store_memory": 512 * 2**20}
+    ray.init(address=address, logging_level="ERROR", log_to_driver=False, **local)
+
+
+def n_gpus() -> float:
+    """GPUs of the cluster."""
+    return float(ray.cluster_resources().get("GPU", 0))
+
+
+def _quiet_transformers() -> None:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

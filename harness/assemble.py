@@ -1,0 +1,94 @@
+"""Units -> tables, by Ray Data.
+
+Each score unit holds its rows of each table as Parquet. Ray Data reads those of a run, adds the run's name, and writes
+them partitioned into a fresh folder, which then takes its place in one step: a table is whole or absent.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness import statistics, tables
+from harness.store import Store
+from harness.units import ScoreUnit
+
+SCORE_TABLES = ("neuroid_scores", "layer_scores", "model_scores", "reading_scores", "word_surprisals")
+
+
+def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, list[dict[str, Any]]]) -> None:
+    """Write every table of a run; a run that was there is replaced.
+
+    Args:
+        store: where the units are, and under whose OUT the tables go.
+        run: the run's name.
+        units: finished score units.
+        others: rows of the tables that are not scores; `runs` is written last, so that a listed run has its tables.
+    """
+    folders = [store.folder("scores", unit.key) for unit in units]
+    for table in SCORE_TABLES:
+        files = [f"{folder}/{table}.parquet" for folder in folders if store.fs.exists(f"{folder}/{table}.parquet")]
+        _write_scores(store, run, table, files)
+    for table, rows in (others | _statistics(store.out, run, others)).items():
+        if table != "runs":
+            _write_rows(store, run, table, rows)
+    _write_rows(store, run, "runs", others["runs"])
+
+
+def _statistics(out: str, run: str, others: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    brain, read = (tables.read(out, table, run) for table in ("model_scores", "reading_scores"))
+    properties = tables.rows_to_arrow("model_properties", others["model_properties"]).to_pandas()
+    return {
+        "comparisons": statistics.comparisons(brain, read, properties, run),
+        "correlations": statistics.correlations(brain, read, properties, run),
+    }
+
+
+def _write_scores(store: Store, run: str, table: str, files: list[str]) -> None:
+    import ray
+
+    if not files:
+        _write_rows(store, run, table, [])
+        return
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    filesystem = None if store.is_local else pa.fs.PyFileSystem(pa.fs.FSSpecHandler(store.fs))
+    rows = ray.data.read_parquet(files, filesystem=filesystem, schema=tables.schema(table), partitioning=None)
+    named = rows.map_batches(partial(_name_run, run=run), batch_format="pyarrow", batch_size=None)
+    aside = f"{_root(store)}/.aside-{uuid.uuid4().hex}"
+    partitions = [name for name in tables.PARTITIONS if name in tables.SCHEMAS[table]]
+    named.write_parquet(aside, filesystem=filesystem, partition_cols=partitions)
+    _install(store, f"{aside}/run={run}", f"{_root(store)}/{table}/run={run}")
+    store.fs.rm(aside, recursive=True)
+
+
+def _name_run(batch: pa.Table, run: str) -> pa.Table:
+    column = batch.schema.get_field_index("run")
+    return batch.set_column(column, "run", pa.array([run] * len(batch), pa.string()))
+
+
+def _write_rows(store: Store, run: str, table: str, rows: list[dict[str, Any]]) -> None:
+    """A small table, or an empty one with its columns, so that readers find every table."""
+    content = tables.rows_to_arrow(table, rows).drop_columns(["run"])
+    aside = f"{_root(store)}/.aside-{uuid.uuid4().hex}"
+    store.fs.makedirs(aside, exist_ok=True)
+    with store.fs.open(f"{aside}/part-0.parquet", "wb") as stream:
+        pq.write_table(content, stream)
+    _install(store, aside, f"{_root(store)}/{table}/run={run}")
+
+
+def _install(store: Store, aside: str, final: str) -> None:
+    if store.fs.exists(final):
+        store.fs.rm(final, recursive=True)
+    store.fs.makedirs(final.rsplit("/", 1)[0], exist_ok=True)
+    store.fs.mv(aside, final, recursive=True)
+
+
+def _root(store: Store) -> str:
+    return f"{store.root.rsplit('/', 1)[0]}/tables"

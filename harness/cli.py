@@ -1,0 +1,281 @@
+"""The `harness` command: parses, makes one call, prints, returns a status.
+
+Exit status: 0 all done, 1 something failed and is listed, 2 wrong use. Nothing heavy is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+from harness.spec import SPECS, EvaluationSpec
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the entry point of the console script."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    try:
+        status: int = arguments.command(arguments)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"harness: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("harness: stopped; the same command goes on where this one ended", file=sys.stderr)
+        return 1
+    return status
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from harness import pipeline, report
+    from harness.progress import Display
+
+    spec = _spec(arguments)
+    with Display(Console(stderr=arguments.json)) as display:
+        outcome = pipeline.run(
+            spec,
+            arguments.out,
+            arguments.data_root,
+            address=arguments.address,
+            device=arguments.device,
+            watcher=display,
+        )
+    page = report.write(arguments.out, outcome.run)
+    if arguments.json:
+        _print_json(asdict(outcome) | {"report": page})
+    else:
+        print(_last_words(outcome, page))
+    return 1 if outcome.failures else 0
+
+
+def _last_words(outcome: Any, page: str) -> str:
+    if outcome.failures:
+        did = f"{outcome.n_computed} scores computed, {len(outcome.failures)} failures (table `failures`)"
+    elif outcome.n_computed == 0:
+        did = f"nothing to do: all {outcome.n_units} scores were there"
+    else:
+        did = f"{outcome.n_computed} scores computed, {outcome.n_reused} were there"
+    return f"run {outcome.run}: {did}; {outcome.seconds:.0f} s\nopen the report: {page}"
+
+
+def _spec(arguments: argparse.Namespace) -> EvaluationSpec:
+    spec = _named(SPECS, arguments.spec, "spec")()
+    protocols = {"both": spec.protocols, "paper": ("paper",), "strict": ("strict",)}[arguments.protocol]
+    spec = replace(spec, protocols=protocols, untrained=not arguments.no_untrained)
+    if arguments.model:
+        spec = replace(spec, models=tuple(arguments.model))
+    if arguments.dataset:
+        from harness import datasets
+
+        spec = replace(spec, datasets=tuple(member for name in arguments.dataset for member in datasets.expand(name)))
+    if not spec.models:
+        raise ValueError(f"spec {spec.name!r} names no models: give --model NAME_OR_FOLDER, once for each.")
+    return spec
+
+
+def _named(table: dict[str, Callable[[], EvaluationSpec]], name: str, what: str) -> Callable[[], EvaluationSpec]:
+    import difflib
+
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=3, cutoff=0.4) or list(table)
+        raise ValueError(f"{what} {name!r} is unknown; the nearest are {', '.join(near)}.")
+    return table[name]
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from harness import report
+
+    page = report.write(arguments.out, arguments.run)
+    if arguments.json:
+        _print_json({"report": page})
+    else:
+        print(f"open the report: {page}")
+    return 0
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    from harness.models import MODELS
+
+    return _show(arguments, [asdict(entry) for entry in MODELS.values()])
+
+
+def _datasets(arguments: argparse.Namespace) -> int:
+    from harness import datasets
+
+    root = arguments.data_root or "."
+    if arguments.name:
+        return _show_dataset(arguments, root)
+    rows = [
+        {
+            "name": entry.name, "kind": entry.kind, "here": not datasets.missing(entry.name, root),
+            "licence": entry.licence + (" (non-commercial use only)" if entry.non_commercial else ""),
+            "title": entry.title,
+        }
+        for entry in datasets.DATASETS.values()
+    ]  # fmt: skip
+    return _show(arguments, rows)
+
+
+def _show_dataset(arguments: argparse.Namespace, root: str) -> int:
+    """One data set: where its files are published, what is missing, its protocols in words."""
+    from harness import datasets
+
+    entry = datasets.find(arguments.name)
+    protocols = {
+        name: asdict(protocol) | {"hash": protocol.hash} for name, protocol in datasets.protocols(entry.name).items()
+    }
+    missing = [file._asdict() for file in datasets.missing(entry.name, root)]
+    if arguments.json:
+        _print_json(asdict(entry) | {"missing": missing, "protocols": protocols})
+        return 0
+    print(f"{entry.title}\n{entry.citation}\nlicence: {entry.licence}\npublished at: {entry.landing}")
+    print(f"missing under {root}: {', '.join(file['path'] for file in missing) or 'nothing'}")
+    for name, protocol in protocols.items():
+        print(f"\n{name} ({protocol['hash']})")
+        for key, value in protocol.items():
+            if key not in {"name", "hash", "notes"} and value is not None:
+                print(f"  {key}: {value}")
+        for note in protocol["notes"]:
+            print(f"  - {note}")
+    return 0
+
+
+def _specs(arguments: argparse.Namespace) -> int:
+    return _show(arguments, [asdict(make()) | {"about": (make.__doc__ or "").strip()} for make in SPECS.values()])
+
+
+def _controls(arguments: argparse.Namespace) -> int:
+    from harness.controls import CONTROLS
+
+    return _show(arguments, [{"name": name, "about": control.title} for name, control in CONTROLS.items()])
+
+
+def _surprisal(arguments: argparse.Namespace) -> int:
+    from harness import texts
+
+    frame = texts.surprisals(arguments.file, arguments.model, arguments.context)
+    if arguments.json:
+        _print_json(frame.to_dict("records"))
+    elif arguments.out:
+        frame.to_csv(arguments.out, index=False)
+        print(f"{len(frame)} rows in {arguments.out}")
+    else:
+        print(frame.to_csv(index=False), end="")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from harness import doctor
+
+    found = doctor.examine(arguments.data_root or ".")
+    return _show(arguments, found) or int(any(row["state"] == "broken" for row in found))
+
+
+# --- output -----------------------------------------------------------------------------------------------------------
+
+
+def _show(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
+    """Rows as a table for people, or as one JSON document."""
+    if arguments.json:
+        _print_json(rows)
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0], box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console().print(table)
+    return 0
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return (
+        ", ".join(map(str, value))
+        if isinstance(value, tuple | list)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=1, default=str))
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="harness", description="Score language models against brains and reading times."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, call: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=about, description=about)
+        command.set_defaults(command=call)
+        command.add_argument("--json", action="store_true", help="print one JSON document on stdout, nothing else")
+        return command
+
+    def add_data_root(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--data-root",
+            default=os.environ.get("HARNESS_DATA"),
+            metavar="DIR",
+            help="recordings (default: HARNESS_DATA)",
+        )
+
+    run = add("run", _run, "Run a spec: models -> features -> scores -> tables -> report.")
+    run.add_argument("spec", metavar="SPEC", help=f"one of {', '.join(SPECS)}")
+    run.add_argument(
+        "--model", action="append", metavar="NAME_OR_FOLDER", help="table name, Hub id or folder; repeatable"
+    )
+    run.add_argument("--dataset", action="append", metavar="NAME", help="instead of the spec's; repeatable")
+    run.add_argument("--protocol", choices=("paper", "strict", "both"), default="both")
+    run.add_argument("--no-untrained", action="store_true", help="leave out the untrained twins")
+    run.add_argument(
+        "--out", default="results", metavar="URL", help="folder or URL of units and tables (default: results)"
+    )
+    run.add_argument("--address", metavar="ADDR", help="a Ray cluster (default: a local Ray)")
+    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add_data_root(run)
+
+    report = add("report", _report, "Tables -> one self-contained HTML page.")
+    report.add_argument("out", metavar="OUT")
+    report.add_argument("--run", help="which run (default: the newest)")
+
+    add("models", _models, "The table of models.")
+    shown = add("datasets", _datasets, "The data sets: what is here, what is missing, licences; NAME shows one.")
+    shown.add_argument("name", nargs="?", metavar="NAME")
+    add_data_root(shown)
+    add("specs", _specs, "The named evaluations.")
+    add("controls", _controls, "Features without a language model.")
+
+    words = add("surprisal", _surprisal, "Bits per word of your own text.")
+    words.add_argument(
+        "file", metavar="FILE", help="CSV with a column `word` (and `passage`, `word_id`), or plain text"
+    )
+    words.add_argument("--model", action="append", required=True, metavar="NAME_OR_FOLDER")
+    words.add_argument("--context", choices=("passage", "corpus"), default="passage")
+    words.add_argument("--out", metavar="CSV", help="write there instead of to stdout")
+
+    add_data_root(add("doctor", _doctor, "What works on this machine."))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""Feature sources without a language model: what a score owes to length, rate, position and time alone.
+
+Controls are scored like models: they walk the same line and stand in the same tables. Under shuffled splits OASM, made
+of nothing but time, beats every language model; sentence length, position and word rate take most of GPT2-XL's
+variance; word length alone beats every model's surprisal on reading times.
+
+Source: METHODS section 6; Feghhi, Hadidi et al. (Nat Commun 2026, arXiv 2406.01538). Static word vectors and untrained
+twins are not made here: the first need files, the second a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+import numpy as np
+
+from harness.records import Dataset, Features, Floats, Layer, Responses, Stimuli
+
+OASM_WIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
+N_RANDOM = 64
+_POSITION_TERMS = 3
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control.
+
+    Attributes:
+        kinds: the data it can be made for: "sentences" and "scans" (brain), "words" (reading times).
+        pool: how words become scans: "sum" or "mean"; None leaves it to the protocol. Matters only for "scans".
+        row_level: whether its rows are those of the responses, so that `hemodynamics` must leave it alone.
+    """
+
+    name: str
+    title: str
+    kinds: tuple[str, ...]
+    pool: Literal["sum", "mean"] | None = None
+    row_level: bool = False
+
+
+CONTROLS: dict[str, Control] = {
+    control.name: control
+    for control in (
+        Control("length", "characters of a word; characters and words of a sentence", ("sentences", "scans", "words")),
+        Control("word-rate", "words heard in a scan; words of a sentence", ("sentences", "scans"), pool="sum"),
+        Control("position", "place in the passage or story", ("sentences", "scans", "words"), row_level=True),
+        Control("oasm", "identity of the block, smoothed over time", ("sentences", "scans"), row_level=True),
+        Control("random", "normal vectors", ("sentences", "scans", "words")),
+        Control("frequency", "Zipf frequency of the word", ("words",)),
+    )
+}
+
+
+def find(name: str) -> Control:
+    """The control of that name; ValueError lists the nearest names where there is none."""
+    if name not in CONTROLS:
+        near = get_close_matches(name, CONTROLS, n=3, cutoff=0.4) or list(CONTROLS)
+        raise ValueError(f"control {name!r} is unknown; the nearest are {', '.join(near)}.")
+    return CONTROLS[name]
+
+
+def kind_of(dataset: Dataset) -> Literal["sentences", "scans", "words"]:
+    """What the rows of the people's data are: sentences, scans of the brain, or words that were read."""
+    if dataset.responses is None:
+        return "words"
+    return "sentences" if dataset.responses.times_s is None else "scans"
+
+
+def applies(name: str, dataset: Dataset) -> bool:
+    """Whether the control can be made for the data set; position needs a passage of more than one row.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    if kind_of(dataset) not in find(name).kinds:
+        return False
+    if name != "position" or dataset.responses is None:
+        return True
+    return len(set(dataset.responses.row_blocks)) < len(dataset.responses.row_blocks)
+
+
+def features(name: str, dataset: Dataset, seed: int) -> Features:
+    """A control as features of a brain data set.
+
+    Args:
+        name: a name of the table that applies to the data set.
+        dataset: with responses.
+        seed: of the control "random"; no other one uses it.
+
+    Returns:
+        Features with stimulus ids as rows, or with the responses' rows where the control is row-level; (row, column)
+        float32 under Layer(name, 0), for "oasm" one layer ("width", i) for each of OASM_WIDTHS.
+
+    Raises:
+        ValueError: if the name is unknown or the control does not apply.
+    """
+    _require(name, dataset)
+    responses = dataset.responses
+    if responses is None:
+        raise ValueError(f"{dataset.name} has no responses; use reading_predictor for reading times.")
+    if name == "oasm":
+        return oasm(responses)
+    if name == "position":
+        return Features({Layer(name, 0): position_terms(responses.row_blocks)}, responses.row_ids)
+    stimuli = dataset.stimuli
+    values = _random(stimuli, seed) if name == "random" else _counts(name, stimuli, kind_of(dataset))
+    return Features({Layer(name, 0): values.astype(np.float32)}, stimuli.ids)
+
+
+def reading_predictor(name: str, dataset: Dataset, seed: int) -> Floats:
+    """A control as one number per word, to stand where surprisal stands: (word,) float64.
+
+    "position" is the place in the story from 0, "random" the first column of the random vectors.
+
+    Raises:
+        ValueError: if the name is unknown or the control does not apply.
+    """
+    _require(name, dataset)
+    stimuli = dataset.stimuli
+    if name == "length":
+        return characters(stimuli.texts)
+    if name == "frequency":
+        return zipf_frequencies(stimuli.texts)
+    if name == "position":
+        return stimuli.positions().astype(np.float64)
+    return _random(stimuli, seed)[:, 0]
+
+
+def characters(texts: Sequence[str]) -> Floats:
+    """(text,) float64 number of characters as shown, punctuation included."""
+    return np.array([len(text) for text in texts], dtype=np.float64)
+
+
+def zipf_frequencies(words: Sequence[str]) -> Floats:
+    """(word,) float64 log10 of the frequency per thousand million words, 0 for an unknown word.
+
+    Source: the English list of the library wordfreq, which is frozen; it ignores case and outer punctuation.
+    """
+    from wordfreq import zipf_frequency
+
+    known = {word: zipf_frequency(word, "en") for word in set(words)}
+    return np.array([known[word] for word in words], dtype=np.float64)
+
+
+def position_terms(blocks: Sequence[str]) -> Floats:
+    """(row, 3) float32: t, t^2, t^3, with t from -1 to 1 over the rows of each block; 0 where a block is one row.
+
+    A polynomial, so that one control takes drifts, and the slowing down or wearing off within a passage.
+    """
+    place = np.arange(len(blocks), dtype=np.float64)
+    time = np.zeros(len(blocks))
+    labels = np.array(blocks)
+    for block in dict.fromkeys(blocks):
+        rows = labels == block
+        first, last = place[rows].min(), place[rows].max()
+        time[rows] = 2 * (place[rows] - first) / max(last - first, 1) - (last > first)
+    return np.stack([time**power for power in range(1, _POSITION_TERMS + 1)], axis=1).astype(np.float32)
+
+
+def oasm(responses: Responses) -> Features:
+    """Orthogonal autocorrelated sequences: each row's identity, smoothed over the rows of its block.
+
+    Returns:
+        Layers ("width", i) with (row, row) float32: exp(-(i - j)^2 / 2 s^2) for the rows i, j of one block, else 0;
+        s = OASM_WIDTHS[i] rows. Where every block is one row this is the identity, which predicts nothing.
+
+    Source: Feghhi, Hadidi et al. (arXiv 2406.01538); their width is searched, here each width is a layer.
+    """
+    place = np.arange(len(responses.row_ids))
+    blocks = np.array(responses.row_blocks)
+    same = blocks[:, None] == blocks[None, :]
+    squared = np.square(place[:, None] - place[None, :], dtype=np.float64)
+    smoothed = {
+        Layer("width", i): np.where(same, np.exp(-squared / (2 * width**2)), 0).astype(np.float32)
+        for i, width in enumerate(OASM_WIDTHS)
+    }
+    return Features(smoothed, responses.row_ids)
+
+
+def _counts(name: str, stimuli: Stimuli, kind: str) -> Floats:
+    """(stimulus, 1 or 2) of "length" or "word-rate": a spoken word counts 1, to be summed over the words of a scan."""
+    words = np.array([len(text.split()) for text in stimuli.texts], dtype=np.float64)
+    if name == "word-rate":
+        return np.ones((len(stimuli), 1)) if kind == "scans" else words[:, None]
+    length = characters(stimuli.texts)
+    return length[:, None] if kind == "scans" else np.stack([length, words], axis=1)
+
+
+def _random(stimuli: Stimuli, seed: int) -> Floats:
+    """(stimulus, 64) normal vectors, the same for the same seed and number of stimuli."""
+    return np.random.default_rng(seed).standard_normal((len(stimuli), N_RANDOM))
+
+
+def _require(name: str, dataset: Dataset) -> None:
+    if not applies(name, dataset):
+        fitting = [control for control in CONTROLS if applies(control, dataset)]
+        raise ValueError(f"control {name!r} does not apply to {dataset.name}; those that do: {', '.join(fitting)}.")

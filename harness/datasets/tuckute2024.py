@@ -1,0 +1,74 @@
+"""Tuckute2024: brain responses to 1,000 single sentences of six words.
+
+Tuckute et al. (2024), Nature Human Behaviour 8, 544-561; github.com/gretatuckute/drive_suppress_brains, MIT. One file,
+`bold_response_LH.csv`: one row per sentence (item B.1 .. B.1000); the mean over 5 participants of the response in five
+left-hemisphere language regions, and in their network. Each voxel was z-scored by session before averaging.
+
+The upstream repository publishes the responses of each participant; this file is their mean, and no address of it is
+known to us, so that it is fetched by hand. Left out: the sentences that drive or suppress, other participants, and the
+linguistic properties of the sentences. No ceiling: the mean over participants hides their reliability.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from harness.datasets import version_of
+from harness.records import Dataset, Responses, Stimuli
+from harness.spec import FoldRule, Protocol, Regression
+
+_FILE = "tuckute2024/bold_response_LH.csv"
+_NETWORK = "lang_LH_netw"
+COLUMNS = ("lang_LH_AntTemp", "lang_LH_IFG", "lang_LH_IFGorb", "lang_LH_MFG", "lang_LH_PostTemp", _NETWORK)
+
+PAPER = Protocol(
+    name="paper",
+    context="none",
+    folds=FoldRule("shuffled", n=10, test_fraction=0.1, seed=1),
+    regression=Regression("ols", scale="center"),
+    layer_choice="max",
+    notes=("The paper did not use this set; the protocol is that of its Pereira2018 (METHODS section 2).",),
+)
+STRICT = Protocol(
+    name="strict",
+    context="none",
+    folds=FoldRule("kfold", n=10, seed=0, min_test_rows=10),
+    regression=Regression(
+        "ridge",
+        alphas=tuple(float(alpha) for alpha in np.logspace(-5, 7, 13)),
+        relative=True,
+        inner="groups",
+        scale="zscore",
+    ),
+    layer_choice="nested",
+    notes=(
+        "The sentences are unrelated and stand alone, so that every sentence is its own group: shuffled folds share "
+        "nothing, and leaving out a group within the training rows is leave-one-out.",
+    ),
+)
+
+
+def load(root: Path) -> Dataset:
+    """Load the 1,000 sentences and their six neuroids (five regions, and the network as roi "LH network").
+
+    Raises:
+        ValueError: if a response is not a number.
+    """
+    import pandas as pd
+
+    frame = pd.read_csv(root / _FILE, dtype=str, keep_default_na=False)
+    ids = tuple(frame["item_id"])
+    stimuli = Stimuli(ids=ids, texts=tuple(frame["sentence"]), passages=ids)
+    responses = Responses(
+        values=frame[list(COLUMNS)].to_numpy(dtype=np.float32),
+        row_ids=ids,
+        row_groups=ids,
+        row_blocks=ids,
+        neuroid_ids=COLUMNS,
+        subjects=("group",) * len(COLUMNS),
+        rois=tuple("LH network" if name == _NETWORK else name.removeprefix("lang_") for name in COLUMNS),
+        unit="BOLD response, voxels z-scored by session",
+    )
+    return Dataset("tuckute2024", version_of(stimuli, responses), stimuli, responses)

@@ -1,0 +1,288 @@
+"""Token ids -> hidden states -> one vector per layer and stimulus, with transformers.
+
+Hooks on the blocks pool on the device into a (layer, stimulus, hidden) buffer, so that only pooled vectors leave it.
+Layer 0 is the input of the first block (the embeddings), layer k the output of block k **before** the final norm;
+transformers' own last hidden state has the norm applied.
+
+A decoder reads each window once and gives every stimulus in it, and the log-probability of every token, in the same
+pass. A T5 encoder looks both ways, so its prefixes are encoded one by one; the decoder reads the next stimulus while
+the encoder holds the text before it (METHODS section 3: what the decoder reads is not stated by the paper).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.reader import Reader
+from harness.records import Extraction, Features, Floats, Integers, Layer, Tokens
+from harness.tokens import windows
+
+# The logits are the largest thing in memory: tokens x vocabulary, and log_softmax makes a second copy in float32.
+LOGIT_BYTES = 256 * 2**20
+BATCH_TOKENS = 8192
+
+
+def extract(
+    reader: Reader,
+    tokens: Sequence[Tokens],
+    *,
+    states: bool = True,
+    log_probabilities: bool = True,
+    overlap: float = 0.5,
+    progress: Callable[[float], None] | None = None,
+) -> Extraction:
+    """Read the contexts.
+
+    Args:
+        reader: a loaded model.
+        tokens: one per context.
+        states: whether to pool the hidden state at the last token of each stimulus, at every layer.
+        log_probabilities: whether to give the log-probability of each token. For T5 these are the decoder's, teacher-
+            forced on the text with an empty source.
+        overlap: of windows, where a context is longer than the model's limit.
+        progress: called with the share done, after each batch.
+
+    Returns:
+        Extraction; features are layer -> (stimulus, hidden) float32 in the order of the contexts, NaN rows where a
+        stimulus has no token.
+    """
+    wants_prefixes = reader.is_encoder_decoder and states
+    pooled, logs = None, None
+    if log_probabilities or not wants_prefixes:
+        pooled, logs = _read_windows(
+            reader, tokens, states and not wants_prefixes, log_probabilities, overlap, progress
+        )
+    if wants_prefixes:
+        pooled = _read_prefixes(reader, tokens, progress)
+    ids = tuple(i for read in tokens for i in read.stimulus_ids)
+    return Extraction(Features(pooled, ids) if pooled is not None else None, logs)
+
+
+# --- a causal stack: every position of a window in one pass -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Tokens that are read together. `at`: positions that are pooled, `rows`: the stimuli they stand for."""
+
+    ids: Integers
+    context: int
+    start: int
+    first: int
+    at: Integers
+    rows: Integers
+
+
+def _cut(reader: Reader, tokens: Sequence[Tokens], overlap: float) -> list[_Window]:
+    """All windows of all contexts; positions count from the start of the window, the prefix included."""
+    cut, row = [], 0
+    n_prefix = len(reader.prefix)
+    for context, read in enumerate(tokens):
+        ids = np.concatenate([np.asarray(reader.prefix, dtype=np.int64), read.ids])
+        last = np.where(read.last >= 0, read.last + n_prefix, -1)
+        for start, end, first in windows(len(ids), reader.limit, overlap):
+            inside = np.flatnonzero((last >= first) & (last < end))
+            cut.append(_Window(ids[start:end], context, start, first, last[inside] - start, row + inside))
+        row += len(read.stimulus_ids)
+    return cut
+
+
+def _read_windows(
+    reader: Reader,
+    tokens: Sequence[Tokens],
+    states: bool,
+    log_probabilities: bool,
+    overlap: float,
+    progress: Callable[[float], None] | None,
+) -> tuple[dict[Layer, Floats] | None, tuple[Floats, ...] | None]:
+    cut = _cut(reader, tokens, overlap)
+    n_prefix = len(reader.prefix)
+    logs = tuple(np.full(len(read.ids), np.nan) for read in tokens)
+    pool = _Pool("decoder", _blocks(reader.model, "decoder"), sum(len(read.stimulus_ids) for read in tokens))
+    budget = BATCH_TOKENS
+    if log_probabilities:
+        vocabulary = reader.model.get_input_embeddings().num_embeddings
+        budget = min(budget, LOGIT_BYTES // (4 * vocabulary))
+    for batch, done in _batches(cut, lambda window: len(window.ids), budget, progress):
+        ids, mask = _pad([window.ids for window in batch], reader.device)
+        with torch.inference_mode(), pool.hooked([w.at for w in batch], [w.rows for w in batch], on=states):
+            logits = _forward(reader, ids, mask, log_probabilities)
+        if log_probabilities:
+            chosen = _token_log_probabilities(logits, ids)
+            for window, row in zip(batch, chosen, strict=True):
+                fresh = np.arange(max(window.first, n_prefix, 1), window.start + len(window.ids))
+                fresh = fresh[fresh > window.start]
+                logs[window.context][fresh - n_prefix] = row[fresh - window.start - 1]
+        done()
+    return (pool.values() if states else None), (logs if log_probabilities else None)
+
+
+def _forward(reader: Reader, ids: torch.Tensor, mask: torch.Tensor, logits: bool) -> Any:
+    if not reader.is_encoder_decoder:
+        run = reader.model if logits else reader.model.base_model
+        return getattr(run(input_ids=ids, attention_mask=mask, use_cache=False), "logits", None)
+    empty = torch.full((len(ids), 1), reader.tokenizer.eos_token_id, device=ids.device)
+    output = reader.model(input_ids=empty, decoder_input_ids=ids, decoder_attention_mask=mask, use_cache=False)
+    return output.logits
+
+
+def _token_log_probabilities(logits: torch.Tensor, ids: torch.Tensor) -> Floats:
+    """(window, token - 1) nats of each token after the first, in float32 whatever the model computes in."""
+    following = torch.log_softmax(logits[:, :-1].float(), dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
+    values: Floats = following.double().cpu().numpy()
+    return values
+
+
+# --- an encoder: one prefix per stimulus ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    """The text up to and including stimulus `row` (None: no text yet), and the stimulus `next_row` that follows."""
+
+    source: Integers
+    row: int | None
+    following: Integers
+    next_row: int | None
+
+
+def _prefixes(reader: Reader, tokens: Sequence[Tokens]) -> Iterator[_Prefix]:
+    """One encoder pass serves two stimuli: it is the text so far for one, and the context of the next."""
+    end, row = [reader.tokenizer.eos_token_id], 0
+    for read in tokens:
+        stops = np.maximum.accumulate([0, *(read.last + 1)])
+        for i, stop in enumerate(stops):
+            text = read.ids[:stop][-(reader.limit - 1) :]
+            following = read.ids[read.owners == i][-(reader.limit - 1) :]
+            yield _Prefix(
+                source=np.concatenate([text, end]),
+                row=row + i - 1 if i and read.last[i - 1] >= 0 else None,
+                following=np.concatenate([reader.prefix, following]).astype(np.int64),
+                next_row=row + i if len(following) else None,
+            )
+        row += len(read.stimulus_ids)
+
+
+def _read_prefixes(
+    reader: Reader, tokens: Sequence[Tokens], progress: Callable[[float], None] | None
+) -> dict[Layer, Floats]:
+    n_rows = sum(len(read.stimulus_ids) for read in tokens)
+    encoder = _Pool("encoder", _blocks(reader.model, "encoder"), n_rows)
+    decoder = _Pool("decoder", _blocks(reader.model, "decoder"), n_rows)
+    for batch, done in _batches(list(_prefixes(reader, tokens)), lambda p: len(p.source), BATCH_TOKENS, progress):
+        source, source_mask = _pad([prefix.source for prefix in batch], reader.device)
+        target, target_mask = _pad([prefix.following for prefix in batch], reader.device)
+        so_far = [([len(p.source) - 2], [p.row]) if p.row is not None else ([], []) for p in batch]
+        to_come = [([len(p.following) - 1], [p.next_row]) if p.next_row is not None else ([], []) for p in batch]
+        with (
+            torch.inference_mode(),
+            encoder.hooked([at for at, _ in so_far], [rows for _, rows in so_far]),
+            decoder.hooked([at for at, _ in to_come], [rows for _, rows in to_come]),
+        ):
+            reader.model.base_model(
+                input_ids=source,
+                attention_mask=source_mask,
+                decoder_input_ids=target,
+                decoder_attention_mask=target_mask,
+                use_cache=False,
+            )
+        done()
+    return encoder.values() | decoder.values()
+
+
+# --- pooling and batching ---------------------------------------------------------------------------------------------
+
+
+class _Pool:
+    """Collects the state at chosen positions of every block into a (stimulus, hidden) float32 matrix per layer."""
+
+    def __init__(self, stack: str, blocks: Sequence[Any], n_rows: int) -> None:
+        self.stack, self.blocks, self.n_rows = stack, blocks, n_rows
+        self.buffers: dict[Layer, torch.Tensor] = {}
+
+    @contextmanager
+    def hooked(self, at: Sequence[Any], rows: Sequence[Any], on: bool = True) -> Iterator[None]:
+        """While open, a forward pass pools positions at[i] of sequence i into rows[i]."""
+        sequence = np.repeat(np.arange(len(at)), [len(a) for a in at])
+        position = np.concatenate([np.asarray(a, dtype=np.int64) for a in at])
+        row = torch.from_numpy(np.concatenate([np.asarray(r, dtype=np.int64) for r in rows]))
+
+        def keep(index: int, hidden: torch.Tensor) -> None:
+            layer = Layer(self.stack, index)
+            if layer not in self.buffers:
+                self.buffers[layer] = torch.full((self.n_rows, hidden.shape[-1]), torch.nan)
+            self.buffers[layer][row] = hidden[sequence, position].float().cpu()
+
+        handles = []
+        if on:
+            first = self.blocks[0]
+            handles.append(
+                first.register_forward_pre_hook(lambda _, args, kwargs: keep(0, _input(args, kwargs)), with_kwargs=True)
+            )
+            for k, block in enumerate(self.blocks, start=1):
+                handles.append(block.register_forward_hook(lambda _, __, output, k=k: keep(k, _output(output))))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def values(self) -> dict[Layer, Floats]:
+        return {layer: self.buffers[layer].numpy() for layer in sorted(self.buffers)}
+
+
+def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def _output(output: Any) -> torch.Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _blocks(model: Any, stack: str) -> Sequence[Any]:
+    """The transformer blocks of a stack: the first list of modules that is as long as the configuration says."""
+    config = model.config
+    part = model.base_model
+    if config.is_encoder_decoder:
+        part = part.encoder if stack == "encoder" else part.decoder
+        n_blocks = config.num_layers if stack == "encoder" else config.num_decoder_layers
+    else:
+        n_blocks = config.num_hidden_layers
+    for module in part.modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == n_blocks:
+            return list(module)
+    raise ValueError(f"{config.model_type}: no list of {n_blocks} {stack} blocks was found in the model.")
+
+
+def _batches(
+    items: Sequence[Any], length: Callable[[Any], int], budget: int, progress: Callable[[float], None] | None
+) -> Iterator[tuple[list[Any], Callable[[], None]]]:
+    """Items of similar length together, longest first, at most `budget` tokens with padding."""
+    ordered = sorted(items, key=length, reverse=True)
+    total = sum(length(item) for item in ordered)
+    start, read = 0, 0
+    while start < len(ordered):
+        size = max(1, budget // length(ordered[start]))
+        batch = ordered[start : start + size]
+        start += size
+        read += sum(length(item) for item in batch)
+        yield batch, partial(progress or _unheard, read / total)
+
+
+def _unheard(_: float) -> None:
+    """Nobody asked for progress."""
+
+
+def _pad(rows: Iterable[Integers], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded (sequence, token) ids and mask; padding after the text changes nothing in a causal stack."""
+    parts = [torch.from_numpy(np.ascontiguousarray(row)) for row in rows]
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(part) for part in parts], batch_first=True)
+    ids = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+    return ids.to(device), mask.to(device)

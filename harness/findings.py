@@ -1,0 +1,201 @@
+"""What came out of a run, in a few plain sentences; every number in them is computed from the tables.
+
+A report that opens with tables leaves the reading to the reader; one that opens with written conclusions is wrong at
+the next run. Where the run says what was planted in its data (column `content` of the table "runs"), the sentences say
+whether it was found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from harness.figures import PROTOCOLS
+from harness.panels import interval, number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.spec import FoldRule, Protocol
+
+TIME_ONLY = "oasm"  # the control that knows when, and nothing else (METHODS.md, section 6.1)
+
+
+class Finding(NamedTuple):
+    """A few words that name it, and the sentences."""
+
+    head: str
+    text: str
+
+
+def findings(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol], planted: dict[str, Any]) -> list[Finding]:
+    """The sentences of a run.
+
+    Args:
+        frames: the tables model_scores, reading_scores, comparisons and failures of one run.
+        protocols: protocol hash -> protocol, as far as this version of the program knows them.
+        planted: what is known beforehand: "model", "layer", "ceiling" (brain) and "reading_model"; {} for real data.
+    """
+    brain = frames["model_scores"]
+    brain = brain[brain["target"] == "all"]
+    found: list[Finding] = []
+    for dataset, rows in brain.groupby("dataset"):
+        models = rows[rows["kind"] == "model"]
+        if planted.get("model") in set(models["model"]):
+            found += _planted_layer(dataset, _protocol(models, "strict"), planted)
+        found += _best_model(dataset, rows)
+        found += _time_only(dataset, rows, protocols)
+    for dataset, rows in frames["reading_scores"].groupby("dataset"):
+        found += _reading(dataset, rows, planted.get("reading_model"))
+    return found + list(_tuning(frames["comparisons"])) + list(_failures(frames["failures"]))
+
+
+def _planted_layer(dataset: str, models: pd.DataFrame, planted: dict[str, Any]) -> Iterator[Finding]:
+    best = _top(models)
+    if best is None:
+        return
+    own = models[models["model"] == planted["model"]].iloc[0]
+    made = f"The responses of {dataset} were made from layer {planted['layer']} of {planted['model']}."
+    layer_back, model_back = _layer(own) == planted["layer"], best["model"] == planted["model"]
+    chosen = f"STRICT chose {'that layer' if layer_back else f'layer {_layer(own)} of it instead'}"
+    rank = "scores highest" if model_back else f"scores below {best['model']} (r = {number(best['r'])})"
+    text = f"{made} {chosen}, and {planted['model']} {rank}, r = {_with_interval(own)}, among {len(models)} models."
+    if planted.get("ceiling") is not None:
+        text += (
+            f" The ceiling planted is {number(planted['ceiling'])}; the one in the table is {number(own['ceiling'])}."
+        )
+    came_back = layer_back and model_back
+    yield Finding("What was planted was found" if came_back else "What was planted was not found", text)
+
+
+def _best_model(dataset: str, rows: pd.DataFrame) -> Iterator[Finding]:
+    parts = []
+    for protocol in PROTOCOLS:
+        part = _protocol(rows, protocol)
+        best, control = _top(part[part["kind"] == "model"]), _top(part[part["kind"] == "control"])
+        if best is None:
+            continue
+        text = f"Under {protocol.upper()} {best['model']} (layer {_layer(best)}) is best, r = {_with_interval(best)}"
+        if not math.isnan(best["ratio"]):
+            text += f", {number(best['ratio'], 2)} of the ceiling {number(best['ceiling'])}"
+        twin = part.loc[part["model"] == f"{best['model']}:untrained", "r"]
+        beside = [f"{number(r)} with untrained weights" for r in twin]
+        beside += [] if control is None else [f"{number(control['r'])} for the best control, {control['model']}"]
+        parts.append(f"{text}; beside it {' and '.join(beside)}." if beside else f"{text}.")
+    if parts:
+        yield Finding(f"Best model on {dataset}", " ".join(parts))
+
+
+def _time_only(dataset: str, rows: pd.DataFrame, protocols: dict[str, Protocol]) -> Iterator[Finding]:
+    paper, strict = (_protocol(rows, name) for name in ("paper", "strict"))
+    best = _top(paper[paper["kind"] == "model"])
+    then, now = (_top(part[part["model"] == TIME_ONLY]) for part in (paper, strict))
+    if best is None or then is None or now is None:
+        return
+    folds = [
+        f"{row['protocol'].upper()} ({folds_in_words(protocols[row['protocol_hash']].folds)})"
+        if row["protocol_hash"] in protocols
+        else row["protocol"].upper()
+        for row in (then, now)
+    ]
+    reach = "above" if then["r"] > best["r"] else "as good as" if then["r"] >= best["r_low"] else "below"
+    text = (
+        f"{TIME_ONLY} knows nothing of the text. Under {folds[0]} it reaches r = {number(then['r'])}, {reach} the best "
+        f"model ({best['model']}, {number(best['r'])}). Under {folds[1]} it "
+        f"{'falls to' if now['r'] < then['r'] else 'reaches'} {number(now['r'])}."
+    )
+    yield Finding(f"Time alone on {dataset}", text)
+
+
+def _reading(dataset: str, rows: pd.DataFrame, planted_reader: str | None) -> Iterator[Finding]:
+    parts = []
+    for protocol in PROTOCOLS:
+        part = _protocol(rows, protocol)
+        measure = "delta_ll" if part["delta_ll"].notna().any() else "abs_r"
+        best = _top(part[part["kind"] == "model"], measure)
+        control = _top(part[part["kind"] == "control"], "abs_r")
+        if best is None:
+            continue
+        text = f"Under {protocol.upper()} the surprisal of {best['model']} says most"
+        if planted_reader in set(part["model"]):
+            text += ", as planted" if best["model"] == planted_reader else f", though {planted_reader} was planted"
+        if measure == "delta_ll":
+            text += f": Δ log-likelihood {_with_interval(best, 'delta_ll', 4)} per word"
+            text += f", partial r {number(best['partial_r'])}"
+        text += f"; r = {_with_interval(best)}"
+        text += "" if math.isnan(best["ceiling"]) else f", ceiling {number(best['ceiling'])}"
+        text += "" if control is None else f"; the best control, {control['model']}, has r = {number(control['r'])}"
+        parts.append(f"{text}.")
+    if parts:
+        yield Finding(f"Reading times of {dataset}", " ".join(parts))
+
+
+def _tuning(comparisons: pd.DataFrame) -> Iterator[Finding]:
+    """Mean difference over pairs; pairs that share a base are not independent, so no test is named."""
+    whole = comparisons[comparisons["target"].isin(["all", "reading"])].dropna(subset=["difference"])
+    parts = []
+    for dataset, rows in whole.groupby("dataset"):
+        said = []
+        for protocol in PROTOCOLS:
+            gains = _protocol(rows, protocol)["difference"]
+            if len(gains):
+                up = f"{int((gains > 0).sum())} of {_count(len(gains), 'pair')} up"
+                said.append(f"{number(gains.mean(), sign=True)} under {protocol.upper()} ({up})")
+        parts.append(f"{dataset} {', '.join(said)}")
+    if parts:
+        yield Finding("Tuned minus base", f"Mean difference in r: {'; '.join(parts)}.")
+
+
+def _failures(failures: pd.DataFrame) -> Iterator[Finding]:
+    if len(failures):
+        models = ", ".join(sorted(set(failures["model"])))
+        lost = f"{_count(len(failures), 'evaluation')} failed ({models}); the numbers above are without them."
+        yield Finding("Failures", f"{lost} See the section Failures.")
+
+
+def in_words(protocol: Protocol) -> str:
+    """How a protocol scores, as a phrase."""
+    said = [f"context: {protocol.context}"]
+    if protocol.reading:
+        return "; ".join([*said, f"{protocol.reading} of reading time and surprisal"])
+    ridge = f"ridge, one of {len(protocol.regression.alphas)} alphas chosen in training rows"
+    method = {"ols": "least squares", "ridge": ridge}[protocol.regression.kind]
+    layer = {"max": "best layer of the scores shown", "nested": "layer chosen in training rows"}
+    return "; ".join([*said, method, folds_in_words(protocol.folds), layer[protocol.layer_choice]])
+
+
+def folds_in_words(rule: FoldRule) -> str:
+    """How rows are divided, as a phrase."""
+    gap = f", {rule.gap} rows dropped at their sides" if rule.gap else ""
+    return {
+        "shuffled": f"{rule.n} random splits, {rule.test_fraction:.0%} of the rows held out",
+        "kfold": f"{rule.n} random folds",
+        "grouped": f"{rule.n} folds of whole groups",
+        "contiguous": f"{rule.n} contiguous folds{gap}",
+    }[rule.kind]
+
+
+def _top(rows: pd.DataFrame, by: str = "r") -> dict[str, Any] | None:
+    """The row with the highest value, or None where nothing was measured."""
+    measured: list[dict[str, Any]] = rows[rows[by].notna()].to_dict("records")
+    key: Callable[[dict[str, Any]], float] = lambda row: row[by]  # noqa: E731
+    return max(measured, key=key, default=None)
+
+
+def _protocol(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    return rows[rows["protocol"] == name]
+
+
+def _layer(row: Any) -> str:
+    return f"{row['stack']}.{row['layer']}"
+
+
+def _with_interval(row: Any, value: str = "r", digits: int = 3) -> str:
+    low, high = ("r_low", "r_high") if value == "r" else (f"{value}_low", f"{value}_high")
+    ends = interval(row[low], row[high], digits)
+    return number(row[value], digits) + (f" ({ends})" if ends != "–" else "")
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

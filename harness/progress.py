@@ -1,0 +1,80 @@
+"""What a run shows while it works: a bar per model on a terminal, one line per finished unit elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from harness.pipeline import Failure, Plan, Watcher
+from harness.units import FeatureUnit, ScoreUnit
+
+logger = logging.getLogger(__name__)
+
+
+class Display(Watcher):
+    """A watcher that people can look at; a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars: dict[str, TaskID] = {}
+        self.progress = Progress(
+            TextColumn("{task.description:<28.28}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[now]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Display:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def busy(self, what: str) -> None:
+        """Say what is going on."""
+        self.console.print(f"[dim]{what} ...", highlight=False)
+
+    def planned(self, plan: Plan, pending: list[ScoreUnit]) -> None:
+        """One bar per model; the controls share one."""
+        if pending:
+            reused = len(plan.scores) - len(pending)
+            self.console.print(
+                f"run {plan.run}: {len(plan.scores)} scores of {len(plan.sources)} models and controls on "
+                f"{len(plan.recordings)} data sets; {reused} are there, {len(pending)} to compute",
+                highlight=False,
+            )
+        for name, total in Counter(_bar(unit) for unit in pending).items():
+            self.bars[name] = self.progress.add_task(name, total=total, now="waits")
+
+    def finished(self, unit: FeatureUnit | ScoreUnit, seconds: float) -> None:
+        """Move the bar of the unit's model."""
+        if isinstance(unit, ScoreUnit):
+            what = f"scored {unit.dataset} {unit.protocol.name}"
+        else:
+            what = f"read {len(unit.stimuli)} stimuli, context {unit.context}"
+        if self.console.is_terminal:
+            self.progress.update(self.bars[_bar(unit)], advance=isinstance(unit, ScoreUnit), now=what)
+        else:
+            logger.info("model=%s did=%r seconds=%.1f", unit.source.name, what, seconds)
+
+    def failed(self, failure: Failure) -> None:
+        """One line that says what and why."""
+        where = " ".join(part for part in (failure.model, failure.dataset, failure.protocol) if part)
+        self.console.print(f"[bold red]failed[/] {where}: ", end="", highlight=False)
+        self.console.print(failure.message.splitlines()[0] if failure.message else failure.exception, markup=False)
+        if failure.model in self.bars:
+            self.progress.update(self.bars[failure.model], now="failed")
+
+
+def _bar(unit: FeatureUnit | ScoreUnit) -> str:
+    return unit.source.name if unit.source.checkpoint else "controls"

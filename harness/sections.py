@@ -1,0 +1,277 @@
+"""What the report shows: the tables of a run as sections of figures and of tables of words.
+
+Each shown table is a mapping from heading to the columns it is made of and how they are written, so that what a reader
+sees can be read here in one place. The templates only lay the sections out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from harness import figures
+from harness.figures import PROTOCOLS
+from harness.findings import in_words
+from harness.panels import interval, number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.spec import Protocol
+
+Row = dict[str, Any]
+Columns = dict[str, tuple[str, Callable[..., str]]]  # heading -> (columns of the row, how they are written)
+
+KINDS = {"model": "model", "untrained": "untrained", "control": "control"}
+OVERALL = ("all", "reading")  # targets that stand for a whole data set
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels that share a caption; each panel is an SVG."""
+
+    caption: str
+    panels: list[str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as they are shown. The first column names the row; `n_words` columns from the left hold words.
+
+    groups: (name, number of columns) of the headings above the headings; folded: shown on demand.
+    """
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+    n_words: int
+    groups: tuple[tuple[str, int], ...] = ()
+    folded: bool = False
+
+    def group_of(self, column: int) -> str:
+        """The heading above a column's heading; "" where there is none."""
+        return [*(name for name, n in self.groups for _ in range(n)), *[""] * len(self.columns)][column]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, how to read what follows, figures and tables."""
+
+    id: str
+    title: str
+    note: str
+    parts: list[Figure | Table]
+
+
+def sections(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol]) -> list[Section]:
+    """The sections that have something to show, in the order of the page.
+
+    Args:
+        frames: model_scores, layer_scores, reading_scores, model_properties, comparisons, correlations of one run.
+        protocols: protocol hash -> protocol, as far as this version of the program knows them.
+    """
+    brain, reading = frames["model_scores"], frames["reading_scores"]
+    shown = [
+        Section(
+            "ran", "What ran",
+            "A revision is the commit of the checkpoint, or a hash of its content. A protocol decides everything but "
+            "the model and the recording; its hash stands in every row.",
+            _what_ran(frames, protocols),
+        ),
+        Section(
+            "scores", "Scores against ceilings",
+            "STRICT is the protocol to believe; PAPER is what the paper did, faults included. Controls know nothing of "
+            "language: a model that does not exceed them has shown nothing. Untrained twins are the same networks with "
+            "weights drawn anew. Raw score, ceiling and ratio stand side by side; nothing is clipped.",
+            [part for dataset, rows in brain.groupby("dataset") for part in _score_parts(dataset, rows)],
+        ),
+        Section(
+            "layers", "Layer curves",
+            "Layer 0 is the embeddings, layer k the output of block k. A large ring marks the layer that was chosen. "
+            "Points of a decoder are round, of an encoder square; untrained twins are dashed, with open points. The "
+            "dotted line is the best control.",
+            _layer_figures(frames["layer_scores"], brain),
+        ),
+        Section(
+            "tuning", "Base against tuned",
+            "Gain is (tuned − base) / base. Pairs that share a base are not independent.",
+            _tuning_parts(frames["comparisons"], frames["correlations"]),
+        ),
+        Section(
+            "reading", "Reading times",
+            "r is Pearson’s correlation with the mean reading time of each word. Δ log-likelihood is the held-out gain "
+            "per word of a regression that already knows the control predictors; partial r is r given them.",
+            [part for dataset, rows in reading.groupby("dataset") for part in _reading_parts(dataset, rows)],
+        ),
+    ]  # fmt: skip
+    return [section for section in shown if section.parts]
+
+
+def records(frame: pd.DataFrame) -> list[Row]:
+    """Rows as plain mappings; text that is absent is ""."""
+    texts = [name for name in frame.columns if frame[name].dtype.kind not in "fiub"]
+    rows: list[Row] = frame.assign(**{name: frame[name].fillna("") for name in texts}).to_dict("records")
+    return rows
+
+
+def _what_ran(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol]) -> list[Figure | Table]:
+    models = sorted(records(frames["model_properties"]), key=lambda row: (row["kind"] != "model", row["model"]))
+    columns: Columns = {
+        "Model": ("model", str), "Kind": ("kind", _kind), "Family": ("family", _text),
+        "Tuned from": ("tuned_from", _text), "Revision": ("revision", _short), "Parameters": ("n_parameters", count),
+        "Layers": ("n_layers", count), "Hidden size": ("hidden_size", count), "Context": ("context_size", count),
+    }  # fmt: skip
+    parts: list[Figure | Table] = [_table("Models.", columns, models, n_words=5)] if models else []
+    brain = frames["model_scores"]
+    scored = records(brain[brain["target"] == "all"]) + records(frames["reading_scores"])
+    used = {(row["dataset"], PROTOCOLS.index(row["protocol"]), row["protocol_hash"]): row for row in scored}
+    methods, notes = [], []
+    for _, row in sorted(used.items(), key=lambda item: item[0]):
+        protocol = protocols.get(row["protocol_hash"])
+        words = in_words(protocol) if protocol else "of another version of the program"
+        methods.append({**row, "n": row.get("n_rows", row.get("n_words")), "words": words})
+        notes += [{**row, "note": note} for note in (protocol.notes if protocol else ())]
+    columns = {
+        "Data set": ("dataset", str), "Version": ("dataset_version", _text), "Protocol": ("protocol", str.upper),
+        "Hash": ("protocol_hash", _text), "Method": ("words", str), "Metric": ("metric", _text), "Rows": ("n", count),
+    }  # fmt: skip
+    if methods:
+        parts.append(_table("Data sets and protocols.", columns, methods, n_words=6))
+    if notes:
+        columns = {"Data set": ("dataset", str), "Protocol": ("protocol", str.upper), "Note": ("note", str)}
+        parts.append(
+            _table("Notes on the protocols: sources, and what they do not state", columns, notes, 3, folded=True)
+        )
+    return parts
+
+
+def _score_parts(dataset: str, rows: pd.DataFrame) -> list[Figure | Table]:
+    overall, rest = rows[rows["target"] == "all"], rows[rows["target"] != "all"]
+    cells: Columns = {
+        "Layer": ("stack layer", "{}.{}".format), "r": ("r", number), "Interval": ("r_low r_high", interval),
+        "Ceiling": ("ceiling", number), "Ratio": ("ratio", partial(number, digits=2)),
+        "n (NaN)": ("n_neuroids n_nan", "{:,} ({:,})".format),
+    }  # fmt: skip
+    short = {name: cells[name] for name in ("Layer", "r", "Interval", "Ratio")}
+    parts: list[Figure | Table] = []
+    if len(overall):
+        marks = "Dots are models, open rings their untrained twins, diamonds controls; bars are intervals."
+        parts.append(Figure(f"{dataset}: score of each source. {marks}", figures.scores(overall)))
+        parts.append(_beside(f"{dataset}: median over n neuroids. {_kinds_of(overall)}", cells, overall))
+    for target, part in rest.groupby("target"):
+        parts.append(_beside(f"{dataset}: {target}", short, part, folded=True))
+    return parts
+
+
+def _layer_figures(layer_scores: pd.DataFrame, model_scores: pd.DataFrame) -> list[Figure | Table]:
+    curves, chosen = (frame[frame["target"] == "all"] for frame in (layer_scores, model_scores))
+    drawn = [
+        (name, figures.layers(rows, chosen[chosen["dataset"] == name])) for name, rows in curves.groupby("dataset")
+    ]
+    return [Figure(f"{dataset}: Pearson r against layer.", panels) for dataset, panels in drawn if panels]
+
+
+def _tuning_parts(comparisons: pd.DataFrame, correlations: pd.DataFrame) -> list[Figure | Table]:
+    columns: Columns = {
+        "Tuned": ("tuned", str), "Base": ("base", str), "Protocol": ("protocol", str.upper), "Target": ("target", str),
+        "Base r": ("base_score", number), "Tuned r": ("tuned_score", number),
+        "Difference": ("difference", partial(number, sign=True)),
+        "Gain %": ("gain_percent", partial(number, digits=1, sign=True)), "Pair known from": ("pair_source", _text),
+    }  # fmt: skip
+    whole = comparisons["target"].isin(OVERALL)
+    parts: list[Figure | Table] = []
+    for dataset, rows in comparisons[whole].groupby("dataset"):
+        parts.append(Figure(f"{dataset}: score of the base and of the tuned model.", figures.slopes(rows)))
+        parts.append(_table(f"{dataset}: tuned beside base.", columns, _strict_first(rows), n_words=4))
+    for dataset, rows in comparisons[~whole].groupby("dataset"):
+        parts.append(_table(f"{dataset}: tuned beside base, by target", columns, _strict_first(rows), 4, folded=True))
+    columns = {
+        "Property": ("property", str), "Data set": ("dataset", str), "Protocol": ("protocol", str.upper),
+        "r": ("r", number), "Interval": ("r_low r_high", interval), "p": ("p", _p_value),
+        "p adjusted": ("p_adjusted", _p_value), "Models": ("n_models", count),
+    }  # fmt: skip
+    caption = "Score against a property of the models: Pearson r, Fisher’s interval, p by Benjamini and Hochberg."
+    return [*parts, _table(caption, columns, _strict_first(correlations), n_words=3)] if len(correlations) else parts
+
+
+def _reading_parts(dataset: str, rows: pd.DataFrame) -> list[Figure | Table]:
+    columns: Columns = {
+        "Source": ("model", str), "Predictor": ("predictor", _text), "r": ("r", number),
+        "Interval": ("r_low r_high", interval), "|r|": ("abs_r", number), "Ceiling": ("ceiling", number),
+        "Ratio": ("ratio", partial(number, digits=2)), "Δ log-lik.": ("delta_ll", partial(number, digits=4, sign=True)),
+        "Its interval": ("delta_ll_low delta_ll_high", partial(interval, digits=4)), "Partial r": ("partial_r", number),
+        "Words (NaN)": ("n_words n_missing", "{:,} ({:,})".format),
+    }  # fmt: skip
+    parts: list[Figure | Table] = [Figure(f"{dataset}: each source against reading times.", figures.reading(rows))]
+    order = figures.in_order(rows)
+    for protocol in PROTOCOLS:
+        part = rows[rows["protocol"] == protocol]
+        lines = sorted(records(part), key=lambda row: order.index(row["model"]))
+        if lines:
+            parts.append(_table(f"{dataset}, {protocol.upper()}. {_kinds_of(part)}", columns, lines))
+    return parts
+
+
+def _table(caption: str, columns: Columns, rows: list[Row], n_words: int = 2, folded: bool = False) -> Table:
+    return Table(caption, list(columns), [_cells(columns, row) for row in rows], n_words, folded=folded)
+
+
+def _beside(caption: str, columns: Columns, rows: pd.DataFrame, folded: bool = False) -> Table:
+    """One row per source, the protocols beside each other, STRICT first."""
+    shown = [name for name in PROTOCOLS if name in set(rows["protocol"])]
+    found = {(row["model"], row["protocol"]): row for row in records(rows)}
+    lines = []
+    for name in figures.in_order(rows):
+        present = [found.get((name, protocol)) for protocol in shown]
+        kind = next(_kind(row["kind"]) for row in present if row)
+        lines.append([name, kind, *(cell for row in present for cell in _cells(columns, row))])
+    groups = (("", 2), *((protocol.upper(), len(columns)) for protocol in shown))
+    return Table(caption, ["Source", "Kind", *list(columns) * len(shown)], lines, 2, groups, folded)
+
+
+def _cells(columns: Columns, row: Row | None) -> list[str]:
+    """The cells of one row; en dashes where there is no row."""
+    if row is None:
+        return ["–"] * len(columns)
+    return [write(*(row[name] for name in names.split())) for names, write in columns.values()]
+
+
+def _strict_first(rows: pd.DataFrame) -> list[Row]:
+    return sorted(records(rows), key=lambda row: (row["dataset"], PROTOCOLS.index(row["protocol"])))
+
+
+def _kinds_of(rows: pd.DataFrame) -> str:
+    """Which intervals and which ceilings stand in the rows."""
+    said = []
+    for name, column in (("Interval", "interval_kind"), ("Ceiling", "ceiling_kind")):
+        said.append(f"{name}: {', '.join(sorted({kind for kind in rows[column].dropna() if kind})) or 'none'}.")
+    return " ".join(said)
+
+
+def count(value: float | None) -> str:
+    """A whole number with separators, millions and billions shortened; an en dash where unknown."""
+    if value is None or math.isnan(value):
+        return "–"
+    for unit, name in ((1e9, "B"), (1e6, "M")):
+        if value >= unit:
+            return f"{value / unit:.3g} {name}"
+    return f"{int(value):,}"
+
+
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else number(p)
+
+
+def _text(value: str) -> str:
+    return value or "–"
+
+
+def _short(revision: str) -> str:
+    return revision[:12] or "–"
+
+
+def _kind(kind: str) -> str:
+    return KINDS.get(kind, kind)

@@ -1,0 +1,120 @@
+"""Finished work: units named by what defines them, on a local disk or any filesystem that fsspec knows.
+
+A unit is a folder OUT/units/KIND/KEY with its files and, written last, a manifest that lists them with sizes and
+checksums: present means complete. The key is a hash of everything that decides the content (never of batch size or of
+the machine), so that a second run finds the first one's work, whatever was killed in between.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+MANIFEST = "manifest.json"
+# A folder aside that is older than this belongs to a run that was killed.
+STALE_S = 24 * 3600
+
+
+class Store:
+    """Units under one URL or folder."""
+
+    def __init__(self, out: str) -> None:
+        self.out = out
+        self.fs, root = fsspec.core.url_to_fs(out)
+        self.root = f"{root.rstrip('/')}/units"
+        self.is_local = isinstance(self.fs, LocalFileSystem)
+
+    def folder(self, kind: str, key: str) -> str:
+        """Where a unit lies or would lie."""
+        return f"{self.root}/{kind}/{key}"
+
+    def manifest(self, kind: str, key: str) -> dict[str, Any] | None:
+        """The manifest of a finished unit; None where it is absent, unreadable or a file has not the size it states."""
+        folder = self.folder(kind, key)
+        try:
+            found: dict[str, Any] = json.loads(self.fs.cat_file(f"{folder}/{MANIFEST}"))
+            whole = all(self.fs.size(f"{folder}/{name}") == facts["bytes"] for name, facts in found["files"].items())
+        except (FileNotFoundError, json.JSONDecodeError, KeyError):
+            return None
+        return found if whole else None
+
+    def put(self, kind: str, key: str, write: Callable[[Path], None], facts: dict[str, Any]) -> None:
+        """Make a unit: `write` fills a folder aside, which then takes its place in one step.
+
+        Args:
+            kind: "features", "ceilings" or "scores".
+            key: hash of what defines the unit.
+            write: called with an empty local folder.
+            facts: JSON-able, kept in the manifest.
+        """
+        aside = Path(self.root) / f".aside-{uuid.uuid4().hex}" if self.is_local else Path(tempfile.mkdtemp())
+        aside.mkdir(parents=True, exist_ok=True)
+        try:
+            write(aside)
+            files = {
+                file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(aside.iterdir())
+            }
+            manifest = {"kind": kind, "key": key, "files": files, **facts}
+            (aside / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+            if self.manifest(kind, key) is None:  # else another driver was faster, with the same content
+                self._install(aside, self.folder(kind, key))
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _install(self, aside: Path, folder: str) -> None:
+        if not self.is_local:
+            for file in sorted(aside.iterdir(), key=lambda file: file.name == MANIFEST):
+                self.fs.put_file(str(file), f"{folder}/{file.name}")
+            return
+        final = Path(folder)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists():  # damaged: some file is missing or cut short
+            shutil.rmtree(final, ignore_errors=True)
+        try:
+            aside.rename(final)
+        except OSError:
+            if not (final / MANIFEST).is_file():  # unless another driver came in between
+                raise
+
+    def open(self, kind: str, key: str) -> Path:
+        """A local folder with the files of a finished unit, checksums verified.
+
+        Raises:
+            FileNotFoundError: if the unit is not there.
+            ValueError: if a file's checksum is not the one in the manifest.
+        """
+        manifest = self.manifest(kind, key)
+        folder = self.folder(kind, key)
+        if manifest is None:
+            raise FileNotFoundError(f"no finished unit {folder}; run the same command again and it is computed.")
+        local = Path(folder)
+        if not self.is_local:
+            local = Path(tempfile.mkdtemp(prefix="harness-"))
+            for name in manifest["files"]:
+                self.fs.get_file(f"{folder}/{name}", str(local / name))
+        for name, facts in manifest["files"].items():
+            if _sha256(local / name) != facts["sha256"]:
+                raise ValueError(f"{folder}/{name} is corrupt (its checksum changed); delete {folder} and run again.")
+        return local
+
+    def sweep(self) -> None:
+        """Remove what killed runs left aside, once it is a day old."""
+        if self.is_local:
+            for aside in Path(self.root).glob(".aside-*"):
+                if time.time() - aside.stat().st_mtime > STALE_S:
+                    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,68 @@
+"""A user's own text -> bits per word, in this process (`harness surprisal`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from harness import contexts, extract, models, reader, surprisal, tokens
+from harness.records import Stimuli
+
+
+def read(file: str) -> Stimuli:
+    """The words of a CSV with a column `word` (and optionally `passage` and `word_id`), or of plain text.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a CSV has no column `word`, or a word is empty.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"{file} is not there; give a CSV with a column `word`, or a plain text.")
+    if path.suffix.lower() != ".csv":
+        frame = pd.DataFrame({"word": path.read_text().split()})
+    else:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if "word" not in frame:
+        raise ValueError(f"{file} has the columns {', '.join(frame)}; one must be called `word`.")
+    passages = frame.get("passage", pd.Series(["text"] * len(frame)))
+    ids = frame.get("word_id", pd.Series([str(row + 1) for row in range(len(frame))]))
+    return Stimuli(tuple(ids), tuple(frame["word"]), tuple(passages))
+
+
+def surprisals(file: str, names: Sequence[str], context: str) -> pd.DataFrame:
+    """Surprisal of each word under each model.
+
+    Args:
+        file: see `read`.
+        names: of the table, Hub ids or folders.
+        context: "passage" (starts afresh at each passage) or "corpus".
+
+    Returns:
+        One row per model and word: model, revision, passage, word_id, word, surprisal_bits, n_tokens.
+    """
+    stimuli = read(file)
+    parts = []
+    for name in names:
+        checkpoint = models.resolve(name)
+        model = reader.load(checkpoint)
+        encoded = [tokens.encode(part, model.tokenizer) for part in contexts.build(stimuli, context)]
+        logs = extract.extract(model, encoded, states=False).log_probabilities
+        assert logs is not None  # noqa: S101 - asked for
+        words = surprisal.per_word(encoded, logs)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "model": checkpoint.name,
+                    "revision": checkpoint.revision,
+                    "passage": stimuli.passages,
+                    "word_id": words.word_ids,
+                    "word": stimuli.texts,
+                    "surprisal_bits": words.bits,
+                    "n_tokens": words.n_tokens,
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)

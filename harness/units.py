@@ -1,0 +1,241 @@
+"""The two units of work, without Ray: reading a model's features, and scoring them.
+
+A unit is what is computed, stored and resumed as a whole: the features of (model, stimuli, context) and the scores of
+(model or control, data set, protocol). Each knows its key, the hash of everything that decides its content.
+"""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness import ceilings, contexts, controls, folds, hemodynamics, reading, scoring, surprisal, tables, tokens
+from harness.models import Checkpoint
+from harness.records import Ceiling, Dataset, Features, Layer, Stimuli, Surprisals, indices_of
+from harness.rows import BrainRows
+from harness.spec import Protocol, content_hash
+from harness.store import Store
+
+if TYPE_CHECKING:
+    from harness.reader import Reader
+
+# Raise the first when extraction changes what it gives, the second when scoring does: older units are then not reused.
+FEATURES_VERSION = 1
+SCORES_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where features come from: a model, its untrained twin, or a control. `seed` is of random weights or features."""
+
+    name: str
+    kind: Literal["model", "untrained", "control"]
+    revision: str
+    seed: int
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides its features; the name of a model does not."""
+        if self.checkpoint is None:
+            return {"control": self.name, "seed": self.seed}
+        return {"revision": self.revision, "untrained_seed": self.seed if self.kind == "untrained" else None}
+
+
+# --- features ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FeatureUnit:
+    """Hidden states and surprisals of one model on one text, in one pass."""
+
+    source: Source
+    stimuli: Stimuli
+    context: str
+    states: bool
+    surprisals: bool
+
+    @property
+    def key(self) -> str:
+        """Hash of model, text, context rule and what is kept."""
+        text = content_hash([self.stimuli.ids, self.stimuli.texts, self.stimuli.passages])
+        kept = {"context": self.context, "states": self.states, "surprisals": self.surprisals}
+        how = {"schema": FEATURES_VERSION, "pooling": "last token", "overlap": 0.5, "dtype": "float32"}
+        return content_hash({**self.source.identity, **kept, **how, "text": text})[:32]
+
+    def run(self, reader: Reader, store: Store, progress: Callable[[float], None] | None = None) -> None:
+        """Read the text and store what it gives under this unit's key."""
+        from safetensors.numpy import save_file
+
+        from harness.extract import extract
+
+        read = [tokens.encode(context, reader.tokenizer) for context in contexts.build(self.stimuli, self.context)]
+        found = extract(reader, read, states=self.states, log_probabilities=self.surprisals, progress=progress)
+        arrays: dict[str, Any] = (
+            {str(layer): matrix for layer, matrix in found.features.values.items()} if found.features else {}
+        )
+        if found.log_probabilities is not None:
+            words = surprisal.per_word(read, found.log_probabilities)
+            arrays |= {"surprisal_bits": words.bits, "n_tokens": words.n_tokens}
+        facts = {"model": self.source.name, "context": self.context, "n_tokens": sum(len(part.ids) for part in read)}
+        store.put("features", self.key, lambda folder: save_file(arrays, folder / "features.safetensors"), facts)
+
+
+def stored_features(unit: FeatureUnit, store: Store) -> tuple[Features | None, Surprisals | None]:
+    """What a finished feature unit holds; rows are the stimuli."""
+    from safetensors.numpy import load_file
+
+    arrays = load_file(store.open("features", unit.key) / "features.safetensors")
+    layers = {_layer(key): arrays[key] for key in arrays if "." in key}
+    features = Features(dict(sorted(layers.items())), unit.stimuli.ids) if unit.states else None
+    words = Surprisals(unit.stimuli.ids, arrays["surprisal_bits"], arrays["n_tokens"]) if unit.surprisals else None
+    return features, words
+
+
+def _layer(key: str) -> Layer:
+    stack, index = key.split(".")
+    return Layer(stack, int(index))
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScoreUnit:
+    """One source on one data set under one protocol. `features` is None for controls."""
+
+    source: Source
+    dataset: str
+    dataset_version: str
+    protocol: Protocol
+    seed: int
+    features: FeatureUnit | None = None
+
+    @property
+    def key(self) -> str:
+        """Hash of source, recording and method. The name is part of it, since it stands in the rows."""
+        made_of = {
+            "schema": SCORES_VERSION, "name": self.source.name, **self.source.identity, "seed": self.seed,
+            "dataset": self.dataset, "version": self.dataset_version, "protocol": self.protocol.hash,
+            "features": self.features.key if self.features else None,
+        }  # fmt: skip
+        return content_hash(made_of)[:32]
+
+    def run(self, dataset: Dataset, ceiling: Ceiling | None, store: Store) -> None:
+        """Score, and store the rows of each table as Parquet under this unit's key (all columns but the run)."""
+        rows = self._reading_rows(dataset, store) if dataset.reading else self._brain_rows(dataset, ceiling, store)
+
+        def write(folder: Path) -> None:
+            for table, content in rows.items():
+                pq.write_table(tables.rows_to_arrow(table, content), folder / f"{table}.parquet")
+
+        facts = {"model": self.source.name, "dataset": self.dataset, "protocol": self.protocol.name}
+        store.put("scores", self.key, write, facts)
+
+    def _brain_rows(self, dataset: Dataset, ceiling: Ceiling | None, store: Store) -> dict[str, list[dict[str, Any]]]:
+        responses = dataset.responses
+        assert responses is not None and ceiling is not None  # noqa: S101 - the pipeline pairs them
+        features, words = self._features(dataset, store)
+        fits = scoring.score_layers(features, responses, self.protocol, self.seed)
+        origin = self._origin("pearson_r")
+        brain = BrainRows(origin, responses, fits, ceiling, self.protocol, self.seed)
+        rows = {"neuroid_scores": brain.neuroids(), "layer_scores": brain.layers(), "model_scores": brain.models()}
+        return rows | ({"word_surprisals": self._word_rows(dataset, words)} if words else {})
+
+    def _features(self, dataset: Dataset, store: Store) -> tuple[Features, Surprisals | None]:
+        """Features on the rows of the responses: joined by id, or carried from word times to scan times."""
+        assert dataset.responses is not None  # noqa: S101
+        sampling = self.protocol.sampling
+        if self.features:
+            features, words = stored_features(self.features, store)
+            assert features is not None  # noqa: S101
+        else:
+            features, words = controls.features(self.source.name, dataset, self.source.seed), None
+            pool = controls.CONTROLS[self.source.name].pool
+            sampling = replace(sampling, pool=pool) if sampling and pool else sampling
+        if sampling and features.row_ids != dataset.responses.row_ids:
+            features = hemodynamics.at_scans(features, dataset.stimuli, dataset.responses, sampling)
+        return features, words
+
+    def _reading_rows(self, dataset: Dataset, store: Store) -> dict[str, list[dict[str, Any]]]:
+        words = stored_features(self.features, store)[1] if self.features else None
+        if words:
+            predictor = words.bits[indices_of(dataset.stimuli.ids, words.word_ids, "surprisals")]
+        else:
+            predictor = controls.reading_predictor(self.source.name, dataset, self.source.seed)
+        splits = folds.make(self.protocol.folds, dataset.stimuli.groups)
+        score = asdict(reading.score(predictor, dataset, self.protocol, splits, self.seed))
+        ceiling = np.nan if dataset.published_ceiling is None else dataset.published_ceiling
+        row = {
+            **self._origin("pearson_r"), **score, "predictor": "surprisal" if words else self.source.name,
+            "ceiling": ceiling, "ceiling_kind": dataset.ceiling_source, "ratio": abs(score["r"]) / ceiling,
+        }  # fmt: skip
+        rows = {"reading_scores": [row]}
+        return rows | ({"word_surprisals": self._word_rows(dataset, words)} if words else {})
+
+    def _word_rows(self, dataset: Dataset, words: Surprisals) -> list[dict[str, Any]]:
+        origin, shown = self._origin("surprisal_bits"), dataset.stimuli
+        times = dataset.reading.mean_ms if dataset.reading else np.full(len(shown), np.nan)
+        at = indices_of(shown.ids, words.word_ids, "surprisals")
+        columns = zip(shown.passages, shown.ids, shown.texts, words.bits[at], words.n_tokens[at], times, strict=True)
+        names = ("story", "word_id", "word", "surprisal_bits", "n_tokens", "reading_ms")
+        return [{**origin, **dict(zip(names, row, strict=True))} for row in columns]
+
+    def _origin(self, metric: str) -> dict[str, Any]:
+        """The columns that make a row again; the run is added when a run's tables are put together."""
+        checkpoint = self.source.checkpoint
+        return {
+            "run": None, "model": self.source.name, "kind": self.source.kind, "revision": self.source.revision,
+            "code_version": code_version(), "created": now(), "dataset": self.dataset,
+            "dataset_version": self.dataset_version, "protocol": self.protocol.name,
+            "protocol_hash": self.protocol.hash, "context": self.protocol.context,
+            "backend": "transformers" if checkpoint else "", "dtype": "float32" if checkpoint else "float64",
+            "seed": self.source.seed, "metric": metric,
+        }  # fmt: skip
+
+
+def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceiling:
+    """The ceilings of a brain recording; computed once for a recording and a protocol, then kept in the store."""
+    responses = dataset.responses
+    assert responses is not None  # noqa: S101 - the pipeline asks for recordings only
+    key = content_hash({"schema": SCORES_VERSION, "version": dataset.version, "protocol": protocol.hash})[:32]
+    if store.manifest("ceilings", key) is None:
+        values, kinds = ceilings.of_responses(responses, protocol)
+        columns = {"neuroid_id": list(responses.neuroid_ids), "ceiling": values, "kind": list(kinds)}
+        facts = {"dataset": dataset.name, "protocol": protocol.name}
+        store.put("ceilings", key, lambda folder: pq.write_table(pa.table(columns), folder / "ceilings.parquet"), facts)
+    found = pq.read_table(store.open("ceilings", key) / "ceilings.parquet")
+    at = indices_of(responses.neuroid_ids, found["neuroid_id"].to_pylist(), "ceilings")
+    return Ceiling(found["ceiling"].to_numpy()[at], tuple(found["kind"].to_pylist()[i] for i in at))
+
+
+def now() -> str:
+    """The time, UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@cache
+def code_version() -> str:
+    """Version of this program, with the commit where it runs from a checkout ("+dirty" where files were changed)."""
+    found = version("brain-alignment-harness")
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short=10", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "--", "."], cwd=here.parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return found
+    return f"{found}+{commit.stdout.strip()}{'.dirty' if dirty.stdout.strip() else ''}"

@@ -1,0 +1,298 @@
+"""Batched ridge regression: every neuroid and alpha of a fold from one eigendecomposition.
+
+Rows (stimuli, scans) are few, features and neuroids many; so all happens in the dual and weights are never formed.
+With C = U diag(lam) U' the centred Gram matrix of the training rows (kernels/gram.py) and W = U'Y, a penalty alpha
+
+    leaves on the training rows the residual  P Y,  P = U diag(alpha / (lam + alpha)) U' + N,
+    leaves on a block B it never saw          (P_BB)^-1 (P Y)_B,  exactly, intercept included,
+    predicts for a new row, t = U'k           t' diag(1 / (lam + alpha)) W,
+
+N being the projector on what features do not span (0 at rank n - 1). Least squares is alpha = 0. The factor (P_BB)^-1
+is folded into U, so that each alpha costs one product with W.
+
+Source: leave-one-out, Golub, Heath & Wahba 1979; leave-block-out by the same inverse of a partitioned matrix, equal to
+himalaya's KernelRidgeCV (Dupre la Tour et al. 2022) with the same inner folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from kernels.arrays import Array, namespace, to_host
+from kernels.gram import Basis, Design, decompose
+from kernels.metrics import constant, pearson_r
+
+# Under least squares P is a projector; a block with an eigenvalue under this is fitted exactly and says nothing.
+_FITTED_EXACTLY = 1e-9
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """How strongly weights are held down.
+
+    Attributes:
+        alphas: the grid, positive; empty for minimum-norm least squares.
+        relative: multiply the grid by tr(C) / n of the training rows.
+        per_neuroid: one alpha for each neuroid, or one for all that have the same rows (Brain-Score's rule).
+        tie: which alpha to keep of those whose errors are equal to 10 eps: "larger", or "smaller" as scikit-learn.
+        cutoff: least squares drops directions whose squared singular value is under this times the largest.
+    """
+
+    alphas: tuple[float, ...] = ()
+    relative: bool = False
+    per_neuroid: bool = True
+    tie: Literal["larger", "smaller"] = "larger"
+    cutoff: float = 1e-12
+
+    def __post_init__(self) -> None:
+        if not all(0 < alpha < np.inf for alpha in self.alphas):
+            raise ValueError(f"alphas must be positive and finite, got {self.alphas}; give none for least squares.")
+        object.__setattr__(self, "alphas", tuple(sorted(self.alphas)))
+
+
+class HeldOut(NamedTuple):
+    """Predictions of rows that the fit did not see, for some neuroids.
+
+    Attributes:
+        neuroids: (neuroid,) their columns in the responses.
+        predicted, observed: (test, neuroid) float64, both less the mean of the training rows.
+        alpha, inner: (neuroid,) the penalty, and its score inside the training rows.
+        place: (neuroid,) place of alpha in the grid.
+        rank: of the training features.
+    """
+
+    neuroids: Array
+    predicted: Array
+    observed: Array
+    alpha: Array
+    inner: Array
+    place: Array
+    rank: int
+
+
+class FoldFit(NamedTuple):
+    """Scores of one fold, on the host.
+
+    Attributes:
+        r, alpha, inner: (neuroid,) NaN where not measurable.
+        at_low, at_high: share of the measurable neuroids whose alpha is the grid's first or last; NaN without a grid.
+        rank: of the training features; the largest where neuroids have different rows.
+    """
+
+    r: Array
+    alpha: Array
+    inner: Array
+    at_low: float
+    at_high: float
+    rank: int
+
+
+class _Operator(NamedTuple):
+    """One alpha's way from responses to held-out residuals.
+
+    on_spanned: (train, rank) (P_BB)^-1 U D, for W; on_rest: the map V -> (P_BB)^-1 V_B, for what features do not span.
+    """
+
+    on_spanned: Array
+    on_rest: Callable[[Array], Array]
+
+
+def fit_fold(
+    features: Design,
+    Y: Array,
+    train: Array,
+    test: Array,
+    penalty: Penalty,
+    inner: Array | None = None,
+    budget_bytes: int = 2**25,
+) -> FoldFit:
+    """Fit on the training rows, choosing alpha among them, and correlate with the test rows.
+
+    Args:
+        features: of all rows.
+        Y: (row, neuroid) responses, NaN where absent; neuroids that miss the same rows are fitted together.
+        train: row indices.
+        test: row indices.
+        penalty: the grid, and how to choose from it.
+        inner: (train,) whole numbers; alpha is chosen by leaving out the rows of one number at a time, None for one row
+            at a time. Least squares has nothing to choose, and its inner score leaves out the same rows.
+        budget_bytes: memory for the neuroid side, which goes in blocks; it changes nothing but rounding.
+
+    Returns:
+        `inner` is 1 - error / variance over the training rows; NaN where least squares fits a left-out row exactly
+        (at rank n - 1 always). A neuroid that is constant on the training rows is NaN throughout.
+
+    Raises:
+        ValueError: if the fold has no training or no test rows, or `inner` has one number only.
+        TypeError: if features and responses lie in different libraries.
+    """
+    r, alpha, inner_score, place = (np.full(Y.shape[1], np.nan) for _ in range(4))
+    rank = 0
+    for part in predict_held_out(features, Y, train, test, penalty, inner, budget_bytes):
+        r[part.neuroids] = to_host(pearson_r(part.predicted, part.observed))
+        alpha[part.neuroids], inner_score[part.neuroids] = to_host(part.alpha), to_host(part.inner)
+        place[part.neuroids] = to_host(part.place)
+        rank = max(rank, part.rank)
+    place = place[np.isfinite(alpha)]
+    if not penalty.alphas or not len(place):
+        return FoldFit(r, alpha, inner_score, np.nan, np.nan, rank)
+    last = len(penalty.alphas) - 1
+    return FoldFit(r, alpha, inner_score, float(np.mean(place == 0)), float(np.mean(place == last)), rank)
+
+
+def predict_held_out(
+    features: Design,
+    Y: Array,
+    train: Array,
+    test: Array,
+    penalty: Penalty,
+    inner: Array | None = None,
+    budget_bytes: int = 2**25,
+) -> Iterator[HeldOut]:
+    """Predict the test rows, one block of neuroids after the other; arguments and errors as in `fit_fold`.
+
+    Left out are neuroids with fewer than two training rows (or inner blocks) or no test row, and all neuroids where no
+    feature varies over the training rows.
+    """
+    namespace(features.X, Y)
+    train, test = np.asarray(train), np.asarray(test)
+    labels = np.arange(len(train)) if inner is None else np.asarray(inner)
+    if not len(train) or not len(test):
+        raise ValueError(f"a fold with {len(train)} training and {len(test)} test rows; both sides must have rows.")
+    if len(train) > 1 and len(set(labels.tolist())) == 1:
+        raise ValueError("inner: all training rows have one number; give at least two, or None for single rows.")
+    for neuroids, in_train, in_test in _patterns(Y, train, test):
+        blocks = _blocks(labels[in_train])
+        if len(blocks) < 2 or not in_test.any():
+            continue
+        rows, test_rows = train[in_train], test[in_test]
+        basis = decompose(features, rows, test_rows, 0.0 if penalty.alphas else penalty.cutoff)
+        if len(basis.lam):
+            size = max(1, budget_bytes // (8 * (5 * len(rows) + 3 * len(test_rows))))
+            parts = [neuroids[start : start + size] for start in range(0, len(neuroids), size)]
+            yield from _predict(basis, Y, rows, test_rows, parts, blocks, penalty)
+
+
+def _patterns(Y: Array, train: Array, test: Array) -> Iterator[tuple[Array, Array, Array]]:
+    """Neuroids that have the same rows: their columns, and which training and test rows they have."""
+    missing = to_host(namespace(Y).isnan(Y))[np.concatenate([train, test])]
+    pattern = np.zeros(Y.shape[1], dtype=np.int64)
+    if missing.any():
+        pattern = np.unique(np.packbits(missing, axis=0), axis=1, return_inverse=True)[1].reshape(-1)
+    for one in np.unique(pattern):
+        neuroids = np.flatnonzero(pattern == one)
+        present = ~missing[:, neuroids[0]]
+        yield neuroids, present[: len(train)], present[len(train) :]
+
+
+def _blocks(labels: Array) -> list[Array]:
+    """The rows of each label."""
+    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
+def _predict(
+    basis: Basis, Y: Array, train: Array, test: Array, parts: list[Array], blocks: list[Array], penalty: Penalty
+) -> Iterator[HeldOut]:
+    """Predictions for neuroids that all have the given rows."""
+    xp = namespace(Y)
+    alphas = xp.asarray(penalty.alphas or (0.0,)) * (basis.mean_lam if penalty.relative else 1.0)
+    operators = [_operator(basis, alpha, blocks) for alpha in alphas]
+    first = 0
+    if not penalty.per_neuroid:
+        Z = _stand_in(Y, train, parts)
+        errors = _errors(basis, Z, basis.U.T @ Z, operators).sum(axis=1, keepdims=True)
+        first = int(_choose(errors, penalty.tie)[0])
+        operators = operators[first : first + 1]
+    for neuroids in parts:
+        y = _take(Y, train, neuroids)
+        mean, flat = y.mean(axis=0), constant(y)
+        y -= mean
+        W = basis.U.T @ y
+        errors = _errors(basis, y, W, operators)
+        place = first + _choose(errors, penalty.tie)
+        error = xp.take_along_axis(errors, place[None] - first, axis=0)[0]
+        alpha = xp.where(flat, xp.nan, alphas[place])
+        inner = 1.0 - error / xp.where(flat, xp.nan, (y * y).sum(axis=0))
+        predicted = basis.T @ (W / (basis.lam[:, None] + alpha))
+        yield HeldOut(neuroids, predicted, _take(Y, test, neuroids) - mean, alpha, inner, place, len(basis.lam))
+
+
+def _take(Y: Array, rows: Array, neuroids: Array) -> Array:
+    """(row, neuroid) float64 copy of some rows and columns."""
+    xp = namespace(Y)
+    return Y[xp.asarray(rows)[:, None], xp.asarray(neuroids)].astype(float)
+
+
+def _operator(basis: Basis, alpha: Array, blocks: list[Array]) -> _Operator:
+    """Held-out residuals as a linear map: (P_BB)^-1 P, block by block."""
+    kept = alpha / (basis.lam + alpha)
+    on_rest = _block_inverse(basis, kept, blocks)
+    return _Operator(on_rest(basis.U * kept), on_rest)
+
+
+def _block_inverse(basis: Basis, kept: Array, blocks: list[Array]) -> Callable[[Array], Array]:
+    """The map V -> (P_BB)^-1 V_B over all blocks B; NaN where least squares fits a block exactly."""
+    xp, n = namespace(basis.U), len(basis.U)
+    least_squares = not kept.any()
+    if len(blocks) == n:
+        null = 0.0 if basis.spans else (1.0 - 1.0 / n - (basis.U**2).sum(axis=1)).clip(0.0)
+        diagonal = basis.U**2 @ kept + null
+        if least_squares:
+            diagonal[diagonal < _FITTED_EXACTLY] = xp.nan
+        return lambda V: V / diagonal[:, None]
+    inverses = []
+    for rows in blocks:
+        U = basis.U[rows]
+        P = (U * kept) @ U.T
+        if not basis.spans:
+            P += xp.eye(len(rows)) - 1.0 / n - U @ U.T
+        exact = least_squares and float(xp.linalg.eigvalsh(P)[0]) < _FITTED_EXACTLY
+        inverses.append(xp.full_like(P, xp.nan) if exact else xp.linalg.inv(P))
+    return partial(_by_block, blocks, inverses)
+
+
+def _by_block(blocks: list[Array], matrices: list[Array], V: Array) -> Array:
+    """Each block's rows of V, multiplied by its matrix."""
+    out = namespace(V).empty_like(V)
+    for rows, matrix in zip(blocks, matrices, strict=True):
+        out[rows] = matrix @ V[rows]
+    return out
+
+
+def _errors(basis: Basis, y: Array, W: Array, operators: list[_Operator]) -> Array:
+    """(alpha, neuroid) sums of squared held-out residuals of the centred responses y, given W = U'y."""
+    xp = namespace(y)
+    rest = None if basis.spans else y - basis.U @ W
+    errors = xp.empty((len(operators), y.shape[1]))
+    for i, operator in enumerate(operators):
+        residual = operator.on_spanned @ W
+        if rest is not None:
+            residual += operator.on_rest(rest)
+        errors[i] = xp.einsum("ij,ij->j", residual, residual)
+    return errors
+
+
+def _stand_in(Y: Array, train: Array, parts: list[Array]) -> Array:
+    """(train, at most train) centred Z with ZZ' = YY': errors summed over neuroids depend on nothing else."""
+    xp = namespace(Y)
+    total = 0.0
+    for neuroids in parts:
+        y = _take(Y, train, neuroids)
+        y -= y.mean(axis=0)
+        if len(parts) == 1 and len(neuroids) <= len(train):
+            return y
+        total = total + y @ y.T
+    square, directions = xp.linalg.eigh(total)
+    return directions * xp.sqrt(square.clip(0.0))
+
+
+def _choose(errors: Array, tie: str) -> Array:
+    """(neuroid,) place of the least of (alpha, neuroid) errors; of those equal to 10 eps, the last or the first."""
+    xp = namespace(errors)
+    least = errors <= errors.min(axis=0) * (1.0 + 10.0 * xp.finfo(float).eps)
+    return least.argmax(axis=0) if tie == "smaller" else len(errors) - 1 - least[::-1].argmax(axis=0)

@@ -1,0 +1,130 @@
+"""The table of data sets: what holds for every entry."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness import datasets
+from harness.datasets import DATASETS, version_of
+from harness.records import Dataset, Stimuli
+
+WITH_FILES = [name for name, entry in DATASETS.items() if entry.files]
+
+
+def values_of(dataset: Dataset) -> np.ndarray:
+    measured = dataset.responses.values if dataset.responses else dataset.reading.mean_ms
+    return np.asarray(measured)
+
+
+@pytest.fixture(scope="module", params=WITH_FILES)
+def loaded(request, shared) -> tuple[str, Dataset]:
+    return request.param, datasets.load(request.param, shared / "data")
+
+
+def test_the_table_holds_data_sets_with_files():
+    assert set(WITH_FILES) == {"futrell2018-2016", "futrell2018-2021", "tuckute2024", "brennan2016"}
+
+
+@pytest.mark.parametrize("name", WITH_FILES)
+def test_every_file_is_pinned_and_has_a_public_place(name):
+    entry = DATASETS[name]
+    assert entry.citation
+    assert entry.landing.startswith("https://")
+    for file in entry.files:
+        assert len(file.sha256) == 64
+        assert file.n_bytes > 0
+        assert not Path(file.path).is_absolute()
+        assert file.url == "" or file.url.startswith("https://")
+
+
+def test_loading_twice_gives_the_same_data(loaded, shared):
+    name, first = loaded
+    second = datasets.load(name, shared / "data")
+    assert first.version == second.version
+    assert len(first.version) == 16
+    assert first.stimuli.ids == second.stimuli.ids
+    np.testing.assert_array_equal(values_of(first), values_of(second))
+
+
+def test_a_data_set_has_the_kind_that_the_table_says(loaded):
+    name, dataset = loaded
+    assert dataset.name == name
+    assert (dataset.responses is not None) == (DATASETS[name].kind == "brain")
+    assert (dataset.reading is not None) == (DATASETS[name].kind == "reading")
+    assert np.isfinite(values_of(dataset)).all()
+
+
+@pytest.mark.parametrize("name", WITH_FILES)
+def test_both_protocols_stand_side_by_side(name):
+    both = datasets.protocols(name)
+    assert {key: protocol.name for key, protocol in both.items()} == {"paper": "paper", "strict": "strict"}
+    assert both["paper"].hash != both["strict"].hash
+    assert all(protocol.notes for protocol in both.values())
+
+
+def test_a_missing_file_is_named_with_its_source_and_its_place(tmp_path):
+    file = DATASETS["futrell2018-2016"].files[0]
+    with pytest.raises(FileNotFoundError) as error:
+        datasets.load("futrell2018-2016", tmp_path)
+    for told in (file.path, file.url, str(tmp_path / file.path), "--data-root", "HARNESS_DATA"):
+        assert told in str(error.value)
+
+
+def test_a_missing_file_without_an_address_names_the_page(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"github\.com/gretatuckute"):
+        datasets.load("tuckute2024", tmp_path)
+
+
+def test_missing_lists_every_file_that_is_absent(tmp_path, shared):
+    assert datasets.missing("brennan2016", tmp_path) == list(DATASETS["brennan2016"].files)
+    assert len(DATASETS["brennan2016"].files) == 28
+    assert datasets.missing("brennan2016", shared / "data") == []
+
+
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path, shared):
+    file = DATASETS["tuckute2024"].files[0]
+    (tmp_path / file.path).parent.mkdir()
+    (tmp_path / file.path).write_bytes((shared / "data" / file.path).read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"bold_response_LH\.csv is damaged.*140741 bytes") as error:
+        datasets.load("tuckute2024", tmp_path)
+    assert file.sha256 in str(error.value)
+
+
+def test_an_unknown_name_lists_the_nearest():
+    with pytest.raises(ValueError, match="'tukute2024' is unknown; the nearest are tuckute2024"):
+        datasets.load("tukute2024", ".")
+    with pytest.raises(ValueError, match="brennan2016"):
+        datasets.expand("brennan")
+
+
+def test_a_stem_expands_to_its_releases_and_a_full_name_to_itself():
+    assert datasets.expand("futrell2018") == ("futrell2018-2016", "futrell2018-2021")
+    assert datasets.expand("futrell2018-2021") == ("futrell2018-2021",)
+    assert datasets.expand("synthetic") == ("synthetic",)
+
+
+def test_the_version_changes_with_any_id_text_or_value():
+    stimuli = Stimuli(("a", "b"), ("one", "two"), ("p", "p"))
+    values = np.array([1.0, np.nan])
+    version = version_of(stimuli, values)
+    assert version_of(stimuli, values.copy()) == version
+    changed = [
+        version_of(replace(stimuli, ids=("a", "c")), values),
+        version_of(replace(stimuli, texts=("one", "too")), values),
+        version_of(stimuli, np.array([1.0, 2.0])),
+        version_of(stimuli, values.astype(np.float32)),
+    ]
+    assert version not in changed
+    assert len(set(changed)) == 4
+
+
+def test_listing_the_table_loads_nothing_heavy():
+    code = "import sys, harness.datasets; print([m for m in ('pandas', 'ray', 'torch', 'scipy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

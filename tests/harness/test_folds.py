@@ -1,0 +1,93 @@
+"""Which rows train and which test."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.model_selection import KFold, ShuffleSplit
+
+from harness import folds
+from harness.records import Fold
+from harness.spec import FoldRule
+
+TWINS = {
+    "shuffled": lambda n, seed: ShuffleSplit(n, test_size=0.1, random_state=seed),
+    "kfold": lambda n, seed: KFold(n, shuffle=True, random_state=seed),
+    "contiguous": lambda n, seed: KFold(n),
+}
+
+
+@pytest.mark.parametrize("n_rows", [23, 384])
+@pytest.mark.parametrize("seed", [1, 1234])
+@pytest.mark.parametrize("kind", TWINS)
+def test_folds_are_those_of_scikit_learn(kind, seed, n_rows):
+    ours = folds.make(FoldRule(kind, n=5, test_fraction=0.1, seed=seed), ["one"] * n_rows)
+    theirs = list(TWINS[kind](5, seed).split(np.zeros(n_rows)))
+    assert len(ours) == len(theirs) == 5
+    for fold, (train, test) in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(fold.train, train)
+        np.testing.assert_array_equal(fold.test, test)
+
+
+@pytest.mark.parametrize("case", ["ridge_blank_like", "ridge_group_n384_p768_v400", "lin_group_n243_p64_v120"])
+def test_grouped_folds_are_those_of_brain_score(case, shared):
+    recorded = np.load(shared / "oracle" / f"{case}.npz")
+    made = folds.make(FoldRule("grouped", n=int(recorded["n_splits"]), seed=1234), recorded["group"].tolist())
+    for k, fold in enumerate(made):
+        np.testing.assert_array_equal(fold.train, recorded[f"train_{k}"])
+        np.testing.assert_array_equal(fold.test, recorded[f"test_{k}"])
+
+
+def test_no_group_is_divided_and_every_row_tests_once():
+    groups = [f"story {i % 7}" for i in range(50)]
+    made = folds.make(FoldRule("grouped", n=3), groups)
+    assert len(made) == 3
+    for fold in made:
+        assert not {groups[i] for i in fold.train} & {groups[i] for i in fold.test}
+    assert sorted(np.concatenate([fold.test for fold in made])) == list(range(50))
+
+
+def test_fewer_groups_than_folds_leave_out_one_group_at_a_time():
+    made = folds.make(FoldRule("grouped", n=10), list("aabbbcc"))
+    assert sorted(len(fold.test) for fold in made) == [2, 2, 3]
+
+
+def test_a_single_group_cannot_be_held_out():
+    with pytest.raises(ValueError, match=r"all 4 rows are in group 'a'.*contiguous"):
+        folds.make(FoldRule("grouped", n=2), list("aaaa"))
+
+
+def test_rows_near_a_contiguous_test_block_are_in_neither_side():
+    first, middle, last = folds.make(FoldRule("contiguous", n=3, gap=2), ["one"] * 12)
+    assert (first.test.tolist(), first.train.tolist()) == ([0, 1, 2, 3], [6, 7, 8, 9, 10, 11])
+    assert (middle.test.tolist(), middle.train.tolist()) == ([4, 5, 6, 7], [0, 1, 10, 11])
+    assert (last.test.tolist(), last.train.tolist()) == ([8, 9, 10, 11], [0, 1, 2, 3, 4, 5])
+
+
+def test_a_small_test_fold_is_an_error_that_names_it():
+    with pytest.raises(ValueError, match=r"fold 2 of 3 .* has 3 test rows"):
+        folds.make(FoldRule("contiguous", n=3, min_test_rows=4), ["one"] * 11)
+
+
+@pytest.mark.parametrize("rule", [FoldRule("contiguous", n=2, gap=9), FoldRule("kfold", n=9), FoldRule("kfold", n=1)])
+def test_rows_that_cannot_be_divided_are_an_error(rule):
+    with pytest.raises(ValueError, match="folds:"):
+        folds.make(rule, ["one"] * 8)
+
+
+def test_inner_blocks_are_the_groups_of_the_training_rows():
+    labels = folds.inner_labels(list("aabbccdd"), np.array([7, 0, 1, 4, 5]))
+    assert [labels.tolist().index(x) for x in labels] == [0, 1, 1, 3, 3]
+
+
+def test_inner_blocks_of_one_long_story_are_five_blocks_of_time():
+    train = np.array([12, 0, 1, 2, 3, 4, 5, 10, 11, 13])
+    labels = folds.inner_labels(["a"] * 8 + ["b"] * 8, train)
+    in_time = labels[np.argsort(train)]
+    assert in_time.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_a_fold_is_indices_and_no_mask():
+    fold = folds.make(FoldRule("kfold", n=2), ["one"] * 4)[0]
+    assert isinstance(fold, Fold)
+    assert fold.train.dtype.kind == fold.test.dtype.kind == "i"
