@@ -57,9 +57,13 @@ def ceiling(dataset: Dataset, protocol: Protocol, out: str) -> Ceiling:
     return compute_ceiling(dataset, protocol, Store(out))
 
 
-@ray.remote
 def prepare_quickstart(folder: str, seed: int) -> None:
-    """Build the tiny models and the recording in which one of them is planted."""
+    """Build the tiny models and the recording in which one of them is planted, in a process of its own."""
+    ray.get(_prepare_quickstart.remote(folder, seed))
+
+
+@ray.remote
+def _prepare_quickstart(folder: str, seed: int) -> None:
     from harness import quickstart
 
     _quiet_transformers()
@@ -75,9 +79,10 @@ def start(address: str | None) -> None:
     ray.init(address=address, logging_level="ERROR", log_to_driver=False, **local)
 
 
-def n_gpus() -> float:
-    """GPUs of the cluster."""
-    return float(ray.cluster_resources().get("GPU", 0))
+def resources() -> tuple[int, int]:
+    """CPUs and GPUs of the cluster."""
+    found = ray.cluster_resources()
+    return int(found.get("CPU", 1)), int(found.get("GPU", 0))
 
 
 def _quiet_transformers() -> None:

@@ -28,8 +28,11 @@ def reading(rows: pd.DataFrame) -> list[str]:
     Takes the rows of "reading_scores" of one data set.
     """
     gains = rows[rows["delta_ll"].notna()]
-    r_panels = _dot_panels(rows, "r", ("r_low", "r_high"), "Pearson r with reading time", has_ceiling=True)
-    return r_panels + _dot_panels(gains, "delta_ll", ("delta_ll_low", "delta_ll_high"), "Δ log-likelihood per word")
+    ends = ("delta_ll_low", "delta_ll_high")
+    return [
+        *_dot_panels(rows, "r", ("r_low", "r_high"), "Pearson r with reading time", by="abs_r", has_ceiling=True),
+        *_dot_panels(gains, "delta_ll", ends, "Δ log-likelihood per word", by="delta_ll"),
+    ]
 
 
 def layers(rows: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:
@@ -42,15 +45,15 @@ def layers(rows: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:
     rows = rows[(rows["kind"] != "control") & rows["r"].notna()]
     controls = chosen[(chosen["kind"] == "control") & chosen["r"].notna()].sort_values("r")
     colours = _colours(rows["model"])
-    y_range = span([*rows["r"], *rows["ceiling"], *controls["r"]])
+    y_range = span([*rows["r"], *rows["ceiling"], *controls.groupby("protocol")["r"].max()])
     drawn = []
     for protocol, part in _by_protocol(rows):
         rings = {tuple(key) for key in _of(chosen, protocol)[["model", "stack", "layer"]].to_numpy()}
         last = max(int(part["layer"].max()), 1)
-        ends = (0.0, float(last))
+        ends, models = (0.0, float(last)), set(part["model"])
         best = _of(controls, protocol).tail(1)
         lines = [
-            *(_curve(curve, colours, rings) for _, curve in part.groupby(["model", "stack"], sort=False)),
+            *(_curve(curve, colours, rings, models) for _, curve in part.groupby(["model", "stack"], sort=False)),
             *(_level(words, value, ends, "5 3") for words, value in _ceilings(part)),
             *(_level(f"{control.model} (control)", control.r, ends, "1 3") for control in best.itertuples()),
         ]
@@ -98,38 +101,45 @@ def in_order(rows: pd.DataFrame, by: str = "r") -> list[str]:
 
 
 def _dot_panels(
-    rows: pd.DataFrame, value: str, ends: tuple[str, str], axis: str, has_ceiling: bool = False
+    rows: pd.DataFrame, value: str, ends: tuple[str, str], axis: str, by: str = "r", has_ceiling: bool = False
 ) -> list[str]:
     """One panel per protocol, sources in one order and on one scale."""
     columns = [value, *ends, *(["ceiling"] if has_ceiling else [])]
     x_range = span([level for column in columns for level in rows[column]])
-    names = in_order(rows, value)
-    left = max((len(_label(name)) for name in names), default=0) * LETTER + 14
+    names = in_order(rows, by)
+    labels = {name: _label(base_name(name) if base_name(name) in names else name) for name in names}
+    left = max((len(label) for label in labels.values()), default=0) * LETTER + 14
     drawn = []
     for protocol, part in _by_protocol(rows):
         found = {row["model"]: row for row in part.to_dict("records")}
-        dots = [_dot(found[name], value, ends) for name in names if name in found]
+        dots = [_dot(labels[name], found[name], value, ends) for name in names if name in found]
         drawn.append(dot_panel(protocol.upper(), axis, dots, _ceilings(part) if has_ceiling else [], x_range, left))
     return drawn
 
 
-def _dot(row: dict[str, Any], value: str, ends: tuple[str, str]) -> Dot:
+def _dot(label: str, row: dict[str, Any], value: str, ends: tuple[str, str]) -> Dot:
     low, high = (row[end] for end in ends)
     hover = f"{row['model']} {number(row[value])}" + ("" if math.isnan(low) else f" ({interval(low, high)})")
-    return Dot(_label(row["model"]), row["kind"], row[value], low, high, hover)
+    return Dot(label, row["kind"], row[value], low, high, hover)
 
 
-def _curve(curve: pd.DataFrame, colours: dict[str, int], rings: set[tuple[Any, ...]]) -> Line:
-    """The layers of one model and stack."""
+def _curve(curve: pd.DataFrame, colours: dict[str, int], rings: set[tuple[Any, ...]], models: set[str]) -> Line:
+    """The layers of one model and stack; beside its model an untrained twin is known by colour and needs no name."""
     model, stack = curve["model"].iloc[0], curve["stack"].iloc[0]
     untrained = model != base_name(model)
     points = [
         (float(row.layer), row.r, f"{model} {stack}.{row.layer}: {number(row.r)}", (model, stack, row.layer) in rings)
         for row in curve.sort_values("layer").itertuples()
     ]
-    label = _label(model) if stack == "decoder" else f"{_label(model)} ({stack})"
-    shape = "circle" if stack == "decoder" else "square"
-    return Line(label, colours[base_name(model)], points, "4 3" if untrained else "none", shape, is_open=untrained)
+    return Line(
+        label=_label(model) if stack == "decoder" else f"{_label(model)} {stack}",
+        colour=colours[base_name(model)],
+        points=points,
+        dash="4 3" if untrained else "none",
+        shape="circle" if stack == "decoder" else "square",
+        is_open=untrained,
+        is_named=not untrained or base_name(model) not in models,
+    )
 
 
 def _level(label: str, value: float, ends: tuple[float, float], dash: str) -> Line:
@@ -157,5 +167,5 @@ def _colours(models: Iterable[str]) -> dict[str, int]:
 def _label(source: str) -> str:
     """A name short enough for a phone: the untrained marked by a word, a long name cut in its middle."""
     name = base_name(source)
-    short = name if len(name) <= 24 else f"{name[:9]}…{name[-14:]}"
+    short = name if len(name) <= 22 else f"{name[:8]}…{name[-13:]}"
     return short if source == name else f"{short}, untrained"

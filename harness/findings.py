@@ -41,9 +41,9 @@ def findings(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol], pl
     brain = brain[brain["target"] == "all"]
     found: list[Finding] = []
     for dataset, rows in brain.groupby("dataset"):
-        models = rows[rows["kind"] == "model"]
-        if planted.get("model") in set(models["model"]):
-            found += _planted_layer(dataset, _protocol(models, "strict"), planted)
+        strict = _protocol(rows[rows["kind"] == "model"], "strict")
+        if planted.get("model") in set(strict["model"]):
+            found += _planted_layer(dataset, strict, planted)
         found += _best_model(dataset, rows)
         found += _time_only(dataset, rows, protocols)
     for dataset, rows in frames["reading_scores"].groupby("dataset"):
@@ -80,8 +80,9 @@ def _best_model(dataset: str, rows: pd.DataFrame) -> Iterator[Finding]:
         if not math.isnan(best["ratio"]):
             text += f", {number(best['ratio'], 2)} of the ceiling {number(best['ceiling'])}"
         twin = part.loc[part["model"] == f"{best['model']}:untrained", "r"]
-        beside = [f"{number(r)} with untrained weights" for r in twin]
-        beside += [] if control is None else [f"{number(control['r'])} for the best control, {control['model']}"]
+        others = [(r, "with untrained weights") for r in twin]
+        others += [] if control is None else [(control["r"], f"for the best control, {control['model']}")]
+        beside = [f"{number(r)}{' (higher)' if r > best['r'] else ''} {what}" for r, what in others]
         parts.append(f"{text}; beside it {' and '.join(beside)}." if beside else f"{text}.")
     if parts:
         yield Finding(f"Best model on {dataset}", " ".join(parts))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import jinja2
 
 PALETTE = ("#0072B2", "#C2500A", "#00805A", "#A3457F", "#946800", "#4F5D75")
-WIDTH, ROW, TOP, LETTER = 420.0, 20.0, 26.0, 6.3  # px of the drawing; LETTER is the mean width of a letter at 12 px
+WIDTH, ROW, TOP, LETTER = 390.0, 20.0, 26.0, 6.8  # px of the drawing; LETTER is the mean width of a letter at 12 px
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Line:
         dash: of the stroke.
         shape: of the points: "circle", "square", or "none" for a level such as a ceiling.
         is_open: whether the points are hollow.
+        is_named: whether the label is written, or only shown on hover.
     """
 
     label: str
@@ -52,6 +53,7 @@ class Line:
     dash: str = "none"
     shape: str = "circle"
     is_open: bool = False
+    is_named: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Scale:
         """Place of a value, in px."""
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
 
-    def ticks(self, most: int = 5) -> list[tuple[float, str]]:
+    def ticks(self, most: int = 7) -> list[tuple[float, str]]:
         """(px, label) at multiples of 1, 2 or 5 times a power of ten."""
         rough = (self.high - self.low) / most
         power = 10.0 ** math.floor(math.log10(rough))
@@ -79,7 +81,8 @@ class Scale:
 
 def number(value: float, digits: int = 3, sign: bool = False) -> str:
     """A number for people: a true minus sign; an en dash where it is NaN, which means not measurable."""
-    return "–" if math.isnan(value) else f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+    rounded = round(value, digits) + 0.0  # no minus before a nought
+    return "–" if math.isnan(value) else f"{rounded:{'+' if sign else ''}.{digits}f}".replace("-", "−")
 
 
 def interval(low: float, high: float, digits: int = 3) -> str:
@@ -103,7 +106,8 @@ def dot_panel(
     Args:
         title: name of the protocol.
         axis: what is measured.
-        dots: from top to bottom; controls stand a little apart from what is before them.
+        dots: from top to bottom; an untrained twin shares the row of the model before it if their labels are the same;
+            controls stand a little apart from what is before them.
         ceilings: (words, value) of each.
         x_range: as `span` gives it; panels of one figure share it.
         left: px where names end and the scale begins.
@@ -111,10 +115,11 @@ def dot_panel(
     scale = Scale(*x_range, left, WIDTH - 12)
     y, marks = TOP + 12 - ROW, []
     for before, dot in zip([None, *dots], dots, strict=False):
-        apart = dot.kind == "control" and before is not None and before.kind != "control"
-        y += 1.5 * ROW if apart else ROW
+        shared = before is not None and (before.kind, dot.kind, before.label) == ("model", "untrained", dot.label)
+        apart = before is not None and before.kind != "control" and dot.kind == "control"
+        y += 0 if shared else 1.5 * ROW if apart else ROW
         at = [None if math.isnan(value) else scale(value) for value in (dot.value, dot.low, dot.high)]
-        marks.append({"dot": dot, "y": y, "at": at})
+        marks.append({"dot": dot, "shared": shared, "y": y, "at": at})
     levels = [(words, scale(value)) for words, value in ceilings]
     alt = _alternative(axis, title, [dot.hover for dot in dots] + [words for words, _ in ceilings])
     frame = {"left": left, "right": WIDTH - 12, "top": TOP, "bottom": y + 14, "zero": scale(0)}
@@ -135,18 +140,23 @@ def line_panel(
     Args:
         title: name of the protocol.
         axis: what x is; "" where the steps say it.
-        lines: at least one.
+        lines: at least one that is named.
         x_range: first and last x.
         y_range: as `span` gives it; panels of one figure share it.
         steps: (x, words) under the axis.
     """
-    bottom = TOP + max(190.0, 13.0 * len(lines))
-    right = WIDTH - max(len(line.label) for line in lines) * LETTER - 18
+    named = [line for line in lines if line.is_named]
+    bottom = TOP + max(190.0, 13.0 * len(named))
+    right = WIDTH - max(len(line.label) for line in named) * LETTER - 18
     x, y = Scale(*x_range, 40, right), Scale(*y_range, bottom, TOP)
-    places = _apart([y(line.points[-1][1]) for line in lines], TOP, bottom)
+    places = iter(_apart([y(line.points[-1][1]) for line in named], TOP, bottom))
     marks = [
-        {"line": line, "at": place, "points": [(x(px), y(py), hover, ring) for px, py, hover, ring in line.points]}
-        for line, place in zip(lines, places, strict=True)
+        {
+            "line": line,
+            "at": next(places) if line.is_named else None,
+            "points": [(x(px), y(py), hover, ring) for px, py, hover, ring in line.points],
+        }
+        for line in lines
     ]
     highest = [f"{line.label} {number(max(point[1] for point in line.points))}" for line in lines]
     alt = _alternative(f"Pearson r by {axis or 'base and tuned'}, highest of each line", title, highest)

@@ -142,13 +142,11 @@ def run(
 def _prepare_quickstart(spec: EvaluationSpec, out: str, address: str | None, watcher: Watcher) -> None:
     folder = quickstart.folder_of(out)
     if not quickstart.is_built(folder):
-        import ray
-
         from harness import actors
 
         watcher.busy("building three tiny models and a recording with a known answer")
         actors.start(address)
-        ray.get(actors.prepare_quickstart.remote(str(folder), spec.seed))
+        actors.prepare_quickstart(str(folder), spec.seed)
 
 
 # --- planning ---------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class Display(Watcher):
 
     def busy(self, what: str) -> None:
         """Say what is going on."""
-        self.console.print(f"[dim]{what} ...", highlight=False)
+        self.console.print(f"[dim]{what} ...", highlight=False, soft_wrap=True)
 
     def planned(self, plan: Plan, pending: list[ScoreUnit]) -> None:
         """One bar per model; the controls share one."""
@@ -52,6 +52,7 @@ class Display(Watcher):
                 f"run {plan.run}: {len(plan.scores)} scores of {len(plan.sources)} models and controls on "
                 f"{len(plan.recordings)} data sets; {reused} are there, {len(pending)} to compute",
                 highlight=False,
+                soft_wrap=True,
             )
         for name, total in Counter(_bar(unit) for unit in pending).items():
             self.bars[name] = self.progress.add_task(name, total=total, now="waits")
@@ -70,7 +71,7 @@ class Display(Watcher):
     def failed(self, failure: Failure) -> None:
         """One line that says what and why."""
         where = " ".join(part for part in (failure.model, failure.dataset, failure.protocol) if part)
-        self.console.print(f"[bold red]failed[/] {where}: ", end="", highlight=False)
+        self.console.print(f"[bold red]failed[/] {where}: ", end="", highlight=False, soft_wrap=True)
         self.console.print(failure.message.splitlines()[0] if failure.message else failure.exception, markup=False)
         if failure.model in self.bars:
             self.progress.update(self.bars[failure.model], now="failed")

@@ -41,7 +41,7 @@ def build(folder: str, seed: int) -> None:
     aside = Path(f"{folder}.aside-{uuid.uuid4().hex}")
     sentences = synthetic.stimuli(seed)
     for k, (name, family) in enumerate(MODELS.items()):
-        tiny.build(family, aside / name, sentences.texts, seed + k)
+        tiny.build(family, aside / name, sentences.texts, seed + 1000 + k)  # a twin has the seed itself
     read = synthetic.words(sentences)
     states = _read(aside / PLANTED, sentences)[0].features
     bits = _read(aside / PLANTED_READING, read)[1]

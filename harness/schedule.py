@@ -1,23 +1,23 @@
 """The units of a run on Ray: who waits for whom, and what happens when one fails.
 
-A score waits for its features and for its data set's ceiling. A model's actor lives from its first text to its last.
-This is the one place that catches every exception: a failure is written down, and the other units go on.
+A score waits for its features and for its data set's ceiling. A model's actor lives from its first text to its last;
+the largest models come first, and no more live at once than there is room for. This is the one place that catches
+every exception: a failure is written down, and the other units go on.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 import ray
 
 from harness import actors
+from harness.models import Checkpoint
 from harness.pipeline import Failure, Plan, Watcher
 from harness.store import Store
 from harness.units import FeatureUnit, ScoreUnit
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 class Schedule:
@@ -25,14 +25,19 @@ class Schedule:
 
     def __init__(self, plan: Plan, pending: Iterable[ScoreUnit], store: Store, device: str, watcher: Watcher) -> None:
         self.plan, self.store, self.watcher = plan, store, watcher
-        self.device = device if device != "auto" else ("cuda" if actors.n_gpus() else "cpu")
+        n_cpus, n_gpus = actors.resources()
+        self.device = device if device != "auto" else ("cuda" if n_gpus else "cpu")
+        # On the CPU half of the cores read and half score, so that neither waits for the other at the end.
+        self.room = n_gpus if self.device == "cuda" else max(1, n_cpus // 2)
         self.running: dict[Any, FeatureUnit | ScoreUnit] = {}
-        self.models: dict[str, Any] = {}
+        self.waiting: defaultdict[str, list[ScoreUnit]] = defaultdict(list)  # by the key of their features
+        self.unread: dict[Checkpoint, dict[str, FeatureUnit]] = {}
+        self.models: dict[Checkpoint, Any] = {}
         self.recordings = {name: ray.put(dataset) for name, dataset in plan.recordings.items()}
         self.ceilings: dict[tuple[str, str], Any] = {}
-        self.waiting: defaultdict[str, list[ScoreUnit]] = defaultdict(list)
-        self.reading: defaultdict[str, set[str]] = defaultdict(set)
-        self._begin(list(pending))
+        for unit in pending:
+            self._wait_or_score(unit)
+        self._admit()
 
     def work(self) -> None:
         """Until nothing runs: take what is finished, start what waited for it."""
@@ -44,30 +49,43 @@ class Schedule:
             except Exception as error:  # noqa: BLE001 - one failing unit must not stop the others
                 self._failed(unit, error)
             else:
-                self._finished(unit, seconds)
+                self.watcher.finished(unit, seconds)
+                if isinstance(unit, FeatureUnit):
+                    for score in self.waiting.pop(unit.key):
+                        self._score(score)
+            if isinstance(unit, FeatureUnit):
+                self._release(unit)
 
-    def _begin(self, pending: list[ScoreUnit]) -> None:
-        """Start every feature unit that is absent (once, however many scores wait for it), and every other score."""
-        for unit in pending:
-            features = unit.features
-            if features is None or self.store.manifest("features", features.key):
-                self._score(unit)
+    def _wait_or_score(self, unit: ScoreUnit) -> None:
+        """A unit whose features are absent waits for them; they are read once, however many scores wait."""
+        features = unit.features
+        if features is None or self.store.manifest("features", features.key):
+            self._score(unit)
+            return
+        self.waiting[features.key].append(unit)
+        assert features.source.checkpoint is not None  # noqa: S101 - only models have features
+        self.unread.setdefault(features.source.checkpoint, {})[features.key] = features
+
+    def _admit(self) -> None:
+        """Give free room to the largest models that have none; trained weights are read before untrained ones."""
+        for checkpoint in sorted(self.unread, key=lambda waiting: -waiting.n_parameters):
+            if checkpoint in self.models or len(self.models) >= self.room:
                 continue
-            if not self.waiting[features.key]:
-                self._read(features)
-            self.waiting[features.key].append(unit)
+            need = {"num_gpus": 1} if self.device == "cuda" else {"num_cpus": 1}
+            actor = actors.ModelActor.options(**need).remote(checkpoint, self.store.out, self.device)  # type: ignore[attr-defined]
+            self.models[checkpoint] = actor
+            for features in sorted(self.unread[checkpoint].values(), key=lambda features: features.source.kind):
+                self.running[actor.read.remote(features)] = features
 
-    def _read(self, unit: FeatureUnit) -> None:
+    def _release(self, unit: FeatureUnit) -> None:
+        """Kill a model's actor after its last text, so that the next model gets its place."""
         checkpoint = unit.source.checkpoint
-        assert checkpoint is not None  # noqa: S101 - only models read
-        name = checkpoint.name
-        if name not in self.models:
-            resources = {"num_gpus": 1} if self.device.startswith("cuda") else {"num_cpus": 1}
-            self.models[name] = actors.ModelActor.options(**resources).remote(  # type: ignore[attr-defined]
-                checkpoint, self.store.out, self.device
-            )
-        self.reading[name].add(unit.key)
-        self.running[self.models[name].read.remote(unit)] = unit
+        assert checkpoint is not None  # noqa: S101 - only models have features
+        del self.unread[checkpoint][unit.key]
+        if not self.unread[checkpoint]:
+            del self.unread[checkpoint]
+            ray.kill(self.models.pop(checkpoint))
+            self._admit()
 
     def _score(self, unit: ScoreUnit) -> None:
         ceiling = self._ceiling(unit) if self.plan.recordings[unit.dataset].responses else None
@@ -79,27 +97,10 @@ class Schedule:
             self.ceilings[key] = actors.ceiling.remote(self.recordings[unit.dataset], unit.protocol, self.store.out)
         return self.ceilings[key]
 
-    def _finished(self, unit: FeatureUnit | ScoreUnit, seconds: float) -> None:
-        self.watcher.finished(unit, seconds)
-        if isinstance(unit, FeatureUnit):
-            for score in self.waiting.pop(unit.key):
-                self._score(score)
-            self._release(unit)
-
     def _failed(self, unit: FeatureUnit | ScoreUnit, error: Exception) -> None:
-        scores = self.waiting.pop(unit.key) if isinstance(unit, FeatureUnit) else [unit]
-        station = "extract" if isinstance(unit, FeatureUnit) else "score"
-        for score in scores:
+        is_reading = isinstance(unit, FeatureUnit)
+        for score in self.waiting.pop(unit.key) if isinstance(unit, FeatureUnit) else [unit]:
+            station = "extract" if is_reading else "score"
             failure = Failure.of(error, station, score.source.name, score.dataset, score.protocol.name)
             self.plan.failures.append(failure)
             self.watcher.failed(failure)
-        if isinstance(unit, FeatureUnit):
-            self._release(unit)
-
-    def _release(self, unit: FeatureUnit) -> None:
-        """Kill a model's actor after its last text, so that the next model gets its place."""
-        checkpoint = unit.source.checkpoint
-        assert checkpoint is not None  # noqa: S101 - only models read
-        self.reading[checkpoint.name].discard(unit.key)
-        if not self.reading[checkpoint.name]:
-            ray.kill(self.models.pop(checkpoint.name))

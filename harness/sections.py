@@ -56,6 +56,9 @@ class Table:
         return [*(name for name, n in self.groups for _ in range(n)), *[""] * len(self.columns)][column]
 
 
+Parts = list[str | Figure | Table]  # a string is a heading: the data set that what follows is about
+
+
 @dataclass(frozen=True)
 class Section:
     """A heading, how to read what follows, figures and tables."""
@@ -63,7 +66,7 @@ class Section:
     id: str
     title: str
     note: str
-    parts: list[Figure | Table]
+    parts: Parts
 
 
 def sections(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol]) -> list[Section]:
@@ -91,8 +94,8 @@ def sections(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol]) ->
         Section(
             "layers", "Layer curves",
             "Layer 0 is the embeddings, layer k the output of block k. A large ring marks the layer that was chosen. "
-            "Points of a decoder are round, of an encoder square; untrained twins are dashed, with open points. The "
-            "dotted line is the best control.",
+            "Points of a decoder are round, of an encoder square. The dashed line with open points, in the colour of a "
+            "model, is its untrained twin; the dotted line is the best control.",
             _layer_figures(frames["layer_scores"], brain),
         ),
         Section(
@@ -117,14 +120,14 @@ def records(frame: pd.DataFrame) -> list[Row]:
     return rows
 
 
-def _what_ran(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol]) -> list[Figure | Table]:
+def _what_ran(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol]) -> Parts:
     models = sorted(records(frames["model_properties"]), key=lambda row: (row["kind"] != "model", row["model"]))
     columns: Columns = {
         "Model": ("model", str), "Kind": ("kind", _kind), "Family": ("family", _text),
         "Tuned from": ("tuned_from", _text), "Revision": ("revision", _short), "Parameters": ("n_parameters", count),
         "Layers": ("n_layers", count), "Hidden size": ("hidden_size", count), "Context": ("context_size", count),
     }  # fmt: skip
-    parts: list[Figure | Table] = [_table("Models.", columns, models, n_words=5)] if models else []
+    parts: Parts = [_table("Models.", columns, models, n_words=5)] if models else []
     brain = frames["model_scores"]
     scored = records(brain[brain["target"] == "all"]) + records(frames["reading_scores"])
     used = {(row["dataset"], PROTOCOLS.index(row["protocol"]), row["protocol_hash"]): row for row in scored}
@@ -148,7 +151,7 @@ def _what_ran(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol]) -
     return parts
 
 
-def _score_parts(dataset: str, rows: pd.DataFrame) -> list[Figure | Table]:
+def _score_parts(dataset: str, rows: pd.DataFrame) -> Parts:
     overall, rest = rows[rows["target"] == "all"], rows[rows["target"] != "all"]
     cells: Columns = {
         "Layer": ("stack layer", "{}.{}".format), "r": ("r", number), "Interval": ("r_low r_high", interval),
@@ -156,48 +159,55 @@ def _score_parts(dataset: str, rows: pd.DataFrame) -> list[Figure | Table]:
         "n (NaN)": ("n_neuroids n_nan", "{:,} ({:,})".format),
     }  # fmt: skip
     short = {name: cells[name] for name in ("Layer", "r", "Interval", "Ratio")}
-    parts: list[Figure | Table] = []
+    parts: Parts = [dataset]
     if len(overall):
-        marks = "Dots are models, open rings their untrained twins, diamonds controls; bars are intervals."
-        parts.append(Figure(f"{dataset}: score of each source. {marks}", figures.scores(overall)))
-        parts.append(_beside(f"{dataset}: median over n neuroids. {_kinds_of(overall)}", cells, overall))
-    for target, part in rest.groupby("target"):
-        parts.append(_beside(f"{dataset}: {target}", short, part, folded=True))
+        marks = (
+            "Dots are models, open rings on the same row their untrained twins, diamonds controls; bars are intervals."
+        )
+        parts.append(Figure(f"Score of each source. {marks}", figures.scores(overall)))
+        parts.append(_beside(f"Median over n neuroids. {_kinds_of(overall)}", cells, overall))
+    if len(rest):
+        n = rest["target"].nunique()
+        parts.append(_beside(f"By target: {n} regions or networks", short, rest, second="Target", folded=True))
     return parts
 
 
-def _layer_figures(layer_scores: pd.DataFrame, model_scores: pd.DataFrame) -> list[Figure | Table]:
+def _layer_figures(layer_scores: pd.DataFrame, model_scores: pd.DataFrame) -> Parts:
     curves, chosen = (frame[frame["target"] == "all"] for frame in (layer_scores, model_scores))
     drawn = [
         (name, figures.layers(rows, chosen[chosen["dataset"] == name])) for name, rows in curves.groupby("dataset")
     ]
-    return [Figure(f"{dataset}: Pearson r against layer.", panels) for dataset, panels in drawn if panels]
+    return [
+        part for dataset, panels in drawn if panels for part in (dataset, Figure("Pearson r against layer.", panels))
+    ]
 
 
-def _tuning_parts(comparisons: pd.DataFrame, correlations: pd.DataFrame) -> list[Figure | Table]:
+def _tuning_parts(comparisons: pd.DataFrame, correlations: pd.DataFrame) -> Parts:
     columns: Columns = {
         "Tuned": ("tuned", str), "Base": ("base", str), "Protocol": ("protocol", str.upper), "Target": ("target", str),
         "Base r": ("base_score", number), "Tuned r": ("tuned_score", number),
         "Difference": ("difference", partial(number, sign=True)),
         "Gain %": ("gain_percent", partial(number, digits=1, sign=True)), "Pair known from": ("pair_source", _text),
     }  # fmt: skip
-    whole = comparisons["target"].isin(OVERALL)
-    parts: list[Figure | Table] = []
-    for dataset, rows in comparisons[whole].groupby("dataset"):
-        parts.append(Figure(f"{dataset}: score of the base and of the tuned model.", figures.slopes(rows)))
-        parts.append(_table(f"{dataset}: tuned beside base.", columns, _strict_first(rows), n_words=4))
-    for dataset, rows in comparisons[~whole].groupby("dataset"):
-        parts.append(_table(f"{dataset}: tuned beside base, by target", columns, _strict_first(rows), 4, folded=True))
+    parts: Parts = []
+    for dataset, rows in comparisons.groupby("dataset"):
+        whole = rows["target"].isin(OVERALL)
+        parts += [dataset, Figure("Score of the base and of the tuned model.", figures.slopes(rows[whole]))]
+        parts.append(_table("Tuned beside base.", columns, _strict_first(rows[whole]), n_words=4))
+        if not whole.all():
+            parts.append(_table("Tuned beside base, by target", columns, _strict_first(rows[~whole]), 4, folded=True))
     columns = {
         "Property": ("property", str), "Data set": ("dataset", str), "Protocol": ("protocol", str.upper),
         "r": ("r", number), "Interval": ("r_low r_high", interval), "p": ("p", _p_value),
         "p adjusted": ("p_adjusted", _p_value), "Models": ("n_models", count),
     }  # fmt: skip
     caption = "Score against a property of the models: Pearson r, Fisher’s interval, p by Benjamini and Hochberg."
-    return [*parts, _table(caption, columns, _strict_first(correlations), n_words=3)] if len(correlations) else parts
+    if len(correlations):
+        parts += ["Size of the models, all data sets", _table(caption, columns, _strict_first(correlations), n_words=3)]
+    return parts
 
 
-def _reading_parts(dataset: str, rows: pd.DataFrame) -> list[Figure | Table]:
+def _reading_parts(dataset: str, rows: pd.DataFrame) -> Parts:
     columns: Columns = {
         "Source": ("model", str), "Predictor": ("predictor", _text), "r": ("r", number),
         "Interval": ("r_low r_high", interval), "|r|": ("abs_r", number), "Ceiling": ("ceiling", number),
@@ -205,13 +215,13 @@ def _reading_parts(dataset: str, rows: pd.DataFrame) -> list[Figure | Table]:
         "Its interval": ("delta_ll_low delta_ll_high", partial(interval, digits=4)), "Partial r": ("partial_r", number),
         "Words (NaN)": ("n_words n_missing", "{:,} ({:,})".format),
     }  # fmt: skip
-    parts: list[Figure | Table] = [Figure(f"{dataset}: each source against reading times.", figures.reading(rows))]
-    order = figures.in_order(rows)
+    parts: Parts = [dataset, Figure("Each source against reading times.", figures.reading(rows))]
+    order = figures.in_order(rows, by="abs_r")
     for protocol in PROTOCOLS:
         part = rows[rows["protocol"] == protocol]
         lines = sorted(records(part), key=lambda row: order.index(row["model"]))
         if lines:
-            parts.append(_table(f"{dataset}, {protocol.upper()}. {_kinds_of(part)}", columns, lines))
+            parts.append(_table(f"{protocol.upper()}. {_kinds_of(part)}", columns, lines))
     return parts
 
 
@@ -219,17 +229,19 @@ def _table(caption: str, columns: Columns, rows: list[Row], n_words: int = 2, fo
     return Table(caption, list(columns), [_cells(columns, row) for row in rows], n_words, folded=folded)
 
 
-def _beside(caption: str, columns: Columns, rows: pd.DataFrame, folded: bool = False) -> Table:
-    """One row per source, the protocols beside each other, STRICT first."""
+def _beside(caption: str, columns: Columns, rows: pd.DataFrame, second: str = "Kind", folded: bool = False) -> Table:
+    """One row per source and target, the protocols beside each other, STRICT first; `second` is "Kind" or "Target"."""
     shown = [name for name in PROTOCOLS if name in set(rows["protocol"])]
-    found = {(row["model"], row["protocol"]): row for row in records(rows)}
     lines = []
-    for name in figures.in_order(rows):
-        present = [found.get((name, protocol)) for protocol in shown]
-        kind = next(_kind(row["kind"]) for row in present if row)
-        lines.append([name, kind, *(cell for row in present for cell in _cells(columns, row))])
+    for target, part in rows.groupby("target"):
+        found = {(row["model"], row["protocol"]): row for row in records(part)}
+        for name in figures.in_order(part):
+            present = [found.get((name, protocol)) for protocol in shown]
+            kind = next(_kind(row["kind"]) for row in present if row)
+            cells = (cell for row in present for cell in _cells(columns, row))
+            lines.append([name, kind if second == "Kind" else target, *cells])
     groups = (("", 2), *((protocol.upper(), len(columns)) for protocol in shown))
-    return Table(caption, ["Source", "Kind", *list(columns) * len(shown)], lines, 2, groups, folded)
+    return Table(caption, ["Source", second, *list(columns) * len(shown)], lines, 2, groups, folded)
 
 
 def _cells(columns: Columns, row: Row | None) -> list[str]:

@@ -41,9 +41,8 @@ def comparisons(
         ValueError: if a model stands twice for the same data set, protocol and target.
     """
     scores = _of_language_models(model_scores, reading_scores)
-    models = properties[properties["kind"] == "model"]
     rows = []
-    for pair in models[models["tuned_from"].isin(set(models["model"]))].itertuples():
+    for pair in properties[properties["tuned_from"].isin(set(properties["model"]))].itertuples():
         beside = _side_by_side(scores, base=pair.tuned_from, tuned=pair.model)
         for row in beside.itertuples():
             difference = row.r_tuned - row.r_base
@@ -74,7 +73,7 @@ def correlations(
     """
     scores = _of_language_models(model_scores, reading_scores)
     scores = scores[scores["target"].isin(["all", "reading"])]
-    sizes = properties.loc[properties["kind"] == "model", ["model", "n_parameters"]].dropna()
+    sizes = properties[["model", "n_parameters"]].dropna()
     both = scores.merge(sizes, on="model").dropna(subset=["r"])
     rows = []
     for (dataset, protocol, target), group in both.groupby(["dataset", "protocol", "target"]):

@@ -14,7 +14,7 @@ WIDTH = 48
 BLOCKS = 4
 HEADS = 4
 CONTEXT = 256
-VOCABULARY = 400
+VOCABULARY = 800
 
 
 def build(family: str, folder: Path, corpus: Iterable[str], seed: int) -> Path:
@@ -106,6 +106,7 @@ def _t5(vocabulary: int) -> Any:
             num_layers=BLOCKS,
             num_heads=HEADS,
             feed_forward_proj="gated-gelu",
+            initializer_factor=0.3,
             tie_word_embeddings=False,
             decoder_start_token_id=2,
             eos_token_id=1,

@@ -205,9 +205,14 @@ class ScoreUnit:
 
 
 def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceiling:
-    """The ceilings of a brain recording; computed once for a recording and a protocol, then kept in the store."""
+    """The ceilings of a brain recording; a published constant where there is one, else
+    computed once for a recording and a protocol and kept in the store.
+    """
     responses = dataset.responses
     assert responses is not None  # noqa: S101 - the pipeline asks for recordings only
+    if dataset.published_ceiling is not None:
+        n_neuroids = len(responses.neuroid_ids)
+        return Ceiling(np.full(n_neuroids, dataset.published_ceiling), (dataset.ceiling_source,) * n_neuroids)
     key = content_hash({"schema": SCORES_VERSION, "version": dataset.version, "protocol": protocol.hash})[:32]
     if store.manifest("ceilings", key) is None:
         values, kinds = ceilings.of_responses(responses, protocol)

@@ -96,14 +96,14 @@ def decompose(features: Design, train: Array, test: Array, cutoff: float = 0.0) 
     K = gram[train][:, train]
     means = K.mean(axis=0)
     C = K - means - means[:, None] + means.mean()
-    lift = 2 * float(xp.linalg.norm(C)) or 1.0
+    lift = 2 * float(xp.linalg.norm(C))
     lam, U = xp.linalg.eigh(C + lift / n)
     lam, U = lam[:-1], U[:, :-1]
-    rounding = n * xp.finfo(float).eps * float(K.diagonal().max())
-    n_above = int((lam > max(cutoff * float(lam[-1]), rounding)).sum())
-    kept = slice(n - 1 - min(n_above, features.X.shape[1]), None)
-    U = xp.ascontiguousarray(U[:, kept])
-    return Basis(U, lam[kept], (gram[test][:, train] - means) @ U, float(C.trace()) / n)
+    largest = float(lam[-1])
+    rounding = n * xp.finfo(float).eps * max(largest, float(K.diagonal().max()))
+    above = lam > max(cutoff * largest, rounding)
+    U = xp.ascontiguousarray(U[:, above])
+    return Basis(U, lam[above], (gram[test][:, train] - means) @ U, float(C.trace()) / n)
 
 
 def _gram(X: Array, scaled: Callable[[Array], Array]) -> Array:
@@ -117,10 +117,8 @@ def _gram(X: Array, scaled: Callable[[Array], Array]) -> Array:
 
 
 def _centre(X: Array) -> Array:
-    """Less the mean of each column; a constant column less its value, so that no rounding stays behind."""
-    xp = namespace(X)
-    low = X.min(axis=0)
-    return X - xp.where(low == X.max(axis=0), low, X.mean(axis=0))
+    """Less the mean of each column, so that little is lost to rounding when a fold is centred again."""
+    return X - X.mean(axis=0)
 
 
 def _standardise(X: Array, train: Array) -> Array:

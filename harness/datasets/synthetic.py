@@ -193,7 +193,14 @@ def load(root: Path) -> Dataset:
         rois=tuple(neuroids.roi),
         unit="z",
     )
-    return Dataset("synthetic", version_of(sentences, responses), sentences, responses=responses)
+    return Dataset(
+        "synthetic",
+        version_of(sentences, responses),
+        sentences,
+        responses=responses,
+        published_ceiling=SIGNAL**0.5,
+        ceiling_source="planted: root of the signal's share of the variance",
+    )
 
 
 def load_reading(root: Path) -> Dataset:

@@ -1,0 +1,10 @@
+"""Entry point for `ray job submit -- python jobs/analyse.py OUT`: the report of a finished run's tables."""
+
+from __future__ import annotations
+
+import sys
+
+from harness.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["report", *sys.argv[1:]]))

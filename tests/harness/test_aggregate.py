@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from harness import aggregate
+from harness.records import Layer, LayerFit, Responses
+
+
+def _responses(subjects, rois):
+    n = len(subjects)
+    names = tuple(f"v{k}" for k in range(n))
+    return Responses(np.zeros((2, n), np.float32), ("a", "b"), ("g", "h"), ("g", "h"), names, subjects, rois, "z")
+
+
+def _fit(r, inner=None):
+    r = np.asarray(r, dtype=float)
+    inner = np.zeros_like(r) if inner is None else np.asarray(inner, dtype=float)
+    return LayerFit(r, np.ones_like(r), inner, 0.0, 0.0, np.ones(len(r), int), 1, 2)
+
+
+ONE = _responses(("s1",) * 3, ("",) * 3)
+ALL = np.arange(3)
+
+
+def test_a_layers_score_is_the_median_over_neuroids_then_the_mean_over_folds():
+    assert aggregate.layer_score(_fit([[0.1, 0.2, 0.9], [0.0, 0.4, 0.5]]), ALL) == pytest.approx(0.3)
+
+
+def test_a_neuroid_that_cannot_be_measured_is_left_out_and_counted():
+    fits = {Layer("decoder", 1): _fit([[np.nan, 0.2, 0.4], [np.nan, 0.2, 0.4]])}
+    chosen = aggregate.choose(fits, "max", ONE, ALL, 0)
+    assert chosen.r == pytest.approx(0.3)
+    assert (chosen.n_nan, chosen.n_neuroids) == (1, 3)
+
+
+def test_nothing_measurable_gives_nan_and_no_interval():
+    chosen = aggregate.choose({Layer("x", 0): _fit(np.full((2, 3), np.nan))}, "nested", ONE, ALL, 0)
+    assert np.isnan([chosen.r, chosen.r_low, chosen.r_high]).all()
+    assert chosen.n_nan == 3
+
+
+def test_max_looks_at_the_held_out_scores_and_nested_at_the_training_rows():
+    fits = {
+        Layer("decoder", 1): _fit([[0.5] * 3, [0.5] * 3], inner=[[0.1] * 3, [0.1] * 3]),
+        Layer("decoder", 2): _fit([[0.3] * 3, [0.3] * 3], inner=[[0.2] * 3, [0.2] * 3]),
+    }
+    best = aggregate.choose(fits, "max", ONE, ALL, 0)
+    nested = aggregate.choose(fits, "nested", ONE, ALL, 0)
+    assert (best.layer.index, best.r) == (1, pytest.approx(0.5))
+    assert (nested.layer.index, nested.r) == (2, pytest.approx(0.3))
+
+
+def test_each_fold_may_choose_another_layer():
+    fits = {
+        Layer("decoder", 1): _fit([[0.5] * 3, [0.1] * 3, [0.5] * 3], inner=[[0.9] * 3, [0.0] * 3, [0.9] * 3]),
+        Layer("decoder", 2): _fit([[0.2] * 3, [0.8] * 3, [0.2] * 3], inner=[[0.1] * 3, [0.5] * 3, [0.1] * 3]),
+    }
+    chosen = aggregate.choose(fits, "nested", ONE, ALL, 0)
+    assert chosen.r == pytest.approx((0.5 + 0.8 + 0.5) / 3)
+    assert chosen.layer == Layer("decoder", 1)
+
+
+def test_choosing_by_training_rows_gains_nothing_from_many_layers_of_noise():
+    rng = np.random.default_rng(0)
+    fits = {Layer("decoder", k): _fit(rng.normal(0, 0.1, (10, 3)), rng.normal(0, 0.1, (10, 3))) for k in range(60)}
+    assert aggregate.choose(fits, "max", ONE, ALL, 0).r > 0.05
+    assert abs(aggregate.choose(fits, "nested", ONE, ALL, 0).r) < 0.05
+
+
+def test_means_over_subjects_stand_beside_the_subjects_and_never_in_all():
+    found = aggregate.targets(_responses(("s1", "s2", "group"), ("LATL", "LATL", "group LATL")))
+    assert {name: list(columns) for name, columns in found.items()} == {"all": [0, 1], "LATL": [0, 1], "group LATL": [2]}
+
+
+def test_where_there_are_only_means_over_subjects_they_are_all():
+    assert list(aggregate.targets(_responses(("group",) * 2, ("IFG", "MFG")))["all"]) == [0, 1]
+
+
+def test_the_interval_is_over_subjects_where_there_are_three_and_holds_the_score():
+    r = np.tile([0.1, 0.2, 0.3, 0.4], (5, 1))
+    fits = {Layer("decoder", 1): _fit(r)}
+    many = aggregate.choose(fits, "max", _responses(("a", "b", "c", "d"), ("",) * 4), np.arange(4), 0)
+    few = aggregate.choose(fits, "max", _responses(("a", "a", "b", "b"), ("",) * 4), np.arange(4), 0)
+    assert many.interval_kind == "bootstrap over 4 subjects"
+    assert many.r_low < many.r < many.r_high
+    assert few.interval_kind == "bootstrap over 5 folds"

@@ -1,0 +1,158 @@
+"""Hidden states and log-probabilities against transformers' own forward of one text at a time."""
+
+import numpy as np
+import pytest
+import torch
+
+from harness import contexts, extract, models, reader, tiny, tokens
+from harness.records import Layer, Stimuli
+
+SENTENCES = ("The old bee watched the hive.", "Nobody moved.", "A king and a fox hid the golden snow, slowly.",
+             "Every oak near the moss carried a rose.", "When the fox left, the quiet owl found another path.")  # fmt: skip
+STIMULI = Stimuli(tuple("abcde"), SENTENCES, ("p", "p", "p", "q", "q"))
+
+
+@pytest.fixture(scope="module", params=sorted(tiny.FAMILIES))
+def loaded(request, tmp_path_factory):
+    folder = tiny.build(request.param, tmp_path_factory.mktemp("models") / request.param, SENTENCES, seed=3)
+    return reader.load(models.resolve(str(folder)))
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    folder = tiny.build("llama", tmp_path_factory.mktemp("models") / "llama", SENTENCES, seed=3)
+    return reader.load(models.resolve(str(folder)))
+
+
+def _read(model, rule="passage", **options):
+    encoded = [tokens.encode(context, model.tokenizer) for context in contexts.build(STIMULI, rule)]
+    return encoded, extract.extract(model, encoded, **options)
+
+
+def _own_states(model, ids, stack, **more):
+    """transformers' hidden states of one text, with the last one before the final norm (a hook on the last block)."""
+    part = model.model.base_model
+    block = {"encoder": lambda: part.encoder.block, "decoder": lambda: getattr(part, "layers", None) or getattr(part, "h", None)
+             or part.decoder.block}[stack]()[-1]  # fmt: skip
+    kept = []
+    handle = block.register_forward_hook(lambda _, __, out: kept.append(out[0] if isinstance(out, tuple) else out))
+    with torch.no_grad():
+        out = part(input_ids=torch.tensor([ids]), output_hidden_states=True, **more)
+    handle.remove()
+    states = out.hidden_states if "hidden_states" in out else out[f"{stack}_hidden_states"]
+    return [state[0].numpy() for state in states[:-1]] + [kept[0][0].numpy()]
+
+
+@pytest.mark.parametrize("loaded", ["gpt2", "llama"], indirect=True)
+def test_every_layer_of_a_decoder_equals_a_forward_of_the_text_alone(loaded):
+    encoded, found = _read(loaded)
+    row = 0
+    for read in encoded:
+        states = _own_states(loaded, [*loaded.prefix, *read.ids], "decoder")
+        for last in read.last:
+            for index, state in enumerate(states):
+                ours = found.features.values[Layer("decoder", index)][row]
+                np.testing.assert_allclose(ours, state[len(loaded.prefix) + last], atol=1e-5)
+            row += 1
+    assert row == len(STIMULI)
+
+
+def test_an_encoder_reads_each_prefix_by_itself(tmp_path):
+    model = reader.load(models.resolve(str(tiny.build("t5", tmp_path / "t5", SENTENCES, seed=3))))
+    encoded, found = _read(model)
+    read = encoded[0]
+    for row, last in enumerate(read.last):
+        source = [*read.ids[: last + 1], model.tokenizer.eos_token_id]
+        states = _own_states(model, source, "encoder", decoder_input_ids=torch.tensor([[2]]))
+        for index, state in enumerate(states):
+            np.testing.assert_allclose(found.features.values[Layer("encoder", index)][row], state[last], atol=1e-5)
+
+
+def test_a_t5_decoder_reads_the_stimulus_while_the_encoder_holds_the_text_before_it(tmp_path):
+    model = reader.load(models.resolve(str(tiny.build("t5", tmp_path / "t5", SENTENCES, seed=3))))
+    encoded, found = _read(model)
+    read = encoded[0]
+    for row in range(3):
+        before = [] if row == 0 else list(read.ids[: read.last[row - 1] + 1])
+        target = [*model.prefix, *read.ids[read.owners == row]]
+        with torch.no_grad():
+            out = model.model.base_model(input_ids=torch.tensor([[*before, model.tokenizer.eos_token_id]]),
+                                         decoder_input_ids=torch.tensor([target]), output_hidden_states=True)  # fmt: skip
+        for index in range(tiny.BLOCKS):
+            state = out.decoder_hidden_states[index][0, -1].numpy()
+            np.testing.assert_allclose(found.features.values[Layer("decoder", index)][row], state, atol=1e-5)
+
+
+def test_log_probabilities_equal_those_of_the_text_alone(loaded):
+    encoded, found = _read(loaded, states=False)
+    for read, logs in zip(encoded, found.log_probabilities, strict=True):
+        ids = torch.tensor([[*loaded.prefix, *read.ids]])
+        with torch.no_grad():
+            if loaded.is_encoder_decoder:
+                empty = torch.tensor([[loaded.tokenizer.eos_token_id]])
+                logits = loaded.model(input_ids=empty, decoder_input_ids=ids).logits
+            else:
+                logits = loaded.model(input_ids=ids).logits
+        wanted = logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0].numpy()
+        np.testing.assert_allclose(logs, wanted, atol=1e-5, rtol=1e-6)
+
+
+def test_batch_size_changes_nothing(decoder, monkeypatch):
+    together = _read(decoder)[1]
+    monkeypatch.setattr(extract, "BATCH_TOKENS", 1)
+    alone = _read(decoder)[1]
+    for layer in together.features.layers:
+        np.testing.assert_allclose(together.features.values[layer], alone.features.values[layer], atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(together.log_probabilities), np.concatenate(alone.log_probabilities), atol=1e-5)
+
+
+def test_a_text_longer_than_the_window_is_read_with_at_least_half_a_window_of_context(decoder):
+    short = reader.Reader(decoder.model, decoder.tokenizer, False, decoder.prefix, 8, decoder.device)
+    encoded, found = _read(short, "corpus")
+    ids, logs = np.array([*decoder.prefix, *encoded[0].ids]), found.log_probabilities[0]
+    assert len(ids) > 3 * short.limit
+    for start, end, first in tokens.windows(len(ids), short.limit):
+        with torch.no_grad():
+            scores = decoder.model(input_ids=torch.from_numpy(ids[None, start:end])).logits[0].log_softmax(-1)
+        for t in range(max(first, 1), end):
+            assert abs(logs[t - 1] - scores[t - 1 - start, ids[t]].item()) < 1e-5
+    assert all(np.isfinite(matrix).all() for matrix in found.features.values.values())
+
+
+def test_a_word_longer_than_the_window_has_a_surprisal_and_a_state(decoder):
+    short = reader.Reader(decoder.model, decoder.tokenizer, False, decoder.prefix, 4, decoder.device)
+    stimuli = Stimuli(("a", "b"), ("qzjxkwvy" * 4, "end"), ("p", "p"))
+    encoded = [tokens.encode(context, short.tokenizer) for context in contexts.build(stimuli, "passage")]
+    found = extract.extract(short, encoded)
+    assert (encoded[0].owners == 0).sum() > short.limit
+    assert np.isfinite(found.log_probabilities[0]).all()
+    assert np.isfinite(found.features.values[Layer("decoder", 4)]).all()
+
+
+def test_states_and_probabilities_can_be_asked_for_alone(decoder):
+    assert _read(decoder, states=False)[1].features is None
+    assert _read(decoder, log_probabilities=False)[1].log_probabilities is None
+
+
+def test_an_untrained_twin_has_other_weights_of_the_same_shape_and_the_same_seed_gives_the_same(tmp_path):
+    checkpoint = models.resolve(str(tiny.build("gpt2", tmp_path / "m", SENTENCES, seed=3)))
+    trained, twin, again = (reader.load(checkpoint, untrained_seed=seed).model.get_input_embeddings().weight
+                            for seed in (None, 0, 0))  # fmt: skip
+    assert trained.shape == twin.shape
+    assert not torch.equal(trained, twin)
+    assert torch.equal(twin, again)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings_is_refused(tmp_path):
+    folder = tiny.build("llama", tmp_path / "m", SENTENCES, seed=3)
+    tokenizer = tiny._tokenizer([" ".join(SENTENCES), "entirely different words make a larger vocabulary " * 3])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ValueError, match="tokenizer does not fit the model"):
+        reader.load(models.resolve(str(folder)))
+
+
+def test_progress_is_told_and_ends_at_one(decoder):
+    heard = []
+    _read(decoder, progress=heard.append)
+    assert heard == sorted(heard)
+    assert heard[-1] == 1

@@ -1,0 +1,120 @@
+import json
+import shutil
+
+import pytest
+
+from harness import models, tiny
+
+TEXT = ("The old bee watched the hive.",)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny.build("gpt2", tmp_path / "tiny", TEXT, seed=0)
+
+
+def test_what_a_run_records_is_read_from_the_checkpoint(folder):
+    from transformers import AutoModelForCausalLM
+
+    found = models.resolve(str(folder))
+    # Tied weights are stored once.
+    assert found.n_parameters == AutoModelForCausalLM.from_pretrained(folder).num_parameters()
+    assert (found.family, found.n_layers, found.hidden_size, found.context_size) == ("gpt2", 4, 48, 256)
+
+
+def test_a_revision_changes_with_the_weights_and_not_with_the_folder(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    one, other = models.resolve(str(folder)), models.resolve(str(copy))
+    assert one.revision == other.revision
+    weights = copy / "model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-1] ^= 1
+    weights.write_bytes(raw)
+    assert models.resolve(str(copy)).revision != one.revision
+
+
+def test_an_unknown_name_lists_the_nearest():
+    with pytest.raises(ValueError, match="flan-t5-small"):
+        models.resolve("flan-t5-smal")
+
+
+@pytest.mark.parametrize(("broken", "message"), [
+    (lambda f: (f / "model.safetensors").unlink(), "no weights"),
+    (lambda f: (f / "config.json").unlink(), r"no config\.json"),
+    (lambda f: (f / "tokenizer.json").unlink(), r"no tokenizer\.json"),
+    (lambda f: (f / "config.json").write_text("{"), "not JSON"),
+    (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-10]), "damaged"),
+    (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:100]), "damaged"),
+    (lambda f: (f / "model.safetensors").write_bytes(b""), "damaged"),
+])  # fmt: skip
+def test_a_broken_folder_is_refused_before_anything_is_loaded(folder, broken, message):
+    broken(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        models.resolve(str(folder))
+
+
+def test_pickled_weights_are_refused_with_advice(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match="convert them to safetensors"):
+        models.resolve(str(folder))
+
+
+def test_a_missing_shard_is_named(folder):
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(FileNotFoundError, match="model-00001-of-00002"):
+        models.resolve(str(folder))
+
+
+def test_a_folder_of_a_training_step_is_named_by_its_parent(tmp_path):
+    assert models.resolve(str(tiny.build("gpt2", tmp_path / "m" / "step-0600", TEXT, 0))).name == "m@step-0600"
+
+
+def test_a_tuned_version_is_known_by_its_name_only_beside_a_base_of_the_same_shape(tmp_path):
+    base, tuned, other = (
+        models.resolve(str(tiny.build(family, tmp_path / name, TEXT, 0)))
+        for family, name in (("llama", "m"), ("llama", "m-instruct"), ("gpt2", "m-chat"))
+    )
+    found = {checkpoint.name: checkpoint for checkpoint in models.pair([base, tuned, other])}
+    assert (found["m-instruct"].tuned_from, found["m-instruct"].pair_source) == ("m", "name")
+    assert found["m-chat"].tuned_from == found["m"].tuned_from == ""
+    assert models.pair([tuned])[0].tuned_from == ""
+
+
+def test_a_model_card_says_the_base(folder):
+    (folder / "README.md").write_text("---\nlicense: mit\nbase_model: org/base\n---\n# A model\n")
+    found = models.resolve(str(folder))
+    assert (found.tuned_from, found.pair_source) == ("org/base", "model card")
+
+
+def test_a_model_that_cannot_be_fetched_says_what_to_do(monkeypatch):
+    import huggingface_hub
+
+    def unreachable(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(FileNotFoundError, match="copy the model's folder here"):
+        models.resolve("gpt2-small")
+
+
+def test_a_model_of_the_table_is_found_in_the_hubs_cache_by_its_commit(folder, monkeypatch):
+    import huggingface_hub
+
+    snapshot = folder.rename(folder.parent / "0123456789abcdef0123456789abcdef01234567")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(snapshot))
+    found = models.resolve("gpt2-small-alpaca")
+    assert (found.name, found.revision) == ("gpt2-small-alpaca", snapshot.name)
+    assert (found.tuned_from, found.pair_source) == ("gpt2-small", "table")
+
+
+def test_the_table_holds_the_papers_models(shared):
+    import csv
+
+    with (shared / "paper" / "models.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["model"] for row in rows] == list(models.MODELS)
+    for row in rows:
+        entry = models.MODELS[row["model"]]
+        assert (entry.family, entry.tuned_from, entry.n_blocks) == (row["family"], row["tuned_from"], int(row["n_layers"]))
+        assert entry.n_parameters_nominal == float(row["n_parameters_nominal"])

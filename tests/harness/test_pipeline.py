@@ -1,0 +1,179 @@
+"""The whole line on the quickstart: what was planted is found, a second run does nothing, failures do not spread."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from harness import pipeline, quickstart, tables
+from harness.spec import quickstart as quickstart_spec
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("out"))
+
+
+@pytest.fixture(scope="module")
+def outcome(out):
+    return pipeline.run(quickstart_spec(), out)
+
+
+def _scores(out, run, protocol):
+    frame = tables.read(out, "model_scores", run)
+    frame = frame[(frame.target == "all") & (frame.protocol == protocol)]
+    return frame.set_index("model")
+
+
+def test_everything_is_computed_and_nothing_fails(outcome):
+    assert outcome.failures == ()
+    assert outcome.n_computed == outcome.n_units > 40
+
+
+def test_strict_finds_the_planted_model_and_layer(out, outcome):
+    scores = _scores(out, outcome.run, "strict")
+    best = scores.loc[scores.r.idxmax()]
+    assert (best.name, best.stack, best.layer) == ("tiny-llama", "decoder", 3)
+    assert best.r_low > scores.drop(best.name).r.max()
+    assert 0.7 < best.ratio < 1
+    layers = tables.read(out, "layer_scores", outcome.run)
+    layers = layers[(layers.model == "tiny-llama") & (layers.protocol == "strict") & (layers.target == "all")]
+    assert layers.loc[layers.r.idxmax(), "layer"] == 3
+
+
+def test_the_control_that_knows_only_time_is_as_good_as_a_model_under_shuffled_splits_alone(out, outcome):
+    shuffled, grouped = (_scores(out, outcome.run, protocol) for protocol in ("paper", "strict"))
+    assert shuffled.loc["oasm", "r"] > shuffled.loc["tiny-llama", "r"] - 0.05
+    assert not grouped.loc["oasm", "r"] > 0.1  # NaN: it predicts the same for every row of a new topic
+
+
+def test_the_planted_surprisal_is_found_in_the_reading_times(out, outcome):
+    scores = tables.read(out, "reading_scores", outcome.run)
+    strict = scores[scores.protocol == "strict"].set_index("model")
+    assert strict.delta_ll.idxmax() == "tiny-gpt2"
+    assert strict.loc["tiny-gpt2", "delta_ll_low"] > strict.drop("tiny-gpt2").delta_ll.max()
+    assert strict.loc["length", "delta_ll"] == pytest.approx(0, abs=1e-3)
+
+
+def test_every_table_can_be_read_by_pandas_duckdb_and_ray(out, outcome):
+    import duckdb
+    import pandas as pd
+    import ray
+
+    for table in tables.SCHEMAS:
+        folder = tables.folder(out, table)
+        ours = tables.read(out, table)
+        assert list(ours) == list(tables.SCHEMAS[table])
+        assert len(pd.read_parquet(folder)) == len(ours)
+        found = duckdb.sql(f"select count(*) from read_parquet('{folder}/**/*.parquet', hive_partitioning = true)")  # noqa: S608
+        assert found.fetchall() == [(len(ours),)]
+    assert ray.data.read_parquet(tables.folder(out, "model_scores")).count() == len(tables.read(out, "model_scores"))
+
+
+def test_a_row_tells_how_to_make_it_again(out, outcome):
+    for table in ("neuroid_scores", "layer_scores", "model_scores", "reading_scores", "word_surprisals"):
+        frame = tables.read(out, table, outcome.run)
+        assert len(frame)
+        wanted = ["run", "dataset", "dataset_version", "protocol", "protocol_hash", "context", "code_version", "created", "metric"]
+        assert (frame[wanted] != "").all(axis=None)
+        assert frame[wanted].notna().all(axis=None)
+        assert (frame[frame.kind != "control"].revision.str.startswith("files-")).all()
+
+
+def test_scores_ceilings_and_ratios_are_three_columns_that_agree(out, outcome):
+    frame = tables.read(out, "neuroid_scores", outcome.run)
+    np.testing.assert_allclose(frame.ratio, frame.r / frame.ceiling)
+    assert (frame.r.isna() == (frame.n_folds_nan == frame.n_folds)).all()
+
+
+def test_a_second_run_computes_nothing_and_changes_nothing(out, outcome):
+    before = {table: tables.read(out, table) for table in tables.SCHEMAS}
+    again = pipeline.run(quickstart_spec(), out)
+    assert (again.run, again.n_computed, again.n_reused) == (outcome.run, 0, outcome.n_units)
+    for table, frame in before.items():
+        assert frame.equals(tables.read(out, table)), table
+
+
+def test_lost_tables_are_put_together_again_from_the_units(out, outcome, tmp_path):
+    copy = shutil.copytree(out, tmp_path / "copy")
+    shutil.rmtree(copy / "tables")
+    again = pipeline.run(quickstart_spec(), str(copy))
+    assert again.n_computed == 0
+    columns = ["dataset", "protocol", "model", "target", "r"]
+    for frame in (tables.read(out, "model_scores"), tables.read(str(copy), "model_scores")):
+        assert len(frame)
+    assert _sorted(tables.read(out, "model_scores"), columns).equals(_sorted(tables.read(str(copy), "model_scores"), columns))
+
+
+def _sorted(frame, columns):
+    return frame.sort_values(columns)[columns].reset_index(drop=True)
+
+
+@pytest.fixture
+def with_broken_models(out, outcome, tmp_path):
+    """A whole model beside three broken ones."""
+    built = quickstart.folder_of(out)
+    names = {name: shutil.copytree(built / "tiny-gpt2", tmp_path / name) for name in ("whole", "weightless", "short", "misfit")}
+    (names["weightless"] / "model.safetensors").unlink()
+    weights = names["short"] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    vocabulary = (names["misfit"] / "tokenizer.json").read_text().replace('"<pad>": 2', '"<pad>": 99999').replace('"id": 2,', '"id": 99999,')
+    (names["misfit"] / "tokenizer.json").write_text(vocabulary)
+    return tuple(str(folder) for folder in names.values())
+
+
+def test_broken_models_are_written_down_and_the_others_go_on(out, with_broken_models):
+    spec = replace(quickstart_spec(), models=with_broken_models, datasets=("synthetic",), protocols=("strict",), untrained=False)
+    found = pipeline.run(spec, out)
+    failures = tables.read(out, "failures", found.run).set_index("model")
+    messages = {name.rsplit("/", 1)[-1]: message for name, message in failures.message.items()}
+    assert set(messages) == {"weightless", "short", "misfit"}
+    assert "no weights" in messages["weightless"]
+    assert "damaged" in messages["short"]
+    assert "does not fit the model" in messages["misfit"]
+    assert "whole" in set(tables.read(out, "model_scores", found.run).model)
+    assert tables.read(out, "runs", found.run).status.item() == "failed"
+
+
+def test_a_missing_recording_says_where_to_get_it_and_the_others_go_on(out, outcome, tmp_path):
+    spec = replace(quickstart_spec(), models=("tiny-gpt2",), datasets=("tuckute2024", "synthetic"), protocols=("strict",))
+    found = pipeline.run(spec, out, str(tmp_path))
+    (failure,) = found.failures
+    assert failure.dataset == "tuckute2024"
+    assert str(tmp_path) in failure.message
+    assert "github.com" in failure.message
+    assert set(tables.read(out, "model_scores", found.run).dataset) == {"synthetic"}
+
+
+def test_an_unknown_data_set_lists_the_nearest(out):
+    with pytest.raises(ValueError, match="tuckute2024"):
+        pipeline.run(replace(quickstart_spec(), datasets=("tuckute2042",)), out)
+
+
+def test_a_run_that_is_killed_loses_no_finished_unit(out, outcome, tmp_path):
+    """SIGKILL as soon as some scores are stored; the next run computes only the others and gives the same tables."""
+    target = tmp_path / "killed"
+    shutil.copytree(quickstart.folder_of(out), target / "quickstart")
+    command = [sys.executable, "-m", "harness.cli", "run", "quickstart", "--out", str(target)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(list(target.glob("units/scores/*/manifest.json"))) < 5:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    survived = len(list(target.glob("units/scores/*/manifest.json")))
+    again = pipeline.run(quickstart_spec(), str(target))
+    assert again.run == outcome.run
+    assert again.n_reused >= survived >= 5
+    assert again.n_reused + again.n_computed == again.n_units
+    columns = ["dataset", "protocol", "model", "stack", "layer", "neuroid_id", "r", "alpha"]
+    assert _sorted(tables.read(str(target), "neuroid_scores"), columns).equals(
+        _sorted(tables.read(out, "neuroid_scores", outcome.run), columns)
+    )

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from harness.records import Features, Layer, Responses, Stimuli, indices_of
+
+
+def test_an_id_that_stands_twice_is_named():
+    with pytest.raises(ValueError, match="'a' stands more than once"):
+        Stimuli(("a", "a"), ("x", "y"), ("p", "p"))
+
+
+def test_a_passage_that_is_interrupted_is_named():
+    with pytest.raises(ValueError, match="'p' is not contiguous"):
+        Stimuli(("a", "b", "c"), ("x", "y", "z"), ("p", "q", "p"))
+
+
+def test_positions_start_afresh_at_each_passage():
+    assert Stimuli(("a", "b", "c"), ("x", "y", "z"), ("p", "p", "q")).positions().tolist() == [0, 1, 0]
+
+
+def test_a_lost_row_is_named():
+    with pytest.raises(ValueError, match=r"1 of 2 ids are missing; the first is 'b'"):
+        indices_of(("a", "b"), ("a",), "features")
+
+
+def test_an_infinite_response_is_named_and_nan_is_allowed():
+    values = np.array([[1.0, np.nan], [np.inf, 2.0]], dtype=np.float32)
+    arguments = (("r1", "r2"), ("g", "g"), ("g", "g"), ("v1", "v2"), ("s", "s"), ("", ""), "z")
+    with pytest.raises(ValueError, match="'v1' has infinite values"):
+        Responses(values, *arguments)
+    values[1, 0] = 0
+    Responses(values, *arguments)
+
+
+def test_features_whose_rows_do_not_match_their_ids_are_refused():
+    with pytest.raises(ValueError, match=r"decoder\.1"):
+        Features({Layer("decoder", 1): np.zeros((3, 2))}, ("a", "b"))

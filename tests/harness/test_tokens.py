@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from harness import contexts, tiny, tokens
+from harness.records import Stimuli
+
+WORDS = ("It's", "the", "well-known", "caf\u00e9\u2014owner's", "\u201cna\u00efve\u201d", "\u4eba", "x" * 60, "end.")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny._tokenizer(["the cat sat on the mat and the owner's well known cat"] * 20)
+
+
+def _context(words):
+    ids = tuple(str(k) for k in range(len(words)))
+    return contexts.build(Stimuli(ids, tuple(words), ("p",) * len(words)), "passage")[0]
+
+
+def test_a_token_belongs_to_the_word_that_holds_its_last_character_or_to_the_word_after_a_lone_space(tokenizer):
+    context = _context(WORDS)
+    read = tokens.encode(context, tokenizer)
+    offsets = tokenizer(context.text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    for owner, (_, end) in zip(read.owners, offsets, strict=True):
+        start, stop = context.spans[owner]
+        assert start - 1 < end <= stop
+
+
+def test_every_word_has_a_token_and_its_last_one_is_its_last(tokenizer):
+    read = tokens.encode(_context(WORDS), tokenizer)
+    for word, last in enumerate(read.last):
+        owned = np.flatnonzero(read.owners == word)
+        assert len(owned)
+        assert last == owned[-1]
+
+
+def test_the_tokens_of_a_word_say_the_word(tokenizer):
+    read = tokens.encode(_context(WORDS), tokenizer)
+    for word, text in enumerate(WORDS):
+        assert tokenizer.decode(read.ids[read.owners == word]).strip() == text
+
+
+def test_doubled_spaces_inside_a_stimulus_belong_to_it(tokenizer):
+    read = tokens.encode(_context(("a  b", "c")), tokenizer)
+    assert tokenizer.decode(read.ids[read.owners == 0]) == "a  b"
+
+
+def test_a_tokenizer_that_does_not_know_the_text_is_refused(tokenizer):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    bare = Tokenizer(models.WordLevel({"<unk>": 0, "cat": 1}, unk_token="<unk>"))
+    bare.pre_tokenizer = pre_tokenizers.Whitespace()
+    ignorant = PreTrainedTokenizerFast(tokenizer_object=bare, unk_token="<unk>")
+    tokens.encode(_context(("cat", "cat")), ignorant)
+    with pytest.raises(ValueError, match="50% of the text"):
+        tokens.encode(_context(("cat", "dog")), ignorant)
+
+
+def test_a_tokenizer_without_offsets_is_refused():
+    with pytest.raises(ValueError, match="no character offsets"):
+        tokens.encode(_context(("a",)), object())
+
+
+@pytest.mark.parametrize(("n", "size", "overlap"), [(1, 8, 0.5), (8, 8, 0.5), (9, 8, 0.5), (100, 8, 0.5), (100, 7, 0.9), (50, 8, 0.0)])
+def test_windows_answer_for_every_token_once_and_never_exceed_the_limit(n, size, overlap):
+    cuts = tokens.windows(n, size, overlap)
+    assert [t for _, end, first in cuts for t in range(first, end)] == list(range(n))
+    assert all(end - start <= size for start, end, _ in cuts)
+    # A token that follows another has something before it in its window.
+    assert all(first > start or first == 0 for start, _, first in cuts)
+
+
+def test_windows_that_overlap_by_half_give_every_later_token_half_the_limit_as_context():
+    assert all(first - start >= 4 for start, _, first in tokens.windows(100, 8, 0.5)[1:])
+
+
+def test_a_window_of_one_token_is_refused():
+    with pytest.raises(ValueError, match="size 1"):
+        tokens.windows(5, 1)

@@ -1,0 +1,54 @@
+"""Features as inner products of rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kernels.gram import decompose, design
+
+
+@pytest.mark.parametrize("n_features", [5, 200])
+def test_directions_and_held_out_rows_give_back_the_centred_inner_products(n_features):
+    X = np.random.default_rng(0).standard_normal((40, n_features)) + 7
+    train, test = np.arange(5, 40), np.arange(5)
+    basis = decompose(design(X), train, test)
+    Z = X - X[train].mean(axis=0)
+    assert len(basis.lam) == min(n_features, 34)
+    assert basis.spans == (n_features == 200)
+    np.testing.assert_allclose((basis.U * basis.lam) @ basis.U.T, Z[train] @ Z[train].T, atol=1e-9)
+    np.testing.assert_allclose(basis.T @ basis.U.T, Z[test] @ Z[train].T, atol=1e-9)
+    np.testing.assert_allclose(basis.U.sum(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(basis.mean_lam, (Z[train] ** 2).sum() / 35)
+
+
+def test_features_are_read_in_blocks_of_columns_without_a_seam():
+    X = np.random.default_rng(0).standard_normal((6, 5000))
+    Z = X - X.mean(axis=0)
+    np.testing.assert_allclose(design(X).gram(np.arange(6)), Z @ Z.T, rtol=1e-12)
+
+
+def test_constant_features_leave_no_direction_behind():
+    X = np.full((20, 30), 0.1) * np.arange(30)  # means over 20 rows are not exact
+    assert len(decompose(design(X), np.arange(15), np.arange(15, 20)).lam) == 0
+
+
+@pytest.mark.parametrize("n_train", [15, 50, 90])
+def test_features_that_vary_only_in_test_rows_leave_no_direction_behind(n_train):
+    rng = np.random.default_rng(0)
+    X = np.tile(rng.standard_normal(30), (100, 1))
+    X[n_train:] += rng.standard_normal((100 - n_train, 30))
+    assert len(decompose(design(X), np.arange(n_train), np.arange(n_train, 100)).lam) == 0
+
+
+@pytest.mark.parametrize("n_features", [1, 4])
+def test_repeated_features_add_no_rank(n_features):
+    X = np.random.default_rng(0).choice([-1.0, 1.0], (600, n_features))
+    assert len(decompose(design(np.hstack([X, X, X])), np.arange(500), np.arange(500, 600)).lam) == n_features
+
+
+def test_a_feature_that_is_not_finite_is_named():
+    X = np.zeros((4, 6))
+    X[2, 3] = np.inf
+    with pytest.raises(ValueError, match="column 3 of 6"):
+        design(X)
