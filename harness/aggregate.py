@@ -94,18 +94,25 @@ def choose(
 
 
 def _interval(r: Floats, subjects: np.ndarray[tuple[int], np.dtype[np.str_]], seed: int) -> tuple[float, float, str]:
-    """95 % percentile bootstrap of the score: over subjects where there are 3 or more, else over folds."""
+    """95 % percentile bootstrap of the score over folds (stimuli), and over subjects where there are 3 or more.
+
+    Subjects alone would not do: all saw the same stimuli, so what a null model owes to these stimuli is common to them.
+    """
     rng = np.random.default_rng(seed)
+    n_folds = len(r)
     people = [np.flatnonzero(subjects == subject) for subject in dict.fromkeys(subjects) if subject != GROUP]
     if len(people) >= 3:
-        draws = rng.integers(len(people), size=(N_BOOTSTRAP, len(people)))
-        scores = [mean(_median(r[:, np.concatenate([people[k] for k in draw])])) for draw in draws]
-        kind = f"bootstrap over {len(people)} subjects"
+        kind = f"bootstrap over {len(people)} subjects and {n_folds} folds"
+        drawn = (
+            np.concatenate([people[k] for k in draw])
+            for draw in rng.integers(len(people), size=(N_BOOTSTRAP, len(people)))
+        )
+        per_fold = [_median(r[:, columns]) for columns in drawn]
     else:
-        per_fold = _median(r)
-        draws = rng.integers(len(per_fold), size=(N_BOOTSTRAP, len(per_fold)))
-        scores = [mean(per_fold[draw]) for draw in draws]
-        kind = f"bootstrap over {len(per_fold)} folds"
+        kind = f"bootstrap over {n_folds} folds"
+        per_fold = [_median(r)] * N_BOOTSTRAP
+    draws = rng.integers(n_folds, size=(N_BOOTSTRAP, n_folds))
+    scores = [mean(scores[draw]) for scores, draw in zip(per_fold, draws, strict=True)]
     if np.isnan(scores).all():
         return np.nan, np.nan, ""
     low, high = np.nanpercentile(scores, [2.5, 97.5])

@@ -121,12 +121,11 @@ class Responses:
 
 @dataclass(frozen=True)
 class ReadingTimes:
-    """Mean self-paced reading time of each word.
+    """Mean self-paced reading time of each word, in order of presentation.
 
     Attributes:
-        word_ids: stimulus ids of the words, in order of presentation.
+        word_ids, sentences: (word,) stimulus id of each word, and its sentence.
         mean_ms: (word,) float64 milliseconds, NaN where no reader is left.
-        sentences: (word,) sentence of each word.
         scored: (word,) bool; False where the protocol leaves a word out (the first of a sentence).
         release: which release of the corpus the means come from.
     """
@@ -145,8 +144,7 @@ class Dataset:
     Attributes:
         name: name in the table of data sets.
         version: sha256 over the content that was loaded, 16 hex digits.
-        published_ceiling: a ceiling that the literature gives where it cannot be computed here, or None.
-        ceiling_source: where that constant comes from.
+        published_ceiling, ceiling_source: a known ceiling where none can be computed here, and where it is from.
     """
 
     name: str
@@ -164,8 +162,7 @@ class Context:
 
     Attributes:
         text: the whole passage, story or corpus.
-        stimulus_ids: the stimuli in it, in order.
-        spans: (stimulus, 2) first character and one past the last, of each stimulus in `text`.
+        stimulus_ids, spans: the stimuli in it, in order; (stimulus, 2) first character of each and one past its last.
     """
 
     text: str
@@ -180,8 +177,7 @@ class Tokens:
     Attributes:
         ids: (token,) without special tokens.
         owners: (token,) index into `stimulus_ids` of the stimulus that holds the token's last character; -1 for none.
-        last: (stimulus,) index of the last token of each stimulus; -1 where a stimulus has no token.
-        stimulus_ids: as in the context.
+        last, stimulus_ids: (stimulus,) index of the last token of each stimulus, -1 where it has none; its id.
     """
 
     ids: Integers
@@ -233,9 +229,8 @@ class Surprisals:
     """-log2 p of each word given what came before.
 
     Attributes:
-        word_ids: stimulus ids.
+        word_ids, n_tokens: (word,) stimulus ids; number of tokens of each word.
         bits: (word,) float64; NaN where a word has no token.
-        n_tokens: (word,) number of tokens of each word.
     """
 
     word_ids: tuple[str, ...]
@@ -278,8 +273,7 @@ class Ceiling:
     """How well the best possible model could do.
 
     Attributes:
-        values: (neuroid,) r, NaN where it could not be computed.
-        kinds: (neuroid,) how: "other subjects", "split half", "" where it could not be.
+        values, kinds: (neuroid,) r, NaN where it could not be computed; how: "other subjects", "split half", "".
     """
 
     values: Floats

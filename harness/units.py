@@ -205,9 +205,7 @@ class ScoreUnit:
 
 
 def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceiling:
-    """The ceilings of a brain recording; a published constant where there is one, else
-    computed once for a recording and a protocol and kept in the store.
-    """
+    """The ceilings of a brain recording: a published constant, or computed once for a protocol and kept in the store."""
     responses = dataset.responses
     assert responses is not None  # noqa: S101 - the pipeline asks for recordings only
     if dataset.published_ceiling is not None:

@@ -68,18 +68,22 @@ def test_choosing_by_training_rows_gains_nothing_from_many_layers_of_noise():
 
 def test_means_over_subjects_stand_beside_the_subjects_and_never_in_all():
     found = aggregate.targets(_responses(("s1", "s2", "group"), ("LATL", "LATL", "group LATL")))
-    assert {name: list(columns) for name, columns in found.items()} == {"all": [0, 1], "LATL": [0, 1], "group LATL": [2]}
+    assert {name: list(columns) for name, columns in found.items()} == {
+        "all": [0, 1],
+        "LATL": [0, 1],
+        "group LATL": [2],
+    }
 
 
 def test_where_there_are_only_means_over_subjects_they_are_all():
     assert list(aggregate.targets(_responses(("group",) * 2, ("IFG", "MFG")))["all"]) == [0, 1]
 
 
-def test_the_interval_is_over_subjects_where_there_are_three_and_holds_the_score():
-    r = np.tile([0.1, 0.2, 0.3, 0.4], (5, 1))
+def test_the_interval_is_over_folds_and_over_subjects_where_there_are_three():
+    r = np.tile([0.1, 0.2, 0.3, 0.4], (5, 1)) + np.linspace(-0.05, 0.05, 5)[:, None]
     fits = {Layer("decoder", 1): _fit(r)}
     many = aggregate.choose(fits, "max", _responses(("a", "b", "c", "d"), ("",) * 4), np.arange(4), 0)
     few = aggregate.choose(fits, "max", _responses(("a", "a", "b", "b"), ("",) * 4), np.arange(4), 0)
-    assert many.interval_kind == "bootstrap over 4 subjects"
+    assert many.interval_kind == "bootstrap over 4 subjects and 5 folds"
     assert many.r_low < many.r < many.r_high
     assert few.interval_kind == "bootstrap over 5 folds"

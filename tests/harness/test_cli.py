@@ -7,7 +7,9 @@ from harness import tiny
 from harness.cli import main
 
 
-@pytest.mark.parametrize("command", [["models"], ["datasets"], ["specs"], ["controls"], ["doctor"], ["datasets", "tuckute2024"]])
+@pytest.mark.parametrize(
+    "command", [["models"], ["datasets"], ["specs"], ["controls"], ["doctor"], ["datasets", "tuckute2024"]]
+)
 def test_json_is_one_document_and_nothing_else(command, capsys):
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)

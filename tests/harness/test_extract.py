@@ -7,8 +7,13 @@ import torch
 from harness import contexts, extract, models, reader, tiny, tokens
 from harness.records import Layer, Stimuli
 
-SENTENCES = ("The old bee watched the hive.", "Nobody moved.", "A king and a fox hid the golden snow, slowly.",
-             "Every oak near the moss carried a rose.", "When the fox left, the quiet owl found another path.")  # fmt: skip
+SENTENCES = (
+    "The old bee watched the hive.",
+    "Nobody moved.",
+    "A king and a fox hid the golden snow, slowly.",
+    "Every oak near the moss carried a rose.",
+    "When the fox left, the quiet owl found another path.",
+)
 STIMULI = Stimuli(tuple("abcde"), SENTENCES, ("p", "p", "p", "q", "q"))
 
 
@@ -32,10 +37,9 @@ def _read(model, rule="passage", **options):
 def _own_states(model, ids, stack, **more):
     """transformers' hidden states of one text, with the last one before the final norm (a hook on the last block)."""
     part = model.model.base_model
-    block = {"encoder": lambda: part.encoder.block, "decoder": lambda: getattr(part, "layers", None) or getattr(part, "h", None)
-             or part.decoder.block}[stack]()[-1]  # fmt: skip
+    blocks = part.encoder.block if stack == "encoder" else getattr(part, "layers", None) or part.h
     kept = []
-    handle = block.register_forward_hook(lambda _, __, out: kept.append(out[0] if isinstance(out, tuple) else out))
+    handle = blocks[-1].register_forward_hook(lambda _, __, out: kept.append(out[0] if isinstance(out, tuple) else out))
     with torch.no_grad():
         out = part(input_ids=torch.tensor([ids]), output_hidden_states=True, **more)
     handle.remove()
@@ -76,8 +80,11 @@ def test_a_t5_decoder_reads_the_stimulus_while_the_encoder_holds_the_text_before
         before = [] if row == 0 else list(read.ids[: read.last[row - 1] + 1])
         target = [*model.prefix, *read.ids[read.owners == row]]
         with torch.no_grad():
-            out = model.model.base_model(input_ids=torch.tensor([[*before, model.tokenizer.eos_token_id]]),
-                                         decoder_input_ids=torch.tensor([target]), output_hidden_states=True)  # fmt: skip
+            out = model.model.base_model(
+                input_ids=torch.tensor([[*before, model.tokenizer.eos_token_id]]),
+                decoder_input_ids=torch.tensor([target]),
+                output_hidden_states=True,
+            )
         for index in range(tiny.BLOCKS):
             state = out.decoder_hidden_states[index][0, -1].numpy()
             np.testing.assert_allclose(found.features.values[Layer("decoder", index)][row], state, atol=1e-5)
@@ -103,7 +110,9 @@ def test_batch_size_changes_nothing(decoder, monkeypatch):
     alone = _read(decoder)[1]
     for layer in together.features.layers:
         np.testing.assert_allclose(together.features.values[layer], alone.features.values[layer], atol=1e-5)
-    np.testing.assert_allclose(np.concatenate(together.log_probabilities), np.concatenate(alone.log_probabilities), atol=1e-5)
+    np.testing.assert_allclose(
+        np.concatenate(together.log_probabilities), np.concatenate(alone.log_probabilities), atol=1e-5
+    )
 
 
 def test_a_text_longer_than_the_window_is_read_with_at_least_half_a_window_of_context(decoder):

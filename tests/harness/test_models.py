@@ -116,5 +116,9 @@ def test_the_table_holds_the_papers_models(shared):
     assert [row["model"] for row in rows] == list(models.MODELS)
     for row in rows:
         entry = models.MODELS[row["model"]]
-        assert (entry.family, entry.tuned_from, entry.n_blocks) == (row["family"], row["tuned_from"], int(row["n_layers"]))
+        assert (entry.family, entry.tuned_from, entry.n_blocks) == (
+            row["family"],
+            row["tuned_from"],
+            int(row["n_layers"]),
+        )
         assert entry.n_parameters_nominal == float(row["n_parameters_nominal"])

@@ -79,7 +79,17 @@ def test_a_row_tells_how_to_make_it_again(out, outcome):
     for table in ("neuroid_scores", "layer_scores", "model_scores", "reading_scores", "word_surprisals"):
         frame = tables.read(out, table, outcome.run)
         assert len(frame)
-        wanted = ["run", "dataset", "dataset_version", "protocol", "protocol_hash", "context", "code_version", "created", "metric"]
+        wanted = [
+            "run",
+            "dataset",
+            "dataset_version",
+            "protocol",
+            "protocol_hash",
+            "context",
+            "code_version",
+            "created",
+            "metric",
+        ]
         assert (frame[wanted] != "").all(axis=None)
         assert frame[wanted].notna().all(axis=None)
         assert (frame[frame.kind != "control"].revision.str.startswith("files-")).all()
@@ -107,7 +117,9 @@ def test_lost_tables_are_put_together_again_from_the_units(out, outcome, tmp_pat
     columns = ["dataset", "protocol", "model", "target", "r"]
     for frame in (tables.read(out, "model_scores"), tables.read(str(copy), "model_scores")):
         assert len(frame)
-    assert _sorted(tables.read(out, "model_scores"), columns).equals(_sorted(tables.read(str(copy), "model_scores"), columns))
+    assert _sorted(tables.read(out, "model_scores"), columns).equals(
+        _sorted(tables.read(str(copy), "model_scores"), columns)
+    )
 
 
 def _sorted(frame, columns):
@@ -118,17 +130,27 @@ def _sorted(frame, columns):
 def with_broken_models(out, outcome, tmp_path):
     """A whole model beside three broken ones."""
     built = quickstart.folder_of(out)
-    names = {name: shutil.copytree(built / "tiny-gpt2", tmp_path / name) for name in ("whole", "weightless", "short", "misfit")}
+    names = {
+        name: shutil.copytree(built / "tiny-gpt2", tmp_path / name)
+        for name in ("whole", "weightless", "short", "misfit")
+    }
     (names["weightless"] / "model.safetensors").unlink()
     weights = names["short"] / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    vocabulary = (names["misfit"] / "tokenizer.json").read_text().replace('"<pad>": 2', '"<pad>": 99999').replace('"id": 2,', '"id": 99999,')
+    vocabulary = (
+        (names["misfit"] / "tokenizer.json")
+        .read_text()
+        .replace('"<pad>": 2', '"<pad>": 99999')
+        .replace('"id": 2,', '"id": 99999,')
+    )
     (names["misfit"] / "tokenizer.json").write_text(vocabulary)
     return tuple(str(folder) for folder in names.values())
 
 
 def test_broken_models_are_written_down_and_the_others_go_on(out, with_broken_models):
-    spec = replace(quickstart_spec(), models=with_broken_models, datasets=("synthetic",), protocols=("strict",), untrained=False)
+    spec = replace(
+        quickstart_spec(), models=with_broken_models, datasets=("synthetic",), protocols=("strict",), untrained=False
+    )
     found = pipeline.run(spec, out)
     failures = tables.read(out, "failures", found.run).set_index("model")
     messages = {name.rsplit("/", 1)[-1]: message for name, message in failures.message.items()}
@@ -141,7 +163,9 @@ def test_broken_models_are_written_down_and_the_others_go_on(out, with_broken_mo
 
 
 def test_a_missing_recording_says_where_to_get_it_and_the_others_go_on(out, outcome, tmp_path):
-    spec = replace(quickstart_spec(), models=("tiny-gpt2",), datasets=("tuckute2024", "synthetic"), protocols=("strict",))
+    spec = replace(
+        quickstart_spec(), models=("tiny-gpt2",), datasets=("tuckute2024", "synthetic"), protocols=("strict",)
+    )
     found = pipeline.run(spec, out, str(tmp_path))
     (failure,) = found.failures
     assert failure.dataset == "tuckute2024"

@@ -62,7 +62,9 @@ def test_a_tokenizer_without_offsets_is_refused():
         tokens.encode(_context(("a",)), object())
 
 
-@pytest.mark.parametrize(("n", "size", "overlap"), [(1, 8, 0.5), (8, 8, 0.5), (9, 8, 0.5), (100, 8, 0.5), (100, 7, 0.9), (50, 8, 0.0)])
+@pytest.mark.parametrize(
+    ("n", "size", "overlap"), [(1, 8, 0.5), (8, 8, 0.5), (9, 8, 0.5), (100, 8, 0.5), (100, 7, 0.9), (50, 8, 0.0)]
+)
 def test_windows_answer_for_every_token_once_and_never_exceed_the_limit(n, size, overlap):
     cuts = tokens.windows(n, size, overlap)
     assert [t for _, end, first in cuts for t in range(first, end)] == list(range(n))

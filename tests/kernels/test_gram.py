@@ -52,3 +52,12 @@ def test_a_feature_that_is_not_finite_is_named():
     X[2, 3] = np.inf
     with pytest.raises(ValueError, match="column 3 of 6"):
         design(X)
+
+
+@pytest.mark.parametrize(("cutoff", "rank"), [(0, 10), (1e-12, 10), (1e-5, 6), (0.5, 1)])
+def test_the_cutoff_drops_directions_by_their_squared_singular_value(cutoff, rank):
+    X = np.random.default_rng(0).standard_normal((60, 10))
+    X -= X[:50].mean(axis=0)
+    s, directions = np.linalg.svd(X[:50], full_matrices=False)[1:]
+    X = X @ directions.T / s * np.logspace(0, -4.5, 10)  # now the singular values of the training rows
+    assert len(decompose(design(X), np.arange(50), np.arange(50, 60), cutoff).lam) == rank
