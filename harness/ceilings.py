@@ -10,8 +10,6 @@ Source: Schrimpf et al. 2021 (other subjects, without their extrapolation to inf
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,27 +22,26 @@ OTHER_SUBJECTS, SPLIT_HALF = "other subjects", "split half"
 _GROUP = "group"
 
 
-def of_responses(responses: Responses, protocol: Protocol, seed: int = 0) -> tuple[Floats, tuple[str, ...]]:
+def of_responses(responses: Responses, protocol: Protocol) -> tuple[Floats, tuple[str, ...]]:
     """The ceiling of every neuroid.
 
     Args:
         responses: neuroids of subjects, and of the subject "group": means over subjects, whose roi is "group ROI" where
             the subjects' is "ROI".
         protocol: folds and regression.
-        seed: added to that of the folds; draws the halves.
 
     Returns:
         (neuroid,) ceilings and (neuroid,) kinds: "other subjects", "split half"; NaN and "" where there is none.
     """
-    ceiling, kind = between_subjects(responses, protocol, seed)
+    ceiling, kind = between_subjects(responses, protocol)
     kinds = np.where(np.isfinite(ceiling), kind, "").astype(object)
     for neuroid in np.flatnonzero(np.array(responses.subjects) == _GROUP):
-        ceiling[neuroid] = split_half(_subject_means(responses, responses.rois[neuroid]), seed=seed)
+        ceiling[neuroid] = split_half(_subject_means(responses, responses.rois[neuroid]))
         kinds[neuroid] = SPLIT_HALF if np.isfinite(ceiling[neuroid]) else ""
     return ceiling, tuple(kinds)
 
 
-def between_subjects(responses: Responses, protocol: Protocol, seed: int = 0) -> tuple[Floats, str]:
+def between_subjects(responses: Responses, protocol: Protocol) -> tuple[Floats, str]:
     """Predict each subject's neuroids from the neuroids of all other subjects.
 
     Rows are those where the subject has a response; predictors, the others' neuroids that are complete there.
@@ -55,7 +52,7 @@ def between_subjects(responses: Responses, protocol: Protocol, seed: int = 0) ->
     """
     subjects = np.array(responses.subjects)
     ceiling = np.full(len(subjects), np.nan)
-    splits = folds.make(replace(protocol.folds, seed=protocol.folds.seed + seed), responses.row_groups)
+    splits = folds.make(protocol.folds, responses.row_groups)
     for subject in sorted(set(responses.subjects) - {_GROUP}):
         own, others = subjects == subject, (subjects != subject) & (subjects != _GROUP)
         rows = np.asarray(np.isfinite(responses.values[:, own]).any(axis=1))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -21,14 +20,13 @@ from kernels.gram import design
 logger = logging.getLogger(__name__)
 
 
-def score_layers(features: Features, responses: Responses, protocol: Protocol, seed: int = 0) -> dict[Layer, LayerFit]:
+def score_layers(features: Features, responses: Responses, protocol: Protocol) -> dict[Layer, LayerFit]:
     """Score every layer on every neuroid.
 
     Args:
         features: rows in any order; rows without a response are not used.
         responses: one row per stimulus or scan.
         protocol: folds, regression.
-        seed: added to the seed of the protocol's folds, so that 0 gives the protocol's own.
 
     Returns:
         layer -> its fit; all NaN for a layer whose features are constant.
@@ -38,7 +36,7 @@ def score_layers(features: Features, responses: Responses, protocol: Protocol, s
             or the folds cannot be made.
     """
     rows = indices_of(responses.row_ids, features.row_ids, "features for the rows of the responses")
-    splits = folds.make(replace(protocol.folds, seed=protocol.folds.seed + seed), responses.row_groups)
+    splits = folds.make(protocol.folds, responses.row_groups)
     fits = {}
     for layer, matrix in features.values.items():
         try:

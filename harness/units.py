@@ -146,7 +146,7 @@ class ScoreUnit:
         responses = dataset.responses
         assert responses is not None and ceiling is not None  # noqa: S101 - the pipeline pairs them
         features, words = self._features(dataset, store)
-        fits = scoring.score_layers(features, responses, self.protocol, self.seed)
+        fits = scoring.score_layers(features, responses, self.protocol)
         origin = self._origin("pearson_r")
         brain = BrainRows(origin, responses, fits, ceiling, self.protocol, self.seed)
         rows = {"neuroid_scores": brain.neuroids(), "layer_scores": brain.layers(), "model_scores": brain.models()}
@@ -205,7 +205,7 @@ class ScoreUnit:
 
 
 def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceiling:
-    """The ceilings of a brain recording: a published constant, or computed once for a protocol and kept in the store."""
+    """The ceilings of a brain recording: a published constant, or computed once and kept in the store."""
     responses = dataset.responses
     assert responses is not None  # noqa: S101 - the pipeline asks for recordings only
     if dataset.published_ceiling is not None:

@@ -43,7 +43,8 @@ class Basis(NamedTuple):
     Attributes:
         U: (train, rank) eigenvectors of the centred Gram matrix C, orthogonal to the ones vector.
         lam: (rank,) its eigenvalues, ascending.
-        T: (test, rank) inner products of the test rows, less the training mean, with the training rows, times U.
+        T: (test, rank) inner products of the test rows, less the training mean, with the training rows, times U; a
+            single row where the test rows do not differ but for rounding, so that no score is made of rounding.
         mean_lam: tr(C) / n, the scale of a relative alpha.
     """
 
@@ -103,7 +104,14 @@ def decompose(features: Design, train: Array, test: Array, cutoff: float = 0.0) 
     rounding = n * xp.finfo(float).eps * max(largest, float(K.diagonal().max()))
     above = lam > max(cutoff * largest, rounding)
     U = xp.ascontiguousarray(U[:, above])
-    return Basis(U, lam[above], (gram[test][:, train] - means) @ U, float(C.trace()) / n)
+    return Basis(U, lam[above], _differing(gram[test][:, train] - means, features.X.shape[1]) @ U, float(C.trace()) / n)
+
+
+def _differing(products: Array, n_features: int) -> Array:
+    """(test, train) inner products; the first row alone where all are equal to rounding (OASM in a new passage)."""
+    xp = namespace(products)
+    rounding = 10 * max(products.shape[1], n_features) * xp.finfo(float).eps * float(abs(products).max())
+    return products[:1] if float((products.max(axis=0) - products.min(axis=0)).max()) <= rounding else products
 
 
 def _gram(X: Array, scaled: Callable[[Array], Array]) -> Array:

@@ -218,8 +218,9 @@ def _predict(
         error = xp.take_along_axis(errors, place[None] - first, axis=0)[0]
         alpha = xp.where(flat, xp.nan, alphas[place])
         inner = 1.0 - error / xp.where(flat, xp.nan, (y * y).sum(axis=0))
-        predicted = basis.T @ (W / (basis.lam[:, None] + alpha))
-        yield HeldOut(neuroids, predicted, _take(Y, test, neuroids) - mean, alpha, inner, place, len(basis.lam))
+        observed = _take(Y, test, neuroids) - mean
+        predicted = xp.broadcast_to(basis.T @ (W / (basis.lam[:, None] + alpha)), observed.shape)
+        yield HeldOut(neuroids, predicted, observed, alpha, inner, place, len(basis.lam))
 
 
 def _take(Y: Array, rows: Array, neuroids: Array) -> Array:

@@ -132,12 +132,26 @@ def test_one_long_story_is_cut_into_blocks_of_time_to_choose_alpha():
     np.testing.assert_allclose(fit.inner[0], alone.inner, rtol=0, atol=1e-12)
 
 
-def test_the_seed_draws_other_folds_and_zero_keeps_those_of_the_protocol():
+def test_the_seed_of_the_protocol_draws_the_folds():
     X, Y = planted()
-    at = {seed: score_layers(features(X), recording(Y), SHUFFLED, seed)[LAYER].r for seed in (0, 1)}
     later = replace(SHUFFLED, folds=replace(SHUFFLED.folds, seed=SHUFFLED.folds.seed + 1))
-    assert not np.array_equal(at[0], at[1])
-    np.testing.assert_array_equal(at[1], score_layers(features(X), recording(Y), later)[LAYER].r)
+    at = [score_layers(features(X), recording(Y), protocol)[LAYER].r for protocol in (SHUFFLED, SHUFFLED, later)]
+    np.testing.assert_array_equal(at[0], at[1])
+    assert not np.array_equal(at[0], at[2])
+
+
+@pytest.mark.parametrize("scale", ["center", "zscore"])
+def test_time_alone_says_nothing_of_a_passage_that_was_not_trained_on(scale):
+    """OASM predicts one number for every row of a new passage: not measurable, rather than a score made of rounding."""
+    passages = np.repeat(np.arange(12), 5)
+    place = np.arange(60)
+    smooth = np.exp(-((place[:, None] - place) ** 2) / 8) * (passages[:, None] == passages)
+    Y = np.random.default_rng(0).standard_normal((60, 30)).astype(np.float32)
+    regression = replace(GROUPED.regression, scale=scale)
+    found = score_layers(features(smooth), recording(Y, passage_length=5), replace(GROUPED, regression=regression))[LAYER]
+    assert np.isnan(found.r).all()
+    shuffled = score_layers(features(smooth), recording(Y, passage_length=5), SHUFFLED)[LAYER]
+    assert np.isfinite(shuffled.r).all()
 
 
 def test_least_squares_has_no_grid_and_ridge_needs_one():
