@@ -104,14 +104,14 @@ def decompose(features: Design, train: Array, test: Array, cutoff: float = 0.0) 
     rounding = n * xp.finfo(float).eps * max(largest, float(K.diagonal().max()))
     above = lam > max(cutoff * largest, rounding)
     U = xp.ascontiguousarray(U[:, above])
-    return Basis(U, lam[above], _differing(gram[test][:, train] - means, features.X.shape[1]) @ U, float(C.trace()) / n)
+    T = (gram[test][:, train] - means) @ U
+    scale = float(abs(gram[test][:, train]).max()) * max(n, features.X.shape[1])
+    return Basis(U, lam[above], T[:1] if _alike(T, 10 * xp.finfo(float).eps * scale) else T, float(C.trace()) / n)
 
 
-def _differing(products: Array, n_features: int) -> Array:
-    """(test, train) inner products; the first row alone where all are equal to rounding (OASM in a new passage)."""
-    xp = namespace(products)
-    rounding = 10 * max(products.shape[1], n_features) * xp.finfo(float).eps * float(abs(products).max())
-    return products[:1] if float((products.max(axis=0) - products.min(axis=0)).max()) <= rounding else products
+def _alike(T: Array, rounding: float) -> bool:
+    """Whether all rows are equal but for rounding, as OASM's are in a passage that was not trained on."""
+    return bool((T.max(axis=0) - T.min(axis=0) <= rounding).all())
 
 
 def _gram(X: Array, scaled: Callable[[Array], Array]) -> Array:

@@ -147,10 +147,10 @@ def test_time_alone_says_nothing_of_a_passage_that_was_not_trained_on(scale):
     place = np.arange(60)
     smooth = np.exp(-((place[:, None] - place) ** 2) / 8) * (passages[:, None] == passages)
     Y = np.random.default_rng(0).standard_normal((60, 30)).astype(np.float32)
-    regression = replace(GROUPED.regression, scale=scale)
-    found = score_layers(features(smooth), recording(Y, passage_length=5), replace(GROUPED, regression=regression))[LAYER]
-    assert np.isnan(found.r).all()
-    shuffled = score_layers(features(smooth), recording(Y, passage_length=5), SHUFFLED)[LAYER]
+    grouped = replace(GROUPED, regression=replace(GROUPED.regression, scale=scale))
+    heard = recording(Y, passage_length=5)
+    assert np.isnan(score_layers(features(smooth), heard, grouped)[LAYER].r).all()
+    shuffled = score_layers(features(smooth), heard, SHUFFLED)[LAYER]
     assert np.isfinite(shuffled.r).all()
 
 
