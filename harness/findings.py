@@ -62,9 +62,8 @@ def _planted_layer(dataset: str, models: pd.DataFrame, planted: dict[str, Any]) 
     rank = "scores highest" if model_back else f"scores below {best['model']} (r = {number(best['r'])})"
     text = f"{made} {chosen}, and {planted['model']} {rank}, r = {_with_interval(own)}, among {len(models)} models."
     if planted.get("ceiling") is not None:
-        text += (
-            f" The ceiling planted is {number(planted['ceiling'])}; the one in the table is {number(own['ceiling'])}."
-        )
+        text += f" Signal was planted up to r = {number(planted['ceiling'])};"
+        text += f" the table's ceiling is {number(own['ceiling'])}."
     came_back = layer_back and model_back
     yield Finding("What was planted was found" if came_back else "What was planted was not found", text)
 
@@ -91,9 +90,11 @@ def _best_model(dataset: str, rows: pd.DataFrame) -> Iterator[Finding]:
 def _time_only(dataset: str, rows: pd.DataFrame, protocols: dict[str, Protocol]) -> Iterator[Finding]:
     paper, strict = (_protocol(rows, name) for name in ("paper", "strict"))
     best = _top(paper[paper["kind"] == "model"])
-    then, now = (_top(part[part["model"] == TIME_ONLY]) for part in (paper, strict))
-    if best is None or then is None or now is None:
+    alone = strict[strict["model"] == TIME_ONLY]
+    then = _top(paper[paper["model"] == TIME_ONLY])
+    if best is None or then is None or alone.empty:
         return
+    now = alone.iloc[0]
     folds = [
         f"{row['protocol'].upper()} ({folds_in_words(protocols[row['protocol_hash']].folds)})"
         if row["protocol_hash"] in protocols
@@ -101,10 +102,12 @@ def _time_only(dataset: str, rows: pd.DataFrame, protocols: dict[str, Protocol])
         for row in (then, now)
     ]
     reach = "above" if then["r"] > best["r"] else "as good as" if then["r"] >= best["r_low"] else "below"
+    left = f"it {'falls to' if now['r'] < then['r'] else 'reaches'} {number(now['r'])}"
+    if math.isnan(now["r"]):
+        left = "nothing is left to measure: it predicts the same for all rows of a group it was not trained on"
     text = (
         f"{TIME_ONLY} knows nothing of the text. Under {folds[0]} it reaches r = {number(then['r'])}, {reach} the best "
-        f"model ({best['model']}, {number(best['r'])}). Under {folds[1]} it "
-        f"{'falls to' if now['r'] < then['r'] else 'reaches'} {number(now['r'])}."
+        f"model ({best['model']}, {number(best['r'])}). Under {folds[1]} {left}."
     )
     yield Finding(f"Time alone on {dataset}", text)
 

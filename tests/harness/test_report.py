@@ -194,7 +194,7 @@ def test_the_planted_layer_is_said_to_be_found_when_strict_finds_it(tmp_path):
     assert "What was planted was found" in text
     assert "made from layer decoder.3 of tiny-llama. STRICT chose that layer" in text
     assert "scores highest, r = 0.612 (0.572 to 0.647), among 4 models" in text
-    assert "The ceiling planted is 0.800; the one in the table is 0.793." in text
+    assert "Signal was planted up to r = 0.800; the table's ceiling is 0.793." in text
 
 
 @pytest.mark.parametrize(
@@ -224,6 +224,7 @@ def test_a_run_of_paper_alone_says_nothing_of_what_strict_would_find(tmp_path):
         ((-0.013, 0.701), ("r = 0.701, above the best model (tiny-llama, 0.655)", "it falls to −0.013")),
         ((0.012, 0.640), ("r = 0.640, as good as the best model", "it falls to 0.012")),
         ((0.450, 0.330), ("r = 0.330, below the best model", "it reaches 0.450")),
+        ((NAN, 0.701), ("r = 0.701, above the best model", "nothing is left to measure")),
     ],
 )
 def test_time_alone_is_compared_with_the_best_model(tmp_path, oasm, said):
