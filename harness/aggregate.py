@@ -38,10 +38,12 @@ class Chosen:
 
 
 def targets(responses: Responses) -> dict[str, Integers]:
-    """Which neuroids are scored together: "all" (without means over subjects, where subjects are there), each roi."""
+    """Which neuroids are scored together: "all" (subjects), "group" (means over them, "all" if alone), each roi."""
     subjects = np.array(responses.subjects)
     single = np.flatnonzero(subjects != GROUP)
     found: dict[str, Integers] = {"all": single if len(single) else np.arange(len(subjects))}
+    if 0 < len(single) < len(subjects):
+        found[GROUP] = np.flatnonzero(subjects == GROUP)
     rois = np.array(responses.rois)
     if len(set(responses.rois)) > 1:
         found.update({str(roi): np.flatnonzero(rois == roi) for roi in dict.fromkeys(responses.rois)})

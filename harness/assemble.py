@@ -31,6 +31,9 @@ def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, 
         units: finished score units.
         others: rows of the tables that are not scores; `runs` is written last, so that a listed run has its tables.
     """
+    listed = f"{_root(store)}/runs/run={run}"
+    if store.fs.exists(listed):  # a run that is killed while its tables are replaced must not be listed as done
+        store.fs.rm(listed, recursive=True)
     folders = [store.folder("scores", unit.key) for unit in units]
     for table in SCORE_TABLES:
         files = [f"{folder}/{table}.parquet" for folder in folders if store.fs.exists(f"{folder}/{table}.parquet")]

@@ -37,14 +37,15 @@ def findings(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol], pl
         protocols: protocol hash -> protocol, as far as this version of the program knows them.
         planted: what is known beforehand: "model", "layer", "ceiling" (brain) and "reading_model"; {} for real data.
     """
-    brain = frames["model_scores"]
-    brain = brain[brain["target"] == "all"]
+    whole = frames["model_scores"]
+    brain, means = (whole[whole["target"] == target] for target in ("all", "group"))
     found: list[Finding] = []
     for dataset, rows in brain.groupby("dataset"):
         strict = _protocol(rows[rows["kind"] == "model"], "strict")
         if planted.get("model") in set(strict["model"]):
             found += _planted_layer(dataset, strict, planted)
         found += _best_model(dataset, rows)
+        found += _best_model(f"the mean over subjects of {dataset}", means[means["dataset"] == dataset])
         found += _time_only(dataset, rows, protocols)
     for dataset, rows in frames["reading_scores"].groupby("dataset"):
         found += _reading(dataset, rows, planted.get("reading_model"))

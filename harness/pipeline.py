@@ -167,18 +167,30 @@ def make_plan(spec: EvaluationSpec, out: str, data_root: str | None) -> Plan:
 
 
 def _models(plan: Plan, out: str) -> Iterator[Source]:
-    found = []
-    for name in plan.spec.models:
+    found: dict[str, models.Checkpoint] = {}
+    for name in dict.fromkeys(plan.spec.models):
         where = str(quickstart.folder_of(out) / name) if name in quickstart.MODELS else name
         try:
-            found.append(models.resolve(where))
+            checkpoint = models.resolve(where)
+            _require_other_name(checkpoint, found)
         except (OSError, ValueError, KeyError) as error:
             plan.failures.append(Failure.of(error, "models", model=name))
-    for checkpoint in models.pair(found):
+        else:
+            found[checkpoint.name] = checkpoint
+    for checkpoint in models.pair(found.values()):
         yield Source(checkpoint.name, "model", checkpoint.revision, plan.spec.seed, checkpoint)
         if plan.spec.untrained:
             twin = f"{checkpoint.name}:untrained"
             yield Source(twin, "untrained", checkpoint.revision, plan.spec.seed, checkpoint)
+
+
+def _require_other_name(checkpoint: models.Checkpoint, found: dict[str, models.Checkpoint]) -> None:
+    """Two checkpoints of one name could not be told apart in the tables; the same one given twice is no harm."""
+    other = found.get(checkpoint.name)
+    if other and other.revision != checkpoint.revision:
+        raise ValueError(
+            f"{checkpoint.folder} and {other.folder} are both called {checkpoint.name!r}; rename a folder."
+        )
 
 
 def _score_units(plan: Plan) -> Iterator[ScoreUnit]:

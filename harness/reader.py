@@ -15,6 +15,8 @@ from harness.models import Checkpoint
 
 # T5 v1.1 has relative positions and no limit of its own; it was trained on 512 tokens.
 T5_CONTEXT = 512
+# Embeddings are padded to round numbers, by a percent or two; a tokenizer of under half of them is another model's.
+MIN_VOCABULARY_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,13 @@ def _require_fit(name: str, tokenizer: Any, model: Any) -> None:
             f"{name}: the tokenizer does not fit the model: it has a token with id {largest}, the model has {rows} "
             "embeddings. Put the model's own tokenizer.json into its folder."
         )
+    if largest < rows * MIN_VOCABULARY_SHARE:
+        raise ValueError(
+            f"{name}: the tokenizer does not fit the model: it has {largest + 1} tokens, the model {rows} embeddings. "
+            "Put the model's own tokenizer.json into its folder."
+        )
+    if model.config.is_encoder_decoder and tokenizer.eos_token_id is None:
+        raise ValueError(f"{name}: the tokenizer names no end-of-sequence token; the encoder ends every text with it.")
 
 
 def _prefix(config: Any, tokenizer: Any) -> tuple[int, ...]:

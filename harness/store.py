@@ -13,7 +13,8 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,9 @@ class Store:
             if not (final / MANIFEST).is_file():  # unless another driver came in between
                 raise
 
-    def open(self, kind: str, key: str) -> Path:
-        """A local folder with the files of a finished unit, checksums verified.
+    @contextmanager
+    def open(self, kind: str, key: str) -> Iterator[Path]:
+        """While open, a local folder with the files of a finished unit, checksums verified.
 
         Raises:
             FileNotFoundError: if the unit is not there.
@@ -97,20 +99,21 @@ class Store:
         folder = self.folder(kind, key)
         if manifest is None:
             raise FileNotFoundError(f"no finished unit {folder}; run the same command again and it is computed.")
-        local = Path(folder)
-        if not self.is_local:
-            local = Path(tempfile.mkdtemp(prefix="harness-"))
-            for name in manifest["files"]:
-                self.fs.get_file(f"{folder}/{name}", str(local / name))
-        for name, facts in manifest["files"].items():
-            if _sha256(local / name) != facts["sha256"]:
-                raise ValueError(f"{folder}/{name} is corrupt (its checksum changed); delete {folder} and run again.")
-        return local
+        with tempfile.TemporaryDirectory() as copies:
+            local = Path(folder if self.is_local else copies)
+            for name, facts in manifest["files"].items():
+                if not self.is_local:
+                    self.fs.get_file(f"{folder}/{name}", str(local / name))
+                if _sha256(local / name) != facts["sha256"]:
+                    raise ValueError(
+                        f"{folder}/{name} is corrupt: its checksum changed; delete {folder} and run again."
+                    )
+            yield local
 
     def sweep(self) -> None:
         """Remove what killed runs left aside, once it is a day old."""
         if self.is_local:
-            for aside in Path(self.root).glob(".aside-*"):
+            for aside in Path(self.root).parent.glob("*/.aside-*"):
                 if time.time() - aside.stat().st_mtime > STALE_S:
                     shutil.rmtree(aside, ignore_errors=True)
 

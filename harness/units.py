@@ -95,7 +95,8 @@ def stored_features(unit: FeatureUnit, store: Store) -> tuple[Features | None, S
     """What a finished feature unit holds; rows are the stimuli."""
     from safetensors.numpy import load_file
 
-    arrays = load_file(store.open("features", unit.key) / "features.safetensors")
+    with store.open("features", unit.key) as folder:
+        arrays = load_file(folder / "features.safetensors")
     layers = {_layer(key): arrays[key] for key in arrays if "." in key}
     features = Features(dict(sorted(layers.items())), unit.stimuli.ids) if unit.states else None
     words = Surprisals(unit.stimuli.ids, arrays["surprisal_bits"], arrays["n_tokens"]) if unit.surprisals else None
@@ -217,7 +218,8 @@ def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceili
         columns = {"neuroid_id": list(responses.neuroid_ids), "ceiling": values, "kind": list(kinds)}
         facts = {"dataset": dataset.name, "protocol": protocol.name}
         store.put("ceilings", key, lambda folder: pq.write_table(pa.table(columns), folder / "ceilings.parquet"), facts)
-    found = pq.read_table(store.open("ceilings", key) / "ceilings.parquet")
+    with store.open("ceilings", key) as folder:
+        found = pq.read_table(folder / "ceilings.parquet")
     at = indices_of(responses.neuroid_ids, found["neuroid_id"].to_pylist(), "ceilings")
     return Ceiling(found["ceiling"].to_numpy()[at], tuple(found["kind"].to_pylist()[i] for i in at))
 

@@ -70,6 +70,7 @@ def test_means_over_subjects_stand_beside_the_subjects_and_never_in_all():
     found = aggregate.targets(_responses(("s1", "s2", "group"), ("LATL", "LATL", "group LATL")))
     assert {name: list(columns) for name, columns in found.items()} == {
         "all": [0, 1],
+        "group": [2],
         "LATL": [0, 1],
         "group LATL": [2],
     }

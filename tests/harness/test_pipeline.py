@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness import pipeline, quickstart, tables
+from harness import assemble, pipeline, quickstart, tables
 from harness.spec import quickstart as quickstart_spec
 
 
@@ -160,6 +160,35 @@ def test_broken_models_are_written_down_and_the_others_go_on(out, with_broken_mo
     assert "does not fit the model" in messages["misfit"]
     assert "whole" in set(tables.read(out, "model_scores", found.run).model)
     assert tables.read(out, "runs", found.run).status.item() == "failed"
+
+
+def test_two_models_of_one_name_are_told_apart_or_refused(out, outcome, tmp_path):
+    built = quickstart.folder_of(out)
+    same, other = tmp_path / "a" / "tiny-gpt2", tmp_path / "b" / "tiny-gpt2"
+    shutil.copytree(built / "tiny-gpt2", same)
+    shutil.copytree(built / "tiny-llama", other)
+    spec = replace(quickstart_spec(), models=(str(built / "tiny-gpt2"), str(same), str(other)))
+    plan = pipeline.make_plan(spec, out, None)
+    assert [source.name for source in plan.sources if source.kind == "model"] == ["tiny-gpt2"]
+    (failure,) = plan.failures
+    assert "both called 'tiny-gpt2'" in failure.message
+
+
+def test_a_run_killed_while_its_tables_are_put_together_is_not_taken_for_whole(out, outcome, tmp_path, monkeypatch):
+    copy = str(shutil.copytree(out, tmp_path / "copy"))
+    shutil.rmtree(tables.folder(copy, "runs"))  # so that the tables are put together again
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(assemble, "_write_scores", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(quickstart_spec(), copy)
+    monkeypatch.undo()
+    assert not tables.holds(copy, outcome.run)
+    again = pipeline.run(quickstart_spec(), copy)
+    assert (again.n_computed, tables.holds(copy, again.run)) == (0, True)
+    assert len(tables.read(copy, "neuroid_scores", again.run)) == len(tables.read(out, "neuroid_scores", again.run))
 
 
 def test_a_missing_recording_says_where_to_get_it_and_the_others_go_on(out, outcome, tmp_path):

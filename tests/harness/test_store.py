@@ -13,6 +13,11 @@ def _write(content):
     return lambda folder: (folder / "a.bin").write_bytes(content)
 
 
+def _read(store):
+    with store.open("scores", "k") as folder:
+        return (folder / "a.bin").read_bytes()
+
+
 @pytest.fixture(params=["local", "memory"])
 def store(request, tmp_path):
     if request.param == "local":
@@ -24,7 +29,7 @@ def test_a_unit_that_was_put_can_be_opened(store):
     assert store.manifest("scores", "k") is None
     store.put("scores", "k", _write(b"abc"), {"model": "m"})
     assert store.manifest("scores", "k")["model"] == "m"
-    assert (store.open("scores", "k") / "a.bin").read_bytes() == b"abc"
+    assert _read(store) == b"abc"
 
 
 def test_a_unit_that_was_cut_short_does_not_count_as_there_and_is_replaced(store):
@@ -33,7 +38,7 @@ def test_a_unit_that_was_cut_short_does_not_count_as_there_and_is_replaced(store
         stream.write(b"a")
     assert store.manifest("scores", "k") is None
     store.put("scores", "k", _write(b"abc"), {})
-    assert (store.open("scores", "k") / "a.bin").read_bytes() == b"abc"
+    assert _read(store) == b"abc"
 
 
 def test_a_changed_file_is_found_by_its_checksum_and_named(store):
@@ -41,7 +46,7 @@ def test_a_changed_file_is_found_by_its_checksum_and_named(store):
     with store.fs.open(f"{store.folder('scores', 'k')}/a.bin", "wb") as stream:
         stream.write(b"abd")
     with pytest.raises(ValueError, match=r"a\.bin is corrupt"):
-        store.open("scores", "k")
+        _read(store)
 
 
 def test_a_unit_whose_manifest_is_missing_is_not_there(store):
@@ -49,7 +54,7 @@ def test_a_unit_whose_manifest_is_missing_is_not_there(store):
     store.fs.rm(f"{store.folder('scores', 'k')}/manifest.json")
     assert store.manifest("scores", "k") is None
     with pytest.raises(FileNotFoundError, match="run the same command again"):
-        store.open("scores", "k")
+        _read(store)
 
 
 def test_a_writer_that_fails_leaves_nothing(store):
@@ -70,7 +75,7 @@ def test_the_first_of_two_writers_wins_and_both_are_content(store):
         (folder / "a.bin").write_bytes(b"later")
 
     store.put("scores", "k", overtaken, {})
-    assert (store.open("scores", "k") / "a.bin").read_bytes() == b"first"
+    assert _read(store) == b"first"
 
 
 def test_a_writer_killed_at_any_moment_leaves_nothing_that_counts(tmp_path):
@@ -92,7 +97,7 @@ def test_a_writer_killed_at_any_moment_leaves_nothing_that_counts(tmp_path):
     assert list((tmp_path / "units").glob(".aside-*"))
     assert store.manifest("scores", "k") is None
     store.put("scores", "k", _write(b"abc"), {})
-    assert (store.open("scores", "k") / "a.bin").read_bytes() == b"abc"
+    assert _read(store) == b"abc"
 
 
 def test_only_old_leftovers_are_swept(tmp_path):
