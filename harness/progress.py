@@ -9,7 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from harness.pipeline import Failure, Plan, Watcher
+from harness.plan import Failure, Plan, Watcher
 from harness.units import FeatureUnit, ScoreUnit
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import ray
 
 from harness import actors
 from harness.models import Checkpoint
-from harness.pipeline import Failure, Plan, Watcher
+from harness.plan import Failure, Plan, Watcher
 from harness.store import Store
 from harness.units import FeatureUnit, ScoreUnit
 

@@ -29,17 +29,17 @@ RANKS = [
     {"harness.report"},
     {"harness.units", "harness.quickstart", "harness.texts", "harness.doctor"},
     {"harness.actors"},
-    {"harness.pipeline"},
+    {"harness.plan"},
     {"harness.schedule", "harness.assemble", "harness.progress"},
+    {"harness.pipeline"},
     {"harness.cli"},
     {"jobs.evaluate", "jobs.analyse"},
 ]  # fmt: skip
-# The stations that may use one another, and the pipeline's own parts, which it loads when there is work to do.
+# The stations that may use one another.
 ALLOWED = {
     "harness.scoring": {"harness.folds"},
     "harness.ceilings": {"harness.scoring", "harness.folds"},
     "harness.extract": {"harness.tokens"},
-    "harness.pipeline": {"harness.schedule", "harness.assemble"},
 }
 HOMES = {
     "ray": {"harness.actors", "harness.schedule", "harness.assemble"},

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from harness import assemble, pipeline, quickstart, tables
+from harness.plan import make_plan
 from harness.spec import quickstart as quickstart_spec
 
 
@@ -168,7 +169,7 @@ def test_two_models_of_one_name_are_told_apart_or_refused(out, outcome, tmp_path
     shutil.copytree(built / "tiny-gpt2", same)
     shutil.copytree(built / "tiny-llama", other)
     spec = replace(quickstart_spec(), models=(str(built / "tiny-gpt2"), str(same), str(other)))
-    plan = pipeline.make_plan(spec, out, None)
+    plan = make_plan(spec, out, None)
     assert [source.name for source in plan.sources if source.kind == "model"] == ["tiny-gpt2"]
     (failure,) = plan.failures
     assert "both called 'tiny-gpt2'" in failure.message

@@ -1,0 +1,129 @@
+"""What a run consists of, found out before anything runs.
+
+Models are resolved and recordings loaded, so that what is wrong with them is known first; then every score that the
+spec asks for is listed as a unit, with the features it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from harness import controls, datasets, models, quickstart
+from harness.records import Dataset
+from harness.spec import EvaluationSpec, content_hash
+from harness.units import FeatureUnit, ScoreUnit, Source, now
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What did not work: at which station, on what."""
+
+    station: str
+    model: str
+    dataset: str
+    protocol: str
+    exception: str
+    message: str
+
+    @classmethod
+    def of(cls, error: BaseException, station: str, model: str = "", dataset: str = "", protocol: str = "") -> Failure:
+        """From an exception, a remote one told by its cause."""
+        cause = getattr(error, "cause", None) or error
+        return cls(station, model, dataset, protocol, type(cause).__name__, str(cause).strip())
+
+
+@dataclass
+class Plan:
+    """What a run consists of, and what stood in the way of planning it."""
+
+    spec: EvaluationSpec
+    sources: list[Source] = field(default_factory=list)
+    recordings: dict[str, Dataset] = field(default_factory=dict)
+    scores: list[ScoreUnit] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    started: str = field(default_factory=now)
+
+    @property
+    def run(self) -> str:
+        """Name of the run: the spec's name and a hash of the units that its tables are made of."""
+        return f"{self.spec.name}-{content_hash(sorted(unit.key for unit in self.scores))[:8]}"
+
+
+class Watcher:
+    """Hears what a run does; the base class hears and says nothing."""
+
+    def planned(self, plan: Plan, pending: list[ScoreUnit]) -> None:
+        """The plan is made; `pending` is what the store does not hold."""
+
+    def busy(self, what: str) -> None:
+        """Something that is not a unit is going on."""
+
+    def finished(self, unit: FeatureUnit | ScoreUnit, seconds: float) -> None:
+        """A unit is stored."""
+
+    def failed(self, failure: Failure) -> None:
+        """A unit, a model or a data set failed."""
+
+
+def make_plan(spec: EvaluationSpec, out: str, data_root: str | None) -> Plan:
+    """Resolve the models, load the recordings and list the units; what cannot be had becomes a failure."""
+    plan = Plan(spec)
+    plan.sources = [*_models(plan, out), *(Source(name, "control", "", spec.seed) for name in spec.controls)]
+    for name in dict.fromkeys(member for group in spec.datasets for member in datasets.expand(group)):
+        root = quickstart.folder_of(out) if name.startswith("synthetic") else data_root or "."
+        try:
+            plan.recordings[name] = datasets.load(name, root)
+        except (OSError, ValueError) as error:
+            plan.failures.append(Failure.of(error, "datasets", dataset=name))
+    plan.scores = list(_score_units(plan))
+    return plan
+
+
+def _models(plan: Plan, out: str) -> Iterator[Source]:
+    found: dict[str, models.Checkpoint] = {}
+    for name in dict.fromkeys(plan.spec.models):
+        where = str(quickstart.folder_of(out) / name) if name in quickstart.MODELS else name
+        try:
+            checkpoint = models.resolve(where)
+            _require_other_name(checkpoint, found)
+        except (OSError, ValueError, KeyError) as error:
+            plan.failures.append(Failure.of(error, "models", model=name))
+        else:
+            found[checkpoint.name] = checkpoint
+    for checkpoint in models.pair(found.values()):
+        yield Source(checkpoint.name, "model", checkpoint.revision, plan.spec.seed, checkpoint)
+        if plan.spec.untrained:
+            twin = f"{checkpoint.name}:untrained"
+            yield Source(twin, "untrained", checkpoint.revision, plan.spec.seed, checkpoint)
+
+
+def _require_other_name(checkpoint: models.Checkpoint, found: dict[str, models.Checkpoint]) -> None:
+    """Two checkpoints of one name could not be told apart in the tables; the same one given twice is no harm."""
+    other = found.get(checkpoint.name)
+    if other and other.revision != checkpoint.revision:
+        raise ValueError(
+            f"{checkpoint.folder} and {other.folder} are both called {checkpoint.name!r}; rename a folder."
+        )
+
+
+def _score_units(plan: Plan) -> Iterator[ScoreUnit]:
+    for name, dataset in plan.recordings.items():
+        for protocol in (datasets.protocols(name)[p] for p in plan.spec.protocols):
+            for source in plan.sources:
+                if source.checkpoint is None and not controls.applies(source.name, dataset):
+                    continue
+                features = feature_unit(source, dataset, protocol.context) if source.checkpoint else None
+                yield ScoreUnit(source, name, dataset.version, protocol, plan.spec.seed, features)
+
+
+def feature_unit(source: Source, dataset: Dataset, context: str) -> FeatureUnit:
+    """What a model must read for a data set: states for responses, surprisals for reading times.
+
+    A decoder gives the surprisals of a recording's stimuli in the pass that gives its states; T5 would need a second.
+    """
+    assert source.checkpoint is not None  # noqa: S101 - controls read nothing
+    brain = dataset.responses is not None
+    return FeatureUnit(
+        source, dataset.stimuli, context, states=brain, surprisals=not brain or source.checkpoint.family != "t5"
+    )
