@@ -38,7 +38,7 @@ def build(folder: str, seed: int) -> None:
         folder: as `folder_of` gives it; holds a folder for each model and the data root of the synthetic sets.
         seed: of weights, map, drift and noise.
     """
-    aside = Path(f"{folder}.aside-{uuid.uuid4().hex}")
+    aside = Path(folder).with_name(f".aside-{uuid.uuid4().hex}")
     sentences = synthetic.stimuli(seed)
     for k, (name, family) in enumerate(MODELS.items()):
         tiny.build(family, aside / name, sentences.texts, seed + 1000 + k)  # a twin has the seed itself

@@ -113,7 +113,8 @@ class Store:
     def sweep(self) -> None:
         """Remove what killed runs left aside, once it is a day old."""
         if self.is_local:
-            for aside in Path(self.root).parent.glob("*/.aside-*"):
+            out = Path(self.root).parent
+            for aside in (*out.glob(".aside-*"), *out.glob("*/.aside-*")):
                 if time.time() - aside.stat().st_mtime > STALE_S:
                     shutil.rmtree(aside, ignore_errors=True)
 
