@@ -7,8 +7,8 @@ With C = U diag(lam) U' the centred Gram matrix of the training rows (kernels/gr
     leaves on a block B it never saw          (P_BB)^-1 (P Y)_B,  exactly, intercept included,
     predicts for a new row, t = U'k           t' diag(1 / (lam + alpha)) W,
 
-N being the projector on what features do not span (0 at rank n - 1). Least squares is alpha = 0. The factor (P_BB)^-1
-is folded into U, so that each alpha costs one product with W.
+N being the projector on what features do not span (0 at rank n - 1). Least squares is alpha = 0. Alpha is chosen in
+kernels/search.py.
 
 Source: leave-one-out, Golub, Heath & Wahba 1979; leave-block-out by the same inverse of a partitioned matrix, equal to
 himalaya's KernelRidgeCV (Dupre la Tour et al. 2022) with the same inner folds.
@@ -16,9 +16,8 @@ himalaya's KernelRidgeCV (Dupre la Tour et al. 2022) with the same inner folds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -26,9 +25,7 @@ import numpy as np
 from kernels.arrays import Array, namespace, to_host
 from kernels.gram import Basis, Design, decompose
 from kernels.metrics import constant, pearson_r
-
-# Under least squares P is a projector; a block with an eigenvalue under this is fitted exactly and says nothing.
-_FITTED_EXACTLY = 1e-9
+from kernels.search import leaving_out
 
 
 @dataclass(frozen=True)
@@ -90,16 +87,6 @@ class FoldFit(NamedTuple):
     at_low: float
     at_high: float
     rank: int
-
-
-class _Operator(NamedTuple):
-    """One alpha's way from responses to held-out residuals.
-
-    on_spanned: (train, rank) (P_BB)^-1 U D, for W; on_rest: the map V -> (P_BB)^-1 V_B, for what features do not span.
-    """
-
-    on_spanned: Array
-    on_rest: Callable[[Array], Array]
 
 
 def fit_fold(
@@ -201,19 +188,18 @@ def _predict(
     """Predictions for neuroids that all have the given rows."""
     xp = namespace(Y)
     alphas = xp.asarray(penalty.alphas or (0.0,)) * (basis.mean_lam if penalty.relative else 1.0)
-    operators = [_operator(basis, alpha, blocks) for alpha in alphas]
-    first = 0
+    left_out, first = leaving_out(blocks, basis, alphas), 0
     if not penalty.per_neuroid:
         Z = _stand_in(Y, train, parts)
-        errors = _errors(basis, Z, basis.U.T @ Z, operators).sum(axis=1, keepdims=True)
+        errors = left_out.errors(Z, basis.U.T @ Z).sum(axis=1, keepdims=True)
         first = int(_choose(errors, penalty.tie)[0])
-        operators = operators[first : first + 1]
+        left_out = leaving_out(blocks, basis, alphas[first : first + 1])
     for neuroids in parts:
         y = _take(Y, train, neuroids)
         mean, flat = y.mean(axis=0), constant(y)
         y -= mean
         W = basis.U.T @ y
-        errors = _errors(basis, y, W, operators)
+        errors = left_out.least_errors(y, W)
         place = first + _choose(errors, penalty.tie)
         error = xp.take_along_axis(errors, place[None] - first, axis=0)[0]
         alpha = xp.where(flat, xp.nan, alphas[place])
@@ -227,55 +213,6 @@ def _take(Y: Array, rows: Array, neuroids: Array) -> Array:
     """(row, neuroid) float64 copy of some rows and columns."""
     xp = namespace(Y)
     return Y[xp.asarray(rows)[:, None], xp.asarray(neuroids)].astype(float)
-
-
-def _operator(basis: Basis, alpha: Array, blocks: list[Array]) -> _Operator:
-    """Held-out residuals as a linear map: (P_BB)^-1 P, block by block."""
-    kept = alpha / (basis.lam + alpha)
-    on_rest = _block_inverse(basis, kept, blocks)
-    return _Operator(on_rest(basis.U * kept), on_rest)
-
-
-def _block_inverse(basis: Basis, kept: Array, blocks: list[Array]) -> Callable[[Array], Array]:
-    """The map V -> (P_BB)^-1 V_B over all blocks B; NaN where least squares fits a block exactly."""
-    xp, n = namespace(basis.U), len(basis.U)
-    least_squares = not kept.any()
-    if len(blocks) == n:
-        null = 0.0 if basis.spans else (1.0 - 1.0 / n - (basis.U**2).sum(axis=1)).clip(0.0)
-        diagonal = basis.U**2 @ kept + null
-        if least_squares:
-            diagonal[diagonal < _FITTED_EXACTLY] = xp.nan
-        return lambda V: V / diagonal[:, None]
-    inverses = []
-    for rows in blocks:
-        U = basis.U[rows]
-        P = (U * kept) @ U.T
-        if not basis.spans:
-            P += xp.eye(len(rows)) - 1.0 / n - U @ U.T
-        exact = least_squares and float(xp.linalg.eigvalsh(P)[0]) < _FITTED_EXACTLY
-        inverses.append(xp.full_like(P, xp.nan) if exact else xp.linalg.inv(P))
-    return partial(_by_block, blocks, inverses)
-
-
-def _by_block(blocks: list[Array], matrices: list[Array], V: Array) -> Array:
-    """Each block's rows of V, multiplied by its matrix."""
-    out = namespace(V).empty_like(V)
-    for rows, matrix in zip(blocks, matrices, strict=True):
-        out[rows] = matrix @ V[rows]
-    return out
-
-
-def _errors(basis: Basis, y: Array, W: Array, operators: list[_Operator]) -> Array:
-    """(alpha, neuroid) sums of squared held-out residuals of the centred responses y, given W = U'y."""
-    xp = namespace(y)
-    rest = None if basis.spans else y - basis.U @ W
-    errors = xp.empty((len(operators), y.shape[1]))
-    for i, operator in enumerate(operators):
-        residual = operator.on_spanned @ W
-        if rest is not None:
-            residual += operator.on_rest(rest)
-        errors[i] = xp.einsum("ij,ij->j", residual, residual)
-    return errors
 
 
 def _stand_in(Y: Array, train: Array, parts: list[Array]) -> Array:

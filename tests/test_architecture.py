@@ -15,6 +15,7 @@ FILES = sorted(path for folder in ("harness", "kernels", "jobs") for path in (RO
 RANKS = [
     {"kernels.arrays"},
     {"kernels.metrics", "kernels.gram"},
+    {"kernels.search"},
     {"kernels.ridge"},
     {"harness.records", "harness.spec"},
     {"harness.models", "harness.datasets", "harness.tables", "harness.store"},

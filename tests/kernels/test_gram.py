@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from kernels.gram import decompose, design
+from kernels.gram import _centre, _gram, _of_features, _of_rows, decompose, design
 
 
 @pytest.mark.parametrize("n_features", [5, 200])
@@ -54,10 +56,35 @@ def test_a_feature_that_is_not_finite_is_named():
         design(X)
 
 
-@pytest.mark.parametrize(("cutoff", "rank"), [(0, 10), (1e-12, 10), (1e-5, 6), (0.5, 1)])
+@pytest.mark.parametrize(("cutoff", "rank"), [(0, 10), (1e-12, 10), (5e-6, 6), (0.5, 1)])
 def test_the_cutoff_drops_directions_by_their_squared_singular_value(cutoff, rank):
     X = np.random.default_rng(0).standard_normal((60, 10))
     X -= X[:50].mean(axis=0)
     s, directions = np.linalg.svd(X[:50], full_matrices=False)[1:]
     X = X @ directions.T / s * np.logspace(0, -4.5, 10)  # now the singular values of the training rows
     assert len(decompose(design(X), np.arange(50), np.arange(50, 60), cutoff).lam) == rank
+
+
+@pytest.mark.parametrize("scale", ["center", "zscore"])
+@pytest.mark.parametrize("massive", [1.0, 1e4])
+def test_few_features_give_the_same_directions_as_their_inner_products(scale, massive):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((80, 12)) + 5.0
+    X[:, 3] *= massive
+    train, test = np.arange(20, 80), np.arange(20)
+    thin = design(X, scale)
+    assert thin.is_thin
+    by_features, by_rows = (way(thin, train, test, 0.0) for way in (_of_features, _of_rows_of))
+    for a, b in (
+        ((by_features.U * by_features.lam) @ by_features.U.T, (by_rows.U * by_rows.lam) @ by_rows.U.T),
+        (by_features.T @ by_features.U.T, by_rows.T @ by_rows.U.T),
+    ):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * abs(b).max())
+    assert by_features.mean_lam == pytest.approx(by_rows.mean_lam)
+    np.testing.assert_allclose(by_features.U.sum(axis=0), 0, atol=1e-9)
+
+
+def _of_rows_of(features, train, test, cutoff):
+    """The way of many features, for a design that has few."""
+    shared = _gram(features.X, _centre) if features.scale == "center" else None
+    return _of_rows(replace(features, shared=shared), train, test, cutoff)
