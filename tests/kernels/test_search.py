@@ -48,7 +48,7 @@ def test_most_alphas_are_ruled_out_where_rows_are_alike():
     basis = decompose(design(X), np.arange(344), np.arange(344, 384))
     y = Y[:344] - Y[:344].mean(axis=0)
     few = leaving_out([np.array([i]) for i in range(344)], basis, ALPHAS).least_errors(y, basis.U.T @ y)
-    assert np.isfinite(few).sum(axis=0).mean() < 4
+    assert np.isfinite(few).sum(axis=0).mean() < len(ALPHAS) / 2
 
 
 @pytest.mark.parametrize("p", [10, 90])
