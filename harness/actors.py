@@ -33,7 +33,6 @@ class ModelActor:
         """
         from harness import reader
 
-        _quiet_transformers()
         started = time.monotonic()
         seed = unit.source.seed if unit.source.kind == "untrained" else None
         if self.loaded is None or self.loaded[0] != seed:
@@ -66,7 +65,6 @@ def prepare_quickstart(folder: str, seed: int) -> None:
 def _prepare_quickstart(folder: str, seed: int) -> None:
     from harness import quickstart
 
-    _quiet_transformers()
     quickstart.build(folder, seed)
 
 
@@ -84,10 +82,3 @@ def resources() -> tuple[int, int]:
     """CPUs and GPUs of the cluster."""
     found = ray.cluster_resources()
     return int(found.get("CPU", 1)), int(found.get("GPU", 0))
-
-
-def _quiet_transformers() -> None:
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()

@@ -10,11 +10,11 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
-from harness.records import Floats, Integers, Layer, LayerFit, Responses
+from harness.records import GROUP, Floats, Integers, Layer, LayerFit, Responses
 
-GROUP = "group"  # the subject of neuroids that are means over subjects
-N_BOOTSTRAP = 1000
+N_BOOTSTRAP = 500
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,13 @@ class Chosen:
     """The score of a model on one target.
 
     Attributes:
-        layer: the layer chosen; where folds differ, the one chosen most often.
+        layer, layer_folds: the layer chosen and in how many folds; where folds differ, the one chosen most often.
         r: median over neuroids, mean over folds. r_low, r_high: 95 % interval. interval_kind: over what.
         n_nan: neuroids without a score in any fold.
     """
 
     layer: Layer
+    layer_folds: int
     layer_choice: str
     r: float
     r_low: float
@@ -82,9 +83,11 @@ def choose(
         picked = np.array([_argmax(column) for column in inner.T])
         how = "by training rows in each fold"
     r = np.stack([fits[layers[k]].r[fold] for fold, k in enumerate(picked)])  # (fold, neuroid)
-    low, high, kind = _interval(r[:, neuroids], np.array(responses.subjects)[neuroids], seed)
+    test_share = fits[layers[0]].test_share
+    low, high, kind = _interval(r[:, neuroids], test_share, np.array(responses.subjects)[neuroids], seed)
     return Chosen(
         layer=layers[np.bincount(picked).argmax()],
+        layer_folds=int(np.bincount(picked).max()),
         layer_choice=how,
         r=mean(fold_scores(r, neuroids)),
         r_low=low,
@@ -95,30 +98,31 @@ def choose(
     )
 
 
-def _interval(r: Floats, subjects: np.ndarray[tuple[int], np.dtype[np.str_]], seed: int) -> tuple[float, float, str]:
-    """95 % percentile bootstrap of the score over folds (stimuli), and over subjects where there are 3 or more.
+def _interval(
+    r: Floats, test_share: float, subjects: np.ndarray[tuple[int], np.dtype[np.str_]], seed: int
+) -> tuple[float, float, str]:
+    """95 % t interval of the score, from the variance over folds and, where there are 3 or more, over subjects.
 
-    Subjects alone would not do: all saw the same stimuli, so what a null model owes to these stimuli is common to them.
+    Folds share training rows (and random splits test rows), so the variance of their mean is not s^2 / n but
+    s^2 (1 / n + test rows / training rows). Subjects alone would not do: all saw the same stimuli, so what a null model
+    owes to these stimuli is common to them.
+
+    Source: Nadeau & Bengio 2003, Machine Learning 52, 239-281.
     """
-    rng = np.random.default_rng(seed)
-    n_folds = len(r)
+    scores = _median(r)
+    n_folds = int(np.isfinite(scores).sum())
+    if n_folds < 2:
+        return np.nan, np.nan, ""
+    variance = np.nanvar(scores, ddof=1) * (1 / n_folds + test_share)
+    kind = f"t, corrected for shared training rows, over {n_folds} folds"
     people = [np.flatnonzero(subjects == subject) for subject in dict.fromkeys(subjects) if subject != GROUP]
     if len(people) >= 3:
-        kind = f"bootstrap over {len(people)} subjects and {n_folds} folds"
-        drawn = (
-            np.concatenate([people[k] for k in draw])
-            for draw in rng.integers(len(people), size=(N_BOOTSTRAP, len(people)))
-        )
-        per_fold = [_median(r[:, columns]) for columns in drawn]
-    else:
-        kind = f"bootstrap over {n_folds} folds"
-        per_fold = [_median(r)] * N_BOOTSTRAP
-    draws = rng.integers(n_folds, size=(N_BOOTSTRAP, n_folds))
-    scores = [mean(scores[draw]) for scores, draw in zip(per_fold, draws, strict=True)]
-    if np.isnan(scores).all():
-        return np.nan, np.nan, ""
-    low, high = np.nanpercentile(scores, [2.5, 97.5])
-    return float(low), float(high), kind
+        draws = np.random.default_rng(seed).integers(len(people), size=(N_BOOTSTRAP, len(people)))
+        means = [mean(_median(r[:, np.concatenate([people[k] for k in draw])])) for draw in draws]
+        variance += np.nanvar(means)
+        kind += f", and bootstrap over {len(people)} subjects"
+    reach = stats.t.ppf(0.975, n_folds - 1) * np.sqrt(variance)
+    return mean(scores) - reach, mean(scores) + reach, kind
 
 
 def median_ceiling(ceiling: Floats, neuroids: Integers | list[int]) -> float:

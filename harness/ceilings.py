@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness import folds, scoring
-from harness.records import Floats, Fold, Responses
+from harness.records import GROUP, Floats, Fold, Responses
 from harness.spec import Protocol
 from kernels.metrics import pearson_r
 
-OTHER_SUBJECTS, SPLIT_HALF = "other subjects", "split half"
-_GROUP = "group"
+OTHER_SUBJECTS, SPLIT_HALF = "r of other subjects", "reliability by split half"
 
 
 def of_responses(responses: Responses, protocol: Protocol) -> tuple[Floats, tuple[str, ...]]:
@@ -35,7 +34,7 @@ def of_responses(responses: Responses, protocol: Protocol) -> tuple[Floats, tupl
     """
     ceiling, kind = between_subjects(responses, protocol)
     kinds = np.where(np.isfinite(ceiling), kind, "").astype(object)
-    for neuroid in np.flatnonzero(np.array(responses.subjects) == _GROUP):
+    for neuroid in np.flatnonzero(np.array(responses.subjects) == GROUP):
         ceiling[neuroid] = split_half(_subject_means(responses, responses.rois[neuroid]))
         kinds[neuroid] = SPLIT_HALF if np.isfinite(ceiling[neuroid]) else ""
     return ceiling, tuple(kinds)
@@ -53,8 +52,8 @@ def between_subjects(responses: Responses, protocol: Protocol) -> tuple[Floats, 
     subjects = np.array(responses.subjects)
     ceiling = np.full(len(subjects), np.nan)
     splits = folds.make(protocol.folds, responses.row_groups)
-    for subject in sorted(set(responses.subjects) - {_GROUP}):
-        own, others = subjects == subject, (subjects != subject) & (subjects != _GROUP)
+    for subject in sorted(set(responses.subjects) - {GROUP}):
+        own, others = subjects == subject, (subjects != subject) & (subjects != GROUP)
         rows = np.asarray(np.isfinite(responses.values[:, own]).any(axis=1))
         X, Y = responses.values[np.ix_(rows, others)], responses.values[np.ix_(rows, own)]
         X = X[:, np.isfinite(X).all(axis=0)]
@@ -116,7 +115,7 @@ def _restrict(splits: list[Fold], rows: NDArray[np.bool_]) -> list[Fold]:
 def _subject_means(responses: Responses, group_roi: str) -> Floats:
     """(row, subject) the z-scored mean of each subject's neuroids in the roi that "group ROI" is a mean of."""
     rois, subjects = np.array(responses.rois), np.array(responses.subjects)
-    of_roi = (rois == group_roi.removeprefix(f"{_GROUP} ")) & (subjects != _GROUP)
+    of_roi = (rois == group_roi.removeprefix(f"{GROUP} ")) & (subjects != GROUP)
     columns = [
         _mean_of_present(responses.values[:, of_roi & (subjects == subject)].astype(float), axis=1)
         for subject in sorted(set(subjects[of_roi]))

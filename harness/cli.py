@@ -96,6 +96,9 @@ def _named(table: dict[str, Callable[[], EvaluationSpec]], name: str, what: str)
 def _report(arguments: argparse.Namespace) -> int:
     from harness import report
 
+    if arguments.markdown:
+        print(report.markdown(arguments.out, arguments.run))
+        return 0
     page = report.write(arguments.out, arguments.run)
     if arguments.json:
         _print_json({"report": page})
@@ -257,6 +260,7 @@ def _parser() -> argparse.ArgumentParser:
     report = add("report", _report, "Tables -> one self-contained HTML page.")
     report.add_argument("out", metavar="OUT")
     report.add_argument("--run", help="which run (default: the newest)")
+    report.add_argument("--markdown", action="store_true", help="print the main tables as Markdown instead")
 
     add("models", _models, "The table of models.")
     shown = add("datasets", _datasets, "The data sets: what is here, what is missing, licences; NAME shows one.")

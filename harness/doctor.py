@@ -36,13 +36,12 @@ def _gpu() -> dict[str, Any]:
 
 def _cupy() -> dict[str, Any]:
     if find_spec("cupy") is None:
-        return _row("cupy", "absent", "ridge runs on NumPy; install the extra `gpu` where there is a GPU")
+        return _row("cupy", "absent", "the kernels run on NumPy; extra `gpu`")
     import cupy
 
-    available = bool(cupy.cuda.is_available())
-    return _row(
-        "cupy", "works" if available else "absent", cupy.__version__ if available else "installed, but no driver"
-    )
+    if not cupy.cuda.is_available():
+        return _row("cupy", "absent", "installed, but without a driver")
+    return _row("cupy", "works", f"{cupy.__version__}: the kernels take its arrays; a run scores on the CPU")
 
 
 def _vllm() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Token ids -> hidden states -> one vector per layer and stimulus, with transformers.
 
-Hooks on the blocks pool on the device into a (layer, stimulus, hidden) buffer, so that only pooled vectors leave it.
+Hooks on the blocks pool on the device, so that only pooled vectors leave it, one (stimulus, hidden) matrix a layer.
 Layer 0 is the input of the first block (the embeddings), layer k the output of block k **before** the final norm;
 transformers' own last hidden state has the norm applied.
 
@@ -24,14 +24,17 @@ from harness.reader import Reader
 from harness.records import Extraction, Features, Floats, Integers, Layer, Tokens
 from harness.tokens import windows
 
-# The logits are the largest thing in memory: tokens x vocabulary, and log_softmax makes a second copy in float32.
+# The logits are the largest thing in memory: tokens x vocabulary. A batch is made of so many bytes of them, one window
+# at least; log_softmax makes a second copy, of some positions at a time.
 LOGIT_BYTES = 256 * 2**20
+LOGIT_POSITIONS = 512
 BATCH_TOKENS = 8192
 
 
 def extract(
     reader: Reader,
     tokens: Sequence[Tokens],
+    window: int = 2048,
     *,
     states: bool = True,
     log_probabilities: bool = True,
@@ -43,25 +46,26 @@ def extract(
     Args:
         reader: a loaded model.
         tokens: one per context.
+        window: tokens read at once at most, or the model's own limit where that is less. A longer context is read in
+            windows that overlap; each begins with the model's BOS or start token.
         states: whether to pool the hidden state at the last token of each stimulus, at every layer.
         log_probabilities: whether to give the log-probability of each token. For T5 these are the decoder's, teacher-
             forced on the text with an empty source.
-        overlap: of windows, where a context is longer than the model's limit.
+        overlap: share of a window that the one before has read already.
         progress: called with the share done, after each batch.
 
     Returns:
         Extraction; features are layer -> (stimulus, hidden) float32 in the order of the contexts, NaN rows where a
         stimulus has no token.
     """
+    ids = tuple(i for read in tokens for i in read.stimulus_ids)
     wants_prefixes = reader.is_encoder_decoder and states
     pooled, logs = None, None
     if log_probabilities or not wants_prefixes:
-        pooled, logs = _read_windows(
-            reader, tokens, states and not wants_prefixes, log_probabilities, overlap, progress
-        )
+        cut = _cut(reader, tokens, window, overlap)
+        pooled, logs = _read_windows(reader, tokens, cut, states and not wants_prefixes, log_probabilities, progress)
     if wants_prefixes:
-        pooled = _read_prefixes(reader, tokens, progress)
-    ids = tuple(i for read in tokens for i in read.stimulus_ids)
+        pooled = _read_prefixes(reader, list(_prefixes(reader, tokens, window)), len(ids), progress)
     return Extraction(Features(pooled, ids) if pooled is not None else None, logs)
 
 
@@ -70,7 +74,11 @@ def extract(
 
 @dataclass(frozen=True)
 class _Window:
-    """Tokens that are read together. `at`: positions that are pooled, `rows`: the stimuli they stand for."""
+    """Tokens that are read together.
+
+    ids: the prefix, then tokens start.. of the context; first: the first token that this window answers for.
+    at, rows: positions in `ids` that are pooled, and the stimuli they stand for.
+    """
 
     ids: Integers
     context: int
@@ -80,16 +88,15 @@ class _Window:
     rows: Integers
 
 
-def _cut(reader: Reader, tokens: Sequence[Tokens], overlap: float) -> list[_Window]:
-    """All windows of all contexts; positions count from the start of the window, the prefix included."""
-    cut, row = [], 0
-    n_prefix = len(reader.prefix)
+def _cut(reader: Reader, tokens: Sequence[Tokens], window: int, overlap: float) -> list[_Window]:
+    """All windows of all contexts."""
+    cut, row, n_prefix = [], 0, len(reader.prefix)
+    prefix = np.asarray(reader.prefix, dtype=np.int64)
     for context, read in enumerate(tokens):
-        ids = np.concatenate([np.asarray(reader.prefix, dtype=np.int64), read.ids])
-        last = np.where(read.last >= 0, read.last + n_prefix, -1)
-        for start, end, first in windows(len(ids), reader.limit, overlap):
-            inside = np.flatnonzero((last >= first) & (last < end))
-            cut.append(_Window(ids[start:end], context, start, first, last[inside] - start, row + inside))
+        for start, end, first in windows(len(read.ids), min(window, reader.limit) - n_prefix, overlap):
+            inside = np.flatnonzero((read.last >= first) & (read.last < end))
+            ids = np.concatenate([prefix, read.ids[start:end]])
+            cut.append(_Window(ids, context, start, first, read.last[inside] - start + n_prefix, row + inside))
         row += len(read.stimulus_ids)
     return cut
 
@@ -97,31 +104,31 @@ def _cut(reader: Reader, tokens: Sequence[Tokens], overlap: float) -> list[_Wind
 def _read_windows(
     reader: Reader,
     tokens: Sequence[Tokens],
+    cut: Sequence[_Window],
     states: bool,
     log_probabilities: bool,
-    overlap: float,
     progress: Callable[[float], None] | None,
 ) -> tuple[dict[Layer, Floats] | None, tuple[Floats, ...] | None]:
-    cut = _cut(reader, tokens, overlap)
-    n_prefix = len(reader.prefix)
     logs = tuple(np.full(len(read.ids), np.nan) for read in tokens)
     pool = _Pool("decoder", _blocks(reader.model, "decoder"), sum(len(read.stimulus_ids) for read in tokens))
-    budget = BATCH_TOKENS
-    if log_probabilities:
-        vocabulary = reader.model.get_input_embeddings().num_embeddings
-        budget = min(budget, LOGIT_BYTES // (4 * vocabulary))
+    vocabulary = reader.model.get_input_embeddings().num_embeddings
+    budget = min(BATCH_TOKENS, LOGIT_BYTES // (4 * vocabulary)) if log_probabilities else BATCH_TOKENS
     for batch, done in _batches(cut, lambda window: len(window.ids), budget, progress):
         ids, mask = _pad([window.ids for window in batch], reader.device)
         with torch.inference_mode(), pool.hooked([w.at for w in batch], [w.rows for w in batch], on=states):
             logits = _forward(reader, ids, mask, log_probabilities)
         if log_probabilities:
-            chosen = _token_log_probabilities(logits, ids)
-            for window, row in zip(batch, chosen, strict=True):
-                fresh = np.arange(max(window.first, n_prefix, 1), window.start + len(window.ids))
-                fresh = fresh[fresh > window.start]
-                logs[window.context][fresh - n_prefix] = row[fresh - window.start - 1]
+            for window, row in zip(batch, _token_log_probabilities(logits, ids), strict=True):
+                _note(logs[window.context], window, row, len(reader.prefix))
         done()
     return (pool.values() if states else None), (logs if log_probabilities else None)
+
+
+def _note(logs: Floats, window: _Window, row: Floats, n_prefix: int) -> None:
+    """Write down the log-probabilities of the tokens that a window answers for; row[i] is that of ids[i + 1]."""
+    fresh = np.arange(window.first - window.start, len(window.ids) - n_prefix)
+    fresh = fresh[fresh + n_prefix > 0]  # nothing precedes the first token where there is no prefix
+    logs[window.start + fresh] = row[fresh + n_prefix - 1]
 
 
 def _forward(reader: Reader, ids: torch.Tensor, mask: torch.Tensor, logits: bool) -> Any:
@@ -135,8 +142,12 @@ def _forward(reader: Reader, ids: torch.Tensor, mask: torch.Tensor, logits: bool
 
 def _token_log_probabilities(logits: torch.Tensor, ids: torch.Tensor) -> Floats:
     """(window, token - 1) nats of each token after the first, in float32 whatever the model computes in."""
-    following = torch.log_softmax(logits[:, :-1].float(), dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
-    values: Floats = following.double().cpu().numpy()
+    parts = [logits.new_zeros((len(ids), 0))]
+    for start in range(0, ids.shape[1] - 1, LOGIT_POSITIONS):
+        stop = min(start + LOGIT_POSITIONS, ids.shape[1] - 1)
+        scores = torch.log_softmax(logits[:, start:stop].float(), dim=-1)
+        parts.append(scores.gather(-1, ids[:, start + 1 : stop + 1, None])[..., 0])
+    values: Floats = torch.cat(parts, dim=1).double().cpu().numpy()
     return values
 
 
@@ -153,14 +164,14 @@ class _Prefix:
     next_row: int | None
 
 
-def _prefixes(reader: Reader, tokens: Sequence[Tokens]) -> Iterator[_Prefix]:
+def _prefixes(reader: Reader, tokens: Sequence[Tokens], window: int) -> Iterator[_Prefix]:
     """One encoder pass serves two stimuli: it is the text so far for one, and the context of the next."""
-    end, row = [reader.tokenizer.eos_token_id], 0
+    end, row, limit = [reader.tokenizer.eos_token_id], 0, min(window, reader.limit)
     for read in tokens:
         stops = np.maximum.accumulate([0, *(read.last + 1)])
         for i, stop in enumerate(stops):
-            text = read.ids[:stop][-(reader.limit - 1) :]
-            following = read.ids[read.owners == i][-(reader.limit - 1) :]
+            text = read.ids[:stop][-(limit - 1) :]
+            following = read.ids[read.owners == i][-(limit - 1) :]
             yield _Prefix(
                 source=np.concatenate([text, end]),
                 row=row + i - 1 if i and read.last[i - 1] >= 0 else None,
@@ -171,26 +182,27 @@ def _prefixes(reader: Reader, tokens: Sequence[Tokens]) -> Iterator[_Prefix]:
 
 
 def _read_prefixes(
-    reader: Reader, tokens: Sequence[Tokens], progress: Callable[[float], None] | None
+    reader: Reader, prefixes: Sequence[_Prefix], n_rows: int, progress: Callable[[float], None] | None
 ) -> dict[Layer, Floats]:
-    n_rows = sum(len(read.stimulus_ids) for read in tokens)
-    encoder = _Pool("encoder", _blocks(reader.model, "encoder"), n_rows)
-    decoder = _Pool("decoder", _blocks(reader.model, "decoder"), n_rows)
-    for batch, done in _batches(list(_prefixes(reader, tokens)), lambda p: len(p.source), BATCH_TOKENS, progress):
+    model = reader.model
+    encoder = _Pool("encoder", _blocks(model, "encoder"), n_rows)
+    decoder = _Pool("decoder", _blocks(model, "decoder"), n_rows)
+    for batch, done in _batches(prefixes, lambda p: max(len(p.source), len(p.following)), BATCH_TOKENS, progress):
         source, source_mask = _pad([prefix.source for prefix in batch], reader.device)
         target, target_mask = _pad([prefix.following for prefix in batch], reader.device)
         so_far = [([len(p.source) - 2], [p.row]) if p.row is not None else ([], []) for p in batch]
         to_come = [([len(p.following) - 1], [p.next_row]) if p.next_row is not None else ([], []) for p in batch]
         with (
             torch.inference_mode(),
-            encoder.hooked([at for at, _ in so_far], [rows for _, rows in so_far]),
-            decoder.hooked([at for at, _ in to_come], [rows for _, rows in to_come]),
+            encoder.hooked(*zip(*so_far, strict=True)),
+            decoder.hooked(*zip(*to_come, strict=True)),
         ):
-            reader.model.base_model(
-                input_ids=source,
-                attention_mask=source_mask,
-                decoder_input_ids=target,
-                decoder_attention_mask=target_mask,
+            memory = model.encoder(input_ids=source, attention_mask=source_mask).last_hidden_state
+            model.decoder(
+                input_ids=target,
+                attention_mask=target_mask,
+                encoder_hidden_states=memory,
+                encoder_attention_mask=source_mask,
                 use_cache=False,
             )
         done()
@@ -248,13 +260,11 @@ def _output(output: Any) -> torch.Tensor:
 
 def _blocks(model: Any, stack: str) -> Sequence[Any]:
     """The transformer blocks of a stack: the first list of modules that is as long as the configuration says."""
-    config = model.config
-    part = model.base_model
-    if config.is_encoder_decoder:
-        part = part.encoder if stack == "encoder" else part.decoder
+    config = model.config.get_text_config(decoder=stack == "decoder")
+    part, n_blocks = model.base_model, config.num_hidden_layers
+    if model.config.is_encoder_decoder:
+        part = getattr(part, stack)
         n_blocks = config.num_layers if stack == "encoder" else config.num_decoder_layers
-    else:
-        n_blocks = config.num_hidden_layers
     for module in part.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == n_blocks:
             return list(module)

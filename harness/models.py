@@ -53,7 +53,7 @@ _ENTRIES = (
     Entry("vicuna-7b", "llama", "lmsys/vicuna-7b-v1.3", "llama-7b", "ShareGPT conversations", 32, 7e+09),
     Entry("llama-13b", "llama", "huggyllama/llama-13b", "", "", 40, 1.3e+10),
     Entry("vicuna-13b", "llama", "lmsys/vicuna-13b-v1.3", "llama-13b", "ShareGPT conversations", 40, 1.3e+10),
-    Entry("stable-vicuna-13b", "llama", "CarperAI/stable-vicuna-13b-delta", "llama-13b", "Vicuna + RLHF", 40, 1.3e+10),
+    Entry("stable-vicuna-13b", "llama", "", "llama-13b", "Vicuna + RLHF", 40, 1.3e+10),
     Entry("llama-33b", "llama", "huggyllama/llama-30b", "", "", 60, 3.3e+10),
     Entry("vicuna-33b", "llama", "lmsys/vicuna-33b-v1.3", "llama-33b", "ShareGPT conversations", 60, 3.3e+10),
     Entry("gpt2-small", "gpt2", "openai-community/gpt2", "", "WebText", 12, 1.24e+08),
@@ -68,9 +68,17 @@ _ENTRIES = (
 MODELS = {entry.name: entry for entry in _ENTRIES}
 
 # A tuned checkpoint is taken for a version of another model of the same run when only these words tell them apart.
-_TUNED_WORDS = re.compile(r"[-_.](instruct|chat|it|sft|dpo|rlhf|tuned|alpaca)\b.*$", re.IGNORECASE)
+_TUNED_WORDS = re.compile(r"[-_.](instruct|chat|it|sft|dpo|rlhf|tuned|alpaca)(?=$|[-_.@])", re.IGNORECASE)
+_SUFFIX = re.compile(r"@.*$|[-_.](hf|base|pt|v\d+(\.\d+)*)(?=$|[-_.@])", re.IGNORECASE)  # says nothing of tuning
+# Causal masks that GPT-2 and GPT-NeoX checkpoints store beside their weights.
+_BUFFER = re.compile(r"\.(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$")
 # A folder of such a name is one checkpoint of a training run: the parent folder names the model.
 _STEP = re.compile(r"^(step|checkpoint|revision|epoch)?[-_]?\d+$", re.IGNORECASE)
+
+
+# Any of these makes a tokenizer; transformers converts the others to the fast form, which gives offsets.
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
+_WANTED = ["*.json", "*.safetensors", "*.model", "merges.txt", "README.md"]
 
 
 @dataclass(frozen=True)
@@ -83,8 +91,9 @@ class Checkpoint:
         revision: commit, or "files-" and 16 hex digits over the names and contents of the files.
         family: model_type of the configuration (llama, gpt2, t5, ...).
         tuned_from, pair_source: base model and who says so: "table", "model card", "name", or empty.
-        n_parameters: numbers stored in the safetensors; n_layers: blocks of all stacks.
+        n_parameters: numbers stored in the safetensors, masks left out; n_layers: blocks of all stacks.
         context_size: tokens that the model can read at once; None if it has no limit.
+        architecture: hash of configuration and tokenizer: what an untrained twin is made from.
     """
 
     name: str
@@ -96,6 +105,8 @@ class Checkpoint:
     hidden_size: int
     vocabulary: int
     context_size: int | None
+    is_encoder_decoder: bool
+    architecture: str
     tuned_from: str = ""
     pair_source: str = ""
 
@@ -132,7 +143,7 @@ def _from_hub(name: str, hub_id: str) -> Checkpoint:
     if not hub_id:
         raise ValueError(f"{name} is published only as a difference to its base; build it and give its folder.")
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=["*.json", "*.safetensors", "*.model", "README.md"]))
+        folder = Path(snapshot_download(hub_id, allow_patterns=_WANTED))
     except OSError as error:
         raise FileNotFoundError(
             f"{name}: cannot fetch {hub_id} from the Hugging Face Hub ({type(error).__name__}); a gated model wants "
@@ -145,8 +156,9 @@ def _from_hub(name: str, hub_id: str) -> Checkpoint:
 
 def _inspect(name: str, folder: Path, revision: str) -> Checkpoint:
     config = _json(folder / "config.json", name)
-    if not (folder / "tokenizer.json").is_file():
-        raise FileNotFoundError(f"{name}: no tokenizer.json in {folder}; save a fast tokenizer beside the weights.")
+    tokenizer = next((file for file in map(folder.joinpath, _TOKENIZERS) if file.is_file()), None)
+    if tokenizer is None:
+        raise FileNotFoundError(f"{name}: no tokenizer ({', '.join(_TOKENIZERS)}) in {folder}; save it with the model.")
     text = config.get("text_config", config)
     blocks = text.get("num_hidden_layers") or text.get("n_layer") or text.get("num_layers") or 0
     if config.get("is_encoder_decoder"):
@@ -160,8 +172,10 @@ def _inspect(name: str, folder: Path, revision: str) -> Checkpoint:
         n_parameters=sum(_n_numbers(file) for file in weight_files(folder, name)),
         n_layers=blocks,
         hidden_size=text.get("hidden_size") or text.get("n_embd") or text.get("d_model") or 0,
-        vocabulary=text["vocab_size"],
+        vocabulary=text.get("vocab_size", 0),
         context_size=text.get("max_position_embeddings") or text.get("n_positions"),
+        is_encoder_decoder=bool(config.get("is_encoder_decoder")),
+        architecture=hashlib.sha256((folder / "config.json").read_bytes() + tokenizer.read_bytes()).hexdigest()[:16],
         tuned_from=base,
         pair_source="model card" if base else "",
     )
@@ -174,17 +188,16 @@ def weight_files(folder: Path, name: str) -> list[Path]:
         FileNotFoundError: if there are none, or one that the index lists is absent.
         ValueError: if a file is shorter or longer than its header says.
     """
-    index = folder / "model.safetensors.index.json"
+    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():
         files = sorted({folder / shard for shard in _json(index, name)["weight_map"].values()})
     else:
-        files = sorted(folder.glob("*.safetensors"))
+        files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
     absent = [file.name for file in files if not file.is_file()]
     if absent or not files:
-        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
         raise FileNotFoundError(
-            f"{name}: no weights ({', '.join(absent) or '*.safetensors'}) in {folder}."
-            + (" Pickled weights are not loaded: convert them to safetensors." if pickled else "")
+            f"{name}: no weights ({', '.join(absent) or '*.safetensors'}) in {folder}. Pickled weights (*.bin, *.pt) "
+            "are neither fetched nor loaded: convert them to safetensors, or give a revision that has them."
         )
     for file in files:
         promised = _header(file)[1]
@@ -211,7 +224,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
 def _n_numbers(file: Path) -> int:
     total = 0
     for key, tensor in _header(file)[0].items():
-        if key != "__metadata__":
+        if key != "__metadata__" and not _BUFFER.search(key):
             count = 1
             for size in tensor["shape"]:
                 count *= size
@@ -229,14 +242,12 @@ def _files_revision(folder: Path) -> str:
 
 
 def _model_card_base(folder: Path) -> str:
-    """`base_model` of the model card's front matter, or nothing."""
+    """`base_model` of the model card's front matter (a word, or a list whose first counts), or nothing."""
     card = folder / "README.md"
-    found = (
-        re.search(r"^base_model:\s*[\"']?([\w./-]+)", card.read_text(errors="replace"), re.MULTILINE)
-        if card.is_file()
-        else None
-    )
-    return found.group(1) if found else ""
+    text = card.read_text(errors="replace") if card.is_file() else ""
+    front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    found = re.search(r"^base_model:\s*(?:-\s+)?[\"']?(\w[\w./-]*)", front[1], re.MULTILINE) if front else None
+    return found[1] if found else ""
 
 
 def _json(path: Path, name: str) -> dict[str, Any]:
@@ -254,14 +265,27 @@ def pair(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
 
     The table and the model's card come first; `pair_source` tells which of the three spoke.
     """
-    known = {checkpoint.name: checkpoint for checkpoint in checkpoints}
-    paired = []
-    for checkpoint in known.values():
-        base = known.get(_TUNED_WORDS.sub("", checkpoint.name))
-        if not checkpoint.tuned_from and base and base is not checkpoint and _same_shape(base, checkpoint):
-            checkpoint = replace(checkpoint, tuned_from=base.name, pair_source="name")
-        paired.append(checkpoint)
-    return paired
+    known = list(checkpoints)
+    return [_paired(checkpoint, [other for other in known if other is not checkpoint]) for checkpoint in known]
+
+
+def _paired(checkpoint: Checkpoint, others: list[Checkpoint]) -> Checkpoint:
+    """With the name in this run of the base that table or card names; else with the one that its own name says."""
+    if checkpoint.tuned_from:
+        for other in others:
+            hub_id = MODELS[other.name].hub_id if other.name in MODELS else other.name
+            if checkpoint.tuned_from in {other.name, hub_id, hub_id.rpartition("/")[2]}:
+                return replace(checkpoint, tuned_from=other.name)
+            if checkpoint.tuned_from.rpartition("/")[2] == other.name:
+                return replace(checkpoint, tuned_from=other.name)
+    if not _TUNED_WORDS.search(checkpoint.name):
+        return checkpoint
+    stem = _SUFFIX.sub("", _TUNED_WORDS.sub("", checkpoint.name))
+    for other in others:
+        untuned = not _TUNED_WORDS.search(other.name)
+        if untuned and _SUFFIX.sub("", other.name) == stem and _same_shape(other, checkpoint):
+            return replace(checkpoint, tuned_from=other.name, pair_source="name")
+    return checkpoint
 
 
 def _same_shape(one: Checkpoint, other: Checkpoint) -> bool:

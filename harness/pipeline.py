@@ -19,7 +19,7 @@ from harness import quickstart, tables
 from harness.plan import Failure, Plan, Watcher, make_plan
 from harness.spec import EvaluationSpec
 from harness.store import Store
-from harness.units import Source, code_version, now
+from harness.units import ScoreUnit, Source, code_version, now
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,10 @@ def run(
     plan = make_plan(spec, out, data_root)
     for failure in plan.failures:
         watcher.failed(failure)
-    pending = [unit for unit in plan.scores if store.manifest("scores", unit.key) is None]
+    pending = [unit for unit in plan.scores if not store.has("scores", unit.key)]
     watcher.planned(plan, pending)
-    n_pending = len(pending)
-    if pending:
-        from harness import actors
-        from harness.schedule import Schedule
-
-        actors.start(address)
-        Schedule(plan, pending, store, device, watcher).work()
-    done = [unit for unit in plan.scores if store.manifest("scores", unit.key) is not None]
-    n_computed = n_pending - (len(plan.scores) - len(done))
+    done = _compute(plan, pending, store, address, device, watcher)
+    n_computed = len(pending) - (len(plan.scores) - len(done))
     outcome = Outcome(
         plan.run, len(plan.scores), n_computed, len(done) - n_computed, tuple(plan.failures), time.monotonic() - started
     )
@@ -84,6 +77,25 @@ def run(
         actors.start(address)
         assemble.write(store, plan.run, done, other_rows(plan, outcome, out))
     return outcome
+
+
+def _compute(
+    plan: Plan, pending: list[ScoreUnit], store: Store, address: str | None, device: str, watcher: Watcher
+) -> list[ScoreUnit]:
+    """Compute what is pending, and give what is then done; what is neither done nor failed becomes a failure."""
+    if pending:
+        from harness import actors
+        from harness.schedule import Schedule
+
+        actors.start(address)
+        Schedule(plan, pending, store, device, watcher).work()
+    done = {unit.key: unit for unit in plan.scores if store.manifest("scores", unit.key)}
+    known = {(failure.model, failure.dataset, failure.protocol) for failure in plan.failures}
+    for unit in plan.scores:
+        what = (unit.source.name, unit.dataset, unit.protocol.name)
+        if unit.key not in done and what not in known:
+            plan.failures.append(Failure("schedule", *what, "NeverRan", "the unit was planned and has no result"))
+    return list(done.values())
 
 
 def _prepare_quickstart(spec: EvaluationSpec, out: str, address: str | None, watcher: Watcher) -> None:

@@ -7,11 +7,11 @@ spec asks for is listed as a unit, with the features it needs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from harness import controls, datasets, models, quickstart
 from harness.records import Dataset
-from harness.spec import EvaluationSpec, content_hash
+from harness.spec import EvaluationSpec, Protocol, content_hash
 from harness.units import FeatureUnit, ScoreUnit, Source, now
 
 
@@ -46,8 +46,8 @@ class Plan:
 
     @property
     def run(self) -> str:
-        """Name of the run: the spec's name and a hash of the units that its tables are made of."""
-        return f"{self.spec.name}-{content_hash(sorted(unit.key for unit in self.scores))[:8]}"
+        """Name of the run: the spec's name and a hash of what was asked for and of the units that come of it."""
+        return f"{self.spec.name}-{content_hash([asdict(self.spec), sorted(unit.key for unit in self.scores)])[:8]}"
 
 
 class Watcher:
@@ -113,17 +113,16 @@ def _score_units(plan: Plan) -> Iterator[ScoreUnit]:
             for source in plan.sources:
                 if source.checkpoint is None and not controls.applies(source.name, dataset):
                     continue
-                features = feature_unit(source, dataset, protocol.context) if source.checkpoint else None
+                features = feature_unit(source, dataset, protocol) if source.checkpoint else None
                 yield ScoreUnit(source, name, dataset.version, protocol, plan.spec.seed, features)
 
 
-def feature_unit(source: Source, dataset: Dataset, context: str) -> FeatureUnit:
+def feature_unit(source: Source, dataset: Dataset, protocol: Protocol) -> FeatureUnit:
     """What a model must read for a data set: states for responses, surprisals for reading times.
 
     A decoder gives the surprisals of a recording's stimuli in the pass that gives its states; T5 would need a second.
     """
     assert source.checkpoint is not None  # noqa: S101 - controls read nothing
     brain = dataset.responses is not None
-    return FeatureUnit(
-        source, dataset.stimuli, context, states=brain, surprisals=not brain or source.checkpoint.family != "t5"
-    )
+    surprisals = not (brain and source.checkpoint.is_encoder_decoder)
+    return FeatureUnit(source, dataset.stimuli, protocol.context, protocol.window, states=brain, surprisals=surprisals)

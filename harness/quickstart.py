@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from harness import contexts, extract, models, reader, surprisal, tiny, tokens
+from harness import contexts, extract, models, reader, surprisal, tiny
 from harness.datasets import synthetic
 from harness.records import Extraction, Stimuli, Surprisals
 
@@ -65,7 +65,7 @@ def build(folder: str, seed: int) -> None:
 
 def _read(folder: Path, stimuli: Stimuli) -> tuple[Extraction, Surprisals]:
     model = reader.load(models.resolve(str(folder)))
-    read = [tokens.encode(context, model.tokenizer) for context in contexts.build(stimuli, "passage")]
+    read = [model.encode(context) for context in contexts.build(stimuli, "passage")]
     found = extract.extract(model, read)
     assert found.log_probabilities is not None  # noqa: S101 - asked for
     return found, surprisal.per_word(read, found.log_probabilities)

@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
+from harness import tokens
 from harness.models import Checkpoint
+from harness.records import Context, Tokens
 
 # T5 v1.1 has relative positions and no limit of its own; it was trained on 512 tokens.
 T5_CONTEXT = 512
 # Embeddings are padded to round numbers, by a percent or two; a tokenizer of under half of them is another model's.
-MIN_VOCABULARY_SHARE = 0.5
+MIN_VOCABULARY_SHARE, MAX_VOCABULARY_SHARE = 0.5, 1.02
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class Reader:
     limit: int
     device: torch.device
 
+    def encode(self, context: Context) -> Tokens:
+        """The context in this model's tokens; ValueError where its tokenizer does not fit it or the text."""
+        return tokens.encode(context, self.tokenizer, self.model.get_input_embeddings().num_embeddings)
+
 
 def load(checkpoint: Checkpoint, device: str = "cpu", untrained_seed: int | None = None) -> Reader:
     """Load a checkpoint, or its untrained twin, in float32.
@@ -49,11 +55,16 @@ def load(checkpoint: Checkpoint, device: str = "cpu", untrained_seed: int | None
         ValueError: if the model is neither decoder nor encoder-decoder, or the tokenizer does not fit it.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    if type(config) not in kind._model_mapping:
-        raise ValueError(f"{checkpoint.name}: {config.model_type!r} is neither a decoder nor an encoder-decoder.")
+    if type(config) not in kind._model_mapping or (
+        config.is_encoder_decoder and not hasattr(config, "num_decoder_layers")
+    ):
+        raise ValueError(f"{checkpoint.name}: {config.model_type!r} is neither a decoder nor of the T5 family.")
     if untrained_seed is None:
         model = kind.from_pretrained(
             checkpoint.folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
@@ -74,17 +85,12 @@ def load(checkpoint: Checkpoint, device: str = "cpu", untrained_seed: int | None
 
 
 def _require_fit(name: str, tokenizer: Any, model: Any) -> None:
-    rows = model.get_input_embeddings().num_embeddings
-    largest = max(tokenizer.get_vocab().values())
-    if largest >= rows:
+    rows, n_tokens = model.get_input_embeddings().num_embeddings, len(tokenizer.get_vocab())
+    # A few special tokens past the end are common (Gemma 3 has one) and stand in no plain text.
+    if not MIN_VOCABULARY_SHARE * rows <= n_tokens <= rows * MAX_VOCABULARY_SHARE:
         raise ValueError(
-            f"{name}: the tokenizer does not fit the model: it has a token with id {largest}, the model has {rows} "
-            "embeddings. Put the model's own tokenizer.json into its folder."
-        )
-    if largest < rows * MIN_VOCABULARY_SHARE:
-        raise ValueError(
-            f"{name}: the tokenizer does not fit the model: it has {largest + 1} tokens, the model {rows} embeddings. "
-            "Put the model's own tokenizer.json into its folder."
+            f"{name}: the tokenizer does not fit the model: it has {n_tokens} tokens, the model {rows} embeddings. "
+            "Put the model's own tokenizer into its folder."
         )
     if model.config.is_encoder_decoder and tokenizer.eos_token_id is None:
         raise ValueError(f"{name}: the tokenizer names no end-of-sequence token; the encoder ends every text with it.")

@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
+GROUP = "group"  # the subject of neuroids that are means over subjects
 
 
 @dataclass(frozen=True, order=True)
 class Layer:
     """One place in a model where features are read.
 
-    For a language model `stack` is "decoder" or "encoder"; index 0 is the embeddings, k the output of block k before
-    the final norm. For a control `stack` is the control's own word (for OASM "width") and index counts its variants.
+    Of a language model, `stack` is "decoder" or "encoder", index 0 the embeddings, k the output of block k before the
+    final norm. Of a control, `stack` is its own word (for OASM "width") and index counts its variants.
     """
 
     stack: str
@@ -38,8 +39,7 @@ class Stimuli:
     """What the participants read or heard, in order of presentation.
 
     Attributes:
-        ids: one per stimulus, unique.
-        texts: the stimulus itself: a sentence or a word.
+        ids, texts: one per stimulus; ids are unique, a text is a sentence or a word.
         passages: the passage or story of each stimulus; a passage is contiguous and is one context.
         groups: what must not be divided over train and test (a topic, a story); defaults to the passages.
         onsets_s, ends_s: (stimulus,) seconds at which a word began and ended, where words are aligned to scans.
@@ -85,8 +85,7 @@ class Responses:
 
     Attributes:
         values: (row, neuroid) float32, NaN where a neuroid was not measured.
-        row_ids: stimulus ids, or ids of scans.
-        row_groups: (row,) what must not be divided over train and test.
+        row_ids, row_groups: (row,) stimulus or scan; what must not be divided over train and test.
         row_blocks: (row,) the run of rows over which time passes without a break (a passage, a story).
         neuroid_ids, subjects, rois: (neuroid,); subject "group" marks a mean over subjects.
         unit: unit of `values`, as published.
@@ -142,8 +141,7 @@ class Dataset:
     """Stimuli with the responses or the reading times of people.
 
     Attributes:
-        name: name in the table of data sets.
-        version: sha256 over the content that was loaded, 16 hex digits.
+        name, version: in the table of data sets; sha256 over the content that was loaded, 16 hex digits.
         published_ceiling, ceiling_source: a known ceiling where none can be computed here, and where it is from.
     """
 
@@ -155,14 +153,17 @@ class Dataset:
     published_ceiling: float | None = None
     ceiling_source: str = ""
 
+    def __post_init__(self) -> None:
+        if self.reading is not None and self.reading.word_ids != self.stimuli.ids:
+            raise ValueError(f"{self.name}: the words of the reading times are not the stimuli, in their order.")
+
 
 @dataclass(frozen=True)
 class Context:
     """A text that a model reads in one pass, and where the stimuli lie in it.
 
-    Attributes:
-        text: the whole passage, story or corpus.
-        stimulus_ids, spans: the stimuli in it, in order; (stimulus, 2) first character of each and one past its last.
+    text: the whole passage, story or corpus. stimulus_ids, spans: the stimuli in it, in order; (stimulus, 2) first
+    character of each and one past its last.
     """
 
     text: str
@@ -192,7 +193,7 @@ class Features:
 
     Attributes:
         values: layer -> (row, hidden) float32; the hidden size may differ between stacks.
-        row_ids: ids of the rows: stimuli, or scans once they passed `hemodynamics`.
+        row_ids: stimuli, or scans once they passed `hemodynamics`.
     """
 
     values: dict[Layer, Floats]
@@ -215,9 +216,9 @@ class Extraction:
     """What one pass of a model over contexts gives.
 
     Attributes:
-        features: one vector per layer and stimulus, or None where only surprisal was asked for.
-        log_probabilities: per context (token,) float64 nats of each token given those before it; NaN for a first token
-            that nothing precedes; None where not asked for.
+        features: one vector per layer and stimulus; None where not asked for.
+        log_probabilities: per context (token,) float64 nats of each token given those before it, NaN where nothing
+            precedes it; None where not asked for.
     """
 
     features: Features | None
@@ -228,9 +229,8 @@ class Extraction:
 class Surprisals:
     """-log2 p of each word given what came before.
 
-    Attributes:
-        word_ids, n_tokens: (word,) stimulus ids; number of tokens of each word.
-        bits: (word,) float64; NaN where a word has no token.
+    word_ids, n_tokens: (word,) stimulus ids; number of tokens of each word.
+    bits: (word,) float64; NaN where a word has no token.
     """
 
     word_ids: tuple[str, ...]
@@ -250,12 +250,12 @@ class LayerFit:
     """Held-out scores of one layer.
 
     Attributes:
-        r: (fold, neuroid) Pearson r on the test rows; NaN where not measurable.
-        alpha: (fold, neuroid) penalty chosen on the training rows; 0 for least squares.
+        r, alpha: (fold, neuroid) Pearson r on the test rows, NaN where not measurable; penalty, 0 for least squares.
         inner: (fold, neuroid) score of the chosen alpha inside the training rows (1 - error / variance): what a
             nested choice of layer may look at.
         at_low, at_high: share of the fits whose alpha is the smallest or the largest of the grid.
         rank: (fold,) rank of the training features; n_features: columns, n_rows: rows with a response.
+        test_share: test rows for each training row, mean over folds.
     """
 
     r: Floats
@@ -266,6 +266,7 @@ class LayerFit:
     rank: Integers
     n_features: int
     n_rows: int
+    test_share: float
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ class Ceiling:
     """How well the best possible model could do.
 
     Attributes:
-        values, kinds: (neuroid,) r, NaN where it could not be computed; how: "other subjects", "split half", "".
+        values, kinds: (neuroid,) r, NaN where it could not be computed; how ("" where it could not).
     """
 
     values: Floats
@@ -282,8 +283,8 @@ class Ceiling:
 
 def require_unique(ids: Sequence[str], what: str) -> None:
     """Raise ValueError naming the first id that stands twice."""
-    if len(set(ids)) != len(ids):
-        doubled = next(i for i, n in Counter(ids).items() if n > 1)
+    doubled = next((i for i, n in Counter(ids).items() if n > 1), None)
+    if doubled is not None:
         raise ValueError(f"{what}: id {doubled!r} stands more than once; ids must be unique.")
 
 

@@ -1,6 +1,7 @@
 """The fits of one source on one recording, as rows of the score tables.
 
-Raw score, ceiling and ratio are three columns, and nothing is clipped. `origin` are the columns that make a row again.
+Raw score, ceiling and ratio are three columns, and nothing is clipped; no ratio to a ceiling that is not above 0.
+`origin` are the columns that make a row again.
 """
 
 from __future__ import annotations
@@ -74,7 +75,12 @@ class BrainRows:
         at = list(neuroids)
         ceiling = aggregate.median_ceiling(self.ceiling.values, at)
         kinds = sorted({self.ceiling.kinds[i] for i in at} - {""})
-        return {"r": r, "ceiling": ceiling, "ceiling_kind": ", ".join(kinds), "ratio": r / ceiling}
+        return {
+            "r": r,
+            "ceiling": ceiling,
+            "ceiling_kind": ", ".join(kinds),
+            "ratio": r / ceiling if ceiling > 0 else np.nan,
+        }
 
 
 def _place(layer: Layer) -> Row:

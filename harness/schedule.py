@@ -28,7 +28,8 @@ class Schedule:
         n_cpus, n_gpus = actors.resources()
         self.device = device if device != "auto" else ("cuda" if n_gpus else "cpu")
         # On the CPU half of the cores read and half score, so that neither waits for the other at the end.
-        self.room = n_gpus if self.device == "cuda" else max(1, n_cpus // 2)
+        # On a GPU one model each; with none yet Ray asks the autoscaler for the first.
+        self.room = max(1, n_gpus if self.device == "cuda" else n_cpus // 2)
         self.running: dict[Any, FeatureUnit | ScoreUnit] = {}
         self.waiting: defaultdict[str, list[ScoreUnit]] = defaultdict(list)  # by the key of their features
         self.unread: dict[Checkpoint, dict[str, FeatureUnit]] = {}
@@ -59,12 +60,13 @@ class Schedule:
     def _wait_or_score(self, unit: ScoreUnit) -> None:
         """A unit whose features are absent waits for them; they are read once, however many scores wait."""
         features = unit.features
-        if features is None or self.store.manifest("features", features.key):
+        if features is None or self.store.has("features", features.key):
             self._score(unit)
             return
+        if features.key not in self.waiting:  # two names may stand for the same weights: they are read once
+            assert features.source.checkpoint is not None  # noqa: S101 - only models have features
+            self.unread.setdefault(features.source.checkpoint, {})[features.key] = features
         self.waiting[features.key].append(unit)
-        assert features.source.checkpoint is not None  # noqa: S101 - only models have features
-        self.unread.setdefault(features.source.checkpoint, {})[features.key] = features
 
     def _admit(self) -> None:
         """Give free room to the largest models that have none; trained weights are read before untrained ones."""

@@ -72,6 +72,7 @@ def fit_layer(X: Floats, Y: Floats, groups: Sequence[str], splits: Sequence[Fold
         rank=np.array([fit.rank for fit in fits]),
         n_features=X.shape[1],
         n_rows=int((~np.isnan(Y)).any(axis=1).sum()),
+        test_share=float(np.mean([len(test) / len(train) for train, test in splits])),
     )
 
 

@@ -50,6 +50,12 @@ class Regression:
     cutoff: float = 1e-12
 
 
+# STRICT's: relative to tr(C)/n from far below to far above it, wide enough for every recording seen.
+WIDE_RIDGE = Regression(
+    "ridge", alphas=tuple(10.0**k for k in range(-5, 8)), relative=True, inner="groups", scale="zscore"
+)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How features at word times become features at scan times.
@@ -65,7 +71,11 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to score one kind of data. `notes` cite the source and say aloud what the source does not state."""
+    """One way to score one kind of data. `notes` cite the source and say aloud what the source does not state.
+
+    window: tokens that are read at once at most, whatever more a model could take, so that models are compared on the
+    same context (LLaMA-1's 2,048).
+    """
 
     name: ProtocolName
     context: Literal["none", "passage", "corpus"]
@@ -74,6 +84,7 @@ class Protocol:
     layer_choice: Literal["max", "nested"]
     sampling: Sampling | None = None
     reading: Literal["correlation", "regression"] | None = None
+    window: int = 2048
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property

@@ -35,7 +35,7 @@ def comparisons(
 
     Returns:
         Rows of the table "comparisons", one per pair, data set, protocol and target; reading times are the target
-        "reading". gain_percent is NaN where the base is 0 or not measurable.
+        "reading". gain_percent is NaN where the base is not above 0.
 
     Raises:
         ValueError: if a model stands twice for the same data set, protocol and target.
@@ -50,7 +50,7 @@ def comparisons(
                 "run": run, "base": pair.tuned_from, "tuned": pair.model, "pair_source": pair.pair_source,
                 "dataset": row.dataset, "protocol": row.protocol, "target": row.target, "metric": row.metric,
                 "base_score": row.r_base, "tuned_score": row.r_tuned, "difference": difference,
-                "gain_percent": 100 * difference / row.r_base if row.r_base else math.nan,
+                "gain_percent": 100 * difference / row.r_base if row.r_base > 0 else math.nan,
             })  # fmt: skip
     return rows
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 import time
@@ -20,6 +21,8 @@ from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 # A folder aside that is older than this belongs to a run that was killed.
@@ -45,9 +48,21 @@ class Store:
         try:
             found: dict[str, Any] = json.loads(self.fs.cat_file(f"{folder}/{MANIFEST}"))
             whole = all(self.fs.size(f"{folder}/{name}") == facts["bytes"] for name, facts in found["files"].items())
-        except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
         return found if whole else None
+
+    def has(self, kind: str, key: str) -> bool:
+        """Whether a unit is finished and every checksum is right; a damaged one is named in the log and removed."""
+        if self.manifest(kind, key) is None:
+            return False
+        try:
+            with self.open(kind, key):
+                return True
+        except ValueError as error:
+            logger.warning("%s It is computed again.", error)
+            self.fs.rm(self.folder(kind, key), recursive=True)
+            return False
 
     def put(self, kind: str, key: str, write: Callable[[Path], None], facts: dict[str, Any]) -> None:
         """Make a unit: `write` fills a folder aside, which then takes its place in one step.

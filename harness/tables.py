@@ -41,10 +41,11 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         **_ORIGIN, "stack": _TEXT, "layer": _WHOLE, "target": _TEXT, **_SCORE, "r_std_folds": _REAL, "inner": _REAL,
         "alpha_at_low": _REAL, "alpha_at_high": _REAL, "rank": _REAL, "n_neuroids": _WHOLE, "n_nan": _WHOLE, **_SIZE,
     },
-    # One row per target: the layer chosen as the protocol says.
+    # One row per target: the layer chosen as the protocol says; where folds differ, that of most folds (layer_folds).
     "model_scores": {
-        **_ORIGIN, "stack": _TEXT, "layer": _WHOLE, "layer_choice": _TEXT, "target": _TEXT, **_SCORE,
-        "r_low": _REAL, "r_high": _REAL, "interval_kind": _TEXT, "n_neuroids": _WHOLE, "n_nan": _WHOLE, **_SIZE,
+        **_ORIGIN, "stack": _TEXT, "layer": _WHOLE, "layer_folds": _WHOLE, "layer_choice": _TEXT, "target": _TEXT,
+        **_SCORE, "r_low": _REAL, "r_high": _REAL, "interval_kind": _TEXT, "n_neuroids": _WHOLE, "n_nan": _WHOLE,
+        **_SIZE,
     },
     "word_surprisals": {
         **_ORIGIN, "story": _TEXT, "word_id": _TEXT, "word": _TEXT, "surprisal_bits": _REAL, "n_tokens": _WHOLE,
@@ -109,14 +110,14 @@ def read(out: str, table: str, run: str | None = None) -> pd.DataFrame:
     Raises:
         FileNotFoundError: if OUT holds no tables at all.
     """
+    import fsspec
     import pyarrow.dataset as ds
-    from pyarrow import fs
 
-    filesystem, root = fs.FileSystem.from_uri(_uri(out))
-    if filesystem.get_file_info(f"{root}/tables").type != fs.FileType.Directory:
+    filesystem, root = fsspec.core.url_to_fs(out)
+    if not filesystem.isdir(f"{root}/tables"):
         raise FileNotFoundError(f"no tables under {out}: run `harness run quickstart --out {out}` first.")
     path = f"{root}/tables/{table}"
-    if filesystem.get_file_info(path).type != fs.FileType.Directory:
+    if not filesystem.isdir(path):
         return schema(table).empty_table().to_pandas()
     partition_names = [name for name in PARTITIONS if name in SCHEMAS[table]]
     partitioning = ds.partitioning(pa.schema([(name, _TEXT) for name in partition_names]), flavor="hive")
@@ -131,10 +132,3 @@ def holds(out: str, run: str) -> bool:
         return bool((read(out, "runs", run)["status"] == "done").any())
     except FileNotFoundError:
         return False
-
-
-def _uri(out: str) -> str:
-    """A URL as it is; a path as an absolute file URL that pyarrow takes."""
-    from pathlib import Path
-
-    return out if "://" in out else Path(out).absolute().as_uri()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
+from rich.console import Console
+from rich.progress import Progress, TaskID
 
-from harness import contexts, extract, models, reader, surprisal, tokens
+from harness import contexts, extract, models, reader, surprisal
 from harness.records import Stimuli
 
 
@@ -32,6 +35,10 @@ def read(file: str) -> Stimuli:
     return Stimuli(tuple(ids), tuple(frame["word"]), tuple(passages))
 
 
+def _advance(shown: Progress, bar: TaskID, share: float) -> None:
+    shown.update(bar, completed=share)
+
+
 def surprisals(file: str, names: Sequence[str], context: str) -> pd.DataFrame:
     """Surprisal of each word under each model.
 
@@ -48,8 +55,11 @@ def surprisals(file: str, names: Sequence[str], context: str) -> pd.DataFrame:
     for name in names:
         checkpoint = models.resolve(name)
         model = reader.load(checkpoint)
-        encoded = [tokens.encode(part, model.tokenizer) for part in contexts.build(stimuli, context)]
-        logs = extract.extract(model, encoded, states=False).log_probabilities
+        encoded = [model.encode(part) for part in contexts.build(stimuli, context)]
+        with Progress(console=Console(stderr=True), transient=True) as shown:
+            bar = shown.add_task(checkpoint.name, total=1.0)
+            heard = partial(_advance, shown, bar)
+            logs = extract.extract(model, encoded, states=False, progress=heard).log_probabilities
         assert logs is not None  # noqa: S101 - asked for
         words = surprisal.per_word(encoded, logs)
         parts.append(

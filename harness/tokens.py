@@ -16,18 +16,19 @@ from harness.records import Context, Tokens
 MAX_UNKNOWN_SHARE = 0.2
 
 
-def encode(context: Context, tokenizer: Any) -> Tokens:
+def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) -> Tokens:
     """Tokenise a context without special tokens.
 
     Args:
         context: the text and the character spans of its stimuli.
         tokenizer: a fast tokenizer of transformers (one that gives offsets).
+        n_embeddings: of the model; a token past them is an error.
 
     Returns:
         Tokens with ids (token,), owners (token,), last (stimulus,).
 
     Raises:
-        ValueError: if the tokenizer gives no offsets or does not know the text.
+        ValueError: if the tokenizer gives no offsets, does not know the text, or gives tokens that the model lacks.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError("the tokenizer gives no character offsets; save a fast one (tokenizer.json) with the model.")
@@ -35,6 +36,11 @@ def encode(context: Context, tokenizer: Any) -> Tokens:
     ids = np.asarray(encoded["input_ids"], dtype=np.int64)
     ends = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)[:, 1]
     _require_known(ids, tokenizer.unk_token_id)
+    if n_embeddings is not None and len(ids) and ids.max() >= n_embeddings:
+        raise ValueError(
+            f"the tokenizer does not fit the model: it gives a token with id {ids.max()}, the model has {n_embeddings} "
+            "embeddings. Put the model's own tokenizer into its folder."
+        )
     owners = np.searchsorted(context.spans[:, 1], ends - 1, side="right")
     owners = np.where(owners < len(context.stimulus_ids), owners, -1)
     last = np.full(len(context.stimulus_ids), -1, dtype=np.int64)

@@ -7,8 +7,8 @@ A unit is what is computed, stored and resumed as a whole: the features of (mode
 from __future__ import annotations
 
 import datetime
+import json
 import subprocess
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness import ceilings, contexts, controls, folds, hemodynamics, reading, scoring, surprisal, tables, tokens
+from harness import ceilings, contexts, controls, folds, hemodynamics, reading, scoring, surprisal, tables
 from harness.models import Checkpoint
 from harness.records import Ceiling, Dataset, Features, Layer, Stimuli, Surprisals, indices_of
 from harness.rows import BrainRows
@@ -49,7 +49,9 @@ class Source:
         """What decides its features; the name of a model does not."""
         if self.checkpoint is None:
             return {"control": self.name, "seed": self.seed}
-        return {"revision": self.revision, "untrained_seed": self.seed if self.kind == "untrained" else None}
+        if self.kind == "untrained":  # the twins of a base and of its tuned version are one network
+            return {"architecture": self.checkpoint.architecture, "seed": self.seed}
+        return {"revision": self.revision}
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
@@ -62,6 +64,7 @@ class FeatureUnit:
     source: Source
     stimuli: Stimuli
     context: str
+    window: int
     states: bool
     surprisals: bool
 
@@ -70,17 +73,17 @@ class FeatureUnit:
         """Hash of model, text, context rule and what is kept."""
         text = content_hash([self.stimuli.ids, self.stimuli.texts, self.stimuli.passages])
         kept = {"context": self.context, "states": self.states, "surprisals": self.surprisals}
-        how = {"schema": FEATURES_VERSION, "pooling": "last token", "overlap": 0.5, "dtype": "float32"}
+        how = {"schema": FEATURES_VERSION, "pooling": "last token", "window": self.window, "dtype": "float32"}
         return content_hash({**self.source.identity, **kept, **how, "text": text})[:32]
 
-    def run(self, reader: Reader, store: Store, progress: Callable[[float], None] | None = None) -> None:
+    def run(self, reader: Reader, store: Store) -> None:
         """Read the text and store what it gives under this unit's key."""
         from safetensors.numpy import save_file
 
         from harness.extract import extract
 
-        read = [tokens.encode(context, reader.tokenizer) for context in contexts.build(self.stimuli, self.context)]
-        found = extract(reader, read, states=self.states, log_probabilities=self.surprisals, progress=progress)
+        read = [reader.encode(context) for context in contexts.build(self.stimuli, self.context)]
+        found = extract(reader, read, self.window, states=self.states, log_probabilities=self.surprisals)
         arrays: dict[str, Any] = (
             {str(layer): matrix for layer, matrix in found.features.values.items()} if found.features else {}
         )
@@ -88,18 +91,22 @@ class FeatureUnit:
             words = surprisal.per_word(read, found.log_probabilities)
             arrays |= {"surprisal_bits": words.bits, "n_tokens": words.n_tokens}
         facts = {"model": self.source.name, "context": self.context, "n_tokens": sum(len(part.ids) for part in read)}
-        store.put("features", self.key, lambda folder: save_file(arrays, folder / "features.safetensors"), facts)
+        metadata = {"row_ids": json.dumps([i for part in read for i in part.stimulus_ids])}
+        store.put(
+            "features", self.key, lambda folder: save_file(arrays, folder / "features.safetensors", metadata), facts
+        )
 
 
 def stored_features(unit: FeatureUnit, store: Store) -> tuple[Features | None, Surprisals | None]:
-    """What a finished feature unit holds; rows are the stimuli."""
-    from safetensors.numpy import load_file
+    """What a finished feature unit holds, under the row ids that were stored with it."""
+    from safetensors import safe_open
 
-    with store.open("features", unit.key) as folder:
-        arrays = load_file(folder / "features.safetensors")
+    with store.open("features", unit.key) as folder, safe_open(folder / "features.safetensors", "numpy") as file:
+        ids = tuple(json.loads(file.metadata()["row_ids"]))
+        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     layers = {_layer(key): arrays[key] for key in arrays if "." in key}
-    features = Features(dict(sorted(layers.items())), unit.stimuli.ids) if unit.states else None
-    words = Surprisals(unit.stimuli.ids, arrays["surprisal_bits"], arrays["n_tokens"]) if unit.surprisals else None
+    features = Features(dict(sorted(layers.items())), ids) if unit.states else None
+    words = Surprisals(ids, arrays["surprisal_bits"], arrays["n_tokens"]) if unit.surprisals else None
     return features, words
 
 
@@ -128,6 +135,7 @@ class ScoreUnit:
         made_of = {
             "schema": SCORES_VERSION, "name": self.source.name, **self.source.identity, "seed": self.seed,
             "dataset": self.dataset, "version": self.dataset_version, "protocol": self.protocol.hash,
+            "wordfreq": version("wordfreq"),
             "features": self.features.key if self.features else None,
         }  # fmt: skip
         return content_hash(made_of)[:32]
@@ -164,7 +172,7 @@ class ScoreUnit:
             features, words = controls.features(self.source.name, dataset, self.source.seed), None
             pool = controls.CONTROLS[self.source.name].pool
             sampling = replace(sampling, pool=pool) if sampling and pool else sampling
-        if sampling and features.row_ids != dataset.responses.row_ids:
+        if sampling and not (self.features is None and controls.CONTROLS[self.source.name].row_level):
             features = hemodynamics.at_scans(features, dataset.stimuli, dataset.responses, sampling)
         return features, words
 
@@ -213,7 +221,7 @@ def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceili
         n_neuroids = len(responses.neuroid_ids)
         return Ceiling(np.full(n_neuroids, dataset.published_ceiling), (dataset.ceiling_source,) * n_neuroids)
     key = content_hash({"schema": SCORES_VERSION, "version": dataset.version, "protocol": protocol.hash})[:32]
-    if store.manifest("ceilings", key) is None:
+    if not store.has("ceilings", key):
         values, kinds = ceilings.of_responses(responses, protocol)
         columns = {"neuroid_id": list(responses.neuroid_ids), "ceiling": values, "kind": list(kinds)}
         facts = {"dataset": dataset.name, "protocol": protocol.name}
@@ -231,7 +239,7 @@ def now() -> str:
 
 @cache
 def code_version() -> str:
-    """Version of this program, with the commit where it runs from a checkout ("+dirty" where files were changed)."""
+    """Version of this program, with the commit where it runs from a checkout (".dirty" where files were changed)."""
     found = version("brain-alignment-harness")
     here = Path(__file__).parent
     try:

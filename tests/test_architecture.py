@@ -19,8 +19,9 @@ RANKS = [
     {"kernels.ridge"},
     {"harness.records", "harness.spec"},
     {"harness.models", "harness.datasets", "harness.tables", "harness.store"},
-    {"harness.controls", "harness.reader", "harness.tiny"},
-    {"harness.contexts", "harness.tokens", "harness.extract", "harness.surprisal", "harness.hemodynamics",
+    {"harness.controls", "harness.tokens", "harness.tiny"},
+    {"harness.reader"},
+    {"harness.contexts", "harness.extract", "harness.surprisal", "harness.hemodynamics",
      "harness.folds", "harness.scoring", "harness.reading", "harness.ceilings", "harness.aggregate",
      "harness.statistics"},
     {"harness.rows", "harness.panels"},
@@ -40,13 +41,12 @@ RANKS = [
 ALLOWED = {
     "harness.scoring": {"harness.folds"},
     "harness.ceilings": {"harness.scoring", "harness.folds"},
-    "harness.extract": {"harness.tokens"},
 }
 HOMES = {
     "ray": {"harness.actors", "harness.schedule", "harness.assemble"},
     "cupy": {"kernels.arrays", "harness.doctor"},
     "torch": {"harness.reader", "harness.extract", "harness.tiny", "harness.doctor"},
-    "transformers": {"harness.reader", "harness.tiny", "harness.actors"},
+    "transformers": {"harness.reader", "harness.tiny"},
 }
 
 

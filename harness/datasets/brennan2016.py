@@ -32,7 +32,7 @@ import numpy as np
 
 from harness.datasets import DATASETS, version_of
 from harness.records import Dataset, Floats, Responses, Stimuli
-from harness.spec import FoldRule, Protocol, Regression, Sampling
+from harness.spec import WIDE_RIDGE, FoldRule, Protocol, Regression, Sampling
 
 REGIONS = ("LATL", "RATL", "LPTL", "LIPL", "LPreM", "LIFG")
 _N_SCANS, _N_DISCARDED, _TR_S = 362, 10, 2.0
@@ -55,13 +55,7 @@ STRICT = Protocol(
     name="strict",
     context="passage",
     folds=FoldRule("contiguous", n=5, gap=5, min_test_rows=10),
-    regression=Regression(
-        "ridge",
-        alphas=tuple(float(alpha) for alpha in np.logspace(-5, 7, 13)),
-        relative=True,
-        inner="groups",
-        scale="zscore",
-    ),
+    regression=WIDE_RIDGE,
     layer_choice="nested",
     sampling=Sampling(pool="mean", delays=(1, 2, 3, 4)),
     notes=(

@@ -17,7 +17,7 @@ import numpy as np
 
 from harness.datasets import version_of
 from harness.records import Dataset, Responses, Stimuli
-from harness.spec import FoldRule, Protocol, Regression
+from harness.spec import WIDE_RIDGE, FoldRule, Protocol, Regression
 
 _FILE = "tuckute2024/bold_response_LH.csv"
 _NETWORK = "lang_LH_netw"
@@ -35,13 +35,7 @@ STRICT = Protocol(
     name="strict",
     context="none",
     folds=FoldRule("kfold", n=10, seed=0, min_test_rows=10),
-    regression=Regression(
-        "ridge",
-        alphas=tuple(float(alpha) for alpha in np.logspace(-5, 7, 13)),
-        relative=True,
-        inner="groups",
-        scale="zscore",
-    ),
+    regression=WIDE_RIDGE,
     layer_choice="nested",
     notes=(
         "The sentences are unrelated and stand alone, so that every sentence is its own group: shuffled folds share "

@@ -77,7 +77,7 @@ def test_a_subject_is_predicted_as_well_as_noise_allows():
     ceiling, kind = between_subjects(recording(values, subjects), PROTOCOL)
     # A neuroid is signal 1 + noise .25; the mean of two others is signal 1 + noise .125.
     assert np.abs(ceiling - 1 / np.sqrt(1.25 * 1.125)).max() < 0.05
-    assert kind == "other subjects"
+    assert kind == "r of other subjects"
 
 
 def test_a_noisy_subject_has_a_lower_ceiling():
@@ -135,7 +135,7 @@ def test_a_mean_over_subjects_is_given_the_halves_of_its_own_region():
     for own in (values, louder):
         responses = recording(np.hstack([own, group]), [*"aabbcc", "group", "group", "group"], rois)
         ceiling, kinds = of_responses(responses, PROTOCOL)
-        assert kinds == (*["other subjects"] * 6, "split half", "split half", "")
+        assert kinds == (*["r of other subjects"] * 6, "reliability by split half", "reliability by split half", "")
         z = (values - values.mean(axis=0)) / values.std(axis=0)
         np.testing.assert_allclose(ceiling[6], split_half(z[:, ::2]), atol=1e-6)
         np.testing.assert_allclose(ceiling[7], split_half(z[:, 1::2]), atol=1e-6)

@@ -1,5 +1,7 @@
 """Hidden states and log-probabilities against transformers' own forward of one text at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -85,8 +87,8 @@ def test_a_t5_decoder_reads_the_stimulus_while_the_encoder_holds_the_text_before
                 decoder_input_ids=torch.tensor([target]),
                 output_hidden_states=True,
             )
-        for index in range(tiny.BLOCKS):
-            state = out.decoder_hidden_states[index][0, -1].numpy()
+        for index, states in enumerate(out.decoder_hidden_states[:-1]):
+            state = states[0, -1].numpy()
             np.testing.assert_allclose(found.features.values[Layer("decoder", index)][row], state, atol=1e-5)
 
 
@@ -115,21 +117,22 @@ def test_batch_size_changes_nothing(decoder, monkeypatch):
     )
 
 
-def test_a_text_longer_than_the_window_is_read_with_at_least_half_a_window_of_context(decoder):
-    short = reader.Reader(decoder.model, decoder.tokenizer, False, decoder.prefix, 8, decoder.device)
-    encoded, found = _read(short, "corpus")
-    ids, logs = np.array([*decoder.prefix, *encoded[0].ids]), found.log_probabilities[0]
-    assert len(ids) > 3 * short.limit
-    for start, end, first in tokens.windows(len(ids), short.limit):
+def test_a_text_longer_than_the_window_is_read_in_windows_that_overlap_by_half_and_begin_with_bos(decoder):
+    """Token t of window w stands after BOS and the tokens from 3 (w - 1) on: at least 3 of the 7 that fit."""
+    encoded, found = _read(decoder, "corpus", window=8)
+    ids, logs, (bos,) = encoded[0].ids, found.log_probabilities[0], decoder.prefix
+    assert len(ids) > 30
+    for t in range(len(ids)):
+        start = 0 if t < 7 else 4 * ((t - 7) // 4 + 1)
+        assert start == 0 or t - start >= 3
         with torch.no_grad():
-            scores = decoder.model(input_ids=torch.from_numpy(ids[None, start:end])).logits[0].log_softmax(-1)
-        for t in range(max(first, 1), end):
-            assert abs(logs[t - 1] - scores[t - 1 - start, ids[t]].item()) < 1e-5
+            scores = decoder.model(input_ids=torch.tensor([[bos, *ids[start : t + 1]]])).logits[0].log_softmax(-1)
+        assert abs(logs[t] - scores[t - start, ids[t]].item()) < 1e-5
     assert all(np.isfinite(matrix).all() for matrix in found.features.values.values())
 
 
 def test_a_word_longer_than_the_window_has_a_surprisal_and_a_state(decoder):
-    short = reader.Reader(decoder.model, decoder.tokenizer, False, decoder.prefix, 4, decoder.device)
+    short = replace(decoder, limit=4)
     stimuli = Stimuli(("a", "b"), ("qzjxkwvy" * 4, "end"), ("p", "p"))
     encoded = [tokens.encode(context, short.tokenizer) for context in contexts.build(stimuli, "passage")]
     found = extract.extract(short, encoded)
@@ -150,6 +153,58 @@ def test_an_untrained_twin_has_other_weights_of_the_same_shape_and_the_same_seed
     assert trained.shape == twin.shape
     assert not torch.equal(trained, twin)
     assert torch.equal(twin, again)
+
+
+def test_a_token_that_the_model_lacks_is_refused(decoder):
+    small = replace(decoder, model=type(decoder.model)(replace_vocabulary(decoder.model.config)))
+    with pytest.raises(ValueError, match="gives a token with id"):
+        small.encode(contexts.build(STIMULI, "corpus")[0])
+
+
+def replace_vocabulary(config):
+    return type(config)(**{**config.to_dict(), "vocab_size": 100})
+
+
+def _config(family):
+    """The smallest configuration of a family that has every part of it."""
+    from transformers import AutoConfig
+
+    common = {
+        "vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 128, "initializer_range": 0.3,
+        "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+    }  # fmt: skip
+    own = {
+        "gemma2": {"head_dim": 8}, "gemma3_text": {"head_dim": 8}, "qwen3": {"head_dim": 8},
+        "opt": {"ffn_dim": 48, "word_embed_proj_dim": 16}, "mistral": {"sliding_window": 8},
+    }  # fmt: skip
+    return AutoConfig.for_model(family, **common, **own.get(family, {}))
+
+
+@pytest.mark.parametrize(
+    "family", ["llama", "mistral", "gpt_neox", "opt", "qwen2", "qwen3", "olmo2", "gemma2", "gemma3_text"]
+)
+def test_the_states_and_probabilities_of_every_family_of_decoders_are_its_own(family):
+    """Batched and padded, at every layer, against transformers' own outputs for one text after the other."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(_config(family)).eval()
+    tokenizer = tiny._tokenizer(SENTENCES)
+    ours = reader.Reader(model, tokenizer, False, (0,), 128, torch.device("cpu"))
+    encoded, found = _read(ours)
+    row = 0
+    for read, logs in zip(encoded, found.log_probabilities, strict=True):
+        ids = torch.tensor([[0, *read.ids]])
+        with torch.no_grad():
+            out = model(input_ids=ids, output_hidden_states=True)
+        wanted = out.logits[0, :-1].float().log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0].numpy()
+        np.testing.assert_allclose(logs, wanted, atol=2e-5)
+        for last in read.last:
+            for index, state in enumerate(out.hidden_states[:-1]):
+                ours_at = found.features.values[Layer("decoder", index)][row]
+                np.testing.assert_allclose(ours_at, state[0, 1 + last].numpy(), atol=2e-5)
+            row += 1
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings_is_refused(tmp_path):

@@ -41,7 +41,7 @@ def test_an_unknown_name_lists_the_nearest():
 @pytest.mark.parametrize(("broken", "message"), [
     (lambda f: (f / "model.safetensors").unlink(), "no weights"),
     (lambda f: (f / "config.json").unlink(), r"no config\.json"),
-    (lambda f: (f / "tokenizer.json").unlink(), r"no tokenizer\.json"),
+    (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer"),
     (lambda f: (f / "config.json").write_text("{"), "not JSON"),
     (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-10]), "damaged"),
     (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:100]), "damaged"),
@@ -85,6 +85,47 @@ def test_a_model_card_says_the_base(folder):
     (folder / "README.md").write_text("---\nlicense: mit\nbase_model: org/base\n---\n# A model\n")
     found = models.resolve(str(folder))
     assert (found.tuned_from, found.pair_source) == ("org/base", "model card")
+    (folder / "README.md").write_text("---\nbase_model:\n- org/base\n- org/other\n---\n# base_model: wrong\n")
+    assert models.resolve(str(folder)).tuned_from == "org/base"
+    (folder / "README.md").write_text("---\nlicense: mit\n---\nbase_model: wrong\n")
+    assert models.resolve(str(folder)).tuned_from == ""
+
+
+def _named(name, tuned_from="", source=""):
+    return models.Checkpoint(name, "", "", "llama", 1, 2, 8, 9, 16, False, "", tuned_from, source)
+
+
+@pytest.mark.parametrize(("base", "tuned"), [
+    ("Llama-2-7b-hf", "Llama-2-7b-chat-hf"), ("Mistral-7B-v0.2", "Mistral-7B-Instruct-v0.2"),
+    ("gemma-3-1b-pt", "gemma-3-1b-it"), ("Qwen3-8B-Base", "Qwen3-8B-Instruct"), ("m", "m-instruct@step-0600"),
+])  # fmt: skip
+def test_names_of_tuned_versions_are_understood(base, tuned):
+    found = {checkpoint.name: checkpoint for checkpoint in models.pair([_named(base), _named(tuned)])}
+    assert (found[tuned].tuned_from, found[tuned].pair_source) == (base, "name")
+    assert found[base].tuned_from == ""
+
+
+def test_a_base_that_a_card_names_by_its_hub_id_is_found_among_folders_and_the_table():
+    for base, card in (("base", "org/base"), ("gpt2-small", "openai-community/gpt2"), ("org/base", "org/base")):
+        paired = models.pair([_named(base), _named("other", card, "model card")])[1]
+        assert (paired.tuned_from, paired.pair_source) == (base, "model card")
+
+
+def test_a_base_that_is_not_in_the_run_leaves_the_name_to_speak():
+    assert models.pair([_named("m"), _named("m-chat", "org/elsewhere", "model card")])[1].tuned_from == "m"
+
+
+def test_masks_that_old_checkpoints_store_are_no_parameters(tmp_path):
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    tensors = {
+        "h.0.attn.bias": np.ones((1, 1, 8, 8)),
+        "h.0.attn.c_attn.bias": np.ones(4),
+        "wte.weight": np.ones((5, 2)),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert models._n_numbers(tmp_path / "model.safetensors") == 14
 
 
 def test_a_model_that_cannot_be_fetched_says_what_to_do(monkeypatch):

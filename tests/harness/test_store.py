@@ -47,6 +47,10 @@ def test_a_changed_file_is_found_by_its_checksum_and_named(store):
         stream.write(b"abd")
     with pytest.raises(ValueError, match=r"a\.bin is corrupt"):
         _read(store)
+    assert not store.has("scores", "k")
+    store.put("scores", "k", _write(b"abc"), {})
+    assert store.has("scores", "k")
+    assert _read(store) == b"abc"
 
 
 def test_a_unit_whose_manifest_is_missing_is_not_there(store):

