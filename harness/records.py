@@ -271,11 +271,7 @@ class LayerFit:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """How well the best possible model could do.
-
-    Attributes:
-        values, kinds: (neuroid,) r, NaN where it could not be computed; how ("" where it could not).
-    """
+    """How well the best possible model could do: (neuroid,) r, NaN where not known, and how it was computed."""
 
     values: Floats
     kinds: tuple[str, ...]
