@@ -11,7 +11,7 @@ import time
 
 import ray
 
-from harness.models import Checkpoint
+from harness.checkpoints import Checkpoint
 from harness.records import Ceiling, Dataset
 from harness.spec import Protocol
 from harness.store import Store

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -57,6 +57,7 @@ def run(
         How it ended; a failing model does not stop the others.
     """
     started, watcher, store = time.monotonic(), watcher or Watcher(), Store(out)
+    store.require_writable()
     store.sweep()
     if any(name.startswith("synthetic") for name in spec.datasets):
         _prepare_quickstart(spec, out, address, watcher)
@@ -76,7 +77,7 @@ def run(
         watcher.busy("putting the tables together")
         actors.start(address)
         assemble.write(store, plan.run, done, other_rows(plan, outcome, out))
-    return outcome
+    return replace(outcome, seconds=time.monotonic() - started)
 
 
 def _compute(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
-from harness import controls, datasets, models, quickstart
+from harness import checkpoints, controls, datasets, quickstart
 from harness.records import Dataset
 from harness.spec import EvaluationSpec, Protocol, content_hash
 from harness.units import FeatureUnit, ScoreUnit, Source, now
@@ -74,31 +74,31 @@ def make_plan(spec: EvaluationSpec, out: str, data_root: str | None) -> Plan:
         root = quickstart.folder_of(out) if name.startswith("synthetic") else data_root or "."
         try:
             plan.recordings[name] = datasets.load(name, root)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one recording, the others go on
             plan.failures.append(Failure.of(error, "datasets", dataset=name))
     plan.scores = list(_score_units(plan))
     return plan
 
 
 def _models(plan: Plan, out: str) -> Iterator[Source]:
-    found: dict[str, models.Checkpoint] = {}
+    found: dict[str, checkpoints.Checkpoint] = {}
     for name in dict.fromkeys(plan.spec.models):
         where = str(quickstart.folder_of(out) / name) if name in quickstart.MODELS else name
         try:
-            checkpoint = models.resolve(where)
+            checkpoint = checkpoints.resolve(where)
             _require_other_name(checkpoint, found)
-        except (OSError, ValueError, KeyError) as error:
-            plan.failures.append(Failure.of(error, "models", model=name))
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one model, the others go on
+            plan.failures.append(Failure.of(error, "models", model=checkpoints.name_of(name)))
         else:
             found[checkpoint.name] = checkpoint
-    for checkpoint in models.pair(found.values()):
+    for checkpoint in checkpoints.pair(found.values()):
         yield Source(checkpoint.name, "model", checkpoint.revision, plan.spec.seed, checkpoint)
         if plan.spec.untrained:
             twin = f"{checkpoint.name}:untrained"
             yield Source(twin, "untrained", checkpoint.revision, plan.spec.seed, checkpoint)
 
 
-def _require_other_name(checkpoint: models.Checkpoint, found: dict[str, models.Checkpoint]) -> None:
+def _require_other_name(checkpoint: checkpoints.Checkpoint, found: dict[str, checkpoints.Checkpoint]) -> None:
     """Two checkpoints of one name could not be told apart in the tables; the same one given twice is no harm."""
     other = found.get(checkpoint.name)
     if other and other.revision != checkpoint.revision:

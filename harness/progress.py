@@ -21,6 +21,7 @@ class Display(Watcher):
     def __init__(self, console: Console) -> None:
         self.console = console
         self.bars: dict[str, TaskID] = {}
+        self.said: set[tuple[str, str]] = set()
         self.progress = Progress(
             TextColumn("{task.description:<28.28}"),
             BarColumn(bar_width=24),
@@ -70,9 +71,13 @@ class Display(Watcher):
 
     def failed(self, failure: Failure) -> None:
         """One line that says what and why."""
+        if (failure.model, failure.message) in self.said:  # one line for each thing that is wrong
+            return
+        self.said.add((failure.model, failure.message))
         where = " ".join(part for part in (failure.model, failure.dataset, failure.protocol) if part)
         self.console.print(f"[bold red]failed[/] {where}: ", end="", highlight=False, soft_wrap=True)
-        self.console.print(failure.message.splitlines()[0] if failure.message else failure.exception, markup=False)
+        message = failure.message.splitlines()[0] if failure.message else failure.exception
+        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
         if failure.model in self.bars:
             self.progress.update(self.bars[failure.model], now="failed")
 

@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from harness import contexts, extract, models, reader, surprisal, tiny
+from harness import checkpoints, contexts, extract, reader, surprisal, tiny
 from harness.datasets import synthetic
 from harness.records import Extraction, Stimuli, Surprisals
 
@@ -21,9 +21,10 @@ PLANTED, PLANTED_READING = "tiny-llama", "tiny-gpt2"
 
 def folder_of(out: str) -> Path:
     """Where the models and the recording lie under a local OUT."""
-    if "://" in out:
+    local = out.removeprefix("file://")
+    if "://" in local:
         raise ValueError(f"the quickstart builds its models on a local disk; give --out a folder, not {out!r}.")
-    return Path(out).absolute() / "quickstart"
+    return Path(local).absolute() / "quickstart"
 
 
 def is_built(folder: Path) -> bool:
@@ -64,7 +65,7 @@ def build(folder: str, seed: int) -> None:
 
 
 def _read(folder: Path, stimuli: Stimuli) -> tuple[Extraction, Surprisals]:
-    model = reader.load(models.resolve(str(folder)))
+    model = reader.load(checkpoints.resolve(str(folder)))
     read = [model.encode(context) for context in contexts.build(stimuli, "passage")]
     found = extract.extract(model, read)
     assert found.log_probabilities is not None  # noqa: S101 - asked for

@@ -6,18 +6,20 @@ table of models.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from harness import tokens
-from harness.models import Checkpoint
+from harness.checkpoints import Checkpoint, is_buffer
 from harness.records import Context, Tokens
 
 # T5 v1.1 has relative positions and no limit of its own; it was trained on 512 tokens.
 T5_CONTEXT = 512
 # Embeddings are padded to round numbers, by a percent or two; a tokenizer of under half of them is another model's.
+_OF_A_BLOCK = re.compile(r"\.(layers|h|block|blocks)\.\d+\.")
 MIN_VOCABULARY_SHARE, MAX_VOCABULARY_SHARE = 0.5, 1.02
 
 
@@ -52,36 +54,84 @@ def load(checkpoint: Checkpoint, device: str = "cpu", untrained_seed: int | None
         untrained_seed: seed of the re-initialised weights; None loads the trained ones.
 
     Raises:
-        ValueError: if the model is neither decoder nor encoder-decoder, or the tokenizer does not fit it.
+        ValueError: if the folder cannot be loaded; if weights are missing, of another shape or not finite (transformers
+            would draw them at random); if the model is no decoder and not of the T5 family, or sees what is to come; if
+            the tokenizer does not fit it.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
-    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    if type(config) not in kind._model_mapping or (
-        config.is_encoder_decoder and not hasattr(config, "num_decoder_layers")
-    ):
-        raise ValueError(f"{checkpoint.name}: {config.model_type!r} is neither a decoder nor of the T5 family.")
-    if untrained_seed is None:
-        model = kind.from_pretrained(
-            checkpoint.folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
-    else:
-        torch.manual_seed(untrained_seed)
-        model = kind.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    try:
+        model, tokenizer = _read_folder(checkpoint, untrained_seed)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{checkpoint.name}: cannot be loaded from {checkpoint.folder}: {reason}") from error
     _require_fit(checkpoint.name, tokenizer, model)
-    return Reader(
+    reader = Reader(
         model=model.eval().to(device),
         tokenizer=tokenizer,
-        is_encoder_decoder=config.is_encoder_decoder,
-        prefix=_prefix(config, tokenizer),
+        is_encoder_decoder=model.config.is_encoder_decoder,
+        prefix=_prefix(model.config, tokenizer),
         limit=checkpoint.context_size or T5_CONTEXT,
         device=torch.device(device),
     )
+    _require_causal(checkpoint.name, reader)
+    return reader
+
+
+def _read_folder(checkpoint: Checkpoint, untrained_seed: int | None) -> tuple[Any, Any]:
+    """Model and tokenizer; every weight comes from the file, or every one from the seed."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    t5_like = not config.is_encoder_decoder or hasattr(config, "num_decoder_layers")
+    if type(config) not in kind._model_mapping or not t5_like:
+        raise ValueError(f"{config.model_type!r} is neither a decoder nor of the T5 family")
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    if untrained_seed is not None:
+        torch.manual_seed(untrained_seed)
+        return kind.from_config(config, dtype=torch.float32, trust_remote_code=False), tokenizer
+    model, found = kind.from_pretrained(
+        checkpoint.folder,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    _require_own_weights(model, found)
+    return model, tokenizer
+
+
+def _require_own_weights(model: Any, found: dict[str, Any]) -> None:
+    """Raise where a weight is absent, of another shape, of a block that the configuration lacks, or not finite."""
+    blocks = [key for key in found["unexpected_keys"] if _OF_A_BLOCK.search(key) and not is_buffer(key)]
+    odd = {
+        "are missing in the file": sorted(found["missing_keys"]),
+        "have another shape than config.json says": sorted(str(key) for key in found["mismatched_keys"]),
+        "are of blocks that config.json does not have": sorted(blocks),
+        "are not finite": [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()],
+    }
+    for what, names in odd.items():
+        if names:
+            raise ValueError(f"{len(names)} weights {what}, the first is {names[0]}; copy the checkpoint again")
+
+
+def _require_causal(name: str, reader: Reader) -> None:
+    """Raise where a decoder's probabilities of a text change with what comes after it, as an encoder's do."""
+    if reader.is_encoder_decoder:
+        return
+    one = torch.arange(4, 10, device=reader.device)[None] % reader.model.get_input_embeddings().num_embeddings
+    other = one.clone()
+    other[0, -1] = one[0, 0]
+    with torch.inference_mode():
+        before, after = (reader.model(input_ids=ids, use_cache=False).logits[0, :-1] for ids in (one, other))
+    if not torch.allclose(before, after, rtol=1e-3, atol=1e-3):
+        raise ValueError(
+            f"{name}: {reader.model.config.model_type!r} sees what is to come; only decoders and T5 are read."
+        )
 
 
 def _require_fit(name: str, tokenizer: Any, model: Any) -> None:
@@ -99,4 +149,5 @@ def _require_fit(name: str, tokenizer: Any, model: Any) -> None:
 def _prefix(config: Any, tokenizer: Any) -> tuple[int, ...]:
     if config.is_encoder_decoder:
         return (config.decoder_start_token_id,)
-    return () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
+    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else config.bos_token_id
+    return () if bos is None else (bos,)

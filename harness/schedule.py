@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from harness import actors
-from harness.models import Checkpoint
+from harness.checkpoints import Checkpoint
 from harness.plan import Failure, Plan, Watcher
 from harness.store import Store
 from harness.units import FeatureUnit, ScoreUnit

@@ -257,10 +257,19 @@ def _strict_first(rows: pd.DataFrame) -> list[Row]:
 
 def _kinds_of(rows: pd.DataFrame) -> str:
     """Which intervals and which ceilings stand in the rows."""
-    said = []
-    for name, column in (("Interval", "interval_kind"), ("Ceiling", "ceiling_kind")):
-        said.append(f"{name}: {', '.join(sorted({kind for kind in rows[column].dropna() if kind})) or 'none'}.")
-    return " ".join(said)
+    return f"Interval: {_said_of(rows, 'interval_kind')}. Ceiling: {_said_of(rows, 'ceiling_kind')}."
+
+
+def _said_of(rows: pd.DataFrame, column: str) -> str:
+    """What a column says, by protocol where the protocols differ; "none" where it says nothing."""
+    said = {}
+    for protocol in PROTOCOLS:
+        part = rows.loc[rows["protocol"] == protocol, column].dropna()
+        if len(part):
+            said[protocol.upper()] = " or ".join(sorted(set(part) - {""})) or "none"
+    if len(set(said.values())) < 2:
+        return next(iter(said.values()), "none")
+    return "; ".join(f"{protocol} {kind}" for protocol, kind in said.items())
 
 
 def count(value: float | None) -> str:

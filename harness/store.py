@@ -125,6 +125,18 @@ class Store:
                     )
             yield local
 
+    def require_writable(self) -> None:
+        """Raise OSError that names OUT where nothing can be written, before any work is done."""
+        probe = f"{self.root}/.aside-{uuid.uuid4().hex}"
+        try:
+            self.fs.makedirs(self.root, exist_ok=True)
+            self.fs.pipe_file(probe, b"")
+            self.fs.rm_file(probe)
+        except OSError as error:
+            raise OSError(
+                f"cannot write to {self.out}: {error.strerror or error}; give --out another place."
+            ) from error
+
     def sweep(self) -> None:
         """Remove what killed runs left aside, once it is a day old."""
         if self.is_local:

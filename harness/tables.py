@@ -47,9 +47,10 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         **_SCORE, "r_low": _REAL, "r_high": _REAL, "interval_kind": _TEXT, "n_neuroids": _WHOLE, "n_nan": _WHOLE,
         **_SIZE,
     },
+    # scored: whether the word counts for r (not the first of a sentence).
     "word_surprisals": {
         **_ORIGIN, "story": _TEXT, "word_id": _TEXT, "word": _TEXT, "surprisal_bits": _REAL, "n_tokens": _WHOLE,
-        "reading_ms": _REAL,
+        "reading_ms": _REAL, "scored": _FLAG,
     },
     # One row per source. predictor: "surprisal" of a model, or the control's own values. r is signed.
     "reading_scores": {
@@ -127,8 +128,10 @@ def read(out: str, table: str, run: str | None = None) -> pd.DataFrame:
 
 
 def holds(out: str, run: str) -> bool:
-    """Whether the tables of a finished run are there; `runs` is written last."""
-    try:
-        return bool((read(out, "runs", run)["status"] == "done").any())
-    except FileNotFoundError:
+    """Whether all tables of a finished run are there; `runs` is written last."""
+    import fsspec
+
+    filesystem, root = fsspec.core.url_to_fs(out)
+    if not all(filesystem.isdir(f"{root}/tables/{table}/run={run}") for table in SCHEMAS):
         return False
+    return bool((read(out, "runs", run)["status"] == "done").any())

@@ -4,30 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from harness import contexts, extract, models, reader, surprisal
+from harness import checkpoints, contexts, extract, reader, surprisal
 from harness.records import Stimuli
 
 
 def read(file: str) -> Stimuli:
-    """The words of a CSV with a column `word` (and optionally `passage` and `word_id`), or of plain text.
+    """The words of a CSV or TSV with a column `word` (and optionally `passage` and `word_id`), or of plain text.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a CSV has no column `word`, or a word is empty.
+        ValueError: if there is no column `word`, no word, or the file is not UTF-8.
     """
     path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"{file} is not there; give a CSV with a column `word`, or a plain text.")
-    if path.suffix.lower() != ".csv":
-        frame = pd.DataFrame({"word": path.read_text().split()})
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 ({error.reason} at byte {error.start}); convert it.") from error
+    if not text.strip():
+        raise ValueError(f"{file} is empty.")
+    if path.suffix.lower() in {".csv", ".tsv"}:
+        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        frame = pd.read_csv(StringIO(text), sep=separator, dtype=str, keep_default_na=False)
     else:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame = pd.DataFrame({"word": text.split()})
+    if frame.empty:
+        raise ValueError(f"{file} has no words.")
     if "word" not in frame:
         raise ValueError(f"{file} has the columns {', '.join(frame)}; one must be called `word`.")
     passages = frame.get("passage", pd.Series(["text"] * len(frame)))
@@ -53,7 +63,7 @@ def surprisals(file: str, names: Sequence[str], context: str) -> pd.DataFrame:
     stimuli = read(file)
     parts = []
     for name in names:
-        checkpoint = models.resolve(name)
+        checkpoint = checkpoints.resolve(name)
         model = reader.load(checkpoint)
         encoded = [model.encode(part) for part in contexts.build(stimuli, context)]
         with Progress(console=Console(stderr=True), transient=True) as shown:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness import ceilings, contexts, controls, folds, hemodynamics, reading, scoring, surprisal, tables
-from harness.models import Checkpoint
+from harness.checkpoints import Checkpoint
 from harness.records import Ceiling, Dataset, Features, Layer, Stimuli, Surprisals, indices_of
 from harness.rows import BrainRows
 from harness.spec import Protocol, content_hash
@@ -195,9 +195,12 @@ class ScoreUnit:
     def _word_rows(self, dataset: Dataset, words: Surprisals) -> list[dict[str, Any]]:
         origin, shown = self._origin("surprisal_bits"), dataset.stimuli
         times = dataset.reading.mean_ms if dataset.reading else np.full(len(shown), np.nan)
+        scored = dataset.reading.scored if dataset.reading else np.ones(len(shown), dtype=bool)
         at = indices_of(shown.ids, words.word_ids, "surprisals")
-        columns = zip(shown.passages, shown.ids, shown.texts, words.bits[at], words.n_tokens[at], times, strict=True)
-        names = ("story", "word_id", "word", "surprisal_bits", "n_tokens", "reading_ms")
+        columns = zip(
+            shown.passages, shown.ids, shown.texts, words.bits[at], words.n_tokens[at], times, scored, strict=True
+        )
+        names = ("story", "word_id", "word", "surprisal_bits", "n_tokens", "reading_ms", "scored")
         return [{**origin, **dict(zip(names, row, strict=True))} for row in columns]
 
     def _origin(self, metric: str) -> dict[str, Any]:

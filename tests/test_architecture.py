@@ -19,6 +19,7 @@ RANKS = [
     {"kernels.ridge"},
     {"harness.records", "harness.spec"},
     {"harness.models", "harness.datasets", "harness.tables", "harness.store"},
+    {"harness.checkpoints"},
     {"harness.controls", "harness.tokens", "harness.tiny"},
     {"harness.reader"},
     {"harness.contexts", "harness.extract", "harness.surprisal", "harness.hemodynamics",

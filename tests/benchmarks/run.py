@@ -19,7 +19,7 @@ import torch
 from sklearn.linear_model import RidgeCV
 from threadpoolctl import threadpool_limits
 
-from harness import contexts, extract, models, reader, tiny, tokens
+from harness import checkpoints, contexts, extract, reader, tiny, tokens
 from harness.datasets import synthetic
 from harness.records import Layer, Stimuli
 from kernels.gram import design
@@ -68,7 +68,7 @@ def one_pass(n_words: int) -> list[dict[str, object]]:
     words = synthetic.words(synthetic.stimuli())
     story = Stimuli(words.ids[:n_words], words.texts[:n_words], ("story",) * n_words)
     with tempfile.TemporaryDirectory() as folder:
-        model = reader.load(models.resolve(str(tiny.build("llama", Path(folder) / "tiny", story.texts, 0))))
+        model = reader.load(checkpoints.resolve(str(tiny.build("llama", Path(folder) / "tiny", story.texts, 0))))
     read = tokens.encode(contexts.build(story, "passage")[0], model.tokenizer)
     last = Layer("decoder", tiny.BLOCKS)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness import contexts, extract, models, reader, tiny, tokens
+from harness import checkpoints, contexts, extract, reader, tiny, tokens
 from harness.records import Layer, Stimuli
 
 SENTENCES = (
@@ -22,13 +22,13 @@ STIMULI = Stimuli(tuple("abcde"), SENTENCES, ("p", "p", "p", "q", "q"))
 @pytest.fixture(scope="module", params=sorted(tiny.FAMILIES))
 def loaded(request, tmp_path_factory):
     folder = tiny.build(request.param, tmp_path_factory.mktemp("models") / request.param, SENTENCES, seed=3)
-    return reader.load(models.resolve(str(folder)))
+    return reader.load(checkpoints.resolve(str(folder)))
 
 
 @pytest.fixture(scope="module")
 def decoder(tmp_path_factory):
     folder = tiny.build("llama", tmp_path_factory.mktemp("models") / "llama", SENTENCES, seed=3)
-    return reader.load(models.resolve(str(folder)))
+    return reader.load(checkpoints.resolve(str(folder)))
 
 
 def _read(model, rule="passage", **options):
@@ -64,7 +64,7 @@ def test_every_layer_of_a_decoder_equals_a_forward_of_the_text_alone(loaded):
 
 
 def test_an_encoder_reads_each_prefix_by_itself(tmp_path):
-    model = reader.load(models.resolve(str(tiny.build("t5", tmp_path / "t5", SENTENCES, seed=3))))
+    model = reader.load(checkpoints.resolve(str(tiny.build("t5", tmp_path / "t5", SENTENCES, seed=3))))
     encoded, found = _read(model)
     read = encoded[0]
     for row, last in enumerate(read.last):
@@ -75,7 +75,7 @@ def test_an_encoder_reads_each_prefix_by_itself(tmp_path):
 
 
 def test_a_t5_decoder_reads_the_stimulus_while_the_encoder_holds_the_text_before_it(tmp_path):
-    model = reader.load(models.resolve(str(tiny.build("t5", tmp_path / "t5", SENTENCES, seed=3))))
+    model = reader.load(checkpoints.resolve(str(tiny.build("t5", tmp_path / "t5", SENTENCES, seed=3))))
     encoded, found = _read(model)
     read = encoded[0]
     for row in range(3):
@@ -147,7 +147,7 @@ def test_states_and_probabilities_can_be_asked_for_alone(decoder):
 
 
 def test_an_untrained_twin_has_other_weights_of_the_same_shape_and_the_same_seed_gives_the_same(tmp_path):
-    checkpoint = models.resolve(str(tiny.build("gpt2", tmp_path / "m", SENTENCES, seed=3)))
+    checkpoint = checkpoints.resolve(str(tiny.build("gpt2", tmp_path / "m", SENTENCES, seed=3)))
     trained, twin, again = (reader.load(checkpoint, untrained_seed=seed).model.get_input_embeddings().weight
                             for seed in (None, 0, 0))  # fmt: skip
     assert trained.shape == twin.shape
@@ -212,7 +212,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings_is_refused(t
     tokenizer = tiny._tokenizer([" ".join(SENTENCES), "entirely different words make a larger vocabulary " * 3])
     tokenizer.save_pretrained(folder)
     with pytest.raises(ValueError, match="tokenizer does not fit the model"):
-        reader.load(models.resolve(str(folder)))
+        reader.load(checkpoints.resolve(str(folder)))
 
 
 def test_progress_is_told_and_ends_at_one(decoder):

@@ -128,17 +128,33 @@ def test_lost_tables_are_put_together_again_from_the_units(out, outcome, tmp_pat
     )
 
 
+def test_a_damaged_unit_is_computed_again_and_a_lost_table_is_made_again(out, outcome, tmp_path):
+    copy = shutil.copytree(out, tmp_path / "copy")
+    for kind in ("scores", "features"):
+        file = max((copy / "units" / kind).glob("*/*.[ps]a*"), key=lambda file: file.stat().st_size)
+        raw = bytearray(file.read_bytes())
+        raw[len(raw) // 3] ^= 1
+        file.write_bytes(raw)
+    shutil.rmtree(copy / "tables" / "layer_scores")
+    again = pipeline.run(quickstart_spec(), str(copy))
+    assert (again.n_computed, again.failures) == (1, ())
+    columns = ["dataset", "protocol", "model", "stack", "layer", "neuroid_id", "r"]
+    ours, theirs = (_sorted(tables.read(place, "neuroid_scores", outcome.run), columns) for place in (str(copy), out))
+    assert ours.equals(theirs)
+    assert len(tables.read(str(copy), "layer_scores", outcome.run)) > 100
+
+
 def _sorted(frame, columns):
     return frame.sort_values(columns)[columns].reset_index(drop=True)
 
 
 @pytest.fixture
 def with_broken_models(out, outcome, tmp_path):
-    """A whole model beside three broken ones."""
+    """A whole model under two names, beside three broken ones."""
     built = quickstart.folder_of(out)
     names = {
         name: shutil.copytree(built / "tiny-gpt2", tmp_path / name)
-        for name in ("whole", "weightless", "short", "misfit")
+        for name in ("whole", "again", "weightless", "short", "misfit")
     }
     (names["weightless"] / "model.safetensors").unlink()
     weights = names["short"] / "model.safetensors"
@@ -160,7 +176,8 @@ def test_broken_models_are_written_down_and_the_others_go_on(out, with_broken_mo
     assert "no weights" in messages["weightless"]
     assert "damaged" in messages["short"]
     assert "does not fit the model" in messages["misfit"]
-    assert "whole" in set(tables.read(out, "model_scores", found.run).model)
+    scores = tables.read(out, "model_scores", found.run).set_index("model")
+    assert scores.loc["whole", "r"] == scores.loc["again", "r"]
     assert tables.read(out, "runs", found.run).status.item() == "failed"
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness import contexts, datasets, extract, models, reader, surprisal, tokens
+from harness import checkpoints, contexts, datasets, extract, reader, surprisal, tokens
 from harness.records import Tokens
 
 
@@ -31,7 +31,7 @@ def stories(shared):
 
 
 def _bits(dataset, folder, rule):
-    model = reader.load(models.resolve(str(folder)))
+    model = reader.load(checkpoints.resolve(str(folder)))
     encoded = [tokens.encode(context, model.tokenizer) for context in contexts.build(dataset.stimuli, rule)]
     return surprisal.per_word(encoded, extract.extract(model, encoded, states=False).log_probabilities)
 
@@ -49,7 +49,7 @@ def test_surprisal_predicts_the_reading_times_of_2016_as_known(stories, shared, 
 
 def test_surprisal_equals_a_forward_per_word_where_the_context_fits_the_window(stories, shared):
     """The slow way, one word after another: each word's tokens after everything before them in the story."""
-    model = reader.load(models.resolve(str(shared / "models" / "stories260K")))
+    model = reader.load(checkpoints.resolve(str(shared / "models" / "stories260K")))
     context = contexts.build(stories.stimuli, "passage")[3]
     read = tokens.encode(context, model.tokenizer)
     found = surprisal.per_word([read], extract.extract(model, [read], states=False).log_probabilities)

@@ -1,0 +1,149 @@
+import json
+import shutil
+
+import pytest
+
+from harness import checkpoints, tiny
+
+TEXT = ("The old bee watched the hive.",)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny.build("gpt2", tmp_path / "tiny", TEXT, seed=0)
+
+
+def test_what_a_run_records_is_read_from_the_checkpoint(folder):
+    from transformers import AutoModelForCausalLM
+
+    found = checkpoints.resolve(str(folder))
+    # Tied weights are stored once.
+    assert found.n_parameters == AutoModelForCausalLM.from_pretrained(folder).num_parameters()
+    assert (found.family, found.n_layers, found.hidden_size, found.context_size) == ("gpt2", 4, 48, 256)
+
+
+def test_a_revision_changes_with_the_weights_and_not_with_the_folder(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    one, other = checkpoints.resolve(str(folder)), checkpoints.resolve(str(copy))
+    assert one.revision == other.revision
+    weights = copy / "model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-1] ^= 1
+    weights.write_bytes(raw)
+    assert checkpoints.resolve(str(copy)).revision != one.revision
+
+
+def test_an_unknown_name_lists_the_nearest():
+    with pytest.raises(ValueError, match="flan-t5-small"):
+        checkpoints.resolve("flan-t5-smal")
+
+
+@pytest.mark.parametrize(("broken", "message"), [
+    (lambda f: (f / "model.safetensors").unlink(), "no weights"),
+    (lambda f: (f / "config.json").unlink(), r"no config\.json"),
+    (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer"),
+    (lambda f: (f / "config.json").write_text("{"), "not JSON"),
+    (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-10]), "damaged"),
+    (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:100]), "damaged"),
+    (lambda f: (f / "model.safetensors").write_bytes(b""), "damaged"),
+])  # fmt: skip
+def test_a_broken_folder_is_refused_before_anything_is_loaded(folder, broken, message):
+    broken(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        checkpoints.resolve(str(folder))
+
+
+def test_pickled_weights_are_refused_with_advice(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match="convert them to safetensors"):
+        checkpoints.resolve(str(folder))
+
+
+def test_a_missing_shard_is_named(folder):
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(FileNotFoundError, match="model-00001-of-00002"):
+        checkpoints.resolve(str(folder))
+
+
+def test_a_folder_of_a_training_step_is_named_by_its_parent(tmp_path):
+    assert checkpoints.resolve(str(tiny.build("gpt2", tmp_path / "m" / "step-0600", TEXT, 0))).name == "m@step-0600"
+
+
+def test_a_tuned_version_is_known_by_its_name_only_beside_a_base_of_the_same_shape(tmp_path):
+    base, tuned, other = (
+        checkpoints.resolve(str(tiny.build(family, tmp_path / name, TEXT, 0)))
+        for family, name in (("llama", "m"), ("llama", "m-instruct"), ("gpt2", "m-chat"))
+    )
+    found = {checkpoint.name: checkpoint for checkpoint in checkpoints.pair([base, tuned, other])}
+    assert (found["m-instruct"].tuned_from, found["m-instruct"].pair_source) == ("m", "name")
+    assert found["m-chat"].tuned_from == found["m"].tuned_from == ""
+    assert checkpoints.pair([tuned])[0].tuned_from == ""
+
+
+def test_a_model_card_says_the_base(folder):
+    (folder / "README.md").write_text("---\nlicense: mit\nbase_model: org/base\n---\n# A model\n")
+    found = checkpoints.resolve(str(folder))
+    assert (found.tuned_from, found.pair_source) == ("org/base", "model card")
+    (folder / "README.md").write_text("---\nbase_model:\n- org/base\n- org/other\n---\n# base_model: wrong\n")
+    assert checkpoints.resolve(str(folder)).tuned_from == "org/base"
+    (folder / "README.md").write_text("---\nlicense: mit\n---\nbase_model: wrong\n")
+    assert checkpoints.resolve(str(folder)).tuned_from == ""
+
+
+def _named(name, tuned_from="", source=""):
+    return checkpoints.Checkpoint(name, "", "", "llama", 1, 2, 8, 9, 16, False, "", tuned_from, source)
+
+
+@pytest.mark.parametrize(("base", "tuned"), [
+    ("Llama-2-7b-hf", "Llama-2-7b-chat-hf"), ("Mistral-7B-v0.2", "Mistral-7B-Instruct-v0.2"),
+    ("gemma-3-1b-pt", "gemma-3-1b-it"), ("Qwen3-8B-Base", "Qwen3-8B-Instruct"), ("m", "m-instruct@step-0600"),
+])  # fmt: skip
+def test_names_of_tuned_versions_are_understood(base, tuned):
+    found = {checkpoint.name: checkpoint for checkpoint in checkpoints.pair([_named(base), _named(tuned)])}
+    assert (found[tuned].tuned_from, found[tuned].pair_source) == (base, "name")
+    assert found[base].tuned_from == ""
+
+
+def test_a_base_that_a_card_names_by_its_hub_id_is_found_among_folders_and_the_table():
+    for base, card in (("base", "org/base"), ("gpt2-small", "openai-community/gpt2"), ("org/base", "org/base")):
+        paired = checkpoints.pair([_named(base), _named("other", card, "model card")])[1]
+        assert (paired.tuned_from, paired.pair_source) == (base, "model card")
+
+
+def test_a_base_that_is_not_in_the_run_leaves_the_name_to_speak():
+    assert checkpoints.pair([_named("m"), _named("m-chat", "org/elsewhere", "model card")])[1].tuned_from == "m"
+
+
+def test_masks_that_old_checkpoints_store_are_no_parameters(tmp_path):
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    tensors = {
+        "h.0.attn.bias": np.ones((1, 1, 8, 8)),
+        "h.0.attn.c_attn.bias": np.ones(4),
+        "wte.weight": np.ones((5, 2)),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert checkpoints._n_numbers(tmp_path / "model.safetensors") == 14
+
+
+def test_a_model_that_cannot_be_fetched_says_what_to_do(monkeypatch):
+    import huggingface_hub
+
+    def unreachable(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(FileNotFoundError, match="copy the model's folder here"):
+        checkpoints.resolve("gpt2-small")
+
+
+def test_a_model_of_the_table_is_found_in_the_hubs_cache_by_its_commit(folder, monkeypatch):
+    import huggingface_hub
+
+    snapshot = folder.rename(folder.parent / "0123456789abcdef0123456789abcdef01234567")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(snapshot))
+    found = checkpoints.resolve("gpt2-small-alpaca")
+    assert (found.name, found.revision) == ("gpt2-small-alpaca", snapshot.name)
+    assert (found.tuned_from, found.pair_source) == ("gpt2-small", "table")
