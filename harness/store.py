@@ -120,9 +120,7 @@ class Store:
                 if not self.is_local:
                     self.fs.get_file(f"{folder}/{name}", str(local / name))
                 if _sha256(local / name) != facts["sha256"]:
-                    raise ValueError(
-                        f"{folder}/{name} is corrupt: its checksum changed; delete {folder} and run again."
-                    )
+                    raise ValueError(f"{folder}/{name} is corrupt: its checksum changed.")
             yield local
 
     def require_writable(self) -> None:

@@ -141,7 +141,7 @@ def test_a_damaged_unit_is_computed_again_and_a_lost_table_is_made_again(out, ou
     columns = ["dataset", "protocol", "model", "stack", "layer", "neuroid_id", "r"]
     ours, theirs = (_sorted(tables.read(place, "neuroid_scores", outcome.run), columns) for place in (str(copy), out))
     assert ours.equals(theirs)
-    assert len(tables.read(str(copy), "layer_scores", outcome.run)) > 100
+    assert len(tables.read(str(copy), "layer_scores", outcome.run)) > 50
 
 
 def _sorted(frame, columns):
