@@ -6,6 +6,7 @@ Exit status: 0 all done, 1 something failed and is listed, 2 wrong use. Nothing 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -42,7 +43,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from harness.progress import Display
 
     spec = _spec(arguments)
-    with Display(Console(stderr=arguments.json)) as display:
+    console = Console(file=sys.stderr if arguments.json else sys.stdout)
+    # Ray writes its warnings to stdout, which belongs to our own lines or to the one JSON document.
+    with Display(console) as display, contextlib.redirect_stdout(sys.stderr):
         outcome = pipeline.run(
             spec,
             arguments.out,
