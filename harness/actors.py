@@ -1,4 +1,6 @@
-"""Ray shells: one holds a language model, one scores, one computes ceilings. They carry; the stations compute.
+"""Ray shells: one holds a language model, one scores, one fits pieces of a scoring, one computes ceilings.
+
+They carry; the stations compute.
 
 Features go to the store from where they were made, and only a word of completion travels back. A model's actor loads
 its weights once, for all data sets, and is killed when its work is done.
@@ -8,14 +10,22 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import ray
 
+from harness import scoring
 from harness.checkpoints import Checkpoint
-from harness.records import Ceiling, Dataset
+from harness.records import Ceiling, Dataset, Floats
+from harness.scoring import Fitting, Layers
 from harness.spec import Protocol
 from harness.store import Store
 from harness.units import FeatureUnit, ScoreUnit, compute_ceiling
+from kernels.arrays import gpu_available
+from kernels.ridge import FoldFit
 
 
 @ray.remote(max_restarts=2, max_task_retries=2)
@@ -43,11 +53,58 @@ class ModelActor:
 
 
 @ray.remote
-def score(unit: ScoreUnit, dataset: Dataset, ceiling: Ceiling | None, out: str) -> float:
+def score(unit: ScoreUnit, dataset: Dataset, ceiling: Ceiling | None, out: str, device: str) -> float:
     """Compute and store one score unit; seconds it took."""
     started = time.monotonic()
-    unit.run(dataset, ceiling, Store(out))
+    unit.run(dataset, ceiling, Store(out), partial(over_cluster, device=device))
     return time.monotonic() - started
+
+
+def over_cluster(
+    fitting: Fitting, layers: Layers, Y: Floats, device: str, least_flops: float = 3e11
+) -> Iterator[list[list[FoldFit]]]:
+    """Fit the pieces of a scoring, (layer, block of neuroids), over all GPUs of the cluster, or over all its cores.
+
+    Small work is done here. No more layers are on their way than keep the workers busy, so that a large model's
+    features do not fill the object store.
+
+    Args:
+        fitting: how.
+        layers: the features.
+        Y: (row, neuroid) responses.
+        device: "cuda" for GPUs, else cores.
+        least_flops: what is less is small work.
+    """
+    if scoring.flops(fitting, layers, Y.shape[1]) < least_flops:
+        yield from scoring.here(fitting, layers, Y)
+        return
+    n_cpus, n_gpus = resources()
+    n_workers = n_gpus if device == "cuda" else n_cpus
+    need = {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": 1}
+    blocks = scoring.cut(Y.shape[1], len(layers), n_workers)
+    shared = ray.put(fitting), [ray.put(Y[:, block]) for block in blocks]
+    running: deque[list[Any]] = deque()
+    for k in range(len(layers)):
+        layer = ray.put(layers[k])
+        running.append([_fit.options(**need).remote(shared[0], layer, part) for part in shared[1]])
+        if len(running) * len(blocks) >= 2 * n_workers:
+            yield _got(running.popleft())
+    yield from map(_got, running)
+
+
+def _got(pieces: list[Any]) -> list[list[FoldFit]]:
+    """What pieces gave; what was wrong with one comes back as itself."""
+    try:
+        found: list[list[FoldFit]] = ray.get(pieces)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    return found
+
+
+@ray.remote(max_retries=3)
+def _fit(fitting: Fitting, layer: Floats, Y: Floats) -> list[FoldFit]:
+    """One piece, on the GPU that Ray gave where CuPy finds it."""
+    return fitting.fit(layer, Y, on_gpu=bool(ray.get_gpu_ids()) and gpu_available())
 
 
 @ray.remote

@@ -60,7 +60,7 @@ def between_subjects(responses: Responses, protocol: Protocol) -> tuple[Floats, 
         present = _restrict(splits, rows)
         if X.size and present:
             groups = [responses.row_groups[row] for row in np.flatnonzero(rows)]
-            fit = scoring.fit_layer(X, Y, groups, present, protocol.regression)
+            fit = scoring.fit_layer(X, Y, groups, present, protocol)
             ceiling[own] = _mean_of_present(fit.r, axis=0)
     return ceiling, OTHER_SUBJECTS
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -15,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
-from harness.spec import SPECS, EvaluationSpec
+from harness.printing import document, show
+from harness.spec import SPECS, EvaluationSpec, ProtocolName
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,7 +56,7 @@ def _run(arguments: argparse.Namespace) -> int:
         )
     page = report.write(arguments.out, outcome.run)
     if arguments.json:
-        _print_json(asdict(outcome) | {"report": page})
+        document(asdict(outcome) | {"report": page})
     else:
         print(_last_words(outcome, page))
     return 1 if outcome.failures else 0
@@ -65,6 +65,8 @@ def _run(arguments: argparse.Namespace) -> int:
 def _last_words(outcome: Any, page: str) -> str:
     if outcome.failures:
         did = f"{outcome.n_computed} scores computed, {len(outcome.failures)} failures (table `failures`)"
+    elif outcome.n_units == 0:
+        did = "nothing to do: no data set of the spec has the protocol asked for"
     elif outcome.n_computed == 0:
         did = f"nothing to do: all {outcome.n_units} scores were there"
     else:
@@ -72,10 +74,19 @@ def _last_words(outcome: Any, page: str) -> str:
     return f"run {outcome.run}: {did}; {outcome.seconds:.0f} s\nopen the report: {page}"
 
 
+# --protocol -> what is run.
+_PROTOCOLS: dict[str, tuple[ProtocolName, ...]] = {
+    "paper": ("paper",),
+    "strict": ("strict",),
+    "brainscore2026": ("brainscore2026",),
+    "both": ("strict", "paper"),
+    "all": ("strict", "paper", "brainscore2026"),
+}
+
+
 def _spec(arguments: argparse.Namespace) -> EvaluationSpec:
     spec = _named(SPECS, arguments.spec, "spec")()
-    protocols = {"both": spec.protocols, "paper": ("paper",), "strict": ("strict",)}[arguments.protocol]
-    spec = replace(spec, protocols=protocols, untrained=not arguments.no_untrained)
+    spec = replace(spec, protocols=_PROTOCOLS[arguments.protocol], untrained=not arguments.no_untrained)
     if arguments.model:
         spec = replace(spec, models=tuple(arguments.model))
     if arguments.dataset:
@@ -104,7 +115,7 @@ def _report(arguments: argparse.Namespace) -> int:
         return 0
     page = report.write(arguments.out, arguments.run)
     if arguments.json:
-        _print_json({"report": page})
+        document({"report": page})
     else:
         print(f"open the report: {page}")
     return 0
@@ -113,7 +124,7 @@ def _report(arguments: argparse.Namespace) -> int:
 def _models(arguments: argparse.Namespace) -> int:
     from harness.models import MODELS
 
-    return _show(arguments, [asdict(entry) for entry in MODELS.values()])
+    return show([asdict(entry) for entry in MODELS.values()], arguments.json)
 
 
 def _datasets(arguments: argparse.Namespace) -> int:
@@ -130,12 +141,13 @@ def _datasets(arguments: argparse.Namespace) -> int:
         }
         for entry in datasets.DATASETS.values()
     ]  # fmt: skip
-    return _show(arguments, rows)
+    return show(rows, arguments.json)
 
 
 def _show_dataset(arguments: argparse.Namespace, root: str) -> int:
     """One data set: where its files are published, what is missing, its protocols in words."""
     from harness import datasets
+    from harness.findings import in_words
 
     entry = datasets.find(arguments.name)
     protocols = {
@@ -143,12 +155,13 @@ def _show_dataset(arguments: argparse.Namespace, root: str) -> int:
     }
     missing = [file._asdict() for file in datasets.missing(entry.name, root)]
     if arguments.json:
-        _print_json(asdict(entry) | {"missing": missing, "protocols": protocols})
+        document(asdict(entry) | {"missing": missing, "protocols": protocols})
         return 0
     print(f"{entry.title}\n{entry.citation}\nlicence: {entry.licence}\npublished at: {entry.landing}")
     print(f"missing under {root}: {', '.join(file['path'] for file in missing) or 'nothing'}")
+    words = {name: in_words(protocol) for name, protocol in datasets.protocols(entry.name).items()}
     for name, protocol in protocols.items():
-        print(f"\n{name} ({protocol['hash']})")
+        print(f"\n{name} ({protocol['hash']}): {words[name]}")
         for key, value in protocol.items():
             if key not in {"name", "hash", "notes"} and value is not None:
                 print(f"  {key}: {value}")
@@ -158,13 +171,24 @@ def _show_dataset(arguments: argparse.Namespace, root: str) -> int:
 
 
 def _specs(arguments: argparse.Namespace) -> int:
-    return _show(arguments, [asdict(make()) | {"about": (make.__doc__ or "").strip()} for make in SPECS.values()])
+    return show([asdict(make()) | {"about": (make.__doc__ or "").strip()} for make in SPECS.values()], arguments.json)
 
 
 def _controls(arguments: argparse.Namespace) -> int:
     from harness.controls import CONTROLS
 
-    return _show(arguments, [{"name": name, "about": control.title} for name, control in CONTROLS.items()])
+    return show([{"name": name, "about": control.title} for name, control in CONTROLS.items()], arguments.json)
+
+
+def _conform(arguments: argparse.Namespace) -> int:
+    from harness import conform, verdicts
+
+    results = conform.run(arguments.folder)
+    if arguments.json:
+        document([result.as_row() for result in results])
+    else:
+        print("\n".join(verdicts.in_lines(results)))
+    return int(any(result.fails for result in results))
 
 
 def _surprisal(arguments: argparse.Namespace) -> int:
@@ -172,7 +196,7 @@ def _surprisal(arguments: argparse.Namespace) -> int:
 
     frame = texts.surprisals(arguments.file, arguments.model, arguments.context)
     if arguments.json:
-        _print_json(frame.to_dict("records"))
+        document(frame.to_dict("records"))
     elif arguments.out:
         frame.to_csv(arguments.out, index=False)
         print(f"{len(frame)} rows in {arguments.out}")
@@ -185,41 +209,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from harness import doctor
 
     found = doctor.examine(arguments.data_root or ".")
-    return _show(arguments, found) or int(any(row["state"] == "broken" for row in found))
-
-
-# --- output -----------------------------------------------------------------------------------------------------------
-
-
-def _show(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> int:
-    """Rows as a table for people, or as one JSON document."""
-    if arguments.json:
-        _print_json(rows)
-        return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*rows[0], box=None, header_style="bold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    Console().print(table)
-    return 0
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return (
-        ", ".join(map(str, value))
-        if isinstance(value, tuple | list)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
-
-
-def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=1, default=str))
+    return show(found, arguments.json) or int(any(row["state"] == "broken" for row in found))
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------
@@ -251,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
         "--model", action="append", metavar="NAME_OR_FOLDER", help="table name, Hub id or folder; repeatable"
     )
     run.add_argument("--dataset", action="append", metavar="NAME", help="instead of the spec's; repeatable")
-    run.add_argument("--protocol", choices=("paper", "strict", "both"), default="both")
+    run.add_argument("--protocol", choices=tuple(_PROTOCOLS), default="both", help="default: both, strict and paper")
     run.add_argument("--no-untrained", action="store_true", help="leave out the untrained twins")
     run.add_argument(
         "--out", default="results", metavar="URL", help="folder or URL of units and tables (default: results)"
@@ -279,6 +269,9 @@ def _parser() -> argparse.ArgumentParser:
     words.add_argument("--model", action="append", required=True, metavar="NAME_OR_FOLDER")
     words.add_argument("--context", choices=("passage", "corpus"), default="passage")
     words.add_argument("--out", metavar="CSV", help="write there instead of to stdout")
+
+    conform = add("conform", _conform, "Compare with recorded vectors of Brain-Score: |dr|, splits, alphas, by case.")
+    conform.add_argument("folder", metavar="FOLDER", help=".npz archives, one for each case")
 
     add_data_root(add("doctor", _doctor, "What works on this machine."))
     return parser

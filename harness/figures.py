@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from harness.panels import LETTER, Dot, Line, dot_panel, interval, line_panel, number, span
+from harness.spec import ProtocolName
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PROTOCOLS = ("strict", "paper")
+PROTOCOLS: tuple[ProtocolName, ...] = ("strict", "paper", "brainscore2026")
 
 
 def scores(rows: pd.DataFrame) -> list[str]:

@@ -164,18 +164,23 @@ def in_words(protocol: Protocol) -> str:
     said = [f"context: {protocol.context}"]
     if protocol.reading:
         return "; ".join([*said, f"{protocol.reading} of reading time and surprisal"])
-    ridge = f"ridge, one of {len(protocol.regression.alphas)} alphas chosen in training rows"
+    shared = "" if protocol.regression.per_neuroid else " for all neuroids"
+    ridge = f"ridge, one of {len(protocol.regression.alphas)} alphas{shared} chosen in training rows"
     method = {"ols": "least squares", "ridge": ridge}[protocol.regression.kind]
     layer = {"max": "best layer of the scores shown", "nested": "layer chosen in training rows"}
-    return "; ".join([*said, method, folds_in_words(protocol.folds), layer[protocol.layer_choice]])
+    metric = {"pearson_r": [], "brainscore_r": ["Brain-Score’s r: 0 for a constant neuroid"]}[protocol.metric]
+    return "; ".join([*said, method, folds_in_words(protocol.folds), layer[protocol.layer_choice], *metric])
 
 
 def folds_in_words(rule: FoldRule) -> str:
     """How rows are divided, as a phrase."""
     gap = f", {rule.gap} rows dropped at their sides" if rule.gap else ""
+    held_out = rule.test_fraction if rule.test_fraction is not None else 1 - (rule.train_fraction or 0)
     return {
-        "shuffled": f"{rule.n} random splits, {rule.test_fraction:.0%} of the rows held out",
+        "shuffled": f"{rule.n} random splits, {held_out:.0%} of the rows held out",
         "kfold": f"{rule.n} random folds",
+        "stratified shuffled": f"{rule.n} random splits, {held_out:.0%} of the rows of each class held out",
+        "stratified kfold": f"{rule.n} random folds with equal shares of each class",
         "grouped": f"{rule.n} folds of whole groups",
         "contiguous": f"{rule.n} contiguous folds{gap}",
     }[rule.kind]

@@ -4,12 +4,13 @@ Random splits give a model test rows whose neighbours in time it has seen, and n
 alignment (null r = +.55 under shuffled folds, -.004 under grouped ones). So STRICT rules keep groups or blocks of time
 whole; shuffled rules are here because the paper used them.
 
-Source: scikit-learn's ShuffleSplit and KFold, the same rows in the same order; Brain-Score language 2026 for groups.
+Source: scikit-learn's splitters; Brain-Score language 2026 for groups.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,17 +27,21 @@ def make(rule: FoldRule, groups: Sequence[str]) -> list[Fold]:
 
     Args:
         rule: kind "shuffled": rule.n independent draws of rule.test_fraction of the rows, as ShuffleSplit; "kfold":
-            KFold, shuffled; "grouped": whole groups, dealt out at random into rule.n parts, or one group at a time
+            KFold, shuffled; "stratified shuffled" and "stratified kfold": the same, so that every fold has its share of
+            each class; "grouped": whole groups, dealt out at random into rule.n parts, or one group at a time
             where there are fewer groups than that; "contiguous": rule.n equal blocks of time, rule.gap rows on both
             sides of the test block in neither side.
-        groups: (row,) the group of each row, in order of time.
+        groups: (row,) the group of each row, in order of time; for the stratified kinds its class.
 
     Raises:
         ValueError: if the rows cannot be divided so, or a test fold has fewer rows than rule.min_test_rows.
     """
-    if rule.n < 1 or (rule.kind != "shuffled" and rule.n < 2):
-        raise ValueError(f"folds: {rule.n} {rule.kind} folds asked for; give at least {1 + (rule.kind != 'shuffled')}.")
-    folds = list(_KINDS[rule.kind](rule, groups))
+    if rule.n < (least := 1 if rule.kind.endswith("shuffled") else 2):
+        raise ValueError(f"folds: {rule.n} {rule.kind} folds asked for; give at least {least}.")
+    try:
+        folds = list(_KINDS[rule.kind](rule, groups))
+    except ValueError as error:
+        raise ValueError(f"folds: {len(groups)} rows cannot be divided by {rule.kind}: {error}") from error
     for k, fold in enumerate(folds):
         if len(fold.test) < rule.min_test_rows or not len(fold.test) or not len(fold.train):
             raise ValueError(
@@ -61,18 +66,37 @@ def inner_labels(groups: Sequence[str], train: Integers) -> Integers:
 
 def _shuffled(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
     """Independent random draws."""
-    random = np.random.RandomState(rule.seed)
-    n_test = int(np.ceil(rule.test_fraction * len(groups)))
-    for _ in range(rule.n):
-        order = random.permutation(len(groups))
-        yield Fold(order[n_test:], order[:n_test])
+    from sklearn.model_selection import ShuffleSplit
+
+    sizes = {"test_size": rule.test_fraction, "train_size": rule.train_fraction}
+    return _folds_of(ShuffleSplit(rule.n, **sizes, random_state=rule.seed), groups)
+
+
+def _stratified_shuffled(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
+    """Independent random draws with every class in its share."""
+    from sklearn.model_selection import StratifiedShuffleSplit
+
+    sizes = {"test_size": rule.test_fraction, "train_size": rule.train_fraction}
+    return _folds_of(StratifiedShuffleSplit(rule.n, **sizes, random_state=rule.seed), groups)
 
 
 def _kfold(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
     """Every row tests once, in an order drawn at random."""
-    order = np.random.RandomState(rule.seed).permutation(len(groups))
-    for part in np.array_split(order, rule.n):
-        yield _held_out(np.isin(np.arange(len(groups)), part))
+    from sklearn.model_selection import KFold
+
+    return _folds_of(KFold(rule.n, shuffle=True, random_state=rule.seed), groups)
+
+
+def _stratified_kfold(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
+    """Every row tests once, every class in its share."""
+    from sklearn.model_selection import StratifiedKFold
+
+    return _folds_of(StratifiedKFold(rule.n, shuffle=True, random_state=rule.seed), groups)
+
+
+def _folds_of(splitter: Any, groups: Sequence[str]) -> Iterator[Fold]:
+    """What one of scikit-learn's splitters gives, rows in its order."""
+    yield from (Fold(train, test) for train, test in splitter.split(np.zeros(len(groups)), np.asarray(groups)))
 
 
 def _grouped(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
@@ -80,7 +104,7 @@ def _grouped(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
     names = np.unique(np.asarray(groups))
     if len(names) < 2:
         raise ValueError(
-            f"folds: all {len(groups)} rows are in group {groups[0] if groups else None!r}, so none can be held out; "
+            f"all {len(groups)} rows are in group {groups[0] if groups else None!r}, so none can be held out; "
             "give the rows two groups or more, or use contiguous folds."
         )
     for part in np.array_split(np.random.RandomState(rule.seed).permutation(names), min(rule.n, len(names))):
@@ -100,4 +124,11 @@ def _held_out(is_test: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Fold:
     return Fold(np.flatnonzero(~is_test), np.flatnonzero(is_test))
 
 
-_KINDS = {"shuffled": _shuffled, "kfold": _kfold, "grouped": _grouped, "contiguous": _contiguous}
+_KINDS = {
+    "shuffled": _shuffled,
+    "kfold": _kfold,
+    "stratified shuffled": _stratified_shuffled,
+    "stratified kfold": _stratified_kfold,
+    "grouped": _grouped,
+    "contiguous": _contiguous,
+}

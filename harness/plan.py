@@ -109,7 +109,8 @@ def _require_other_name(checkpoint: checkpoints.Checkpoint, found: dict[str, che
 
 def _score_units(plan: Plan) -> Iterator[ScoreUnit]:
     for name, dataset in plan.recordings.items():
-        for protocol in (datasets.protocols(name)[p] for p in plan.spec.protocols):
+        known = datasets.protocols(name)
+        for protocol in (known[wanted] for wanted in plan.spec.protocols if wanted in known):
             for source in plan.sources:
                 if source.checkpoint is None and not controls.applies(source.name, dataset):
                     continue

@@ -116,6 +116,11 @@ class Responses:
         if np.isinf(self.values).any():
             neuroid = self.neuroid_ids[int(np.argwhere(np.isinf(self.values))[0, 1])]
             raise ValueError(f"responses: neuroid {neuroid!r} has infinite values; write NaN for what is absent.")
+        absent = np.isnan(self.values).all(axis=0)
+        if n_rows and absent.any():
+            raise ValueError(
+                f"responses: neuroid {self.neuroid_ids[int(absent.argmax())]!r} has no value; leave it out."
+            )
 
 
 @dataclass(frozen=True)

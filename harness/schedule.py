@@ -91,7 +91,8 @@ class Schedule:
 
     def _score(self, unit: ScoreUnit) -> None:
         ceiling = self._ceiling(unit) if self.plan.recordings[unit.dataset].responses else None
-        self.running[actors.score.remote(unit, self.recordings[unit.dataset], ceiling, self.store.out)] = unit
+        recording = self.recordings[unit.dataset]
+        self.running[actors.score.remote(unit, recording, ceiling, self.store.out, self.device)] = unit
 
     def _ceiling(self, unit: ScoreUnit) -> Any:
         key = (unit.dataset, unit.protocol.name)

@@ -86,7 +86,8 @@ def sections(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol]) ->
         ),
         Section(
             "scores", "Scores against ceilings",
-            "STRICT is the protocol to believe; PAPER is what the paper did, faults included. Controls know nothing of "
+            "STRICT is the protocol to believe; PAPER is what the paper did, faults included; BRAINSCORE2026 gives the "
+            "figures of that board, where the run holds it. Controls know nothing of "
             "language: a model that does not exceed them has shown nothing. Untrained twins are the same networks with "
             "weights drawn anew. Raw score, ceiling and ratio stand side by side; nothing is clipped.",
             [part for dataset, rows in brain.groupby("dataset") for part in _score_parts(dataset, rows)],

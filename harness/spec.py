@@ -11,20 +11,23 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-ProtocolName = Literal["paper", "strict"]
+ProtocolName = Literal["paper", "strict", "brainscore2026"]
 
 
 @dataclass(frozen=True)
 class FoldRule:
     """How rows are divided into train and test.
 
-    kind: "shuffled" (random splits, scikit-learn's ShuffleSplit), "kfold" (shuffled k-fold), "grouped" (whole groups,
-    shuffled with the seed), "contiguous" (blocks in time with `gap` rows dropped at both sides of the test block).
+    kind: "shuffled" (random splits, scikit-learn's ShuffleSplit), "kfold" (shuffled k-fold), "stratified shuffled" and
+    "stratified kfold" (the same with the classes of the rows in equal shares), "grouped" (whole groups, shuffled with
+    the seed), "contiguous" (blocks in time with `gap` rows dropped at both sides of the test block).
+    test_fraction, train_fraction: of random splits, as scikit-learn's sizes; None is what the other leaves.
     """
 
-    kind: Literal["shuffled", "kfold", "grouped", "contiguous"]
+    kind: Literal["shuffled", "kfold", "stratified shuffled", "stratified kfold", "grouped", "contiguous"]
     n: int = 10
-    test_fraction: float = 0.1
+    test_fraction: float | None = 0.1
+    train_fraction: float | None = None
     seed: int = 1
     gap: int = 0
     min_test_rows: int = 1
@@ -38,7 +41,8 @@ class Regression:
     or "ridge". alphas: the grid; with `relative` they are multiplied by tr(C)/n of the training rows' centred Gram
     matrix. inner: how alpha is chosen within the training rows: "loo", or "groups" (leave a group of rows out; where
     each group is one row this is leave-one-out). scale: "center" or "zscore", on training rows. per_neuroid: one alpha
-    each, or one for all.
+    each, or one for all. tie: which alpha to keep of equals. precision: "float64", or "mixed": float32 where it is
+    safe (kernels/ridge.py: the same alphas, r to about 1e-6), for twice the speed.
     """
 
     kind: Literal["ols", "ridge"]
@@ -48,11 +52,17 @@ class Regression:
     scale: Literal["center", "zscore"] = "center"
     per_neuroid: bool = True
     cutoff: float = 1e-12
+    tie: Literal["larger", "smaller"] = "larger"
+    precision: Literal["float64", "mixed"] = "float64"
 
 
 # STRICT's: relative to tr(C)/n from far below to far above it, wide enough for every recording seen.
 WIDE_RIDGE = Regression(
     "ridge", alphas=tuple(10.0**k for k in range(-5, 8)), relative=True, inner="groups", scale="zscore"
+)
+# Brain-Score language's of August 2026: not scaled, one alpha for all neuroids, by leave-one-out.
+BRAINSCORE_RIDGE = Regression(
+    "ridge", alphas=tuple(10.0**k for k in range(-3, 4)), inner="loo", scale="center", per_neuroid=False, tie="smaller"
 )
 
 
@@ -74,7 +84,8 @@ class Protocol:
     """One way to score one kind of data. `notes` cite the source and say aloud what the source does not state.
 
     window: tokens that are read at once at most, whatever more a model could take, so that models are compared on the
-    same context (LLaMA-1's 2,048).
+    same context (LLaMA-1's 2,048). metric: the score of a neuroid, a name of kernels/metrics.py: "pearson_r" (NaN for
+    what is constant) or "brainscore_r" (1e-8 added to the norms, 0 for what is constant, and counted).
     """
 
     name: ProtocolName
@@ -85,6 +96,7 @@ class Protocol:
     sampling: Sampling | None = None
     reading: Literal["correlation", "regression"] | None = None
     window: int = 2048
+    metric: Literal["pearson_r", "brainscore_r"] = "pearson_r"
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property

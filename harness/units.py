@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # Raise the first when extraction changes what it gives, the second when scoring does: older units are then not reused.
 FEATURES_VERSION = 1
-SCORES_VERSION = 1
+SCORES_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,17 @@ class ScoreUnit:
         }  # fmt: skip
         return content_hash(made_of)[:32]
 
-    def run(self, dataset: Dataset, ceiling: Ceiling | None, store: Store) -> None:
-        """Score, and store the rows of each table as Parquet under this unit's key (all columns but the run)."""
-        rows = self._reading_rows(dataset, store) if dataset.reading else self._brain_rows(dataset, ceiling, store)
+    def run(
+        self, dataset: Dataset, ceiling: Ceiling | None, store: Store, spread: scoring.Spread = scoring.here
+    ) -> None:
+        """Score, and store the rows of each table as Parquet under this unit's key (all columns but the run).
+
+        `spread` says who fits the pieces of a scoring.
+        """
+        if dataset.reading:
+            rows = self._reading_rows(dataset, store)
+        else:
+            rows = self._brain_rows(dataset, ceiling, store, spread)
 
         def write(folder: Path) -> None:
             for table, content in rows.items():
@@ -151,12 +159,14 @@ class ScoreUnit:
         facts = {"model": self.source.name, "dataset": self.dataset, "protocol": self.protocol.name}
         store.put("scores", self.key, write, facts)
 
-    def _brain_rows(self, dataset: Dataset, ceiling: Ceiling | None, store: Store) -> dict[str, list[dict[str, Any]]]:
+    def _brain_rows(
+        self, dataset: Dataset, ceiling: Ceiling | None, store: Store, spread: scoring.Spread
+    ) -> dict[str, list[dict[str, Any]]]:
         responses = dataset.responses
         assert responses is not None and ceiling is not None  # noqa: S101 - the pipeline pairs them
         features, words = self._features(dataset, store)
-        fits = scoring.score_layers(features, responses, self.protocol)
-        origin = self._origin("pearson_r")
+        fits = scoring.score_layers(features, responses, self.protocol, spread)
+        origin = self._origin(self.protocol.metric)
         brain = BrainRows(origin, responses, fits, ceiling, self.protocol, self.seed)
         rows = {"neuroid_scores": brain.neuroids(), "layer_scores": brain.layers(), "model_scores": brain.models()}
         return rows | ({"word_surprisals": self._word_rows(dataset, words)} if words else {})

@@ -1,7 +1,11 @@
 """NumPy or CuPy: a kernel asks its arguments where they live and computes there.
 
-One code then serves a laptop and a GPU. CuPy is imported on first use only: most machines have none, and where it is
-installed without a driver it imports well and fails at the first array, hence the question to `is_available`.
+One code then serves a laptop, a GPU, and any library whose arrays name their namespace by the array API standard. CuPy
+is imported on first use only: most machines have none, and where it is installed without a driver it imports well and
+fails at the first array, hence the question to `is_available`.
+
+Source: `__array_namespace__` of the array API standard (2022.12), which NumPy 2 follows. CuPy's arrays do not have the
+method (14.2; only its namespace follows the standard), so they are known by the module of their type.
 """
 
 from __future__ import annotations
@@ -12,26 +16,25 @@ from typing import Any
 
 import numpy as np
 
-# A NumPy or a CuPy array. CuPy has no types to check against, so mypy sees Any.
+# An array of any such library. CuPy has no types to check against, so mypy sees Any.
 Array = Any
 
 
 def namespace(*arrays: Array) -> ModuleType:
-    """The library that holds all the arrays: `numpy` or `cupy`.
+    """The library that holds all the arrays, for instance `numpy` or `cupy`.
 
     Raises:
-        TypeError: if the arrays lie in both libraries, or one of them in neither.
+        TypeError: if the arrays lie in two libraries, or one of them is no array.
         RuntimeError: if they are CuPy's and there is no GPU.
     """
-    libraries = {type(array).__module__.split(".")[0] for array in arrays}
-    if libraries == {"numpy"}:
-        return np
-    if libraries == {"cupy"}:
-        return _cupy()
-    raise TypeError(
-        f"arrays of {' and '.join(sorted(libraries)) or 'no library'} given; wanted all of numpy or all of cupy. "
-        "Move them with kernels.arrays.to_device or to_host first."
-    )
+    libraries = dict(map(_library, arrays))
+    if len(libraries) != 1:
+        raise TypeError(
+            f"arrays of {' and '.join(sorted(libraries)) or 'no library'} given; wanted all of one. "
+            "Move them with kernels.arrays.to_device or to_host first."
+        )
+    (library,) = libraries.values()
+    return library or _cupy()
 
 
 def to_host(array: Array) -> Array:
@@ -50,6 +53,16 @@ def gpu_available() -> bool:
         return bool(importlib.import_module("cupy").cuda.is_available())
     except ImportError:
         return False
+
+
+def _library(array: Array) -> tuple[str, ModuleType | None]:
+    """The library of one array, by name; CuPy is only named, since it is loaded where all arrays are its own."""
+    if type(array).__module__.split(".")[0] == "cupy":
+        return "cupy", None
+    if not hasattr(array, "__array_namespace__"):
+        raise TypeError(f"a {type(array).__name__} is no array; give arrays of NumPy or CuPy.")
+    library: ModuleType = array.__array_namespace__()
+    return library.__name__, library
 
 
 def _cupy() -> ModuleType:

@@ -50,6 +50,39 @@ class Design:
         return _gram(self.X, partial(_standardise, train=train)) if self.shared is None else self.shared
 
 
+@dataclass(frozen=True)
+class Bands:
+    """Groups of features whose Gram matrices are weighted and added: a design like any other.
+
+    Attributes:
+        designs: of the groups, of the same rows.
+        weights: one for each, not negative.
+        grams: those of the groups by fold, kept for other weights.
+    """
+
+    designs: tuple[Design, ...]
+    weights: tuple[float, ...]
+    grams: dict[tuple[int, bytes], Array]
+
+    is_thin = False
+
+    @property
+    def X(self) -> Array:  # noqa: N802
+        """(row, feature) of the first group, for its rows and its library."""
+        return self.designs[0].X
+
+    def gram(self, train: Array) -> Array:
+        """(row, row) float64 weighted sum of the groups' inner products."""
+        return sum(w * self._gram(band, train) for band, w in enumerate(self.weights) if w)
+
+    def _gram(self, band: int, train: Array) -> Array:
+        one = self.designs[band]
+        key = band, to_host(train).tobytes() if one.scale == "zscore" else b""
+        if key not in self.grams:
+            self.grams[key] = _gram(one.X, _centre) if one.scale == "center" else one.gram(train)
+        return self.grams[key]
+
+
 class Basis(NamedTuple):
     """The training rows in the directions of their features.
 
@@ -92,7 +125,7 @@ def design(X: Array, scale: Scale = "center") -> Design:
     return features if scale == "zscore" or features.is_thin else replace(features, shared=_gram(X, _centre))
 
 
-def decompose(features: Design, train: Array, test: Array, cutoff: float = 0.0) -> Basis:
+def decompose(features: Design | Bands, train: Array, test: Array, cutoff: float = 0.0) -> Basis:
     """Directions of the training rows, and the test rows in them.
 
     Directions are left out where the eigenvalue is under `cutoff` times the largest, or is rounding.
@@ -104,10 +137,13 @@ def decompose(features: Design, train: Array, test: Array, cutoff: float = 0.0) 
         cutoff: relative to the largest eigenvalue.
     """
     xp = namespace(features.X)
-    return (_of_features if features.is_thin else _of_rows)(features, xp.asarray(train), xp.asarray(test), cutoff)
+    train, test = xp.asarray(train), xp.asarray(test)
+    if isinstance(features, Design) and features.is_thin:
+        return _of_features(features, train, test, cutoff)
+    return _of_rows(features, train, test, cutoff)
 
 
-def _of_rows(features: Design, train: Array, test: Array, cutoff: float) -> Basis:
+def _of_rows(features: Design | Bands, train: Array, test: Array, cutoff: float) -> Basis:
     """By the eigenvectors of the Gram matrix.
 
     The ones vector is one of them, at 0; lifted above all others it can be dropped by its place, and what stays is
@@ -115,19 +151,22 @@ def _of_rows(features: Design, train: Array, test: Array, cutoff: float) -> Basi
     """
     xp, n = namespace(features.X), len(train)
     gram = features.gram(train)
-    K = gram[train][:, train]
-    means = K.mean(axis=0)
-    C = K - means - means[:, None] + means.mean()
-    lift = 2 * float(xp.linalg.norm(C))
-    lam, U = xp.linalg.eigh(C + lift / n)
+    C = gram.take(train, axis=0).take(train, axis=1)
+    means, size = C.mean(axis=0), float(C.diagonal().max())
+    C -= means
+    C -= (means - means.mean())[:, None]
+    mean_lam, lift = float(C.trace()) / n, 2 * float(xp.linalg.norm(C))
+    C += lift / n
+    lam, U = xp.linalg.eigh(C)
     lam, U = lam[:-1], U[:, :-1]
     largest = float(lam[-1])
-    rounding = n * xp.finfo(float).eps * max(largest, float(K.diagonal().max()))
-    above = lam > max(cutoff * largest, rounding)
-    U = xp.ascontiguousarray(U[:, above])
-    T = (gram[test][:, train] - means) @ U
-    scale = float(abs(gram[test][:, train]).max()) * max(n, features.X.shape[1])
-    return Basis(U, lam[above], T[:1] if _alike(T, 10 * xp.finfo(float).eps * scale) else T, float(C.trace()) / n)
+    rounding = n * xp.finfo(float).eps * max(largest, size)
+    above = xp.flatnonzero(lam > max(cutoff * largest, rounding))
+    U = U.take(above, axis=1)
+    K = gram.take(test, axis=0).take(train, axis=1)
+    scale = float(abs(K).max()) * max(n, features.X.shape[1])
+    T = (K - means) @ U
+    return Basis(U, lam[above], T[:1] if _alike(T, 10 * xp.finfo(float).eps * scale) else T, mean_lam)
 
 
 def _of_features(features: Design, train: Array, test: Array, cutoff: float) -> Basis:

@@ -1,12 +1,16 @@
 """How well predictions match observations, one score per neuroid (column).
 
 A metric is one function here and its line in `METRICS`. All compute in float64, because a prediction under a strong
-penalty varies little around a large mean; all give NaN for what cannot be measured.
+penalty varies little around a large mean. All give NaN for what cannot be measured, and a column that holds NaN or
+infinity is NaN and spoils no other, since predictions of a neuroid without a fit are NaN. What compares whole matrices
+is in kernels/similarity.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
+from typing import Literal, NamedTuple
 
 from kernels.arrays import Array, namespace
 
@@ -15,23 +19,45 @@ def pearson_r(predicted: Array, observed: Array) -> Array:
     """Correlate the two matrices column by column.
 
     Args:
-        predicted: (row, neuroid) held-out predictions.
+        predicted: (row, neuroid) held-out predictions, in any order in memory.
         observed: (row, neuroid) responses, same rows and columns.
 
     Returns:
-        (neuroid,) float64 in [-1, 1]; NaN where a column is constant, since 0 would read as "no alignment" rather than
-        "not measurable".
+        (neuroid,) float64 in [-1, 1] but for rounding; NaN where a column is constant, since 0 would read as "no
+        alignment" rather than "not measurable".
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ or there are no rows.
 
     Source: Pearson 1895. Unlike Brain-Score language, no epsilon is added to the norms.
     """
     xp = _require_same_shape(predicted, observed)
     p, o = _centre(predicted), _centre(observed)
-    products, squares = (p * o).sum(axis=0), (p * p).sum(axis=0) * (o * o).sum(axis=0)
-    flat = constant(predicted) | constant(observed)
-    return xp.where(flat, xp.nan, products / xp.sqrt(xp.where(flat, 1.0, squares)))
+    flat = _flat(predicted, p) | _flat(observed, o)
+    norms = xp.sqrt(xp.where(flat, 1.0, p.squares)) * xp.sqrt(xp.where(flat, 1.0, o.squares))
+    return xp.where(flat, xp.nan, xp.einsum("ij,ij->j", p.values, o.values) / norms)
+
+
+def brainscore_r(predicted: Array, observed: Array) -> Array:
+    """Correlate column by column as Brain-Score language does: 1e-8 is added to both norms.
+
+    Args:
+        predicted: (row, neuroid) held-out predictions.
+        observed: (row, neuroid) responses.
+
+    Returns:
+        (neuroid,) float64; 0 where a column is constant, which counts in Brain-Score's medians; and less than
+        `pearson_r` where a norm is small, so that it depends on the unit.
+
+    Raises:
+        ValueError: if the shapes differ or there are no rows.
+
+    Source: brain-score/language at 0e0bb4a2, August 2026, metric `linear_pearsonr` and its kind.
+    """
+    xp = _require_same_shape(predicted, observed)
+    p, o = _centre(predicted), _centre(observed)
+    norms = (xp.sqrt(p.squares) + 1e-8) * (xp.sqrt(o.squares) + 1e-8)
+    return xp.einsum("ij,ij->j", p.values, o.values) / norms
 
 
 def r2(predicted: Array, observed: Array) -> Array:
@@ -45,18 +71,104 @@ def r2(predicted: Array, observed: Array) -> Array:
         (neuroid,) float64, at most 1 and not bounded below; NaN where the responses are constant.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ or there are no rows.
 
     Source: the coefficient of determination, as sklearn.metrics.r2_score with `force_finite=False`, NaN for its -inf.
     """
     xp = _require_same_shape(predicted, observed)
-    o = _centre(observed)
-    error = observed.astype(float) - predicted
-    flat = constant(observed)
-    return xp.where(flat, xp.nan, 1.0 - (error * error).sum(axis=0) / xp.where(flat, 1.0, (o * o).sum(axis=0)))
+    error = predicted.astype(float)
+    error -= observed
+    return _explained(observed, xp.einsum("ij,ij->j", error, error))
 
 
-METRICS: dict[str, Callable[[Array, Array], Array]] = {"pearson_r": pearson_r, "r2": r2}
+def explained_variance(predicted: Array, observed: Array) -> Array:
+    """Share of the variance of each column that the predictions explain, their mean error forgiven.
+
+    Args:
+        predicted: (row, neuroid) held-out predictions, in the unit of the responses.
+        observed: (row, neuroid) responses.
+
+    Returns:
+        (neuroid,) float64, 1 - Var(residual) / Var(observed): at most 1, at least `r2`; NaN where the responses are
+        constant.
+
+    Raises:
+        ValueError: if the shapes differ or there are no rows.
+
+    Source: sklearn.metrics.explained_variance_score with `force_finite=False`, NaN for its -inf.
+    """
+    _require_same_shape(predicted, observed)
+    residual = predicted.astype(float)
+    residual -= observed
+    return _explained(observed, _centre(residual).squares)
+
+
+# (row, neuroid) predictions and observations -> (neuroid,) scores.
+METRICS: dict[str, Callable[[Array, Array], Array]] = {
+    "pearson_r": pearson_r,
+    "r2": r2,
+    "brainscore_r": brainscore_r,
+    "explained_variance": explained_variance,
+}
+
+
+def against_ceiling(score: Array, ceiling: Array, unit: Literal["variance", "correlation"] = "variance") -> Array:
+    """Explained variance as a share of what could be explained.
+
+    Args:
+        score: (neuroid,) shares of variance (`r2`, `explained_variance`), or correlations.
+        ceiling: (neuroid,) the best possible score in the same unit: for variance `explainable_variance`, for
+            correlation that of the true signal with the recording.
+        unit: of both. Correlations are squared, the score with its sign kept: an inverted prediction explains nothing.
+
+    Returns:
+        (neuroid,) float64 score / ceiling, or r |r| / ceiling^2. Nothing is clipped: it exceeds 1 where the ceiling
+        is underestimated. NaN where the ceiling is not above 0, or either is NaN.
+
+    Raises:
+        ValueError: if the shapes differ, or the unit is neither of the two.
+
+    Source: Schoppe et al. 2016, normalised correlation coefficient, squared. The squared ratio is Brain-Score
+        vision's too; Brain-Score language divides r by its ceiling, does not square, and cuts at 1.
+    """
+    if score.shape != ceiling.shape:
+        raise ValueError(f"against_ceiling: scores are {score.shape}, ceilings {ceiling.shape}; wanted one for each.")
+    if unit not in ("variance", "correlation"):
+        raise ValueError(f"against_ceiling: unit {unit!r}; wanted 'variance' or 'correlation'.")
+    xp = namespace(score, ceiling)
+    score, ceiling = score.astype(float), ceiling.astype(float)
+    ratio = score / xp.where(ceiling > 0, ceiling, xp.nan)
+    return ratio * abs(ratio) if unit == "correlation" else ratio
+
+
+def explainable_variance(data: Array, bias_correction: bool = True) -> Array:
+    """Share of the variance of a neuroid that is the same each time the stimuli are presented.
+
+    Args:
+        data: (repeat, row, neuroid) responses to the same rows; each repeat is z-scored over its rows first.
+        bias_correction: subtract what the mean of a few repeats keeps of their noise.
+
+    Returns:
+        (neuroid,) float64, the variance of the mean over repeats divided by the mean variance of a repeat. Corrected,
+        it is the mean correlation of two repeats, and may fall below 0. NaN where a repeat is constant or not finite.
+
+    Raises:
+        ValueError: if there are not three axes, or fewer than 2 repeats or rows.
+
+    Source: Sahani & Linden 2003; Schoppe et al. 2016; equal to voxelwise_tutorials' `explainable_variance`.
+    """
+    xp = namespace(data)
+    if data.ndim != 3 or min(data.shape[:2]) < 2:
+        raise ValueError(
+            f"explainable_variance: data are {data.shape}; wanted (repeat, row, neuroid), at least 2 by 2."
+        )
+    total = xp.zeros(data.shape[1:])
+    for repeat in data:
+        centred = _centre(repeat)
+        total += centred.values / xp.sqrt(xp.where(_flat(repeat, centred), xp.nan, centred.squares))
+    n = len(data)
+    share = xp.einsum("ij,ij->j", total, total) / n**2
+    return share - (1.0 - share) / (n - 1) if bias_correction else share
 
 
 def constant(values: Array) -> Array:
@@ -69,15 +181,50 @@ def constant(values: Array) -> Array:
     return values.max(axis=0) - values.min(axis=0) <= tolerance
 
 
-def _centre(values: Array) -> Array:
-    """The columns in float64, less their means."""
+class _Centred(NamedTuple):
+    """Columns less their means, in float64.
+
+    Attributes:
+        values: (row, column), in the order in memory of what was given, so that a transposed view is read as it lies.
+        mean, squares: (column,) the mean, and the sum of squares about it.
+    """
+
+    values: Array
+    mean: Array
+    squares: Array
+
+
+def _centre(values: Array) -> _Centred:
+    """One copy in float64, centred in place."""
     values = values.astype(float)
-    return values - values.mean(axis=0)
+    mean = values.mean(axis=0)
+    values -= mean
+    return _Centred(values, mean, namespace(values).einsum("ij,ij->j", values, values))
 
 
-def _require_same_shape(predicted: Array, observed: Array) -> Array:
+def _flat(values: Array, centred: _Centred) -> Array:
+    """(column,) bool: `constant`, asked only of columns whose squares leave it open.
+
+    Numbers within t of each other, t = n eps |mean|, are within 2 t of their computed mean.
+    """
+    xp, n = namespace(values), len(values)
+    flat = centred.squares <= n * (4.0 * n * xp.finfo(float).eps * centred.mean) ** 2
+    doubtful = xp.flatnonzero(flat)
+    if len(doubtful):
+        flat[doubtful] = constant(values[:, doubtful])
+    return flat
+
+
+def _explained(observed: Array, errors: Array) -> Array:
+    """1 - errors (neuroid,) / squares of the observations about their mean; NaN where those are constant."""
+    xp, centred = namespace(observed), _centre(observed)
+    flat = _flat(observed, centred)
+    return xp.where(flat, xp.nan, 1.0 - errors / xp.where(flat, 1.0, centred.squares))
+
+
+def _require_same_shape(predicted: Array, observed: Array) -> ModuleType:
     """The arrays' library; ValueError where predictions and observations cannot be paired."""
-    if predicted.shape != observed.shape or predicted.ndim != 2:
+    if predicted.shape != observed.shape or predicted.ndim != 2 or not len(predicted):
         raise ValueError(
             f"metrics: predictions are {predicted.shape}, observations {observed.shape}; "
             "wanted the same rows and columns of both."

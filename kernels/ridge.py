@@ -1,4 +1,4 @@
-"""Batched ridge regression: every neuroid and alpha of a fold from one eigendecomposition.
+"""Batched ridge regression: every neuroid, fold and alpha from one eigendecomposition a fold.
 
 Rows (stimuli, scans) are few, features and neuroids many; so all happens in the dual and weights are never formed.
 With C = U diag(lam) U' the centred Gram matrix of the training rows (kernels/gram.py) and W = U'Y, a penalty alpha
@@ -8,7 +8,11 @@ With C = U diag(lam) U' the centred Gram matrix of the training rows (kernels/gr
     predicts for a new row, t = U'k           t' diag(1 / (lam + alpha)) W,
 
 N being the projector on what features do not span (0 at rank n - 1). Least squares is alpha = 0. Alpha is chosen in
-kernels/search.py.
+kernels/search.py (single rows left out) and kernels/blocks.py (blocks). Neuroids go in blocks through all folds, so
+that nothing of size (alpha, row, neuroid) exists.
+
+Precision: what has rows on both sides is float64, always. "mixed" computes the neuroid side in float32 and, where two
+alphas come near each other, once more in float64: float64 decides. "float64" is float64 throughout, half as fast.
 
 Source: leave-one-out, Golub, Heath & Wahba 1979; leave-block-out by the same inverse of a partitioned matrix, equal to
 himalaya's KernelRidgeCV (Dupre la Tour et al. 2022) with the same inner folds.
@@ -16,60 +20,34 @@ himalaya's KernelRidgeCV (Dupre la Tour et al. 2022) with the same inner folds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from kernels.arrays import Array, namespace, to_host
-from kernels.gram import Basis, Design, decompose
-from kernels.metrics import constant, pearson_r
-from kernels.search import leaving_out
+from kernels.fold import Fold, HeldOut, prepare
+from kernels.gram import Bands, Design, Scale, design
+from kernels.metrics import pearson_r
+from kernels.penalty import Penalty
+from kernels.responses import Pattern, block, patterns, stand_ins
+from kernels.split import Split
 
+__all__ = [
+    "FoldFit", "HeldOut", "Penalty", "Split", "fit_fold", "fit_folds", "fit_layers", "predict_held_out", "stand_ins",
+]  # fmt: skip
 
-@dataclass(frozen=True)
-class Penalty:
-    """How strongly weights are held down.
+Precision = Literal["float64", "mixed"]
+Metric = Callable[[Array, Array], Array]
 
-    Attributes:
-        alphas: the grid, positive; empty for minimum-norm least squares.
-        relative: multiply the grid by tr(C) / n of the training rows.
-        per_neuroid: one alpha for each neuroid, or one for all that have the same rows (Brain-Score's rule).
-        tie: which alpha to keep of those whose errors are equal to 10 eps: "larger", or "smaller" as scikit-learn.
-        cutoff: least squares drops directions whose squared singular value is under this times the largest.
-    """
-
-    alphas: tuple[float, ...] = ()
-    relative: bool = False
-    per_neuroid: bool = True
-    tie: Literal["larger", "smaller"] = "larger"
-    cutoff: float = 1e-12
-
-    def __post_init__(self) -> None:
-        if not all(0 < alpha < np.inf for alpha in self.alphas):
-            raise ValueError(f"alphas must be positive and finite, got {self.alphas}; give none for least squares.")
-        object.__setattr__(self, "alphas", tuple(sorted(self.alphas)))
-
-
-class HeldOut(NamedTuple):
-    """Predictions of rows that the fit did not see, for some neuroids.
-
-    Attributes:
-        neuroids: (neuroid,) their columns in the responses.
-        predicted, observed: (test, neuroid) float64, both less the mean of the training rows.
-        alpha, inner: (neuroid,) the penalty, and its score inside the training rows.
-        place: (neuroid,) place of alpha in the grid.
-        rank: of the training features.
-    """
-
-    neuroids: Array
-    predicted: Array
-    observed: Array
-    alpha: Array
-    inner: Array
-    place: Array
-    rank: int
+_DTYPES = {"float64": np.float64, "mixed": np.float32}
+# Memory of the neuroid side where none is given: on a CPU what caches hold, on a GPU what keeps it busy.
+_BUDGET_CPU, _BUDGET_GPU = 2**26, 2**31
 
 
 class FoldFit(NamedTuple):
@@ -77,160 +55,233 @@ class FoldFit(NamedTuple):
 
     Attributes:
         r, alpha, inner: (neuroid,) NaN where not measurable.
-        at_low, at_high: share of the measurable neuroids whose alpha is the grid's first or last; NaN without a grid.
+        place: (neuroid,) place of alpha in the grid, NaN where not measurable.
         rank: of the training features; the largest where neuroids have different rows.
     """
 
     r: Array
     alpha: Array
     inner: Array
-    at_low: float
-    at_high: float
+    place: Array
     rank: int
 
 
-def fit_fold(
-    features: Design,
+def fit_layers(
+    layers: Sequence[Array],
     Y: Array,
-    train: Array,
-    test: Array,
+    splits: Sequence[Split],
     penalty: Penalty,
-    inner: Array | None = None,
-    budget_bytes: int = 2**25,
-) -> FoldFit:
-    """Fit on the training rows, choosing alpha among them, and correlate with the test rows.
+    *,
+    scale: Scale = "center",
+    threads: int = 1,
+    **how: Any,
+) -> Iterator[list[FoldFit]]:
+    """`fit_folds` of every layer, in order, `threads` layers beside each other with one BLAS thread each.
+
+    Args:
+        layers: (row, feature) each, one matrix or many; read when its turn comes, and no earlier.
+        Y: (row, neuroid) responses.
+        splits: the folds.
+        penalty: the grid, and how to choose from it.
+        scale: of the features, see `design`.
+        threads: on how many cores; a single layer is divided among them by folds and neuroids. On a GPU always 1.
+        how: as in `fit_folds`.
+    """
+    if not penalty.per_neuroid and how.get("standing_in") is None:
+        how["standing_in"] = stand_ins(Y)
+
+    def fit(layer: int, threads: int) -> list[FoldFit]:
+        return fit_folds(design(layers[layer], scale), Y, splits, penalty, threads=threads, **how)
+
+    if threads == 1 or len(layers) == 1:
+        yield from (fit(layer, threads) for layer in range(len(layers)))
+        return
+    with _workers(threads) as pool:
+        running: deque[Future[list[FoldFit]]] = deque()
+        for layer in range(len(layers)):
+            running.append(pool.submit(fit, layer, 1))
+            if len(running) > threads:
+                yield running.popleft().result()
+        yield from (future.result() for future in running)
+
+
+def fit_folds(
+    features: Design | Bands,
+    Y: Array,
+    splits: Sequence[Split],
+    penalty: Penalty,
+    *,
+    precision: Precision = "float64",
+    budget_bytes: int | None = None,
+    threads: int = 1,
+    metric: Metric = pearson_r,
+    standing_in: dict[bytes, Array] | None = None,
+) -> list[FoldFit]:
+    """Fit every fold on its training rows, choosing alpha among them, and score the predictions of its test rows.
 
     Args:
         features: of all rows.
         Y: (row, neuroid) responses, NaN where absent; neuroids that miss the same rows are fitted together.
-        train: row indices.
-        test: row indices.
+        splits: the folds.
         penalty: the grid, and how to choose from it.
-        inner: (train,) whole numbers; alpha is chosen by leaving out the rows of one number at a time, None for one row
-            at a time. Least squares has nothing to choose, and its inner score leaves out the same rows.
+        precision: of the neuroid side, "float64" or "mixed"; see above.
         budget_bytes: memory for the neuroid side, which goes in blocks; it changes nothing but rounding.
+        threads: on how many cores folds and blocks run beside each other, with one BLAS thread each; 1 leaves the
+            cores to BLAS.
+        metric: of kernels/metrics.py; stands in `r`.
+        standing_in: where all neuroids share one alpha and Y holds some of them, what `stand_ins` gave for all.
 
     Returns:
-        `inner` is 1 - error / variance over the training rows; NaN where least squares fits a left-out row exactly
-        (at rank n - 1 always). A neuroid that is constant on the training rows is NaN throughout.
+        One for each fold. `inner` is 1 - error / variance over the training rows; NaN where least squares fits a
+        left-out row exactly (at rank n - 1 always). A neuroid that is constant on the training rows is NaN throughout,
+        as are those with fewer than two training rows (or inner blocks) or no test row, and all neuroids where no
+        feature varies over the training rows.
 
     Raises:
-        ValueError: if the fold has no training or no test rows, or `inner` has one number only.
+        ValueError: naming what is wrong with rows, a fold, its inner blocks or a neuroid.
         TypeError: if features and responses lie in different libraries.
     """
-    r, alpha, inner_score, place = (np.full(Y.shape[1], np.nan) for _ in range(4))
-    rank = 0
-    for part in predict_held_out(features, Y, train, test, penalty, inner, budget_bytes):
-        r[part.neuroids] = to_host(pearson_r(part.predicted, part.observed))
-        alpha[part.neuroids], inner_score[part.neuroids] = to_host(part.alpha), to_host(part.inner)
-        place[part.neuroids] = to_host(part.place)
-        rank = max(rank, part.rank)
-    place = place[np.isfinite(alpha)]
-    if not penalty.alphas or not len(place):
-        return FoldFit(r, alpha, inner_score, np.nan, np.nan, rank)
-    last = len(penalty.alphas) - 1
-    return FoldFit(r, alpha, inner_score, float(np.mean(place == 0)), float(np.mean(place == last)), rank)
+    alike = _patterns(features, Y, splits, precision)
+    found, ranks = np.full((len(splits), 4, Y.shape[1]), np.nan), [0] * len(splits)
+
+    def score(part: HeldOut) -> tuple[list[Array], int]:
+        r = metric(part.predicted, part.observed)
+        return [to_host(each) for each in (r, part.alpha, part.inner, part.place)], part.rank
+
+    parts = _parts(features, Y, alike, splits, penalty, precision, budget_bytes, threads, standing_in, score)
+    for fold, neuroids, (arrays, rank) in parts:
+        found[fold][:, neuroids] = arrays
+        ranks[fold] = max(ranks[fold], rank)
+    return [FoldFit(r, alpha, inner, place, rank) for (r, alpha, inner, place), rank in zip(found, ranks, strict=True)]
+
+
+def fit_fold(features: Design | Bands, Y: Array, split: Split, penalty: Penalty, **how: Any) -> FoldFit:
+    """`fit_folds` for a single fold."""
+    return fit_folds(features, Y, [split], penalty, **how)[0]
 
 
 def predict_held_out(
-    features: Design,
+    features: Design | Bands,
     Y: Array,
-    train: Array,
-    test: Array,
+    split: Split,
     penalty: Penalty,
-    inner: Array | None = None,
-    budget_bytes: int = 2**25,
+    *,
+    precision: Precision = "float64",
+    budget_bytes: int | None = None,
 ) -> Iterator[HeldOut]:
-    """Predict the test rows, one block of neuroids after the other; arguments and errors as in `fit_fold`.
+    """Predict the test rows of one fold, one block of neuroids after the other; arguments as in `fit_folds`.
 
-    Left out are neuroids with fewer than two training rows (or inner blocks) or no test row, and all neuroids where no
-    feature varies over the training rows.
+    What is not measurable for want of rows, inner blocks or features is left out.
     """
+    alike = _patterns(features, Y, [split], precision)
+    parts = _parts(features, Y, alike, [split], penalty, precision, budget_bytes, 1, None, lambda part: part)
+    return (part for _, _, part in parts)
+
+
+# --- patterns, folds, blocks, threads ---------------------------------------------------------------------------------
+
+
+def _parts(
+    features: Design | Bands,
+    Y: Array,
+    alike: Sequence[Pattern],
+    splits: Sequence[Split],
+    penalty: Penalty,
+    precision: Precision,
+    budget_bytes: int | None,
+    threads: int,
+    standing_in: dict[bytes, Array] | None,
+    finish: Callable[[HeldOut], Any],
+) -> Iterator[tuple[int, Array, Any]]:
+    """(fold, neuroids, what `finish` made of them), for all folds and blocks of neuroids."""
+    dtype = _DTYPES[precision]
+    budget = budget_bytes or (_BUDGET_CPU if namespace(Y) is np else _BUDGET_GPU)
+    if not penalty.per_neuroid and standing_in is None:
+        standing_in = stand_ins(Y, budget)
+    with _workers(threads) as pool:
+        for pattern in alike:
+            stand_in = None if standing_in is None else _of(pattern, standing_in)
+            prepared = [pool.submit(_prepare, features, split, pattern, penalty, dtype, stand_in) for split in splits]
+            n_blocks = _n_blocks(pattern, budget // threads, splits, len(penalty.alphas), dtype, threads)
+            work = partial(_through_folds, Y, pattern, dtype, prepared, finish)
+            for found in pool.map(work, np.array_split(pattern.neuroids, n_blocks)):
+                yield from found
+
+
+def _of(pattern: Pattern, standing_in: dict[bytes, Array]) -> Array:
+    """What stands in for the neuroids of a pattern."""
+    if pattern.key not in standing_in:
+        raise ValueError(
+            f"standing_in lacks the rows of neuroid {pattern.neuroids[0]}; give what stand_ins gave for all neuroids."
+        )
+    return standing_in[pattern.key]
+
+
+def _prepare(
+    features: Design | Bands, split: Split, pattern: Pattern, penalty: Penalty, dtype: type, stand_in: Array | None
+) -> Fold | None:
+    """A fold without the rows that are absent."""
+    train, test = np.asarray(split.train), np.asarray(split.test)
+    has = pattern.present[train]
+    there = Split(train[has], test[pattern.present[test]], split.labels[has])
+    return prepare(features, there, penalty, dtype, len(pattern.neuroids), stand_in)
+
+
+def _through_folds(
+    Y: Array,
+    pattern: Pattern,
+    dtype: type,
+    prepared: Sequence[Future[Fold | None]],
+    finish: Callable[[HeldOut], Any],
+    neuroids: Array,
+) -> list[tuple[int, Array, Any]]:
+    """One block of neuroids through all folds."""
+    responses = block(Y, pattern, neuroids, dtype)
+    folds = ((number, future.result()) for number, future in enumerate(prepared))
+    return [(number, neuroids, finish(fold.predict(responses))) for number, fold in folds if fold]
+
+
+def _n_blocks(pattern: Pattern, budget: int, splits: Sequence[Split], n_alphas: int, dtype: type, threads: int) -> int:
+    """How many blocks neuroids go in, as many for each thread: responses, and about eight arrays of training rows."""
+    n_train = max((len(split.train) for split in splits), default=0)
+    n_rows = max((len(split.train) + len(split.test) for split in splits), default=0)
+    of_each = np.dtype(dtype).itemsize * (3 * n_rows + 8 * n_train + 8 * n_alphas)
+    n_neuroids = len(pattern.neuroids)
+    n_blocks = -(-n_neuroids * of_each // max(budget, 1))
+    return min(n_neuroids, n_blocks + -n_blocks % threads)
+
+
+class _AtOnce:
+    """Stands where a pool does when there is one thread: calls when asked to, and keeps what was raised for later."""
+
+    map = staticmethod(map)
+
+    @staticmethod
+    def submit(call: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Like Executor.submit."""
+        future: Future[Any] = Future()
+        future.set_result(call(*arguments))
+        return future
+
+
+@contextmanager
+def _workers(threads: int) -> Iterator[Any]:
+    """A pool of threads with one BLAS thread each, or this thread with all that BLAS takes."""
+    if threads == 1:
+        yield _AtOnce
+        return
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        yield pool
+
+
+def _patterns(features: Design | Bands, Y: Array, splits: Sequence[Split], precision: str) -> list[Pattern]:
+    """Which neuroids have the same rows; raises naming the first thing that does not fit together."""
     namespace(features.X, Y)
-    train, test = np.asarray(train), np.asarray(test)
-    labels = np.arange(len(train)) if inner is None else np.asarray(inner)
-    if not len(train) or not len(test):
-        raise ValueError(f"a fold with {len(train)} training and {len(test)} test rows; both sides must have rows.")
-    if len(train) > 1 and len(set(labels.tolist())) == 1:
-        raise ValueError("inner: all training rows have one number; give at least two, or None for single rows.")
-    for neuroids, in_train, in_test in _patterns(Y, train, test):
-        blocks = _blocks(labels[in_train])
-        if len(blocks) < 2 or not in_test.any():
-            continue
-        rows, test_rows = train[in_train], test[in_test]
-        basis = decompose(features, rows, test_rows, 0.0 if penalty.alphas else penalty.cutoff)
-        if len(basis.lam):
-            size = max(1, budget_bytes // (8 * (5 * len(rows) + 3 * len(test_rows))))
-            parts = [neuroids[start : start + size] for start in range(0, len(neuroids), size)]
-            yield from _predict(basis, Y, rows, test_rows, parts, blocks, penalty)
-
-
-def _patterns(Y: Array, train: Array, test: Array) -> Iterator[tuple[Array, Array, Array]]:
-    """Neuroids that have the same rows: their columns, and which training and test rows they have."""
-    missing = to_host(namespace(Y).isnan(Y))[np.concatenate([train, test])]
-    pattern = np.zeros(Y.shape[1], dtype=np.int64)
-    if missing.any():
-        pattern = np.unique(np.packbits(missing, axis=0), axis=1, return_inverse=True)[1].reshape(-1)
-    for one in np.unique(pattern):
-        neuroids = np.flatnonzero(pattern == one)
-        present = ~missing[:, neuroids[0]]
-        yield neuroids, present[: len(train)], present[len(train) :]
-
-
-def _blocks(labels: Array) -> list[Array]:
-    """The rows of each label."""
-    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
-
-
-def _predict(
-    basis: Basis, Y: Array, train: Array, test: Array, parts: list[Array], blocks: list[Array], penalty: Penalty
-) -> Iterator[HeldOut]:
-    """Predictions for neuroids that all have the given rows."""
-    xp = namespace(Y)
-    alphas = xp.asarray(penalty.alphas or (0.0,)) * (basis.mean_lam if penalty.relative else 1.0)
-    left_out, first = leaving_out(blocks, basis, alphas), 0
-    if not penalty.per_neuroid:
-        Z = _stand_in(Y, train, parts)
-        errors = left_out.errors(Z, basis.U.T @ Z).sum(axis=1, keepdims=True)
-        first = int(_choose(errors, penalty.tie)[0])
-        left_out = leaving_out(blocks, basis, alphas[first : first + 1])
-    for neuroids in parts:
-        y = _take(Y, train, neuroids)
-        mean, flat = y.mean(axis=0), constant(y)
-        y -= mean
-        W = basis.U.T @ y
-        errors = left_out.least_errors(y, W)
-        place = first + _choose(errors, penalty.tie)
-        error = xp.take_along_axis(errors, place[None] - first, axis=0)[0]
-        alpha = xp.where(flat, xp.nan, alphas[place])
-        inner = 1.0 - error / xp.where(flat, xp.nan, (y * y).sum(axis=0))
-        observed = _take(Y, test, neuroids) - mean
-        predicted = xp.broadcast_to(basis.T @ (W / (basis.lam[:, None] + alpha)), observed.shape)
-        yield HeldOut(neuroids, predicted, observed, alpha, inner, place, len(basis.lam))
-
-
-def _take(Y: Array, rows: Array, neuroids: Array) -> Array:
-    """(row, neuroid) float64 copy of some rows and columns."""
-    xp = namespace(Y)
-    return Y[xp.asarray(rows)[:, None], xp.asarray(neuroids)].astype(float)
-
-
-def _stand_in(Y: Array, train: Array, parts: list[Array]) -> Array:
-    """(train, at most train) centred Z with ZZ' = YY': errors summed over neuroids depend on nothing else."""
-    xp = namespace(Y)
-    total = 0.0
-    for neuroids in parts:
-        y = _take(Y, train, neuroids)
-        y -= y.mean(axis=0)
-        if len(parts) == 1 and len(neuroids) <= len(train):
-            return y
-        total = total + y @ y.T
-    square, directions = xp.linalg.eigh(total)
-    return directions * xp.sqrt(square.clip(0.0))
-
-
-def _choose(errors: Array, tie: str) -> Array:
-    """(neuroid,) place of the least of (alpha, neuroid) errors; of those equal to 10 eps, the last or the first."""
-    xp = namespace(errors)
-    least = errors <= errors.min(axis=0) * (1.0 + 10.0 * xp.finfo(float).eps)
-    return least.argmax(axis=0) if tie == "smaller" else len(errors) - 1 - least[::-1].argmax(axis=0)
+    if precision not in _DTYPES:
+        raise ValueError(f"there is no precision {precision!r}; choose from {', '.join(_DTYPES)}.")
+    n = len(features.X)
+    if Y.ndim != 2 or len(Y) != n or not Y.size:
+        raise ValueError(f"responses are {Y.shape}, features have {n} rows; wanted (row, neuroid) with the same rows.")
+    for number, split in enumerate(splits):
+        split.require(f"fold {number}", n)
+    return patterns(Y)

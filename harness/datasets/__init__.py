@@ -37,7 +37,8 @@ class Entry:
     Attributes:
         kind: "brain" (responses) or "reading" (reading times).
         landing: the page where the data are published.
-        module, loader, paper, strict: the module and, in it, the names of `load(root)` and of the two protocols.
+        module, loader, paper, strict, brainscore2026: the module and, in it, the names of `load(root)` and of the
+            protocols; "" where there is none (Brain-Score scores reading times by what PAPER says).
     """
 
     name: str
@@ -52,6 +53,7 @@ class Entry:
     loader: str = "load"
     paper: str = "PAPER"
     strict: str = "STRICT"
+    brainscore2026: str = ""
 
 
 _STORIES = "https://raw.githubusercontent.com/languageMIT/naturalstories"
@@ -164,6 +166,7 @@ _TABLE = (
         landing="https://github.com/gretatuckute/drive_suppress_brains",
         module="harness.datasets.tuckute2024",
         files=(_TUCKUTE,),
+        brainscore2026="BRAINSCORE2026",
     ),
     Entry(
         name="brennan2016",
@@ -176,6 +179,7 @@ _TABLE = (
         landing="https://doi.org/10.1016/j.bandl.2016.04.008",
         module="harness.datasets.brennan2016",
         files=(_ALICE_WORDS, *_ALICE),
+        brainscore2026="BRAINSCORE2026",
     ),
     Entry(
         name="synthetic",
@@ -186,6 +190,7 @@ _TABLE = (
         citation="",
         landing="",
         module="harness.datasets.synthetic",
+        brainscore2026="BRAINSCORE2026",
     ),
     Entry(
         name="synthetic-reading",
@@ -242,10 +247,11 @@ def load(name: str, root: str | Path) -> Dataset:
 
 
 def protocols(name: str) -> dict[str, Protocol]:
-    """The two protocols of a data set, under "paper" and "strict"."""
+    """The protocols of a data set: "paper", "strict" and, where it has one, "brainscore2026"."""
     entry = find(name)
     module = import_module(entry.module)
-    return {"paper": getattr(module, entry.paper), "strict": getattr(module, entry.strict)}
+    names = {"paper": entry.paper, "strict": entry.strict, "brainscore2026": entry.brainscore2026}
+    return {protocol: getattr(module, variable) for protocol, variable in names.items() if variable}
 
 
 def version_of(*contents: Stimuli | Responses | ReadingTimes | Floats) -> str:

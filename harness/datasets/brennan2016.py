@@ -32,7 +32,7 @@ import numpy as np
 
 from harness.datasets import DATASETS, version_of
 from harness.records import Dataset, Floats, Responses, Stimuli
-from harness.spec import WIDE_RIDGE, FoldRule, Protocol, Regression, Sampling
+from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, Sampling
 
 REGIONS = ("LATL", "RATL", "LPTL", "LIPL", "LPreM", "LIFG")
 _N_SCANS, _N_DISCARDED, _TR_S = 362, 10, 2.0
@@ -61,6 +61,20 @@ STRICT = Protocol(
     notes=(
         "There is one story, so the test folds are five blocks in time, with five scans (10 s) dropped at both sides. "
         "Within the training rows a minute is left out at a time. Delays as in Wehbe2014 (METHODS section 2).",
+    ),
+)
+
+BRAINSCORE2026 = Protocol(
+    name="brainscore2026",
+    context="passage",
+    folds=FoldRule("grouped", n=10, seed=1234),
+    regression=BRAINSCORE_RIDGE,
+    layer_choice="max",
+    metric="brainscore_r",
+    sampling=Sampling(pool="last", shift_s=4.0),
+    notes=(
+        "Brain-Score language does not hold this set; the protocol is that of its Blank2014-ridge of August 2026. "
+        "There whole stories are held out; here is one story, and whole minutes are.",
     ),
 )
 

@@ -19,7 +19,7 @@ import pandas as pd
 
 from harness.datasets import version_of
 from harness.records import Dataset, Features, Floats, Layer, ReadingTimes, Responses, Stimuli, Surprisals, indices_of
-from harness.spec import WIDE_RIDGE, FoldRule, Protocol, Regression
+from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression
 
 PLANTED_LAYER = Layer("decoder", 3)
 SUBJECTS, VOXELS = 5, 12
@@ -38,13 +38,18 @@ STRICT = Protocol(
     layer_choice="nested",
     notes=("folds leave whole topics out; alpha and layer are chosen on training rows, alpha by leaving topics out",),
 )  # fmt: skip
+BRAINSCORE2026 = Protocol(
+    "brainscore2026", context="passage", folds=FoldRule("grouped", n=10, seed=1234), regression=BRAINSCORE_RIDGE,
+    layer_choice="max", metric="brainscore_r",
+    notes=("as Brain-Score language's Pereira2018-ridge of August 2026: whole topics, one alpha for all voxels",),
+)  # fmt: skip
 READING_PAPER = Protocol(
     "paper", context="corpus", folds=FoldRule("grouped", n=10, seed=1234), regression=Regression("ols"),
     layer_choice="max", reading="correlation", notes=("as Futrell2018 in the paper: one growing context, plain r",),
 )  # fmt: skip
 READING_STRICT = Protocol(
-    "strict", context="passage", folds=FoldRule("grouped", n=10, seed=1234), regression=Regression("ols"),
-    layer_choice="max", reading="regression",
+    "strict", context="passage", folds=FoldRule("grouped", n=10, seed=1234, min_test_rows=10),
+    regression=Regression("ols"), layer_choice="max", reading="regression",
     notes=("context starts afresh at each passage; gain in log-likelihood over length, frequency and spill-over",),
 )  # fmt: skip
 

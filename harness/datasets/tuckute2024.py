@@ -17,7 +17,7 @@ import numpy as np
 
 from harness.datasets import version_of
 from harness.records import Dataset, Responses, Stimuli
-from harness.spec import WIDE_RIDGE, FoldRule, Protocol, Regression
+from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression
 
 _FILE = "tuckute2024/bold_response_LH.csv"
 _NETWORK = "lang_LH_netw"
@@ -40,6 +40,19 @@ STRICT = Protocol(
     notes=(
         "The sentences are unrelated and stand alone, so that every sentence is its own group: shuffled folds share "
         "nothing, and leaving out a group within the training rows is leave-one-out.",
+    ),
+)
+
+BRAINSCORE2026 = Protocol(
+    name="brainscore2026",
+    context="none",
+    folds=FoldRule("shuffled", n=10, test_fraction=0.1, seed=1),
+    regression=BRAINSCORE_RIDGE,
+    layer_choice="max",
+    metric="brainscore_r",
+    notes=(
+        "As Brain-Score language's Tuckute2024-ridge of August 2026, but for two things: all six neuroids are scored "
+        "where it scores one, and the best layer is taken where a model there comes with its own.",
     ),
 )
 

@@ -1,125 +1,176 @@
-"""Side-by-side timings: prints a table and writes benchmarks.json. Every row passed its gate before its time counts.
+"""Side-by-side timings from one run: a table and benchmarks.json. `make bench`; no shared data are needed.
 
-Two questions: ridge in the dual, all neuroids at once, against scikit-learn's RidgeCV with an alpha per target; one
-pass over a story against re-encoding the growing context for every word. `make bench`; no shared data are needed.
+The task: for one layer, five contiguous outer folds and twelve alphas, an alpha per neuroid by the stated inner rule,
+and Pearson's r of the held-out predictions per neuroid and fold. Every call has a process of its own; subjects take
+turns; ratios are of calls in the same round. No time counts before its gate has opened: the same alphas, the same r.
 """
 
 from __future__ import annotations
 
-import json
-import platform
-import statistics
-import tempfile
-import time
-from collections.abc import Callable
+import argparse
+import importlib.util
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import measure
 import numpy as np
-import torch
-from sklearn.linear_model import RidgeCV
-from threadpoolctl import threadpool_limits
+import table
+from rounds import say, time_workload
+from workloads import WORKLOADS, growth, quick
 
-from harness import checkpoints, contexts, extract, reader, tiny, tokens
-from harness.datasets import synthetic
-from harness.records import Layer, Stimuli
-from kernels.gram import design
-from kernels.ridge import Penalty, fit_fold
-
-REPEATS = 3
-ALPHAS = tuple(np.logspace(-3, 8, 12))
-OUT = Path("benchmarks.json")
+EXPECTED = "about 20 minutes on two cores that compute 100 GFLOP/s in float64; progress follows"
+PARTS = ("gates", *(each.name for each in WORKLOADS), "growth", "extraction", "gpu")
+WIDE_BYTES = 4_000_000_000
 
 
-def paired(ours: Callable[[], object], theirs: Callable[[], object]) -> tuple[float, float]:
-    """Median seconds of each, run in turn."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(REPEATS):
-        for call, kept in zip((ours, theirs), times, strict=True):
-            started = time.perf_counter()
-            call()
-            kept.append(time.perf_counter() - started)
-    return statistics.median(times[0]), statistics.median(times[1])
+def main() -> int:
+    """Run the chosen parts; 1 where a gate failed."""
+    arguments = _arguments()
+    sys.path.insert(0, str(measure.ROOT))  # the kernels of this tree, whatever is installed
+    say(f"expected: {'two minutes, more where others compute' if arguments.quick else EXPECTED}")
+    rows, rates = _machine(arguments.quick)
+    chosen = arguments.only or PARTS
+    if "gates" in chosen:
+        rows += _gates()
+    for workload in WORKLOADS:
+        if workload.name in chosen:
+            rows += _workload(workload, arguments, rates)
+    if "growth" in chosen:
+        rows += _growth(arguments.quick, rates)
+    if "extraction" in chosen:
+        rows += _extraction(arguments.quick)
+    not_run = _gpu(arguments.quick, rows) if "gpu" in chosen else "gpu: not asked for"
+    table.write(rows, arguments.out)
+    table.show(rows)
+    print(f"{not_run}\nwritten to {arguments.out}" if not_run else f"written to {arguments.out}")
+    return 1 if table.failures(rows) else 0
 
 
-def ridge(n: int, p: int, v: int) -> list[dict[str, object]]:
-    """One fold, 12 alphas, an alpha per neuroid by leave-one-out; gate: the same alphas, r within 1e-9."""
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((n, p))
-    Y = X @ rng.standard_normal((p, v)) / np.sqrt(p) + 3 * rng.standard_normal((n, v))
-    train, test = np.arange(n - n // 5), np.arange(n - n // 5, n)
-
-    def ours() -> object:
-        return fit_fold(design(X), Y, train, test, Penalty(ALPHAS, tie="smaller"))
-
-    def theirs() -> object:
-        model = RidgeCV(ALPHAS, alpha_per_target=True).fit(X[train], Y[train])
-        return model.alpha_, model.predict(X[test])
-
-    fit = ours()
-    alpha, predicted = theirs()
-    r = [np.corrcoef(predicted[:, k], Y[test, k])[0, 1] for k in range(0, v, 97)]
-    if not (np.array_equal(fit.alpha, alpha) and np.allclose(fit.r[::97], r, atol=1e-9)):
-        raise SystemExit("ridge: alphas or r differ from scikit-learn's; no time is worth reading")
-    return rows("ridge", f"n={n} p={p} v={v}, 1 fold", "scikit-learn RidgeCV", *paired(ours, theirs))
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--quick", action="store_true", help="everything in miniature, one round: does it run at all?")
+    parser.add_argument("--only", type=lambda text: text.split(","), help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--repeats", type=int, help="rounds, in place of each workload's own number")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks.json"))
+    found = parser.parse_args()
+    unknown = set(found.only or ()) - set(PARTS)
+    if unknown:
+        parser.error(f"--only: no part called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    return found
 
 
-def one_pass(n_words: int) -> list[dict[str, object]]:
-    """States at every word of a story; gate: equal to 1e-4."""
-    words = synthetic.words(synthetic.stimuli())
-    story = Stimuli(words.ids[:n_words], words.texts[:n_words], ("story",) * n_words)
-    with tempfile.TemporaryDirectory() as folder:
-        model = reader.load(checkpoints.resolve(str(tiny.build("llama", Path(folder) / "tiny", story.texts, 0))))
-    read = tokens.encode(contexts.build(story, "passage")[0], model.tokenizer)
-    last = Layer("decoder", tiny.BLOCKS)
-
-    def ours() -> object:
-        return extract.extract(model, [read], log_probabilities=False).features.values[last]
-
-    def theirs() -> object:
-        """As Brain-Score 2023 does: the text so far, from its first token (or the last that fit), for every word."""
-        kept = []
-        handle = model.model.base_model.layers[-1].register_forward_hook(
-            lambda _, __, out: kept.append((out[0] if isinstance(out, tuple) else out)[0, -1].numpy())
-        )
-        with torch.inference_mode():
-            for end in read.last:
-                ids = [*model.prefix, *read.ids[: end + 1]][-model.limit :]
-                model.model.base_model(input_ids=torch.tensor([ids]), use_cache=False)
-        handle.remove()
-        return np.stack(kept)
-
-    fits = read.last + len(model.prefix) < model.limit  # beyond it the two read other contexts
-    if not np.allclose(ours()[fits], theirs()[fits], atol=1e-4):
-        raise SystemExit("extraction: states differ from those of the growing context; no time is worth reading")
-    return rows("extraction", f"{n_words} words, tiny llama", "growing context", *paired(ours, theirs))
-
-
-def rows(benchmark: str, workload: str, other: str, ours_s: float, theirs_s: float) -> list[dict[str, object]]:
-    """Two rows of benchmarks.json."""
-    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    common = {"benchmark": benchmark, "workload": workload, "machine": machine}
-    return [
-        {**common, "subject": subject, "seconds": seconds, "ratio_to_ours": seconds / ours_s}
-        for subject, seconds in (("ours", ours_s), (other, theirs_s))
-    ]
-
-
-def main() -> None:
-    """Run all, print a table, write benchmarks.json."""
-    found = []
+def _machine(is_quick: bool) -> tuple[list[dict[str, Any]], dict[tuple[str, int], float]]:
+    """What the machine can do at best: rows, and GFLOP/s by type and threads."""
+    rows, rates = [], {}
+    settings = {"gemm": 256, "eigh": (60,)} if is_quick else {"gemm": 2048, "eigh": (307, 501, 1036)}
+    common = {"benchmark": "machine", "workload": "peaks", "machine": measure.machine()}
     for threads in (1, 2):
-        torch.set_num_threads(threads)
-        with threadpool_limits(threads):
-            found += ridge(384, 768, 4000) + ridge(627, 2048, 2000) + one_pass(200)
-    OUT.write_text(json.dumps(found, indent=1))
-    print(f"{'benchmark':<12}{'workload':<32}{'subject':<24}{'seconds':>9}{'ratio':>8}  machine")
-    for row in found:
-        print(
-            f"{row['benchmark']:<12}{row['workload']:<32}{row['subject']:<24}{row['seconds']:>9.3f}"
-            f"{row['ratio_to_ours']:>8.1f}  {row['machine']}"
+        found = measure.run("measure:peaks", threads, settings)["said"]
+        for name, rate in found["gflops"].items():
+            rates[name, threads] = rate
+            rows.append(table.row(**common, subject=f"GEMM {name}", precision=name, threads=threads, gflops=rate))
+        for n, seconds in found["eigh_s"].items():
+            rows.append(
+                table.row(**common, subject=f"eigh n={n}", precision="float64", threads=threads, seconds=seconds)
+            )
+    say("GEMM peaks, GFLOP/s: " + ", ".join(f"{name} {n} threads {rate:.0f}" for (name, n), rate in rates.items()))
+    return rows, rates
+
+
+def _gates() -> list[dict[str, Any]]:
+    """Correctness on small data, one process for all."""
+    installed = [name for name in ("sklearn", "torch", "himalaya") if importlib.util.find_spec(name)]
+    found = measure.run("gates:first", 1, {"installed": installed})
+    if "error" in found:
+        return [_failed("gate", "small data", found["error"])]
+    rows = [table.row(benchmark="gate", machine=measure.machine(), **each) for each in found["said"]]
+    for each in rows:
+        say(
+            f"gate: {each['workload']}: {each['subject']}, {each['inner_rule']}: {each['gate']} {each['setting'] or ''}"
         )
-    print(f"written to {OUT}")
+    return rows
+
+
+def _workload(workload: Any, arguments: argparse.Namespace, rates: dict[tuple[str, int], float]) -> list[Any]:
+    """One of W1 to W4, or the wide one, which must also keep within its memory."""
+    if arguments.quick:
+        workload = quick(workload)
+    if arguments.repeats:
+        workload = replace(workload, repeats=arguments.repeats, budget_s=float("inf"))
+    say(f"{workload}: data are made, peers tuned")
+    rows = time_workload(workload, "ridge", rates)
+    for each in rows if workload.name == "wide" else ():
+        if each["subject"].startswith("ours") and (each["absolute_bytes"] or 0) > WIDE_BYTES:
+            each["gate"] = f"FAILED: {each['absolute_bytes'] / 1e9:.1f} GB in use, wanted under 4"
+    return rows
+
+
+def _growth(is_quick: bool, rates: dict[tuple[str, int], float]) -> list[dict[str, Any]]:
+    """Ours along each axis, four points each and the slope between them."""
+    points: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for axis, workload in growth(is_quick):
+        found = time_workload(workload, "growth", rates)[0]
+        points.setdefault(axis, []).append((getattr(workload, axis), found))
+    rows = []
+    for axis, found in points.items():
+        rows += [each for _, each in found]
+        good = [(size, each["seconds"]) for size, each in found if each["seconds"]]
+        slope = float(np.polyfit(*np.log(good).T, 1)[0]) if len(good) > 1 else None
+        last = {key: found[-1][1][key] for key in ("subject", "inner_rule", "precision", "threads", "machine")}
+        rows.append(table.row(benchmark="growth", workload=f"growth in {axis}", exponent=slope, **last))
+        say(f"growth in {axis}: " + ", ".join(f"{size:,} {s:.3f} s" for size, s in good) + f"; exponent {slope:.2f}")
+    return rows
+
+
+def _extraction(is_quick: bool) -> list[dict[str, Any]]:
+    """One pass over a story against the growing context, one process for each number of threads."""
+    rows, n_words = [], 30 if is_quick else 200
+    for threads in (1,) if is_quick else (1, 2):
+        found = measure.run("extraction:one_pass", threads, {"n_words": n_words, "repeats": 1 if is_quick else 3})
+        workload = f"extraction {n_words} words, tiny llama"
+        if "error" in found:
+            rows.append(_failed("extraction", workload, found["error"]))
+            continue
+        said = found["said"]
+        gate = "passed" if said["passed"] else "FAILED: the states differ"
+        for name, seconds, ratios in (
+            ("ours", said["ours"], [1.0]),
+            ("growing context", said["theirs"], said["ratios"]),
+        ):
+            rows.append(
+                table.row(
+                    benchmark="extraction", workload=workload, subject=name, threads=threads, seconds=seconds,
+                    ratio_to_ours=float(np.median(ratios)), ratio_low=min(ratios), ratio_high=max(ratios),
+                    n_samples=len(said["ratios"]), gate=gate, machine=measure.machine(),
+                )
+            )  # fmt: skip
+        say(f"{workload}, {threads} threads: {gate}, {np.median(said['ratios']):.1f} times")
+    return rows
+
+
+def _pair(said: dict[str, Any]) -> list[tuple[str, float, list[float]]]:
+    """(subject, seconds, ratios) of both ways to extract."""
+    return [("ours", said["ours"], [1.0]), ("growing context", said["theirs"], said["ratios"])]
+
+
+def _gpu(is_quick: bool, rows: list[dict[str, Any]]) -> str | None:
+    """Add the rows of a GPU; why there are none, where there are none."""
+    found = measure.run("gpu:everything", 1 if is_quick else 2, {"is_quick": is_quick})
+    if "error" in found:
+        rows.append(_failed("gpu", "gpu", found["error"]))
+        return None
+    rows += [table.row(**each) for each in found["said"]["rows"]]
+    return found["said"]["not_run"]
+
+
+def _failed(benchmark: str, workload: str, why: str) -> dict[str, Any]:
+    say(f"{workload}: {why}")
+    return table.row(
+        benchmark=benchmark, workload=workload, subject="-", gate=f"FAILED: {why}", machine=measure.machine()
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,7 +11,7 @@ from harness.ceilings import between_subjects, corrected_halves, of_responses, s
 from harness.records import Responses
 from harness.spec import FoldRule, Protocol, Regression
 from kernels.gram import design
-from kernels.ridge import Penalty, fit_fold
+from kernels.ridge import Penalty, Split, fit_fold
 
 PROTOCOL = Protocol(
     "strict", "passage", FoldRule("grouped", n=5), Regression("ridge", (0.1, 1.0, 10.0, 100.0), inner="groups"), "max"
@@ -115,7 +115,7 @@ def test_a_subject_is_predicted_on_its_own_rows_of_each_fold():
     for test in tests:
         train = np.setdiff1d(own, test)
         Y = values[100:, 4:].astype(np.float32)
-        r.append(fit_fold(features, Y, train, test, Penalty(PROTOCOL.regression.alphas), train // 4).r)
+        r.append(fit_fold(features, Y, Split(train, test, train // 4), Penalty(PROTOCOL.regression.alphas)).r)
     np.testing.assert_allclose(ceiling[4:], np.mean(r, axis=0), rtol=0, atol=1e-12)
 
 

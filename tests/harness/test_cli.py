@@ -3,7 +3,7 @@ import json
 import pandas as pd
 import pytest
 
-from harness import tiny
+from harness import cli, pipeline, tiny
 from harness.cli import main
 
 
@@ -34,6 +34,28 @@ def test_wrong_use_is_one_line_and_status_2(command, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("protocol", "wanted"), [
+    ("both", ("strict", "paper")),
+    ("brainscore2026", ("brainscore2026",)),
+    ("all", ("strict", "paper", "brainscore2026")),
+])  # fmt: skip
+def test_protocols_are_chosen_by_name(protocol, wanted):
+    arguments = cli._parser().parse_args(["run", "quickstart", "--protocol", protocol])
+    assert cli._spec(arguments).protocols == wanted
+
+
+def test_a_run_of_a_protocol_that_no_data_set_has_says_so():
+    outcome = pipeline.Outcome("run-1", n_units=0, n_computed=0, n_reused=0, failures=(), seconds=1.0)
+    assert "no data set of the spec has the protocol asked for" in cli._last_words(outcome, "report.html")
+
+
+def test_a_data_set_shows_its_protocols_in_words(capsys):
+    assert main(["datasets", "tuckute2024"]) == 0
+    shown = capsys.readouterr().out
+    assert "brainscore2026 (" in shown
+    assert "ridge, one of 7 alphas for all neuroids chosen in training rows; 10 random splits, 10% of the rows" in shown
 
 
 def test_a_users_own_words_get_surprisals(tmp_path, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.model_selection import KFold, ShuffleSplit
+from sklearn.model_selection import KFold, ShuffleSplit, StratifiedKFold, StratifiedShuffleSplit
 
 from harness import folds
 from harness.records import Fold
@@ -13,6 +13,8 @@ from harness.spec import FoldRule
 TWINS = {
     "shuffled": lambda n, seed: ShuffleSplit(n, test_size=0.1, random_state=seed),
     "kfold": lambda n, seed: KFold(n, shuffle=True, random_state=seed),
+    "stratified shuffled": lambda n, seed: StratifiedShuffleSplit(n, test_size=0.1, random_state=seed),
+    "stratified kfold": lambda n, seed: StratifiedKFold(n, shuffle=True, random_state=seed),
     "contiguous": lambda n, seed: KFold(n),
 }
 
@@ -21,8 +23,9 @@ TWINS = {
 @pytest.mark.parametrize("seed", [1, 1234])
 @pytest.mark.parametrize("kind", TWINS)
 def test_folds_are_those_of_scikit_learn(kind, seed, n_rows):
-    ours = folds.make(FoldRule(kind, n=5, test_fraction=0.1, seed=seed), ["one"] * n_rows)
-    theirs = list(TWINS[kind](5, seed).split(np.zeros(n_rows)))
+    classes = [f"class {row % 3}" for row in range(n_rows)]
+    ours = folds.make(FoldRule(kind, n=5, test_fraction=0.1, seed=seed), classes)
+    theirs = list(TWINS[kind](5, seed).split(np.zeros(n_rows), classes))
     assert len(ours) == len(theirs) == 5
     for fold, (train, test) in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(fold.train, train)
@@ -36,6 +39,12 @@ def test_grouped_folds_are_those_of_brain_score(case, shared):
     for k, fold in enumerate(made):
         np.testing.assert_array_equal(fold.train, recorded[f"train_{k}"])
         np.testing.assert_array_equal(fold.test, recorded[f"test_{k}"])
+
+
+def test_a_share_that_trains_is_not_the_rest_of_a_share_that_tests():
+    trains = folds.make(FoldRule("shuffled", n=1, test_fraction=None, train_fraction=0.7), ["one"] * 10)
+    tests = folds.make(FoldRule("shuffled", n=1, test_fraction=1 - 0.7), ["one"] * 10)
+    assert (len(trains[0].test), len(tests[0].test)) == (3, 4)  # 1 - .7 is a little more than .3
 
 
 def test_no_group_is_divided_and_every_row_tests_once():

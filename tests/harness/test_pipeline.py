@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from harness import assemble, pipeline, quickstart, tables
+from harness import assemble, pipeline, quickstart, report, tables
 from harness.plan import make_plan
 from harness.spec import quickstart as quickstart_spec
 
@@ -220,6 +221,21 @@ def test_a_missing_recording_says_where_to_get_it_and_the_others_go_on(out, outc
     assert str(tmp_path) in failure.message
     assert "github.com" in failure.message
     assert set(tables.read(out, "model_scores", found.run).dataset) == {"synthetic"}
+
+
+def test_brainscore2026_runs_where_a_recording_has_it_and_stands_in_the_report(out, outcome):
+    spec = replace(
+        quickstart_spec(), models=("tiny-gpt2",), controls=("length",), untrained=False,
+        protocols=("strict", "paper", "brainscore2026"),
+    )  # fmt: skip
+    found = pipeline.run(spec, out)
+    assert not found.failures
+    brain, reading = (tables.read(out, name, found.run) for name in ("model_scores", "reading_scores"))
+    metrics = {"strict": "pearson_r", "paper": "pearson_r", "brainscore2026": "brainscore_r"}
+    assert dict(zip(brain.protocol, brain.metric, strict=True)) == metrics
+    assert set(reading.protocol) == {"strict", "paper"}
+    assert "Under BRAINSCORE2026 tiny-gpt2" in report.markdown(out, found.run)
+    assert "BRAINSCORE2026" in Path(report.write(out, found.run)).read_text(encoding="utf-8")
 
 
 def test_an_unknown_data_set_lists_the_nearest(out):

@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from harness import aggregate, crossvalidation, vectors
+from harness.datasets.synthetic import BRAINSCORE2026
 from harness.records import Features, Layer, Responses
 from harness.scoring import score_layers
 from harness.spec import FoldRule, Protocol, Regression
 from kernels.gram import design
-from kernels.ridge import Penalty, fit_fold
+from kernels.ridge import Penalty, Split, fit_fold
 
 LAYER = Layer("decoder", 1)
 RIDGE = Regression("ridge", tuple(np.logspace(-2, 6, 9)))
@@ -127,7 +129,7 @@ def test_one_long_story_is_cut_into_blocks_of_time_to_choose_alpha():
     train = np.arange(22, 60)
     blocks = np.repeat(np.arange(5), [8, 8, 8, 7, 7])
     alone = fit_fold(
-        design(X.astype(np.float32)), Y.astype(np.float32), train, np.arange(20), Penalty(RIDGE.alphas), blocks
+        design(X.astype(np.float32)), Y.astype(np.float32), Split(train, np.arange(20), blocks), Penalty(RIDGE.alphas)
     )
     np.testing.assert_allclose(fit.inner[0], alone.inner, rtol=0, atol=1e-12)
 
@@ -198,3 +200,35 @@ def test_neuroids_with_missing_rows_are_scored_on_the_rows_they_have():
     assert fit.n_rows == 199
     assert np.isfinite(fit.r).all()
     assert fit.r[:, 4].mean() > 0.7
+
+
+@pytest.mark.parametrize("case", [
+    "ridge_blank_like", "ridge_degenerate_targets", "ridge_group_n120_p900_v50", "ridge_group_n243_p64_v300",
+    "ridge_group_n384_p768_v400", "ridge_tuckute_like_v1",
+])  # fmt: skip
+def test_brainscore2026_gives_the_score_of_brain_score(case, shared):
+    recorded = vectors.read(shared / "oracle" / f"{case}.npz")
+    n_neuroids = recorded["Y"].shape[1]
+    ids = tuple(recorded["stimulus_id"].tolist())
+    groups = tuple(recorded.arrays.get("group", recorded["stimulus_id"]).tolist())
+    responses = Responses(
+        recorded["Y"], ids, groups, ids, tuple(recorded["neuroid_id"].tolist()), tuple(recorded["subject"].tolist()),
+        ("language",) * n_neuroids, "z",
+    )  # fmt: skip
+    rule = crossvalidation.rule_of(recorded.meta["crossvalidation_kwargs"] or {})
+    fit = score_layers(Features({LAYER: recorded["X"]}, ids), responses, replace(BRAINSCORE2026, folds=rule))[LAYER]
+    np.testing.assert_allclose(fit.r, recorded["r"], rtol=0, atol=1e-9)  # constant targets are 0, and counted
+    neuroids = aggregate.targets(responses)["all"]
+    assert len(neuroids) == n_neuroids
+    np.testing.assert_allclose(aggregate.fold_scores(fit.r, neuroids), recorded["per_split_score"], rtol=0, atol=1e-10)
+    assert abs(aggregate.layer_score(fit, neuroids) - recorded["score"]) < 1e-10
+
+
+def test_under_pearson_r_a_constant_neuroid_is_not_measurable_and_under_brainscore_r_it_is_nought():
+    X, Y = planted()
+    Y[:, 3] = 0.1
+    exact = {metric: replace(SHUFFLED, metric=metric) for metric in ("pearson_r", "brainscore_r")}
+    r = {metric: score_layers(features(X), recording(Y), exact[metric])[LAYER].r for metric in exact}
+    assert np.isnan(r["pearson_r"][:, 3]).all()
+    assert (abs(r["brainscore_r"][:, 3]) < 1e-6).all()
+    np.testing.assert_allclose(np.delete(r["brainscore_r"], 3, 1), np.delete(r["pearson_r"], 3, 1), rtol=0, atol=1e-7)

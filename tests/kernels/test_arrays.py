@@ -1,35 +1,67 @@
-"""NumPy or CuPy is decided by the arrays."""
+"""Where an array lives is decided by the array itself."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from kernels.arrays import gpu_available, namespace, to_device, to_host
 
-
-class _OnDevice:
-    """Stands where a CuPy array would: what counts is the library its type comes from."""
+ELSEWHERE = ModuleType("elsewhere")
 
 
-_OnDevice.__module__ = "cupy._core.core"
+class Named:
+    """An array as far as `namespace` looks: it names its library."""
+
+    def __init__(self, library):
+        self.library = library
+
+    def __array_namespace__(self, api_version=None):
+        return self.library
 
 
-def test_numpy_arrays_are_computed_by_numpy():
-    assert namespace(np.ones(2), np.float32(1)) is np
+class OnDevice:
+    """Stands where a CuPy array would: it names no library, and is known by the module of its type."""
+
+
+OnDevice.__module__ = "cupy"
+
+
+def test_numpy_arrays_and_scalars_are_computed_by_numpy():
+    assert namespace(np.ones(2), np.float32(1), np.True_) is np
+
+
+def test_arrays_are_computed_by_the_library_they_name():
+    assert namespace(Named(ELSEWHERE), Named(ELSEWHERE)) is ELSEWHERE
+
+
+def test_a_library_is_known_by_its_arrays_not_by_the_module_of_their_type():
+    class Measured(np.ndarray):
+        """A subclass from outside NumPy."""
+
+    assert namespace(np.ones(2).view(Measured)) is np
 
 
 def test_arrays_of_two_libraries_are_refused_by_name():
+    with pytest.raises(TypeError, match="elsewhere and numpy"):
+        namespace(np.ones(2), Named(ELSEWHERE))
     with pytest.raises(TypeError, match="cupy and numpy"):
-        namespace(np.ones(2), _OnDevice())
+        namespace(OnDevice(), np.float32(1))
 
 
-def test_a_list_is_no_array():
-    with pytest.raises(TypeError, match="builtins"):
-        namespace([1.0, 2.0])
+@pytest.mark.parametrize("thing", [[1.0, 2.0], 1.0, None])
+def test_a_list_or_a_number_is_no_array(thing):
+    with pytest.raises(TypeError, match=f"{type(thing).__name__} is no array"):
+        namespace(np.ones(2), thing)
+
+
+def test_no_arrays_have_no_library():
+    with pytest.raises(TypeError, match="no library"):
+        namespace()
 
 
 def test_a_host_array_is_returned_without_a_copy():
@@ -41,6 +73,13 @@ def test_a_host_array_is_returned_without_a_copy():
 def test_without_a_gpu_the_device_is_refused_with_a_sentence():
     with pytest.raises(RuntimeError, match="no GPU"):
         to_device(np.ones(2))
+    with pytest.raises(RuntimeError, match="no GPU"):
+        namespace(OnDevice())
+
+
+def test_the_arrays_of_cupy_are_known_by_the_module_of_their_type():
+    cupy = pytest.importorskip("cupy")  # installed without a GPU too
+    assert cupy.ndarray.__module__ == OnDevice.__module__
 
 
 @pytest.mark.skipif(not gpu_available(), reason="needs a GPU")
@@ -48,6 +87,9 @@ def test_an_array_survives_the_way_to_the_device_and_back():
     np.testing.assert_array_equal(to_host(to_device(np.arange(5.0))), np.arange(5.0))
 
 
-def test_importing_the_kernels_loads_no_gpu_library():
-    code = "import sys, kernels.ridge, kernels.metrics; sys.exit('cupy' in sys.modules)"
+def test_computing_with_host_arrays_loads_no_gpu_library():
+    code = (
+        "import sys, numpy as np, kernels.ridge; from kernels.metrics import pearson_r\n"
+        "pearson_r(np.eye(3), np.eye(3)); sys.exit('cupy' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,6 +1,6 @@
 """The kernels reproduce what Brain-Score language's own metric code gave on the conformance vectors.
 
-Its r adds 1e-8 to both norms; our r does not, so its form is computed from our predictions here. Least squares: the
+Its r adds 1e-8 to both norms; ours does not, so both forms are computed from our predictions here. Least squares: the
 vectors come from scikit-learn 1.7, cut-off max(shape) eps of the singular values; ours is 1e-12 of the squared singular
 values. No case has a direction between the two: the ranks are equal.
 """
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from kernels.gram import design
-from kernels.metrics import pearson_r
-from kernels.ridge import Penalty, predict_held_out
+from kernels.metrics import brainscore_r, pearson_r
+from kernels.ridge import Penalty, Split, predict_held_out
 
 RIDGE = [
     "ridge_blank_like", "ridge_degenerate_targets", "ridge_group_n120_p900_v50", "ridge_group_n243_p64_v300",
@@ -32,16 +32,9 @@ def vectors(shared):
 
 def held_out(case, k, penalty):
     """Our (one) part with all neuroids of split k, the training means, and the recorded case."""
-    features = design(case["X"])
-    train, test = case[f"train_{k}"], case[f"test_{k}"]
-    (part,) = predict_held_out(features, case["Y"], train, test, penalty)
-    return part, case["Y"][train].mean(axis=0)
-
-
-def r_with_epsilon(predicted, observed):
-    """Brain-Score's r: 1e-8 added to both norms, so that a constant column gives 0."""
-    p, o = predicted - predicted.mean(axis=0), observed - observed.mean(axis=0)
-    return ((p / (np.linalg.norm(p, axis=0) + 1e-8)) * (o / (np.linalg.norm(o, axis=0) + 1e-8))).sum(axis=0)
+    split = Split(case[f"train_{k}"], case[f"test_{k}"])
+    (part,) = predict_held_out(design(case["X"]), case["Y"], split, penalty)
+    return part, case["Y"][split.train].mean(axis=0)
 
 
 def compare(case, k, penalty, tolerance=1e-9):
@@ -54,7 +47,7 @@ def compare(case, k, penalty, tolerance=1e-9):
     if f"pred_{k}" in case:  # recorded for the first split only
         np.testing.assert_allclose(predicted, case[f"pred_{k}"][:, measurable], rtol=0, atol=10 * tolerance)
     observed = part.observed[:, measurable]
-    np.testing.assert_allclose(r_with_epsilon(predicted, observed), recorded[measurable], rtol=0, atol=tolerance)
+    np.testing.assert_allclose(brainscore_r(predicted, observed), recorded[measurable], rtol=0, atol=tolerance)
     norms = [np.linalg.norm(values - values.mean(axis=0), axis=0).min() for values in (predicted, observed)]
     np.testing.assert_allclose(
         pearson_r(predicted, observed), recorded[measurable], rtol=0, atol=tolerance + 2e-8 / min(norms)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import datasets
+from harness import datasets, folds
 from harness.datasets import DATASETS, version_of
 from harness.records import Dataset, Stimuli
 
@@ -61,11 +61,37 @@ def test_a_data_set_has_the_kind_that_the_table_says(loaded):
 
 
 @pytest.mark.parametrize("name", WITH_FILES)
-def test_both_protocols_stand_side_by_side(name):
-    both = datasets.protocols(name)
-    assert {key: protocol.name for key, protocol in both.items()} == {"paper": "paper", "strict": "strict"}
-    assert both["paper"].hash != both["strict"].hash
-    assert all(protocol.notes for protocol in both.values())
+def test_protocols_stand_side_by_side(name):
+    known = datasets.protocols(name)
+    wanted = ["paper", "strict", *(["brainscore2026"] if DATASETS[name].kind == "brain" else [])]
+    assert [(key, protocol.name) for key, protocol in known.items()] == [(key, key) for key in wanted]
+    assert len({protocol.hash for protocol in known.values()}) == len(wanted)
+    assert all(protocol.notes for protocol in known.values())
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_strict_refuses_test_folds_of_fewer_than_ten_rows(name):
+    rule = datasets.protocols(name)["strict"].folds
+    assert rule.min_test_rows == 10
+    with pytest.raises(ValueError, match="test rows"):
+        folds.make(rule, [f"group {row // 9}" for row in range(9 * rule.n)])
+
+
+@pytest.mark.parametrize("name", [name for name, entry in DATASETS.items() if entry.kind == "brain"])
+def test_strict_ridge_is_scaled_by_the_data_nested_by_group_and_free_for_each_neuroid(name):
+    regression = datasets.protocols(name)["strict"].regression
+    assert (regression.kind, regression.relative, regression.inner) == ("ridge", True, "groups")
+    assert (regression.scale, regression.per_neuroid, regression.tie) == ("zscore", True, "larger")
+    assert (min(regression.alphas), max(regression.alphas)) == (1e-5, 1e7)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in DATASETS.items() if entry.kind == "brain"])
+def test_brainscore2026_is_the_ridge_of_that_board(name):
+    protocol = datasets.protocols(name)["brainscore2026"]
+    assert protocol.regression.alphas == tuple(np.logspace(-3, 3, 7).tolist())
+    said = protocol.regression
+    assert (said.kind, said.relative, said.per_neuroid, said.inner) == ("ridge", False, False, "loo")
+    assert (said.scale, said.tie, protocol.metric) == ("center", "smaller", "brainscore_r")
 
 
 def test_a_missing_file_is_named_with_its_source_and_its_place(tmp_path):

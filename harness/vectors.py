@@ -1,0 +1,218 @@
+"""Conformance vectors: what another program's metric code gave on made-up data, read from its files and checked.
+
+One case is one .npz of plain arrays; `meta`, a JSON text, says the metric and the arguments of the cross-validation.
+Files are data from elsewhere: nothing is unpickled, and what is wrong with a file is said by name before anything is
+computed from it.
+
+Source: the form of the vectors recorded from Brain-Score language of August 2026.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.records import Fold, Integers, indices_of
+
+Arrays = dict[str, NDArray[Any]]
+
+RIDGE, LINEAR = "ridge", "linear"
+_METRICS = {"ridge_pearsonr": RIDGE, "linear_pearsonr": LINEAR}
+# Arrays by which the cases that are no regression are known.
+_KNOWN_BY = {
+    "futrell": {"rt", "half1_member"},
+    "similarity": {"cka_score", "cka_per_split", "rdm_score", "rdm_per_split"},
+    "extrapolation": {"collected", "collected_subsets", "collected_num_subjects", "neuroid_ceiling", "boot_params"},
+}
+_REQUIRED = {
+    RIDGE: ("X", "Y", "r", "per_split_score", "score", "alphas", "alpha", "loo_mse"),
+    LINEAR: ("X", "Y", "r", "per_split_score", "score", "rank"),
+    "futrell": ("rt", "half1_member", "uncorrected", "corrected", "ceiling", "model_output", "rvalue", "score",
+                "word_within_sentence_id"),
+    "similarity": ("X", "Y"),
+    "extrapolation": ("Y", "subject_id", "collected", "collected_subsets"),
+    "model": (),
+}  # fmt: skip
+_MAY_BE_NAN = ("rt", "model_output", "collected", "boot_params", "neuroid_ceiling", "endpoint_x")
+
+
+class NotRunError(ValueError):
+    """A case that cannot be compared here, and why."""
+
+
+class DamagedError(ValueError):
+    """A case that contradicts its own form, and how."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """One case, checked.
+
+    Attributes:
+        case: name of the file.
+        kind: "ridge", "linear", "futrell", "similarity", "extrapolation" or "model".
+        meta: what the file says of itself.
+        arrays: of a regression X (row, feature), Y (row, neuroid), r (split, neuroid), train_k and test_k, ...
+    """
+
+    case: str
+    kind: str
+    meta: dict[str, Any]
+    arrays: Arrays
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.arrays[name]
+
+    @property
+    def splits(self) -> list[Fold]:
+        """The recorded rows of each split."""
+        return [Fold(self[f"train_{k}"], self[f"test_{k}"]) for k in range(len(self["r"]))]
+
+
+def read(path: Path) -> Vectors:
+    """Read and check one case.
+
+    Raises:
+        NotRunError: if the file is of another form or asks for a metric that is not known here.
+        DamagedError: if it is of this form and broken; the message names the array.
+    """
+    arrays = _load(path)
+    meta = _meta(arrays)
+    kind = _kind(meta, arrays)
+    absent = [name for name in _REQUIRED[kind] if name not in arrays]
+    if absent:
+        raise DamagedError(f"{', '.join(absent)} missing; wanted {', '.join(_REQUIRED[kind])}. Record the case again.")
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and kind != "model" and name not in _MAY_BE_NAN:
+            _require(bool(np.isfinite(array).all()), f"{name} holds NaN or infinity")
+    vectors = Vectors(path.stem, kind, meta, arrays)
+    if kind in (RIDGE, LINEAR):
+        _check_shapes(vectors)
+        _check_splits(vectors)
+        arrays["r"] = arrays["r"][:, _order(arrays)]
+    return vectors
+
+
+def _load(path: Path) -> Arrays:
+    """All arrays of an archive; never a pickle."""
+    if path.suffix != ".npz":
+        raise NotRunError("a folder" if path.is_dir() else "not an .npz archive of vectors")
+    with path.open("rb") as file:
+        if file.read(1) == b"\x80":
+            raise NotRunError(
+                "a pickle, which could run any code and is never read; save plain arrays with numpy.savez"
+            )
+    if not zipfile.is_zipfile(path):
+        raise DamagedError("no .npz archive, or one that was cut off; copy it again")
+    arrays: Arrays = {}
+    name = "the list of arrays"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for name in archive.files:
+                arrays[name] = archive[name]
+    except (OSError, ValueError, RuntimeError, MemoryError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        if "allow_pickle" in str(error):
+            raise NotRunError(
+                f"{name} is pickled, which could run any code and is never read; save plain arrays"
+            ) from error
+        raise DamagedError(f"{name} cannot be read: {error}; copy the file again") from error
+    return arrays
+
+
+def _meta(arrays: Arrays) -> dict[str, Any]:
+    if "meta" not in arrays:
+        if {"X", "Y", "r"} & set(arrays):
+            raise DamagedError("meta missing: it says the metric and the cross-validation. Record the case again.")
+        raise NotRunError("a file of another form: it has no `meta`")
+    try:
+        meta = json.loads(str(arrays["meta"]))
+    except json.JSONDecodeError as error:
+        raise DamagedError(f"meta is no JSON: {error}") from error
+    if not isinstance(meta, dict):
+        raise DamagedError(f"meta is a JSON {type(meta).__name__}; wanted an object with the metric and its arguments.")
+    return meta
+
+
+def _kind(meta: dict[str, Any], arrays: Arrays) -> str:
+    """What the case compares."""
+    for kind, names in _KNOWN_BY.items():
+        if names & set(arrays):
+            return kind
+    if any(name.endswith(("__neural", "__surprisal_bits")) for name in arrays):
+        return "model"
+    metric = meta.get("metric")
+    if metric is None:
+        raise NotRunError("a file of another form: its `meta` names no metric")
+    if metric not in _METRICS:
+        raise NotRunError(f"metric {metric!r} is unknown; known are {', '.join(_METRICS)}")
+    return _METRICS[metric]
+
+
+def _check_shapes(vectors: Vectors) -> None:
+    """Arrays of a regression fit each other."""
+    for name in ("X", "Y", "r"):
+        array = vectors[name]
+        _require(
+            array.ndim == 2 and array.dtype.kind == "f", f"{name} is {array.dtype} {array.shape}: wanted 2-D reals"
+        )
+    (n_rows, _), n_neuroids = vectors["X"].shape, vectors["Y"].shape[1]
+    n_splits = len(vectors["r"])
+    wanted: dict[str, tuple[int, ...]] = {
+        "Y": (n_rows, n_neuroids), "r": (n_splits, n_neuroids), "per_split_score": (n_splits,), "score": (),
+        "n_splits": (), "stimulus_id": (n_rows,), "group": (n_rows,), "neuroid_id": (n_neuroids,),
+        "subject": (n_neuroids,), "rank": (n_splits,), "alpha": (n_splits,), "r_neuroid_order": (n_neuroids,),
+        "loo_mse": (n_splits, np.size(vectors.arrays.get("alphas", ()))),
+    }  # fmt: skip
+    for name, shape in wanted.items():
+        if name in vectors.arrays:
+            _require(vectors[name].shape == shape, f"{name} is {vectors[name].shape}, wanted {shape}")
+    _require(min(vectors["X"].shape + vectors["r"].shape) > 0, "X or r is empty")
+    _require(int(vectors.arrays.get("n_splits", n_splits)) == n_splits, f"n_splits is not the {n_splits} rows of r")
+    for name in {"alphas", "alpha"} & set(vectors.arrays):
+        _require(vectors[name].size > 0 and bool((vectors[name] > 0).all()), f"{name} must be positive")
+
+
+def _check_splits(vectors: Vectors) -> None:
+    """Every split has its rows, and its predictions their shape."""
+    n_splits, (n_rows, n_neuroids) = len(vectors["r"]), vectors["Y"].shape
+    for side in ("train", "test"):
+        held = {name for name in vectors.arrays if name.startswith(f"{side}_") and name[len(side) + 1 :].isdigit()}
+        odd = sorted({f"{side}_{k}" for k in range(n_splits)} ^ held)
+        _require(not odd, f"{', '.join(odd)} missing or beyond the {n_splits} splits of r")
+    for k, fold in enumerate(vectors.splits):
+        _check_rows(k, fold, n_rows)
+        found, shape = vectors.arrays.get(f"pred_{k}"), (len(fold.test), n_neuroids)
+        _require(found is None or found.shape == shape, f"pred_{k} has another shape than {shape}")
+
+
+def _order(arrays: Arrays) -> Integers | slice:
+    """Places of the neuroids in the recorded r, joined by name where the file has names."""
+    if not {"neuroid_id", "r_neuroid_order"} <= set(arrays):
+        return slice(None)
+    try:
+        return indices_of(arrays["neuroid_id"].tolist(), arrays["r_neuroid_order"].tolist(), "r_neuroid_order")
+    except ValueError as error:
+        raise DamagedError(str(error)) from error
+
+
+def _check_rows(k: int, fold: Fold, n_rows: int) -> None:
+    """Row indices of one split are rows, each once, and on one side."""
+    for name, side in zip((f"train_{k}", f"test_{k}"), fold, strict=True):
+        _require(side.ndim == 1 and side.dtype.kind in "iu" and len(side) > 0, f"{name} must be a list of row numbers")
+        inside = int(side.min()) >= 0 and int(side.max()) < n_rows
+        _require(inside, f"{name} holds rows {side.min()} to {side.max()}; there are {n_rows}")
+        _require(len(np.unique(side)) == len(side), f"{name} holds a row twice")
+    shared = np.intersect1d(fold.train, fold.test)
+    _require(not len(shared), f"train_{k} and test_{k} share {len(shared)} rows, the first is {shared[:1]}")
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise DamagedError(f"{what}. Record the case again, or copy the file again.")

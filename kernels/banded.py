@@ -1,0 +1,142 @@
+"""Banded ridge: groups of features (bands) with penalties of their own, and what one band knows that others do not.
+
+With Z_b the centred features of band b, a penalty alpha / w_b on its weights makes the Gram matrix
+
+    K = sum_b w_b Z_b Z_b',
+
+so that a choice of weights w is one more ridge (kernels/ridge.py) on a sum of matrices that are computed once. Of the
+weights each neuroid takes those whose best alpha has the least inner error, by the same rule as the alpha itself.
+
+Source: Nunez-Elizalde, Huth & Gallant 2019 (banded ridge, tikhonov); Dupre la Tour et al. 2022 (by kernels, as
+himalaya's MultipleKernelRidgeCV, which draws the weights at random). Unique variance: the R2 of the joint fit minus
+that of the controls (Feghhi, Hadidi et al. 2026).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kernels.arrays import Array, to_host
+from kernels.gram import Bands, Design
+from kernels.metrics import r2
+from kernels.penalty import Penalty
+from kernels.ridge import FoldFit, Split, fit_folds
+
+
+class BandedFit(NamedTuple):
+    """Scores of one fold.
+
+    Attributes:
+        fit: as of any ridge, with the best weights of each neuroid; alpha / weight is what a band was penalised with.
+        weights: (band, neuroid) those weights; NaN where not measurable.
+    """
+
+    fit: FoldFit
+    weights: Array
+
+
+class UniqueVariance(NamedTuple):
+    """What a model explains of held-out responses over controls; (fold, neuroid) each, NaN where not measurable.
+
+    Attributes:
+        joint, controls: R2 of both together, and of the controls alone; not bounded below.
+        unique: joint - controls.
+    """
+
+    joint: Array
+    controls: Array
+    unique: Array
+
+
+def band_weights(n_bands: int, steps: Sequence[float] = (1e-4, 1e-2, 1.0)) -> Array:
+    """(candidate, band) weights that sum to 1: all mixtures of the steps, and each band alone.
+
+    Args:
+        n_bands: at least one.
+        steps: relative weights that a band may have.
+    """
+    mixed = np.array(list(product(steps, repeat=n_bands))).reshape(-1, n_bands)
+    found = np.concatenate([np.eye(n_bands), mixed / mixed.sum(axis=1, keepdims=True)])
+    return np.unique(found.round(12), axis=0)
+
+
+def fit_banded(
+    bands: Sequence[Design],
+    Y: Array,
+    splits: Sequence[Split],
+    penalty: Penalty,
+    weights: Array | None = None,
+    **how: Any,
+) -> list[BandedFit]:
+    """`fit_folds` with weights of the bands chosen, like alpha, inside the training rows.
+
+    Args:
+        bands: the features of each band, of the same rows.
+        Y: (row, neuroid) responses, NaN where absent.
+        splits: the folds.
+        penalty: the grid of alphas; with `relative` each weighting has its own scale, tr(C) / n of the sum.
+        weights: (candidate, band) not negative, some band of each above 0; default `band_weights`. Bands should be on
+            one scale: design(X, "zscore") and a division by the root of the number of features see to that.
+        how: as in `fit_folds`.
+
+    Raises:
+        ValueError: if weights do not fit the bands or are negative, or the penalty is least squares, where weights mean
+            nothing.
+    """
+    weights = band_weights(len(bands)) if weights is None else np.asarray(weights, dtype=float)
+    if weights.ndim != 2 or weights.shape[1] != len(bands) or not (weights >= 0).all() or not weights.any(axis=1).all():
+        raise ValueError(
+            f"band weights are {weights.shape} for {len(bands)} bands; wanted (candidate, band), none negative, and in "
+            "each candidate one above 0."
+        )
+    if not penalty.alphas:
+        raise ValueError("banded least squares: without a penalty weights mean nothing; give alphas.")
+    designs, grams = tuple(bands), {}  # type: tuple[Design, ...], dict[tuple[int, bytes], Array]
+    best = [BandedFit(_nothing(Y), np.full((len(bands), Y.shape[1]), np.nan)) for _ in splits]
+    for candidate in weights:
+        fits = fit_folds(Bands(designs, tuple(candidate.tolist()), grams), Y, splits, penalty, **how)
+        best = [_better(old, new, candidate) for old, new in zip(best, fits, strict=True)]
+    return best
+
+
+def unique_variance(
+    model: Design, controls: Sequence[Design], Y: Array, splits: Sequence[Split], penalty: Penalty, **how: Any
+) -> UniqueVariance:
+    """How much of held-out responses a model explains over controls.
+
+    Both fits are banded, so that the joint one may give the model no weight, and its inner choice holds that of the
+    controls; in held-out rows `unique` may still fall under 0, where the model's features have misled.
+
+    Args:
+        model: its features.
+        controls: the features of each control, of the same rows.
+        Y: (row, neuroid) responses, NaN where absent.
+        splits: the folds.
+        penalty: the grid of alphas.
+        how: as in `fit_folds`, but for the metric, which is R2.
+    """
+    how["metric"] = r2
+    joint, alone = (
+        np.stack([each.fit.r for each in fit_banded(bands, Y, splits, penalty, **how)])
+        for bands in ([model, *controls], controls)
+    )
+    return UniqueVariance(joint, alone, joint - alone)
+
+
+def _nothing(Y: Array) -> FoldFit:
+    """A fit in which nothing was measured."""
+    r, alpha, inner, place = np.full((4, Y.shape[1]), np.nan)
+    return FoldFit(r, alpha, inner, place, rank=0)
+
+
+def _better(old: BandedFit, new: FoldFit, candidate: Array) -> BandedFit:
+    """For each neuroid the fit with the higher inner score; the old one where they are equal."""
+    inner = to_host(new.inner)
+    wins = np.isfinite(inner) & ~(old.fit.inner >= inner)
+    r, alpha, inner, place = (np.where(wins, b, a) for a, b in zip(old.fit[:4], new[:4], strict=True))
+    fit = FoldFit(r, alpha, inner, place, max(old.fit.rank, new.rank))
+    return BandedFit(fit, np.where(wins, candidate[:, None], old.weights))

@@ -1,0 +1,250 @@
+"""One outer fold, prepared: what its training rows give once, and one block of neuroids after the other through it.
+
+All that has rows on both sides (the decomposition, the ways of leaving rows out) is prepared once, in float64; a block
+of neuroids then costs a few matrix products in the float type of the neuroid side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from kernels.arrays import Array, namespace
+from kernels.blocks import Blocks, Triangles, blocks
+from kernels.gram import Bands, Basis, Design, decompose
+from kernels.penalty import Penalty
+from kernels.responses import Block
+from kernels.search import ROUNDING, SingleRows, chosen, single_rows
+from kernels.split import Split
+
+# Training rows are far from the mean of all rows where its square is so many times their variance.
+_FAR = 256.0
+
+
+class HeldOut(NamedTuple):
+    """Predictions of rows that the fit did not see, for some neuroids.
+
+    Attributes:
+        neuroids: (neuroid,) their columns in the responses.
+        predicted, observed: (test, neuroid), both less the mean of the training rows.
+        alpha, inner: (neuroid,) the penalty, and its score inside the training rows.
+        place: (neuroid,) place of alpha in the grid.
+        rank: of the training features.
+    """
+
+    neuroids: Array
+    predicted: Array
+    observed: Array
+    alpha: Array
+    inner: Array
+    place: Array
+    rank: int
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A fold, prepared.
+
+    Attributes:
+        train, test: row indices.
+        basis: of the training rows, float64.
+        penalty: the rule of choice.
+        alphas: (alpha,) those to choose from; all for one, where one was chosen for all.
+        first: place of the first of them in the grid.
+        U: (train, rank) the basis' directions in the float type of the neuroid side.
+        search: the way of leaving rows out, in that type.
+    """
+
+    train: Array
+    test: Array
+    basis: Basis
+    penalty: Penalty
+    alphas: Array
+    first: int
+    U: Array
+    search: SingleRows | Blocks | Triangles
+
+    def predict(self, block: Block) -> HeldOut:
+        """Choose alphas on the training rows, predict the test rows."""
+        xp, (y, mean, observed) = namespace(block.values), self._rows(block)
+        level = abs(y[0])
+        if len(self.alphas) == 1 or not self.basis.spans:  # else U is orthogonal to the mean
+            y -= mean
+        fit = self._with_one_alpha if len(self.alphas) == 1 else self._with_own_alphas
+        predicted, error, total, place, flat = fit(y, level, block)
+        return HeldOut(
+            neuroids=block.neuroids,
+            predicted=xp.broadcast_to(predicted, (len(self.test), len(flat))),
+            observed=observed,
+            alpha=xp.where(flat, xp.nan, self.alphas[place]),
+            inner=1.0 - error / xp.where(flat, xp.nan, total),
+            place=xp.where(flat, xp.nan, self.first + place),
+            rank=len(self.basis.lam),
+        )
+
+    def _rows(self, block: Block) -> tuple[Array, Array, Array]:
+        """(train, neuroid) responses and (neuroid,) their mean, (test, neuroid) responses less this mean.
+
+        float32 holds responses less their mean over all rows; where training rows lie far from that, they are taken
+        anew from the responses as given.
+        """
+        xp = namespace(block.values)
+        y = block.values.take(self.train, axis=0)
+        mean = y.mean(axis=0)
+        observed = block.values.take(self.test, axis=0) - mean
+        if y.dtype != float:
+            squares = mean * mean
+            far = xp.flatnonzero(_FAR * (xp.einsum("ij,ij->j", y, y) / len(y) - squares) < squares)
+            if len(far):
+                exact = block.exact[self.train[:, None], far].astype(float)
+                centre = exact.mean(axis=0)
+                y[:, far], mean[far] = (exact - centre).astype(y.dtype), 0.0
+                observed[:, far] = (block.exact[self.test[:, None], far] - centre).astype(y.dtype)
+        return y, mean, observed
+
+    def _with_own_alphas(self, y: Array, level: Array, block: Block) -> tuple[Array, ...]:
+        """(test, neuroid) predictions, then (neuroid,) least error, sum of squares, place of alpha, whether constant.
+
+        y is (train, neuroid), of numbers as large as `level` before they were centred.
+        """
+        xp, basis = namespace(y), self.basis
+        W = y.T @ self.U
+        total = xp.einsum("ij,ij->i", W, W) if basis.spans else xp.einsum("ij,ij->j", y, y)
+        flat = _flat(y, total, level, block.rounding)
+        W[xp.flatnonzero(flat)] = 0.0  # what is left of them is rounding; their mean is predicted
+        errors = self.search.least_errors(W, _outside(basis, y, W, self.U))
+        place = self._place(block, errors)
+        error = xp.take_along_axis(errors, place[:, None], axis=1)[:, 0]
+        W *= (1.0 / (basis.lam + self.alphas[:, None])).astype(W.dtype).take(place, axis=0)
+        return (W @ basis.T.astype(W.dtype).T).T, error, total, place, flat
+
+    def _with_one_alpha(self, y: Array, level: Array, block: Block) -> tuple[Array, ...]:
+        """As `_with_own_alphas`, by matrices that are the same for all neuroids."""
+        xp = namespace(y)
+        total = xp.einsum("ij,ij->j", y, y)
+        flat = _flat(y, total, level, block.rounding)
+        y[:, xp.flatnonzero(flat)] = 0.0
+        to_test, to_left_out = self._operators
+        error = xp.full(len(flat), xp.nan)
+        if to_left_out is not None:
+            missed = to_left_out @ y
+            error = xp.einsum("ij,ij->j", missed, missed)
+        return to_test @ y, error, total, xp.zeros(len(flat), dtype=np.int64), flat
+
+    @cached_property
+    def _operators(self) -> tuple[Array, Array | None]:
+        """(test, train) to predictions; (train, train) to what is missed of left-out rows, None where that is NaN."""
+        xp, basis = namespace(self.U), self.basis
+        to_test = (basis.T / (basis.lam + self.alphas[0])) @ basis.U.T
+        n = len(basis.U)
+        null = None if basis.spans else xp.eye(n) - 1.0 / n - basis.U @ basis.U.T
+        to_left_out = self._exact.operator(0, null)
+        dtype, is_there = self.U.dtype, bool(xp.isfinite(to_left_out).all())
+        return to_test.astype(dtype), to_left_out.astype(dtype) if is_there else None
+
+    def _place(self, block: Block, errors: Array) -> Array:
+        """(neuroid,) places of the least errors; near ones decided in float64."""
+        xp, place = namespace(errors), self.penalty.choose(errors)
+        if errors.dtype == float:
+            return place
+        near = errors <= errors.min(axis=1, keepdims=True) * (1.0 + ROUNDING * float(xp.finfo(errors.dtype).eps))
+        close = xp.flatnonzero(near.sum(axis=1) > 1)
+        if len(close):
+            y = block.exact[self.train[:, None], close].astype(float)
+            y -= y.mean(axis=0)
+            W = y.T @ self.basis.U
+            rest, exact = _outside(self.basis, y, W, self.basis.U), xp.full((len(close), errors.shape[1]), xp.inf)
+            for k in range(errors.shape[1]):
+                neuroids = xp.flatnonzero(near[close, k])
+                if len(neuroids):
+                    exact[neuroids, k] = self._exact.error(k, *chosen(neuroids, W, rest))
+            place[close] = self.penalty.choose(exact)
+        return place
+
+    @cached_property
+    def _exact(self) -> SingleRows | Blocks:
+        """The search in float64, alpha by alpha."""
+        if isinstance(self.search, SingleRows):
+            return single_rows(self.basis, self.alphas, self.basis.U)
+        return replace(_direct(self.search), U=self.basis.U)
+
+
+def prepare(
+    features: Design | Bands, split: Split, penalty: Penalty, dtype: type, many: int, stand_in: Array | None
+) -> Fold | None:
+    """Decompose a fold's training rows and prepare the choice of alpha; None where nothing can be measured.
+
+    Args:
+        features: of all rows.
+        split: rows that are all present.
+        penalty: the grid.
+        dtype: of the neuroid side.
+        many: neuroids that will come.
+        stand_in: (row, column) Z with Z Z' = Y Y', where one alpha is chosen for all; else None.
+    """
+    xp = namespace(features.X)
+    rows = [xp.asarray(np.flatnonzero(split.labels == label)) for label in np.unique(split.labels)]
+    if len(rows) < 2 or not len(split.test):
+        return None
+    train, test = xp.asarray(split.train), xp.asarray(split.test)
+    basis = decompose(features, train, test, 0.0 if penalty.alphas else penalty.cutoff)
+    if not len(basis.lam):
+        return None
+    alphas, first = xp.asarray(penalty.alphas or (0.0,)) * (basis.mean_lam if penalty.relative else 1.0), 0
+    if stand_in is not None and len(alphas) > 1:
+        first = _one_for_all(basis, rows, alphas, penalty, stand_in[train])
+        alphas = alphas[first : first + 1]
+    U = basis.U.astype(dtype, copy=False)
+    return Fold(train, test, basis, penalty, alphas, first, U, leaving_out(rows, basis, alphas, U, penalty, many))
+
+
+def leaving_out(
+    rows: Sequence[Array], basis: Basis, alphas: Array, U: Array, penalty: Penalty, many: int
+) -> SingleRows | Blocks | Triangles:
+    """The way of leaving training rows out, in the float type of U; arguments as in `blocks`."""
+    if len(rows) == len(U):
+        return single_rows(basis, alphas, U)
+    return blocks(rows, basis, alphas, U, penalty.mean_over, many)
+
+
+def _one_for_all(basis: Basis, rows: Sequence[Array], alphas: Array, penalty: Penalty, Z: Array) -> int:
+    """Place of the alpha with the least error summed over neuroids, which depends on Z Z' alone; in float64."""
+    Z = Z - Z.mean(axis=0)
+    W = Z.T @ basis.U
+    search = leaving_out(rows, basis, alphas, basis.U, penalty, 1)
+    errors = (search if isinstance(search, SingleRows) else _direct(search)).least_total(
+        W, _outside(basis, Z, W, basis.U)
+    )
+    return int(penalty.choose(errors)[0])
+
+
+def _direct(search: Blocks | Triangles) -> Blocks:
+    """The blocks themselves."""
+    return search.direct if isinstance(search, Triangles) else search
+
+
+def _outside(basis: Basis, y: Array, W: Array, U: Array) -> Array | None:
+    """(neuroid, train) the part of centred responses y that the directions do not span; None where they span all."""
+    return None if basis.spans else y.T - W @ U.T
+
+
+def _flat(y: Array, total: Array, level: Array, rounding: Array) -> Array:
+    """(neuroid,) whether a column of (train, neuroid) y varies by rounding alone.
+
+    Args:
+        y: responses, about any centre.
+        total: (neuroid,) sums of their squares about the mean, computed by sums of numbers as large as `level`.
+        level: (neuroid,) see there.
+        rounding: (neuroid,) differences up to this are rounding.
+    """
+    xp = namespace(y)
+    flat = xp.zeros(len(total), dtype=bool)
+    suspects = xp.flatnonzero(total <= len(y) * (1e3 * float(xp.finfo(y.dtype).eps) * level + rounding) ** 2)
+    if len(suspects):
+        columns = y[:, suspects]
+        flat[suspects] = columns.max(axis=0) - columns.min(axis=0) <= rounding[suspects]
+    return flat

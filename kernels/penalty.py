@@ -1,0 +1,47 @@
+"""How strongly weights are held down: the grid of penalties and the rule by which one is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from kernels.arrays import Array, namespace
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """A grid of alphas, in scikit-learn's sense (HuthLab's alpha is its square root), and how to choose from it.
+
+    Attributes:
+        alphas: the grid, positive; empty for minimum-norm least squares.
+        relative: multiply the grid by tr(C) / n of the training rows.
+        per_neuroid: one alpha for each neuroid, or one for all that have the same rows (Brain-Score's rule).
+        tie: which alpha to keep of those whose errors are equal to 10 eps: "larger", or "smaller" as scikit-learn.
+        cutoff: least squares drops directions whose squared singular value is under this times the largest.
+        mean_over: an inner error is the mean over "rows", or over "blocks" of the mean in each (himalaya, and
+            scikit-learn's GridSearchCV); the same where blocks have equal size.
+    """
+
+    alphas: tuple[float, ...] = ()
+    relative: bool = False
+    per_neuroid: bool = True
+    tie: Literal["larger", "smaller"] = "larger"
+    cutoff: float = 1e-12
+    mean_over: Literal["rows", "blocks"] = "rows"
+
+    def __post_init__(self) -> None:
+        if not all(0 < alpha < np.inf for alpha in self.alphas):
+            raise ValueError(f"alphas must be positive and finite, got {self.alphas}; give none for least squares.")
+        for field, rules in (("tie", ("larger", "smaller")), ("mean_over", ("rows", "blocks"))):
+            if getattr(self, field) not in rules:
+                raise ValueError(f"{field} must be one of {', '.join(rules)}, got {getattr(self, field)!r}.")
+        object.__setattr__(self, "alphas", tuple(sorted(float(alpha) for alpha in self.alphas)))
+
+    def choose(self, errors: Array) -> Array:
+        """(neuroid,) place of the least of (neuroid, alpha) errors; of those equal to 10 eps, the last or the first."""
+        xp = namespace(errors)
+        rounding = 10.0 * float(xp.finfo(errors.dtype).eps)
+        least = errors <= errors.min(axis=1, keepdims=True) * (1.0 + rounding)
+        return least.argmax(axis=1) if self.tie == "smaller" else errors.shape[1] - 1 - least[:, ::-1].argmax(axis=1)

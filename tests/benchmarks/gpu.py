@@ -1,0 +1,229 @@
+"""The same on one GPU: its peaks, which way to eigenvectors is best there, and the workloads with arrays on it.
+
+Host clocks around work that has been waited for; one call to warm up, the best of three after it. For ours and for
+torch alone the data lie on the GPU; himalaya and Brain-Score's way take them from the host, as their users give them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gates
+import numpy as np
+import ours
+import peers
+from workloads import ALPHAS, WORKLOADS, Workload, load, make, quick, split
+
+Array = Any
+_REPEATS = 3
+
+
+def everything(is_quick: bool) -> dict[str, Any]:
+    """All rows, or why there are none."""
+    from kernels.arrays import gpu_available
+
+    if not gpu_available():
+        return {"said": {"rows": [], "not_run": "gpu: not run: no GPU"}}
+    import cupy
+
+    name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    rows = [*_peaks(1024 if is_quick else 8192), *_eigh((64,) if is_quick else (307, 501, 1036), 8)]
+    for workload in WORKLOADS[:4]:
+        rows += _workload(quick(workload) if is_quick else workload)
+    return {"said": {"rows": [{"benchmark": "gpu", "machine": name, **row} for row in rows], "not_run": None}}
+
+
+def torch_plain(
+    layers: list[Array], Y: Array, folds: list[tuple[Array, Array]], device: str, dtype: str
+) -> dict[str, Array]:
+    """What one writes in an afternoon: Gram matrix and eigenvectors in float64, leave-one-out errors of all alphas.
+
+    Args:
+        layers, Y: torch tensors on the device.
+        folds: (train, test) rows.
+        device: torch's.
+        dtype: of the side of the neuroids.
+    """
+    import torch
+
+    kind = getattr(torch, dtype)
+    grid = torch.tensor(ALPHAS, device=device, dtype=torch.float64)
+    r, alphas = [], []
+    for X in layers:
+        Z = X.double() - X.double().mean(0)
+        K = Z @ Z.T
+        for train, test in folds:
+            inside, outside = torch.as_tensor(train, device=device), torch.as_tensor(test, device=device)
+            within, y = K[inside][:, inside], Y[inside].to(kind)
+            means = within.mean(0)
+            lam, U = torch.linalg.eigh(within - means - means[:, None] + means.mean())
+            y, lam = y - y.mean(0), lam.clip(min=0.0)
+            across = K[outside][:, inside] - means
+            T, V = ((across - across.mean(1, keepdim=True)) @ U).to(kind), U.to(kind)
+            W = V.T @ y
+            errors = []
+            for alpha in grid:
+                kept = alpha / (lam + alpha)
+                diagonal = U**2 @ kept - 1 / len(train)
+                residual = (V @ (kept.to(kind)[:, None] * W)) / diagonal.to(kind)[:, None]
+                errors.append((residual**2).sum(0))
+            place = torch.stack(errors).argmin(0)
+            predicted = T @ (W / (lam[:, None] + grid[place]).to(kind))
+            r.append(_torch_r(predicted.double(), Y[outside].double()))
+            alphas.append(grid[place].cpu().numpy())
+    shape = (len(layers), len(folds), -1)
+    return {"r": np.reshape(r, shape), "alpha": np.reshape(alphas, shape)}
+
+
+def _torch_r(predicted: Array, observed: Array) -> Array:
+    """(column,) on the host."""
+    p, o = predicted - predicted.mean(0), observed - observed.mean(0)
+    return ((p * o).sum(0) / ((p * p).sum(0) * (o * o).sum(0)).sqrt()).cpu().numpy()
+
+
+def _best(call: Callable[[], Any], wait: Callable[[], None]) -> tuple[float, Any]:
+    """Seconds until the GPU has finished, best of three after one to warm up; and the result."""
+    result, took = call(), []
+    wait()
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        result = call()
+        wait()
+        took.append(time.perf_counter() - started)
+    return min(took), result
+
+
+def _wait() -> None:
+    import cupy
+
+    cupy.cuda.Device().synchronize()
+
+
+def _wait_for_torch() -> None:
+    import torch
+
+    torch.cuda.synchronize()
+
+
+def _peaks(n: int) -> list[dict[str, Any]]:
+    """Rates of a square product."""
+    import cupy
+
+    rows = []
+    for dtype in ("float32", "float64"):
+        A = cupy.random.default_rng(0).standard_normal((n, n)).astype(dtype)
+        seconds, _ = _best(lambda A=A: A @ A, _wait)
+        rows.append({
+            "workload": "gpu peaks", "subject": f"GEMM {dtype} n={n}", "precision": dtype, "seconds": seconds,
+            "gflops": 2e-9 * n**3 / seconds, "n_samples": _REPEATS,
+        })  # fmt: skip
+    return rows
+
+
+def _eigh(sizes: tuple[int, ...], stack: int) -> list[dict[str, Any]]:
+    """Three ways to the eigenvectors of a stack of matrices: seconds a matrix, and the residual relative to |C|."""
+    import cupy
+
+    ways = {
+        "cupy.linalg.eigh, one by one": lambda C: [cupy.linalg.eigh(each) for each in C],
+        "cupy.linalg.eigh, stacked (Jacobi)": lambda C: list(zip(*cupy.linalg.eigh(C), strict=True)),
+        "LAPACK on the host, there and back": lambda C: [
+            tuple(cupy.asarray(part) for part in np.linalg.eigh(each)) for each in C.get()
+        ],
+    }
+    rows = []
+    for n in sizes:
+        B = cupy.random.default_rng(0).standard_normal((stack, n, n))
+        C = B @ B.transpose(0, 2, 1)
+        for name, way in ways.items():
+            seconds, found = _best(lambda way=way, C=C: way(C), _wait)
+            residual = max(
+                float(abs(each @ U - U * lam).max() / abs(lam).max()) for each, (lam, U) in zip(C, found, strict=True)
+            )
+            rows.append({
+                "workload": f"gpu eigh n={n}", "subject": name, "precision": "float64", "seconds": seconds / stack,
+                "n_samples": _REPEATS, "gate": f"{'passed' if residual < 1e-10 else 'FAILED'}: residual {residual:.0e}",
+            })  # fmt: skip
+    return rows
+
+
+def _workload(workload: Workload) -> list[dict[str, Any]]:
+    """Ours with CuPy, himalaya with torch_cuda, torch alone; those that torch's build has no CUDA for are said to be
+    not installed."""
+    import cupy
+
+    with tempfile.TemporaryDirectory() as folder:
+        make(workload, Path(folder))
+        layers, Y = load(Path(folder))
+    folds, rows = split(len(Y)), []
+    there = ([cupy.asarray(X) for X in layers], cupy.asarray(Y), folds)
+    truth: dict[str, tuple[float, dict[str, Array]]] = {}
+
+    def judged(name: str, rule: str, dtype: str, best: tuple[float, dict[str, Array]], allowed: Any) -> dict[str, Any]:
+        gaps = gates.gaps_of(layers, Y, rule)
+        return _row(
+            workload, name, rule, dtype, best, truth[rule], gates.compare(best[1], truth[rule][1], allowed, gaps)
+        )
+
+    for rule in ("leave-one-out", "inner 5-fold", "one alpha"):
+        for precision, allowed in (("float64", gates.SAME), ("mixed", gates.ROUNDED)):
+            settings = {"rule": rule, "precision": precision, "threads": 1}
+            found = _best(partial(ours.fit, *there, **settings), _wait)
+            truth.setdefault(rule, found)
+            rows.append(judged(f"ours {precision}", rule, precision, found, allowed))
+    del there
+    for name, rule, dtype, call in _others(layers, Y, folds):
+        rows.append(judged(name, rule, dtype, _best(call, _wait_for_torch), gates.LOOSE))
+    if not _torch_has_cuda():
+        rows.append({"workload": f"gpu {workload}", "subject": "torch, himalaya torch_cuda", "gate": "not installed"})
+    return rows
+
+
+def _row(
+    workload: Workload,
+    name: str,
+    rule: str,
+    precision: str,
+    best: tuple[float, dict[str, Array]],
+    truth: tuple[float, dict[str, Array]],
+    gate: tuple[bool, str],
+) -> dict[str, Any]:
+    """One row; ratios are to ours in float64. That a peer rounds too much is no fault of this run."""
+    wrong = "FAILED" if name.startswith("ours") else "not accurate enough"
+    return {
+        "workload": f"gpu {workload}", "subject": name, "inner_rule": rule, "precision": precision, "seconds": best[0],
+        "against": "ours float64", "ratio_to_ours": best[0] / truth[0], "n_samples": _REPEATS, "folds_timed": 5,
+        "gate": f"{'passed' if gate[0] else wrong}: {gate[1]}",
+    }  # fmt: skip
+
+
+def _torch_has_cuda() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def _others(layers: list[Array], Y: Array, folds: Any) -> list[tuple[str, str, str, Callable[[], dict[str, Array]]]]:
+    """(name, rule, precision, call) of the peers that can use this GPU."""
+    if not _torch_has_cuda():
+        return []
+    import torch
+
+    there = [torch.from_numpy(X).cuda() for X in layers], torch.from_numpy(Y).cuda()
+    found = [
+        (f"torch alone {dtype}", "leave-one-out", dtype, partial(torch_plain, *there, folds, "cuda", dtype))
+        for dtype in ("float64", "float32")
+    ]
+    by_svd = partial(peers.brain_score, layers, Y, folds, "svd", "cuda")
+    found.append(("Brain-Score's way, torch svd", "one alpha", "float64", by_svd))
+    for dtype in ("float64", "float32") if importlib.util.find_spec("himalaya") else ():
+        settings = {"backend": "torch_cuda", "dtype": dtype, "n_targets_batch": 5000}
+        call = partial(peers.himalaya, layers, Y, folds, **settings)
+        found.append(("himalaya KernelRidgeCV torch_cuda", "inner 5-fold", dtype, call))
+    return found

@@ -1,0 +1,171 @@
+"""What is timed: sizes of real recordings, filled with made-up data in good faith.
+
+Features. Row i has min(n, p) latent variables, independent and Gaussian; the k-th has variance 1/k (the power law of
+language models' principal components). They are turned into p features by random Gaussian directions and moved by a
+mean per feature of the features' own size. `massive`: the first three features a thousand times larger, as the massive
+activations of language models are.
+
+Responses. 45 % of the neuroids are noise and nothing else, as most of a brain is to most models; in the others the
+signal, a random mixture of the first 64 latent variables at their own sizes, has a share of the variance drawn evenly
+between 0 and a half. The rest is Gaussian noise, fresh for every row. Means are Gaussian.
+
+All is float32 and comes from one seed. Folds are five contiguous parts of the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+ALPHAS = tuple(float(alpha) for alpha in np.logspace(-3, 8, 12))
+FOLDS = 5
+PURE_NOISE = 0.45
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One regression task, and how much patience it deserves.
+
+    Attributes:
+        name: as in the table.
+        n, p, v: rows, features, neuroids.
+        layers: how many feature matrices are fitted to the same responses.
+        massive: whether some features are a thousand times larger.
+        repeats: rounds in which every subject has a turn.
+        budget_s: no further round is begun that would end after this.
+        one_fold: names of subjects too slow for five folds: one is timed and counted five times (marked *).
+        subjects: names of those that run; empty for all.
+        seed: of the data.
+        is_quick: whether it is a miniature.
+    """
+
+    name: str
+    n: int
+    p: int
+    v: int
+    layers: int = 1
+    massive: bool = False
+    repeats: int = 3
+    budget_s: float = 200.0
+    one_fold: tuple[str, ...] = ()
+    subjects: tuple[str, ...] = ()
+    seed: int = 0
+    is_quick: bool = False
+
+    def __str__(self) -> str:
+        several = f" layers={self.layers}" if self.layers > 1 else ""
+        return f"{self.name} n={self.n:,} p={self.p:,} v={self.v:,}{several}"
+
+    def flops(self, rule: str) -> float:
+        """Of the plain dual method, whatever a subject did instead: the work that is worth paying for.
+
+        A symmetric product for the Gram matrix; per fold 9 m^3 for the eigenvectors, U'Y, predictions, and either one
+        product for each alpha or one symmetric product of the responses.
+        """
+        m = self.n * (FOLDS - 1) // FOLDS
+        search = {"one alpha": m * m * self.v, "least squares": 0}.get(rule, 2 * m * m * self.v * len(ALPHAS))
+        fold = 9 * m**3 + 2 * m * m * self.v + search + 2 * (self.n - m) * m * self.v
+        return float(self.layers * (self.n**2 * self.p + FOLDS * fold))
+
+
+_LOO = "ours mixed leave-one-out 2"
+_BRAIN_SCORE = ("Brain-Score's way, torch svd", "Brain-Score's way, torch Gram", "Brain-Score's way, scikit-learn")
+_SCIKIT_LEARN = ("scikit-learn RidgeCV", "scikit-learn LinearRegression")
+_AT_W3 = (
+    _LOO,
+    "ours mixed leave-one-out 1",
+    "ours float64 leave-one-out 2",
+    "ours mixed inner 5-fold 2",
+    "ours mixed one alpha 2",
+    "ours mixed one alpha 1",
+    "scikit-learn RidgeCV",
+    "himalaya KernelRidgeCV",
+    *_BRAIN_SCORE,
+)
+_AT_WIDE = (_LOO, "ours mixed inner 5-fold 2", "himalaya KernelRidgeCV")
+
+WORKLOADS = (
+    Workload("W1", 384, 768, 12_000, repeats=5, budget_s=210),
+    Workload("W2", 627, 4096, 12_000, budget_s=260, one_fold=_SCIKIT_LEARN + _BRAIN_SCORE),
+    Workload("W3", 1295, 4096, 25_000, budget_s=380, one_fold=_AT_W3[-5:], subjects=_AT_W3),
+    Workload("W4", 1317, 4096, 60, layers=2, budget_s=170, one_fold=_SCIKIT_LEARN + _BRAIN_SCORE),
+    Workload("wide", 1000, 8192, 100_000, repeats=2, budget_s=100, one_fold=_AT_WIDE[1:], subjects=_AT_WIDE),
+)
+
+
+def quick(workload: Workload) -> Workload:
+    """The same in miniature: seconds, and still more features than rows."""
+    n, p, v = max(60, workload.n // 8), max(96, workload.p // 16), max(40, workload.v // 100)
+    return replace(workload, n=n, p=p, v=v, repeats=1, is_quick=True)
+
+
+def growth(is_quick: bool) -> Iterator[tuple[str, Workload]]:
+    """Four points along each axis: (axis, workload)."""
+    base = Workload("growth", 384, 2048, 4000, repeats=2, subjects=(_LOO,))
+    steps = {"v": (4000, 8000, 16000, 32000), "p": (2048, 4096, 8192, 16384), "n": (256, 512, 1024, 2048)}
+    for axis, sizes in {**steps, "layers": (1, 2, 4, 8)}.items():
+        for size in sizes:
+            small = axis != "layers" and is_quick
+            point = replace(base, n=64, p=96, v=128, repeats=1, is_quick=True) if is_quick else base
+            yield axis, replace(point, **{axis: size // 8 if small else size})
+
+
+def make(workload: Workload, folder: Path) -> None:
+    """Write features_0.npy (row, feature), ... and responses.npy (row, neuroid), float32."""
+    rng = np.random.default_rng(workload.seed)
+    for layer in range(workload.layers):
+        latent, features = _features(workload, rng)
+        np.save(folder / f"features_{layer}.npy", features)
+        if layer == 0:
+            np.save(folder / "responses.npy", _responses(latent, workload.v, rng))
+
+
+def load(folder: Path) -> tuple[list[Array], Array]:
+    """The feature matrices and the responses that `make` wrote."""
+    layers = len(list(folder.glob("features_*.npy")))
+    return [np.load(folder / f"features_{layer}.npy") for layer in range(layers)], np.load(folder / "responses.npy")
+
+
+def split(n: int, folds: int = FOLDS) -> list[tuple[Array, Array]]:
+    """(train, test) rows of the first `folds` of five contiguous parts."""
+    rows = np.arange(n)
+    return [(np.setdiff1d(rows, test), test) for test in np.array_split(rows, FOLDS)[:folds]]
+
+
+def inner_blocks(n_train: int) -> Array:
+    """(train,) number of the block in which each training row is left out: five, contiguous, as KFold(5) has them."""
+    blocks = np.array_split(np.arange(n_train), FOLDS)
+    return np.repeat(np.arange(FOLDS), [len(block) for block in blocks])
+
+
+def pearson_r(predicted: Array, observed: Array) -> Array:
+    """(column,) float64 correlation, for the subjects that have none of their own; alike for all of them."""
+    p, o = (np.asarray(values, dtype=float) - values.mean(axis=0, dtype=float) for values in (predicted, observed))
+    return np.einsum("ij,ij->j", p, o) / np.sqrt(np.einsum("ij,ij->j", p, p) * np.einsum("ij,ij->j", o, o))
+
+
+def _features(workload: Workload, rng: np.random.Generator) -> tuple[Array, Array]:
+    """(row, latent) and (row, feature)."""
+    k = min(workload.n, workload.p)
+    latent = rng.standard_normal((workload.n, k), dtype=np.float32) / np.sqrt(np.arange(1, k + 1, dtype=np.float32))
+    features = latent @ rng.standard_normal((k, workload.p), dtype=np.float32)
+    features += features.std() * rng.standard_normal(workload.p, dtype=np.float32)
+    if workload.massive:
+        features[:, :3] *= 1000
+    return latent, features
+
+
+def _responses(latent: Array, v: int, rng: np.random.Generator) -> Array:
+    """(row, neuroid)."""
+    signal = latent[:, :64] @ rng.standard_normal((min(64, latent.shape[1]), v), dtype=np.float32)
+    share = np.where(rng.random(v) < PURE_NOISE, 0.0, rng.uniform(0.0, 0.5, v)).astype(np.float32)
+    signal *= np.sqrt(share) / signal.std(axis=0)
+    noise = rng.standard_normal(signal.shape, dtype=np.float32)
+    noise *= np.sqrt(1 - share)
+    return signal + noise + rng.standard_normal(v, dtype=np.float32)

@@ -1,0 +1,149 @@
+"""Groups of features with penalties of their own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge, RidgeCV
+from sklearn.metrics import r2_score
+
+from kernels.banded import band_weights, fit_banded, unique_variance
+from kernels.gram import design
+from kernels.metrics import pearson_r
+from kernels.ridge import Penalty, Split, fit_fold
+
+ALPHAS = tuple(np.logspace(-2, 6, 9))
+ROWS = np.arange(80)
+SPLIT = Split(ROWS[15:], ROWS[:15])
+BLOCKED = Split(ROWS[15:], ROWS[:15], np.repeat(np.arange(13), 5))
+WEIGHTS = np.array([[0.9, 0.1], [0.5, 0.5], [0.001, 0.999], [1.0, 0.0]])
+
+
+def problem(seed=0, p=(30, 120), v=40):
+    """Two bands of different size; each neuroid follows the one, the other, both or none."""
+    rng = np.random.default_rng(seed)
+    bands = [rng.standard_normal((80, width)) for width in p]
+    shares = rng.choice([0.0, 1.0, 3.0], (2, v))
+    signal = sum(
+        share * (band @ rng.standard_normal((band.shape[1], v))) / np.sqrt(band.shape[1])
+        for band, share in zip(bands, shares, strict=True)
+    )
+    return bands, signal + rng.standard_normal((80, v))
+
+
+def by_definition(bands, Y, weights):
+    """For each weighting scikit-learn's ridge on features times the roots of their weights; the best of all."""
+    best = (np.full(Y.shape[1], -np.inf), *(np.full(Y.shape[1], np.nan) for _ in range(2)))
+    variance = Y[SPLIT.train].var(axis=0)
+    for candidate in weights:
+        X = np.hstack([np.sqrt(w) * band for w, band in zip(candidate, bands, strict=True)])
+        model = RidgeCV(ALPHAS, alpha_per_target=True).fit(X[SPLIT.train], Y[SPLIT.train])
+        inner = 1 + model.best_score_ / variance
+        r = pearson_r(model.predict(X[SPLIT.test]), Y[SPLIT.test])
+        wins = inner > best[0]
+        best = tuple(np.where(wins, new, old) for new, old in zip((inner, r, model.alpha_), best, strict=True))
+    return best
+
+
+@pytest.mark.parametrize("p", [(30, 120), (3, 10)])
+def test_banded_ridge_is_the_best_of_ridges_on_weighted_features(p, library):
+    bands, Y = problem(p=p)
+    inner, r, alpha = by_definition(bands, Y, WEIGHTS)
+    designs = [design(library.put(band)) for band in bands]
+    (found,) = fit_banded(designs, library.put(Y), [SPLIT], Penalty(ALPHAS, tie="smaller"), WEIGHTS)
+    np.testing.assert_array_equal(found.fit.alpha, alpha)
+    np.testing.assert_allclose(found.fit.r, r, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found.fit.inner, inner, rtol=0, atol=1e-9)
+    assert len(np.unique(found.weights[0])) > 2  # neuroids differ
+
+
+def test_an_alpha_over_a_weight_is_the_penalty_of_a_band():
+    bands, Y = problem(v=1)
+    ((fit, weights),) = fit_banded([design(b) for b in bands], Y, [SPLIT], Penalty(ALPHAS), WEIGHTS[:3])
+    scaled = np.hstack([band / np.sqrt(fit.alpha[0] / w) for band, w in zip(bands, weights[:, 0], strict=True)])
+    model = Ridge(1.0).fit(scaled[SPLIT.train], Y[SPLIT.train])
+    r = pearson_r(model.predict(scaled[SPLIT.test]).reshape(-1, 1), Y[SPLIT.test])
+    np.testing.assert_allclose(fit.r, r, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", ["center", "zscore"])
+@pytest.mark.parametrize("split", [SPLIT, BLOCKED], ids=["rows", "blocks"])
+def test_one_band_is_plain_ridge(scale, split):
+    bands, Y = problem()
+    plain = fit_fold(design(bands[1], scale), Y, split, Penalty(ALPHAS))
+    ((fit, weights),) = fit_banded([design(bands[1], scale)], Y, [split], Penalty(ALPHAS))
+    assert (weights == 1).all()
+    np.testing.assert_array_equal(fit.alpha, plain.alpha)
+    np.testing.assert_allclose(fit.r, plain.r, rtol=0, atol=1e-9)
+
+
+def test_a_band_without_weight_is_not_there():
+    bands, Y = problem()
+    alone = fit_fold(design(bands[0]), Y, SPLIT, Penalty(ALPHAS))
+    ((fit, _),) = fit_banded([design(b) for b in bands], Y, [SPLIT], Penalty(ALPHAS), np.array([[1.0, 0.0]]))
+    np.testing.assert_allclose(fit.r, alone.r, rtol=0, atol=1e-9)
+
+
+def test_every_fold_has_its_own_scale_and_kept_matrices_are_not_mixed_up():
+    bands, Y = problem()
+    later = Split(ROWS[:65], ROWS[65:])
+    designs = [design(band, "zscore") for band in bands]
+    together = fit_banded(designs, Y, [SPLIT, later], Penalty(ALPHAS), WEIGHTS)
+    for fit, split in zip(together, (SPLIT, later), strict=True):
+        (alone,) = fit_banded(designs, Y, [split], Penalty(ALPHAS), WEIGHTS)
+        np.testing.assert_allclose(fit.fit.r, alone.fit.r, rtol=0, atol=1e-12)
+
+
+def test_weights_cover_each_band_alone_and_sum_to_one():
+    weights = band_weights(3)
+    assert {tuple(row) for row in np.eye(3)} <= {tuple(row) for row in weights}
+    np.testing.assert_allclose(weights.sum(axis=1), 1)
+    assert len({tuple(row) for row in weights}) == len(weights) > 10
+
+
+@pytest.mark.parametrize("weights", [[[1.0]], [[-1.0, 2.0]], [[0.0, 0.0]], [1.0, 1.0]])
+def test_weights_that_do_not_fit_are_refused(weights):
+    bands, Y = problem()
+    with pytest.raises(ValueError, match="for 2 bands"):
+        fit_banded([design(b) for b in bands], Y, [SPLIT], Penalty(ALPHAS), np.array(weights))
+
+
+def test_without_a_penalty_there_are_no_bands():
+    bands, Y = problem()
+    with pytest.raises(ValueError, match="give alphas"):
+        fit_banded([design(b) for b in bands], Y, [SPLIT], Penalty())
+
+
+def planted(seed=0):
+    """Neuroids that follow the control alone, the model alone, both, or nothing; many rows, so that R2 is exact."""
+    rng = np.random.default_rng(seed)
+    control, model = rng.standard_normal((600, 2)), rng.standard_normal((600, 8))
+    of_control, of_model = (X @ rng.standard_normal((X.shape[1], 50)) for X in (control, model))
+    of_control, of_model = (signal / signal.std(axis=0) for signal in (of_control, of_model))
+    signal = np.hstack([of_control, of_model, of_control + of_model, 0 * of_model])
+    model = np.hstack([model, control + 0.01 * rng.standard_normal((600, 2))])  # the model knows the control too
+    folds = np.array_split(np.arange(600), 5)
+    splits = [Split(np.setdiff1d(np.arange(600), fold), fold) for fold in folds]
+    return design(model), [design(control)], signal + rng.standard_normal(signal.shape), splits
+
+
+def test_unique_variance_is_what_the_model_adds():
+    model, controls, Y, splits = planted()
+    found = unique_variance(model, controls, Y, splits, Penalty(ALPHAS))
+    unique, alone, joint = (
+        a.mean(axis=0).reshape(4, 50).mean(axis=1) for a in (found.unique, found.controls, found.joint)
+    )
+    np.testing.assert_allclose(unique, [0, 0.5, 1 / 3, 0], atol=0.03)  # signals and noise have variance 1
+    np.testing.assert_allclose(alone, [0.5, 0, 1 / 3, 0], atol=0.03)
+    np.testing.assert_allclose(joint, [0.5, 0.5, 2 / 3, 0], atol=0.03)
+    np.testing.assert_allclose(found.unique, found.joint - found.controls, atol=1e-15)
+
+
+def test_the_controls_r2_is_that_of_scikit_learn():
+    model, controls, Y, splits = planted()
+    found = unique_variance(model, controls, Y, splits, Penalty(ALPHAS, tie="smaller"))
+    X = controls[0].X
+    for k, (train, test, _) in enumerate(splits):
+        predicted = RidgeCV(ALPHAS, alpha_per_target=True).fit(X[train], Y[train]).predict(X[test])
+        expected = r2_score(Y[test], predicted, multioutput="raw_values")
+        np.testing.assert_allclose(found.controls[k], expected, rtol=0, atol=1e-9)
