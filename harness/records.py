@@ -113,14 +113,10 @@ class Responses:
                 raise ValueError(f"responses: values are {self.values.shape} but there are {len(column)} {name}.")
         require_unique(self.row_ids, "rows of the responses")
         require_unique(self.neuroid_ids, "neuroids")
-        if np.isinf(self.values).any():
-            neuroid = self.neuroid_ids[int(np.argwhere(np.isinf(self.values))[0, 1])]
-            raise ValueError(f"responses: neuroid {neuroid!r} has infinite values; write NaN for what is absent.")
-        absent = np.isnan(self.values).all(axis=0)
-        if n_rows and absent.any():
-            raise ValueError(
-                f"responses: neuroid {self.neuroid_ids[int(absent.argmax())]!r} has no value; leave it out."
-            )
+        infinite, absent = np.isinf(self.values).any(axis=0), np.isnan(self.values).all(axis=0)
+        for what, bad in (("infinite values; write NaN for what is absent", infinite), ("no value", absent)):
+            if n_rows and bad.any():
+                raise ValueError(f"responses: neuroid {self.neuroid_ids[int(bad.argmax())]!r} has {what}.")
 
 
 @dataclass(frozen=True)
