@@ -132,7 +132,7 @@ def start(address: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep CUDA_VISIBLE_DEVICES as the user set it
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
     local = {} if address else {"include_dashboard": False, "object_store_memory": 512 * 2**20}
-    ray.init(address=address, logging_level="ERROR", log_to_driver=False, **local)
+    ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **local)
 
 
 def resources() -> tuple[int, int]:

@@ -136,3 +136,11 @@ def test_layers_are_cut_only_where_they_are_too_few_for_the_workers(n_neuroids, 
     blocks = scoring.cut(n_neuroids, n_layers, n_workers)
     assert len(blocks) == n_blocks
     np.testing.assert_array_equal(np.concatenate([np.arange(n_neuroids)[b] for b in blocks]), np.arange(n_neuroids))
+
+
+def test_without_an_address_a_ray_of_its_own_is_started_whatever_else_runs_on_the_machine(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **how: asked.update(how))
+    actors.start(None)
+    assert asked["address"] == "local"
