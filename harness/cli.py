@@ -155,7 +155,7 @@ def _show_dataset(arguments: argparse.Namespace, root: str) -> int:
     }
     missing = [file._asdict() for file in datasets.missing(entry.name, root)]
     if arguments.json:
-        document(asdict(entry) | {"missing": missing, "protocols": protocols})
+        document(entry.described() | {"missing": missing, "protocols": protocols})
         return 0
     print(f"{entry.title}\n{entry.citation}\nlicence: {entry.licence}\npublished at: {entry.landing}")
     print(f"missing under {root}: {', '.join(file['path'] for file in missing) or 'nothing'}")

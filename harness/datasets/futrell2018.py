@@ -17,13 +17,14 @@ gives the 481 sentences, hence the 9,775 scored words, of METHODS section 2.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.datasets import version_of
+from harness.datasets.entry import Entry, File, version_of
 from harness.records import Dataset, Floats, ReadingTimes, Stimuli
 from harness.spec import FoldRule, Protocol, Regression
 
@@ -128,3 +129,39 @@ def _read_table(path: Path):  # type: ignore[no-untyped-def]  # pandas is untype
     import pandas as pd
 
     return pd.read_csv(path, sep="\t", quoting=3, keep_default_na=False, dtype=str)
+
+
+_STORIES = "https://raw.githubusercontent.com/languageMIT/naturalstories"
+# The release that the paper scored, and the corrected one of 2021 as it stood in 2025.
+_COMMIT = {"2016": "d5cbe5aa3758d551d0c51ca8fc44bde973f0836f", "2021": "4700daad696e942f5aba23c957a7423d0de66612"}
+_WORDS = File(
+    f"{_FOLDER}/all_stories.tok",
+    f"{_STORIES}/{_COMMIT['2021']}/naturalstories_RTS/all_stories.tok",
+    "sha256:0e4e9bd4708aaa01d8bea342696bb83cedff679c09184545483f6f3f4ba8aca3",
+    119_005,
+)
+
+
+def _entry(release: str, title: str, load: Callable[[Path], Dataset], sha256: str, n_bytes: int) -> Entry:
+    means = f"{_STORIES}/{_COMMIT[release]}/naturalstories_RTS/processed_wordinfo.tsv"
+    return Entry(
+        name=f"futrell2018-{release}",
+        title=f"Natural Stories: self-paced reading of 10 stories, means over readers, {title}",
+        kind="reading",
+        licence="CC BY-NC-SA 4.0",
+        load=load,
+        protocols=(PAPER, STRICT),
+        non_commercial=True,
+        citation="Futrell, Gibson, Tily, Blank, Vishnevetsky, Piantadosi, Fedorenko (2021), The Natural Stories "
+        "corpus, Language Resources and Evaluation 55(1), 63-77",
+        landing="https://github.com/languageMIT/naturalstories",
+        files=(_WORDS, File(f"{_FOLDER}/{_MEANS[release]}", means, f"sha256:{sha256}", n_bytes)),
+    )
+
+
+ENTRIES = (
+    _entry("2016", "release of 2016", load_2016,
+           "2feb6bf378d6e77d16626f5cb8bdc6f7deda9672ef2c927f2c79fe00c1106195", 835_542),
+    _entry("2021", "corrected release of 2021", load_2021,
+           "047d2a0b84eff99d90535d1517f7fa7d466b81fbd60e990f2f08caac04d8aa56", 901_515),
+)  # fmt: skip

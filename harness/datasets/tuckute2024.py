@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.datasets import version_of
+from harness.datasets.entry import Entry, File, version_of
 from harness.records import Dataset, Responses, Stimuli
 from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression
 
@@ -79,3 +79,18 @@ def load(root: Path) -> Dataset:
         unit="BOLD response, voxels z-scored by session",
     )
     return Dataset("tuckute2024", version_of(stimuli, responses), stimuli, responses)
+
+
+ENTRY = Entry(
+    name="tuckute2024",
+    title="1,000 single sentences: five left-hemisphere language regions and their network, mean of 5 participants",
+    kind="brain",
+    licence="MIT",
+    load=load,
+    protocols=(PAPER, STRICT, BRAINSCORE2026),
+    citation="Tuckute, Sathe, Srikant, Taliaferro, Wang, Schrimpf, Kay, Fedorenko (2024), Driving and suppressing "
+    "the human language network using large language models, Nature Human Behaviour 8, 544-561, "
+    "doi:10.1038/s41562-023-01783-7",
+    landing="https://github.com/gretatuckute/drive_suppress_brains",
+    files=(File(_FILE, "", "sha256:7b794f7efbd2abd76012d629e4f7a19bb758bb0a85a1fae8c50e8fadd52f1e0f", 140_742),),
+)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from harness import datasets, folds
-from harness.datasets import DATASETS, version_of
+from harness.datasets import DATASETS
+from harness.datasets.entry import version_of
 from harness.records import Dataset, Stimuli
 
 WITH_FILES = [name for name, entry in DATASETS.items() if entry.files]
@@ -37,7 +38,8 @@ def test_every_file_is_pinned_and_has_a_public_place(name):
     assert entry.citation
     assert entry.landing.startswith("https://")
     for file in entry.files:
-        assert len(file.sha256) == 64
+        algorithm, _, digest = file.checksum.partition(":")
+        assert len(digest) == {"sha1": 40, "sha256": 64}[algorithm]
         assert file.n_bytes > 0
         assert not Path(file.path).is_absolute()
         assert file.url == "" or file.url.startswith("https://")
@@ -119,7 +121,7 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path, shared):
     (tmp_path / file.path).write_bytes((shared / "data" / file.path).read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"bold_response_LH\.csv is damaged.*140741 bytes") as error:
         datasets.load("tuckute2024", tmp_path)
-    assert file.sha256 in str(error.value)
+    assert file.checksum in str(error.value)
 
 
 def test_an_unknown_name_lists_the_nearest():
