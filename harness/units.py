@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from harness import ceilings, contexts, controls, folds, hemodynamics, reading, scoring, surprisal, tables
 from harness.checkpoints import Checkpoint
-from harness.records import Ceiling, Dataset, Features, Layer, Stimuli, Surprisals, indices_of
+from harness.records import Ceiling, Dataset, Features, Floats, Layer, Responses, Stimuli, Surprisals, indices_of
 from harness.rows import BrainRows
 from harness.spec import Protocol, content_hash
 from harness.store import Store
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # Raise the first when extraction changes what it gives, the second when scoring does: older units are then not reused.
 FEATURES_VERSION = 1
-SCORES_VERSION = 2
+SCORES_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class ScoreUnit:
             predictor = controls.reading_predictor(self.source.name, dataset, self.source.seed)
         splits = folds.make(self.protocol.folds, dataset.stimuli.groups)
         score = asdict(reading.score(predictor, dataset, self.protocol, splits, self.seed))
-        ceiling = np.nan if dataset.published_ceiling is None else dataset.published_ceiling
+        ceiling = dataset.known_ceiling()
         row = {
             **self._origin("pearson_r"), **score, "predictor": "surprisal" if words else self.source.name,
             "ceiling": ceiling, "ceiling_kind": dataset.ceiling_source, "ratio": abs(score["r"]) / ceiling,
@@ -227,22 +227,37 @@ class ScoreUnit:
 
 
 def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceiling:
-    """The ceilings of a brain recording: a published constant, or computed once and kept in the store."""
+    """The ceilings of a brain recording: computed from its subjects once and kept in the store, or published ones."""
     responses = dataset.responses
     assert responses is not None  # noqa: S101 - the pipeline asks for recordings only
-    if dataset.published_ceiling is not None:
-        n_neuroids = len(responses.neuroid_ids)
-        return Ceiling(np.full(n_neuroids, dataset.published_ceiling), (dataset.ceiling_source,) * n_neuroids)
-    key = content_hash({"schema": SCORES_VERSION, "version": dataset.version, "protocol": protocol.hash})[:32]
+    parts = responses.parts
+    values = np.full((len(parts), len(responses.neuroid_ids)), np.nan)
+    kinds = np.full(len(responses.neuroid_ids), "", dtype=object)
+    for row, part in enumerate(parts):
+        of_part, neuroids = responses.of_part(part)
+        known = dataset.known_ceiling(part)
+        if not dataset.is_planted:
+            values[row, neuroids], kinds[neuroids] = _computed_ceiling(dataset, part, of_part, protocol, store)
+        if np.isfinite(known) and np.isnan(values[row]).all():
+            values[row, neuroids], kinds[neuroids] = known, dataset.ceiling_source
+    return Ceiling(parts, values, tuple(kinds))
+
+
+def _computed_ceiling(
+    dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store
+) -> tuple[Floats, list[str]]:
+    """(neuroid,) ceilings of one experiment from its subjects, and their kinds; NaN and "" where there are too few."""
+    made_of = {"schema": SCORES_VERSION, "version": dataset.version, "part": part, "protocol": protocol.hash}
+    key = content_hash(made_of)[:32]
     if not store.has("ceilings", key):
         values, kinds = ceilings.of_responses(responses, protocol)
         columns = {"neuroid_id": list(responses.neuroid_ids), "ceiling": values, "kind": list(kinds)}
-        facts = {"dataset": dataset.name, "protocol": protocol.name}
+        facts = {"dataset": dataset.name, "part": part, "protocol": protocol.name}
         store.put("ceilings", key, lambda folder: pq.write_table(pa.table(columns), folder / "ceilings.parquet"), facts)
     with store.open("ceilings", key) as folder:
         found = pq.read_table(folder / "ceilings.parquet")
     at = indices_of(responses.neuroid_ids, found["neuroid_id"].to_pylist(), "ceilings")
-    return Ceiling(found["ceiling"].to_numpy()[at], tuple(found["kind"].to_pylist()[i] for i in at))
+    return found["ceiling"].to_numpy()[at], [found["kind"].to_pylist()[i] for i in at]
 
 
 def now() -> str:

@@ -20,6 +20,7 @@ RANKS = [
     {"kernels.fold"},
     {"kernels.ridge"},
     {"kernels.banded"},
+    {"harness.recording"},
     {"harness.records", "harness.spec"},
     {"harness.models", "harness.datasets", "harness.tables", "harness.store"},
     {"harness.checkpoints"},

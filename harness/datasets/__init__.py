@@ -10,12 +10,14 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from harness.datasets import brennan2016, futrell2018, synthetic, tuckute2024
+from harness.datasets import blank2014, brennan2016, futrell2018, pereira2018, synthetic, tuckute2024
 from harness.datasets.entry import Entry, File, checksum_of
 from harness.records import Dataset
 from harness.spec import Protocol
 
 _TABLE = (
+    pereira2018.ENTRY,
+    blank2014.ENTRY,
     *futrell2018.ENTRIES,
     tuckute2024.ENTRY,
     brennan2016.ENTRY,
