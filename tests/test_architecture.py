@@ -41,6 +41,7 @@ RANKS = [
     {"harness.plan"},
     {"harness.schedule", "harness.assemble", "harness.progress"},
     {"harness.pipeline"},
+    {"harness.commands"},
     {"harness.cli"},
     {"jobs.evaluate", "jobs.analyse"},
 ]  # fmt: skip
