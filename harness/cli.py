@@ -59,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--protocol", choices=tuple(commands.PROTOCOLS), default="both", help="default: both, strict and paper"
     )
+    run.add_argument(
+        "--unpinned",
+        action="store_true",
+        help="read files of the published form that are not the published ones, by checksum",
+    )
     run.add_argument("--no-untrained", action="store_true", help="leave out the untrained twins")
     run.add_argument(
         "--out", default="results", metavar="URL", help="folder or URL of units and tables (default: results)"
@@ -78,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     shown.add_argument("name", nargs="?", metavar="NAME")
     add_data_root(shown)
+    fetch = add("fetch", commands.fetch, "Download data sets to their place, resumed and checked.")
+    fetch.add_argument("dataset", nargs="+", metavar="DATASET", help="name, or a stem such as futrell2018")
+    fetch.add_argument(
+        "--wait", type=float, default=600.0, metavar="SECONDS", help="for another fetch to end (default: 600)"
+    )
+    add_data_root(fetch)
     add("specs", commands.specs, "The named evaluations.")
     add("controls", commands.controls, "Features without a language model.")
 

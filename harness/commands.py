@@ -10,6 +10,7 @@ import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from harness.printing import document, show
@@ -33,6 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.data_root,
             address=arguments.address,
             device=arguments.device,
+            pinned=not arguments.unpinned,
             watcher=display,
         )
     page = report.write(arguments.out, outcome.run)
@@ -112,47 +114,50 @@ def models(arguments: argparse.Namespace) -> int:
 
 
 def datasets(arguments: argparse.Namespace) -> int:
-    """The table of data sets, or one of them."""
-    from harness import datasets
+    """The table of data sets, or one of them with its files and protocols."""
+    from harness import datasets, listing
 
-    root = arguments.data_root or "."
+    root = _root(arguments)
     if arguments.name:
-        return _show_dataset(arguments, root)
-    rows = [
-        {
-            "name": entry.name, "kind": entry.kind, "here": not datasets.missing(entry.name, root),
-            "licence": entry.licence + (" (non-commercial use only)" if entry.non_commercial else ""),
-            "title": entry.title,
-        }
-        for entry in datasets.DATASETS.values()
-    ]  # fmt: skip
-    return show(rows, arguments.json)
-
-
-def _show_dataset(arguments: argparse.Namespace, root: str) -> int:
-    """One data set: where its files are published, what is missing, its protocols in words."""
-    from harness import datasets
-    from harness.findings import in_words
-
-    entry = datasets.find(arguments.name)
-    protocols = {
-        name: asdict(protocol) | {"hash": protocol.hash} for name, protocol in datasets.protocols(entry.name).items()
-    }
-    missing = [file._asdict() for file in datasets.missing(entry.name, root)]
-    if arguments.json:
-        document(entry.described() | {"missing": missing, "protocols": protocols})
+        entry = datasets.find(arguments.name)
+        if arguments.json:
+            document(listing.described(entry, root))
+        else:
+            print("\n".join(listing.in_full(entry, root)))
         return 0
-    print(f"{entry.title}\n{entry.citation}\nlicence: {entry.licence}\npublished at: {entry.landing}")
-    print(f"missing under {root}: {', '.join(file['path'] for file in missing) or 'nothing'}")
-    words = {name: in_words(protocol) for name, protocol in datasets.protocols(entry.name).items()}
-    for name, protocol in protocols.items():
-        print(f"\n{name} ({protocol['hash']}): {words[name]}")
-        for key, value in protocol.items():
-            if key not in {"name", "hash", "notes"} and value is not None:
-                print(f"  {key}: {value}")
-        for note in protocol["notes"]:
-            print(f"  - {note}")
+    known = [listing.summary(entry, root) for entry in datasets.DATASETS.values()]
+    if arguments.json:
+        document(known)
+        return 0
+    show(listing.table(known), as_json=False)
+    print("", *listing.remarks(known, root), sep="\n")
     return 0
+
+
+def fetch(arguments: argparse.Namespace) -> int:
+    """Download data sets to their place; 1 where a file could not be had."""
+    from rich.console import Console
+
+    from harness import datasets, listing
+    from harness.fetch import fetch
+
+    root = _root(arguments)
+    names = dict.fromkeys(member for name in arguments.dataset for member in datasets.expand(name))
+    entries = [datasets.find(name) for name in names]
+    for entry in entries:
+        if entry.non_commercial:
+            print(f"{entry.name}: {entry.licence}{listing.warning_of(entry)}", file=sys.stderr)
+    rows = fetch(entries, root, console=Console(stderr=True), wait_s=arguments.wait)
+    if arguments.json:
+        states = ("fetched", "there", "failed")
+        document({"root": str(root)} | {name: [asdict(row) for row in rows if row.state == name] for name in states})
+    else:
+        print("\n".join(listing.of_fetch(entries, rows)))
+    return int(any(row.state == "failed" for row in rows))
+
+
+def _root(arguments: argparse.Namespace) -> Path:
+    return Path(arguments.data_root or ".").absolute()
 
 
 def specs(arguments: argparse.Namespace) -> int:
