@@ -101,7 +101,6 @@ def download(
         OSError: if it cannot be written.
     """
     wanted = _Wanted(url, _part_of(target), checksum, n_bytes)
-    target.parent.mkdir(parents=True, exist_ok=True)
     if not (checksum or wanted.tag.exists()) or (n_bytes and wanted.n_here > n_bytes):
         wanted.forget()  # what would be appended could belong to another file, and nobody would notice
     goes_on = wanted.n_here > 0
@@ -149,6 +148,7 @@ def _transfer(wanted: _Wanted, session: Session, watch: Watch) -> None:
     with _ask(wanted, session) as response:
         if response.status_code == 416:
             return _end_of_range(wanted, response)
+        wanted.part.parent.mkdir(parents=True, exist_ok=True)
         start = _start(wanted, response)
         length = int(response.headers.get("Content-Length", 0)) if "Content-Encoding" not in response.headers else 0
         total = start + length if length else wanted.n_bytes

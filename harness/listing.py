@@ -41,9 +41,9 @@ def described(entry: Entry, root: Path) -> dict[str, Any]:
 
 
 def table(summaries: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Rows of the table that `harness datasets` shows."""
+    """Rows of the table that `harness datasets` shows, which fits 80 columns."""
     return [
-        {"name": known["name"], "kind": known["kind"], "rows x targets": known["extent"], "state": _state(known),
+        {"name": known["name"], "kind": known["kind"], "measured": known["extent"], "state": _state(known),
          "licence": known["licence"].partition(":")[0]}
         for known in summaries
     ]  # fmt: skip
@@ -124,7 +124,8 @@ def _by_hand(rows: list[Fetched]) -> Iterator[str]:
     for (folder, why, landing), some in folders.items():
         names = [Path(row.place).name for row in some]
         shown = ", ".join(names) if len(names) < 4 else f"{names[0]} ... {names[-1]}, {len(names)} files"
-        yield f"  {shown} ({_size(sum(row.n_bytes for row in some))}): {why}. See {landing} and put them into {folder}"
+        size, them = _size(sum(row.n_bytes for row in some)), "it" if len(some) == 1 else "them"
+        yield f"  {shown} ({size}): {why}. See {landing} and put {them} into {folder}"
 
 
 def _size(n_bytes: int) -> str:

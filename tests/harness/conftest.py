@@ -22,6 +22,7 @@ class Server:
     sends_length: bool = True
     cut_after: list[int] = field(default_factory=list)  # bytes of the coming answers, after which it hangs up
     statuses: list[int] = field(default_factory=list)  # of the coming answers
+    hold_after: int = 0  # bytes of every answer, after which it says nothing more
     redirect: str = ""
     slow_s: float = 0.0
     absent: set[str] = field(default_factory=set)  # paths
@@ -73,6 +74,10 @@ def handler_of(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
             self.end_headers()
             self.close_connection = True
             body = server.content[start:]
+            if server.hold_after:
+                self.wfile.write(body[: server.hold_after])
+                threading.Event().wait(5)
+                return
             with contextlib.suppress(OSError):  # the client may hang up first
                 self.wfile.write(body[: server.cut_after.pop(0)] if server.cut_after else body)
 

@@ -51,6 +51,19 @@ def test_a_run_of_a_protocol_that_no_data_set_has_says_so():
     assert "no data set of the spec has the protocol asked for" in commands._last_words(outcome, "report.html")
 
 
+@pytest.mark.parametrize(("flags", "pinned"), [([], True), (["--unpinned"], False)])
+def test_recordings_are_the_published_ones_unless_asked(flags, pinned, monkeypatch):
+    asked = []
+
+    def run(*_, **options):
+        asked.append(options["pinned"])
+        raise ValueError("enough")
+
+    monkeypatch.setattr(pipeline, "run", run)
+    assert main(["run", "quickstart", *flags]) == 2
+    assert asked == [pinned]
+
+
 def test_a_data_set_shows_its_protocols_in_words(capsys):
     assert main(["datasets", "tuckute2024"]) == 0
     shown = capsys.readouterr().out

@@ -21,7 +21,7 @@ def target(tmp_path):
 
 
 def left_in(target):
-    return sorted(path.name for path in target.parent.iterdir())
+    return sorted(path.name for path in target.parent.glob("*"))
 
 
 @pytest.mark.parametrize("checksum", [SHA256, SHA1])
