@@ -66,14 +66,14 @@ class Watcher:
         """A unit, a model or a data set failed."""
 
 
-def make_plan(spec: EvaluationSpec, out: str, data_root: str | None) -> Plan:
+def make_plan(spec: EvaluationSpec, out: str, data_root: str | None, *, pinned: bool = True) -> Plan:
     """Resolve the models, load the recordings and list the units; what cannot be had becomes a failure."""
     plan = Plan(spec)
     plan.sources = [*_models(plan, out), *(Source(name, "control", "", spec.seed) for name in spec.controls)]
     for name in dict.fromkeys(member for group in spec.datasets for member in datasets.expand(group)):
         root = quickstart.folder_of(out) if name.startswith("synthetic") else data_root or "."
         try:
-            plan.recordings[name] = datasets.load(name, root)
+            plan.recordings[name] = datasets.load(name, root, pinned=pinned)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one recording, the others go on
             plan.failures.append(Failure.of(error, "datasets", dataset=name))
     plan.scores = list(_score_units(plan))

@@ -72,7 +72,10 @@ def protocols(name: str) -> dict[str, Protocol]:
 def _require(entry: Entry, file: File, root: Path, pinned: bool) -> None:
     """Raise unless the file lies under the root and is the pinned one."""
     path = root / file.path
-    source = f"Fetch it from {file.url}" if file.url else f"No direct address is known; see {entry.landing}"
+    if file.url:
+        source = f"`harness fetch {entry.name}` brings it; or download {file.url}"
+    else:
+        source = f"No direct address is known; see {entry.landing}"
     if not path.is_file():
         raise FileNotFoundError(
             f"{entry.name} needs {file.path}, which is not there. {source} and put it at {path.absolute()} "

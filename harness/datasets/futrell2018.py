@@ -155,6 +155,7 @@ def _entry(release: str, title: str, load: Callable[[Path], Dataset], sha256: st
         citation="Futrell, Gibson, Tily, Blank, Vishnevetsky, Piantadosi, Fedorenko (2021), The Natural Stories "
         "corpus, Language Resources and Evaluation 55(1), 63-77",
         landing="https://github.com/languageMIT/naturalstories",
+        extent="10,256 words",
         files=(_WORDS, File(f"{_FOLDER}/{_MEANS[release]}", means, f"sha256:{sha256}", n_bytes)),
     )
 

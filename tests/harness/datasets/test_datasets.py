@@ -107,8 +107,8 @@ def test_a_missing_file_is_named_with_its_source_and_its_place(tmp_path):
 
 
 def test_a_missing_file_without_an_address_names_the_page(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"github\.com/gretatuckute"):
-        datasets.load("tuckute2024", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"sites\.lsa\.umich\.edu/cnllab"):
+        datasets.load("brennan2016", tmp_path)
 
 
 def test_missing_lists_every_file_that_is_absent(tmp_path, shared):
