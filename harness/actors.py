@@ -20,7 +20,7 @@ import ray
 from harness import scoring
 from harness.checkpoints import Checkpoint
 from harness.records import Ceiling, Dataset, Floats
-from harness.scoring import Fitting, Layers
+from harness.scoring import Fitting, Matrices
 from harness.spec import Protocol
 from harness.store import Store
 from harness.units import FeatureUnit, ScoreUnit, compute_ceiling
@@ -61,7 +61,7 @@ def score(unit: ScoreUnit, dataset: Dataset, ceiling: Ceiling | None, out: str, 
 
 
 def over_cluster(
-    fitting: Fitting, layers: Layers, Y: Floats, device: str, least_flops: float = 3e11
+    fitting: Fitting, layers: Matrices, Y: Floats, device: str, least_flops: float = 3e11
 ) -> Iterator[list[list[FoldFit]]]:
     """Fit the pieces of a scoring, (layer, block of neuroids), over all GPUs of the cluster, or over all its cores.
 

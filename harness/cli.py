@@ -147,7 +147,7 @@ def _datasets(arguments: argparse.Namespace) -> int:
 def _show_dataset(arguments: argparse.Namespace, root: str) -> int:
     """One data set: where its files are published, what is missing, its protocols in words."""
     from harness import datasets
-    from harness.findings import in_words
+    from harness.wording import in_words
 
     entry = datasets.find(arguments.name)
     protocols = {

@@ -10,6 +10,7 @@ Source: scikit-learn's splitters; Brain-Score language 2026 for groups.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,9 @@ def make(rule: FoldRule, groups: Sequence[str]) -> list[Fold]:
             KFold, shuffled; "stratified shuffled" and "stratified kfold": the same, so that every fold has its share of
             each class; "grouped": whole groups, dealt out at random into rule.n parts, or one group at a time
             where there are fewer groups than that; "contiguous": rule.n equal blocks of time, rule.gap rows on both
-            sides of the test block in neither side.
+            sides of the test block in neither side; "trimmed": rule.n blocks of floor(rows / n), the last with what is
+            left over; rule.gap rows are dropped at both ends of a middle test block, at the first and the last from the
+            training rows beside it (Toneva & Wehbe 2019).
         groups: (row,) the group of each row, in order of time; for the stratified kinds its class.
 
     Raises:
@@ -62,6 +65,11 @@ def inner_labels(groups: Sequence[str], train: Integers) -> Integers:
         for block, rows in enumerate(np.array_split(np.argsort(train), _CONTIGUOUS_INNER_BLOCKS)):
             labels[rows] = block
     return labels
+
+
+def equal_blocks(n_rows: int, n_blocks: int) -> Integers:
+    """(row,) the block of each row when rows are cut, in order, into blocks of equal size (KFold without shuffling)."""
+    return np.repeat(np.arange(n_blocks), [len(part) for part in np.array_split(np.arange(n_rows), n_blocks)])
 
 
 def _shuffled(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
@@ -119,6 +127,17 @@ def _contiguous(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
         yield Fold(rows[distance > rule.gap], part)
 
 
+def _trimmed(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
+    """Every block of time tests once, rows between the sides cut from the test block where it has both neighbours."""
+    n, gap = len(groups), rule.gap
+    rows, edges = np.arange(n), [*(n // rule.n * np.arange(rule.n)), n]
+    for k, (start, stop) in enumerate(pairwise(edges)):
+        if 0 < k < rule.n - 1:
+            yield Fold(np.r_[rows[:start], rows[stop:]], rows[start + gap : max(stop - gap, start + gap)])
+        else:
+            yield Fold(np.r_[rows[: max(start - gap, 0)], rows[stop + gap :]], rows[start:stop])
+
+
 def _held_out(is_test: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Fold:
     """The rows marked, and all others."""
     return Fold(np.flatnonzero(~is_test), np.flatnonzero(is_test))
@@ -131,4 +150,5 @@ _KINDS = {
     "stratified kfold": _stratified_kfold,
     "grouped": _grouped,
     "contiguous": _contiguous,
+    "trimmed": _trimmed,
 }

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Protocol as Interface
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from harness import folds
 from harness.records import Features, Floats, Fold, Integers, Layer, LayerFit, Responses, indices_of
 from harness.spec import Protocol, Regression
 from kernels.arrays import to_device
-from kernels.gram import design
+from kernels.gram import Scale, design, standardise
 from kernels.metrics import METRICS
 from kernels.ridge import FoldFit, Penalty, Split, fit_folds, stand_ins
 
@@ -44,21 +45,50 @@ class Fitting:
 
     def fit(self, X: Floats, Y: Floats, *, on_gpu: bool = False, threads: int = 1) -> list[FoldFit]:
         """Fit (row, feature) X to (row, neuroid) Y, all neuroids or some; one for each fold."""
+        if self.regression.scale == "zscore sides":
+            each = (self._fit(sides_zscored(X, s), Y, (s,), "center", on_gpu, threads) for s in self.splits)
+            return [fit for fits in each for fit in fits]
+        return self._fit(X, Y, self.splits, self.regression.scale, on_gpu, threads)
+
+    def _fit(
+        self, X: Floats, Y: Floats, splits: Sequence[Split], scale: Scale, on_gpu: bool, threads: int
+    ) -> list[FoldFit]:
+        standing_in = self.standing_in
         if on_gpu:
             X, Y = to_device(X), to_device(Y)
-        standing_in = self.standing_in
-        if on_gpu and standing_in:
-            standing_in = {key: to_device(Z) for key, Z in standing_in.items()}
+            standing_in = standing_in and {key: to_device(Z) for key, Z in standing_in.items()}
         return fit_folds(
-            design(X, self.regression.scale),
+            design(X, scale),
             Y,
-            self.splits,
+            splits,
             self.penalty,
             precision=self.regression.precision,
             threads=threads,
             metric=METRICS[self.metric],
             standing_in=standing_in,
         )
+
+
+class Matrices(Interface):
+    """A (row, feature) matrix for each layer, on the rows of the responses; made when it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Floats: ...
+
+    def width(self, index: int, /) -> int:
+        """Columns of a matrix."""
+
+
+class ByFold(Interface):
+    """Features that depend on the fold."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, in order."""
+
+    def of(self, train: Integers, /) -> Matrices:
+        """The matrices of the fold with these training rows."""
 
 
 @dataclass(frozen=True)
@@ -75,23 +105,27 @@ class Layers:
         matrix: Floats = self.features.values[self.features.layers[index]][self.rows]
         return matrix
 
+    def width(self, index: int) -> int:
+        """Columns of the layer's matrix."""
+        return int(self.features.values[self.features.layers[index]].shape[1])
+
 
 # Fits every layer on every neuroid: for each layer in order, the fits of its blocks of neuroids in order.
-Spread = Callable[[Fitting, Layers, Floats], Iterator[list[list[FoldFit]]]]
+Spread = Callable[[Fitting, Matrices, Floats], Iterator[list[list[FoldFit]]]]
 
 
-def here(fitting: Fitting, layers: Layers, Y: Floats) -> Iterator[list[list[FoldFit]]]:
+def here(fitting: Fitting, layers: Matrices, Y: Floats) -> Iterator[list[list[FoldFit]]]:
     """One layer after the other, in this process, uncut."""
     return ([fitting.fit(layers[k], Y)] for k in range(len(layers)))
 
 
 def score_layers(
-    features: Features, responses: Responses, protocol: Protocol, spread: Spread = here
+    features: Features | ByFold, responses: Responses, protocol: Protocol, spread: Spread = here
 ) -> dict[Layer, LayerFit]:
     """Score every layer on every neuroid.
 
     Args:
-        features: rows in any order; rows without a response are not used.
+        features: rows in any order; rows without a response are not used. Or features that depend on the fold.
         responses: one row per stimulus or scan.
         protocol: folds, regression.
         spread: who fits the pieces.
@@ -103,17 +137,54 @@ def score_layers(
         ValueError: if a row of the responses has no features (naming it), a feature is not finite (naming the layer),
             or the folds cannot be made.
     """
-    rows = indices_of(responses.row_ids, features.row_ids, "features for the rows of the responses")
     splits = folds.make(protocol.folds, responses.row_groups)
-    fitting, layers = _fitting(responses.values, responses.row_groups, splits, protocol), Layers(features, rows)
-    fits, pieces = {}, spread(fitting, layers, responses.values)
-    for k, layer in enumerate(features.layers):
-        try:
-            fits[layer] = _layer_fit(next(pieces), fitting, responses.values, features.values[layer].shape[1])
-        except ValueError as error:
-            raise ValueError(f"layer {features.layers[k]}: {error}") from error
+    fitting = _fitting(responses.values, responses.row_groups, splits, protocol)
+    if isinstance(features, Features):
+        rows = indices_of(responses.row_ids, features.row_ids, "features for the rows of the responses")
+        fits = _score(features.layers, Layers(features, rows), fitting, responses.values, spread)
+    else:
+        by_fold = [
+            _score(features.layers, features.of(s.train), replace(fitting, splits=(s,)), responses.values, spread)
+            for s in fitting.splits
+        ]
+        fits = {layer: _stacked([fold[layer] for fold in by_fold]) for layer in features.layers}
     logger.info("station=scoring layers=%d folds=%d neuroids=%d", len(fits), len(splits), responses.values.shape[1])
     return fits
+
+
+def _score(
+    names: Sequence[Layer], layers: Matrices, fitting: Fitting, Y: Floats, spread: Spread
+) -> dict[Layer, LayerFit]:
+    """The fits of all layers on the folds of `fitting`."""
+    fits, pieces = {}, spread(fitting, layers, Y)
+    for k, layer in enumerate(names):
+        try:
+            fits[layer] = _layer_fit(next(pieces), fitting, Y, layers.width(k))
+        except ValueError as error:
+            raise ValueError(f"layer {layer}: {error}") from error
+    return fits
+
+
+def _stacked(fits: Sequence[LayerFit]) -> LayerFit:
+    """The fits of one layer on one fold each, as one of all folds."""
+
+    def joined(name: str) -> Floats:
+        return np.concatenate([getattr(fit, name) for fit in fits])
+
+    def mean(name: str) -> float:
+        measured = [value for fit in fits if np.isfinite(value := getattr(fit, name))]
+        return float(np.mean(measured)) if measured else float("nan")
+
+    return replace(
+        fits[0],
+        r=joined("r"),
+        alpha=joined("alpha"),
+        inner=joined("inner"),
+        rank=np.concatenate([fit.rank for fit in fits]),
+        at_low=mean("at_low"),
+        at_high=mean("at_high"),
+        test_share=mean("test_share"),
+    )
 
 
 def fit_layer(X: Floats, Y: Floats, groups: Sequence[str], splits: Sequence[Fold], protocol: Protocol) -> LayerFit:
@@ -142,20 +213,35 @@ def cut(n_neuroids: int, n_layers: int, n_workers: int) -> list[slice]:
     return [slice(int(start), int(stop)) for start, stop in pairwise(edges)]
 
 
-def flops(fitting: Fitting, layers: Layers, n_neuroids: int) -> float:
+def sides_zscored(X: Floats, split: Split) -> Floats:
+    """(row, feature) float64 with training rows by their own mean and sd, test rows by theirs; 0 where constant."""
+    out = X.astype(float)
+    for side in (split.train, split.test):
+        out[side] = standardise(out[side])
+    return out
+
+
+def flops(fitting: Fitting, layers: Matrices, n_neuroids: int) -> float:
     """Floating-point operations of a scoring, roughly: whether it is worth being sent somewhere."""
-    n_features = max(matrix.shape[1] for matrix in layers.features.values.values())
-    n_rows, n_train = len(layers.rows), [len(split.train) for split in fitting.splits]
+    n_features = max(layers.width(k) for k in range(len(layers)))
+    n_rows = max(len(split.train) + len(split.test) for split in fitting.splits)
+    n_train = [len(split.train) for split in fitting.splits]
     per_layer = n_rows**2 * n_features + sum(10 * n**3 + 8 * n**2 * n_neuroids for n in n_train)
     return float(len(layers) * per_layer)
 
 
 def _fitting(Y: Floats, groups: Sequence[str], splits: Sequence[Fold], protocol: Protocol) -> Fitting:
     regression, penalty = protocol.regression, _penalty(protocol.regression)
-    by_groups = regression.inner == "groups"
-    parts = tuple(Split(*fold, folds.inner_labels(groups, fold.train) if by_groups else None) for fold in splits)
+    parts = tuple(Split(*fold, _inner(regression, groups, fold.train)) for fold in splits)
     standing_in = None if penalty.per_neuroid or not penalty.alphas else stand_ins(Y)
     return Fitting(parts, penalty, regression, protocol.metric, standing_in)
+
+
+def _inner(regression: Regression, groups: Sequence[str], train: Integers) -> Integers | None:
+    """(train,) what is left out together when alpha is chosen; None for single rows."""
+    if regression.inner == "groups":
+        return folds.inner_labels(groups, train)
+    return folds.equal_blocks(len(train), regression.inner_folds) if regression.inner == "kfold" else None
 
 
 def _layer_fit(blocks: Iterable[list[FoldFit]], fitting: Fitting, Y: Floats, n_features: int) -> LayerFit:
