@@ -15,15 +15,17 @@ import numpy as np
 from harness.records import Context, Stimuli
 
 
-def build(stimuli: Stimuli, rule: str) -> list[Context]:
+def build(stimuli: Stimuli, rule: str, context_words: int = 0) -> list[Context]:
     """Divide the stimuli into contexts, joined by their separator, one space for most.
 
     Args:
         stimuli: in order of presentation.
-        rule: "none" (each stimulus alone), "passage" (starts afresh at each passage or story), "corpus" (one text).
+        rule: "none" (each stimulus alone), "passage" (starts afresh at each passage or story), "corpus" (one text),
+            "window" (each stimulus after the `context_words` before it in its passage, or as many as there are).
+        context_words: of the rule "window".
 
     Returns:
-        The contexts in order; every stimulus is in exactly one.
+        The contexts in order; every stimulus is in exactly one, though its text may stand in others.
 
     Raises:
         ValueError: if the rule is unknown, or a stimulus has no text. Where the texts bring their own spaces it may
@@ -41,13 +43,17 @@ def build(stimuli: Stimuli, rule: str) -> list[Context]:
         return [_join(stimuli, list(part)) for _, part in groupby(rows, key=lambda row: stimuli.passages[row])]
     if rule == "corpus":
         return [_join(stimuli, list(rows))]
-    raise ValueError(f"context rule {rule!r} is unknown; use 'none', 'passage' or 'corpus'.")
+    if rule == "window":
+        before = np.minimum(stimuli.positions(), context_words)
+        return [_join(stimuli, range(row - n, row + 1), n_before=int(n)) for row, n in zip(rows, before, strict=True)]
+    raise ValueError(f"context rule {rule!r} is unknown; use 'none', 'passage', 'corpus' or 'window'.")
 
 
-def _join(stimuli: Stimuli, rows: Sequence[int]) -> Context:
+def _join(stimuli: Stimuli, rows: Sequence[int], n_before: int = 0) -> Context:
+    """The texts of the rows; the first `n_before` are read before the stimuli and are none of them."""
     texts = [stimuli.texts[row] for row in rows]
     ends = np.cumsum([len(text) + len(stimuli.separator) for text in texts]) - len(stimuli.separator)
     starts = ends - [len(text) for text in texts]
     whole = stimuli.separator.join(texts).rstrip()  # a space at the end would be a token that no reader saw
     spans = np.minimum(np.stack([starts, ends], axis=1), len(whole))
-    return Context(whole, tuple(stimuli.ids[row] for row in rows), spans)
+    return Context(whole, tuple(stimuli.ids[row] for row in rows[n_before:]), spans[n_before:])

@@ -10,6 +10,7 @@ Source: scikit-learn's splitters; Brain-Score language 2026 for groups.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,9 @@ def make(rule: FoldRule, groups: Sequence[str]) -> list[Fold]:
             each class; "grouped": whole groups, dealt out at random into rule.n parts, or one group at a time
             where there are fewer groups than that; "leave one group out": LeaveOneGroupOut, in the order of the names,
             rule.n is not read; "contiguous": rule.n equal blocks of time. rule.gap rows on both sides of a test block
-            are in neither side, under "grouped" and "leave one group out" too.
+            are in neither side, under "grouped" and "leave one group out" too. "trimmed": rule.n blocks of
+            floor(rows / n), the last with what is left over; rule.gap rows are dropped at both ends of a middle test
+            block, at the first and the last from the training rows beside it (Toneva & Wehbe 2019).
         groups: (row,) the group of each row, in order of time; for the stratified kinds its class.
 
     Raises:
@@ -63,6 +66,11 @@ def inner_labels(groups: Sequence[str], train: Integers) -> Integers:
         for block, rows in enumerate(np.array_split(np.argsort(train), _CONTIGUOUS_INNER_BLOCKS)):
             labels[rows] = block
     return labels
+
+
+def equal_blocks(n_rows: int, n_blocks: int) -> Integers:
+    """(row,) the block of each row when rows are cut, in order, into blocks of equal size (KFold without shuffling)."""
+    return np.repeat(np.arange(n_blocks), [len(part) for part in np.array_split(np.arange(n_rows), n_blocks)])
 
 
 def _shuffled(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
@@ -127,6 +135,17 @@ def _contiguous(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
         yield _held_out(np.isin(rows, part), rule.gap)
 
 
+def _trimmed(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
+    """Every block of time tests once, rows between the sides cut from the test block where it has both neighbours."""
+    n, gap = len(groups), rule.gap
+    rows, edges = np.arange(n), [*(n // rule.n * np.arange(rule.n)), n]
+    for k, (start, stop) in enumerate(pairwise(edges)):
+        if 0 < k < rule.n - 1:
+            yield Fold(np.r_[rows[:start], rows[stop:]], rows[start + gap : max(stop - gap, start + gap)])
+        else:
+            yield Fold(np.r_[rows[: max(start - gap, 0)], rows[stop + gap :]], rows[start:stop])
+
+
 def _held_out(is_test: np.ndarray[tuple[int], np.dtype[np.bool_]], gap: int = 0) -> Fold:
     """The rows marked, and all others that are more than `gap` rows from each of them."""
     near = np.convolve(is_test, np.ones(2 * gap + 1))[gap : gap + len(is_test)] > 0.5
@@ -141,4 +160,5 @@ _KINDS = {
     "grouped": _grouped,
     "leave one group out": _leave_one_group_out,
     "contiguous": _contiguous,
+    "trimmed": _trimmed,
 }

@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from harness import datasets
 from harness.datasets.entry import Entry
 from harness.fetch import Fetched
-from harness.findings import in_words
+from harness.wording import in_words
 
 
 def summary(entry: Entry, root: Path) -> dict[str, Any]:

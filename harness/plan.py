@@ -126,4 +126,4 @@ def feature_unit(source: Source, dataset: Dataset, protocol: Protocol) -> Featur
     assert source.checkpoint is not None  # noqa: S101 - controls read nothing
     brain = dataset.responses is not None
     surprisals = not (brain and source.checkpoint.is_encoder_decoder)
-    return FeatureUnit(source, dataset.stimuli, protocol.context, protocol.window, states=brain, surprisals=surprisals)
+    return FeatureUnit(source, dataset.stimuli, protocol, states=brain, surprisals=surprisals)

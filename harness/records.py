@@ -39,8 +39,8 @@ class Layer:
 class Context:
     """A text that a model reads in one pass, and where the stimuli lie in it.
 
-    text: the whole passage, story or corpus. stimulus_ids, spans: the stimuli in it, in order; (stimulus, 2) first
-    character of each and one past its last.
+    text: the whole passage, story or corpus, or a stimulus with what is read before it. stimulus_ids, spans: the
+    stimuli in it, in order; (stimulus, 2) first character of each and one past its last.
     """
 
     text: str

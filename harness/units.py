@@ -21,7 +21,9 @@ import pyarrow.parquet as pq
 
 from harness import ceilings, contexts, controls, folds, hemodynamics, reading, scoring, surprisal, tables
 from harness.checkpoints import Checkpoint
+from harness.fitting import Spread, here
 from harness.records import Ceiling, Dataset, Features, Floats, Layer, Responses, Stimuli, Surprisals, indices_of
+from harness.reduction import Reduction
 from harness.rows import BrainRows
 from harness.spec import Protocol, content_hash
 from harness.store import Store
@@ -59,22 +61,21 @@ class Source:
 
 @dataclass(frozen=True)
 class FeatureUnit:
-    """Hidden states and surprisals of one model on one text, in one pass."""
+    """Hidden states and surprisals of one model on one text, in one pass, read as the protocol says."""
 
     source: Source
     stimuli: Stimuli
-    context: str
-    window: int
+    protocol: Protocol
     states: bool
     surprisals: bool
 
     @property
     def key(self) -> str:
-        """Hash of model, text, context rule and what is kept."""
+        """Hash of model, text, what the protocol says of reading it, and what is kept."""
         text = content_hash([self.stimuli.ids, self.stimuli.texts, self.stimuli.passages])
-        kept = {"context": self.context, "states": self.states, "surprisals": self.surprisals}
-        how = {"schema": FEATURES_VERSION, "pooling": "last token", "window": self.window, "dtype": "float32"}
-        return content_hash({**self.source.identity, **kept, **how, "text": text})[:32]
+        how = {name: getattr(self.protocol, name) for name in ("context", "context_words", "pooling", "window")}
+        kept = {"states": self.states, "surprisals": self.surprisals, "dtype": "float32"}
+        return content_hash({"schema": FEATURES_VERSION, **self.source.identity, **how, **kept, "text": text})[:32]
 
     def run(self, reader: Reader, store: Store) -> None:
         """Read the text and store what it gives under this unit's key."""
@@ -82,15 +83,18 @@ class FeatureUnit:
 
         from harness.extract import extract
 
-        read = [reader.encode(context) for context in contexts.build(self.stimuli, self.context)]
-        found = extract(reader, read, self.window, states=self.states, log_probabilities=self.surprisals)
+        how = self.protocol
+        read = [reader.encode(part) for part in contexts.build(self.stimuli, how.context, how.context_words)]
+        found = extract(
+            reader, read, how.window, pooling=how.pooling, states=self.states, log_probabilities=self.surprisals
+        )
         arrays: dict[str, Any] = (
             {str(layer): matrix for layer, matrix in found.features.values.items()} if found.features else {}
         )
         if found.log_probabilities is not None:
             words = surprisal.per_word(read, found.log_probabilities)
             arrays |= {"surprisal_bits": words.bits, "n_tokens": words.n_tokens}
-        facts = {"model": self.source.name, "context": self.context, "n_tokens": sum(len(part.ids) for part in read)}
+        facts = {"model": self.source.name, "context": how.context, "n_tokens": sum(len(part.ids) for part in read)}
         metadata = {"row_ids": json.dumps([i for part in read for i in part.stimulus_ids])}
         store.put(
             "features", self.key, lambda folder: save_file(arrays, folder / "features.safetensors", metadata), facts
@@ -140,9 +144,7 @@ class ScoreUnit:
         }  # fmt: skip
         return content_hash(made_of)[:32]
 
-    def run(
-        self, dataset: Dataset, ceiling: Ceiling | None, store: Store, spread: scoring.Spread = scoring.here
-    ) -> None:
+    def run(self, dataset: Dataset, ceiling: Ceiling | None, store: Store, spread: Spread = here) -> None:
         """Score, and store the rows of each table as Parquet under this unit's key (all columns but the run).
 
         `spread` says who fits the pieces of a scoring.
@@ -160,7 +162,7 @@ class ScoreUnit:
         store.put("scores", self.key, write, facts)
 
     def _brain_rows(
-        self, dataset: Dataset, ceiling: Ceiling | None, store: Store, spread: scoring.Spread
+        self, dataset: Dataset, ceiling: Ceiling | None, store: Store, spread: Spread
     ) -> dict[str, list[dict[str, Any]]]:
         responses = dataset.responses
         assert responses is not None and ceiling is not None  # noqa: S101 - the pipeline pairs them
@@ -171,8 +173,8 @@ class ScoreUnit:
         rows = {"neuroid_scores": brain.neuroids(), "layer_scores": brain.layers(), "model_scores": brain.models()}
         return rows | ({"word_surprisals": self._word_rows(dataset, words)} if words else {})
 
-    def _features(self, dataset: Dataset, store: Store) -> tuple[Features, Surprisals | None]:
-        """Features on the rows of the responses: joined by id, or carried from word times to scan times."""
+    def _features(self, dataset: Dataset, store: Store) -> tuple[Features | Reduction, Surprisals | None]:
+        """Features on the rows of the responses: joined by id, or carried from words to scans and, by fold, reduced."""
         assert dataset.responses is not None  # noqa: S101
         sampling = self.protocol.sampling
         if self.features:
@@ -183,6 +185,10 @@ class ScoreUnit:
             pool = controls.CONTROLS[self.source.name].pool
             sampling = replace(sampling, pool=pool) if sampling and pool else sampling
         if sampling and not (self.features is None and controls.CONTROLS[self.source.name].row_level):
+            if self.protocol.components:
+                scans = hemodynamics.scans(dataset.stimuli, dataset.responses, sampling)
+                at = indices_of(dataset.stimuli.ids, features.row_ids, "features for the words")
+                return Reduction(features, at, scans, self.protocol.components), words
             features = hemodynamics.at_scans(features, dataset.stimuli, dataset.responses, sampling)
         return features, words
 

@@ -24,13 +24,15 @@ RANKS = [
     {"harness.records", "harness.spec"},
     {"harness.models", "harness.datasets", "harness.tables", "harness.store"},
     {"harness.checkpoints"},
-    {"harness.controls", "harness.tokens", "harness.tiny"},
+    {"harness.controls", "harness.tokens", "harness.tiny", "harness.pooling"},
     {"harness.reader"},
+    {"harness.folds"},
+    {"harness.fitting"},
     {"harness.contexts", "harness.extract", "harness.surprisal", "harness.hemodynamics",
-     "harness.folds", "harness.scoring", "harness.reading", "harness.ceilings", "harness.aggregate",
-     "harness.statistics"},
+     "harness.reduction", "harness.scoring", "harness.reading", "harness.ceilings",
+     "harness.aggregate", "harness.statistics"},
     {"harness.rows", "harness.panels", "harness.vectors", "harness.verdicts", "harness.printing",
-     "harness.download"},
+     "harness.download", "harness.wording"},
     {"harness.crossvalidation"},
     {"harness.other_vectors"},
     {"harness.conform"},
@@ -50,13 +52,13 @@ RANKS = [
 ]  # fmt: skip
 # The stations that may use one another.
 ALLOWED = {
-    "harness.scoring": {"harness.folds"},
-    "harness.ceilings": {"harness.scoring", "harness.folds"},
+    "harness.ceilings": {"harness.scoring"},
+    "harness.reduction": {"harness.hemodynamics"},
 }
 HOMES = {
     "ray": {"harness.actors", "harness.schedule", "harness.assemble"},
     "cupy": {"kernels.arrays", "harness.doctor"},
-    "torch": {"harness.reader", "harness.extract", "harness.tiny", "harness.doctor"},
+    "torch": {"harness.reader", "harness.pooling", "harness.extract", "harness.tiny", "harness.doctor"},
     "transformers": {"harness.reader", "harness.tiny"},
 }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from harness.datasets import blank2014, brennan2016, futrell2018, pereira2018, synthetic, tuckute2024
+from harness.datasets import blank2014, brennan2016, futrell2018, pereira2018, synthetic, tuckute2024, wehbe2014
 from harness.datasets.entry import Entry, File, checksum_of
 from harness.records import Dataset
 from harness.spec import Protocol
@@ -21,6 +21,7 @@ _TABLE = (
     *futrell2018.ENTRIES,
     tuckute2024.ENTRY,
     brennan2016.ENTRY,
+    wehbe2014.ENTRY,
     *synthetic.ENTRIES,
 )
 DATASETS: dict[str, Entry] = {entry.name: entry for entry in _TABLE}
@@ -59,6 +60,7 @@ def load(name: str, root: str | Path, *, pinned: bool = True) -> Dataset:
         FileNotFoundError: if a file is missing: which, where it is published, and where to put it.
     """
     entry = find(name)
+    _require_all(entry, Path(root))
     for file in entry.files:
         _require(entry, file, Path(root), pinned)
     return entry.load(Path(root))
@@ -69,18 +71,27 @@ def protocols(name: str) -> dict[str, Protocol]:
     return {protocol.name: protocol for protocol in find(name).protocols}
 
 
-def _require(entry: Entry, file: File, root: Path, pinned: bool) -> None:
-    """Raise unless the file lies under the root and is the pinned one."""
-    path = root / file.path
-    if file.url:
-        source = f"`harness fetch {entry.name}` brings it; or download {file.url}"
-    else:
-        source = f"No direct address is known; see {entry.landing}"
-    if not path.is_file():
+def _require_all(entry: Entry, root: Path) -> None:
+    """Raise unless all files lie under the root; all that do not are named."""
+    absent = missing(entry.name, root)
+    if absent:
+        file, *others = absent
+        more = f" Also missing: {', '.join(other.path for other in others)}." if others else ""
         raise FileNotFoundError(
-            f"{entry.name} needs {file.path}, which is not there. {source} and put it at {path.absolute()} "
-            "(--data-root DIR or HARNESS_DATA sets the root)."
+            f"{entry.name} needs {file.path}, which is not there. {_source(entry, file)} and put it at "
+            f"{(root / file.path).absolute()} (--data-root DIR or HARNESS_DATA sets the root).{more}"
         )
+
+
+def _source(entry: Entry, file: File) -> str:
+    if file.url:
+        return f"`harness fetch {entry.name}` brings it; or download {file.url}"
+    return f"No direct address is known; see {entry.landing}"
+
+
+def _require(entry: Entry, file: File, root: Path, pinned: bool) -> None:
+    """Raise unless the file is the pinned one."""
+    path, source = root / file.path, _source(entry, file)
     if not pinned or not file.checksum:
         return
     found = checksum_of(path, file.checksum)
