@@ -18,7 +18,7 @@ from harness import folds
 from harness.records import Features, Floats, Fold, Integers, Layer, LayerFit, Responses, indices_of
 from harness.spec import Protocol, Regression
 from kernels.arrays import to_device
-from kernels.gram import design
+from kernels.gram import Bands, Design, design
 from kernels.metrics import METRICS
 from kernels.ridge import FoldFit, Penalty, Split, fit_folds, stand_ins
 
@@ -46,11 +46,17 @@ class Fitting:
         """Fit (row, feature) X to (row, neuroid) Y, all neuroids or some; one for each fold."""
         if on_gpu:
             X, Y = to_device(X), to_device(Y)
+        return self.fit_design(design(X, self.regression.scale), Y, on_gpu=on_gpu, threads=threads)
+
+    def fit_design(
+        self, features: Design | Bands, Y: Floats, *, on_gpu: bool = False, threads: int = 1
+    ) -> list[FoldFit]:
+        """`fit` to features that are prepared already, on the same device as Y."""
         standing_in = self.standing_in
         if on_gpu and standing_in:
             standing_in = {key: to_device(Z) for key, Z in standing_in.items()}
         return fit_folds(
-            design(X, self.regression.scale),
+            features,
             Y,
             self.splits,
             self.penalty,
@@ -105,7 +111,7 @@ def score_layers(
     """
     rows = indices_of(responses.row_ids, features.row_ids, "features for the rows of the responses")
     splits = folds.make(protocol.folds, responses.row_groups)
-    fitting, layers = _fitting(responses.values, responses.row_groups, splits, protocol), Layers(features, rows)
+    fitting, layers = prepare(responses.values, responses.row_groups, splits, protocol), Layers(features, rows)
     fits, pieces = {}, spread(fitting, layers, responses.values)
     for k, layer in enumerate(features.layers):
         try:
@@ -127,7 +133,7 @@ def fit_layer(X: Floats, Y: Floats, groups: Sequence[str], splits: Sequence[Fold
         splits: row indices of each fold.
         protocol: how features are mapped to responses, and how a prediction is scored; its rule of folds is not read.
     """
-    fitting = _fitting(Y, groups, splits, protocol)
+    fitting = prepare(Y, groups, splits, protocol)
     return _layer_fit([fitting.fit(X, Y)], fitting, Y, X.shape[1])
 
 
@@ -150,7 +156,8 @@ def flops(fitting: Fitting, layers: Layers, n_neuroids: int) -> float:
     return float(len(layers) * per_layer)
 
 
-def _fitting(Y: Floats, groups: Sequence[str], splits: Sequence[Fold], protocol: Protocol) -> Fitting:
+def prepare(Y: Floats, groups: Sequence[str], splits: Sequence[Fold], protocol: Protocol) -> Fitting:
+    """How a protocol fits anything to (row, neuroid) Y; arguments as in `fit_layer`."""
     regression, penalty = protocol.regression, _penalty(protocol.regression)
     by_groups = regression.inner == "groups"
     parts = tuple(Split(*fold, folds.inner_labels(groups, fold.train) if by_groups else None) for fold in splits)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # Raise the first when extraction changes what it gives, the second when scoring does: older units are then not reused.
 FEATURES_VERSION = 1
-SCORES_VERSION = 2
+SCORES_VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ RANKS = [
     {"harness.reader"},
     {"harness.contexts", "harness.extract", "harness.surprisal", "harness.hemodynamics",
      "harness.folds", "harness.scoring", "harness.reading", "harness.ceilings", "harness.aggregate",
-     "harness.statistics"},
+     "harness.statistics", "harness.extrapolation", "harness.saturation"},
     {"harness.rows", "harness.panels", "harness.vectors", "harness.verdicts", "harness.printing"},
     {"harness.crossvalidation"},
     {"harness.other_vectors"},
@@ -47,7 +47,8 @@ RANKS = [
 # The stations that may use one another.
 ALLOWED = {
     "harness.scoring": {"harness.folds"},
-    "harness.ceilings": {"harness.scoring", "harness.folds"},
+    "harness.extrapolation": {"harness.scoring", "harness.saturation"},
+    "harness.ceilings": {"harness.extrapolation", "harness.folds"},
 }
 HOMES = {
     "ray": {"harness.actors", "harness.schedule", "harness.assemble"},
