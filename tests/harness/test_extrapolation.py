@@ -243,14 +243,15 @@ def test_every_neuroid_draws_the_same(scores):
     ours = extrapolate(scores, n_bootstraps=10)
     for neuroid in (0, 1, 29):
         alone = extrapolate(Collected(scores.pools, scores.scores[..., [neuroid]]), n_bootstraps=10)
-        np.testing.assert_allclose(alone[0, :, 0], ours[neuroid, :, 0], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(alone[0, :, 0], ours[neuroid, :, 0], rtol=0, atol=1e-4)
 
 
 def test_threads_and_blocks_change_nothing(scores, monkeypatch):
     ours = extrapolate(scores, n_bootstraps=10)
     np.testing.assert_array_equal(extrapolate(scores, n_bootstraps=10, threads=3), ours)
     monkeypatch.setattr(extrapolation, "_NEUROIDS", 4)
-    np.testing.assert_allclose(extrapolate(scores, n_bootstraps=10)[..., 0], ours[..., 0], rtol=0, atol=1e-5)
+    in_blocks = extrapolate(scores, n_bootstraps=10)  # sums of another order: see test_saturation
+    np.testing.assert_allclose(in_blocks[..., 0], ours[..., 0], rtol=0, atol=1e-4)
 
 
 def test_through_one_number_of_subjects_there_is_no_curve(scores):
