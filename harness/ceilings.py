@@ -1,68 +1,87 @@
 """How well the best possible model could do, given how much the recordings of different people agree.
 
-Two ways. Where subjects have neuroids of their own, each is predicted from all others, by the regression and the folds
-of the protocol: a model that knows what other brains do. Where the score is on a mean over subjects, the mean of half
-of them is correlated with the mean of the other half, corrected for the halving.
+Two ways. Where subjects have neuroids of their own, each is predicted from others, by the regression and the folds of
+the protocol, and what is reached is extrapolated to infinitely many others: a model that knows what other brains do.
+Where the score is on a mean over subjects, the mean of half of them is correlated with the mean of the other half,
+corrected for the halving.
 
-Source: Schrimpf et al. 2021 (other subjects, without their extrapolation to infinitely many); Spearman 1910 and Brown
-1910 (halves).
+Source: Schrimpf et al. 2021 (other subjects); Spearman 1910 and Brown 1910 (halves).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import folds, scoring
+from harness import extrapolation, folds
 from harness.records import GROUP, Floats, Fold, Responses
 from harness.spec import Protocol
 from kernels.metrics import pearson_r
 
+EXTRAPOLATED = "extrapolated to infinitely many subjects"
 OTHER_SUBJECTS, SPLIT_HALF = "r of other subjects", "reliability by split half"
 
 
-def of_responses(responses: Responses, protocol: Protocol) -> tuple[Floats, tuple[str, ...]]:
+def of_responses(responses: Responses, protocol: Protocol, *, threads: int = 1) -> tuple[Floats, tuple[str, ...]]:
     """The ceiling of every neuroid.
 
     Args:
         responses: neuroids of subjects, and of the subject "group": means over subjects, whose roi is "group ROI" where
             the subjects' is "ROI".
-        protocol: folds and regression.
+        protocol: folds, regression and metric.
+        threads: on how many cores.
 
     Returns:
-        (neuroid,) ceilings and (neuroid,) kinds: "other subjects", "split half"; NaN and "" where there is none.
+        (neuroid,) ceilings and (neuroid,) kinds, as above; NaN and "" where there is none.
     """
-    ceiling, kind = between_subjects(responses, protocol)
-    kinds = np.where(np.isfinite(ceiling), kind, "").astype(object)
+    ceiling, kinds = np.full(len(responses.subjects), np.nan), np.full(len(responses.subjects), "", dtype=object)
+    splits = folds.make(protocol.folds, responses.row_groups)
+    for rows, alike in _measured_alike(responses):
+        groups = [responses.row_groups[row] for row in np.flatnonzero(rows)]
+        values, within = responses.values[rows], _restrict(splits, rows)
+        if within:
+            found, ways = of_subjects(values, responses.subjects, groups, within, protocol, threads=threads)
+            ceiling[alike], kinds[alike] = found[alike], np.array(ways, dtype=object)[alike]
     for neuroid in np.flatnonzero(np.array(responses.subjects) == GROUP):
         ceiling[neuroid] = split_half(_subject_means(responses, responses.rois[neuroid]))
         kinds[neuroid] = SPLIT_HALF if np.isfinite(ceiling[neuroid]) else ""
     return ceiling, tuple(kinds)
 
 
-def between_subjects(responses: Responses, protocol: Protocol) -> tuple[Floats, str]:
-    """Predict each subject's neuroids from the neuroids of all other subjects.
+def of_subjects(
+    values: Floats,
+    subjects: Sequence[str],
+    groups: Sequence[str],
+    splits: Sequence[Fold],
+    protocol: Protocol,
+    *,
+    threads: int = 1,
+) -> tuple[Floats, tuple[str, ...]]:
+    """Predict the neuroids of subjects from those of others, on the rows of one experiment.
 
-    Rows are those where the subject has a response; predictors, the others' neuroids that are complete there.
+    Args:
+        values: (row, neuroid) responses, NaN where absent.
+        subjects: (neuroid,).
+        groups: (row,) left out together when alpha is chosen by groups.
+        splits: the folds, as indices into these rows.
+        protocol: regression and metric.
+        threads: on how many cores.
 
     Returns:
-        (neuroid,) r, mean over folds, and the kind; NaN for "group", with fewer than two subjects, and where nobody
-        else was measured on all rows of the subject.
+        (neuroid,) median v0 over 100 bootstraps: infinitely many others; NaN where a fit did not converge. Where all
+        pools that predict a neuroid are of one size (there are two subjects) the mean of its scores. And the kinds.
     """
-    subjects = np.array(responses.subjects)
-    ceiling = np.full(len(subjects), np.nan)
-    splits = folds.make(protocol.folds, responses.row_groups)
-    for subject in sorted(set(responses.subjects) - {GROUP}):
-        own, others = subjects == subject, (subjects != subject) & (subjects != GROUP)
-        rows = np.asarray(np.isfinite(responses.values[:, own]).any(axis=1))
-        X, Y = responses.values[np.ix_(rows, others)], responses.values[np.ix_(rows, own)]
-        X = X[:, np.isfinite(X).all(axis=0)]
-        present = _restrict(splits, rows)
-        if X.size and present:
-            groups = [responses.row_groups[row] for row in np.flatnonzero(rows)]
-            fit = scoring.fit_layer(X, Y, groups, present, protocol)
-            ceiling[own] = _mean_of_present(fit.r, axis=0)
-    return ceiling, OTHER_SUBJECTS
+    collected = extrapolation.collect(values, subjects, groups, splits, protocol, threads=threads)
+    curves = extrapolation.extrapolate(collected, threads=threads)
+    ceiling = np.median(curves[..., 0], axis=1)
+    sizes = np.array([len(pool) for pool in collected.pools], dtype=int)
+    scored = np.atleast_2d(np.isfinite(collected.scores).any(axis=1))
+    of_one_size = np.array([len(set(sizes[each])) == 1 for each in scored.T])
+    ceiling[of_one_size] = _mean_of_present(collected.scores[:, :, of_one_size], axis=(0, 1))
+    kinds = np.where(of_one_size, OTHER_SUBJECTS, EXTRAPOLATED)
+    return ceiling, tuple(np.where(np.isfinite(ceiling), kinds, "").tolist())
 
 
 def split_half(values: Floats, n_splits: int = 10, seed: int = 0) -> float:
@@ -105,6 +124,17 @@ def corrected_halves(values: Floats, in_first: NDArray[np.bool_]) -> Floats:
     return corrected
 
 
+def _measured_alike(responses: Responses) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """(row,) rows on which subjects have a response, and (neuroid,) the neuroids of all subjects that have these."""
+    subjects = np.array(responses.subjects)
+    found: dict[bytes, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
+    for subject in sorted(set(responses.subjects) - {GROUP}):
+        own = subjects == subject
+        rows = np.atleast_1d(np.isfinite(responses.values[:, own]).any(axis=1))
+        found.setdefault(rows.tobytes(), (rows, np.zeros_like(own)))[1][own] = True
+    return list(found.values())
+
+
 def _restrict(splits: list[Fold], rows: NDArray[np.bool_]) -> list[Fold]:
     """The folds as indices into the given rows alone; folds that lose a side are left out."""
     place = np.cumsum(rows) - 1
@@ -127,7 +157,7 @@ def _subject_means(responses: Responses, group_roi: str) -> Floats:
     return standardised
 
 
-def _mean_of_present(values: Floats, axis: int) -> Floats:
+def _mean_of_present(values: Floats, axis: int | tuple[int, ...]) -> Floats:
     """Mean of what is not NaN; NaN where all is."""
     present = np.isfinite(values)
     count = present.sum(axis=axis)

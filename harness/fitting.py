@@ -7,7 +7,7 @@ scores do not depend on the cut, but for rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol as Interface
 
@@ -17,7 +17,7 @@ from harness import folds
 from harness.records import Features, Floats, Fold, Integers, Layer
 from harness.spec import Protocol, Regression
 from kernels.arrays import to_device
-from kernels.gram import Scale, design, standardise
+from kernels.gram import Bands, Design, design, standardise
 from kernels.metrics import METRICS
 from kernels.ridge import FoldFit, Penalty, Split, fit_folds, stand_ins
 
@@ -41,28 +41,38 @@ class Fitting:
 
     def fit(self, X: Floats, Y: Floats, *, on_gpu: bool = False, threads: int = 1) -> list[FoldFit]:
         """Fit (row, feature) X to (row, neuroid) Y, all neuroids or some; one for each fold."""
+        move = to_device if on_gpu else _stay
         if self.regression.scale == "zscore sides":
-            each = (self._fit(sides_zscored(X, s), Y, (s,), "center", on_gpu, threads) for s in self.splits)
-            return [fit for fits in each for fit in fits]
-        return self._fit(X, Y, self.splits, self.regression.scale, on_gpu, threads)
+            each = [replace(self, splits=(split,)) for split in self.splits]
+            designs = (design(move(sides_zscored(X, split))) for split in self.splits)
+            fits = (
+                one.fit_design(features, move(Y), on_gpu=on_gpu, threads=threads)
+                for one, features in zip(each, designs, strict=True)
+            )
+            return [fit for (fit,) in fits]
+        return self.fit_design(design(move(X), self.regression.scale), move(Y), on_gpu=on_gpu, threads=threads)
 
-    def _fit(
-        self, X: Floats, Y: Floats, splits: Sequence[Split], scale: Scale, on_gpu: bool, threads: int
+    def fit_design(
+        self, features: Design | Bands, Y: Floats, *, on_gpu: bool = False, threads: int = 1
     ) -> list[FoldFit]:
+        """`fit` to features that are prepared already, on the same device as Y."""
         standing_in = self.standing_in
-        if on_gpu:
-            X, Y = to_device(X), to_device(Y)
-            standing_in = standing_in and {key: to_device(Z) for key, Z in standing_in.items()}
+        if on_gpu and standing_in:
+            standing_in = {key: to_device(Z) for key, Z in standing_in.items()}
         return fit_folds(
-            design(X, scale),
+            features,
             Y,
-            splits,
+            self.splits,
             self.penalty,
             precision=self.regression.precision,
             threads=threads,
             metric=METRICS[self.metric],
             standing_in=standing_in,
         )
+
+
+def _stay(array: Floats) -> Floats:
+    return array
 
 
 class Matrices(Interface):

@@ -16,15 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import ceilings, crossvalidation, folds, reading
+from harness import ceilings, crossvalidation, extrapolation, folds, reading, saturation
 from harness.datasets.futrell2018 import PAPER
-from harness.records import Context, Dataset, Floats, Layer, ReadingTimes, Stimuli
-from harness.spec import BRAINSCORE_RIDGE, FoldRule
+from harness.records import Context, Dataset, Floats, Integers, Layer, ReadingTimes, Stimuli
+from harness.spec import BRAINSCORE_RIDGE, FoldRule, Protocol, Regression
 from harness.vectors import DamagedError, NotRunError, Vectors
 from harness.verdicts import Result, Tolerance
-from kernels.gram import design
-from kernels.metrics import brainscore_r
-from kernels.ridge import Penalty, Split, fit_folds
 from kernels.similarity import linear_cka, rsa
 
 if TYPE_CHECKING:
@@ -33,14 +30,18 @@ if TYPE_CHECKING:
 _FLOAT64 = Tolerance(r=1e-9, score=1e-10)
 # Hidden states of order 1 and bits of order 10, both computed in float32.
 _FLOAT32 = Tolerance(r=1e-4, score=1e-4)
+# Of v0 in one bootstrap, and of its median: SciPy stops at 1e-8 of the sum of squares, which leaves that much open.
+_CURVES = Tolerance(r=1e-5, score=1e-6)
+_OF_SCIPY = "SciPy's own v0 move by 2e-6, medians by 2e-7, with the last digit of the data"
 
 
 def compare(vectors: Vectors, folder: Path) -> list[Result]:
     """The results of a case that is no regression; errors as in `vectors.read`. `folder` holds the models."""
     if vectors.kind == "model":
         return [_model(vectors, folder)]
-    call = {"futrell": _futrell, "similarity": _similarity, "extrapolation": _extrapolation}[vectors.kind]
-    return [call(vectors)]
+    if vectors.kind == "extrapolation":
+        return _extrapolation(vectors)
+    return [{"futrell": _futrell, "similarity": _similarity}[vectors.kind](vectors)]
 
 
 def _result(vectors: Vectors, n: int, parts: Floats, whole: Floats, tolerance: Tolerance, reason: str) -> Result:
@@ -108,30 +109,55 @@ def _similarity(vectors: Vectors) -> Result:
 # --- ceilings from other subjects -------------------------------------------------------------------------------------
 
 
-def _extrapolation(vectors: Vectors) -> Result:
-    """Each subject of each subset of subjects, predicted from the others of the subset."""
-    splits = folds.make(*_rule_and_groups(vectors))
-    subjects, collected = vectors["subject_id"], vectors["collected"]
-    wanted = (len(vectors["collected_subsets"]), len(splits), len(subjects))
+def _extrapolation(vectors: Vectors) -> list[Result]:
+    """The scores of subjects predicted from others; then, from the recorded scores, the curves and the ceilings."""
+    subjects, names = vectors["subject_id"], [str(name) for name in vectors["collected_subsets"]]
+    rule, groups = _rule_and_groups(vectors)
+    splits, collected = folds.make(rule, groups), vectors["collected"]
+    wanted = (len(names), len(splits), len(subjects))
     if collected.ndim != 4 or collected.shape[1:] != wanted:
         raise DamagedError(f"collected is {collected.shape}; wanted (number of subjects, *{wanted}).")
-    alphas = BRAINSCORE_RIDGE.alphas if vectors.meta.get("metric") == "ridge_pearsonr" else ()
-    penalty = Penalty(alphas, per_neuroid=False, tie="smaller")
+    sizes, subsets = vectors["collected_num_subjects"].tolist(), [ast.literal_eval(name) for name in names]
+    recorded = np.stack([collected[sizes.index(len(subset)), place] for place, subset in enumerate(subsets)])
+    regression = BRAINSCORE_RIDGE if vectors.meta.get("metric") == "ridge_pearsonr" else Regression("ols")
+    protocol = Protocol("brainscore2026", "none", rule, regression, "max", metric="brainscore_r")
+    every = 2 ** len(set(subjects.tolist()))
+    ours = extrapolation.collect(vectors["Y"], subjects.tolist(), groups, splits, protocol, n_pools=every)
     differences, scores = [], []
-    for place, name in enumerate(vectors["collected_subsets"]):
-        subset = ast.literal_eval(str(name))
-        recorded = collected[vectors["collected_num_subjects"].tolist().index(len(subset)), place]
+    for subset, theirs in zip(subsets, recorded, strict=True):
         for subject in subset:
-            own, others = subjects == subject, np.isin(subjects, subset) & (subjects != subject)
-            parts = [Split(*fold) for fold in splits]
-            fits = fit_folds(design(vectors["Y"][:, others]), vectors["Y"][:, own], parts, penalty, metric=brainscore_r)
-            r = np.stack([fit.r for fit in fits])
-            differences.append(np.abs(r - recorded[:, own]).max())
-            scores.append(np.median(r, axis=1).mean() - np.median(recorded[:, own], axis=1).mean())
-    reason = (
-        "the scores of all subsets; the curves through them (v0 of each neuroid, its 100 bootstraps) are not fitted"
+            own, pool = subjects == subject, tuple(sorted(set(subset) - {subject}))
+            r = ours.scores[ours.pools.index(pool)][:, own]
+            differences.append(np.abs(r - theirs[:, own]).max())
+            scores.append(np.median(r, axis=1).mean() - np.median(theirs[:, own], axis=1).mean())
+    found = _result(
+        vectors, len(splits), np.array(differences), np.array(scores), _FLOAT64, "the scores of all subsets of subjects"
     )
-    return _result(vectors, len(splits), np.array(differences), np.array(scores), _FLOAT64, reason)
+    return [found, _curves(vectors, extrapolation.Collected(tuple(subset[1:] for subset in subsets), recorded))]
+
+
+def _curves(vectors: Vectors, recorded: extrapolation.Collected) -> Result:
+    """v0 of each bootstrap, the curve at each number of subjects, where it ends; ceilings of neuroids and of all."""
+    theirs = vectors["boot_params"]
+    if theirs.ndim != 3 or theirs.shape[::2] != (recorded.scores.shape[2], 2):
+        raise DamagedError(f"boot_params are {theirs.shape}; wanted ({recorded.scores.shape[2]}, bootstrap, 2).")
+    ours = extrapolation.extrapolate(recorded, n_bootstraps=theirs.shape[1])
+    x = vectors["collected_num_subjects"]
+    v0 = ours[..., 0] - theirs[..., 0]
+    curves = saturation.curve(x, ours) - saturation.curve(x, theirs)
+    ends = (_ends(ours) - vectors["endpoint_x"]).astype(float)
+    parts = np.concatenate([v0.ravel(), curves.ravel(), ends])
+    ceiling = np.median(ours[..., 0], axis=1)
+    whole = np.array([*(ceiling - vectors["neuroid_ceiling"]), np.median(ceiling) - float(vectors["ceiling"])])
+    found = _result(vectors, theirs.shape[1], parts, whole, _CURVES, "v0, curves and their ends; " + _OF_SCIPY)
+    return replace(found, case=f"{vectors.case}: curves")
+
+
+def _ends(parameters: Floats) -> Integers:
+    """(neuroid,) the first number of subjects after which the median curve rises by less than .0005."""
+    medians = np.median(saturation.curve(np.arange(1000), parameters), axis=1)
+    ends: Integers = (np.diff(medians, axis=-1) < 0.0005).argmax(axis=-1)
+    return ends
 
 
 def _rule_and_groups(vectors: Vectors) -> tuple[FoldRule, list[str]]:

@@ -37,7 +37,8 @@ _REQUIRED = {
     "futrell": ("rt", "half1_member", "uncorrected", "corrected", "ceiling", "model_output", "rvalue", "score",
                 "word_within_sentence_id"),
     "similarity": ("X", "Y"),
-    "extrapolation": ("Y", "subject_id", "collected", "collected_subsets"),
+    "extrapolation": ("Y", "subject_id", "collected", "collected_subsets", "collected_num_subjects", "boot_params",
+                      "neuroid_ceiling", "endpoint_x", "ceiling"),
     "model": (),
 }  # fmt: skip
 _MAY_BE_NAN = ("rt", "model_output", "collected", "boot_params", "neuroid_ceiling", "endpoint_x")

@@ -8,7 +8,7 @@ times larger than the rest, as language models have).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -58,11 +58,13 @@ class Bands:
         designs: of the groups, of the same rows.
         weights: one for each, not negative.
         grams: those of the groups by fold, kept for other weights.
+        bases: directions by fold and cut-off, kept for other responses.
     """
 
     designs: tuple[Design, ...]
     weights: tuple[float, ...]
     grams: dict[tuple[int, bytes], Array]
+    bases: dict[tuple[bytes, bytes, float], Basis] = field(default_factory=dict)
 
     is_thin = False
 
@@ -138,9 +140,12 @@ def decompose(features: Design | Bands, train: Array, test: Array, cutoff: float
     """
     xp = namespace(features.X)
     train, test = xp.asarray(train), xp.asarray(test)
-    if isinstance(features, Design) and features.is_thin:
-        return _of_features(features, train, test, cutoff)
-    return _of_rows(features, train, test, cutoff)
+    if isinstance(features, Bands):
+        key = to_host(train).tobytes(), to_host(test).tobytes(), cutoff
+        if key not in features.bases:
+            features.bases[key] = _of_rows(features, train, test, cutoff)
+        return features.bases[key]
+    return (_of_features if features.is_thin else _of_rows)(features, train, test, cutoff)
 
 
 def _of_rows(features: Design | Bands, train: Array, test: Array, cutoff: float) -> Basis:

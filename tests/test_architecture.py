@@ -29,8 +29,8 @@ RANKS = [
     {"harness.folds"},
     {"harness.fitting"},
     {"harness.contexts", "harness.extract", "harness.surprisal", "harness.hemodynamics",
-     "harness.reduction", "harness.scoring", "harness.reading", "harness.ceilings",
-     "harness.aggregate", "harness.statistics"},
+     "harness.reduction", "harness.scoring", "harness.reading", "harness.extrapolation", "harness.saturation",
+     "harness.ceilings", "harness.aggregate", "harness.statistics"},
     {"harness.rows", "harness.panels", "harness.vectors", "harness.verdicts", "harness.printing",
      "harness.download", "harness.wording"},
     {"harness.crossvalidation"},
@@ -52,7 +52,8 @@ RANKS = [
 ]  # fmt: skip
 # The stations that may use one another.
 ALLOWED = {
-    "harness.ceilings": {"harness.scoring"},
+    "harness.extrapolation": {"harness.saturation"},
+    "harness.ceilings": {"harness.extrapolation"},
     "harness.reduction": {"harness.hemodynamics"},
 }
 HOMES = {

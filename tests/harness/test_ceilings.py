@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.optimize import curve_fit
 
-from harness.ceilings import between_subjects, corrected_halves, of_responses, split_half
+from harness.ceilings import corrected_halves, of_responses, split_half
 from harness.records import Responses
 from harness.spec import FoldRule, Protocol, Regression
 from kernels.gram import design
@@ -28,10 +29,15 @@ def recording(values, subjects, rois=None) -> Responses:
 
 
 def listeners(noise=(0.5, 0.5, 0.5), n_rows=200):
-    """Three subjects with two neuroids each, which follow two things that all subjects hear, and noise of their own."""
+    """Subjects with two neuroids each, which follow two things that all subjects hear, and noise of their own."""
     rng = np.random.default_rng(0)
     heard = rng.standard_normal((n_rows, 2))
-    return np.hstack([heard + level * rng.standard_normal((n_rows, 2)) for level in noise]), list("aabbcc")
+    values = np.hstack([heard + level * rng.standard_normal((n_rows, 2)) for level in noise])
+    return values, [name for name in "abcdef"[: len(noise)] for _ in range(2)]
+
+
+def curve(x, v0, tau0):
+    return v0 * (1 - np.exp(-x / tau0))
 
 
 def test_split_halves_are_those_of_brain_score(shared):
@@ -72,25 +78,40 @@ def test_the_halves_are_drawn_by_the_seed():
     assert split_half(values, seed=3) == split_half(values, seed=3) != split_half(values, seed=4)
 
 
-def test_a_subject_is_predicted_as_well_as_noise_allows():
-    values, subjects = listeners()
-    ceiling, kind = between_subjects(recording(values, subjects), PROTOCOL)
-    # A neuroid is signal 1 + noise .25; the mean of two others is signal 1 + noise .125.
-    assert np.abs(ceiling - 1 / np.sqrt(1.25 * 1.125)).max() < 0.05
-    assert kind == "r of other subjects"
+def test_many_subjects_are_extrapolated_along_the_curve_of_what_is_known_of_them():
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((400, 12)))[0] * 20  # nothing correlates by chance
+    values = np.hstack([Q[:, :2] + Q[:, own : own + 2] for own in range(2, 12, 2)])
+    ceiling, kinds = of_responses(
+        recording(values, np.repeat(list("abcde"), 2)), replace(PROTOCOL, regression=Regression("ols"))
+    )
+    # A neuroid is signal 1 + noise 1; the mean of n others is signal 1 + noise 1 / n.
+    r = 1 / np.sqrt(2 * (1 + 1 / np.arange(1, 5)))
+    (v0, _), _ = curve_fit(curve, np.arange(2, 6), r, bounds=([0, -np.inf], [1, np.inf]))
+    assert v0 < 1 / np.sqrt(2) - 0.05  # the curve rises faster than the truth, and so ends too low
+    assert np.abs(ceiling - v0).max() < 0.03  # the fits' own errors take .015
+    assert set(kinds) == {"extrapolated to infinitely many subjects"}
+
+
+def test_of_two_subjects_each_is_predicted_by_the_other():
+    values, subjects = listeners(noise=(0.5, 0.5))
+    ceiling, kinds = of_responses(recording(values, subjects), PROTOCOL)
+    # A neuroid is signal 1 + noise .25, as is the other's.
+    assert np.abs(ceiling - 1 / 1.25).max() < 0.05
+    assert set(kinds) == {"r of other subjects"}
 
 
 def test_a_noisy_subject_has_a_lower_ceiling():
-    values, subjects = listeners(noise=(0.3, 0.3, 3.0))
-    ceiling, _ = between_subjects(recording(values, subjects), PROTOCOL)
-    assert ceiling[:4].min() > ceiling[4:].max() + 0.3
+    values, subjects = listeners(noise=(0.3, 0.3, 0.3, 3.0))
+    ceiling, _ = of_responses(recording(values, subjects), PROTOCOL)
+    assert ceiling[:6].min() > ceiling[6:].max() + 0.3
 
 
 def test_a_subject_is_not_predicted_from_its_own_neuroids_nor_from_the_group():
     rng = np.random.default_rng(0)
     alone = rng.standard_normal((200, 2))
     values = np.hstack([alone, alone, alone, rng.standard_normal((200, 2))])
-    ceiling, _ = between_subjects(recording(values, ["a"] * 4 + ["group"] * 2 + ["b"] * 2), PROTOCOL)
+    rois = ["language"] * 4 + ["group elsewhere"] * 2 + ["language"] * 2
+    ceiling, _ = of_responses(recording(values, ["a"] * 4 + ["group"] * 2 + ["b"] * 2, rois), PROTOCOL)
     assert np.abs(ceiling[[0, 1, 2, 3, 6, 7]]).max() < 0.25
     assert np.isnan(ceiling[4:6]).all()
 
@@ -98,25 +119,37 @@ def test_a_subject_is_not_predicted_from_its_own_neuroids_nor_from_the_group():
 def test_neuroids_that_are_incomplete_on_the_rows_of_a_subject_do_not_predict_it():
     values, subjects = listeners()
     values[:100, 4:] = np.nan  # c took part in the second half only
-    ceiling, _ = between_subjects(recording(values, subjects), PROTOCOL)
-    without, _ = between_subjects(recording(values[:, :4], subjects[:4]), PROTOCOL)
+    ceiling, kinds = of_responses(recording(values, subjects), PROTOCOL)
+    without, _ = of_responses(recording(values[:, :4], subjects[:4]), PROTOCOL)
     np.testing.assert_array_equal(ceiling[:4], without)
+    assert kinds == (*["r of other subjects"] * 4, *["extrapolated to infinitely many subjects"] * 2)
 
 
 def test_a_subject_is_predicted_on_its_own_rows_of_each_fold():
-    values, subjects = listeners()
-    values[:100, 4:] = np.nan
+    values, subjects = listeners(noise=(0.5, 0.5))
+    values[:100, 2:] = np.nan
     protocol = replace(PROTOCOL, folds=FoldRule("contiguous", n=5))  # tests rows 0-39, 40-79, 80-119, 120-159, 160-199
-    ceiling, _ = between_subjects(recording(values, subjects), protocol)
+    ceiling, _ = of_responses(recording(values, subjects), protocol)
     own = np.arange(100)
     tests = own[:20], own[20:60], own[60:]
-    features = design(values[100:, :4].astype(np.float32))
+    features = design(values[100:, :2].astype(np.float32))
     r = []
     for test in tests:
         train = np.setdiff1d(own, test)
-        Y = values[100:, 4:].astype(np.float32)
+        Y = values[100:, 2:].astype(np.float32)
         r.append(fit_fold(features, Y, Split(train, test, train // 4), Penalty(PROTOCOL.regression.alphas)).r)
-    np.testing.assert_allclose(ceiling[4:], np.mean(r, axis=0), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(ceiling[2:], np.mean(r, axis=0), rtol=0, atol=1e-12)
+    assert np.isnan(ceiling[:2]).all()  # nobody else was there all the time
+
+
+def test_subjects_of_different_experiments_say_nothing_of_each_other():
+    values, subjects = listeners(noise=(0.5,) * 4)
+    values[:100, :6], values[100:, 6:] = np.nan, np.nan  # d was there when nobody else was
+    ceiling, kinds = of_responses(recording(values, subjects), PROTOCOL)
+    without, _ = of_responses(recording(values[:, :6], subjects[:6]), PROTOCOL)
+    np.testing.assert_array_equal(ceiling[:6], without)
+    assert np.isnan(ceiling[6:]).all()
+    assert kinds == (*["extrapolated to infinitely many subjects"] * 6, "", "")
 
 
 def test_a_single_subject_has_no_ceiling_and_no_kind():
@@ -135,7 +168,12 @@ def test_a_mean_over_subjects_is_given_the_halves_of_its_own_region():
     for own in (values, louder):
         responses = recording(np.hstack([own, group]), [*"aabbcc", "group", "group", "group"], rois)
         ceiling, kinds = of_responses(responses, PROTOCOL)
-        assert kinds == (*["r of other subjects"] * 6, "reliability by split half", "reliability by split half", "")
+        assert kinds == (
+            *["extrapolated to infinitely many subjects"] * 6,
+            "reliability by split half",
+            "reliability by split half",
+            "",
+        )
         z = (values - values.mean(axis=0)) / values.std(axis=0)
         np.testing.assert_allclose(ceiling[6], split_half(z[:, ::2]), atol=1e-6)
         np.testing.assert_allclose(ceiling[7], split_half(z[:, 1::2]), atol=1e-6)
@@ -143,9 +181,10 @@ def test_a_mean_over_subjects_is_given_the_halves_of_its_own_region():
 
 
 @pytest.mark.parametrize("regression", [Regression("ols"), replace(PROTOCOL.regression, scale="zscore")])
-def test_the_regression_is_that_of_the_protocol(regression):
-    values, subjects = listeners()
-    ceiling, _ = between_subjects(recording(values, subjects), replace(PROTOCOL, regression=regression))
-    other, _ = between_subjects(recording(values, subjects), PROTOCOL)
+@pytest.mark.parametrize("noise", [(0.5,) * 2, (0.5,) * 4])
+def test_the_regression_is_that_of_the_protocol(regression, noise):
+    values, subjects = listeners(noise)
+    ceiling, _ = of_responses(recording(values, subjects), replace(PROTOCOL, regression=regression))
+    other, _ = of_responses(recording(values, subjects), PROTOCOL)
     assert not np.array_equal(ceiling, other)
     np.testing.assert_allclose(ceiling, other, atol=0.02)

@@ -78,6 +78,27 @@ def test_what_is_no_regression_agrees_too(case, results):
     assert found.max_dr < 1e-5
 
 
+def test_the_curves_of_ceilings_agree_as_scipy_agrees_with_itself(results):
+    (found,) = [result for result in results if result.case == "extrapolation_ceiling_lin_shuffle: curves"]
+    assert (found.verdict, found.n_splits) == ("agrees", 100)
+    assert found.max_dr < 1e-5
+    assert found.max_dscore < 5e-7
+
+
+@pytest.mark.parametrize(("changed", "said"), [
+    ({"boot_params": put((3, 7, 0), lambda v0: v0 + 1e-4)}, "r differs by 1.0e-04"),
+    ({"boot_params": put((3, 7, 1), lambda tau0: tau0 + 0.1)}, "r differs by"),
+    ({"endpoint_x": put(2, lambda end: end + 1)}, "r differs by 1.0e+00"),
+    ({"neuroid_ceiling": put(5, lambda ceiling: ceiling + 1e-5)}, "score differs by 1.0e-05"),
+    ({"ceiling": lambda ceiling: ceiling + 1e-5}, "score differs by 1.0e-05"),
+])  # fmt: skip
+def test_one_number_of_the_curves_that_is_wrong_is_named(changed, said, copy):
+    scores, curves = conform.run(str(copy("extrapolation_ceiling_lin_shuffle", **changed)))
+    assert scores.verdict == "agrees"
+    assert curves.verdict == "differs"
+    assert said in curves.reason
+
+
 def test_whole_matrices_are_compared_once_the_kernels_can(shared, monkeypatch, tmp_path):
     shutil.copy(shared / "oracle" / "cka_rdm.npz", tmp_path)
     from harness import other_vectors
