@@ -155,10 +155,13 @@ def _show_dataset(arguments: argparse.Namespace, root: str) -> int:
     }
     missing = [file._asdict() for file in datasets.missing(entry.name, root)]
     if arguments.json:
-        document(entry.described() | {"missing": missing, "protocols": protocols})
+        optional = [file._asdict() for file in entry.optional]
+        document(entry.described() | {"missing": missing, "optional": optional, "protocols": protocols})
         return 0
     print(f"{entry.title}\n{entry.citation}\nlicence: {entry.licence}\npublished at: {entry.landing}")
     print(f"missing under {root}: {', '.join(file['path'] for file in missing) or 'nothing'}")
+    for file in entry.optional:
+        print(f"also read where it is there: {file.path} ({file.url or entry.landing})")
     words = {name: in_words(protocol) for name, protocol in datasets.protocols(entry.name).items()}
     for name, protocol in protocols.items():
         print(f"\n{name} ({protocol['hash']}): {words[name]}")

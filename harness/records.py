@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,23 +61,16 @@ class Stimuli:
             if column is not None and len(column) != len(self.ids):
                 raise ValueError(f"stimuli: {len(self.ids)} ids but {len(column)} {name}; give one per stimulus.")
         require_unique(self.ids, "stimuli")
-        seen: set[str] = set()
-        for before, passage in zip((None, *self.passages), self.passages, strict=False):
-            if passage != before and passage in seen:
-                raise ValueError(f"stimuli: passage {passage!r} is not contiguous; sort the stimuli by passage.")
-            seen.add(passage)
+        runs = Counter(passage for passage, _ in groupby(self.passages))
+        if broken := [passage for passage, n_runs in runs.items() if n_runs > 1]:
+            raise ValueError(f"stimuli: passage {broken[0]!r} is not contiguous; sort the stimuli by passage.")
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def positions(self) -> Integers:
         """(stimulus,) place of each stimulus in its passage, from 0."""
-        count: Counter[str] = Counter()
-        places = np.empty(len(self), dtype=np.int64)
-        for i, passage in enumerate(self.passages):
-            places[i] = count[passage]
-            count[passage] += 1
-        return places
+        return np.concatenate([np.arange(0), *(np.arange(n) for n in Counter(self.passages).values())])
 
 
 @dataclass(frozen=True)
@@ -128,6 +122,8 @@ class ReadingTimes:
         mean_ms: (word,) float64 milliseconds, NaN where no reader is left.
         scored: (word,) bool; False where the protocol leaves a word out (the first of a sentence).
         release: which release of the corpus the means come from.
+        subjects, by_subject_ms, alignment: the readers, where they are at hand; (word, subject) float32, NaN where not
+            read; how their times were put on the words.
     """
 
     word_ids: tuple[str, ...]
@@ -135,6 +131,14 @@ class ReadingTimes:
     sentences: tuple[str, ...]
     scored: NDArray[np.bool_]
     release: str
+    subjects: tuple[str, ...] = ()
+    by_subject_ms: Floats | None = None
+    alignment: str = ""
+
+    def __post_init__(self) -> None:
+        wanted = (len(self.word_ids), len(self.subjects))
+        if self.by_subject_ms is not None and self.by_subject_ms.shape != wanted:
+            raise ValueError(f"reading times: by_subject_ms is {self.by_subject_ms.shape}, wanted {wanted}.")
 
 
 @dataclass(frozen=True)
@@ -280,16 +284,14 @@ class Ceiling:
 
 def require_unique(ids: Sequence[str], what: str) -> None:
     """Raise ValueError naming the first id that stands twice."""
-    doubled = next((i for i, n in Counter(ids).items() if n > 1), None)
-    if doubled is not None:
-        raise ValueError(f"{what}: id {doubled!r} stands more than once; ids must be unique.")
+    if doubled := [i for i, n in Counter(ids).items() if n > 1]:
+        raise ValueError(f"{what}: id {doubled[0]!r} stands more than once; ids must be unique.")
 
 
 def indices_of(wanted: Sequence[str], present: Sequence[str], what: str) -> Integers:
     """(len(wanted),) places of the wanted ids in `present`; ValueError names the first that is missing."""
     place = {key: i for i, key in enumerate(present)}
-    missing = [key for key in wanted if key not in place]
-    if missing:
+    if missing := [key for key in wanted if key not in place]:
         raise ValueError(
             f"{what}: {len(missing)} of {len(wanted)} ids are missing; the first is {missing[0]!r}. "
             "Delete what was stored for this data set and compute it again."

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from harness import ceilings, contexts, controls, folds, hemodynamics, reading, scoring, surprisal, tables
 from harness.checkpoints import Checkpoint
-from harness.records import Ceiling, Dataset, Features, Layer, Stimuli, Surprisals, indices_of
+from harness.records import Ceiling, Dataset, Features, Floats, Layer, Stimuli, Surprisals, indices_of
 from harness.rows import BrainRows
 from harness.spec import Protocol, content_hash
 from harness.store import Store
@@ -140,15 +140,13 @@ class ScoreUnit:
         }  # fmt: skip
         return content_hash(made_of)[:32]
 
-    def run(
-        self, dataset: Dataset, ceiling: Ceiling | None, store: Store, spread: scoring.Spread = scoring.here
-    ) -> None:
+    def run(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: scoring.Spread = scoring.here) -> None:
         """Score, and store the rows of each table as Parquet under this unit's key (all columns but the run).
 
         `spread` says who fits the pieces of a scoring.
         """
         if dataset.reading:
-            rows = self._reading_rows(dataset, store)
+            rows = self._reading_rows(dataset, ceiling, store)
         else:
             rows = self._brain_rows(dataset, ceiling, store, spread)
 
@@ -160,10 +158,10 @@ class ScoreUnit:
         store.put("scores", self.key, write, facts)
 
     def _brain_rows(
-        self, dataset: Dataset, ceiling: Ceiling | None, store: Store, spread: scoring.Spread
+        self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: scoring.Spread
     ) -> dict[str, list[dict[str, Any]]]:
         responses = dataset.responses
-        assert responses is not None and ceiling is not None  # noqa: S101 - the pipeline pairs them
+        assert responses is not None  # noqa: S101 - `run` asks for recordings only
         features, words = self._features(dataset, store)
         fits = scoring.score_layers(features, responses, self.protocol, spread)
         origin = self._origin(self.protocol.metric)
@@ -186,7 +184,7 @@ class ScoreUnit:
             features = hemodynamics.at_scans(features, dataset.stimuli, dataset.responses, sampling)
         return features, words
 
-    def _reading_rows(self, dataset: Dataset, store: Store) -> dict[str, list[dict[str, Any]]]:
+    def _reading_rows(self, dataset: Dataset, ceiling: Ceiling, store: Store) -> dict[str, list[dict[str, Any]]]:
         words = stored_features(self.features, store)[1] if self.features else None
         if words:
             predictor = words.bits[indices_of(dataset.stimuli.ids, words.word_ids, "surprisals")]
@@ -194,10 +192,10 @@ class ScoreUnit:
             predictor = controls.reading_predictor(self.source.name, dataset, self.source.seed)
         splits = folds.make(self.protocol.folds, dataset.stimuli.groups)
         score = asdict(reading.score(predictor, dataset, self.protocol, splits, self.seed))
-        ceiling = np.nan if dataset.published_ceiling is None else dataset.published_ceiling
+        (best,), (kind,) = ceiling.values, ceiling.kinds
         row = {
             **self._origin("pearson_r"), **score, "predictor": "surprisal" if words else self.source.name,
-            "ceiling": ceiling, "ceiling_kind": dataset.ceiling_source, "ratio": abs(score["r"]) / ceiling,
+            "ceiling": best, "ceiling_kind": kind, "ratio": abs(score["r"]) / best if best > 0 else np.nan,
         }  # fmt: skip
         rows = {"reading_scores": [row]}
         return rows | ({"word_surprisals": self._word_rows(dataset, words)} if words else {})
@@ -227,22 +225,27 @@ class ScoreUnit:
 
 
 def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceiling:
-    """The ceilings of a brain recording: a published constant, or computed once and kept in the store."""
-    responses = dataset.responses
-    assert responses is not None  # noqa: S101 - the pipeline asks for recordings only
+    """The ceilings of a recording's neuroids, or the one of reading times: published, or computed once and kept."""
+    ids = dataset.responses.neuroid_ids if dataset.responses else ("reading times",)
     if dataset.published_ceiling is not None:
-        n_neuroids = len(responses.neuroid_ids)
-        return Ceiling(np.full(n_neuroids, dataset.published_ceiling), (dataset.ceiling_source,) * n_neuroids)
+        return Ceiling(np.full(len(ids), dataset.published_ceiling), (dataset.ceiling_source,) * len(ids))
     key = content_hash({"schema": SCORES_VERSION, "version": dataset.version, "protocol": protocol.hash})[:32]
     if not store.has("ceilings", key):
-        values, kinds = ceilings.of_responses(responses, protocol)
-        columns = {"neuroid_id": list(responses.neuroid_ids), "ceiling": values, "kind": list(kinds)}
+        values, kinds = _ceilings_of(dataset, protocol)
+        columns = {"neuroid_id": list(ids), "ceiling": values, "kind": list(kinds)}
         facts = {"dataset": dataset.name, "protocol": protocol.name}
         store.put("ceilings", key, lambda folder: pq.write_table(pa.table(columns), folder / "ceilings.parquet"), facts)
     with store.open("ceilings", key) as folder:
         found = pq.read_table(folder / "ceilings.parquet")
-    at = indices_of(responses.neuroid_ids, found["neuroid_id"].to_pylist(), "ceilings")
+    at = indices_of(ids, found["neuroid_id"].to_pylist(), "ceilings")
     return Ceiling(found["ceiling"].to_numpy()[at], tuple(found["kind"].to_pylist()[i] for i in at))
+
+
+def _ceilings_of(dataset: Dataset, protocol: Protocol) -> tuple[Floats, tuple[str, ...]]:
+    if dataset.responses:
+        return ceilings.of_responses(dataset.responses, protocol)
+    assert dataset.reading is not None  # noqa: S101 - people's data are one or the other
+    return ceilings.of_reading(dataset.reading)
 
 
 def now() -> str:

@@ -39,7 +39,7 @@ def expand(name: str) -> tuple[str, ...]:
 
 
 def missing(name: str, root: str | Path) -> list[File]:
-    """The files of a data set that are not under the data root."""
+    """The files that a data set cannot do without and that are not under the data root."""
     return [file for file in find(name).files if not (Path(root) / file.path).is_file()]
 
 
@@ -57,7 +57,7 @@ def load(name: str, root: str | Path, *, pinned: bool = True) -> Dataset:
         FileNotFoundError: if a file is missing: which, where it is published, and where to put it.
     """
     entry = find(name)
-    for file in entry.files:
+    for file in (*entry.files, *(file for file in entry.optional if (Path(root) / file.path).is_file())):
         _require(entry, file, Path(root), pinned)
     return entry.load(Path(root))
 

@@ -39,6 +39,7 @@ class Entry:
         load: the data root -> the recording.
         protocols: PAPER, STRICT and, where Brain-Score holds the set or one like it, BRAINSCORE2026.
         landing: the page where the data are published.
+        files, optional: what must lie under the data root; what is read besides where it lies there.
     """
 
     name: str
@@ -51,13 +52,14 @@ class Entry:
     citation: str = ""
     landing: str = ""
     files: tuple[File, ...] = ()
+    optional: tuple[File, ...] = ()
 
     def described(self) -> dict[str, Any]:
         """The entry without what is code."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _CODE}
 
 
-_CODE = {"load", "protocols", "files"}
+_CODE = {"load", "protocols", "files", "optional"}
 
 
 def version_of(*contents: Stimuli | Responses | ReadingTimes | Floats) -> str:

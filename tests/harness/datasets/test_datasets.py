@@ -29,7 +29,9 @@ def loaded(request, shared) -> tuple[str, Dataset]:
 
 
 def test_the_table_holds_data_sets_with_files():
-    assert set(WITH_FILES) == {"futrell2018-2016", "futrell2018-2021", "tuckute2024", "brennan2016"}
+    assert set(WITH_FILES) == {
+        "futrell2018-2016", "futrell2018-2021", "futrell2018-batch2", "tuckute2024", "brennan2016",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WITH_FILES)
@@ -132,7 +134,7 @@ def test_an_unknown_name_lists_the_nearest():
 
 
 def test_a_stem_expands_to_its_releases_and_a_full_name_to_itself():
-    assert datasets.expand("futrell2018") == ("futrell2018-2016", "futrell2018-2021")
+    assert datasets.expand("futrell2018") == ("futrell2018-2016", "futrell2018-2021", "futrell2018-batch2")
     assert datasets.expand("futrell2018-2021") == ("futrell2018-2021",)
     assert datasets.expand("synthetic") == ("synthetic",)
 
