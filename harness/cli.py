@@ -150,10 +150,8 @@ def _show_dataset(arguments: argparse.Namespace, root: str) -> int:
     from harness.findings import in_words
 
     entry = datasets.find(arguments.name)
-    protocols = {
-        name: asdict(protocol) | {"hash": protocol.hash} for name, protocol in datasets.protocols(entry.name).items()
-    }
-    missing = [file._asdict() for file in datasets.missing(entry.name, root)]
+    protocols = {protocol.name: asdict(protocol) | {"hash": protocol.hash} for protocol in entry.protocols}
+    missing = [file._asdict() for file in datasets.missing(entry.name, root)] if entry.files else []
     if arguments.json:
         optional = [file._asdict() for file in entry.optional]
         document(entry.described() | {"missing": missing, "optional": optional, "protocols": protocols})
@@ -162,7 +160,7 @@ def _show_dataset(arguments: argparse.Namespace, root: str) -> int:
     print(f"missing under {root}: {', '.join(file['path'] for file in missing) or 'nothing'}")
     for file in entry.optional:
         print(f"also read where it is there: {file.path} ({file.url or entry.landing})")
-    words = {name: in_words(protocol) for name, protocol in datasets.protocols(entry.name).items()}
+    words = {protocol.name: in_words(protocol) for protocol in entry.protocols}
     for name, protocol in protocols.items():
         print(f"\n{name} ({protocol['hash']}): {words[name]}")
         for key, value in protocol.items():
@@ -243,7 +241,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--model", action="append", metavar="NAME_OR_FOLDER", help="table name, Hub id or folder; repeatable"
     )
-    run.add_argument("--dataset", action="append", metavar="NAME", help="instead of the spec's; repeatable")
+    run.add_argument(
+        "--dataset", action="append", metavar="NAME", help="instead of the spec's, or local:FOLDER; repeatable"
+    )
     run.add_argument("--protocol", choices=tuple(_PROTOCOLS), default="both", help="default: both, strict and paper")
     run.add_argument("--no-untrained", action="store_true", help="leave out the untrained twins")
     run.add_argument(
@@ -259,7 +259,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--markdown", action="store_true", help="print the main tables as Markdown instead")
 
     add("models", _models, "The table of models.")
-    shown = add("datasets", _datasets, "The data sets: what is here, what is missing, licences; NAME shows one.")
+    shown = add(
+        "datasets", _datasets, "The data sets: what is here, what is missing, licences; NAME or local:FOLDER shows one."
+    )
     shown.add_argument("name", nargs="?", metavar="NAME")
     add_data_root(shown)
     add("specs", _specs, "The named evaluations.")
