@@ -34,6 +34,7 @@ from harness.datasets.local_settings import Settings
 from harness.records import Dataset, Floats, ReadingTimes, Responses, Stimuli
 
 PREFIX = "local:"
+_TABLES = ("stimuli", "responses", "neuroids", "scans", "reading_times", "dataset")
 _OPTIONAL = ("passage", "group", "onset_s", "end_s", "reading_ms", "sentence", "scored")
 
 
@@ -85,28 +86,21 @@ def _counts(dataset: Dataset) -> str:
     rows = (
         f"{n_stimuli} sentences" if responses.times_s is None else f"{n_stimuli} words, {len(responses.row_ids)} scans"
     )
-    return f"{rows}, {len(responses.neuroid_ids)} neuroids of {len(set(responses.subjects))} subjects"
+    n_people = len(set(responses.subjects))
+    return f"{rows}, {len(responses.neuroid_ids)} neuroids of {n_people} subject{'s' if n_people > 1 else ''}"
 
 
 # --- tables -> records ------------------------------------------------------------------------------------------------
 
 
 def _read_dataset(folder: Path, said: Settings) -> Dataset:
+    local_files.check_names(folder, _TABLES)
     shown = local_files.require(folder, "stimuli", ("stimulus_id", "text"), _OPTIONAL)
     measured = local_files.find(folder, "responses", ("row_id",))
     times = local_files.find(folder, "reading_times", ("stimulus_id",))
     scans = local_files.find(folder, "scans", ("scan_id", "time_s"), ("block", "group"))
-    read = [what for what in ("reading_ms",) if what in shown.columns] + ([times.file] if times else [])
-    if (measured is None) == (not read) or len(read) > 1:
-        there = [measured.file] if measured else []
-        found = " and ".join([*there, *read]) or "neither" + nearest(
-            "responses", sorted(p.name for p in folder.iterdir())
-        )
-        raise ValueError(
-            f"a folder holds responses, or reading times (a column reading_ms of {shown.file}, or reading_times); "
-            f"here: {found}."
-        )
-    stimuli = _stimuli(shown, words=bool(read or scans), timed=scans is not None)
+    _require_one_kind(shown, measured, times)
+    stimuli = _stimuli(shown, words=measured is None or scans is not None, timed=scans is not None)
     responses = reading = None
     if measured is None:
         reading = _reading(shown, stimuli, times)
@@ -117,6 +111,17 @@ def _read_dataset(folder: Path, said: Settings) -> Dataset:
     ceiling = np.array([np.nan if said.ceiling is None else said.ceiling])
     version = version_of(stimuli, *(people for people in (responses, reading) if people), ceiling)
     return Dataset(said.name, version, stimuli, responses, reading, said.ceiling, said.ceiling_source)
+
+
+def _require_one_kind(shown: Table, measured: Table | None, times: Table | None) -> None:
+    """Raise unless there is exactly one of responses, a column of reading times, a table of reading times."""
+    column = ["reading_ms"] if "reading_ms" in shown.columns else []
+    there = [table.file for table in (measured, times) if table] + column
+    if len(there) != 1:
+        raise ValueError(
+            "a folder holds one of responses, a column reading_ms of stimuli, and reading_times; "
+            f"here: {' and '.join(there) or 'none of them'}."
+        )
 
 
 def _stimuli(table: Table, *, words: bool, timed: bool) -> Stimuli:

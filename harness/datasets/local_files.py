@@ -78,9 +78,10 @@ class Table:
 
     def matrix(self, columns: Sequence[str], rows: Sequence[int]) -> Floats:
         """(len(rows), len(columns)) float32, rows by their place in the file; NaN where absent, as in `numbers`."""
-        values = np.empty((len(rows), len(columns)), dtype=np.float32)
-        for place, column in enumerate(columns):
-            values[:, place] = self.numbers(column)[list(rows)]
+        places = np.array(rows, dtype=np.int64)
+        values = np.empty((len(places), len(columns)), dtype=np.float32)
+        for k, column in enumerate(columns):
+            values[:, k] = self.numbers(column)[places]
         return values
 
     def _row(self, row: int) -> str:
@@ -125,6 +126,15 @@ def require(folder: Path, name: str, required: Sequence[str], optional: Sequence
         there = sorted(path.name for path in folder.iterdir())
         raise ValueError(f"{name}.csv or {name}.parquet is not there{nearest(name, there)}.")
     return table
+
+
+def check_names(folder: Path, known: Sequence[str]) -> None:
+    """Raise ValueError where a file bears almost the name of one that is not there: it would not be read."""
+    names = {path.name: path.stem for path in folder.iterdir() if path.suffix in {".csv", ".parquet", ".json"}}
+    absent = [name for name in known if name not in names.values()]
+    for name, stem in sorted(names.items()):
+        if stem not in known and (near := get_close_matches(stem, absent, n=1, cutoff=0.8)):
+            raise ValueError(f"{name} is not known; is it {near[0]!r}? Rename it or take it away.")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

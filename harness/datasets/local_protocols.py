@@ -25,7 +25,7 @@ _GAP_WORDS = 5
 
 
 def choose(dataset: Dataset, context: str | None, folds: FoldRule | None) -> tuple[Protocol, ...]:
-    """PAPER, STRICT and, for recordings of the brain that have groups or unrelated rows, BRAINSCORE2026.
+    """PAPER, STRICT and, for recordings of the brain that have more than one group, BRAINSCORE2026.
 
     Args:
         dataset: the recording.
@@ -69,15 +69,12 @@ def _of_scans(responses: Responses, folds: FoldRule | None) -> tuple[Protocol, .
     rule, why = (folds, _GIVEN) if folds else _strict_folds(groups, gap=ceil(_GAP_S / tr))
     delayed = f"Words are averaged over a scan and delayed by {delays[0] * tr:g} to {delays[-1] * tr:g} s."
     strict = replace(brennan2016.STRICT, folds=rule, sampling=Sampling("mean", delays=delays), notes=(why, delayed))
-    held_out = "minutes" if one_story else "groups"
-    return (
-        replace(brennan2016.PAPER, notes=("The paper's way with Blank2014 (METHODS section 2).",)),
-        strict,
-        replace(
-            brennan2016.BRAINSCORE2026,
-            notes=(f"As Brain-Score language's Blank2014-ridge of August 2026; whole {held_out} are held out.",),
-        ),
-    )
+    paper = replace(brennan2016.PAPER, notes=("The paper's way with Blank2014 (METHODS section 2).",))
+    if len(set(responses.row_groups)) == 1:
+        return paper, strict
+    held_out = "Whole minutes" if one_story else "Whole groups"
+    notes = (f"As Brain-Score language's Blank2014-ridge of August 2026. {held_out} are held out.",)
+    return paper, strict, replace(brennan2016.BRAINSCORE2026, notes=notes)
 
 
 def _of_reading(dataset: Dataset, folds: FoldRule | None) -> tuple[Protocol, ...]:

@@ -212,6 +212,13 @@ def test_protocols_have_three_hashes_and_come_back_from_json(tmp_path):
             assert protocol.notes
 
 
+def test_one_group_cannot_be_held_out_so_there_is_no_brainscore2026(tmp_path):
+    one_topic = sentences()
+    one_topic["stimuli"]["group"] = "all"
+    for name in (put(tmp_path / "a", one_topic), put(tmp_path / "b", scans(n_scans=25))):
+        assert list(datasets.protocols(name)) == ["paper", "strict"]
+
+
 def test_context_and_folds_can_be_chosen(tmp_path):
     said = {"context": "corpus", "strict": {"folds": {"kind": "contiguous", "n": 3, "gap": 2}}}
     rule = strict(put(tmp_path / "x", sentences(), said))
@@ -271,7 +278,8 @@ def with_row(table, *values):
     (with_row("neuroids", "v4", "b", "IFG"), r"neuroids.csv: neuroid_id 'v4' is no column of responses.csv"),
     (with_row("neuroids", "v3", "b", "IFG"), r"neuroids.csv: neuroid_id 'v3' stands more than once"),
     (changed("stimuli", group=lambda f: ["a"] * 55 + ["b"] * 5), "no group with enough rows: 2 groups of 5 to 55"),
-    (lambda content: content.pop("responses"), r"here: neither; the nearest is|here: neither; there is"),
+    (lambda content: content.pop("responses"), r"one of responses, .* here: none of them"),
+    (lambda content: content.update(neuroid=content.pop("neuroids")), r"neuroid.csv is not known; is it 'neuroids'\?"),
     (changed("stimuli", reading_ms=lambda _: 300), r"here: responses.csv and reading_ms"),
     (lambda content: content.pop("stimuli"), r"stimuli.csv or stimuli.parquet is not there"),
 ])  # fmt: skip
