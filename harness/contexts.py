@@ -16,7 +16,7 @@ from harness.records import Context, Stimuli
 
 
 def build(stimuli: Stimuli, rule: str) -> list[Context]:
-    """Divide the stimuli into contexts, joined by one space.
+    """Divide the stimuli into contexts, joined by their separator, one space for most.
 
     Args:
         stimuli: in order of presentation.
@@ -26,12 +26,13 @@ def build(stimuli: Stimuli, rule: str) -> list[Context]:
         The contexts in order; every stimulus is in exactly one.
 
     Raises:
-        ValueError: if the rule is unknown, or a stimulus has no text.
+        ValueError: if the rule is unknown, or a stimulus has no text. Where the texts bring their own spaces it may
+            have none (a scan in which nothing was heard); it then lies, empty, after what came before.
 
     Source: METHODS section 2; Pereira2018 resets at each passage, Futrell2018 under PAPER never.
     """
     for stimulus_id, text in zip(stimuli.ids, stimuli.texts, strict=True):
-        if not text.strip():
+        if not text.strip() and stimuli.separator:
             raise ValueError(f"stimulus {stimulus_id!r} has no text; leave it out of the data set or give it a text.")
     rows = range(len(stimuli))
     if rule == "none":
@@ -45,6 +46,8 @@ def build(stimuli: Stimuli, rule: str) -> list[Context]:
 
 def _join(stimuli: Stimuli, rows: Sequence[int]) -> Context:
     texts = [stimuli.texts[row] for row in rows]
-    ends = np.cumsum([len(text) + 1 for text in texts]) - 1
+    ends = np.cumsum([len(text) + len(stimuli.separator) for text in texts]) - len(stimuli.separator)
     starts = ends - [len(text) for text in texts]
-    return Context(" ".join(texts), tuple(stimuli.ids[row] for row in rows), np.stack([starts, ends], axis=1))
+    whole = stimuli.separator.join(texts).rstrip()  # a space at the end would be a token that no reader saw
+    spans = np.minimum(np.stack([starts, ends], axis=1), len(whole))
+    return Context(whole, tuple(stimuli.ids[row] for row in rows), spans)

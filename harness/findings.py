@@ -181,7 +181,8 @@ def folds_in_words(rule: FoldRule) -> str:
         "kfold": f"{rule.n} random folds",
         "stratified shuffled": f"{rule.n} random splits, {held_out:.0%} of the rows of each class held out",
         "stratified kfold": f"{rule.n} random folds with equal shares of each class",
-        "grouped": f"{rule.n} folds of whole groups",
+        "grouped": f"{rule.n} folds of whole groups{gap}",
+        "leave one group out": f"one group left out at a time{gap}",
         "contiguous": f"{rule.n} contiguous folds{gap}",
     }[rule.kind]
 

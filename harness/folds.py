@@ -29,14 +29,15 @@ def make(rule: FoldRule, groups: Sequence[str]) -> list[Fold]:
         rule: kind "shuffled": rule.n independent draws of rule.test_fraction of the rows, as ShuffleSplit; "kfold":
             KFold, shuffled; "stratified shuffled" and "stratified kfold": the same, so that every fold has its share of
             each class; "grouped": whole groups, dealt out at random into rule.n parts, or one group at a time
-            where there are fewer groups than that; "contiguous": rule.n equal blocks of time, rule.gap rows on both
-            sides of the test block in neither side.
+            where there are fewer groups than that; "leave one group out": LeaveOneGroupOut, in the order of the names,
+            rule.n is not read; "contiguous": rule.n equal blocks of time. rule.gap rows on both sides of a test block
+            are in neither side, under "grouped" and "leave one group out" too.
         groups: (row,) the group of each row, in order of time; for the stratified kinds its class.
 
     Raises:
         ValueError: if the rows cannot be divided so, or a test fold has fewer rows than rule.min_test_rows.
     """
-    if rule.n < (least := 1 if rule.kind.endswith("shuffled") else 2):
+    if rule.kind != "leave one group out" and rule.n < (least := 1 if rule.kind.endswith("shuffled") else 2):
         raise ValueError(f"folds: {rule.n} {rule.kind} folds asked for; give at least {least}.")
     try:
         folds = list(_KINDS[rule.kind](rule, groups))
@@ -108,20 +109,28 @@ def _grouped(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
             "give the rows two groups or more, or use contiguous folds."
         )
     for part in np.array_split(np.random.RandomState(rule.seed).permutation(names), min(rule.n, len(names))):
-        yield _held_out(np.isin(np.asarray(groups), part))
+        yield _held_out(np.isin(np.asarray(groups), part), rule.gap)
+
+
+def _leave_one_group_out(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
+    """Every group tests once, alone."""
+    from sklearn.model_selection import LeaveOneGroupOut
+
+    for _, test in LeaveOneGroupOut().split(np.zeros(len(groups)), groups=np.asarray(groups)):
+        yield _held_out(np.isin(np.arange(len(groups)), test), rule.gap)
 
 
 def _contiguous(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
     """Every block of time tests once, with a gap around it."""
     rows = np.arange(len(groups))
     for part in np.array_split(rows, rule.n):
-        distance = np.abs(rows[:, None] - part).min(axis=1, initial=len(rows) + rule.gap)
-        yield Fold(rows[distance > rule.gap], part)
+        yield _held_out(np.isin(rows, part), rule.gap)
 
 
-def _held_out(is_test: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Fold:
-    """The rows marked, and all others."""
-    return Fold(np.flatnonzero(~is_test), np.flatnonzero(is_test))
+def _held_out(is_test: np.ndarray[tuple[int], np.dtype[np.bool_]], gap: int = 0) -> Fold:
+    """The rows marked, and all others that are more than `gap` rows from each of them."""
+    near = np.convolve(is_test, np.ones(2 * gap + 1))[gap : gap + len(is_test)] > 0.5
+    return Fold(np.flatnonzero(~near), np.flatnonzero(is_test))
 
 
 _KINDS = {
@@ -130,5 +139,6 @@ _KINDS = {
     "stratified shuffled": _stratified_shuffled,
     "stratified kfold": _stratified_kfold,
     "grouped": _grouped,
+    "leave one group out": _leave_one_group_out,
     "contiguous": _contiguous,
 }

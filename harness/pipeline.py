@@ -41,6 +41,7 @@ def run(
     *,
     address: str | None = None,
     device: str = "auto",
+    pinned: bool = True,
     watcher: Watcher | None = None,
 ) -> Outcome:
     """Run a spec and write its tables.
@@ -51,6 +52,7 @@ def run(
         data_root: folder of the recordings.
         address: a Ray cluster; None starts a local Ray.
         device: "auto", "cpu" or "cuda", where models are read.
+        pinned: whether recordings must be the published files, by checksum.
         watcher: is told what happens.
 
     Returns:
@@ -61,7 +63,7 @@ def run(
     store.sweep()
     if any(name.startswith("synthetic") for name in spec.datasets):
         _prepare_quickstart(spec, out, address, watcher)
-    plan = make_plan(spec, out, data_root)
+    plan = make_plan(spec, out, data_root, pinned=pinned)
     for failure in plan.failures:
         watcher.failed(failure)
     pending = [unit for unit in plan.scores if not store.has("scores", unit.key)]

@@ -69,25 +69,25 @@ class Watcher:
         """A unit, a model or a data set failed."""
 
 
-def make_plan(spec: EvaluationSpec, out: str, data_root: str | None) -> Plan:
+def make_plan(spec: EvaluationSpec, out: str, data_root: str | None, *, pinned: bool = True) -> Plan:
     """Resolve the models, load the recordings and list the units; what cannot be had becomes a failure."""
     plan = Plan(spec)
     plan.sources = [*_models(plan, out), *(Source(name, "control", "", spec.seed) for name in spec.controls)]
     for name in dict.fromkeys(member for group in spec.datasets for member in datasets.expand(group)):
         root = quickstart.folder_of(out) if name.startswith("synthetic") else data_root or "."
         try:
-            _add_recording(plan, datasets.find(name), root)
+            _add_recording(plan, datasets.find(name), root, pinned)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one recording, the others go on
             plan.failures.append(Failure.of(error, "datasets", dataset=name))
     plan.scores = list(_score_units(plan))
     return plan
 
 
-def _add_recording(plan: Plan, entry: Entry, root: str | Path) -> None:
+def _add_recording(plan: Plan, entry: Entry, root: str | Path, pinned: bool) -> None:
     """Recordings and their protocols go by the name in the tables, which of a "local:FOLDER" is another one."""
     if entry.name in plan.recordings:
         raise ValueError(f"two data sets are called {entry.name!r}; give one of them a `name` in its dataset.json.")
-    plan.recordings[entry.name] = datasets.load(entry, root)
+    plan.recordings[entry.name] = datasets.load(entry, root, pinned=pinned)
     plan.protocols[entry.name] = {protocol.name: protocol for protocol in entry.protocols}
 
 

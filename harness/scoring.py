@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -92,7 +92,7 @@ def score_layers(
 
     Args:
         features: rows in any order; rows without a response are not used.
-        responses: one row per stimulus or scan.
+        responses: one row per stimulus or scan; of several experiments each is fitted on its own rows.
         protocol: folds, regression.
         spread: who fits the pieces.
 
@@ -103,17 +103,59 @@ def score_layers(
         ValueError: if a row of the responses has no features (naming it), a feature is not finite (naming the layer),
             or the folds cannot be made.
     """
+    n_neuroids, by_part = len(responses.neuroid_ids), []
+    for part in responses.parts:
+        measured, neuroids = responses.of_part(part)
+        fits = _score_part(features, measured, protocol, spread)
+        by_part.append({layer: _widened(fit, part, neuroids, n_neuroids) for layer, fit in fits.items()})
+    joined = {layer: _joined([fits[layer] for fits in by_part]) for layer in features.layers}
+    logger.info("station=scoring layers=%d parts=%d neuroids=%d", len(joined), len(by_part), n_neuroids)
+    return joined
+
+
+def _score_part(features: Features, responses: Responses, protocol: Protocol, spread: Spread) -> dict[Layer, LayerFit]:
+    """The layers on one experiment."""
     rows = indices_of(responses.row_ids, features.row_ids, "features for the rows of the responses")
     splits = folds.make(protocol.folds, responses.row_groups)
     fitting, layers = _fitting(responses.values, responses.row_groups, splits, protocol), Layers(features, rows)
     fits, pieces = {}, spread(fitting, layers, responses.values)
-    for k, layer in enumerate(features.layers):
+    for layer in features.layers:
         try:
             fits[layer] = _layer_fit(next(pieces), fitting, responses.values, features.values[layer].shape[1])
         except ValueError as error:
-            raise ValueError(f"layer {features.layers[k]}: {error}") from error
-    logger.info("station=scoring layers=%d folds=%d neuroids=%d", len(fits), len(splits), responses.values.shape[1])
+            raise ValueError(f"layer {layer}: {error}") from error
     return fits
+
+
+def _widened(fit: LayerFit, part: str, neuroids: Integers, n_neuroids: int) -> LayerFit:
+    """The fit of an experiment with a column for every neuroid, NaN where it was not measured in it."""
+
+    def wide(values: Floats) -> Floats:
+        if len(neuroids) == n_neuroids:
+            return values
+        filled = np.full((len(values), n_neuroids), np.nan)
+        filled[:, neuroids] = values
+        return filled
+
+    return replace(fit, r=wide(fit.r), alpha=wide(fit.alpha), inner=wide(fit.inner), parts=(part,) * len(fit.r))
+
+
+def _joined(fits: list[LayerFit]) -> LayerFit:
+    """The fits of one layer on all experiments: the folds of the first, then those of the next."""
+    if len(fits) == 1:
+        return fits[0]
+    return LayerFit(
+        r=np.concatenate([fit.r for fit in fits]),
+        alpha=np.concatenate([fit.alpha for fit in fits]),
+        inner=np.concatenate([fit.inner for fit in fits]),
+        at_low=float(np.mean([fit.at_low for fit in fits])),
+        at_high=float(np.mean([fit.at_high for fit in fits])),
+        rank=np.concatenate([fit.rank for fit in fits]),
+        n_features=fits[0].n_features,
+        n_rows=sum(fit.n_rows for fit in fits),
+        test_share=float(np.mean([fit.test_share for fit in fits])),
+        parts=tuple(part for fit in fits for part in fit.parts),
+    )
 
 
 def fit_layer(X: Floats, Y: Floats, groups: Sequence[str], splits: Sequence[Fold], protocol: Protocol) -> LayerFit:
@@ -176,6 +218,7 @@ def _layer_fit(blocks: Iterable[list[FoldFit]], fitting: Fitting, Y: Floats, n_f
         n_features=n_features,
         n_rows=int((~np.isnan(Y)).any(axis=1).sum()),
         test_share=float(np.mean([len(split.test) / len(split.train) for split in fitting.splits])),
+        parts=("",) * len(by_fold),
     )
 
 

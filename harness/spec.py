@@ -13,6 +13,10 @@ from typing import Any, Literal
 
 ProtocolName = Literal["paper", "strict", "brainscore2026"]
 
+FoldKind = Literal[
+    "shuffled", "kfold", "stratified shuffled", "stratified kfold", "grouped", "leave one group out", "contiguous"
+]
+
 
 @dataclass(frozen=True)
 class FoldRule:
@@ -20,11 +24,12 @@ class FoldRule:
 
     kind: "shuffled" (random splits, scikit-learn's ShuffleSplit), "kfold" (shuffled k-fold), "stratified shuffled" and
     "stratified kfold" (the same with the classes of the rows in equal shares), "grouped" (whole groups, shuffled with
-    the seed), "contiguous" (blocks in time with `gap` rows dropped at both sides of the test block).
+    the seed), "leave one group out" (LeaveOneGroupOut), "contiguous" (blocks in time). `gap` rows are dropped at both
+    sides of what tests, unless single rows are drawn at random.
     test_fraction, train_fraction: of random splits, as scikit-learn's sizes; None is what the other leaves.
     """
 
-    kind: Literal["shuffled", "kfold", "stratified shuffled", "stratified kfold", "grouped", "contiguous"]
+    kind: FoldKind
     n: int = 10
     test_fraction: float | None = 0.1
     train_fraction: float | None = None

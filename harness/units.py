@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from harness import ceilings, contexts, controls, folds, hemodynamics, reading, scoring, surprisal, tables
 from harness.checkpoints import Checkpoint
-from harness.records import Ceiling, Dataset, Features, Floats, Layer, Stimuli, Surprisals, indices_of
+from harness.records import Ceiling, Dataset, Features, Floats, Layer, Responses, Stimuli, Surprisals, indices_of
 from harness.rows import BrainRows
 from harness.spec import Protocol, content_hash
 from harness.store import Store
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # Raise the first when extraction changes what it gives, the second when scoring does: older units are then not reused.
 FEATURES_VERSION = 1
-SCORES_VERSION = 2
+SCORES_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -158,10 +158,10 @@ class ScoreUnit:
         store.put("scores", self.key, write, facts)
 
     def _brain_rows(
-        self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: scoring.Spread
+        self, dataset: Dataset, ceiling: Ceiling | None, store: Store, spread: scoring.Spread
     ) -> dict[str, list[dict[str, Any]]]:
         responses = dataset.responses
-        assert responses is not None  # noqa: S101 - `run` asks for recordings only
+        assert responses is not None and ceiling is not None  # noqa: S101 - the pipeline pairs them
         features, words = self._features(dataset, store)
         fits = scoring.score_layers(features, responses, self.protocol, spread)
         origin = self._origin(self.protocol.metric)
@@ -192,7 +192,7 @@ class ScoreUnit:
             predictor = controls.reading_predictor(self.source.name, dataset, self.source.seed)
         splits = folds.make(self.protocol.folds, dataset.stimuli.groups)
         score = asdict(reading.score(predictor, dataset, self.protocol, splits, self.seed))
-        (best,), (kind,) = ceiling.values, ceiling.kinds
+        best, (kind,) = float(ceiling.values.item()), ceiling.kinds
         row = {
             **self._origin("pearson_r"), **score, "predictor": "surprisal" if words else self.source.name,
             "ceiling": best, "ceiling_kind": kind, "ratio": abs(score["r"]) / best if best > 0 else np.nan,
@@ -225,27 +225,47 @@ class ScoreUnit:
 
 
 def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceiling:
-    """The ceilings of a recording's neuroids, or the one of reading times: published, or computed once and kept."""
-    ids = dataset.responses.neuroid_ids if dataset.responses else ("reading times",)
-    if dataset.published_ceiling is not None:
-        return Ceiling(np.full(len(ids), dataset.published_ceiling), (dataset.ceiling_source,) * len(ids))
-    key = content_hash({"schema": SCORES_VERSION, "version": dataset.version, "protocol": protocol.hash})[:32]
+    """The ceilings of a recording: from its subjects, those of the brain kept in the store, or published ones."""
+    responses = dataset.responses
+    if responses is None:
+        return _reading_ceiling(dataset)
+    parts = responses.parts
+    values = np.full((len(parts), len(responses.neuroid_ids)), np.nan)
+    kinds = np.full(len(responses.neuroid_ids), "", dtype=object)
+    for row, part in enumerate(parts):
+        of_part, neuroids = responses.of_part(part)
+        known = dataset.known_ceiling(part)
+        if not dataset.is_planted:
+            values[row, neuroids], kinds[neuroids] = _computed_ceiling(dataset, part, of_part, protocol, store)
+        if np.isfinite(known) and np.isnan(values[row]).all():
+            values[row, neuroids], kinds[neuroids] = known, dataset.ceiling_source
+    return Ceiling(parts, values, tuple(kinds))
+
+
+def _reading_ceiling(dataset: Dataset) -> Ceiling:
+    """One ceiling, as if of one neuroid: from the readers, or the published one where they are not at hand."""
+    assert dataset.reading is not None  # noqa: S101 - people's data are one or the other
+    values, kinds = ceilings.of_reading(dataset.reading)
+    if np.isnan(values).all():
+        values, kinds = np.array([dataset.known_ceiling()]), (dataset.ceiling_source,)
+    return Ceiling(("",), values[None], kinds)
+
+
+def _computed_ceiling(
+    dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store
+) -> tuple[Floats, list[str]]:
+    """(neuroid,) ceilings of one experiment from its subjects, and their kinds; NaN and "" where there are too few."""
+    made_of = {"schema": SCORES_VERSION, "version": dataset.version, "part": part, "protocol": protocol.hash}
+    key = content_hash(made_of)[:32]
     if not store.has("ceilings", key):
-        values, kinds = _ceilings_of(dataset, protocol)
-        columns = {"neuroid_id": list(ids), "ceiling": values, "kind": list(kinds)}
-        facts = {"dataset": dataset.name, "protocol": protocol.name}
+        values, kinds = ceilings.of_responses(responses, protocol)
+        columns = {"neuroid_id": list(responses.neuroid_ids), "ceiling": values, "kind": list(kinds)}
+        facts = {"dataset": dataset.name, "part": part, "protocol": protocol.name}
         store.put("ceilings", key, lambda folder: pq.write_table(pa.table(columns), folder / "ceilings.parquet"), facts)
     with store.open("ceilings", key) as folder:
         found = pq.read_table(folder / "ceilings.parquet")
-    at = indices_of(ids, found["neuroid_id"].to_pylist(), "ceilings")
-    return Ceiling(found["ceiling"].to_numpy()[at], tuple(found["kind"].to_pylist()[i] for i in at))
-
-
-def _ceilings_of(dataset: Dataset, protocol: Protocol) -> tuple[Floats, tuple[str, ...]]:
-    if dataset.responses:
-        return ceilings.of_responses(dataset.responses, protocol)
-    assert dataset.reading is not None  # noqa: S101 - people's data are one or the other
-    return ceilings.of_reading(dataset.reading)
+    at = indices_of(responses.neuroid_ids, found["neuroid_id"].to_pylist(), "ceilings")
+    return found["ceiling"].to_numpy()[at], [found["kind"].to_pylist()[i] for i in at]
 
 
 def now() -> str:

@@ -10,12 +10,14 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from harness.datasets import brennan2016, futrell2018, local, synthetic, tuckute2024
+from harness.datasets import blank2014, brennan2016, futrell2018, local, pereira2018, synthetic, tuckute2024
 from harness.datasets.entry import Entry, File, checksum_of
 from harness.records import Dataset
 from harness.spec import Protocol
 
 _TABLE = (
+    pereira2018.ENTRY,
+    blank2014.ENTRY,
     *futrell2018.ENTRIES,
     tuckute2024.ENTRY,
     brennan2016.ENTRY,
@@ -84,7 +86,10 @@ def protocols(name: str) -> dict[str, Protocol]:
 def _require(entry: Entry, file: File, root: Path, pinned: bool) -> None:
     """Raise unless the file lies under the root and is the pinned one."""
     path = root / file.path
-    source = f"Fetch it from {file.url}" if file.url else f"No direct address is known; see {entry.landing}"
+    if file.url:
+        source = f"`harness fetch {entry.name}` brings it; or download {file.url}"
+    else:
+        source = f"No direct address is known; see {entry.landing}"
     if not path.is_file():
         raise FileNotFoundError(
             f"{entry.name} needs {file.path}, which is not there. {source} and put it at {path.absolute()} "

@@ -21,6 +21,9 @@ runs away in a test block at either end of the chapter.
 
 Beside the subjects stand six neuroids of subject "group": the mean over subjects of the z-scored courses. Words are as
 published: no punctuation, and clitics are words of their own ("she" "'d"). Left out: movement, sound power, predictors.
+
+The authors' page leads to two archives (`alice_data_shared`, `alice_stim_shared`) behind pages of Google Drive, which
+have no lasting direct address: they are fetched and unpacked by hand into the folder `alice_brennan2016`.
 """
 
 from __future__ import annotations
@@ -202,8 +205,10 @@ ENTRY = Entry(
     load=load,
     protocols=(PAPER, STRICT, BRAINSCORE2026),
     citation="Brennan, Stabler, Van Wagenen, Luh, Hale (2016), Abstract linguistic structure correlates with "
-    "temporal activity during naturalistic comprehension, Brain and Language 157-158, 81-94",
-    landing="https://doi.org/10.1016/j.bandl.2016.04.008",
+    "temporal activity during naturalistic comprehension, Brain and Language 157-158, 81-94, "
+    "doi:10.1016/j.bandl.2016.04.008",
+    landing="https://sites.lsa.umich.edu/cnllab/2016/06/11/data-sharing-fmri-timecourses-story-listening/",
+    extent="362 x 168",
     files=(
         File(_GRID, "", "sha256:f42484c61db089132eaa0ed633468f04709669b89bbfbc712282c1478e2bd6b3", 301_992),
         *(File(_courses_file(subject), "", f"sha256:{sha256}", 35_114) for subject, sha256 in _SUBJECTS.items()),

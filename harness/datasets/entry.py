@@ -16,6 +16,8 @@ import numpy as np
 from harness.records import Dataset, Floats, ReadingTimes, Responses, Stimuli
 from harness.spec import Protocol, content_hash
 
+State = Literal["here", "missing", "damaged"]
+
 
 class File(NamedTuple):
     """One published file.
@@ -29,6 +31,16 @@ class File(NamedTuple):
     checksum: str
     n_bytes: int
 
+    def state(self, root: Path, *, verify: bool = True) -> State:
+        """Whether the file lies under the data root and is the published one: by size, and by checksum if `verify`."""
+        path = root / self.path
+        if not path.is_file():
+            return "missing"
+        right = self.n_bytes in (0, path.stat().st_size)
+        if right and verify and self.checksum:
+            right = checksum_of(path, self.checksum) == self.checksum
+        return "here" if right else "damaged"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -40,6 +52,7 @@ class Entry:
         protocols: PAPER, STRICT and, where Brain-Score holds the set or one like it, BRAINSCORE2026.
         landing: the page where the data are published.
         files, optional: what must lie under the data root; what is read besides where it lies there.
+        extent: rows x targets in words, such as "1,000 x 6"; "" where only loading tells.
     """
 
     name: str
@@ -53,6 +66,7 @@ class Entry:
     landing: str = ""
     files: tuple[File, ...] = ()
     optional: tuple[File, ...] = ()
+    extent: str = ""
 
     def described(self) -> dict[str, Any]:
         """The entry without what is code."""

@@ -186,7 +186,12 @@ _BATCH2 = File(
 
 
 def _entry(
-    release: str, title: str, load: Callable[[Path], Dataset], *files: File, optional: tuple[File, ...] = ()
+    release: str,
+    title: str,
+    load: Callable[[Path], Dataset],
+    extent: str,
+    *files: File,
+    optional: tuple[File, ...] = (),
 ) -> Entry:
     return Entry(
         name=f"futrell2018-{release}",
@@ -201,6 +206,7 @@ def _entry(
         landing="https://github.com/languageMIT/naturalstories",
         files=(_WORDS, *files),
         optional=optional,
+        extent=extent,
     )
 
 
@@ -212,10 +218,10 @@ def _means(release: str, sha256: str, n_bytes: int) -> File:
 _MEANS_2016 = _means("2016", "2feb6bf378d6e77d16626f5cb8bdc6f7deda9672ef2c927f2c79fe00c1106195", 835_542)
 _MEANS_2021 = _means("2021", "047d2a0b84eff99d90535d1517f7fa7d466b81fbd60e990f2f08caac04d8aa56", 901_515)
 ENTRIES = (
-    _entry("2016", "10 stories, means over readers, release of 2016", load_2016, _MEANS_2016),
+    _entry("2016", "10 stories, means over readers, release of 2016", load_2016, "10,256 words", _MEANS_2016),
     _entry(
-        "2021", "10 stories, means over readers, corrected release of 2021", load_2021, _MEANS_2021,
+        "2021", "10 stories, means over readers, corrected release of 2021", load_2021, "10,256 words", _MEANS_2021,
         optional=(_READERS,),
     ),
-    _entry("batch2", "stories 6-10, 88 readers one by one", load_batch2, _MEANS_2021, _BATCH2),
+    _entry("batch2", "stories 6-10, 88 readers one by one", load_batch2, "5,055 words", _MEANS_2021, _BATCH2),
 )  # fmt: skip

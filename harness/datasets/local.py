@@ -68,7 +68,8 @@ def entry(name: str) -> Entry:
         raise ValueError(f"{folder}: {error}") from error
     return Entry(
         name=said.name,
-        title=f"{said.title}: {_counts(dataset)}",
+        title=said.title,
+        extent=_counts(dataset),
         kind="reading" if dataset.reading else "brain",
         licence=said.licence,
         load=lambda _: dataset,
@@ -131,8 +132,8 @@ def _stimuli(table: Table, *, words: bool, timed: bool) -> Stimuli:
     for column in ("onset_s", "end_s") if timed else ():
         if column not in table.columns:
             raise ValueError(f"{table.file} has no column {column!r}, which words need where there are scans.")
-    times = [table.numbers(column, complete=True) if timed else None for column in ("onset_s", "end_s")]
-    return Stimuli(ids, texts, passages, groups, *times)
+    onsets, ends = (table.numbers(column, complete=True) if timed else None for column in ("onset_s", "end_s"))
+    return Stimuli(ids, texts, passages, groups, onsets_s=onsets, ends_s=ends)
 
 
 class _Rows(NamedTuple):

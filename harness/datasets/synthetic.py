@@ -206,6 +206,7 @@ def load(root: Path) -> Dataset:
         responses=responses,
         published_ceiling=SIGNAL**0.5,
         ceiling_source="planted: what language alone can reach",
+        is_planted=True,
     )
 
 

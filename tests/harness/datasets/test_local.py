@@ -110,7 +110,7 @@ def test_sentences_with_their_responses(tmp_path):
     assert responses.row_blocks == loaded.stimuli.passages
     entry = datasets.find(name)
     assert (entry.licence, entry.citation, entry.kind) == ("CC0", "We (2026)", "brain")
-    assert "60 sentences, 3 neuroids of 2 subjects" in entry.title
+    assert "60 sentences, 3 neuroids of 2 subjects" in entry.extent
 
 
 @pytest.mark.parametrize(
