@@ -53,7 +53,7 @@ class ModelActor:
 
 
 @ray.remote
-def score(unit: ScoreUnit, dataset: Dataset, ceiling: Ceiling | None, out: str, device: str) -> float:
+def score(unit: ScoreUnit, dataset: Dataset, ceiling: Ceiling, out: str, device: str) -> float:
     """Compute and store one score unit; seconds it took."""
     started = time.monotonic()
     unit.run(dataset, ceiling, Store(out), partial(over_cluster, device=device))

@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--model", action="append", metavar="NAME_OR_FOLDER", help="table name, Hub id or folder; repeatable"
     )
-    run.add_argument("--dataset", action="append", metavar="NAME", help="instead of the spec's; repeatable")
+    run.add_argument(
+        "--dataset", action="append", metavar="NAME", help="instead of the spec's, or local:FOLDER; repeatable"
+    )
     run.add_argument(
         "--protocol", choices=tuple(commands.PROTOCOLS), default="both", help="default: both, strict and paper"
     )
@@ -81,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     shown = add(
         "datasets", commands.datasets, "The data sets: what is here, what is missing, licences; NAME shows one."
     )
-    shown.add_argument("name", nargs="?", metavar="NAME")
+    shown.add_argument("name", nargs="?", metavar="NAME", help="of the table, or local:FOLDER, which is checked")
     add_data_root(shown)
     fetch = add("fetch", commands.fetch, "Download data sets to their place, resumed and checked.")
     fetch.add_argument("dataset", nargs="+", metavar="DATASET", help="name, or a stem such as futrell2018")

@@ -10,7 +10,6 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from harness import datasets
 from harness.datasets.entry import Entry
 from harness.fetch import Fetched
 from harness.wording import in_words
@@ -32,11 +31,11 @@ def summary(entry: Entry, root: Path) -> dict[str, Any]:
 
 def described(entry: Entry, root: Path) -> dict[str, Any]:
     """One data set with the state of every file, by checksum, and its protocols."""
-    protocols = datasets.protocols(entry.name)
     return entry.described() | {
         "files": [file._asdict() | {"place": str(root / file.path), "state": file.state(root)} for file in entry.files],
         "missing": [file._asdict() for file in entry.files if file.state(root, verify=False) == "missing"],
-        "protocols": {name: asdict(protocol) | {"hash": protocol.hash} for name, protocol in protocols.items()},
+        "optional": [file._asdict() | {"state": file.state(root)} for file in entry.optional],
+        "protocols": {protocol.name: asdict(protocol) | {"hash": protocol.hash} for protocol in entry.protocols},
     }
 
 
@@ -72,7 +71,11 @@ def _state(known: dict[str, Any]) -> str:
 def in_full(entry: Entry, root: Path) -> Iterator[str]:
     """Lines about one data set: where it is published, its files, its protocols in words."""
     known = described(entry, root)
-    yield from (entry.title, entry.citation, f"licence: {entry.licence}{warning_of(entry)}")
+    yield from (
+        f"{entry.title}{f' ({entry.extent})' if entry.extent else ''}",
+        entry.citation,
+        f"licence: {entry.licence}{warning_of(entry)}",
+    )
     if entry.landing:
         yield f"published at: {entry.landing}"
     if entry.files:
@@ -83,8 +86,11 @@ def in_full(entry: Entry, root: Path) -> Iterator[str]:
         yield f"           {file['url'] or 'no direct address is known'}"
     if any(file["url"] and file["state"] != "here" for file in known["files"]):
         yield f"  harness fetch {entry.name} brings what is missing"
+    for file in known["optional"]:
+        yield f"  {file['state']:<8} {file['path']} (read where it is there; {file['url'] or entry.landing})"
+    words = {protocol.name: in_words(protocol) for protocol in entry.protocols}
     for name, protocol in known["protocols"].items():
-        yield f"\n{name} ({protocol['hash']}): {in_words(datasets.protocols(entry.name)[name])}"
+        yield f"\n{name} ({protocol['hash']}): {words[name]}"
         yield from (f"  {key}: {value}" for key, value in protocol.items()
                     if key not in {"name", "hash", "notes"} and value is not None)  # fmt: skip
         yield from (f"  - {note}" for note in protocol["notes"])

@@ -144,7 +144,8 @@ def _properties(source: Source, run_id: str) -> dict[str, Any]:
 
 def _run_row(plan: Plan, outcome: Outcome, out: str) -> dict[str, Any]:
     libraries = ("numpy", "scipy", "scikit-learn", "torch", "transformers", "ray", "pyarrow", "pandas")
-    content: dict[str, Any] = {"spec": asdict(plan.spec)}
+    used = {unit.protocol.hash: asdict(unit.protocol) for unit in plan.scores}
+    content: dict[str, Any] = {"spec": asdict(plan.spec), "protocols": list(used.values())}
     if any(name.startswith("synthetic") for name in plan.recordings):
         content["planted"] = json.loads((quickstart.folder_of(out) / "synthetic" / "planted.json").read_text())
     return {

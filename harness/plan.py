@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from harness import checkpoints, controls, datasets, quickstart
+from harness.datasets.entry import Entry
 from harness.records import Dataset
 from harness.spec import EvaluationSpec, Protocol, content_hash
 from harness.units import FeatureUnit, ScoreUnit, Source, now
@@ -40,6 +42,7 @@ class Plan:
     spec: EvaluationSpec
     sources: list[Source] = field(default_factory=list)
     recordings: dict[str, Dataset] = field(default_factory=dict)
+    protocols: dict[str, dict[str, Protocol]] = field(default_factory=dict)
     scores: list[ScoreUnit] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     started: str = field(default_factory=now)
@@ -73,11 +76,19 @@ def make_plan(spec: EvaluationSpec, out: str, data_root: str | None, *, pinned: 
     for name in dict.fromkeys(member for group in spec.datasets for member in datasets.expand(group)):
         root = quickstart.folder_of(out) if name.startswith("synthetic") else data_root or "."
         try:
-            plan.recordings[name] = datasets.load(name, root, pinned=pinned)
+            _add_recording(plan, datasets.find(name), root, pinned)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one recording, the others go on
             plan.failures.append(Failure.of(error, "datasets", dataset=name))
     plan.scores = list(_score_units(plan))
     return plan
+
+
+def _add_recording(plan: Plan, entry: Entry, root: str | Path, pinned: bool) -> None:
+    """Recordings and their protocols go by the name in the tables, which of a "local:FOLDER" is another one."""
+    if entry.name in plan.recordings:
+        raise ValueError(f"two data sets are called {entry.name!r}; give one of them a `name` in its dataset.json.")
+    plan.recordings[entry.name] = datasets.load(entry, root, pinned=pinned)
+    plan.protocols[entry.name] = {protocol.name: protocol for protocol in entry.protocols}
 
 
 def _models(plan: Plan, out: str) -> Iterator[Source]:
@@ -109,7 +120,7 @@ def _require_other_name(checkpoint: checkpoints.Checkpoint, found: dict[str, che
 
 def _score_units(plan: Plan) -> Iterator[ScoreUnit]:
     for name, dataset in plan.recordings.items():
-        known = datasets.protocols(name)
+        known = plan.protocols[name]
         for protocol in (known[wanted] for wanted in plan.spec.protocols if wanted in known):
             for source in plan.sources:
                 if source.checkpoint is None and not controls.applies(source.name, dataset):

@@ -152,6 +152,9 @@ class ReadingTimes:
         mean_ms: (word,) float64 milliseconds, NaN where no reader is left.
         scored: (word,) bool; False where the protocol leaves a word out (the first of a sentence).
         release: which release of the corpus the means come from.
+        subjects, by_subject_ms: the readers, where they are at hand; (word, subject) float32 milliseconds, NaN where a
+            word was not read or its time was left out.
+        alignment: how the readers' times were put on the words, where that had to be found out.
     """
 
     word_ids: tuple[str, ...]
@@ -159,6 +162,14 @@ class ReadingTimes:
     sentences: tuple[str, ...]
     scored: NDArray[np.bool_]
     release: str
+    subjects: tuple[str, ...] = ()
+    by_subject_ms: Floats | None = None
+    alignment: str = ""
+
+    def __post_init__(self) -> None:
+        wanted = (len(self.word_ids), len(self.subjects))
+        if self.by_subject_ms is not None and self.by_subject_ms.shape != wanted:
+            raise ValueError(f"reading times: by_subject_ms is {self.by_subject_ms.shape}, wanted {wanted}.")
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,18 @@ class Protocol:
         return content_hash({k: v for k, v in asdict(self).items() if k != "notes"})[:12]
 
 
+def protocol_of(said: dict[str, Any]) -> Protocol:
+    """A protocol from what `asdict` and JSON made of it; TypeError if another version of the program wrote it."""
+    parts: dict[str, Any] = {"folds": FoldRule, "regression": Regression, "sampling": Sampling}
+
+    def made(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return parts[key](**{name: made(name, part) for name, part in value.items()})
+        return tuple(value) if isinstance(value, list) else value
+
+    return Protocol(**{key: made(key, value) for key, value in said.items()})
+
+
 @dataclass(frozen=True)
 class EvaluationSpec:
     """Feature sources x data sets x protocols.

@@ -144,13 +144,13 @@ class ScoreUnit:
         }  # fmt: skip
         return content_hash(made_of)[:32]
 
-    def run(self, dataset: Dataset, ceiling: Ceiling | None, store: Store, spread: Spread = here) -> None:
+    def run(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: Spread = here) -> None:
         """Score, and store the rows of each table as Parquet under this unit's key (all columns but the run).
 
         `spread` says who fits the pieces of a scoring.
         """
         if dataset.reading:
-            rows = self._reading_rows(dataset, store)
+            rows = self._reading_rows(dataset, ceiling, store)
         else:
             rows = self._brain_rows(dataset, ceiling, store, spread)
 
@@ -192,7 +192,7 @@ class ScoreUnit:
             features = hemodynamics.at_scans(features, dataset.stimuli, dataset.responses, sampling)
         return features, words
 
-    def _reading_rows(self, dataset: Dataset, store: Store) -> dict[str, list[dict[str, Any]]]:
+    def _reading_rows(self, dataset: Dataset, ceiling: Ceiling, store: Store) -> dict[str, list[dict[str, Any]]]:
         words = stored_features(self.features, store)[1] if self.features else None
         if words:
             predictor = words.bits[indices_of(dataset.stimuli.ids, words.word_ids, "surprisals")]
@@ -200,10 +200,10 @@ class ScoreUnit:
             predictor = controls.reading_predictor(self.source.name, dataset, self.source.seed)
         splits = folds.make(self.protocol.folds, dataset.stimuli.groups)
         score = asdict(reading.score(predictor, dataset, self.protocol, splits, self.seed))
-        ceiling = dataset.known_ceiling()
+        best, (kind,) = float(ceiling.values.item()), ceiling.kinds
         row = {
             **self._origin("pearson_r"), **score, "predictor": "surprisal" if words else self.source.name,
-            "ceiling": ceiling, "ceiling_kind": dataset.ceiling_source, "ratio": abs(score["r"]) / ceiling,
+            "ceiling": best, "ceiling_kind": kind, "ratio": abs(score["r"]) / best if best > 0 else np.nan,
         }  # fmt: skip
         rows = {"reading_scores": [row]}
         return rows | ({"word_surprisals": self._word_rows(dataset, words)} if words else {})
@@ -233,9 +233,10 @@ class ScoreUnit:
 
 
 def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceiling:
-    """The ceilings of a brain recording: computed from its subjects once and kept in the store, or published ones."""
+    """The ceilings of a recording: from its subjects, those of the brain kept in the store, or published ones."""
     responses = dataset.responses
-    assert responses is not None  # noqa: S101 - the pipeline asks for recordings only
+    if responses is None:
+        return _reading_ceiling(dataset)
     parts = responses.parts
     values = np.full((len(parts), len(responses.neuroid_ids)), np.nan)
     kinds = np.full(len(responses.neuroid_ids), "", dtype=object)
@@ -247,6 +248,15 @@ def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceili
         if np.isfinite(known) and np.isnan(values[row]).all():
             values[row, neuroids], kinds[neuroids] = known, dataset.ceiling_source
     return Ceiling(parts, values, tuple(kinds))
+
+
+def _reading_ceiling(dataset: Dataset) -> Ceiling:
+    """One ceiling, as if of one neuroid: from the readers, or the published one where they are not at hand."""
+    assert dataset.reading is not None  # noqa: S101 - people's data are one or the other
+    values, kinds = ceilings.of_reading(dataset.reading)
+    if np.isnan(values).all():
+        values, kinds = np.array([dataset.known_ceiling()]), (dataset.ceiling_source,)
+    return Ceiling(("",), values[None], kinds)
 
 
 def _computed_ceiling(

@@ -1,8 +1,8 @@
 """The table of data sets: what each is, where its files are published, and how it is loaded.
 
-A data set is one file of this folder, which declares an entry. Nothing is downloaded here; a missing file is an error
-that says where to fetch it and where to put it. Loaders load what is heavy when they are called, so that listing the
-table loads nothing.
+A data set is one file of this folder, which declares an entry; "local:FOLDER" is a laboratory's own (local.py).
+Nothing is downloaded here; a missing file is an error that says where to fetch it and where to put it. Loaders load
+what is heavy when they are called, so that listing the table loads nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from harness.datasets import blank2014, brennan2016, futrell2018, pereira2018, synthetic, tuckute2024, wehbe2014
+from harness.datasets import blank2014, brennan2016, futrell2018, local, pereira2018, synthetic, tuckute2024, wehbe2014
 from harness.datasets.entry import Entry, File, checksum_of
 from harness.records import Dataset
 from harness.spec import Protocol
@@ -28,7 +28,15 @@ DATASETS: dict[str, Entry] = {entry.name: entry for entry in _TABLE}
 
 
 def find(name: str) -> Entry:
-    """The entry of a data set; ValueError lists the nearest names where there is none."""
+    """The entry of a data set; ValueError lists the nearest names where there is none.
+
+    Of "local:FOLDER" the whole folder is read and checked, and what is wrong with it is a ValueError too.
+    """
+    if name.startswith(local.PREFIX):
+        entry = local.entry(name)
+        if entry.name in DATASETS or entry.name.startswith("synthetic"):
+            raise ValueError(f"{name}: {entry.name!r} is the name of another data set; give its dataset.json a name.")
+        return entry
     if name not in DATASETS:
         near = get_close_matches(name, DATASETS, n=3, cutoff=0.4) or list(DATASETS)
         raise ValueError(f"data set {name!r} is unknown; the nearest are {', '.join(near)}.")
@@ -36,21 +44,31 @@ def find(name: str) -> Entry:
 
 
 def expand(name: str) -> tuple[str, ...]:
-    """A name -> itself; the stem of several releases ("futrell2018") -> each of them; else ValueError as in `find`."""
+    """A name -> itself; the stem of several releases ("futrell2018") -> each of them; else ValueError as in `find`.
+
+    A folder of one's own need only be there: what is wrong within it must not stop the other data sets of a run.
+    """
+    if name.startswith(local.PREFIX):
+        local.folder_of(name)
+        return (name,)
     releases = tuple(known for known in DATASETS if known.startswith(f"{name}-"))
     return releases if name not in DATASETS and releases else (find(name).name,)
 
 
 def missing(name: str, root: str | Path) -> list[File]:
-    """The files of a data set that are not under the data root."""
-    return [file for file in find(name).files if not (Path(root) / file.path).is_file()]
+    """The files that a data set cannot do without and that are not under the data root."""
+    return _absent(find(name), Path(root))
 
 
-def load(name: str, root: str | Path, *, pinned: bool = True) -> Dataset:
+def _absent(entry: Entry, root: Path) -> list[File]:
+    return [file for file in entry.files if not (root / file.path).is_file()]
+
+
+def load(name: str | Entry, root: str | Path, *, pinned: bool = True) -> Dataset:
     """Load one data set from the data root.
 
     Args:
-        name: a name of the table.
+        name: a name of the table, "local:FOLDER", or the entry that `find` gave.
         root: the folder that holds the data sets' folders.
         pinned: whether files must be the published ones, by checksum. Where not, any file of the published form is
             read (a subset, say); the version of the data set, which stands in every row, tells them apart.
@@ -59,9 +77,9 @@ def load(name: str, root: str | Path, *, pinned: bool = True) -> Dataset:
         ValueError: if the name is unknown, or a file is not the pinned one.
         FileNotFoundError: if a file is missing: which, where it is published, and where to put it.
     """
-    entry = find(name)
+    entry = name if isinstance(name, Entry) else find(name)
     _require_all(entry, Path(root))
-    for file in entry.files:
+    for file in (*entry.files, *(file for file in entry.optional if (Path(root) / file.path).is_file())):
         _require(entry, file, Path(root), pinned)
     return entry.load(Path(root))
 
@@ -73,7 +91,7 @@ def protocols(name: str) -> dict[str, Protocol]:
 
 def _require_all(entry: Entry, root: Path) -> None:
     """Raise unless all files lie under the root; all that do not are named."""
-    absent = missing(entry.name, root)
+    absent = _absent(entry, root)
     if absent:
         file, *others = absent
         more = f" Also missing: {', '.join(other.path for other in others)}." if others else ""

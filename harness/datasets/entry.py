@@ -51,6 +51,7 @@ class Entry:
         load: the data root -> the recording.
         protocols: PAPER, STRICT and, where Brain-Score holds the set or one like it, BRAINSCORE2026.
         landing: the page where the data are published.
+        files, optional: what must lie under the data root; what is read besides where it lies there.
         extent: rows x targets in words, such as "1,000 x 6"; "" where only loading tells.
     """
 
@@ -64,6 +65,7 @@ class Entry:
     citation: str = ""
     landing: str = ""
     files: tuple[File, ...] = ()
+    optional: tuple[File, ...] = ()
     extent: str = ""
 
     def described(self) -> dict[str, Any]:
@@ -71,7 +73,7 @@ class Entry:
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _CODE}
 
 
-_CODE = {"load", "protocols", "files"}
+_CODE = {"load", "protocols", "files", "optional"}
 
 
 def version_of(*contents: Stimuli | Responses | ReadingTimes | Floats) -> str:

@@ -17,7 +17,7 @@ from harness.records import Dataset, Stimuli
 
 WITH_FILES = [name for name, entry in DATASETS.items() if entry.files]
 # Those whose files the tests have as they are published; of the others they write files of the published form.
-AT_HAND = ["futrell2018-2016", "futrell2018-2021", "tuckute2024", "brennan2016"]
+AT_HAND = ["futrell2018-2016", "futrell2018-2021", "futrell2018-batch2", "tuckute2024", "brennan2016"]
 WITHOUT_BRAINSCORE = ["wehbe2014"]
 
 
@@ -136,7 +136,7 @@ def test_an_unknown_name_lists_the_nearest():
 
 
 def test_a_stem_expands_to_its_releases_and_a_full_name_to_itself():
-    assert datasets.expand("futrell2018") == ("futrell2018-2016", "futrell2018-2021")
+    assert datasets.expand("futrell2018") == ("futrell2018-2016", "futrell2018-2021", "futrell2018-batch2")
     assert datasets.expand("futrell2018-2021") == ("futrell2018-2021",)
     assert datasets.expand("synthetic") == ("synthetic",)
 
