@@ -152,7 +152,7 @@ def _transfer(wanted: _Wanted, session: Session, watch: Watch) -> None:
         start = _start(wanted, response)
         length = int(response.headers.get("Content-Length", 0)) if "Content-Encoding" not in response.headers else 0
         total = start + length if length else wanted.n_bytes
-        with wanted.part.open("ab" if start else "wb") as stream:
+        with wanted.part.open("ab") as stream:
             came = start
             watch(came, total)
             for chunk in _body(response):

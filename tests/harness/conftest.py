@@ -19,12 +19,15 @@ class Server:
     content: bytes = bytes(range(256)) * 2_000  # 512,000 bytes, so that a cut falls within
     etag: str = '"one"'
     ranges: bool = True
+    range_shift: int = 0  # how far the ranges it sends are from those asked for
+    retry_after: str = ""
     sends_length: bool = True
     cut_after: list[int] = field(default_factory=list)  # bytes of the coming answers, after which it hangs up
     statuses: list[int] = field(default_factory=list)  # of the coming answers
     hold_after: int = 0  # bytes of every answer, after which it says nothing more
     redirect: str = ""
     slow_s: float = 0.0
+    gate: threading.Event | None = None  # answers wait for it
     absent: set[str] = field(default_factory=set)  # paths
     asked: list[dict[str, str]] = field(default_factory=list)
     url: str = ""
@@ -40,8 +43,10 @@ def handler_of(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
         def do_GET(self):
             server.asked.append({name.lower(): value for name, value in self.headers.items()})
             threading.Event().wait(server.slow_s)
+            if server.gate:
+                server.gate.wait(30)
             if server.statuses:
-                return self.empty(server.statuses.pop(0))
+                return self.empty(server.statuses.pop(0), Retry_After=server.retry_after)
             if self.path in server.absent:
                 return self.empty(404)
             if server.redirect and self.path != "/moved":
@@ -61,7 +66,7 @@ def handler_of(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
                 start = 0
             if start and start >= size:
                 return self.empty(416, Content_Range=f"bytes */{size}")
-            return self.send_from(start, size)
+            return self.send_from(start and start + server.range_shift, size)
 
         def send_from(self, start, size):
             self.send_response(206 if start else 200)

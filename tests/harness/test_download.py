@@ -62,7 +62,7 @@ def test_a_second_download_goes_on_where_the_first_was_given_up(server, target):
 
 
 def test_a_server_that_always_hangs_up_is_given_up(server, target):
-    server.cut_after = [100_000] * 20
+    server.cut_after = [200_000, 100_000] * 10
     server.ranges = False
     with pytest.raises(DownloadError, match="broke off"):
         download(server.url, target, SHA256, len(CONTENT))
@@ -125,6 +125,29 @@ def test_a_part_that_the_server_says_is_whole_is_whole(server, target):
     assert len(server.asked) == 1
 
 
+def test_a_part_that_the_server_says_is_too_long_is_had_again(server, target):
+    target.parent.mkdir()
+    target.with_name("file.bin.part").write_bytes(CONTENT + b"more")
+    target.with_name("file.bin.part.etag").write_text('"one"')
+    assert download(server.url, target) == SHA256
+    assert target.read_bytes() == CONTENT
+
+
+def test_another_range_than_asked_for_is_not_appended(server, target):
+    server.cut_after, server.range_shift = [200_000], 1
+    assert download(server.url, target) == SHA256
+
+
+def test_a_weak_etag_vouches_for_nothing(server, target):
+    server.cut_after, server.etag = [200_000, 0, 0, 0, 0], 'W/"one"'
+    with pytest.raises(DownloadError):
+        download(server.url, target)
+    server.cut_after = []
+    server.asked.clear()
+    assert download(server.url, target) == SHA256
+    assert "range" not in server.asked[0]
+
+
 def test_wrong_bytes_are_named_and_not_kept(server, target):
     server.content = CONTENT[:-1] + b"?"
     with pytest.raises(DownloadError, match=r"wanted sha256:.*, came sha256:") as error:
@@ -152,6 +175,15 @@ def test_a_busy_server_is_asked_again(server, target, status):
     server.statuses = [status, status]
     download(server.url, target, SHA256)
     assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize(("asked", "waited"), [("7", 7), ("3600", 30), ("", 0.001), ("Wed, 21 Oct 2026", 0.001)])
+def test_a_busy_server_says_how_long_to_wait_but_not_for_ever(server, target, monkeypatch, asked, waited):
+    server.statuses, server.retry_after = [503], asked
+    slept = []
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    download(server.url, target, SHA256)
+    assert slept == [waited]
 
 
 def test_a_server_that_stays_busy_is_given_up(server, target):

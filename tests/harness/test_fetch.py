@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -122,6 +123,7 @@ def test_a_disk_that_is_too_small_is_said_before_anything_comes(server, files, b
     assert states(rows) == ["failed", "failed", "fetched"]
     assert rows[0].why == "large needs 1.0 MB more and 512.0 kB are free"
     assert len(server.asked) == 1
+    assert states(bring(entry_of("large", files["a"], files["b"]))) == ["there", "fetched"]
 
 
 def test_what_lies_in_the_way_is_a_failure_of_that_file(server, files, bring, tmp_path):
@@ -147,15 +149,17 @@ print(*(row.state for row in fetch([entry], Path(root), console=Console(stderr=T
 
 
 def test_two_at_once_fetch_once(server, files, tmp_path):
-    server.slow_s = 1.0
+    server.gate = threading.Event()
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), *map(str, files["a"])]
-    both = [subprocess.Popen(command, cwd=ROOT, text=True, stdout=-1, stderr=-1) for _ in range(2)]
-    said = [process.communicate(timeout=30) for process in both]
-    assert sorted(out.strip() for out, _ in said) == ["fetched", "there"]
+    first = subprocess.Popen(command, cwd=ROOT, text=True, stdout=-1, stderr=-1)
+    while not server.asked and first.poll() is None:
+        time.sleep(0.01)
+    second = subprocess.Popen(command, cwd=ROOT, text=True, stdout=-1, stderr=-1)
+    assert f"process {first.pid} on" in second.stderr.readline()
+    server.gate.set()
+    said = [process.communicate(timeout=30)[0].strip() for process in (first, second)]
+    assert said == ["fetched", "there"]
     assert len(server.asked) == 1
-    waited = next(error for out, error in said if out.strip() == "there")
-    fetcher = next(process for process, (out, _) in zip(both, said, strict=True) if out.strip() == "fetched")
-    assert f"process {fetcher.pid} on" in waited
     assert not (tmp_path / ".harness-fetch.holder").exists()
 
 
@@ -188,11 +192,13 @@ def test_waiting_for_another_fetch_ends(server, files, bring, tmp_path, told):
     thread = threading.Thread(target=hold)
     thread.start()
     ready.wait()
+    started = time.monotonic()
     try:
         (row,) = bring(entry_of("one", files["a"]), wait_s=0.1)
     finally:
         done.set()
         thread.join()
+    assert time.monotonic() - started < 5
     assert row.state == "failed"
     assert "was not done in" in row.why
     assert "is fetching into" in told.getvalue()
