@@ -90,8 +90,9 @@ def test_the_mass_of_all_words_and_the_unknown_one_is_1(context, discounts):
     assert p.sum() == pytest.approx(1, abs=1e-12)
 
 
-def test_the_unknown_word_is_less_likely_than_any_known_one():
-    model = ngram.train(passages(n=400))
+@pytest.mark.parametrize("marked", [[], [["w1", ngram.UNKNOWN]] * 50], ids=["plain", "with unknown words marked"])
+def test_the_unknown_word_is_less_likely_than_any_known_one(marked):
+    model = ngram.train(passages(n=400) + marked)
     p = model.probabilities(np.array([[0, 0, word] for word in model.ids.values()]))
     assert p.argmin() == 0
 
