@@ -66,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="read files of the published form that are not the published ones, by checksum",
     )
+    run.add_argument("--vectors", default="", metavar="FILE", help="word vectors; adds the control static-vectors")
+    run.add_argument("--corpus", default="", metavar="FILE", help="plain text; adds the control ngram")
     run.add_argument("--no-untrained", action="store_true", help="leave out the untrained twins")
     run.add_argument(
         "--out", default="results", metavar="URL", help="folder or URL of units and tables (default: results)"

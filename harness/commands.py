@@ -71,6 +71,7 @@ def spec_of(arguments: argparse.Namespace) -> EvaluationSpec:
     """The spec that the arguments ask for; ValueError where a name is unknown or no model is given."""
     spec = _named(SPECS, arguments.spec, "spec")()
     spec = replace(spec, protocols=PROTOCOLS[arguments.protocol], untrained=not arguments.no_untrained)
+    spec = replace(spec, vectors=arguments.vectors, corpus=arguments.corpus)
     if arguments.model:
         spec = replace(spec, models=tuple(arguments.model))
     if arguments.dataset:
@@ -169,7 +170,7 @@ def controls(arguments: argparse.Namespace) -> int:
     """The features without a language model."""
     from harness.controls import CONTROLS
 
-    return show([{"name": name, "about": control.title} for name, control in CONTROLS.items()], arguments.json)
+    return show([control.described for control in CONTROLS.values()], arguments.json)
 
 
 def conform(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import Any
 
 from harness import quickstart, tables
-from harness.plan import Failure, Plan, Watcher, make_plan
+from harness.plan import Failure, Plan, Watcher, make_plan, require_files
 from harness.spec import EvaluationSpec
 from harness.store import Store
 from harness.units import ScoreUnit, Source, code_version, now
@@ -57,8 +57,12 @@ def run(
 
     Returns:
         How it ended; a failing model does not stop the others.
+
+    Raises:
+        FileNotFoundError: if a file that a control needs is named and not there.
     """
     started, watcher, store = time.monotonic(), watcher or Watcher(), Store(out)
+    require_files(spec)
     store.require_writable()
     store.sweep()
     if any(name.startswith("synthetic") for name in spec.datasets):

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from harness import checkpoints, controls, datasets, quickstart
-from harness.datasets.entry import Entry
+from harness.datasets.entry import Entry, checksum_of
 from harness.records import Dataset
 from harness.spec import EvaluationSpec, Protocol, content_hash
 from harness.units import FeatureUnit, ScoreUnit, Source, now
@@ -72,7 +72,7 @@ class Watcher:
 def make_plan(spec: EvaluationSpec, out: str, data_root: str | None, *, pinned: bool = True) -> Plan:
     """Resolve the models, load the recordings and list the units; what cannot be had becomes a failure."""
     plan = Plan(spec)
-    plan.sources = [*_models(plan, out), *(Source(name, "control", "", spec.seed) for name in spec.controls)]
+    plan.sources = [*_models(plan, out), *_controls(spec)]
     for name in dict.fromkeys(member for group in spec.datasets for member in datasets.expand(group)):
         root = quickstart.folder_of(out) if name.startswith("synthetic") else data_root or "."
         try:
@@ -89,6 +89,26 @@ def _add_recording(plan: Plan, entry: Entry, root: str | Path, pinned: bool) -> 
         raise ValueError(f"two data sets are called {entry.name!r}; give one of them a `name` in its dataset.json.")
     plan.recordings[entry.name] = datasets.load(entry, root, pinned=pinned)
     plan.protocols[entry.name] = {protocol.name: protocol for protocol in entry.protocols}
+
+
+def require_files(spec: EvaluationSpec) -> None:
+    """Raise FileNotFoundError where a file that a control needs is named and not there."""
+    for file in filter(None, (spec.vectors, spec.corpus)):
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"{file} is no file; give the vectors or the corpus of a control by its path.")
+
+
+def _controls(spec: EvaluationSpec) -> Iterator[Source]:
+    """The controls, without those whose file is not given.
+
+    The revision is by all of a file's content, each time: a second for a gigabyte, which is less than reading it costs.
+    """
+    for name in spec.controls:
+        needs = controls.find(name).needs
+        file = getattr(spec, needs) if needs else ""
+        if file or not needs:
+            revision = checksum_of(Path(file), "sha256").replace(":", "-")[:23] if file else ""
+            yield Source(name, "control", revision, spec.seed, file=str(Path(file).absolute()) if file else "")
 
 
 def _models(plan: Plan, out: str) -> Iterator[Source]:

@@ -152,16 +152,21 @@ class EvaluationSpec:
     """Feature sources x data sets x protocols.
 
     models: names of the table, Hub ids or folders; controls: names in harness/controls.py; untrained: whether each
-    model also runs with re-initialised weights.
+    model also runs with re-initialised weights; vectors, corpus: files of word vectors and of text, which the controls
+    "static-vectors" and "ngram" need and without which they are left out.
     """
 
     name: str
     models: tuple[str, ...]
     datasets: tuple[str, ...]
     protocols: tuple[ProtocolName, ...] = ("strict", "paper")
-    controls: tuple[str, ...] = ("length", "word-rate", "position", "oasm", "random", "frequency")
+    controls: tuple[str, ...] = (
+        "length", "word-rate", "position", "oasm", "random", "frequency", "static-vectors", "ngram",
+    )  # fmt: skip
     untrained: bool = True
     seed: int = 0
+    vectors: str = ""
+    corpus: str = ""
 
 
 def content_hash(content: Any) -> str:

@@ -33,24 +33,29 @@ if TYPE_CHECKING:
 
 # Raise the first when extraction changes what it gives, the second when scoring does: older units are then not reused.
 FEATURES_VERSION = 1
-SCORES_VERSION = 3
+SCORES_VERSION = 4
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where features come from: a model, its untrained twin, or a control. `seed` is of random weights or features."""
+    """Where features come from: a model, its untrained twin, or a control.
+
+    revision: of the checkpoint, or of the content of the `file` that a control needs; "" where there is neither. seed:
+    of random weights or features.
+    """
 
     name: str
     kind: Literal["model", "untrained", "control"]
     revision: str
     seed: int
     checkpoint: Checkpoint | None = None
+    file: str = ""
 
     @property
     def identity(self) -> dict[str, Any]:
         """What decides its features; the name of a model does not."""
         if self.checkpoint is None:
-            return {"control": self.name, "seed": self.seed}
+            return {"control": self.name, "seed": self.seed, "revision": self.revision}
         if self.kind == "untrained":  # the twins of a base and of its tuned version are one network
             return {"architecture": self.checkpoint.architecture, "seed": self.seed}
         return {"revision": self.revision}
@@ -169,7 +174,9 @@ class ScoreUnit:
         features, words = self._features(dataset, store)
         fits = scoring.score_layers(features, responses, self.protocol, spread)
         origin = self._origin(self.protocol.metric)
-        brain = BrainRows(origin, responses, fits, ceiling, self.protocol, self.seed)
+        # A control's variant (OASM's width) is never chosen on held-out scores: a null model is to be given its due.
+        protocol = self.protocol if self.features else replace(self.protocol, layer_choice="nested")
+        brain = BrainRows(origin, responses, fits, ceiling, protocol, self.seed)
         rows = {"neuroid_scores": brain.neuroids(), "layer_scores": brain.layers(), "model_scores": brain.models()}
         return rows | ({"word_surprisals": self._word_rows(dataset, words)} if words else {})
 
@@ -181,7 +188,8 @@ class ScoreUnit:
             features, words = stored_features(self.features, store)
             assert features is not None  # noqa: S101
         else:
-            features, words = controls.features(self.source.name, dataset, self.source.seed), None
+            features = controls.features(self.source.name, dataset, self.source.seed, self.source.file)
+            words = None
             pool = controls.CONTROLS[self.source.name].pool
             sampling = replace(sampling, pool=pool) if sampling and pool else sampling
         if sampling and not (self.features is None and controls.CONTROLS[self.source.name].row_level):
@@ -197,7 +205,7 @@ class ScoreUnit:
         if words:
             predictor = words.bits[indices_of(dataset.stimuli.ids, words.word_ids, "surprisals")]
         else:
-            predictor = controls.reading_predictor(self.source.name, dataset, self.source.seed)
+            predictor = controls.reading_predictor(self.source.name, dataset, self.source.seed, self.source.file)
         splits = folds.make(self.protocol.folds, dataset.stimuli.groups)
         score = asdict(reading.score(predictor, dataset, self.protocol, splits, self.seed))
         best, (kind,) = float(ceiling.values.item()), ceiling.kinds

@@ -24,6 +24,8 @@ RANKS = [
     {"harness.records", "harness.spec"},
     {"harness.models", "harness.datasets", "harness.tables", "harness.store"},
     {"harness.checkpoints"},
+    {"harness.lexicon"},
+    {"harness.ngram"},
     {"harness.controls", "harness.tokens", "harness.tiny", "harness.pooling"},
     {"harness.reader"},
     {"harness.folds"},
