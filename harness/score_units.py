@@ -82,7 +82,7 @@ class ScoreUnit:
         return rows | ({"word_surprisals": self._word_rows(dataset, words)} if words else {})
 
     def _protocol_of_control(self) -> Protocol:
-        """The protocol; but a variant (OASM's width) is chosen on training rows, lest a null model be given too much."""
+        """The protocol, but that a variant (OASM's width) is chosen on training rows: a null model has no best guess."""
         regression = self.protocol.regression
         if controls.CONTROLS[self.source.name].one_unit:
             regression = replace(regression, scale="center")

@@ -78,8 +78,8 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "target": _TEXT, "property": _TEXT, "r": _REAL,
         "r_low": _REAL, "r_high": _REAL, "p": _REAL, "p_adjusted": _REAL, "n_models": _WHOLE,
     },
-    # One row per row of a recording and fold in which it has a side, "train" or "test"; other rows were dropped at a gap.
-    # Reading times: their words.
+    # One row per row of a recording (or word that was read) and fold in which it has a side, "train" or "test"; the others
+    # were dropped at a gap.
     "folds": {
         "run": _TEXT, "dataset": _TEXT, "dataset_version": _TEXT, "protocol": _TEXT, "protocol_hash": _TEXT,
         "part": _TEXT, "fold": _WHOLE, "row_id": _TEXT, "side": _TEXT,
