@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import aggregate, datasets, reader, scoring, tiny
+from harness import aggregate, controls, datasets, reader, scoring, tiny
 from harness.datasets import wehbe2014
 from harness.datasets.wehbe2014 import PAPER, STRICT, SUBJECTS
 from harness.folds import make
@@ -213,11 +213,14 @@ def tables(root, loaded, tmp_path_factory):
     for unit in texts.values():
         unit.run(reader.load(unit.source.checkpoint), store)
     found = {}
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(controls, "OASM_WIDTHS", (2.0,))  # of five, for the sake of time
     for unit in plan.scores:
         unit.run(loaded, compute_ceiling(loaded, unit.protocol, store), store)
         with store.open("scores", unit.key) as stored:
             rows = pd.read_parquet(stored / "model_scores.parquet")
         found[unit.source.name, unit.protocol.name] = rows[rows.target == "all"].iloc[0]
+    monkeypatch.undo()
     return found
 
 
