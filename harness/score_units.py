@@ -82,7 +82,7 @@ class ScoreUnit:
         return rows | ({"word_surprisals": self._word_rows(dataset, words)} if words else {})
 
     def _protocol_of_control(self) -> Protocol:
-        """The protocol, but that a variant (OASM's width) is chosen on training rows: a null model has no best guess."""
+        """The protocol, but that a variant (OASM's width) is chosen on training rows, never on held-out scores."""
         regression = self.protocol.regression
         if controls.CONTROLS[self.source.name].one_unit:
             regression = replace(regression, scale="center")

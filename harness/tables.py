@@ -78,7 +78,7 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "target": _TEXT, "property": _TEXT, "r": _REAL,
         "r_low": _REAL, "r_high": _REAL, "p": _REAL, "p_adjusted": _REAL, "n_models": _WHOLE,
     },
-    # One row per row of a recording (or word that was read) and fold in which it has a side, "train" or "test"; the others
+    # One row per row of a recording (or word that was read) and fold in which it has a side, "train" or "test"; others
     # were dropped at a gap.
     "folds": {
         "run": _TEXT, "dataset": _TEXT, "dataset_version": _TEXT, "protocol": _TEXT, "protocol_hash": _TEXT,
