@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from harness import aggregate, controls, datasets, reader, scoring, tiny
+from harness.ceiling_units import compute_ceiling
 from harness.datasets import wehbe2014
 from harness.datasets.wehbe2014 import PAPER, STRICT, SUBJECTS
 from harness.folds import make
@@ -17,7 +18,6 @@ from harness.plan import make_plan
 from harness.records import Features, Layer
 from harness.spec import EvaluationSpec
 from harness.store import Store
-from harness.units import compute_ceiling
 from tests.harness.datasets.wehbe_files import masks, write
 
 LAYER = Layer("human", 0)
