@@ -35,8 +35,8 @@ RULE = FoldRule("shuffled", n=10, train_fraction=0.9, test_fraction=None, seed=1
 REGRESSIONS = {"least squares": Regression("ols"), "ridge": BRAINSCORE_RIDGE}
 SUBSETS, HELD_OUT = 10, 5  # Brain-Score's draws
 HEADINGS = (
-    "recording", "regression", "pools", "pairs", "their draws", "scores cpu s", "curves cpu s", "theirs: scores", "curves",
-    "ratio", "clock s",
+    "recording", "regression", "pools", "pairs", "their draws", "scores cpu s", "curves cpu s", "theirs: scores",
+    "curves", "ratio", "clock s",
 )  # fmt: skip
 
 
