@@ -17,10 +17,10 @@ from typing import Any
 
 import ray
 
-from harness import scoring
+from harness import fitting as fittings
 from harness.checkpoints import Checkpoint
+from harness.fitting import Fitting, Matrices
 from harness.records import Ceiling, Dataset, Floats
-from harness.scoring import Fitting, Layers
 from harness.spec import Protocol
 from harness.store import Store
 from harness.units import FeatureUnit, ScoreUnit, compute_ceiling
@@ -53,7 +53,7 @@ class ModelActor:
 
 
 @ray.remote
-def score(unit: ScoreUnit, dataset: Dataset, ceiling: Ceiling | None, out: str, device: str) -> float:
+def score(unit: ScoreUnit, dataset: Dataset, ceiling: Ceiling, out: str, device: str) -> float:
     """Compute and store one score unit; seconds it took."""
     started = time.monotonic()
     unit.run(dataset, ceiling, Store(out), partial(over_cluster, device=device))
@@ -61,7 +61,7 @@ def score(unit: ScoreUnit, dataset: Dataset, ceiling: Ceiling | None, out: str, 
 
 
 def over_cluster(
-    fitting: Fitting, layers: Layers, Y: Floats, device: str, least_flops: float = 3e11
+    fitting: Fitting, layers: Matrices, Y: Floats, device: str, least_flops: float = 3e11
 ) -> Iterator[list[list[FoldFit]]]:
     """Fit the pieces of a scoring, (layer, block of neuroids), over all GPUs of the cluster, or over all its cores.
 
@@ -75,13 +75,13 @@ def over_cluster(
         device: "cuda" for GPUs, else cores.
         least_flops: what is less is small work.
     """
-    if scoring.flops(fitting, layers, Y.shape[1]) < least_flops:
-        yield from scoring.here(fitting, layers, Y)
+    if fittings.flops(fitting, layers, Y.shape[1]) < least_flops:
+        yield from fittings.here(fitting, layers, Y)
         return
     n_cpus, n_gpus = resources()
     n_workers = n_gpus if device == "cuda" else n_cpus
     need = {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": 1}
-    blocks = scoring.cut(Y.shape[1], len(layers), n_workers)
+    blocks = fittings.cut(Y.shape[1], len(layers), n_workers)
     shared = ray.put(fitting), [ray.put(Y[:, block]) for block in blocks]
     running: deque[list[Any]] = deque()
     for k in range(len(layers)):

@@ -7,12 +7,15 @@ the best layer on these same scores; STRICT lets each fold choose it by the inne
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
-from harness.records import GROUP, Floats, Integers, Layer, LayerFit, Responses
+from harness.records import GROUP, Ceiling, Floats, Integers, Layer, LayerFit, Responses
 
 N_BOOTSTRAP = 500
 
@@ -38,96 +41,139 @@ class Chosen:
     n_nan: int
 
 
-def targets(responses: Responses) -> dict[str, Integers]:
-    """Which neuroids are scored together: "all" (subjects), "group" (means over them, "all" if alone), each roi."""
+class Target(NamedTuple):
+    """What is scored together: (neuroid,) columns, on the folds of one experiment; of all where `part` is None."""
+
+    neuroids: Integers
+    part: str | None = None
+
+    def of(self, values: Floats, parts: tuple[str, ...]) -> Floats:
+        """(fold, neuroid) of this target alone, of values of all."""
+        if self.part is None:
+            return values[:, self.neuroids]
+        found: Floats = values[np.ix_(np.array(parts) == self.part, self.neuroids)]
+        return found
+
+
+def targets(responses: Responses) -> dict[str, Target]:
+    """What is scored together: "all" (subjects), "group" (means over them, "all" if alone), each experiment, each roi.
+
+    Of several experiments "all" and each roi are the mean of their scores (METHODS section 2, Pereira2018).
+    """
     subjects = np.array(responses.subjects)
     single = np.flatnonzero(subjects != GROUP)
-    found: dict[str, Integers] = {"all": single if len(single) else np.arange(len(subjects))}
+    found = {"all": Target(single if len(single) else np.arange(len(subjects)))}
     if 0 < len(single) < len(subjects):
-        found[GROUP] = np.flatnonzero(subjects == GROUP)
+        found[GROUP] = Target(np.flatnonzero(subjects == GROUP))
+    if len(responses.parts) > 1:
+        found.update({part: Target(responses.of_part(part)[1], part) for part in responses.parts})
     rois = np.array(responses.rois)
     if len(set(responses.rois)) > 1:
-        found.update({str(roi): np.flatnonzero(rois == roi) for roi in dict.fromkeys(responses.rois)})
+        found.update({str(roi): Target(np.flatnonzero(rois == roi)) for roi in dict.fromkeys(responses.rois)})
     return found
 
 
-def fold_scores(r: Floats, neuroids: Integers) -> Floats:
-    """(fold,) median over the given neuroids of r (fold, neuroid); NaN where no neuroid has a score."""
-    return _median(r[:, neuroids])
+def fold_scores(fit: LayerFit, target: Target, of: str = "r") -> Floats:
+    """(fold,) median over the target's neuroids of "r" or "inner"; NaN where no neuroid has a score."""
+    return _median(target.of(getattr(fit, of), fit.parts))
 
 
-def layer_score(fit: LayerFit, neuroids: Integers) -> float:
-    """Median over neuroids, mean over folds; NaN where nothing could be measured."""
-    return mean(fold_scores(fit.r, neuroids))
+def layer_score(fit: LayerFit, target: Target) -> float:
+    """Median over neuroids, mean over the folds of each experiment, mean over these; NaN where nothing is measured."""
+    return mean_of_parts(fold_scores(fit, target), fold_parts(fit, target))
 
 
-def choose(
-    fits: dict[Layer, LayerFit], layer_choice: str, responses: Responses, neuroids: Integers, seed: int
-) -> Chosen:
+def fold_parts(fit: LayerFit, target: Target) -> tuple[str, ...]:
+    """The experiment of each of the target's folds."""
+    return tuple(part for part in fit.parts if target.part in (None, part))
+
+
+def mean_of_parts(scores: Floats, parts: tuple[str, ...]) -> float:
+    """Mean over experiments of the mean over their folds, NaNs left out; NaN where there is nothing else."""
+    of = np.array(parts)
+    return mean(np.array([mean(scores[of == part]) for part in dict.fromkeys(parts)]))
+
+
+def choose(fits: dict[Layer, LayerFit], layer_choice: str, responses: Responses, target: Target, seed: int) -> Chosen:
     """Choose a layer and give the model's score on one target.
 
     Args:
         fits: layer -> its held-out and inner scores, same folds and neuroids.
         layer_choice: "max" (best on the held-out scores, as the paper) or "nested" (each fold by its training rows).
         responses: whose neuroids the fits are over.
-        neuroids: (n,) the target's columns.
+        target: the neuroids and folds that are scored.
         seed: of the bootstrap.
     """
-    layers = list(fits)
-    held_out = np.stack([fold_scores(fits[layer].r, neuroids) for layer in layers])  # (layer, fold)
+    layers, any_fit = list(fits), next(iter(fits.values()))
+    parts = fold_parts(any_fit, target)
     if layer_choice == "max":
-        picked = np.full(held_out.shape[1], _argmax([mean(row) for row in held_out]))
+        picked = np.full(len(parts), _argmax([layer_score(fits[layer], target) for layer in layers]))
         how = "best of the held-out scores"
     else:
-        inner = np.stack([fold_scores(fits[layer].inner, neuroids) for layer in layers])
+        inner = np.stack([fold_scores(fits[layer], target, "inner") for layer in layers])
         picked = np.array([_argmax(column) for column in inner.T])
         how = "by training rows in each fold"
-    r = np.stack([fits[layers[k]].r[fold] for fold, k in enumerate(picked)])  # (fold, neuroid)
-    test_share = fits[layers[0]].test_share
-    low, high, kind = _interval(r[:, neuroids], test_share, np.array(responses.subjects)[neuroids], seed)
+    held_out = [target.of(fits[layer].r, fits[layer].parts) for layer in layers]
+    r = np.stack([held_out[k][fold] for fold, k in enumerate(picked)])  # (fold, neuroid)
+    low, high, kind = interval(r, parts, any_fit.test_share, np.array(responses.subjects)[target.neuroids], seed)
     return Chosen(
         layer=layers[np.bincount(picked).argmax()],
         layer_folds=int(np.bincount(picked).max()),
         layer_choice=how,
-        r=mean(fold_scores(r, neuroids)),
+        r=mean_of_parts(_median(r), parts),
         r_low=low,
         r_high=high,
         interval_kind=kind,
-        n_neuroids=len(neuroids),
-        n_nan=int(np.isnan(r[:, neuroids]).all(axis=0).sum()),
+        n_neuroids=len(target.neuroids),
+        n_nan=int(np.isnan(r).all(axis=0).sum()),
     )
 
 
-def _interval(
-    r: Floats, test_share: float, subjects: np.ndarray[tuple[int], np.dtype[np.str_]], seed: int
+def interval(
+    r: Floats, parts: tuple[str, ...], test_share: float, subjects: NDArray[np.str_], seed: int
 ) -> tuple[float, float, str]:
     """95 % t interval of the score, from the variance over folds and, where there are 3 or more, over subjects.
 
     Folds share training rows (and random splits test rows), so the variance of their mean is not s^2 / n but
-    s^2 (1 / n + test rows / training rows). Subjects alone would not do: all saw the same stimuli, so what a null model
-    owes to these stimuli is common to them.
+    s^2 (1 / n + test rows / training rows); experiments share none, so that of their mean is the mean of these over
+    their number. Subjects alone would not do: all saw the same stimuli, so what a null model owes to these stimuli is
+    common to them.
+
+    Args:
+        r: (fold, neuroid) held-out scores.
+        parts: (fold,) the experiment of each fold.
+        test_share: test rows for each training row.
+        subjects: (neuroid,) whose it is.
+        seed: of the bootstrap over subjects.
 
     Source: Nadeau & Bengio 2003, Machine Learning 52, 239-281.
     """
-    scores = _median(r)
-    n_folds = int(np.isfinite(scores).sum())
-    if n_folds < 2:
+    scores, of = _median(r), np.array(parts)
+    by_part = [scores[(of == part) & np.isfinite(scores)] for part in dict.fromkeys(parts)]
+    n_folds = sum(len(part) for part in by_part)
+    if min(len(part) for part in by_part) < 2:
         return np.nan, np.nan, ""
-    variance = np.nanvar(scores, ddof=1) * (1 / n_folds + test_share)
+    variance = sum(np.var(part, ddof=1) * (1 / len(part) + test_share) for part in by_part) / len(by_part) ** 2
     kind = f"t, corrected for shared training rows, over {n_folds} folds"
     people = [np.flatnonzero(subjects == subject) for subject in dict.fromkeys(subjects) if subject != GROUP]
     if len(people) >= 3:
-        draws = np.random.default_rng(seed).integers(len(people), size=(N_BOOTSTRAP, len(people)))
-        means = [mean(_median(r[:, np.concatenate([people[k] for k in draw])])) for draw in draws]
-        variance += np.nanvar(means)
+        variance += _variance_over_people(r, parts, people, seed)
         kind += f", and bootstrap over {len(people)} subjects"
-    reach = stats.t.ppf(0.975, n_folds - 1) * np.sqrt(variance)
-    return mean(scores) - reach, mean(scores) + reach, kind
+    reach = stats.t.ppf(0.975, n_folds - len(by_part)) * np.sqrt(variance)
+    middle = mean_of_parts(scores, parts)
+    return middle - reach, middle + reach, kind
 
 
-def median_ceiling(ceiling: Floats, neuroids: Integers | list[int]) -> float:
-    """Median of the neuroids' ceilings (METHODS section 4); NaN where none is known."""
-    return float(_median(ceiling[None, neuroids])[0])
+def _variance_over_people(r: Floats, parts: tuple[str, ...], people: Sequence[Integers], seed: int) -> float:
+    """Variance of the score when subjects are drawn anew, with replacement."""
+    draws = np.random.default_rng(seed).integers(len(people), size=(N_BOOTSTRAP, len(people)))
+    drawn = (np.concatenate([people[k] for k in draw]) for draw in draws)
+    return float(np.nanvar([mean_of_parts(_median(r[:, neuroids]), parts) for neuroids in drawn]))
+
+
+def median_ceiling(ceiling: Ceiling, target: Target) -> float:
+    """Median of the neuroids' ceilings (METHODS section 4), mean over experiments; NaN where none is known."""
+    return mean(_median(target.of(ceiling.values, ceiling.parts)))
 
 
 def _median(matrix: Floats) -> Floats:

@@ -4,8 +4,10 @@ Controls are scored like models: they walk the same line and stand in the same t
 of nothing but time, beats every language model; sentence length, position and word rate take most of GPT2-XL's
 variance; word length alone beats every model's surprisal on reading times.
 
-Source: METHODS section 6; Feghhi, Hadidi et al. (Nat Commun 2026, arXiv 2406.01538). Static word vectors and untrained
-twins are not made here: the first need files, the second a model.
+Static word vectors and n-gram surprisal need a file of the user's. Untrained twins and shuffled word order are made
+elsewhere, since they need a model.
+
+Source: METHODS section 6; Feghhi, Hadidi et al. (Nat Commun 2026, arXiv 2406.01538).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 
+from harness import lexicon, ngram
 from harness.records import Dataset, Features, Floats, Layer, Responses, Stimuli
 
 OASM_WIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -32,6 +35,7 @@ class Control:
         kinds: the data it can be made for: "sentences" and "scans" (brain), "words" (reading times).
         pool: how words become scans: "sum" or "mean"; None leaves it to the protocol. Matters only for "scans".
         row_level: whether its rows are those of the responses, so that `hemodynamics` must leave it alone.
+        needs: the field of EvaluationSpec that names its file; "" where it needs none.
     """
 
     name: str
@@ -39,6 +43,13 @@ class Control:
     kinds: tuple[str, ...]
     pool: Literal["sum", "mean"] | None = None
     row_level: bool = False
+    needs: Literal["", "vectors", "corpus"] = ""
+
+    @property
+    def described(self) -> dict[str, str]:
+        """What a user is told of it."""
+        needs = f"--{self.needs} FILE" if self.needs else ""
+        return {"name": self.name, "about": self.title, "applies_to": ", ".join(self.kinds), "needs": needs}
 
 
 CONTROLS: dict[str, Control] = {
@@ -50,8 +61,13 @@ CONTROLS: dict[str, Control] = {
         Control("oasm", "identity of the block, smoothed over time", ("sentences", "scans"), row_level=True),
         Control("random", "normal vectors", ("sentences", "scans", "words")),
         Control("frequency", "Zipf frequency of the word", ("words",)),
+        Control("static-vectors", "mean of the words' vectors in FILE", ("sentences", "scans"), needs="vectors"),
+        Control(
+            "ngram", "bits per word, trigrams of the text FILE; sum and mean of a sentence",
+            ("sentences", "scans", "words"), needs="corpus",
+        ),
     )
-}
+}  # fmt: skip
 
 
 def find(name: str) -> Control:
@@ -82,22 +98,23 @@ def applies(name: str, dataset: Dataset) -> bool:
     return len(set(dataset.responses.row_blocks)) < len(dataset.responses.row_blocks)
 
 
-def features(name: str, dataset: Dataset, seed: int) -> Features:
+def features(name: str, dataset: Dataset, seed: int, file: str = "") -> Features:
     """A control as features of a brain data set.
 
     Args:
         name: a name of the table that applies to the data set.
         dataset: with responses.
         seed: of the control "random"; no other one uses it.
+        file: the vectors or the corpus of a control that needs one.
 
     Returns:
         Features with stimulus ids as rows, or with the responses' rows where the control is row-level; (row, column)
         float32 under Layer(name, 0), for "oasm" one layer ("width", i) for each of OASM_WIDTHS.
 
     Raises:
-        ValueError: if the name is unknown or the control does not apply.
+        ValueError: if the name is unknown, the control does not apply, or its file is not given or damaged.
     """
-    _require(name, dataset)
+    _require(name, dataset, file)
     responses = dataset.responses
     if responses is None:
         raise ValueError(f"{dataset.name} has no responses; use reading_predictor for reading times.")
@@ -106,19 +123,26 @@ def features(name: str, dataset: Dataset, seed: int) -> Features:
     if name == "position":
         return Features({Layer(name, 0): position_terms(responses.row_blocks)}, responses.row_ids)
     stimuli = dataset.stimuli
-    values = _random(stimuli, seed) if name == "random" else _counts(name, stimuli, kind_of(dataset))
+    if name == "random":
+        values = _random(stimuli, seed)
+    elif name == "static-vectors":
+        values = lexicon.embed(stimuli.texts, file)
+    elif name == "ngram":
+        values = ngram.bits_of(stimuli, file)[:, : 1 if kind_of(dataset) == "scans" else 2]
+    else:
+        values = _counts(name, stimuli, kind_of(dataset))
     return Features({Layer(name, 0): values.astype(np.float32)}, stimuli.ids)
 
 
-def reading_predictor(name: str, dataset: Dataset, seed: int) -> Floats:
+def reading_predictor(name: str, dataset: Dataset, seed: int, file: str = "") -> Floats:
     """A control as one number per word, to stand where surprisal stands: (word,) float64.
 
-    "position" is the place in the story from 0, "random" the first column of the random vectors.
+    "position" is the place in the story from 0, "random" the first column of the random vectors, "ngram" in bits.
 
     Raises:
-        ValueError: if the name is unknown or the control does not apply.
+        ValueError: as `features`.
     """
-    _require(name, dataset)
+    _require(name, dataset, file)
     stimuli = dataset.stimuli
     if name == "length":
         return characters(stimuli.texts)
@@ -126,12 +150,14 @@ def reading_predictor(name: str, dataset: Dataset, seed: int) -> Floats:
         return zipf_frequencies(stimuli.texts)
     if name == "position":
         return stimuli.positions().astype(np.float64)
+    if name == "ngram":
+        return ngram.bits_of(stimuli, file)[:, 0]
     return _random(stimuli, seed)[:, 0]
 
 
 def characters(texts: Sequence[str]) -> Floats:
-    """(text,) float64 number of characters as shown, punctuation included."""
-    return np.array([len(text) for text in texts], dtype=np.float64)
+    """(text,) float64 number of characters as shown, punctuation included, spaces around it not."""
+    return np.array([len(text.strip()) for text in texts], dtype=np.float64)
 
 
 def zipf_frequencies(words: Sequence[str]) -> Floats:
@@ -194,7 +220,9 @@ def _random(stimuli: Stimuli, seed: int) -> Floats:
     return np.random.default_rng(seed).standard_normal((len(stimuli), N_RANDOM))
 
 
-def _require(name: str, dataset: Dataset) -> None:
+def _require(name: str, dataset: Dataset, file: str) -> None:
     if not applies(name, dataset):
         fitting = [control for control in CONTROLS if applies(control, dataset)]
         raise ValueError(f"control {name!r} does not apply to {dataset.name}; those that do: {', '.join(fitting)}.")
+    if CONTROLS[name].needs and not file:
+        raise ValueError(f"control {name!r} needs a file; give the spec `{CONTROLS[name].needs}`.")

@@ -62,6 +62,7 @@ def _data(root: str) -> list[dict[str, Any]]:
     for name, entry in datasets.DATASETS.items():
         if entry.files:
             missing = datasets.missing(name, root)
-            detail = f"{len(missing)} of {len(entry.files)} files are not under {root}" if missing else f"under {root}"
+            lacks = f"{len(missing)} of {len(entry.files)} files are not under {root}: harness fetch {name}"
+            detail = lacks if missing else f"under {root}"
             rows.append(_row(f"data set {name}", "absent" if missing else "works", detail))
     return rows

@@ -1,5 +1,7 @@
 """Token ids -> hidden states -> one vector per layer and stimulus, with transformers.
 
+A stimulus is the state at its last token, or the mean over its tokens.
+
 Hooks on the blocks pool on the device, so that only pooled vectors leave it, one (stimulus, hidden) matrix a layer.
 Layer 0 is the input of the first block (the embeddings), layer k the output of block k **before** the final norm;
 transformers' own last hidden state has the norm applied.
@@ -12,7 +14,6 @@ the encoder holds the text before it (METHODS section 3: what the decoder reads 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.pooling import Pool, blocks
 from harness.reader import Reader
 from harness.records import Extraction, Features, Floats, Integers, Layer, Tokens
 from harness.tokens import windows
@@ -36,6 +38,7 @@ def extract(
     tokens: Sequence[Tokens],
     window: int = 2048,
     *,
+    pooling: str = "last",
     states: bool = True,
     log_probabilities: bool = True,
     overlap: float = 0.5,
@@ -48,7 +51,9 @@ def extract(
         tokens: one per context.
         window: tokens read at once at most, or the model's own limit where that is less. A longer context is read in
             windows that overlap; each begins with the model's BOS or start token.
-        states: whether to pool the hidden state at the last token of each stimulus, at every layer.
+        pooling: "last" (a stimulus is the state at its last token) or "mean" (over its tokens, those that are read in
+            the window that answers for its last).
+        states: whether to pool the hidden states of each stimulus, at every layer.
         log_probabilities: whether to give the log-probability of each token. For T5 these are the decoder's, teacher-
             forced on the text with an empty source.
         overlap: share of a window that the one before has read already.
@@ -62,10 +67,10 @@ def extract(
     wants_prefixes = reader.is_encoder_decoder and states
     pooled, logs = None, None
     if log_probabilities or not wants_prefixes:
-        cut = _cut(reader, tokens, window, overlap)
+        cut = _cut(reader, tokens, window, overlap, pooling)
         pooled, logs = _read_windows(reader, tokens, cut, states and not wants_prefixes, log_probabilities, progress)
     if wants_prefixes:
-        pooled = _read_prefixes(reader, list(_prefixes(reader, tokens, window)), len(ids), progress)
+        pooled = _read_prefixes(reader, list(_prefixes(reader, tokens, window, pooling)), len(ids), progress)
     return Extraction(Features(pooled, ids) if pooled is not None else None, logs)
 
 
@@ -77,7 +82,7 @@ class _Window:
     """Tokens that are read together.
 
     ids: the prefix, then tokens start.. of the context; first: the first token that this window answers for.
-    at, rows: positions in `ids` that are pooled, and the stimuli they stand for.
+    at, rows: positions in `ids` that are pooled, and the stimulus of each.
     """
 
     ids: Integers
@@ -88,17 +93,26 @@ class _Window:
     rows: Integers
 
 
-def _cut(reader: Reader, tokens: Sequence[Tokens], window: int, overlap: float) -> list[_Window]:
+def _cut(reader: Reader, tokens: Sequence[Tokens], window: int, overlap: float, pooling: str) -> list[_Window]:
     """All windows of all contexts."""
     cut, row, n_prefix = [], 0, len(reader.prefix)
     prefix = np.asarray(reader.prefix, dtype=np.int64)
     for context, read in enumerate(tokens):
+        pooled = np.flatnonzero(_stand_for_their_stimulus(read, pooling))
+        of, last = read.owners[pooled], read.last[read.owners[pooled]]
         for start, end, first in windows(len(read.ids), min(window, reader.limit) - n_prefix, overlap):
-            inside = np.flatnonzero((read.last >= first) & (read.last < end))
+            inside = (last >= first) & (last < end) & (pooled >= start)
             ids = np.concatenate([prefix, read.ids[start:end]])
-            cut.append(_Window(ids, context, start, first, read.last[inside] - start + n_prefix, row + inside))
+            cut.append(_Window(ids, context, start, first, pooled[inside] - start + n_prefix, row + of[inside]))
         row += len(read.stimulus_ids)
     return cut
+
+
+def _stand_for_their_stimulus(read: Tokens, pooling: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(token,) whether its state is pooled."""
+    if pooling == "mean":
+        return read.owners >= 0
+    return np.isin(np.arange(len(read.ids)), read.last)
 
 
 def _read_windows(
@@ -110,7 +124,7 @@ def _read_windows(
     progress: Callable[[float], None] | None,
 ) -> tuple[dict[Layer, Floats] | None, tuple[Floats, ...] | None]:
     logs = tuple(np.full(len(read.ids), np.nan) for read in tokens)
-    pool = _Pool("decoder", _blocks(reader.model, "decoder"), sum(len(read.stimulus_ids) for read in tokens))
+    pool = Pool("decoder", blocks(reader.model, "decoder"), sum(len(read.stimulus_ids) for read in tokens))
     vocabulary = reader.model.get_input_embeddings().num_embeddings
     budget = min(BATCH_TOKENS, LOGIT_BYTES // (4 * vocabulary)) if log_probabilities else BATCH_TOKENS
     for batch, done in _batches(cut, lambda window: len(window.ids), budget, progress):
@@ -156,27 +170,39 @@ def _token_log_probabilities(logits: torch.Tensor, ids: torch.Tensor) -> Floats:
 
 @dataclass(frozen=True)
 class _Prefix:
-    """The text up to and including stimulus `row` (None: no text yet), and the stimulus `next_row` that follows."""
+    """The text up to and including one stimulus, and the stimulus that follows.
+
+    source, following: what the encoder reads, and the decoder. at, rows: positions in `source` that are pooled, and the
+    stimulus of each (none where no stimulus stands in the text yet); next_at, next_rows: the same in `following`.
+    """
 
     source: Integers
-    row: int | None
+    at: Integers
+    rows: Integers
     following: Integers
-    next_row: int | None
+    next_at: Integers
+    next_rows: Integers
 
 
-def _prefixes(reader: Reader, tokens: Sequence[Tokens], window: int) -> Iterator[_Prefix]:
+def _prefixes(reader: Reader, tokens: Sequence[Tokens], window: int, pooling: str) -> Iterator[_Prefix]:
     """One encoder pass serves two stimuli: it is the text so far for one, and the context of the next."""
     end, row, limit = [reader.tokenizer.eos_token_id], 0, min(window, reader.limit)
+    prefix = np.asarray(reader.prefix, dtype=np.int64)
     for read in tokens:
-        stops = np.maximum.accumulate([0, *(read.last + 1)])
-        for i, stop in enumerate(stops):
-            text = read.ids[:stop][-(limit - 1) :]
-            following = read.ids[read.owners == i][-(limit - 1) :]
+        pooled = _stand_for_their_stimulus(read, pooling)
+        n_before = int(np.argmax(read.owners >= 0)) if len(read.ids) else 0  # tokens that are only context
+        for i, stop in enumerate(np.maximum.accumulate([n_before, *(read.last + 1)])):
+            so_far = np.arange(stop)[-(limit - 1) :]
+            to_come = np.flatnonzero(read.owners == i)[-(limit - 1) :]
+            at = np.flatnonzero(pooled[so_far] & (read.owners[so_far] == i - 1) & (i > 0))
+            next_at = len(prefix) + np.flatnonzero(pooled[to_come])
             yield _Prefix(
-                source=np.concatenate([text, end]),
-                row=row + i - 1 if i and read.last[i - 1] >= 0 else None,
-                following=np.concatenate([reader.prefix, following]).astype(np.int64),
-                next_row=row + i if len(following) else None,
+                source=np.concatenate([read.ids[so_far], end]),
+                at=at,
+                rows=np.full(len(at), row + i - 1),
+                following=np.concatenate([prefix, read.ids[to_come]]),
+                next_at=next_at,
+                next_rows=np.full(len(next_at), row + i),
             )
         row += len(read.stimulus_ids)
 
@@ -185,17 +211,15 @@ def _read_prefixes(
     reader: Reader, prefixes: Sequence[_Prefix], n_rows: int, progress: Callable[[float], None] | None
 ) -> dict[Layer, Floats]:
     model = reader.model
-    encoder = _Pool("encoder", _blocks(model, "encoder"), n_rows)
-    decoder = _Pool("decoder", _blocks(model, "decoder"), n_rows)
+    encoder = Pool("encoder", blocks(model, "encoder"), n_rows)
+    decoder = Pool("decoder", blocks(model, "decoder"), n_rows)
     for batch, done in _batches(prefixes, lambda p: max(len(p.source), len(p.following)), BATCH_TOKENS, progress):
         source, source_mask = _pad([prefix.source for prefix in batch], reader.device)
         target, target_mask = _pad([prefix.following for prefix in batch], reader.device)
-        so_far = [([len(p.source) - 2], [p.row]) if p.row is not None else ([], []) for p in batch]
-        to_come = [([len(p.following) - 1], [p.next_row]) if p.next_row is not None else ([], []) for p in batch]
         with (
             torch.inference_mode(),
-            encoder.hooked(*zip(*so_far, strict=True)),
-            decoder.hooked(*zip(*to_come, strict=True)),
+            encoder.hooked([p.at for p in batch], [p.rows for p in batch]),
+            decoder.hooked([p.next_at for p in batch], [p.next_rows for p in batch]),
         ):
             memory = model.encoder(input_ids=source, attention_mask=source_mask).last_hidden_state
             model.decoder(
@@ -209,66 +233,7 @@ def _read_prefixes(
     return encoder.values() | decoder.values()
 
 
-# --- pooling and batching ---------------------------------------------------------------------------------------------
-
-
-class _Pool:
-    """Collects the state at chosen positions of every block into a (stimulus, hidden) float32 matrix per layer."""
-
-    def __init__(self, stack: str, blocks: Sequence[Any], n_rows: int) -> None:
-        self.stack, self.blocks, self.n_rows = stack, blocks, n_rows
-        self.buffers: dict[Layer, torch.Tensor] = {}
-
-    @contextmanager
-    def hooked(self, at: Sequence[Any], rows: Sequence[Any], on: bool = True) -> Iterator[None]:
-        """While open, a forward pass pools positions at[i] of sequence i into rows[i]."""
-        sequence = np.repeat(np.arange(len(at)), [len(a) for a in at])
-        position = np.concatenate([np.asarray(a, dtype=np.int64) for a in at])
-        row = torch.from_numpy(np.concatenate([np.asarray(r, dtype=np.int64) for r in rows]))
-
-        def keep(index: int, hidden: torch.Tensor) -> None:
-            layer = Layer(self.stack, index)
-            if layer not in self.buffers:
-                self.buffers[layer] = torch.full((self.n_rows, hidden.shape[-1]), torch.nan)
-            self.buffers[layer][row] = hidden[sequence, position].float().cpu()
-
-        handles = []
-        if on:
-            first = self.blocks[0]
-            handles.append(
-                first.register_forward_pre_hook(lambda _, args, kwargs: keep(0, _input(args, kwargs)), with_kwargs=True)
-            )
-            for k, block in enumerate(self.blocks, start=1):
-                handles.append(block.register_forward_hook(lambda _, __, output, k=k: keep(k, _output(output))))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def values(self) -> dict[Layer, Floats]:
-        return {layer: self.buffers[layer].numpy() for layer in sorted(self.buffers)}
-
-
-def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    return args[0] if args else kwargs["hidden_states"]
-
-
-def _output(output: Any) -> torch.Tensor:
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _blocks(model: Any, stack: str) -> Sequence[Any]:
-    """The transformer blocks of a stack: the first list of modules that is as long as the configuration says."""
-    config = model.config.get_text_config(decoder=stack == "decoder")
-    part, n_blocks = model.base_model, config.num_hidden_layers
-    if model.config.is_encoder_decoder:
-        part = getattr(part, stack)
-        n_blocks = config.num_layers if stack == "encoder" else config.num_decoder_layers
-    for module in part.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == n_blocks:
-            return list(module)
-    raise ValueError(f"{config.model_type}: no list of {n_blocks} {stack} blocks was found in the model.")
+# --- batching ---------------------------------------------------------------------------------------------------------
 
 
 def _batches(

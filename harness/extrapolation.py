@@ -24,10 +24,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import saturation, scoring
+from harness import fitting, saturation
 from harness.records import GROUP, Floats, Fold, Integers
 from harness.spec import Protocol
-from kernels.gram import Bands, Design, design
+from kernels.gram import Bands, Design, Scale, design
 
 # Neuroids whose bootstraps are in memory at once.
 _NEUROIDS = 256
@@ -80,15 +80,16 @@ def collect(
     scores = np.full((len(pools), len(splits), len(of)), np.nan)
     alone = regression.kind == "ridge" and not regression.per_neuroid
     together = [present & (of == subject) for subject in np.unique(of[present])] if alone else [present]
-    fittings = [scoring.prepare(values[:, part], groups, splits, protocol) for part in together if pools]
-    designs = tuple(design(values[:, complete & (of == subject)], regression.scale) for subject in measured)
+    ways = [fitting.prepare(values[:, part], groups, splits, protocol) for part in together if pools]
+    scale: Scale = "center" if regression.scale == "center" else "zscore"  # people have no side of their own
+    designs = tuple(design(values[:, complete & (of == subject)], scale) for subject in measured)
     grams: dict[tuple[int, bytes], Floats] = {}
     for pool, found in zip(pools, scores, strict=True):
         features = _features(designs, tuple(float(subject in pool) for subject in measured), grams)
-        for part, fitting in zip(together, fittings, strict=True):
+        for part, way in zip(together, ways, strict=True):
             predicted = np.flatnonzero(part & ~np.isin(of, pool))
             if len(predicted):
-                fits = fitting.fit_design(features, values[:, predicted], threads=threads)
+                fits = way.fit_design(features, values[:, predicted], threads=threads)
                 found[:, predicted] = [fit.r for fit in fits]
     return Collected(tuple(pools), scores)
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.figures import PROTOCOLS
 from harness.panels import interval, number
+from harness.wording import folds_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.spec import FoldRule, Protocol
+    from harness.spec import Protocol
 
 TIME_ONLY = "oasm"  # the control that knows when, and nothing else (METHODS.md, section 6.1)
 
@@ -157,33 +158,6 @@ def _failures(failures: pd.DataFrame) -> Iterator[Finding]:
         models = ", ".join(sorted(set(failures["model"])))
         lost = f"{_count(len(failures), 'evaluation')} failed ({models}); the numbers above are without them."
         yield Finding("Failures", f"{lost} See the section Failures.")
-
-
-def in_words(protocol: Protocol) -> str:
-    """How a protocol scores, as a phrase."""
-    said = [f"context: {protocol.context}"]
-    if protocol.reading:
-        return "; ".join([*said, f"{protocol.reading} of reading time and surprisal"])
-    shared = "" if protocol.regression.per_neuroid else " for all neuroids"
-    ridge = f"ridge, one of {len(protocol.regression.alphas)} alphas{shared} chosen in training rows"
-    method = {"ols": "least squares", "ridge": ridge}[protocol.regression.kind]
-    layer = {"max": "best layer of the scores shown", "nested": "layer chosen in training rows"}
-    metric = {"pearson_r": [], "brainscore_r": ["Brain-Score’s r: 0 for a constant neuroid"]}[protocol.metric]
-    return "; ".join([*said, method, folds_in_words(protocol.folds), layer[protocol.layer_choice], *metric])
-
-
-def folds_in_words(rule: FoldRule) -> str:
-    """How rows are divided, as a phrase."""
-    gap = f", {rule.gap} rows dropped at their sides" if rule.gap else ""
-    held_out = rule.test_fraction if rule.test_fraction is not None else 1 - (rule.train_fraction or 0)
-    return {
-        "shuffled": f"{rule.n} random splits, {held_out:.0%} of the rows held out",
-        "kfold": f"{rule.n} random folds",
-        "stratified shuffled": f"{rule.n} random splits, {held_out:.0%} of the rows of each class held out",
-        "stratified kfold": f"{rule.n} random folds with equal shares of each class",
-        "grouped": f"{rule.n} folds of whole groups",
-        "contiguous": f"{rule.n} contiguous folds{gap}",
-    }[rule.kind]
 
 
 def _top(rows: pd.DataFrame, by: str = "r") -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ Source: scikit-learn's splitters; Brain-Score language 2026 for groups.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,14 +30,17 @@ def make(rule: FoldRule, groups: Sequence[str]) -> list[Fold]:
         rule: kind "shuffled": rule.n independent draws of rule.test_fraction of the rows, as ShuffleSplit; "kfold":
             KFold, shuffled; "stratified shuffled" and "stratified kfold": the same, so that every fold has its share of
             each class; "grouped": whole groups, dealt out at random into rule.n parts, or one group at a time
-            where there are fewer groups than that; "contiguous": rule.n equal blocks of time, rule.gap rows on both
-            sides of the test block in neither side.
+            where there are fewer groups than that; "leave one group out": LeaveOneGroupOut, in the order of the names,
+            rule.n is not read; "contiguous": rule.n equal blocks of time. rule.gap rows on both sides of a test block
+            are in neither side, under "grouped" and "leave one group out" too. "trimmed": rule.n blocks of
+            floor(rows / n), the last with what is left over; rule.gap rows are dropped at both ends of a middle test
+            block, at the first and the last from the training rows beside it (Toneva & Wehbe 2019).
         groups: (row,) the group of each row, in order of time; for the stratified kinds its class.
 
     Raises:
         ValueError: if the rows cannot be divided so, or a test fold has fewer rows than rule.min_test_rows.
     """
-    if rule.n < (least := 1 if rule.kind.endswith("shuffled") else 2):
+    if rule.kind != "leave one group out" and rule.n < (least := 1 if rule.kind.endswith("shuffled") else 2):
         raise ValueError(f"folds: {rule.n} {rule.kind} folds asked for; give at least {least}.")
     try:
         folds = list(_KINDS[rule.kind](rule, groups))
@@ -62,6 +66,11 @@ def inner_labels(groups: Sequence[str], train: Integers) -> Integers:
         for block, rows in enumerate(np.array_split(np.argsort(train), _CONTIGUOUS_INNER_BLOCKS)):
             labels[rows] = block
     return labels
+
+
+def equal_blocks(n_rows: int, n_blocks: int) -> Integers:
+    """(row,) the block of each row when rows are cut, in order, into blocks of equal size (KFold without shuffling)."""
+    return np.repeat(np.arange(n_blocks), [len(part) for part in np.array_split(np.arange(n_rows), n_blocks)])
 
 
 def _shuffled(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
@@ -108,20 +117,39 @@ def _grouped(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
             "give the rows two groups or more, or use contiguous folds."
         )
     for part in np.array_split(np.random.RandomState(rule.seed).permutation(names), min(rule.n, len(names))):
-        yield _held_out(np.isin(np.asarray(groups), part))
+        yield _held_out(np.isin(np.asarray(groups), part), rule.gap)
+
+
+def _leave_one_group_out(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
+    """Every group tests once, alone."""
+    from sklearn.model_selection import LeaveOneGroupOut
+
+    for _, test in LeaveOneGroupOut().split(np.zeros(len(groups)), groups=np.asarray(groups)):
+        yield _held_out(np.isin(np.arange(len(groups)), test), rule.gap)
 
 
 def _contiguous(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
     """Every block of time tests once, with a gap around it."""
     rows = np.arange(len(groups))
     for part in np.array_split(rows, rule.n):
-        distance = np.abs(rows[:, None] - part).min(axis=1, initial=len(rows) + rule.gap)
-        yield Fold(rows[distance > rule.gap], part)
+        yield _held_out(np.isin(rows, part), rule.gap)
 
 
-def _held_out(is_test: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Fold:
-    """The rows marked, and all others."""
-    return Fold(np.flatnonzero(~is_test), np.flatnonzero(is_test))
+def _trimmed(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
+    """Every block of time tests once, rows between the sides cut from the test block where it has both neighbours."""
+    n, gap = len(groups), rule.gap
+    rows, edges = np.arange(n), [*(n // rule.n * np.arange(rule.n)), n]
+    for k, (start, stop) in enumerate(pairwise(edges)):
+        if 0 < k < rule.n - 1:
+            yield Fold(np.r_[rows[:start], rows[stop:]], rows[start + gap : max(stop - gap, start + gap)])
+        else:
+            yield Fold(np.r_[rows[: max(start - gap, 0)], rows[stop + gap :]], rows[start:stop])
+
+
+def _held_out(is_test: np.ndarray[tuple[int], np.dtype[np.bool_]], gap: int = 0) -> Fold:
+    """The rows marked, and all others that are more than `gap` rows from each of them."""
+    near = np.convolve(is_test, np.ones(2 * gap + 1))[gap : gap + len(is_test)] > 0.5
+    return Fold(np.flatnonzero(~near), np.flatnonzero(is_test))
 
 
 _KINDS = {
@@ -130,5 +158,7 @@ _KINDS = {
     "stratified shuffled": _stratified_shuffled,
     "stratified kfold": _stratified_kfold,
     "grouped": _grouped,
+    "leave one group out": _leave_one_group_out,
     "contiguous": _contiguous,
+    "trimmed": _trimmed,
 }

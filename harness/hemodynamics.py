@@ -1,71 +1,122 @@
 """Features at word times -> features at scan times.
 
-A scan (TR) sees the blood's answer to words heard seconds before. So words are pooled into the TR in which they ended,
-after a shift, and the features of some TRs before are set side by side (delays), from which the regression makes its
-own response function.
+A scan (TR) sees the blood's answer to words heard or read seconds before. So words are pooled into the TR in which they
+ended (or began), after a shift, and the features of some TRs before are set side by side (delays), from which the
+regression makes its own response function.
 
-Source: Huth et al. 2016 (delays); Brain-Score language, Blank2014 (words that ended 4 s before the scan).
+Source: Huth et al. 2016 (delays); Brain-Score language, Blank2014 (words that ended 4 s before the scan); Toneva and
+Wehbe 2019 (words by their onset, z-scored by run).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import sparse
 
-from harness.records import Features, Floats, Integers, Layer, Responses, Stimuli, indices_of
+from harness.records import Features, Floats, Integers, Responses, Stimuli, indices_of
 from harness.spec import Sampling
+from kernels.gram import standardise
 
 # Clock readings are compared to the microsecond, so that .1 + .2 falls where .3 does.
 _DECIMALS = 6
 
 
-def at_scans(features: Features, stimuli: Stimuli, responses: Responses, sampling: Sampling) -> Features:
-    """Pool word features into scans and delay them.
+@dataclass(frozen=True)
+class Scans:
+    """How words are carried to scans.
 
-    A scan at t is given the words whose end, plus sampling.shift_s, falls in (t - TR, t], TR being the median time
-    between scans. An empty TR is 0 under "mean" and "sum"; under "last" it keeps the last word heard so far, 0 before
-    the first. Words are those of the passage named as the scan's block; where no passage is so named, all words are on
-    one clock. A delay of d gives the features of d scans earlier in the same block, 0 where the block had not begun.
+    Attributes:
+        own: (scan, word) share of each word in the scan that it belongs to, without delay.
+        delayed: the same for each of the delays.
+        runs: (scan,) whole number of the run in which columns are z-scored; None where they are not.
+    """
+
+    own: sparse.csr_array
+    delayed: tuple[sparse.csr_array, ...]
+    runs: Integers | None
+
+    def carry(self, words: Floats) -> Floats:
+        """(word, hidden) -> (scan, hidden x delay) float32, one copy of the hidden columns per delay."""
+        carried = np.hstack([share @ words for share in self.delayed])
+        return (carried if self.runs is None else _zscored(carried, self.runs)).astype(np.float32)
+
+    def words_of(self, rows: Integers) -> Integers:
+        """Words that belong to the scans of these rows."""
+        words: Integers = np.unique(self.own[rows].indices)
+        return words
+
+
+def at_scans(features: Features, stimuli: Stimuli, responses: Responses, sampling: Sampling) -> Features:
+    """Pool word features into scans and delay them, see `scans`.
 
     Args:
         features: rows are stimuli, in any order.
-        stimuli: words, with ends_s in seconds.
-        responses: rows are scans, with times_s in seconds and the blocks over which time passes.
-        sampling: pooling, shift in seconds, delays in TRs.
+        stimuli: words.
+        responses: rows are scans.
+        sampling: how words fall into scans.
 
     Returns:
-        layer -> (scan, hidden x delay) float32, one copy of the hidden columns per delay; row ids are the scans'.
+        layer -> (scan, hidden x delay) float32; row ids are the scans'.
 
     Raises:
-        ValueError: if times are missing, do not increase within a block, or a word has no features (naming it).
+        ValueError: as `scans`, or if a word has no features (naming it).
     """
-    _check(stimuli, responses, sampling)
+    how = scans(stimuli, responses, sampling)
     rows = indices_of(stimuli.ids, features.row_ids, "features for the words")
-    pooling = _pooling(stimuli, responses, sampling)
-    delayed = [_shift(responses.row_blocks, delay) @ pooling for delay in sampling.delays]
-    values: dict[Layer, Floats] = {
-        layer: np.hstack([each @ matrix[rows] for each in delayed]).astype(np.float32)
-        for layer, matrix in features.values.items()
-    }
-    return Features(values, responses.row_ids)
+    return Features({layer: how.carry(matrix[rows]) for layer, matrix in features.values.items()}, responses.row_ids)
 
 
-def _pooling(stimuli: Stimuli, responses: Responses, sampling: Sampling) -> sparse.csr_array:
-    """(scan, word) share of each word in each scan."""
-    assert stimuli.ends_s is not None and responses.times_s is not None  # noqa: S101 - checked at the gate
-    times, heard = responses.times_s.round(_DECIMALS), (stimuli.ends_s + sampling.shift_s).round(_DECIMALS)
+def scans(stimuli: Stimuli, responses: Responses, sampling: Sampling) -> Scans:
+    """Which words each scan is given.
+
+    A scan at t is given the words whose end, plus sampling.shift_s, falls in (t - TR, t], TR being the median time
+    between scans; on the clock "onset", those whose onset falls in (t, t + TR]. A delay of d gives the words of d TRs
+    earlier, whether or not a scan of that time was kept. An empty TR is 0 under "mean" and "sum"; under "last" it keeps
+    the last word so far, 0 before the first. Words are those of the passage named as the scan's block; where no passage
+    is so named, all words are on one clock, and what came by the last scan of the block before stays with that block.
+
+    Args:
+        stimuli: words, with ends_s or onsets_s in seconds.
+        responses: rows are scans, with times_s in seconds and the blocks over which time passes.
+        sampling: pooling, clock, shift in seconds, delays in TRs.
+
+    Raises:
+        ValueError: if times are missing, or do not increase within a block.
+    """
+    heard_s = _check(stimuli, responses, sampling)
+    own, *delayed = (_shares(stimuli, heard_s, responses, sampling, delay) for delay in (0, *sampling.delays))
+    runs = np.unique(responses.row_blocks, return_inverse=True)[1] if sampling.zscore else None
+    return Scans(own, tuple(delayed), runs)
+
+
+def _zscored(values: Floats, runs: Integers) -> Floats:
+    """Each column by its mean and sd within each run, 0 where it is constant there."""
+    out = np.empty_like(values)
+    for run in range(runs.max() + 1):
+        out[runs == run] = standardise(values[runs == run])
+    return out
+
+
+def _shares(
+    stimuli: Stimuli, heard_s: Floats, responses: Responses, sampling: Sampling, delay: int
+) -> sparse.csr_array:
+    """(scan, word) share of each word in each scan, `delay` TRs late."""
+    assert responses.times_s is not None  # noqa: S101 - checked at the gate
+    times, heard = responses.times_s.round(_DECIMALS), (heard_s + sampling.shift_s).round(_DECIMALS)
     blocks, passages = np.array(responses.row_blocks), np.array(stimuli.passages)
     tr = float(np.median(np.diff(times)[blocks[1:] == blocks[:-1]]))
-    pairs = []
+    until = times + (tr if sampling.clock == "onset" else 0.0)  # the end of what a scan is given without delay
+    pairs, shown, block_before = [], np.arange(len(heard)) >= sampling.skip_words, -np.inf
     for block in dict.fromkeys(responses.row_blocks):
-        scans = np.flatnonzero(blocks == block)
-        words = np.flatnonzero(passages == block) if block in stimuli.passages else np.arange(len(passages))
-        match = (
-            _last_words(times[scans], heard[words])
-            if sampling.pool == "last"
-            else _words_of(times[scans], heard[words], tr)
-        )
-        pairs.append((scans[match[0]], words[match[1]]))
+        rows = np.flatnonzero(blocks == block)
+        named = block in stimuli.passages
+        words = np.flatnonzero(shown & ((passages == block) if named else (heard > block_before)))
+        at = (until[rows] - delay * tr).round(_DECIMALS)
+        match = _last_words(at, heard[words]) if sampling.pool == "last" else _words_of(at, heard[words], tr)
+        pairs.append((rows[match[0]], words[match[1]]))
+        block_before = until[rows[-1]]
     scan, word = (np.concatenate(column) for column in zip(*pairs, strict=True))
     share = 1.0 / np.bincount(scan, minlength=len(times))[scan] if sampling.pool == "mean" else np.ones(len(scan))
     return sparse.csr_array((share, (scan, word)), shape=(len(times), len(heard)))
@@ -87,25 +138,22 @@ def _last_words(times: Floats, heard: Floats) -> tuple[Integers, Integers]:
     return scan, order[place[scan]]
 
 
-def _shift(blocks: tuple[str, ...], delay: int) -> sparse.csr_array:
-    """(scan, scan) matrix that moves rows `delay` scans later within their block."""
-    names = np.array(blocks)
-    later = np.arange(delay, len(names))
-    later = later[names[later] == names[later - delay]]
-    return sparse.csr_array((np.ones(len(later)), (later, later - delay)), shape=(len(names), len(names)))
-
-
-def _check(stimuli: Stimuli, responses: Responses, sampling: Sampling) -> None:
-    """Raise ValueError where words cannot be put on the clock of the scans."""
-    if stimuli.ends_s is None or responses.times_s is None:
-        missing = "ends_s of the words" if stimuli.ends_s is None else "times_s of the scans"
+def _check(stimuli: Stimuli, responses: Responses, sampling: Sampling) -> Floats:
+    """(word,) seconds by the clock of the words; ValueError where they cannot be put on the clock of the scans."""
+    name = f"{sampling.clock}s_s"
+    heard_s: Floats | None = getattr(stimuli, name)
+    if heard_s is None or responses.times_s is None:
+        missing = f"{name} of the words" if heard_s is None else "times_s of the scans"
         raise ValueError(f"hemodynamics: {missing} are not given; a protocol with `sampling` needs both.")
-    if not np.isfinite(stimuli.ends_s).all():
-        word = stimuli.ids[int(np.argmin(np.isfinite(stimuli.ends_s)))]
-        raise ValueError(f"hemodynamics: word {word!r} has no end; give a time to each word or leave the word out.")
+    if not np.isfinite(heard_s).all():
+        word = stimuli.ids[int(np.argmin(np.isfinite(heard_s)))]
+        raise ValueError(
+            f"hemodynamics: word {word!r} has no {sampling.clock}; give a time to each word or leave the word out."
+        )
     if not sampling.delays or min(sampling.delays) < 0:
         raise ValueError(f"hemodynamics: delays {sampling.delays}; give at least one, none negative.")
     _check_clock(stimuli, responses, responses.times_s)
+    return heard_s
 
 
 def _check_clock(stimuli: Stimuli, responses: Responses, times_s: Floats) -> None:

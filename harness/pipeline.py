@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import Any
 
 from harness import quickstart, tables
-from harness.plan import Failure, Plan, Watcher, make_plan
+from harness.plan import Failure, Plan, Watcher, make_plan, require_files
 from harness.spec import EvaluationSpec
 from harness.store import Store
 from harness.units import ScoreUnit, Source, code_version, now
@@ -41,6 +41,7 @@ def run(
     *,
     address: str | None = None,
     device: str = "auto",
+    pinned: bool = True,
     watcher: Watcher | None = None,
 ) -> Outcome:
     """Run a spec and write its tables.
@@ -51,17 +52,22 @@ def run(
         data_root: folder of the recordings.
         address: a Ray cluster; None starts a local Ray.
         device: "auto", "cpu" or "cuda", where models are read.
+        pinned: whether recordings must be the published files, by checksum.
         watcher: is told what happens.
 
     Returns:
         How it ended; a failing model does not stop the others.
+
+    Raises:
+        FileNotFoundError: if a file that a control needs is named and not there.
     """
     started, watcher, store = time.monotonic(), watcher or Watcher(), Store(out)
+    require_files(spec)
     store.require_writable()
     store.sweep()
     if any(name.startswith("synthetic") for name in spec.datasets):
         _prepare_quickstart(spec, out, address, watcher)
-    plan = make_plan(spec, out, data_root)
+    plan = make_plan(spec, out, data_root, pinned=pinned)
     for failure in plan.failures:
         watcher.failed(failure)
     pending = [unit for unit in plan.scores if not store.has("scores", unit.key)]
@@ -142,7 +148,8 @@ def _properties(source: Source, run_id: str) -> dict[str, Any]:
 
 def _run_row(plan: Plan, outcome: Outcome, out: str) -> dict[str, Any]:
     libraries = ("numpy", "scipy", "scikit-learn", "torch", "transformers", "ray", "pyarrow", "pandas")
-    content: dict[str, Any] = {"spec": asdict(plan.spec)}
+    used = {unit.protocol.hash: asdict(unit.protocol) for unit in plan.scores}
+    content: dict[str, Any] = {"spec": asdict(plan.spec), "protocols": list(used.values())}
     if any(name.startswith("synthetic") for name in plan.recordings):
         content["planted"] = json.loads((quickstart.folder_of(out) / "synthetic" / "planted.json").read_text())
     return {

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from harness import checkpoints, controls, datasets, quickstart
+from harness.datasets.entry import Entry, checksum_of
 from harness.records import Dataset
 from harness.spec import EvaluationSpec, Protocol, content_hash
 from harness.units import FeatureUnit, ScoreUnit, Source, now
@@ -40,6 +42,7 @@ class Plan:
     spec: EvaluationSpec
     sources: list[Source] = field(default_factory=list)
     recordings: dict[str, Dataset] = field(default_factory=dict)
+    protocols: dict[str, dict[str, Protocol]] = field(default_factory=dict)
     scores: list[ScoreUnit] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     started: str = field(default_factory=now)
@@ -66,18 +69,46 @@ class Watcher:
         """A unit, a model or a data set failed."""
 
 
-def make_plan(spec: EvaluationSpec, out: str, data_root: str | None) -> Plan:
+def make_plan(spec: EvaluationSpec, out: str, data_root: str | None, *, pinned: bool = True) -> Plan:
     """Resolve the models, load the recordings and list the units; what cannot be had becomes a failure."""
     plan = Plan(spec)
-    plan.sources = [*_models(plan, out), *(Source(name, "control", "", spec.seed) for name in spec.controls)]
+    plan.sources = [*_models(plan, out), *_controls(spec)]
     for name in dict.fromkeys(member for group in spec.datasets for member in datasets.expand(group)):
         root = quickstart.folder_of(out) if name.startswith("synthetic") else data_root or "."
         try:
-            plan.recordings[name] = datasets.load(name, root)
+            _add_recording(plan, datasets.find(name), root, pinned)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one recording, the others go on
             plan.failures.append(Failure.of(error, "datasets", dataset=name))
     plan.scores = list(_score_units(plan))
     return plan
+
+
+def _add_recording(plan: Plan, entry: Entry, root: str | Path, pinned: bool) -> None:
+    """Recordings and their protocols go by the name in the tables, which of a "local:FOLDER" is another one."""
+    if entry.name in plan.recordings:
+        raise ValueError(f"two data sets are called {entry.name!r}; give one of them a `name` in its dataset.json.")
+    plan.recordings[entry.name] = datasets.load(entry, root, pinned=pinned)
+    plan.protocols[entry.name] = {protocol.name: protocol for protocol in entry.protocols}
+
+
+def require_files(spec: EvaluationSpec) -> None:
+    """Raise FileNotFoundError where a file that a control needs is named and not there."""
+    for file in filter(None, (spec.vectors, spec.corpus)):
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"{file} is no file; give the vectors or the corpus of a control by its path.")
+
+
+def _controls(spec: EvaluationSpec) -> Iterator[Source]:
+    """The controls, without those whose file is not given.
+
+    The revision is by all of a file's content, each time: a second for a gigabyte, which is less than reading it costs.
+    """
+    for name in spec.controls:
+        needs = controls.find(name).needs
+        file = getattr(spec, needs) if needs else ""
+        if file or not needs:
+            revision = checksum_of(Path(file), "sha256").replace(":", "-")[:23] if file else ""
+            yield Source(name, "control", revision, spec.seed, file=str(Path(file).absolute()) if file else "")
 
 
 def _models(plan: Plan, out: str) -> Iterator[Source]:
@@ -109,7 +140,7 @@ def _require_other_name(checkpoint: checkpoints.Checkpoint, found: dict[str, che
 
 def _score_units(plan: Plan) -> Iterator[ScoreUnit]:
     for name, dataset in plan.recordings.items():
-        known = datasets.protocols(name)
+        known = plan.protocols[name]
         for protocol in (known[wanted] for wanted in plan.spec.protocols if wanted in known):
             for source in plan.sources:
                 if source.checkpoint is None and not controls.applies(source.name, dataset):
@@ -126,4 +157,4 @@ def feature_unit(source: Source, dataset: Dataset, protocol: Protocol) -> Featur
     assert source.checkpoint is not None  # noqa: S101 - controls read nothing
     brain = dataset.responses is not None
     surprisals = not (brain and source.checkpoint.is_encoder_decoder)
-    return FeatureUnit(source, dataset.stimuli, protocol.context, protocol.window, states=brain, surprisals=surprisals)
+    return FeatureUnit(source, dataset.stimuli, protocol, states=brain, surprisals=surprisals)

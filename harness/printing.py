@@ -14,7 +14,7 @@ def show(rows: list[dict[str, Any]], as_json: bool) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*rows[0], box=None, header_style="bold")
+    table = Table(*rows[0], box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     Console().print(table)

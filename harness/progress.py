@@ -63,7 +63,7 @@ class Display(Watcher):
         if isinstance(unit, ScoreUnit):
             what = f"scored {unit.dataset} {unit.protocol.name}"
         else:
-            what = f"read {len(unit.stimuli)} stimuli, context {unit.context}"
+            what = f"read {len(unit.stimuli)} stimuli, context {unit.protocol.context}"
         if self.console.is_terminal:
             self.progress.update(self.bars[_bar(unit)], advance=isinstance(unit, ScoreUnit), now=what)
         else:

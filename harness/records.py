@@ -6,17 +6,18 @@ their ids, never by their place: a join that loses or doubles an id is an error 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
-Integers = NDArray[np.integer[Any]]
-GROUP = "group"  # the subject of neuroids that are means over subjects
+from harness.recording import GROUP, Dataset, Floats, Integers, ReadingTimes, Responses, Stimuli, require_unique
+
+__all__ = [
+    "GROUP", "Ceiling", "Context", "Dataset", "Extraction", "Features", "Floats", "Fold", "Integers", "Layer",
+    "LayerFit", "ReadingTimes", "Responses", "Stimuli", "Surprisals", "Tokens", "indices_of", "require_unique",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, order=True)
@@ -35,136 +36,11 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Stimuli:
-    """What the participants read or heard, in order of presentation.
-
-    Attributes:
-        ids, texts: one per stimulus; ids are unique, a text is a sentence or a word.
-        passages: the passage or story of each stimulus; a passage is contiguous and is one context.
-        groups: what must not be divided over train and test (a topic, a story); defaults to the passages.
-        onsets_s, ends_s: (stimulus,) seconds at which a word began and ended, where words are aligned to scans.
-    """
-
-    ids: tuple[str, ...]
-    texts: tuple[str, ...]
-    passages: tuple[str, ...]
-    groups: tuple[str, ...] = ()
-    onsets_s: Floats | None = None
-    ends_s: Floats | None = None
-
-    def __post_init__(self) -> None:
-        if not self.groups:
-            object.__setattr__(self, "groups", self.passages)
-        for name in ("texts", "passages", "groups", "onsets_s", "ends_s"):
-            column = getattr(self, name)
-            if column is not None and len(column) != len(self.ids):
-                raise ValueError(f"stimuli: {len(self.ids)} ids but {len(column)} {name}; give one per stimulus.")
-        require_unique(self.ids, "stimuli")
-        seen: set[str] = set()
-        for before, passage in zip((None, *self.passages), self.passages, strict=False):
-            if passage != before and passage in seen:
-                raise ValueError(f"stimuli: passage {passage!r} is not contiguous; sort the stimuli by passage.")
-            seen.add(passage)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def positions(self) -> Integers:
-        """(stimulus,) place of each stimulus in its passage, from 0."""
-        count: Counter[str] = Counter()
-        places = np.empty(len(self), dtype=np.int64)
-        for i, passage in enumerate(self.passages):
-            places[i] = count[passage]
-            count[passage] += 1
-        return places
-
-
-@dataclass(frozen=True)
-class Responses:
-    """Brain responses: one row per stimulus or per scan (TR), one column per neuroid (voxel or region).
-
-    Attributes:
-        values: (row, neuroid) float32, NaN where a neuroid was not measured.
-        row_ids, row_groups: (row,) stimulus or scan; what must not be divided over train and test.
-        row_blocks: (row,) the run of rows over which time passes without a break (a passage, a story).
-        neuroid_ids, subjects, rois: (neuroid,); subject "group" marks a mean over subjects.
-        unit: unit of `values`, as published.
-        times_s: (row,) time of each scan in the clock of the stimuli's onsets; None when rows are stimuli.
-    """
-
-    values: Floats
-    row_ids: tuple[str, ...]
-    row_groups: tuple[str, ...]
-    row_blocks: tuple[str, ...]
-    neuroid_ids: tuple[str, ...]
-    subjects: tuple[str, ...]
-    rois: tuple[str, ...]
-    unit: str
-    times_s: Floats | None = None
-
-    def __post_init__(self) -> None:
-        n_rows, n_neuroids = self.values.shape
-        for name, wanted in (
-            ("row_ids", n_rows), ("row_groups", n_rows), ("row_blocks", n_rows), ("times_s", n_rows),
-            ("neuroid_ids", n_neuroids), ("subjects", n_neuroids), ("rois", n_neuroids),
-        ):  # fmt: skip
-            column = getattr(self, name)
-            if column is not None and len(column) != wanted:
-                raise ValueError(f"responses: values are {self.values.shape} but there are {len(column)} {name}.")
-        require_unique(self.row_ids, "rows of the responses")
-        require_unique(self.neuroid_ids, "neuroids")
-        infinite, absent = np.isinf(self.values).any(axis=0), np.isnan(self.values).all(axis=0)
-        for what, bad in (("infinite values; write NaN for what is absent", infinite), ("no value", absent)):
-            if n_rows and bad.any():
-                raise ValueError(f"responses: neuroid {self.neuroid_ids[int(bad.argmax())]!r} has {what}.")
-
-
-@dataclass(frozen=True)
-class ReadingTimes:
-    """Mean self-paced reading time of each word, in order of presentation.
-
-    Attributes:
-        word_ids, sentences: (word,) stimulus id of each word, and its sentence.
-        mean_ms: (word,) float64 milliseconds, NaN where no reader is left.
-        scored: (word,) bool; False where the protocol leaves a word out (the first of a sentence).
-        release: which release of the corpus the means come from.
-    """
-
-    word_ids: tuple[str, ...]
-    mean_ms: Floats
-    sentences: tuple[str, ...]
-    scored: NDArray[np.bool_]
-    release: str
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Stimuli with the responses or the reading times of people.
-
-    Attributes:
-        name, version: in the table of data sets; sha256 over the content that was loaded, 16 hex digits.
-        published_ceiling, ceiling_source: a known ceiling where none can be computed here, and where it is from.
-    """
-
-    name: str
-    version: str
-    stimuli: Stimuli
-    responses: Responses | None = None
-    reading: ReadingTimes | None = None
-    published_ceiling: float | None = None
-    ceiling_source: str = ""
-
-    def __post_init__(self) -> None:
-        if self.reading is not None and self.reading.word_ids != self.stimuli.ids:
-            raise ValueError(f"{self.name}: the words of the reading times are not the stimuli, in their order.")
-
-
-@dataclass(frozen=True)
 class Context:
     """A text that a model reads in one pass, and where the stimuli lie in it.
 
-    text: the whole passage, story or corpus. stimulus_ids, spans: the stimuli in it, in order; (stimulus, 2) first
-    character of each and one past its last.
+    text: the whole passage, story or corpus, or a stimulus with what is read before it. stimulus_ids, spans: the
+    stimuli in it, in order; (stimulus, 2) first character of each and one past its last.
     """
 
     text: str
@@ -257,6 +133,7 @@ class LayerFit:
         at_low, at_high: share of the fits whose alpha is the smallest or the largest of the grid.
         rank: (fold,) rank of the training features; n_features: columns, n_rows: rows with a response.
         test_share: test rows for each training row, mean over folds.
+        parts: (fold,) the experiment of each fold.
     """
 
     r: Floats
@@ -268,21 +145,19 @@ class LayerFit:
     n_features: int
     n_rows: int
     test_share: float
+    parts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """How well the best possible model could do: (neuroid,) r, NaN where not known, and how it was computed."""
+    """How well the best possible model could do.
 
+    parts: the experiments. values: (part, neuroid) r, NaN where not known. kinds: (neuroid,) how it was computed.
+    """
+
+    parts: tuple[str, ...]
     values: Floats
     kinds: tuple[str, ...]
-
-
-def require_unique(ids: Sequence[str], what: str) -> None:
-    """Raise ValueError naming the first id that stands twice."""
-    doubled = next((i for i, n in Counter(ids).items() if n > 1), None)
-    if doubled is not None:
-        raise ValueError(f"{what}: id {doubled!r} stands more than once; ids must be unique.")
 
 
 def indices_of(wanted: Sequence[str], present: Sequence[str], what: str) -> Integers:

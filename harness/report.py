@@ -5,6 +5,7 @@ Names come from users and from hubs: everything is escaped, and the page's conte
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import uuid
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harness import datasets, tables
 from harness.findings import findings
 from harness.sections import Row, Table, records, sections
+from harness.spec import protocol_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +72,7 @@ def _content(out: str, run: str | None) -> dict[str, Any]:
     frames = {name: tables.read(out, name, about["run"]) for name in _FRAMES}
     known = _mapping(about["content"])
     scored = records(frames["model_scores"]) + records(frames["reading_scores"])
-    protocols = _protocols({row["dataset"] for row in scored})
+    protocols = _protocols({row["dataset"] for row in scored}, known.get("protocols") or [])
     return {
         "out": out.rstrip("/"),
         "about": about,
@@ -94,10 +96,13 @@ def _pick_run(runs: pd.DataFrame, run: str | None) -> Row:
     return wanted[-1]
 
 
-def _protocols(names: set[str]) -> dict[str, Protocol]:
-    """Protocols by hash. A run made with others, by another version of the program, has hashes that are not here."""
-    known = [datasets.protocols(name) for name in names if name in datasets.DATASETS]
-    return {protocol.hash: protocol for pair in known for protocol in pair.values()}
+def _protocols(names: set[str], of_run: list[dict[str, Any]]) -> dict[str, Protocol]:
+    """Protocols by hash: of the data sets of the table, and those that the run wrote down, as far as they are read."""
+    known = [protocol for name in names if name in datasets.DATASETS for protocol in datasets.protocols(name).values()]
+    for said in of_run:
+        with contextlib.suppress(TypeError, KeyError):  # a run of another version of the program
+            known.append(protocol_of(said))
+    return {protocol.hash: protocol for protocol in known}
 
 
 def _mapping(text: str) -> dict[str, Any]:

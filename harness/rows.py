@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from harness import aggregate
+from harness.aggregate import Target
 from harness.records import Ceiling, Layer, LayerFit, Responses
 from harness.spec import Protocol
 
@@ -36,56 +37,57 @@ class BrainRows:
 
     def _neuroids_of(self, layer: Layer, fit: LayerFit) -> Iterable[Row]:
         r, alpha = aggregate.mean_over_folds(fit.r), aggregate.median_over_folds(fit.alpha)
+        ceiling = aggregate.mean_over_folds(self.ceiling.values)
         unmeasured = np.isnan(fit.r).sum(axis=0)
         of = self.responses
         for i, names in enumerate(zip(of.neuroid_ids, of.subjects, of.rois, strict=True)):
             yield {
                 **self.origin, **_place(layer), **dict(zip(("neuroid_id", "subject", "roi"), names, strict=True)),
-                **self._against_ceiling(r[i], [i]), "alpha": alpha[i], "n_folds_nan": unmeasured[i], **_sizes(fit),
+                **_ratio(r[i], ceiling[i], self.ceiling.kinds[i]), "alpha": alpha[i], "n_folds_nan": unmeasured[i],
+                **_sizes(fit),
             }  # fmt: skip
 
     def layers(self) -> list[Row]:
         """One row per layer and target."""
         return [
-            self._layer_row(layer, fit, target, neuroids)
-            for target, neuroids in aggregate.targets(self.responses).items()
+            self._layer_row(layer, fit, name, target)
+            for name, target in aggregate.targets(self.responses).items()
             for layer, fit in self.fits.items()
         ]
 
-    def _layer_row(self, layer: Layer, fit: LayerFit, target: str, neuroids: Any) -> Row:
-        per_fold = aggregate.fold_scores(fit.r, neuroids)
+    def _layer_row(self, layer: Layer, fit: LayerFit, name: str, target: Target) -> Row:
+        inner = aggregate.mean_of_parts(aggregate.fold_scores(fit, target, "inner"), aggregate.fold_parts(fit, target))
         return {
-            **self.origin, **_place(layer), "target": target,
-            **self._against_ceiling(aggregate.mean(per_fold), neuroids), "r_std_folds": aggregate.deviation(per_fold),
-            "inner": aggregate.mean(aggregate.fold_scores(fit.inner, neuroids)), "alpha_at_low": fit.at_low,
-            "alpha_at_high": fit.at_high, "rank": float(np.mean(fit.rank)), "n_neuroids": len(neuroids),
-            "n_nan": np.isnan(fit.r[:, neuroids]).all(axis=0).sum(), **_sizes(fit),
+            **self.origin, **_place(layer), "target": name,
+            **self._against_ceiling(aggregate.layer_score(fit, target), target),
+            "r_std_folds": aggregate.deviation(aggregate.fold_scores(fit, target)),
+            "inner": inner, "alpha_at_low": fit.at_low,
+            "alpha_at_high": fit.at_high, "rank": float(np.mean(fit.rank)), "n_neuroids": len(target.neuroids),
+            "n_nan": np.isnan(target.of(fit.r, fit.parts)).all(axis=0).sum(), **_sizes(fit, target),
         }  # fmt: skip
 
     def models(self) -> list[Row]:
         """One row per target: the layer that the protocol chooses."""
-        return [self._model_row(target, neuroids) for target, neuroids in aggregate.targets(self.responses).items()]
+        return [self._model_row(name, target) for name, target in aggregate.targets(self.responses).items()]
 
-    def _model_row(self, target: str, neuroids: Any) -> Row:
-        chosen = aggregate.choose(self.fits, self.protocol.layer_choice, self.responses, neuroids, self.seed)
-        score = asdict(chosen) | _place(chosen.layer) | self._against_ceiling(chosen.r, neuroids)
-        return {**self.origin, "target": target, **score, **_sizes(self.fits[chosen.layer])}
+    def _model_row(self, name: str, target: Target) -> Row:
+        chosen = aggregate.choose(self.fits, self.protocol.layer_choice, self.responses, target, self.seed)
+        score = asdict(chosen) | _place(chosen.layer) | self._against_ceiling(chosen.r, target)
+        return {**self.origin, "target": name, **score, **_sizes(self.fits[chosen.layer], target)}
 
-    def _against_ceiling(self, r: float, neuroids: Iterable[int]) -> Row:
-        at = list(neuroids)
-        ceiling = aggregate.median_ceiling(self.ceiling.values, at)
-        kinds = sorted({self.ceiling.kinds[i] for i in at} - {""})
-        return {
-            "r": r,
-            "ceiling": ceiling,
-            "ceiling_kind": ", ".join(kinds),
-            "ratio": r / ceiling if ceiling > 0 else np.nan,
-        }
+    def _against_ceiling(self, r: float, target: Target) -> Row:
+        kinds = sorted({self.ceiling.kinds[i] for i in target.neuroids} - {""})
+        return _ratio(r, aggregate.median_ceiling(self.ceiling, target), ", ".join(kinds))
 
 
 def _place(layer: Layer) -> Row:
     return {"stack": layer.stack, "layer": layer.index}
 
 
-def _sizes(fit: LayerFit) -> Row:
-    return {"n_rows": fit.n_rows, "n_features": fit.n_features, "n_folds": len(fit.r)}
+def _ratio(r: float, ceiling: float, kind: str) -> Row:
+    return {"r": r, "ceiling": ceiling, "ceiling_kind": kind, "ratio": r / ceiling if ceiling > 0 else np.nan}
+
+
+def _sizes(fit: LayerFit, target: Target | None = None) -> Row:
+    n_folds = len(aggregate.fold_parts(fit, target)) if target else len(fit.r)
+    return {"n_rows": fit.n_rows, "n_features": fit.n_features, "n_folds": n_folds}

@@ -90,8 +90,7 @@ class Schedule:
             self._admit()
 
     def _score(self, unit: ScoreUnit) -> None:
-        ceiling = self._ceiling(unit) if self.plan.recordings[unit.dataset].responses else None
-        recording = self.recordings[unit.dataset]
+        ceiling, recording = self._ceiling(unit), self.recordings[unit.dataset]
         self.running[actors.score.remote(unit, recording, ceiling, self.store.out, self.device)] = unit
 
     def _ceiling(self, unit: ScoreUnit) -> Any:

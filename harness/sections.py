@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness import figures
 from harness.figures import PROTOCOLS
-from harness.findings import in_words
 from harness.panels import interval, number
+from harness.wording import in_words
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,6 +13,11 @@ from typing import Any, Literal
 
 ProtocolName = Literal["paper", "strict", "brainscore2026"]
 
+FoldKind = Literal[
+    "shuffled", "kfold", "stratified shuffled", "stratified kfold", "grouped", "leave one group out", "contiguous",
+    "trimmed",
+]  # fmt: skip
+
 
 @dataclass(frozen=True)
 class FoldRule:
@@ -20,11 +25,14 @@ class FoldRule:
 
     kind: "shuffled" (random splits, scikit-learn's ShuffleSplit), "kfold" (shuffled k-fold), "stratified shuffled" and
     "stratified kfold" (the same with the classes of the rows in equal shares), "grouped" (whole groups, shuffled with
-    the seed), "contiguous" (blocks in time with `gap` rows dropped at both sides of the test block).
+    the seed), "leave one group out" (LeaveOneGroupOut), "contiguous" (blocks in time). `gap` rows are dropped at both
+    sides of what tests, unless single rows are drawn at random. "trimmed": blocks in time, the last with what is left
+    over; `gap` rows dropped at both ends of a middle test block, at the first and the last from the training rows
+    beside it.
     test_fraction, train_fraction: of random splits, as scikit-learn's sizes; None is what the other leaves.
     """
 
-    kind: Literal["shuffled", "kfold", "stratified shuffled", "stratified kfold", "grouped", "contiguous"]
+    kind: FoldKind
     n: int = 10
     test_fraction: float | None = 0.1
     train_fraction: float | None = None
@@ -39,17 +47,20 @@ class Regression:
 
     kind: "ols" (minimum norm; directions with a squared singular value under `cutoff` times the largest are dropped)
     or "ridge". alphas: the grid; with `relative` they are multiplied by tr(C)/n of the training rows' centred Gram
-    matrix. inner: how alpha is chosen within the training rows: "loo", or "groups" (leave a group of rows out; where
-    each group is one row this is leave-one-out). scale: "center" or "zscore", on training rows. per_neuroid: one alpha
-    each, or one for all. tie: which alpha to keep of equals. precision: "float64", or "mixed": float32 where it is
-    safe (kernels/ridge.py: the same alphas, r to about 1e-6), for twice the speed.
+    matrix. inner: how alpha is chosen within the training rows: "loo", "groups" (leave a group of rows out; where
+    each group is one row this is leave-one-out), or "kfold" (leave out each of `inner_folds` blocks of the training
+    rows, not shuffled). scale: of the features, "center" or "zscore" on training rows, or "zscore sides": training rows
+    by their own mean and sd, test rows by theirs. per_neuroid: one alpha each, or one for all. tie: which alpha to keep
+    of equals. precision: "float64", or "mixed": float32 where it is safe (kernels/ridge.py: the same alphas, r to about
+    1e-6), for twice the speed.
     """
 
     kind: Literal["ols", "ridge"]
     alphas: tuple[float, ...] = ()
     relative: bool = False
-    inner: Literal["loo", "groups"] = "loo"
-    scale: Literal["center", "zscore"] = "center"
+    inner: Literal["loo", "groups", "kfold"] = "loo"
+    inner_folds: int = 0
+    scale: Literal["center", "zscore", "zscore sides"] = "center"
     per_neuroid: bool = True
     cutoff: float = 1e-12
     tie: Literal["larger", "smaller"] = "larger"
@@ -70,34 +81,53 @@ BRAINSCORE_RIDGE = Regression(
 class Sampling:
     """How features at word times become features at scan times.
 
-    pool: "mean", "sum" or "last" over the words of a TR; shift_s: a scan at t is given the words that ended in the TR
-    before t - shift_s; delays: TRs by which the features are delayed, one copy each.
+    pool: "mean", "sum" or "last" over the words of a TR. clock: the words of a scan at t are those that ended in
+    (t - TR, t] ("end"), or those whose onset lies in (t, t + TR], so that a word belongs to the last scan before its
+    onset ("onset"). shift_s: by which words are late. delays: TRs by which the features are delayed, one copy each.
+    zscore: "run" standardises every column within each run (block of rows), test rows included; "" does not.
+    skip_words: so many of the first stimuli are context alone, and in no scan.
     """
 
     pool: Literal["mean", "sum", "last"] = "mean"
     shift_s: float = 0.0
     delays: tuple[int, ...] = (0,)
+    clock: Literal["end", "onset"] = "end"
+    zscore: Literal["", "run"] = ""
+    skip_words: int = 0
 
 
 @dataclass(frozen=True)
 class Protocol:
     """One way to score one kind of data. `notes` cite the source and say aloud what the source does not state.
 
-    window: tokens that are read at once at most, whatever more a model could take, so that models are compared on the
-    same context (LLaMA-1's 2,048). metric: the score of a neuroid, a name of kernels/metrics.py: "pearson_r" (NaN for
-    what is constant) or "brainscore_r" (1e-8 added to the norms, 0 for what is constant, and counted).
+    context: what is read before a stimulus: "none", the "passage" so far, the whole "corpus", or a running "window" of
+    `context_words` stimuli of its passage. pooling: the state of a stimulus is that at its "last" token, or the "mean"
+    over its tokens. components: principal components to which the words' features are reduced, fitted on the words of
+    each fold's training rows; 0 keeps the features as they are. window: tokens that are read at once at most, whatever
+    more a model could take, so that models are compared on the same context (LLaMA-1's 2,048). metric: the score of a
+    neuroid, a name of kernels/metrics.py: "pearson_r" (NaN for what is constant) or "brainscore_r" (1e-8 added to the
+    norms, 0 for what is constant, and counted).
     """
 
     name: ProtocolName
-    context: Literal["none", "passage", "corpus"]
+    context: Literal["none", "passage", "corpus", "window"]
     folds: FoldRule
     regression: Regression
     layer_choice: Literal["max", "nested"]
     sampling: Sampling | None = None
     reading: Literal["correlation", "regression"] | None = None
+    context_words: int = 0
+    pooling: Literal["last", "mean"] = "last"
+    components: int = 0
     window: int = 2048
     metric: Literal["pearson_r", "brainscore_r"] = "pearson_r"
     notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        if (self.context == "window") != (self.context_words > 0):
+            raise ValueError(f"context {self.context!r} with {self.context_words} context_words; a window needs some.")
+        if self.components and self.sampling is None:
+            raise ValueError("components are fitted on the words of scans; give `sampling`, or 0 components.")
 
     @property
     def hash(self) -> str:
@@ -105,21 +135,38 @@ class Protocol:
         return content_hash({k: v for k, v in asdict(self).items() if k != "notes"})[:12]
 
 
+def protocol_of(said: dict[str, Any]) -> Protocol:
+    """A protocol from what `asdict` and JSON made of it; TypeError if another version of the program wrote it."""
+    parts: dict[str, Any] = {"folds": FoldRule, "regression": Regression, "sampling": Sampling}
+
+    def made(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return parts[key](**{name: made(name, part) for name, part in value.items()})
+        return tuple(value) if isinstance(value, list) else value
+
+    return Protocol(**{key: made(key, value) for key, value in said.items()})
+
+
 @dataclass(frozen=True)
 class EvaluationSpec:
     """Feature sources x data sets x protocols.
 
     models: names of the table, Hub ids or folders; controls: names in harness/controls.py; untrained: whether each
-    model also runs with re-initialised weights.
+    model also runs with re-initialised weights; vectors, corpus: files of word vectors and of text, which the controls
+    "static-vectors" and "ngram" need and without which they are left out.
     """
 
     name: str
     models: tuple[str, ...]
     datasets: tuple[str, ...]
     protocols: tuple[ProtocolName, ...] = ("strict", "paper")
-    controls: tuple[str, ...] = ("length", "word-rate", "position", "oasm", "random", "frequency")
+    controls: tuple[str, ...] = (
+        "length", "word-rate", "position", "oasm", "random", "frequency", "static-vectors", "ngram",
+    )  # fmt: skip
     untrained: bool = True
     seed: int = 0
+    vectors: str = ""
+    corpus: str = ""
 
 
 def content_hash(content: Any) -> str:

@@ -42,10 +42,17 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
             "embeddings. Put the model's own tokenizer into its folder."
         )
     owners = np.searchsorted(context.spans[:, 1], ends - 1, side="right")
-    owners = np.where(owners < len(context.stimulus_ids), owners, -1)
+    begins = context.spans[0, 0] - 1 if len(context.spans) else 0  # the space before a stimulus is its own
+    owners = np.where((owners < len(context.stimulus_ids)) & (ends - 1 >= begins), owners, -1)
     last = np.full(len(context.stimulus_ids), -1, dtype=np.int64)
     last[owners[owners >= 0]] = np.flatnonzero(owners >= 0)  # later tokens overwrite earlier ones
+    last = np.where(_silent(context), np.maximum.accumulate(last), last)
     return Tokens(ids, owners, last, context.stimulus_ids)
+
+
+def _silent(context: Context) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(stimulus,) whether nothing was said in it: what stands there is the state after what came before."""
+    return np.array([not context.text[start:end].strip() for start, end in context.spans], dtype=bool)
 
 
 def _require_known(ids: np.ndarray[Any, Any], unknown: int | None) -> None:

@@ -21,7 +21,9 @@ import pyarrow.parquet as pq
 
 from harness import ceilings, contexts, controls, folds, hemodynamics, reading, scoring, surprisal, tables
 from harness.checkpoints import Checkpoint
-from harness.records import Ceiling, Dataset, Features, Layer, Stimuli, Surprisals, indices_of
+from harness.fitting import Spread, here
+from harness.records import Ceiling, Dataset, Features, Floats, Layer, Responses, Stimuli, Surprisals, indices_of
+from harness.reduction import Reduction
 from harness.rows import BrainRows
 from harness.spec import Protocol, content_hash
 from harness.store import Store
@@ -31,24 +33,29 @@ if TYPE_CHECKING:
 
 # Raise the first when extraction changes what it gives, the second when scoring does: older units are then not reused.
 FEATURES_VERSION = 1
-SCORES_VERSION = 3
+SCORES_VERSION = 5
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where features come from: a model, its untrained twin, or a control. `seed` is of random weights or features."""
+    """Where features come from: a model, its untrained twin, or a control.
+
+    revision: of the checkpoint, or of the content of the `file` that a control needs; "" where there is neither. seed:
+    of random weights or features.
+    """
 
     name: str
     kind: Literal["model", "untrained", "control"]
     revision: str
     seed: int
     checkpoint: Checkpoint | None = None
+    file: str = ""
 
     @property
     def identity(self) -> dict[str, Any]:
         """What decides its features; the name of a model does not."""
         if self.checkpoint is None:
-            return {"control": self.name, "seed": self.seed}
+            return {"control": self.name, "seed": self.seed, "revision": self.revision}
         if self.kind == "untrained":  # the twins of a base and of its tuned version are one network
             return {"architecture": self.checkpoint.architecture, "seed": self.seed}
         return {"revision": self.revision}
@@ -59,22 +66,21 @@ class Source:
 
 @dataclass(frozen=True)
 class FeatureUnit:
-    """Hidden states and surprisals of one model on one text, in one pass."""
+    """Hidden states and surprisals of one model on one text, in one pass, read as the protocol says."""
 
     source: Source
     stimuli: Stimuli
-    context: str
-    window: int
+    protocol: Protocol
     states: bool
     surprisals: bool
 
     @property
     def key(self) -> str:
-        """Hash of model, text, context rule and what is kept."""
+        """Hash of model, text, what the protocol says of reading it, and what is kept."""
         text = content_hash([self.stimuli.ids, self.stimuli.texts, self.stimuli.passages])
-        kept = {"context": self.context, "states": self.states, "surprisals": self.surprisals}
-        how = {"schema": FEATURES_VERSION, "pooling": "last token", "window": self.window, "dtype": "float32"}
-        return content_hash({**self.source.identity, **kept, **how, "text": text})[:32]
+        how = {name: getattr(self.protocol, name) for name in ("context", "context_words", "pooling", "window")}
+        kept = {"states": self.states, "surprisals": self.surprisals, "dtype": "float32"}
+        return content_hash({"schema": FEATURES_VERSION, **self.source.identity, **how, **kept, "text": text})[:32]
 
     def run(self, reader: Reader, store: Store) -> None:
         """Read the text and store what it gives under this unit's key."""
@@ -82,15 +88,18 @@ class FeatureUnit:
 
         from harness.extract import extract
 
-        read = [reader.encode(context) for context in contexts.build(self.stimuli, self.context)]
-        found = extract(reader, read, self.window, states=self.states, log_probabilities=self.surprisals)
+        how = self.protocol
+        read = [reader.encode(part) for part in contexts.build(self.stimuli, how.context, how.context_words)]
+        found = extract(
+            reader, read, how.window, pooling=how.pooling, states=self.states, log_probabilities=self.surprisals
+        )
         arrays: dict[str, Any] = (
             {str(layer): matrix for layer, matrix in found.features.values.items()} if found.features else {}
         )
         if found.log_probabilities is not None:
             words = surprisal.per_word(read, found.log_probabilities)
             arrays |= {"surprisal_bits": words.bits, "n_tokens": words.n_tokens}
-        facts = {"model": self.source.name, "context": self.context, "n_tokens": sum(len(part.ids) for part in read)}
+        facts = {"model": self.source.name, "context": how.context, "n_tokens": sum(len(part.ids) for part in read)}
         metadata = {"row_ids": json.dumps([i for part in read for i in part.stimulus_ids])}
         store.put(
             "features", self.key, lambda folder: save_file(arrays, folder / "features.safetensors", metadata), facts
@@ -140,15 +149,13 @@ class ScoreUnit:
         }  # fmt: skip
         return content_hash(made_of)[:32]
 
-    def run(
-        self, dataset: Dataset, ceiling: Ceiling | None, store: Store, spread: scoring.Spread = scoring.here
-    ) -> None:
+    def run(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: Spread = here) -> None:
         """Score, and store the rows of each table as Parquet under this unit's key (all columns but the run).
 
         `spread` says who fits the pieces of a scoring.
         """
         if dataset.reading:
-            rows = self._reading_rows(dataset, store)
+            rows = self._reading_rows(dataset, ceiling, store)
         else:
             rows = self._brain_rows(dataset, ceiling, store, spread)
 
@@ -160,44 +167,51 @@ class ScoreUnit:
         store.put("scores", self.key, write, facts)
 
     def _brain_rows(
-        self, dataset: Dataset, ceiling: Ceiling | None, store: Store, spread: scoring.Spread
+        self, dataset: Dataset, ceiling: Ceiling | None, store: Store, spread: Spread
     ) -> dict[str, list[dict[str, Any]]]:
         responses = dataset.responses
         assert responses is not None and ceiling is not None  # noqa: S101 - the pipeline pairs them
         features, words = self._features(dataset, store)
         fits = scoring.score_layers(features, responses, self.protocol, spread)
         origin = self._origin(self.protocol.metric)
-        brain = BrainRows(origin, responses, fits, ceiling, self.protocol, self.seed)
+        # A control's variant (OASM's width) is never chosen on held-out scores: a null model is to be given its due.
+        protocol = self.protocol if self.features else replace(self.protocol, layer_choice="nested")
+        brain = BrainRows(origin, responses, fits, ceiling, protocol, self.seed)
         rows = {"neuroid_scores": brain.neuroids(), "layer_scores": brain.layers(), "model_scores": brain.models()}
         return rows | ({"word_surprisals": self._word_rows(dataset, words)} if words else {})
 
-    def _features(self, dataset: Dataset, store: Store) -> tuple[Features, Surprisals | None]:
-        """Features on the rows of the responses: joined by id, or carried from word times to scan times."""
+    def _features(self, dataset: Dataset, store: Store) -> tuple[Features | Reduction, Surprisals | None]:
+        """Features on the rows of the responses: joined by id, or carried from words to scans and, by fold, reduced."""
         assert dataset.responses is not None  # noqa: S101
         sampling = self.protocol.sampling
         if self.features:
             features, words = stored_features(self.features, store)
             assert features is not None  # noqa: S101
         else:
-            features, words = controls.features(self.source.name, dataset, self.source.seed), None
+            features = controls.features(self.source.name, dataset, self.source.seed, self.source.file)
+            words = None
             pool = controls.CONTROLS[self.source.name].pool
             sampling = replace(sampling, pool=pool) if sampling and pool else sampling
         if sampling and not (self.features is None and controls.CONTROLS[self.source.name].row_level):
+            if self.protocol.components:
+                scans = hemodynamics.scans(dataset.stimuli, dataset.responses, sampling)
+                at = indices_of(dataset.stimuli.ids, features.row_ids, "features for the words")
+                return Reduction(features, at, scans, self.protocol.components), words
             features = hemodynamics.at_scans(features, dataset.stimuli, dataset.responses, sampling)
         return features, words
 
-    def _reading_rows(self, dataset: Dataset, store: Store) -> dict[str, list[dict[str, Any]]]:
+    def _reading_rows(self, dataset: Dataset, ceiling: Ceiling, store: Store) -> dict[str, list[dict[str, Any]]]:
         words = stored_features(self.features, store)[1] if self.features else None
         if words:
             predictor = words.bits[indices_of(dataset.stimuli.ids, words.word_ids, "surprisals")]
         else:
-            predictor = controls.reading_predictor(self.source.name, dataset, self.source.seed)
+            predictor = controls.reading_predictor(self.source.name, dataset, self.source.seed, self.source.file)
         splits = folds.make(self.protocol.folds, dataset.stimuli.groups)
         score = asdict(reading.score(predictor, dataset, self.protocol, splits, self.seed))
-        ceiling = np.nan if dataset.published_ceiling is None else dataset.published_ceiling
+        best, (kind,) = float(ceiling.values.item()), ceiling.kinds
         row = {
             **self._origin("pearson_r"), **score, "predictor": "surprisal" if words else self.source.name,
-            "ceiling": ceiling, "ceiling_kind": dataset.ceiling_source, "ratio": abs(score["r"]) / ceiling,
+            "ceiling": best, "ceiling_kind": kind, "ratio": abs(score["r"]) / best if best > 0 else np.nan,
         }  # fmt: skip
         rows = {"reading_scores": [row]}
         return rows | ({"word_surprisals": self._word_rows(dataset, words)} if words else {})
@@ -227,22 +241,47 @@ class ScoreUnit:
 
 
 def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceiling:
-    """The ceilings of a brain recording: a published constant, or computed once and kept in the store."""
+    """The ceilings of a recording: from its subjects, those of the brain kept in the store, or published ones."""
     responses = dataset.responses
-    assert responses is not None  # noqa: S101 - the pipeline asks for recordings only
-    if dataset.published_ceiling is not None:
-        n_neuroids = len(responses.neuroid_ids)
-        return Ceiling(np.full(n_neuroids, dataset.published_ceiling), (dataset.ceiling_source,) * n_neuroids)
-    key = content_hash({"schema": SCORES_VERSION, "version": dataset.version, "protocol": protocol.hash})[:32]
+    if responses is None:
+        return _reading_ceiling(dataset)
+    parts = responses.parts
+    values = np.full((len(parts), len(responses.neuroid_ids)), np.nan)
+    kinds = np.full(len(responses.neuroid_ids), "", dtype=object)
+    for row, part in enumerate(parts):
+        of_part, neuroids = responses.of_part(part)
+        known = dataset.known_ceiling(part)
+        if not dataset.is_planted:
+            values[row, neuroids], kinds[neuroids] = _computed_ceiling(dataset, part, of_part, protocol, store)
+        if np.isfinite(known) and np.isnan(values[row]).all():
+            values[row, neuroids], kinds[neuroids] = known, dataset.ceiling_source
+    return Ceiling(parts, values, tuple(kinds))
+
+
+def _reading_ceiling(dataset: Dataset) -> Ceiling:
+    """One ceiling, as if of one neuroid: from the readers, or the published one where they are not at hand."""
+    assert dataset.reading is not None  # noqa: S101 - people's data are one or the other
+    values, kinds = ceilings.of_reading(dataset.reading)
+    if np.isnan(values).all():
+        values, kinds = np.array([dataset.known_ceiling()]), (dataset.ceiling_source,)
+    return Ceiling(("",), values[None], kinds)
+
+
+def _computed_ceiling(
+    dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store
+) -> tuple[Floats, list[str]]:
+    """(neuroid,) ceilings of one experiment from its subjects, and their kinds; NaN and "" where there are too few."""
+    made_of = {"schema": SCORES_VERSION, "version": dataset.version, "part": part, "protocol": protocol.hash}
+    key = content_hash(made_of)[:32]
     if not store.has("ceilings", key):
         values, kinds = ceilings.of_responses(responses, protocol)
         columns = {"neuroid_id": list(responses.neuroid_ids), "ceiling": values, "kind": list(kinds)}
-        facts = {"dataset": dataset.name, "protocol": protocol.name}
+        facts = {"dataset": dataset.name, "part": part, "protocol": protocol.name}
         store.put("ceilings", key, lambda folder: pq.write_table(pa.table(columns), folder / "ceilings.parquet"), facts)
     with store.open("ceilings", key) as folder:
         found = pq.read_table(folder / "ceilings.parquet")
     at = indices_of(responses.neuroid_ids, found["neuroid_id"].to_pylist(), "ceilings")
-    return Ceiling(found["ceiling"].to_numpy()[at], tuple(found["kind"].to_pylist()[i] for i in at))
+    return found["ceiling"].to_numpy()[at], [found["kind"].to_pylist()[i] for i in at]
 
 
 def now() -> str:

@@ -66,9 +66,9 @@ class Blocks:
         """(1, alpha) errors summed over neuroids."""
         return self.errors(W, rest).sum(axis=0, keepdims=True)
 
-    def operator(self, k: int, outside: Array | None) -> Array:
-        """(train, train) E with error = ||E y||^2 for alpha k; `outside` projects on what directions do not span."""
-        c = (self.U * self.kept[k]) @ self.U.T
+    def operator(self, k: int, U: Array, outside: Array | None) -> Array:
+        """(train, train) E with error = ||E y||^2 for alpha k; arguments as in kernels/search.py."""
+        c = (U * self.kept[k]) @ U.T
         c = c if outside is None else c + outside
         for rows, inverse in zip(self.rows, self.inverses[k], strict=True):
             c[rows] = inverse @ c[rows]

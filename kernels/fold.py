@@ -142,7 +142,7 @@ class Fold:
         to_test = (basis.T / (basis.lam + self.alphas[0])) @ basis.U.T
         n = len(basis.U)
         null = None if basis.spans else xp.eye(n) - 1.0 / n - basis.U @ basis.U.T
-        to_left_out = self._exact.operator(0, null)
+        to_left_out = self._exact.operator(0, basis.U, null)
         dtype, is_there = self.U.dtype, bool(xp.isfinite(to_left_out).all())
         return to_test.astype(dtype), to_left_out.astype(dtype) if is_there else None
 

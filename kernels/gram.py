@@ -43,11 +43,11 @@ class Design:
 
     def scaled(self, X: Array, train: Array) -> Array:
         """(row, feature) float64 about the mean of the training rows, on their scale."""
-        return _standardise(X.astype(float), train) if self.scale == "zscore" else X - X[train].mean(axis=0)
+        return standardise(X.astype(float), train) if self.scale == "zscore" else X - X[train].mean(axis=0)
 
     def gram(self, train: Array) -> Array:
         """(row, row) float64 inner products of all rows, about any centre, on the scale of the training rows."""
-        return _gram(self.X, partial(_standardise, train=train)) if self.shared is None else self.shared
+        return _gram(self.X, partial(standardise, train=train)) if self.shared is None else self.shared
 
 
 @dataclass(frozen=True)
@@ -213,9 +213,10 @@ def _centre(X: Array) -> Array:
     return X - X.mean(axis=0)
 
 
-def _standardise(X: Array, train: Array) -> Array:
-    """By mean and sd of the training rows; what is constant there gets weight 0."""
+def standardise(X: Array, train: Array | None = None) -> Array:
+    """By mean and sd of the training rows, or of all; what is constant there gets weight 0."""
     xp = namespace(X)
-    mean, sd = X[train].mean(axis=0), X[train].std(axis=0)
+    rows = X if train is None else X[train]
+    mean, sd = rows.mean(axis=0), rows.std(axis=0)
     varies = sd > 1e-6 * abs(mean)
     return (X - mean) * xp.where(varies, 1.0 / xp.where(varies, sd, 1.0), 0.0)

@@ -133,7 +133,7 @@ def fit_folds(
 
     Returns:
         One for each fold. `inner` is 1 - error / variance over the training rows; NaN where least squares fits a
-        left-out row exactly (at rank n - 1 always). A neuroid that is constant on the training rows is NaN throughout,
+        left-out block of several rows exactly. A neuroid that is constant on the training rows is NaN throughout,
         as are those with fewer than two training rows (or inner blocks) or no test row, and all neuroids where no
         feature varies over the training rows.
 

@@ -13,6 +13,10 @@ c_a = s c_0 + f, f orthogonal to c_0 and of known length. With m the least of w 
 
 and only where this is under the least error so far is the error computed: 1.5 to 1.8 of 12 alphas are. The alpha
 chosen is the same. Source of the bound: ours, found in no library. Blocks of rows: kernels/blocks.py.
+
+Least squares is the limit alpha -> 0. A row that features do not fit exactly keeps c_i / d_i, P being the projector N.
+A row that they do (N_ii = 0; all rows, at rank n - 1) takes a direction of its own along when it leaves: c and P shrink
+with alpha, as alpha C^+ does, and the minimum-norm fit of the others misses it by (C^+ y)_i / (C^+)_ii.
 """
 
 from __future__ import annotations
@@ -36,9 +40,9 @@ class SingleRows:
     whatever the alpha, and float32 does not run over.
 
     Attributes:
-        U: (train, rank) directions of the features.
+        U: (train, rank) directions of the features; under least squares 0 in rows that they do not fit exactly.
         kept: (alpha, rank + 1) scaled D; the last column is for what the directions do not span, D = 1.
-        weights: (alpha, train) w over its mean; NaN where least squares fits a row exactly.
+        weights: (alpha, train) w over its mean.
     """
 
     U: Array
@@ -91,10 +95,12 @@ class SingleRows:
                 errors[0, k] = self.error(k, W, rest).sum()
         return errors
 
-    def operator(self, k: int, outside: Array | None) -> Array:
-        """(train, train) E with error = ||E y||^2 for alpha k; `outside` projects on what directions do not span."""
-        c = (self.U * self.kept[k, :-1]) @ self.U.T
-        c = c if outside is None else c + self.kept[k, -1] * outside
+    def operator(self, k: int, U: Array, outside: Array | None) -> Array:
+        """(train, train) E with error = ||E y||^2 for alpha k.
+
+        U: (train, rank) directions of the features. outside: (train, train) projects on what they do not span.
+        """
+        c = self._residual(k, U, outside).T
         return c * namespace(c).sqrt(self.weights[k])[:, None]
 
     def error(self, k: int, W: Array, rest: Array | None) -> Array:
@@ -138,16 +144,18 @@ class SingleRows:
 
 
 def single_rows(basis: Basis, alphas: Array, U: Array) -> SingleRows:
-    """Prepare leaving out single rows, from a float64 basis, in the float type of U, the same directions."""
+    """Prepare leaving out single rows, from a float64 basis, in the float type of U, the same directions.
+
+    alphas: (alpha,) positive, or 0 alone for least squares.
+    """
     xp, square = namespace(basis.U), basis.U**2
     kept = alphas[:, None] / (basis.lam + alphas[:, None])
     null = 0.0 if basis.spans else (1.0 - 1.0 / len(square) - square.sum(axis=1)).clip(0.0)
-    d = kept @ square.T + null
-    if not basis.spans:
-        d = xp.where((alphas[:, None] == 0.0) & (d < FITTED_EXACTLY), xp.nan, d)
-    elif not float(alphas[0]):
-        d = xp.full_like(d, xp.nan)
-    weights = d**-2.0
+    if not float(alphas[0]):
+        exactly = xp.zeros(len(square)) + null < FITTED_EXACTLY
+        kept, null = float(basis.lam.max()) / basis.lam[None], xp.where(exactly, 0.0, null)
+        U, square = U * exactly[:, None], square * exactly[:, None]
+    weights = (kept @ square.T + null) ** -2.0
     mean = weights.mean(axis=1, keepdims=True)
     kept = xp.concatenate([kept, xp.ones_like(mean)], axis=1) * xp.sqrt(mean)
     return SingleRows(U, kept.astype(U.dtype), (weights / mean).astype(U.dtype))

@@ -21,6 +21,9 @@ runs away in a test block at either end of the chapter.
 
 Beside the subjects stand six neuroids of subject "group": the mean over subjects of the z-scored courses. Words are as
 published: no punctuation, and clitics are words of their own ("she" "'d"). Left out: movement, sound power, predictors.
+
+The authors' page leads to two archives (`alice_data_shared`, `alice_stim_shared`) behind pages of Google Drive, which
+have no lasting direct address: they are fetched and unpacked by hand into the folder `alice_brennan2016`.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.datasets import DATASETS, version_of
+from harness.datasets.entry import Entry, File, version_of
 from harness.records import Dataset, Floats, Responses, Stimuli
 from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, Sampling
 
@@ -41,6 +44,37 @@ _N_MINUTES = 12
 _GRID = "alice_brennan2016/alice_stim_shared/DownTheRabbitHoleFinal_exp120_pad_1.TextGrid"
 _INTERVAL = re.compile(r'intervals \[\d+\]:\s+xmin = (\S+)\s+xmax = (\S+)\s+text = "(.*)"')
 _SILENCE = ("", "sp")
+
+# Subject -> sha256 of its time courses in the regions of 6 mm radius.
+_SUBJECTS = {
+    "s18": "0c286ab2c70fa71e4bc68eabaa4421ed18f54f06e8bab55cc83bb471b02fefaa",
+    "s22": "e340210515ded59ea1ffe30bcc2fddd216d7c179015bf9afbfe3f8195313bb5e",
+    "s23": "30c1d4a9fefa128d378b39692b54f8916518b7a256a771d609b0e4ba481a4ab1",
+    "s24": "928a6ca603ffd1f8e9491efec5d2d7ee36bbc578bd580e78bfaeb660569ae672",
+    "s26": "7bd4bdda8fc9e553ecfb9c3c285d32c6b50dc0780aaa4bb04f5c7205f8b27aad",
+    "s28": "4a2a6bb2417060cd9764c799016018df77ec913f0854fe9ba2af7e5579d986fb",
+    "s30": "85f565a3de9137c230291f74f24dd594df3fbd9230e4578a4e6c856dd017ab45",
+    "s31": "b3c99e9e0636dc5679c2b27c40c51bf54d0c21423faf6c2c0b8c9e3911bbb891",
+    "s35": "1fbc985acef8b68f4594fb6d70be7d57857689d7f1516cb4526dd4801092e51f",
+    "s36": "8ab0864cf176fa3bc3ef1776764db7e42e82ba4ce697aa9a68fb590795749ddc",
+    "s37": "5af32f59eaf44a582265869085a9dbf4e042a391a6933e74f7d2933a5ca0ba82",
+    "s38": "77c09557720d25504ce4cdde8a5c9fc4c94c74389e9f8de33d0b0f1154ee2ce5",
+    "s39": "635a838c1b788b37b0cf0161a8c00a32b81b4dbe2bd0000f47010625b855150e",
+    "s40": "8da36539f93677cd6d97b8c060c4ed083431e0416f674805636aecc038589ec9",
+    "s41": "d320ecf3661d6c4d8d8aada90578c77a3e376184abae35ad2114f6ce56a19cef",
+    "s42": "d44d44ff34784c0d2a8ced6a6782ca93014fe90a1e80dbcb808a9b93a694b4b6",
+    "s43": "41ecea7dd52766c67d783540fa3696b40c6115fed2a88d328b16d6d896a0d969",
+    "s44": "f251062ccf4a7ba2fe05cc12a9345ec4a38fee9b64e522d1f110248794132eee",
+    "s45": "477283d63de715c2e76515fcf8d9f516835e6adc2eaea56dd9cb81d21d7fcaaa",
+    "s46": "571562d39082c49ec853bc8ea80040cd2ae6f98049f6a250b4fdd7b4060e46f9",
+    "s47": "44791bc9e3170f566bf41d60fedd71ef3911e052e35165d209d0463ebb11acd8",
+    "s48": "3e74bc754645204e373262f0437c077c6b879c8d40c323af0e29990d1671e5bb",
+    "s49": "c390fbe98d8b7de34bbd9b2216ebc517a1e68b90879c419b485671dfbaaa88d1",
+    "s50": "550909cba09a7e43898351c40ae6db54f9ece0f0abb1a8bb9ed0ad96c53a5000",
+    "s51": "302e2d8085810256ad829314dbcb7f81186ab3ee16172648c0c91fda742fc25d",
+    "s52": "65c8812b757b7f747f6750a8d980342c02aa2059e70a5fdacbcf84bb38ddff99",
+    "s53": "0a7f1db27c50c71e162976800e36836a3ee5cb9e4540816c0527d534e8af9822",
+}
 
 PAPER = Protocol(
     name="paper",
@@ -89,10 +123,13 @@ def load(root: Path) -> Dataset:
         ValueError: if a file does not have the published form; it names the file.
     """
     stimuli = _read_words(root / _GRID)
-    paths = [root / file.path for file in DATASETS["brennan2016"].files if file.path.endswith("-timecourses.txt")]
-    subjects = [path.name.split("-")[0] for path in paths]
-    responses = _responses(subjects, [_read_courses(path) for path in paths])
+    courses = [_read_courses(root / _courses_file(subject)) for subject in _SUBJECTS]
+    responses = _responses(list(_SUBJECTS), courses)
     return Dataset("brennan2016", version_of(stimuli, responses), stimuli, responses)
+
+
+def _courses_file(subject: str) -> str:
+    return f"alice_brennan2016/alice_data_shared/6mm/{subject}-timecourses.txt"
 
 
 def remove_drift(courses: Floats) -> Floats:
@@ -158,3 +195,22 @@ def _responses(subjects: list[str], courses: list[Floats]) -> Responses:
         unit="BOLD, drift removed and z-scored over the chapter",
         times_s=(scans + _N_DISCARDED) * _TR_S,
     )
+
+
+ENTRY = Entry(
+    name="brennan2016",
+    title="Alice: 27 participants x 6 language regions, listening to a chapter of Alice in Wonderland",
+    kind="brain",
+    licence="CC BY 4.0",
+    load=load,
+    protocols=(PAPER, STRICT, BRAINSCORE2026),
+    citation="Brennan, Stabler, Van Wagenen, Luh, Hale (2016), Abstract linguistic structure correlates with "
+    "temporal activity during naturalistic comprehension, Brain and Language 157-158, 81-94, "
+    "doi:10.1016/j.bandl.2016.04.008",
+    landing="https://sites.lsa.umich.edu/cnllab/2016/06/11/data-sharing-fmri-timecourses-story-listening/",
+    extent="362 x 168",
+    files=(
+        File(_GRID, "", "sha256:f42484c61db089132eaa0ed633468f04709669b89bbfbc712282c1478e2bd6b3", 301_992),
+        *(File(_courses_file(subject), "", f"sha256:{sha256}", 35_114) for subject, sha256 in _SUBJECTS.items()),
+    ),
+)

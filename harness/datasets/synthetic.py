@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
-from harness.datasets import version_of
+from harness.datasets.entry import Entry, version_of
 from harness.records import Dataset, Features, Floats, Layer, ReadingTimes, Responses, Stimuli, Surprisals, indices_of
 from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PLANTED_LAYER = Layer("decoder", 3)
 SUBJECTS, VOXELS = 5, 12
@@ -149,6 +151,8 @@ def _standardise(matrix: Floats) -> Floats:
 
 def write(root: Path, responses: Floats, reading_ms: Floats, sentences: Stimuli, planted: dict[str, Any]) -> None:
     """Write the recording as Parquet files under root/synthetic, with what was planted beside it."""
+    import pandas as pd
+
     folder = root / "synthetic"
     folder.mkdir(parents=True, exist_ok=True)
     read = words(sentences)
@@ -166,6 +170,8 @@ def write(root: Path, responses: Floats, reading_ms: Floats, sentences: Stimuli,
 
 
 def _frame(shown: Stimuli) -> pd.DataFrame:
+    import pandas as pd
+
     return pd.DataFrame(
         {"stimulus_id": shown.ids, "text": shown.texts, "passage": shown.passages, "group": shown.groups}
     )
@@ -177,6 +183,8 @@ def _stimuli(frame: pd.DataFrame) -> Stimuli:
 
 def load(root: Path) -> Dataset:
     """The brain recording: 300 sentences x 60 voxels, z-scores."""
+    import pandas as pd
+
     folder = Path(root) / "synthetic"
     sentences = _stimuli(pd.read_parquet(folder / "stimuli.parquet"))
     neuroids = pd.read_parquet(folder / "neuroids.parquet")
@@ -198,11 +206,14 @@ def load(root: Path) -> Dataset:
         responses=responses,
         published_ceiling=SIGNAL**0.5,
         ceiling_source="planted: what language alone can reach",
+        is_planted=True,
     )
 
 
 def load_reading(root: Path) -> Dataset:
     """The reading times: one per word; the first word of a sentence is not scored, as in Futrell2018."""
+    import pandas as pd
+
     frame = pd.read_parquet(Path(root) / "synthetic" / "words.parquet")
     read = _stimuli(frame)
     sentences = tuple(word.rsplit(".", 1)[0] for word in read.ids)
@@ -210,3 +221,23 @@ def load_reading(root: Path) -> Dataset:
     times = frame.reading_ms.to_numpy(np.float64)
     reading = ReadingTimes(read.ids, times, sentences, ~first, release="synthetic")
     return Dataset("synthetic-reading", version_of(read, reading), read, reading=reading)
+
+
+ENTRIES = (
+    Entry(
+        name="synthetic",
+        title="Made-up responses whose answer is known, for the quickstart and tests",
+        kind="brain",
+        licence="none needed: made by this program",
+        load=load,
+        protocols=(PAPER, STRICT, BRAINSCORE2026),
+    ),
+    Entry(
+        name="synthetic-reading",
+        title="Made-up reading times whose answer is known, for the quickstart and tests",
+        kind="reading",
+        licence="none needed: made by this program",
+        load=load_reading,
+        protocols=(READING_PAPER, READING_STRICT),
+    ),
+)

@@ -4,9 +4,12 @@ Tuckute et al. (2024), Nature Human Behaviour 8, 544-561; github.com/gretatuckut
 `bold_response_LH.csv`: one row per sentence (item B.1 .. B.1000); the mean over 5 participants of the response in five
 left-hemisphere language regions, and in their network. Each voxel was z-scored by session before averaging.
 
-The upstream repository publishes the responses of each participant; this file is their mean, and no address of it is
-known to us, so that it is fetched by hand. Left out: the sentences that drive or suppress, other participants, and the
-linguistic properties of the sentences. No ceiling: the mean over participants hides their reliability.
+The authors publish the responses of each participant (`brain-lang-data_participant_20230728.csv`, in the archive that
+their repository names); this file is their mean. It is fetched from a public repository that holds a copy, at a commit;
+the checksum says whether it is the file that was examined here.
+
+Left out: the sentences that drive or suppress, other participants, and the linguistic properties of the sentences. No
+ceiling: the mean over participants hides their reliability.
 """
 
 from __future__ import annotations
@@ -15,11 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.datasets import version_of
+from harness.datasets.entry import Entry, File, version_of
 from harness.records import Dataset, Responses, Stimuli
 from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression
 
 _FILE = "tuckute2024/bold_response_LH.csv"
+_COPY = (
+    "https://raw.githubusercontent.com/flawreen/LLM2vec/ae89da442fe76ea50ea07b63f525ba367e55486d/bold_response_LH.csv"
+)
 _NETWORK = "lang_LH_netw"
 COLUMNS = ("lang_LH_AntTemp", "lang_LH_IFG", "lang_LH_IFGorb", "lang_LH_MFG", "lang_LH_PostTemp", _NETWORK)
 
@@ -79,3 +85,19 @@ def load(root: Path) -> Dataset:
         unit="BOLD response, voxels z-scored by session",
     )
     return Dataset("tuckute2024", version_of(stimuli, responses), stimuli, responses)
+
+
+ENTRY = Entry(
+    name="tuckute2024",
+    title="1,000 single sentences: five left-hemisphere language regions and their network, mean of 5 participants",
+    kind="brain",
+    licence="MIT",
+    load=load,
+    protocols=(PAPER, STRICT, BRAINSCORE2026),
+    citation="Tuckute, Sathe, Srikant, Taliaferro, Wang, Schrimpf, Kay, Fedorenko (2024), Driving and suppressing "
+    "the human language network using large language models, Nature Human Behaviour 8, 544-561, "
+    "doi:10.1038/s41562-023-01783-7",
+    landing="https://github.com/gretatuckute/drive_suppress_brains",
+    extent="1,000 x 6",
+    files=(File(_FILE, _COPY, "sha256:7b794f7efbd2abd76012d629e4f7a19bb758bb0a85a1fae8c50e8fadd52f1e0f", 140_742),),
+)

@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from harness import actors, scoring
+from harness import actors, fitting, scoring
 from harness.records import Features, Layer, Responses
 from harness.spec import FoldRule, Protocol, Regression
 
@@ -64,7 +64,7 @@ def test_scores_do_not_depend_on_how_they_were_cut_and_where_they_were_computed(
     whole = scoring.score_layers(features, responses, protocol)
     edges = np.linspace(0, N_NEUROIDS, n_blocks + 1).astype(int)
     cuts = [slice(int(a), int(b)) for a, b in pairwise(edges)]
-    monkeypatch.setattr(scoring, "cut", lambda *_: cuts)
+    monkeypatch.setattr(fitting, "cut", lambda *_: cuts)
     spread = partial(actors.over_cluster, device="cuda", least_flops=0)
     pieces = scoring.score_layers(features, responses, protocol, spread)
     for layer in LAYERS:
@@ -85,7 +85,7 @@ def test_all_gpus_of_all_nodes_take_part(cluster, problem, monkeypatch):
         ray.get(seen.note.remote(ray.get_runtime_context().get_node_id(), tuple(ray.get_gpu_ids())))
         return _fit(fitting, X, Y, **how)
 
-    _fit = scoring.Fitting.fit
+    _fit = fitting.Fitting.fit
     slow = ray.remote(max_retries=0)(lambda fitting, X, Y: noted(fitting, X, Y))
     monkeypatch.setattr(actors, "_fit", slow)
     protocol = Protocol("strict", "none", FoldRule("grouped", n=5), Regression("ridge", ALPHAS), "max")
@@ -133,7 +133,7 @@ def test_small_work_is_not_sent_anywhere(problem):
     [(25000, 33, 8, 1), (25000, 1, 8, 16), (25000, 5, 8, 4), (60, 1, 8, 1), (2500, 1, 8, 2)],
 )
 def test_layers_are_cut_only_where_they_are_too_few_for_the_workers(n_neuroids, n_layers, n_workers, n_blocks):
-    blocks = scoring.cut(n_neuroids, n_layers, n_workers)
+    blocks = fitting.cut(n_neuroids, n_layers, n_workers)
     assert len(blocks) == n_blocks
     np.testing.assert_array_equal(np.concatenate([np.arange(n_neuroids)[b] for b in blocks]), np.arange(n_neuroids))
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from harness import aggregate
-from harness.records import Features, Layer, LayerFit, Responses
+from harness.aggregate import Target
+from harness.records import Ceiling, Features, Layer, LayerFit, Responses
 from harness.scoring import score_layers
 from harness.spec import FoldRule, Protocol, Regression
 
@@ -13,14 +14,14 @@ def _responses(subjects, rois):
     return Responses(np.zeros((2, n), np.float32), ("a", "b"), ("g", "h"), ("g", "h"), names, subjects, rois, "z")
 
 
-def _fit(r, inner=None):
+def _fit(r, inner=None, parts=None):
     r = np.asarray(r, dtype=float)
     inner = np.zeros_like(r) if inner is None else np.asarray(inner, dtype=float)
-    return LayerFit(r, np.ones_like(r), inner, 0.0, 0.0, np.ones(len(r), int), 1, 2, 0.1)
+    return LayerFit(r, np.ones_like(r), inner, 0.0, 0.0, np.ones(len(r), int), 1, 2, 0.1, parts or ("",) * len(r))
 
 
 ONE = _responses(("s1",) * 3, ("",) * 3)
-ALL = np.arange(3)
+ALL = Target(np.arange(3))
 
 
 def test_a_layers_score_is_the_median_over_neuroids_then_the_mean_over_folds():
@@ -70,7 +71,7 @@ def test_choosing_by_training_rows_gains_nothing_from_many_layers_of_noise():
 
 def test_means_over_subjects_stand_beside_the_subjects_and_never_in_all():
     found = aggregate.targets(_responses(("s1", "s2", "group"), ("LATL", "LATL", "group LATL")))
-    assert {name: list(columns) for name, columns in found.items()} == {
+    assert {name: list(target.neuroids) for name, target in found.items()} == {
         "all": [0, 1],
         "group": [2],
         "LATL": [0, 1],
@@ -79,14 +80,54 @@ def test_means_over_subjects_stand_beside_the_subjects_and_never_in_all():
 
 
 def test_where_there_are_only_means_over_subjects_they_are_all():
-    assert list(aggregate.targets(_responses(("group",) * 2, ("IFG", "MFG")))["all"]) == [0, 1]
+    assert list(aggregate.targets(_responses(("group",) * 2, ("IFG", "MFG")))["all"].neuroids) == [0, 1]
+
+
+TWO = ("first",) * 2 + ("second",) * 4
+
+
+def test_the_score_of_several_experiments_is_the_mean_of_their_scores():
+    """Six folds, of two experiments of unlike size; the third voxel was measured in the second alone."""
+    r = [[0.1, 0.3, np.nan]] * 2 + [[0.5, 0.7, 0.9]] * 4
+    fits = {Layer("decoder", 1): _fit(r, parts=TWO)}
+    chosen = aggregate.choose(fits, "max", ONE, ALL, 0)
+    assert chosen.r == pytest.approx((0.2 + 0.7) / 2)
+    second = aggregate.choose(fits, "max", ONE, Target(np.arange(3), "second"), 0)
+    assert (second.r, second.n_nan) == (pytest.approx(0.7), 0)
+    assert aggregate.fold_parts(fits[Layer("decoder", 1)], Target(np.arange(3), "second")) == ("second",) * 4
+
+
+def test_experiments_are_targets_of_their_own_with_the_neuroids_measured_in_them():
+    values = np.array([[1.0, 2.0, np.nan], [2.0, 3.0, np.nan], [3.0, np.nan, 1.0], [4.0, np.nan, 2.0]], np.float32)
+    rows = ("a", "b", "c", "d")
+    parts = ("one", "one", "two", "two")
+    names = ("v1", "v2", "v3")
+    responses = Responses(values, rows, rows, rows, names, ("s1", "s2", "s3"), ("",) * 3, "z", row_parts=parts)
+    found = aggregate.targets(responses)
+    assert {name: (list(target.neuroids), target.part) for name, target in found.items()} == {
+        "all": ([0, 1, 2], None), "one": ([0, 1], "one"), "two": ([0, 2], "two"),
+    }  # fmt: skip
+
+
+def test_the_interval_of_two_experiments_does_not_count_their_difference():
+    """Folds of one experiment agree within .01; the experiments differ by .5."""
+    r = [[0.1] * 3, [0.11] * 3, [0.6] * 3, [0.61] * 3, [0.6] * 3, [0.61] * 3]
+    chosen = aggregate.choose({Layer("decoder", 1): _fit(r, parts=TWO)}, "max", ONE, ALL, 0)
+    assert 0 < chosen.r_high - chosen.r_low < 0.05
+    assert "over 6 folds" in chosen.interval_kind
+
+
+def test_the_ceiling_of_several_experiments_is_the_mean_of_their_medians():
+    ceiling = Ceiling(("first", "second"), np.array([[0.2, 0.4, np.nan], [0.5, 0.6, 0.7]]), ("",) * 3)
+    assert aggregate.median_ceiling(ceiling, ALL) == pytest.approx((0.3 + 0.6) / 2)
+    assert aggregate.median_ceiling(ceiling, Target(np.arange(3), "second")) == pytest.approx(0.6)
 
 
 def test_the_interval_is_over_folds_and_over_subjects_where_there_are_three():
     r = np.tile([0.1, 0.2, 0.3, 0.4], (5, 1)) + np.linspace(-0.05, 0.05, 5)[:, None]
     fits = {Layer("decoder", 1): _fit(r)}
-    many = aggregate.choose(fits, "max", _responses(("a", "b", "c", "d"), ("",) * 4), np.arange(4), 0)
-    few = aggregate.choose(fits, "max", _responses(("a", "a", "b", "b"), ("",) * 4), np.arange(4), 0)
+    many = aggregate.choose(fits, "max", _responses(("a", "b", "c", "d"), ("",) * 4), Target(np.arange(4)), 0)
+    few = aggregate.choose(fits, "max", _responses(("a", "a", "b", "b"), ("",) * 4), Target(np.arange(4)), 0)
     assert many.interval_kind == "t, corrected for shared training rows, over 5 folds, and bootstrap over 4 subjects"
     assert many.r_low < many.r < many.r_high
     assert few.interval_kind == "t, corrected for shared training rows, over 5 folds"
@@ -106,6 +147,6 @@ def test_the_interval_of_pure_noise_seldom_leaves_out_zero(rule, at_most):
         values = rng.standard_normal((80, 1)).astype(np.float32)
         responses = Responses(values, names, names, names, ("v",), ("group",), ("",), "z")
         fits = score_layers(Features({layer: rng.standard_normal((80, 5))}, names), responses, protocol)
-        chosen = aggregate.choose(fits, "max", responses, np.arange(1), 0)
+        chosen = aggregate.choose(fits, "max", responses, Target(np.arange(1)), 0)
         excluded += chosen.r_low > 0 or chosen.r_high < 0
     assert 1 <= excluded <= 200 * at_most

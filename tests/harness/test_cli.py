@@ -3,7 +3,7 @@ import json
 import pandas as pd
 import pytest
 
-from harness import cli, pipeline, tiny
+from harness import cli, commands, pipeline, tiny
 from harness.cli import main
 
 
@@ -43,12 +43,25 @@ def test_wrong_use_is_one_line_and_status_2(command, message, capsys):
 ])  # fmt: skip
 def test_protocols_are_chosen_by_name(protocol, wanted):
     arguments = cli._parser().parse_args(["run", "quickstart", "--protocol", protocol])
-    assert cli._spec(arguments).protocols == wanted
+    assert commands.spec_of(arguments).protocols == wanted
 
 
 def test_a_run_of_a_protocol_that_no_data_set_has_says_so():
     outcome = pipeline.Outcome("run-1", n_units=0, n_computed=0, n_reused=0, failures=(), seconds=1.0)
-    assert "no data set of the spec has the protocol asked for" in cli._last_words(outcome, "report.html")
+    assert "no data set of the spec has the protocol asked for" in commands._last_words(outcome, "report.html")
+
+
+@pytest.mark.parametrize(("flags", "pinned"), [([], True), (["--unpinned"], False)])
+def test_recordings_are_the_published_ones_unless_asked(flags, pinned, monkeypatch):
+    asked = []
+
+    def run(*_, **options):
+        asked.append(options["pinned"])
+        raise ValueError("enough")
+
+    monkeypatch.setattr(pipeline, "run", run)
+    assert main(["run", "quickstart", *flags]) == 2
+    assert asked == [pinned]
 
 
 def test_a_data_set_shows_its_protocols_in_words(capsys):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness import controls
+from harness import controls, lexicon, ngram, scoring
 from harness.controls import CONTROLS, OASM_WIDTHS
+from harness.datasets.synthetic import STRICT
 from harness.records import Dataset, Layer, ReadingTimes, Responses, Stimuli
 
 TEXTS = ("The bee sang.", "It was old.", "A fox slept in the snow.", "Rain fell.")
@@ -46,23 +47,42 @@ def words():
     return Dataset("words", "0", stimuli, reading=reading)
 
 
+@pytest.fixture
+def files(tmp_path):
+    """A file for each control that needs one, by the name of what it needs; "" for the others."""
+    vectors, corpus = tmp_path / "vectors.txt", tmp_path / "corpus.txt"
+    vectors.write_text("bee 1 0\nsang 0 1\nfox 2 2\n")
+    corpus.write_text("the bee sang\nit was old\na fox slept in the snow\n")
+    return {"": "", "vectors": str(vectors), "corpus": str(corpus)}
+
+
+@pytest.fixture
+def short_scans():
+    """As Blank2014: a stimulus is the few words heard in one scan, a row is a stimulus, a story is a block."""
+    texts = ("If you", " were to journey", " to", " the North of England,", "Once")
+    stories = ("boar",) * 3 + ("elvis",) * 2
+    stimuli = Stimuli(tuple("abcde"), texts, stories, separator="")
+    return Dataset("short", "0", stimuli, responses_of(stimuli.ids, stories))
+
+
 def test_which_controls_apply_is_known_beforehand(sentences, scans, words):
     def fitting(dataset):
         return {name for name in CONTROLS if controls.applies(name, dataset)}
 
-    assert fitting(sentences) == fitting(scans) == {"length", "word-rate", "position", "oasm", "random"}
-    assert fitting(words) == {"length", "position", "random", "frequency"}
+    brain = {"length", "word-rate", "position", "oasm", "random", "static-vectors", "ngram"}
+    assert fitting(sentences) == fitting(scans) == brain
+    assert fitting(words) == {"length", "position", "random", "frequency", "ngram"}
 
 
 @pytest.mark.parametrize("kind", ["sentences", "scans"])
 @pytest.mark.parametrize("name", list(CONTROLS))
-def test_every_control_that_applies_gives_features_and_the_rest_say_why(name, kind, request):
+def test_every_control_that_applies_gives_features_and_the_rest_say_why(name, kind, files, request):
     dataset = request.getfixturevalue(kind)
     if not controls.applies(name, dataset):
         with pytest.raises(ValueError, match=f"{name!r} does not apply to {kind}; those that do: length"):
             controls.features(name, dataset, seed=0)
         return
-    features = controls.features(name, dataset, seed=0)
+    features = controls.features(name, dataset, 0, files[CONTROLS[name].needs])
     rows = dataset.responses.row_ids if CONTROLS[name].row_level else dataset.stimuli.ids
     assert features.row_ids == rows
     assert features.layers
@@ -72,12 +92,12 @@ def test_every_control_that_applies_gives_features_and_the_rest_say_why(name, ki
 
 
 @pytest.mark.parametrize("name", list(CONTROLS))
-def test_every_control_that_applies_predicts_each_word(name, words):
+def test_every_control_that_applies_predicts_each_word(name, words, files):
     if not controls.applies(name, words):
         with pytest.raises(ValueError, match="does not apply to words"):
             controls.reading_predictor(name, words, seed=0)
         return
-    predictor = controls.reading_predictor(name, words, seed=0)
+    predictor = controls.reading_predictor(name, words, 0, files[CONTROLS[name].needs])
     assert predictor.shape == (len(words.stimuli),)
     assert predictor.dtype == np.float64
     assert np.isfinite(predictor).all()
@@ -99,6 +119,65 @@ def test_word_rate_counts_words_and_is_summed_over_a_scan(sentences, scans):
     np.testing.assert_array_equal(
         controls.features("word-rate", scans, 0).values[Layer("word-rate", 0)], np.ones((14, 1))
     )
+
+
+def test_what_is_heard_in_one_scan_as_one_text_has_length_rate_place_and_time(short_scans):
+    def first(name):
+        return controls.features(name, short_scans, 0).values[Layer(name, 0)]
+
+    assert controls.kind_of(short_scans) == "sentences"
+    np.testing.assert_array_equal(first("word-rate"), [[2], [3], [1], [4], [1]])
+    np.testing.assert_array_equal(first("length"), [[6, 2], [15, 3], [2, 1], [21, 4], [4, 1]])
+    np.testing.assert_allclose(first("position")[:, 0], [-1, 0, 1, -1, 1])
+    wide = controls.features("oasm", short_scans, 0).values[Layer("width", 4)]
+    assert (wide[:3, :3] > 0.9).all()
+    assert (wide[:3, 3:] == 0).all()
+
+
+def test_static_vectors_and_bits_are_those_of_the_files(sentences, scans, words, files):
+    for dataset in (sentences, scans):
+        found = controls.features("static-vectors", dataset, 0, files["vectors"])
+        wanted = lexicon.embed(dataset.stimuli.texts, files["vectors"])
+        np.testing.assert_array_equal(found.values[Layer("static-vectors", 0)], wanted)
+    bits = ngram.bits_of(sentences.stimuli, files["corpus"])
+    found = controls.features("ngram", sentences, 0, files["corpus"]).values[Layer("ngram", 0)]
+    np.testing.assert_allclose(found, bits, rtol=1e-6)
+    of_words = controls.features("ngram", scans, 0, files["corpus"]).values[Layer("ngram", 0)]
+    assert of_words.shape == (14, 1)  # the protocol pools them
+    np.testing.assert_allclose(
+        of_words[:, 0], controls.reading_predictor("ngram", words, 0, files["corpus"]), rtol=1e-6
+    )
+
+
+def test_a_control_without_its_file_says_what_it_needs(sentences, words):
+    with pytest.raises(ValueError, match="'static-vectors' needs a file; give the spec `vectors`"):
+        controls.features("static-vectors", sentences, 0)
+    with pytest.raises(ValueError, match="'ngram' needs a file; give the spec `corpus`"):
+        controls.reading_predictor("ngram", words, 0)
+
+
+def test_responses_that_follow_word_vectors_are_found(tmp_path):
+    rng = np.random.default_rng(0)
+    vectors, names = rng.standard_normal((50, 8)), [f"w{i}" for i in range(50)]
+    path = tmp_path / "v.txt"
+    path.write_text("".join(f"{name} {' '.join(map(str, row))}\n" for name, row in zip(names, vectors, strict=True)))
+    drawn = rng.integers(50, size=(200, 6))
+    stimuli = Stimuli(
+        tuple(f"s{i}" for i in range(200)),
+        tuple(" ".join(names[i] for i in row).capitalize() + "." for row in drawn),
+        tuple(f"p{i // 5}" for i in range(200)),
+    )
+    responses = responses_of(stimuli.ids, stimuli.passages)
+    planted = vectors[drawn].mean(axis=1) @ rng.standard_normal((8, 2))
+    responses.values[:] += 2 * planted
+    dataset = Dataset("planted", "0", stimuli, responses)
+
+    def r(name):
+        found = controls.features(name, dataset, 0, str(path))
+        return np.nanmean(scoring.score_layers(found, responses, STRICT)[Layer(name, 0)].r)
+
+    assert r("static-vectors") > 0.7
+    assert abs(r("random")) < 0.2
 
 
 def test_position_runs_from_the_start_to_the_end_of_each_block(scans):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.model_selection import KFold, ShuffleSplit, StratifiedKFold, StratifiedShuffleSplit
+from sklearn.model_selection import KFold, LeaveOneGroupOut, ShuffleSplit, StratifiedKFold, StratifiedShuffleSplit
 
 from harness import folds
 from harness.records import Fold
@@ -39,6 +39,29 @@ def test_grouped_folds_are_those_of_brain_score(case, shared):
     for k, fold in enumerate(made):
         np.testing.assert_array_equal(fold.train, recorded[f"train_{k}"])
         np.testing.assert_array_equal(fold.test, recorded[f"test_{k}"])
+
+
+@pytest.mark.parametrize("n_rows", [23, 384])
+def test_one_group_left_out_at_a_time_is_that_of_scikit_learn(n_rows):
+    groups = [f"story {row % 8}" for row in range(n_rows)]
+    ours = folds.make(FoldRule("leave one group out"), groups)
+    theirs = list(LeaveOneGroupOut().split(np.zeros(n_rows), groups=groups))
+    assert len(ours) == len(theirs) == 8
+    for fold, (train, test) in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(fold.train, train)
+        np.testing.assert_array_equal(fold.test, test)
+
+
+@pytest.mark.parametrize("kind", ["contiguous", "grouped", "leave one group out"])
+@pytest.mark.parametrize("gap", [1, 4, 15])
+def test_no_training_row_is_within_the_gap_of_a_test_row(kind, gap):
+    groups = [f"block {row // 10}" for row in range(100)]
+    for fold in folds.make(FoldRule(kind, n=5, gap=gap, seed=3), groups):
+        distance = np.abs(fold.train[:, None] - fold.test).min(axis=1)
+        assert distance.min() == gap + 1
+        dropped = np.setdiff1d(np.arange(100), np.concatenate(fold))
+        assert len(dropped)
+        assert np.abs(dropped[:, None] - fold.test).min(axis=1).max() == gap
 
 
 def test_a_share_that_trains_is_not_the_rest_of_a_share_that_tests():

@@ -219,7 +219,7 @@ def test_a_missing_recording_says_where_to_get_it_and_the_others_go_on(out, outc
     (failure,) = found.failures
     assert failure.dataset == "tuckute2024"
     assert str(tmp_path) in failure.message
-    assert "github.com" in failure.message
+    assert "harness fetch tuckute2024" in failure.message
     assert set(tables.read(out, "model_scores", found.run).dataset) == {"synthetic"}
 
 

@@ -62,6 +62,30 @@ def test_rows_are_joined_by_id_and_not_by_place():
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)  # float32 against float64 features
 
 
+def test_experiments_of_one_recording_are_fitted_each_on_its_own_rows():
+    """As if they were two recordings: the same scores, and no neuroid has one where it was not measured."""
+    X, Y = planted()
+    whole = recording(Y)
+    first, second = np.arange(80), np.arange(80, 200)
+    values = whole.values.copy()
+    values[:80, 15:] = np.nan
+    values[80:, :5] = np.nan
+    both = replace(whole, values=values, row_parts=("one",) * 80 + ("two",) * 120)
+    for protocol in (GROUPED, SHUFFLED, replace(SHUFFLED, regression=replace(RIDGE, per_neuroid=False))):
+        fit = score_layers(features(X), both, protocol)[LAYER]
+        alone = [
+            score_layers(features(X), whole.of(rows, neuroids), protocol)[LAYER]
+            for rows, neuroids in ((first, np.arange(15)), (second, np.arange(5, 20)))
+        ]
+        assert fit.parts == ("one",) * 5 + ("two",) * 5
+        np.testing.assert_array_equal(fit.r[:5, :15], alone[0].r)
+        np.testing.assert_array_equal(fit.r[5:, 5:], alone[1].r)
+        np.testing.assert_array_equal(fit.alpha[5:, 5:], alone[1].alpha)
+        assert np.isnan(fit.r[:5, 15:]).all()
+        assert np.isnan(fit.r[5:, :5]).all()
+        assert fit.n_rows == 200
+
+
 def test_a_row_without_features_is_named():
     X, Y = planted()
     short = Features({LAYER: X[1:]}, features(X).row_ids[1:])
@@ -218,10 +242,10 @@ def test_brainscore2026_gives_the_score_of_brain_score(case, shared):
     rule = crossvalidation.rule_of(recorded.meta["crossvalidation_kwargs"] or {})
     fit = score_layers(Features({LAYER: recorded["X"]}, ids), responses, replace(BRAINSCORE2026, folds=rule))[LAYER]
     np.testing.assert_allclose(fit.r, recorded["r"], rtol=0, atol=1e-9)  # constant targets are 0, and counted
-    neuroids = aggregate.targets(responses)["all"]
-    assert len(neuroids) == n_neuroids
-    np.testing.assert_allclose(aggregate.fold_scores(fit.r, neuroids), recorded["per_split_score"], rtol=0, atol=1e-10)
-    assert abs(aggregate.layer_score(fit, neuroids) - recorded["score"]) < 1e-10
+    target = aggregate.targets(responses)["all"]
+    assert len(target.neuroids) == n_neuroids
+    np.testing.assert_allclose(aggregate.fold_scores(fit, target), recorded["per_split_score"], rtol=0, atol=1e-10)
+    assert abs(aggregate.layer_score(fit, target) - recorded["score"]) < 1e-10
 
 
 def test_under_pearson_r_a_constant_neuroid_is_not_measurable_and_under_brainscore_r_it_is_nought():

@@ -36,15 +36,20 @@ def _bits(dataset, folder, rule):
     return surprisal.per_word(encoded, extract.extract(model, encoded, states=False).log_probabilities)
 
 
-@pytest.mark.parametrize(("model", "rule", "wanted"), [
-    ("stories260K", "passage", 0.37572), ("stories260K", "corpus", 0.37500),
-    ("babyllama-105", "passage", 0.37993), ("babyllama-105", "corpus", 0.37914),
+@pytest.mark.parametrize(("model", "rule", "wanted_2016", "wanted_2021"), [
+    ("stories260K", "passage", 0.37572, 0.37484), ("stories260K", "corpus", 0.37500, 0.37409),
+    ("babyllama-105", "passage", 0.37993, 0.37883), ("babyllama-105", "corpus", 0.37914, 0.37806),
 ])  # fmt: skip
-def test_surprisal_predicts_the_reading_times_of_2016_as_known(stories, shared, model, rule, wanted):
+def test_surprisal_predicts_the_reading_times_of_both_releases_as_known(
+    stories, shared, model, rule, wanted_2016, wanted_2021
+):
+    """Known with BOS in the first window alone; here every window begins with it, which moves r by up to .0003."""
     bits = _bits(stories, shared / "models" / model, rule).bits
-    scored = stories.reading.scored
-    r = np.corrcoef(bits[scored], stories.reading.mean_ms[scored])[0, 1]
-    assert r == pytest.approx(wanted, abs=5e-4)  # known with BOS in the first window alone; here each begins with it
+    corrected = datasets.load("futrell2018-2021", shared / "data")
+    for dataset, wanted in ((stories, wanted_2016), (corrected, wanted_2021)):
+        scored = dataset.reading.scored
+        r = np.corrcoef(bits[scored], dataset.reading.mean_ms[scored])[0, 1]
+        assert r == pytest.approx(wanted, abs=5e-4)
 
 
 def test_surprisal_equals_a_forward_per_word_where_the_context_fits_the_window(stories, shared):

@@ -146,24 +146,37 @@ def test_least_squares_is_scored_inside_the_training_rows_too(labels, library):
     np.testing.assert_allclose(found.inner, 1 - errors / variation(Y[TRAIN]), rtol=0, atol=1e-9)
 
 
-@SPLITS
-def test_least_squares_that_fits_every_row_exactly_says_nothing_inside(split, library):
+def fitted_exactly():
+    """Features that fit training rows exactly: all, some by a feature of their own, a part that is wide; rows twice."""
+    rng = np.random.default_rng(1)
+    alone, part = rng.standard_normal((2, 60, 40))
+    alone[:, :5], part[30:, :3], part[:30, 3:] = np.eye(60)[:, 12:17], 0, 0  # rows from 12 on train
+    wide = rng.standard_normal((60, 300))
+    return {"all": wide, "some": alone[:, :15], "a part": part, "twins": wide[np.r_[:30, :30]]}
+
+
+@pytest.mark.parametrize("how", fitted_exactly())
+def test_least_squares_that_fits_rows_exactly_is_scored_as_refits_without_each(how, library):
+    X, Y = fitted_exactly()[how], planted(60, 300)[1]
+    Y[TRAIN[7], 0] = Y[TRAIN[20], 1] = np.nan  # neuroids that have different rows
+    found, mixed = (fit(X, Y, SINGLE, Penalty(), library, precision=each) for each in ("float64", "mixed"))
+    np.testing.assert_allclose(1 - mixed.inner, 1 - found.inner, rtol=1e-5)
+    for neuroid in range(Y.shape[1]):
+        rows = TRAIN[np.isfinite(Y[TRAIN, neuroid])]
+        y, errors = Y[rows, neuroid], []
+        for k in range(len(rows)):
+            others = np.delete(rows, k)
+            centre, level = X[others].mean(axis=0), np.delete(y, k).mean()
+            weights = np.linalg.pinv(X[others] - centre, rcond=1e-9) @ (np.delete(y, k) - level)
+            errors.append(y[k] - level - (X[rows[k]] - centre) @ weights)
+        assert found.inner[neuroid] == pytest.approx(1 - np.square(errors).sum() / variation(y[:, None])[0], abs=1e-9)
+
+
+def test_least_squares_that_fits_a_block_exactly_says_nothing_inside():
     X, Y = planted(60, 300, MANY)
-    found = fit(X, Y, split, Penalty(), library)
+    found = fit(X, Y, BLOCKS, Penalty())
     assert np.isnan(found.inner).all()
     assert np.isfinite(found.r).all()
-
-
-@SPLITS
-def test_least_squares_that_fits_one_row_exactly_says_nothing_inside(split):
-    for row in TRAIN[:12]:
-        X, Y = planted(60, 12)
-        X[:, 0] = 0
-        X[row, 0] = 1  # a feature of one row alone, which no other row can predict
-        found = fit(X, Y, split, Penalty())
-        assert found.rank == 12
-        assert np.isnan(found.inner).all()
-        assert np.isfinite(found.r).all()
 
 
 def test_a_relative_grid_is_a_multiple_of_the_mean_eigenvalue():

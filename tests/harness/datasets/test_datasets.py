@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 
 from harness import datasets, folds
-from harness.datasets import DATASETS, version_of
+from harness.datasets import DATASETS
+from harness.datasets.entry import version_of
 from harness.records import Dataset, Stimuli
 
 WITH_FILES = [name for name, entry in DATASETS.items() if entry.files]
+# Those whose files the tests have as they are published; of the others they write files of the published form.
+AT_HAND = ["futrell2018-2016", "futrell2018-2021", "futrell2018-batch2", "tuckute2024", "brennan2016"]
+WITHOUT_BRAINSCORE = ["wehbe2014"]
 
 
 def values_of(dataset: Dataset) -> np.ndarray:
@@ -22,23 +26,24 @@ def values_of(dataset: Dataset) -> np.ndarray:
     return np.asarray(measured)
 
 
-@pytest.fixture(scope="module", params=WITH_FILES)
+@pytest.fixture(scope="module", params=AT_HAND)
 def loaded(request, shared) -> tuple[str, Dataset]:
     return request.param, datasets.load(request.param, shared / "data")
 
 
 def test_the_table_holds_data_sets_with_files():
-    assert set(WITH_FILES) == {"futrell2018-2016", "futrell2018-2021", "tuckute2024", "brennan2016"}
+    assert set(WITH_FILES) == {*AT_HAND, "pereira2018", "blank2014", "wehbe2014"}
 
 
-@pytest.mark.parametrize("name", WITH_FILES)
+@pytest.mark.parametrize("name", AT_HAND)
 def test_every_file_is_pinned_and_has_a_public_place(name):
     entry = DATASETS[name]
     assert entry.citation
     assert entry.landing.startswith("https://")
     for file in entry.files:
-        assert len(file.sha256) == 64
-        assert file.n_bytes > 0
+        algorithm, _, digest = file.checksum.partition(":")
+        assert len(digest) == {"sha1": 40, "sha256": 64}[algorithm]
+        assert file.n_bytes > 0 or name not in AT_HAND
         assert not Path(file.path).is_absolute()
         assert file.url == "" or file.url.startswith("https://")
 
@@ -63,7 +68,8 @@ def test_a_data_set_has_the_kind_that_the_table_says(loaded):
 @pytest.mark.parametrize("name", WITH_FILES)
 def test_protocols_stand_side_by_side(name):
     known = datasets.protocols(name)
-    wanted = ["paper", "strict", *(["brainscore2026"] if DATASETS[name].kind == "brain" else [])]
+    on_board = DATASETS[name].kind == "brain" and name not in WITHOUT_BRAINSCORE
+    wanted = ["paper", "strict", *(["brainscore2026"] if on_board else [])]
     assert [(key, protocol.name) for key, protocol in known.items()] == [(key, key) for key in wanted]
     assert len({protocol.hash for protocol in known.values()}) == len(wanted)
     assert all(protocol.notes for protocol in known.values())
@@ -85,7 +91,7 @@ def test_strict_ridge_is_scaled_by_the_data_nested_by_group_and_free_for_each_ne
     assert (min(regression.alphas), max(regression.alphas)) == (1e-5, 1e7)
 
 
-@pytest.mark.parametrize("name", [name for name, entry in DATASETS.items() if entry.kind == "brain"])
+@pytest.mark.parametrize("name", [name for name in DATASETS if "brainscore2026" in datasets.protocols(name)])
 def test_brainscore2026_is_the_ridge_of_that_board(name):
     protocol = datasets.protocols(name)["brainscore2026"]
     assert protocol.regression.alphas == tuple(np.logspace(-3, 3, 7).tolist())
@@ -103,8 +109,8 @@ def test_a_missing_file_is_named_with_its_source_and_its_place(tmp_path):
 
 
 def test_a_missing_file_without_an_address_names_the_page(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"github\.com/gretatuckute"):
-        datasets.load("tuckute2024", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"sites\.lsa\.umich\.edu/cnllab"):
+        datasets.load("brennan2016", tmp_path)
 
 
 def test_missing_lists_every_file_that_is_absent(tmp_path, shared):
@@ -119,7 +125,7 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path, shared):
     (tmp_path / file.path).write_bytes((shared / "data" / file.path).read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"bold_response_LH\.csv is damaged.*140741 bytes") as error:
         datasets.load("tuckute2024", tmp_path)
-    assert file.sha256 in str(error.value)
+    assert file.checksum in str(error.value)
 
 
 def test_an_unknown_name_lists_the_nearest():
@@ -130,7 +136,7 @@ def test_an_unknown_name_lists_the_nearest():
 
 
 def test_a_stem_expands_to_its_releases_and_a_full_name_to_itself():
-    assert datasets.expand("futrell2018") == ("futrell2018-2016", "futrell2018-2021")
+    assert datasets.expand("futrell2018") == ("futrell2018-2016", "futrell2018-2021", "futrell2018-batch2")
     assert datasets.expand("futrell2018-2021") == ("futrell2018-2021",)
     assert datasets.expand("synthetic") == ("synthetic",)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from harness import datasets
+from harness import ceilings, datasets
+from harness.datasets import readers
 from harness.datasets.futrell2018 import sentence_starts
 from harness.records import Stimuli
 
@@ -33,6 +36,11 @@ def join(data):
     return pd.read_csv(
         path, sep="\t", quoting=3, keep_default_na=False, na_values={"gpt3_davinci_surprisal_nats": "nan"}
     )
+
+
+@pytest.fixture(scope="module")
+def batch2(data):
+    return datasets.load("futrell2018-batch2", data)
 
 
 def r_scored(predictor, dataset):
@@ -82,6 +90,119 @@ def test_the_releases_differ_in_story_3_from_word_229_alone(release_2016, releas
     assert changed[0] == "3.229"
     assert len(changed) == 812
     assert release_2016.version != release_2021.version
+
+
+def test_gpt3s_surprisal_from_its_tokens_gives_a_fifth(release_2016, join, data):
+    """.202, from the published tokens: a token belongs to the word that holds its last character."""
+    tokens = pd.read_csv(data / "naturalstories" / "all_stories_gpt3.csv", keep_default_na=False)
+    nats = []
+    for story in range(10):
+        texts = [word for word, of in zip(join.word, join.story_id, strict=True) if of == story + 1]
+        ends = np.cumsum([len(text) + 1 for text in texts]) - 1
+        own = tokens[tokens.story == story]
+        last = (own.offset + own.token.str.len()).to_numpy()
+        word = np.minimum(np.searchsorted(ends, last, side="left"), len(texts) - 1)
+        values = -pd.to_numeric(own.logprob, errors="coerce").to_numpy()
+        nats.extend(np.bincount(word, values, len(texts)))
+    derived = join.gpt3_davinci_surprisal_nats.to_numpy()
+    known = np.isfinite(derived)
+    assert np.isclose(np.array(nats)[known], derived[known], atol=1e-4).mean() > 0.99
+    assert r_scored(np.where(np.isfinite(nats), nats, 0), release_2016) == pytest.approx(0.202, abs=1e-3)
+
+
+def test_the_number_of_readings_of_each_word_equals_the_derived_join(data, join):
+    table = pd.read_csv(data / "naturalstories" / "processed_wordinfo_2016_d5cbe5aa.tsv", sep="\t", quoting=3)
+    counts = table.set_index(["item", "zone"]).nItem
+    np.testing.assert_array_equal(counts.loc[list(zip(join.story_id, join.word_id, strict=True))], join.n_rt)
+
+
+# --- readers ----------------------------------------------------------------------------------------------------------
+
+
+def test_batch_2_is_88_readers_of_five_stories(batch2):
+    reading = batch2.reading
+    assert len(reading.subjects) == 88
+    assert reading.by_subject_ms.shape == (5_055, 88)
+    assert np.isfinite(reading.by_subject_ms).sum() == 86_953
+    assert set(batch2.stimuli.passages) == {"6", "7", "8", "9", "10"}
+    assert reading.scored.sum() == 4_814
+    np.testing.assert_allclose(reading.mean_ms, np.nanmean(reading.by_subject_ms.astype(float), axis=1))
+
+
+def test_batch_2_stands_two_zones_late_as_its_word_ids_say(batch2, data):
+    assert batch2.reading.alignment == "word = zone - 2 (r 0.830 with the published means, next best 0.586)"
+    table = pd.read_csv(data / "naturalstories" / "batch2_rts_by_participant.tsv", sep="\t")
+    kept = table[(table.RT > 100) & (table.RT < 3000) & (table.correct > 4) & (table.word_id >= 1)]
+    assert (len(kept), kept.subject.nunique()) == (86_953, 88)
+    means = kept.groupby(["story_id", "word_id"]).RT.mean()
+    ids = [tuple(map(int, word.split("."))) for word in batch2.stimuli.ids]
+    np.testing.assert_allclose(batch2.reading.mean_ms, means.loc[ids], rtol=1e-12)
+
+
+def test_the_readers_of_batch_2_agree_to_636(batch2):
+    """Ten halves, NumPy's generator 0, all words: .636116. Over the scored words .642; of 200 halves .638."""
+    generator = np.random.default_rng(0)
+    halves = np.zeros((10, 88), dtype=bool)
+    for half in halves:
+        half[generator.permutation(88)[:44]] = True
+    values = batch2.reading.by_subject_ms
+    assert np.median(ceilings.corrected_halves(values, halves)) == pytest.approx(0.636116, abs=1e-6)
+    scored = ceilings.corrected_halves(values[batch2.reading.scored], halves)
+    assert np.median(scored) == pytest.approx(0.641998, abs=1e-6)
+    (ceiling,), (kind,) = ceilings.of_reading(batch2.reading)
+    assert ceiling == pytest.approx(0.636, abs=0.004)
+    assert kind.startswith("reliability by split half of 88 readers; word = zone - 2")
+    assert batch2.published_ceiling is None
+
+
+@pytest.fixture
+def with_readers(data, tmp_path, release_2021):
+    """A data root with two made readers whose mean is the published one, at zone = word + shift."""
+
+    def write(shift, moved=0.0):
+        folder = tmp_path / "naturalstories"
+        shutil.copytree(data / "naturalstories", folder, dirs_exist_ok=True)
+        stories, words = np.array([word.split(".") for word in release_2021.stimuli.ids], dtype=int).T
+        mean = release_2021.reading.mean_ms + moved * np.random.default_rng(0).standard_normal(len(words))
+        frames = [
+            pd.DataFrame({"WorkerId": name, "WorkTimeInSeconds": 1, "correct": 6, "item": stories,
+                          "zone": words + shift, "RT": mean + sign, "word": release_2021.stimuli.texts})
+            for name, sign in (("A2", 20), ("A1", -20))
+        ]  # fmt: skip
+        pd.concat(frames).to_csv(folder / "processed_RTs.tsv", sep="\t", index=False, quoting=3)
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize(("shift", "told"), [(0, "word = zone ("), (1, "word = zone - 1"), (-1, "word = zone + 1")])
+def test_the_file_of_all_readers_is_read_in_either_alignment(with_readers, release_2021, shift, told):
+    root = with_readers(shift)
+    loaded = datasets.load("futrell2018-2021", root)
+    assert loaded.reading.alignment.startswith(told)
+    assert loaded.reading.subjects == ("A1", "A2")
+    np.testing.assert_allclose(readers.mean_of_readers(loaded.reading.by_subject_ms), loaded.reading.mean_ms, rtol=1e-6)
+    assert loaded.published_ceiling is None
+    assert loaded.version != release_2021.version
+    assert datasets.load("futrell2018-2016", root).published_ceiling == 0.858
+
+
+def test_readers_whose_mean_is_not_the_published_one_are_refused_with_what_was_tried(with_readers):
+    with pytest.raises(ValueError, match=r"processed_RTs.tsv: under no shift.*word = zone r 0\.9.*word = zone - 2 r"):
+        datasets.load("futrell2018-2021", with_readers(0, moved=5.0))
+
+
+def test_a_reader_with_two_times_for_a_word_is_named(with_readers):
+    file = with_readers(0) / "naturalstories" / "processed_RTs.tsv"
+    text = file.read_text().splitlines()
+    once_more = [line for line in text[1:] if line.split("\t")[3:5] == ["1", "1"]]
+    assert len(once_more) == 2
+    file.write_text("\n".join([*text, *once_more]) + "\n")
+    with pytest.raises(ValueError, match=r"reader 'A1' has two times for word 1\.1"):
+        datasets.load("futrell2018-2021", file.parent.parent)
+    file.write_text("\n".join(line.rsplit("\t", 2)[0] for line in text))
+    with pytest.raises(ValueError, match=r"processed_RTs.tsv has no column RT"):
+        datasets.load("futrell2018-2021", file.parent.parent)
 
 
 def test_the_ceiling_says_on_which_release_it_was_computed(release_2016, release_2021):

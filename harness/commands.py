@@ -1,0 +1,208 @@
+"""The commands' bodies: each takes the parsed arguments, makes one call, prints, and gives the exit status.
+
+What a command needs is imported when it is called, so that `harness --help` loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from harness.printing import document, show
+from harness.spec import SPECS, EvaluationSpec, ProtocolName
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a spec, write its tables and its report; 1 where something failed."""
+    from rich.console import Console
+
+    from harness import pipeline, report
+    from harness.progress import Display
+
+    spec = spec_of(arguments)
+    console = Console(file=sys.stderr if arguments.json else sys.stdout)
+    # Ray writes its warnings to stdout, which belongs to our own lines or to the one JSON document.
+    with Display(console) as display, contextlib.redirect_stdout(sys.stderr):
+        outcome = pipeline.run(
+            spec,
+            arguments.out,
+            arguments.data_root,
+            address=arguments.address,
+            device=arguments.device,
+            pinned=not arguments.unpinned,
+            watcher=display,
+        )
+    page = report.write(arguments.out, outcome.run)
+    if arguments.json:
+        document(asdict(outcome) | {"report": page})
+    else:
+        print(_last_words(outcome, page))
+    return 1 if outcome.failures else 0
+
+
+def _last_words(outcome: Any, page: str) -> str:
+    if outcome.failures:
+        did = f"{outcome.n_computed} scores computed, {len(outcome.failures)} failures (table `failures`)"
+    elif outcome.n_units == 0:
+        did = "nothing to do: no data set of the spec has the protocol asked for"
+    elif outcome.n_computed == 0:
+        did = f"nothing to do: all {outcome.n_units} scores were there"
+    else:
+        did = f"{outcome.n_computed} scores computed, {outcome.n_reused} were there"
+    return f"run {outcome.run}: {did}; {outcome.seconds:.0f} s\nopen the report: {page}"
+
+
+# --protocol -> what is run.
+PROTOCOLS: dict[str, tuple[ProtocolName, ...]] = {
+    "paper": ("paper",),
+    "strict": ("strict",),
+    "brainscore2026": ("brainscore2026",),
+    "both": ("strict", "paper"),
+    "all": ("strict", "paper", "brainscore2026"),
+}
+
+
+def spec_of(arguments: argparse.Namespace) -> EvaluationSpec:
+    """The spec that the arguments ask for; ValueError where a name is unknown or no model is given."""
+    spec = _named(SPECS, arguments.spec, "spec")()
+    spec = replace(spec, protocols=PROTOCOLS[arguments.protocol], untrained=not arguments.no_untrained)
+    spec = replace(spec, vectors=arguments.vectors, corpus=arguments.corpus)
+    if arguments.model:
+        spec = replace(spec, models=tuple(arguments.model))
+    if arguments.dataset:
+        from harness import datasets
+
+        spec = replace(spec, datasets=tuple(member for name in arguments.dataset for member in datasets.expand(name)))
+    if not spec.models:
+        raise ValueError(f"spec {spec.name!r} names no models: give --model NAME_OR_FOLDER, once for each.")
+    return spec
+
+
+def _named(table: dict[str, Callable[[], EvaluationSpec]], name: str, what: str) -> Callable[[], EvaluationSpec]:
+    import difflib
+
+    if name not in table:
+        near = difflib.get_close_matches(name, table, n=3, cutoff=0.4) or list(table)
+        raise ValueError(f"{what} {name!r} is unknown; the nearest are {', '.join(near)}.")
+    return table[name]
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write the page of a run, or print its tables as Markdown."""
+    from harness import report
+
+    if arguments.markdown:
+        print(report.markdown(arguments.out, arguments.run))
+        return 0
+    page = report.write(arguments.out, arguments.run)
+    if arguments.json:
+        document({"report": page})
+    else:
+        print(f"open the report: {page}")
+    return 0
+
+
+def models(arguments: argparse.Namespace) -> int:
+    """The table of models."""
+    from harness.models import MODELS
+
+    return show([asdict(entry) for entry in MODELS.values()], arguments.json)
+
+
+def datasets(arguments: argparse.Namespace) -> int:
+    """The table of data sets, or one of them with its files and protocols."""
+    from harness import datasets, listing
+
+    root = _root(arguments)
+    if arguments.name:
+        entry = datasets.find(arguments.name)
+        if arguments.json:
+            document(listing.described(entry, root))
+        else:
+            print("\n".join(listing.in_full(entry, root)))
+        return 0
+    known = [listing.summary(entry, root) for entry in datasets.DATASETS.values()]
+    if arguments.json:
+        document(known)
+        return 0
+    show(listing.table(known), as_json=False)
+    print("", *listing.remarks(known, root), sep="\n")
+    return 0
+
+
+def fetch(arguments: argparse.Namespace) -> int:
+    """Download data sets to their place; 1 where a file could not be had."""
+    from rich.console import Console
+
+    from harness import datasets, listing
+    from harness.fetch import fetch
+
+    root = _root(arguments)
+    names = dict.fromkeys(member for name in arguments.dataset for member in datasets.expand(name))
+    entries = [datasets.find(name) for name in names]
+    for entry in entries:
+        if entry.non_commercial:
+            print(f"{entry.name}: {entry.licence}{listing.warning_of(entry)}", file=sys.stderr)
+    rows = fetch(entries, root, console=Console(stderr=True), wait_s=arguments.wait)
+    if arguments.json:
+        states = ("fetched", "there", "failed")
+        document({"root": str(root)} | {name: [asdict(row) for row in rows if row.state == name] for name in states})
+    else:
+        print("\n".join(listing.of_fetch(entries, rows)))
+    return int(any(row.state == "failed" for row in rows))
+
+
+def _root(arguments: argparse.Namespace) -> Path:
+    return Path(arguments.data_root or ".").absolute()
+
+
+def specs(arguments: argparse.Namespace) -> int:
+    """The named evaluations."""
+    return show([asdict(make()) | {"about": (make.__doc__ or "").strip()} for make in SPECS.values()], arguments.json)
+
+
+def controls(arguments: argparse.Namespace) -> int:
+    """The features without a language model."""
+    from harness.controls import CONTROLS
+
+    return show([control.described for control in CONTROLS.values()], arguments.json)
+
+
+def conform(arguments: argparse.Namespace) -> int:
+    """Compare with recorded vectors; 1 where a case differs."""
+    from harness import conform, verdicts
+
+    results = conform.run(arguments.folder)
+    if arguments.json:
+        document([result.as_row() for result in results])
+    else:
+        print("\n".join(verdicts.in_lines(results)))
+    return int(any(result.fails for result in results))
+
+
+def surprisal(arguments: argparse.Namespace) -> int:
+    """Surprisal of a user's own words, on stdout or in a file."""
+    from harness import texts
+
+    frame = texts.surprisals(arguments.file, arguments.model, arguments.context)
+    if arguments.json:
+        document(frame.to_dict("records"))
+    elif arguments.out:
+        frame.to_csv(arguments.out, index=False)
+        print(f"{len(frame)} rows in {arguments.out}")
+    else:
+        print(frame.to_csv(index=False), end="")
+    return 0
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """What works on this machine; 1 where something that is needed does not."""
+    from harness import doctor
+
+    found = doctor.examine(arguments.data_root or ".")
+    return show(found, arguments.json) or int(any(row["state"] == "broken" for row in found))

@@ -1,0 +1,91 @@
+"""Features of words -> their principal components, at the scans.
+
+The paper reduces a layer to ten components before anything else. They are fitted on the words of the training rows
+alone, so that the features of a row depend on the fold; a fold's matrix is made when it is asked for.
+
+Source: Toneva & Wehbe 2019 (their code fits `PCA(10)` on the training words). There the word of a TR counts by the row
+before the TR's own, and words of cut scans by rows of the neighbouring run; here a word trains where the scan that it
+belongs to does, and no other word does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.hemodynamics import Scans
+from harness.records import Features, Floats, Integers, Layer
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """The features of words, to be reduced in each fold.
+
+    Attributes:
+        words: rows are stimuli.
+        rows: (word,) the row of each word, in order of presentation.
+        scans: how they are carried to the rows of the responses.
+        components: how many are kept; a layer of no more columns than that is left as it is.
+    """
+
+    words: Features
+    rows: Integers
+    scans: Scans
+    components: int
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, in the order in which they were stored."""
+        return self.words.layers
+
+    def of(self, train: Integers) -> ReducedLayers:
+        """The layers at the scans, reduced by the words of these rows."""
+        return ReducedLayers(self, self.scans.words_of(train))
+
+
+@dataclass(frozen=True)
+class ReducedLayers:
+    """All layers, reduced by the words given, on the rows of the responses; a matrix is made when it is asked for."""
+
+    reduction: Reduction
+    train_words: Integers
+
+    def __len__(self) -> int:
+        return len(self.reduction.layers)
+
+    def width(self, index: int) -> int:
+        """Columns of the layer's matrix."""
+        hidden = int(self.reduction.words.values[self.reduction.layers[index]].shape[1])
+        return min(hidden, self.reduction.components) * len(self.reduction.scans.delayed)
+
+    def __getitem__(self, index: int) -> Floats:
+        words = self.reduction.words.values[self.reduction.layers[index]][self.reduction.rows]
+        return self.reduction.scans.carry(components(words, self.train_words, self.reduction.components))
+
+
+def components(words: Floats, train: Integers, n: int) -> Floats:
+    """Project every word on the first principal components of the training words.
+
+    Exact (Lanczos iterations to machine precision, from a seeded start), in float64: the largest directions of a
+    language model's states are far larger than the rest.
+
+    Args:
+        words: (word, hidden), finite.
+        train: the rows that the components are fitted on.
+        n: how many.
+
+    Returns:
+        (word, n) float64, or the words as they are where they have no more than n columns: a rotation of so few would
+        give ridge nothing, and centring would take what a sum over words counts.
+
+    Raises:
+        ValueError: if there are no more than n training words, or a value is not finite.
+    """
+    if words.shape[1] <= n:
+        return words
+    if len(train) <= n:
+        raise ValueError(f"{len(train)} training words for {n} components; use larger folds or fewer components.")
+    from sklearn.decomposition import PCA
+
+    values = words.astype(float)
+    projected: Floats = PCA(n, svd_solver="arpack", random_state=0).fit(values[train]).transform(values)
+    return projected

@@ -1,0 +1,72 @@
+"""What a run consists of: controls with files, and how a control's variant is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from harness import aggregate, controls, scoring
+from harness.cli import main
+from harness.datasets.synthetic import PAPER
+from harness.plan import make_plan
+from harness.records import Ceiling, Dataset, Responses, Stimuli
+from harness.spec import EvaluationSpec, FoldRule
+from harness.store import Store
+from harness.units import ScoreUnit, Source
+
+
+def sources(spec, out):
+    return {source.name: source for source in make_plan(spec, str(out), None).sources}
+
+
+def test_a_control_appears_with_its_file_and_is_known_by_what_the_file_holds(tmp_path):
+    spec = EvaluationSpec("x", (), ())
+    assert not {"ngram", "static-vectors"} & set(sources(spec, tmp_path))
+    file, copy, other = (tmp_path / name for name in ("corpus.txt", "copy.txt", "other.txt"))
+    for path, content in ((file, "the bee"), (copy, "the bee"), (other, "a bee")):
+        path.write_text(content)
+    first, same, another = (sources(replace(spec, corpus=str(path)), tmp_path)["ngram"] for path in (file, copy, other))
+    assert first.revision == same.revision != another.revision
+    assert len(first.revision) == len("sha256-") + 16
+    keys = [ScoreUnit(source, "d", "0", PAPER, 0).key for source in (first, same, another)]
+    assert keys[0] == keys[1] != keys[2]
+    assert set(sources(replace(spec, vectors=str(file)), tmp_path)) == set(spec.controls) - {"ngram"}
+
+
+@pytest.mark.parametrize("flag", ["--vectors", "--corpus"])
+def test_a_file_that_is_not_there_is_wrong_use_before_anything_runs(flag, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["run", "quickstart", flag, str(tmp_path / "nowhere.txt"), "--out", str(out)]) == 2
+    assert "nowhere.txt is no file" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_controls_variant_is_chosen_on_training_rows_whatever_the_protocol_says(tmp_path):
+    """Of OASM's widths the one of the drift is found, under least squares too, and not by the held-out scores."""
+    rng = np.random.default_rng(0)
+    n = 120
+    ids, blocks = tuple(f"s{i}" for i in range(n)), tuple(f"p{i // 30}" for i in range(n))
+    empty = Responses(
+        np.zeros((n, 6), dtype=np.float32), ids, ids, blocks, tuple("abcdef"), ("s",) * 6, ("r",) * 6, "z"
+    )
+    widths = controls.oasm(empty).values
+    drift = list(widths.values())[2] @ rng.standard_normal((n, 6)) + 0.05 * rng.standard_normal((n, 6))
+    responses = replace(empty, values=drift.astype(np.float32))
+    dataset = Dataset("drift", "0", Stimuli(ids, ("a bee",) * n, blocks), responses)
+    protocol = replace(PAPER, folds=FoldRule("shuffled", n=5, test_fraction=0.2))
+    store = Store(str(tmp_path))
+    unit = ScoreUnit(Source("oasm", "control", "", 0), "drift", "0", protocol, 0)
+    unit.run(dataset, Ceiling(responses.parts, np.full((1, 6), np.nan), ("",) * 6), store)
+    with store.open("scores", unit.key) as folder:
+        row = pq.read_table(folder / "model_scores.parquet").to_pylist()[0]
+    fits = scoring.score_layers(controls.oasm(responses), responses, protocol)
+    assert all(np.isfinite(fit.inner).all() for fit in fits.values())
+    target = aggregate.targets(responses)["all"]
+    nested, best = (aggregate.choose(fits, how, responses, target, 0) for how in ("nested", "max"))
+    assert row["layer_choice"] == "by training rows in each fold"
+    assert row["r"] == nested.r <= best.r
+    assert row["r"] > 0.9
+    assert row["layer"] in {1, 2}
