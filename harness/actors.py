@@ -18,12 +18,14 @@ from typing import Any
 import ray
 
 from harness import fitting as fittings
+from harness.ceiling_units import compute_ceiling
 from harness.checkpoints import Checkpoint
 from harness.fitting import Fitting, Matrices
 from harness.records import Ceiling, Dataset, Floats
+from harness.score_units import ScoreUnit
 from harness.spec import Protocol
 from harness.store import Store
-from harness.units import FeatureUnit, ScoreUnit, compute_ceiling
+from harness.units import FeatureUnit
 from kernels.arrays import gpu_available
 from kernels.ridge import FoldFit
 

@@ -75,7 +75,7 @@ def targets(responses: Responses) -> dict[str, Target]:
 
 def fold_scores(fit: LayerFit, target: Target, of: str = "r") -> Floats:
     """(fold,) median over the target's neuroids of "r" or "inner"; NaN where no neuroid has a score."""
-    return _median(target.of(getattr(fit, of), fit.parts))
+    return medians(target.of(getattr(fit, of), fit.parts))
 
 
 def layer_score(fit: LayerFit, target: Target) -> float:
@@ -120,7 +120,7 @@ def choose(fits: dict[Layer, LayerFit], layer_choice: str, responses: Responses,
         layer=layers[np.bincount(picked).argmax()],
         layer_folds=int(np.bincount(picked).max()),
         layer_choice=how,
-        r=mean_of_parts(_median(r), parts),
+        r=mean_of_parts(medians(r), parts),
         r_low=low,
         r_high=high,
         interval_kind=kind,
@@ -148,7 +148,7 @@ def interval(
 
     Source: Nadeau & Bengio 2003, Machine Learning 52, 239-281.
     """
-    scores, of = _median(r), np.array(parts)
+    scores, of = medians(r), np.array(parts)
     by_part = [scores[(of == part) & np.isfinite(scores)] for part in dict.fromkeys(parts)]
     n_folds = sum(len(part) for part in by_part)
     if min(len(part) for part in by_part) < 2:
@@ -168,15 +168,15 @@ def _variance_over_people(r: Floats, parts: tuple[str, ...], people: Sequence[In
     """Variance of the score when subjects are drawn anew, with replacement."""
     draws = np.random.default_rng(seed).integers(len(people), size=(N_BOOTSTRAP, len(people)))
     drawn = (np.concatenate([people[k] for k in draw]) for draw in draws)
-    return float(np.nanvar([mean_of_parts(_median(r[:, neuroids]), parts) for neuroids in drawn]))
+    return float(np.nanvar([mean_of_parts(medians(r[:, neuroids]), parts) for neuroids in drawn]))
 
 
 def median_ceiling(ceiling: Ceiling, target: Target) -> float:
     """Median of the neuroids' ceilings (METHODS section 4), mean over experiments; NaN where none is known."""
-    return mean(_median(target.of(ceiling.values, ceiling.parts)))
+    return mean(medians(target.of(ceiling.values, ceiling.parts)))
 
 
-def _median(matrix: Floats) -> Floats:
+def medians(matrix: Floats) -> Floats:
     """Row-wise median without the NaNs; NaN for a row of NaNs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -194,7 +194,7 @@ def mean_over_folds(r: Floats) -> Floats:
 
 def median_over_folds(alpha: Floats) -> Floats:
     """(neuroid,) median of alpha (fold, neuroid); NaN where in no fold."""
-    return _median(alpha.T)
+    return medians(alpha.T)
 
 
 def mean(values: Floats) -> float:

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness import statistics, tables
+from harness.score_units import ScoreUnit
 from harness.store import Store
-from harness.units import ScoreUnit
 
 SCORE_TABLES = ("neuroid_scores", "layer_scores", "model_scores", "reading_scores", "word_surprisals")
 

@@ -28,7 +28,7 @@ _STEP = re.compile(r"^(step|checkpoint|revision|epoch)?[-_]?\d+$", re.IGNORECASE
 
 # Any of these makes a tokenizer; transformers converts the others to the fast form, which gives offsets.
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
-_WANTED = ["*.json", "*.safetensors", "*.model", "merges.txt", "README.md"]
+_WANTED = ["*.json", "*.safetensors", "*.model", "merges.txt", "chat_template.jinja", "README.md"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,15 @@ def _from_hub(name: str, hub_id: str) -> Checkpoint:
     found = _inspect(name, folder, folder.name)  # a snapshot's folder is named by its commit
     entry = MODELS.get(name)
     return replace(found, tuned_from=entry.tuned_from, pair_source="table") if entry and entry.tuned_from else found
+
+
+def has_chat_template(checkpoint: Checkpoint) -> bool:
+    """Whether the checkpoint's folder holds a chat template, in either of the forms that transformers writes."""
+    folder = Path(checkpoint.folder)
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    settings = folder / "tokenizer_config.json"
+    return settings.is_file() and bool(_json(settings, checkpoint.name).get("chat_template"))
 
 
 def _inspect(name: str, folder: Path, revision: str) -> Checkpoint:

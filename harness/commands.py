@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.printing import document, show
-from harness.spec import SPECS, EvaluationSpec, ProtocolName
+from harness.spec import SPECS, EvaluationSpec, ProtocolName, Variant
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -70,7 +70,7 @@ PROTOCOLS: dict[str, tuple[ProtocolName, ...]] = {
 def spec_of(arguments: argparse.Namespace) -> EvaluationSpec:
     """The spec that the arguments ask for; ValueError where a name is unknown or no model is given."""
     spec = _named(SPECS, arguments.spec, "spec")()
-    spec = replace(spec, protocols=PROTOCOLS[arguments.protocol], untrained=not arguments.no_untrained)
+    spec = replace(spec, protocols=PROTOCOLS[arguments.protocol], variants=_variants(arguments))
     spec = replace(spec, vectors=arguments.vectors, corpus=arguments.corpus)
     if arguments.model:
         spec = replace(spec, models=tuple(arguments.model))
@@ -81,6 +81,13 @@ def spec_of(arguments: argparse.Namespace) -> EvaluationSpec:
     if not spec.models:
         raise ValueError(f"spec {spec.name!r} names no models: give --model NAME_OR_FOLDER, once for each.")
     return spec
+
+
+def _variants(arguments: argparse.Namespace) -> tuple[Variant, ...]:
+    asked: dict[Variant, bool] = {
+        "untrained": not arguments.no_untrained, "shuffled": arguments.shuffled, "chat": arguments.chat_template,
+    }  # fmt: skip
+    return tuple(variant for variant, is_asked in asked.items() if is_asked)
 
 
 def _named(table: dict[str, Callable[[], EvaluationSpec]], name: str, what: str) -> Callable[[], EvaluationSpec]:

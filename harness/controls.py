@@ -35,6 +35,8 @@ class Control:
         kinds: the data it can be made for: "sentences" and "scans" (brain), "words" (reading times).
         pool: how words become scans: "sum" or "mean"; None leaves it to the protocol. Matters only for "scans".
         row_level: whether its rows are those of the responses, so that `hemodynamics` must leave it alone.
+        one_unit: whether its columns are in one unit and must not be z-scored: a column of OASM that is nearly nothing
+            in the training rows would be blown up in its own row.
         needs: the field of EvaluationSpec that names its file; "" where it needs none.
     """
 
@@ -43,6 +45,7 @@ class Control:
     kinds: tuple[str, ...]
     pool: Literal["sum", "mean"] | None = None
     row_level: bool = False
+    one_unit: bool = False
     needs: Literal["", "vectors", "corpus"] = ""
 
     @property
@@ -58,7 +61,8 @@ CONTROLS: dict[str, Control] = {
         Control("length", "characters of a word; characters and words of a sentence", ("sentences", "scans", "words")),
         Control("word-rate", "words heard in a scan; words of a sentence", ("sentences", "scans"), pool="sum"),
         Control("position", "place in the passage or story", ("sentences", "scans", "words"), row_level=True),
-        Control("oasm", "identity of the block, smoothed over time", ("sentences", "scans"), row_level=True),
+        Control("oasm", "identity of the block, smoothed over time", ("sentences", "scans"), row_level=True,
+                one_unit=True),
         Control("random", "normal vectors", ("sentences", "scans", "words")),
         Control("frequency", "Zipf frequency of the word", ("words",)),
         Control("static-vectors", "mean of the words' vectors in FILE", ("sentences", "scans"), needs="vectors"),

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.records import Fold, Integers
+from harness.records import Dataset, Fold, Integers
 from harness.spec import FoldRule
 
 # With fewer groups among the training rows than this, whole groups cannot tell alphas apart.
@@ -53,6 +53,22 @@ def make(rule: FoldRule, groups: Sequence[str]) -> list[Fold]:
                 f"training rows; wanted at least {max(rule.min_test_rows, 1)} and 1. Use fewer folds or a smaller gap."
             )
     return folds
+
+
+def of_recording(rule: FoldRule, dataset: Dataset) -> list[tuple[str, Fold]]:
+    """All folds of a recording with the experiment of each, as indices into the rows of the whole; errors as in `make`.
+
+    The rows are those of the responses, or the words of reading times.
+    """
+    responses = dataset.responses
+    if responses is None:
+        return [("", fold) for fold in make(rule, dataset.stimuli.groups)]
+    found = []
+    for part in responses.parts:
+        rows = np.flatnonzero(np.array(responses.row_parts) == part)
+        made = make(rule, [responses.row_groups[row] for row in rows])
+        found += [(part, Fold(rows[fold.train], rows[fold.test])) for fold in made]
+    return found
 
 
 def inner_labels(groups: Sequence[str], train: Integers) -> Integers:

@@ -6,20 +6,23 @@ scores are computed. What fails is written down and the rest goes on. Last, Ray 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
-from harness import quickstart, tables
+from harness import folds, quickstart, tables
 from harness.plan import Failure, Plan, Watcher, make_plan, require_files
+from harness.score_units import ScoreUnit
 from harness.spec import EvaluationSpec
 from harness.store import Store
-from harness.units import ScoreUnit, Source, code_version, now
+from harness.units import Source, code_version, now
 
 
 @dataclass(frozen=True)
@@ -119,12 +122,29 @@ def _prepare_quickstart(spec: EvaluationSpec, out: str, address: str | None, wat
 
 
 def other_rows(plan: Plan, outcome: Outcome, out: str) -> dict[str, list[dict[str, Any]]]:
-    """Rows of `model_properties`, `failures` and `runs`."""
+    """Rows of `model_properties`, `folds`, `failures` and `runs`."""
     return {
         "model_properties": [_properties(source, plan.run) for source in plan.sources if source.kind == "model"],
+        "folds": list(_fold_rows(plan)),
         "failures": [{"run": plan.run, "created": now(), **asdict(failure)} for failure in plan.failures],
         "runs": [_run_row(plan, outcome, out)],
     }
+
+
+def _fold_rows(plan: Plan) -> Iterator[dict[str, Any]]:
+    """Which rows trained and which tested, for whoever wants to score the same folds elsewhere."""
+    used = {(unit.dataset, unit.protocol) for unit in plan.scores if unit.protocol.reading != "correlation"}
+    for name, protocol in sorted(used, key=lambda pair: (pair[0], pair[1].name)):
+        dataset = plan.recordings[name]
+        with contextlib.suppress(ValueError):  # no folds can be made, as the failures of its scores say
+            for number, (part, fold) in enumerate(folds.of_recording(protocol.folds, dataset)):
+                of = {
+                    "run": plan.run, "dataset": name, "dataset_version": dataset.version, "protocol": protocol.name,
+                    "protocol_hash": protocol.hash, "part": part, "fold": number,
+                }  # fmt: skip
+                ids = dataset.responses.row_ids if dataset.responses else dataset.stimuli.ids
+                for side, rows in zip(("train", "test"), fold, strict=True):
+                    yield from ({**of, "row_id": ids[row], "side": side} for row in rows)
 
 
 def _properties(source: Source, run_id: str) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from pathlib import Path
 from harness import checkpoints, controls, datasets, quickstart
 from harness.datasets.entry import Entry, checksum_of
 from harness.records import Dataset
+from harness.score_units import ScoreUnit
 from harness.spec import EvaluationSpec, Protocol, content_hash
-from harness.units import FeatureUnit, ScoreUnit, Source, now
+from harness.units import FeatureUnit, Source, now
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,10 @@ def _models(plan: Plan, out: str) -> Iterator[Source]:
             found[checkpoint.name] = checkpoint
     for checkpoint in checkpoints.pair(found.values()):
         yield Source(checkpoint.name, "model", checkpoint.revision, plan.spec.seed, checkpoint)
-        if plan.spec.untrained:
-            twin = f"{checkpoint.name}:untrained"
-            yield Source(twin, "untrained", checkpoint.revision, plan.spec.seed, checkpoint)
+        for variant in plan.spec.variants:
+            if variant != "chat" or checkpoints.has_chat_template(checkpoint):
+                name = f"{checkpoint.name}:{variant}"
+                yield Source(name, variant, checkpoint.revision, plan.spec.seed, checkpoint)
 
 
 def _require_other_name(checkpoint: checkpoints.Checkpoint, found: dict[str, checkpoints.Checkpoint]) -> None:
@@ -142,11 +144,21 @@ def _score_units(plan: Plan) -> Iterator[ScoreUnit]:
     for name, dataset in plan.recordings.items():
         known = plan.protocols[name]
         for protocol in (known[wanted] for wanted in plan.spec.protocols if wanted in known):
+            beside = _beside(plan, dataset)
             for source in plan.sources:
                 if source.checkpoint is None and not controls.applies(source.name, dataset):
                     continue
                 features = feature_unit(source, dataset, protocol) if source.checkpoint else None
-                yield ScoreUnit(source, name, dataset.version, protocol, plan.spec.seed, features)
+                held_against = beside if features else ()
+                yield ScoreUnit(source, name, dataset.version, protocol, plan.spec.seed, features, held_against)
+
+
+def _beside(plan: Plan, dataset: Dataset) -> tuple[Source, ...]:
+    """The controls beyond which a model's variance is unique: all that apply to a recording but noise."""
+    if dataset.responses is None:
+        return ()
+    known = [source for source in plan.sources if source.kind == "control" and source.name != "random"]
+    return tuple(source for source in known if controls.applies(source.name, dataset))
 
 
 def feature_unit(source: Source, dataset: Dataset, protocol: Protocol) -> FeatureUnit:

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from harness.plan import Failure, Plan, Watcher
-from harness.units import FeatureUnit, ScoreUnit
+from harness.score_units import ScoreUnit
+from harness.units import FeatureUnit
 
 logger = logging.getLogger(__name__)
 

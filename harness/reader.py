@@ -40,8 +40,10 @@ class Reader:
     limit: int
     device: torch.device
 
-    def encode(self, context: Context) -> Tokens:
+    def encode(self, context: Context, *, in_chat: bool = False) -> Tokens:
         """The context in this model's tokens; ValueError where its tokenizer does not fit it or the text."""
+        if in_chat:
+            context = tokens.in_chat(context, self.tokenizer)
         return tokens.encode(context, self.tokenizer, self.model.get_input_embeddings().num_embeddings)
 
 

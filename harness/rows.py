@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from harness import aggregate
-from harness.aggregate import Target
+from harness.aggregate import Chosen, Target
 from harness.records import Ceiling, Layer, LayerFit, Responses
 from harness.spec import Protocol
+from harness.unique import Unique
 
 Row = dict[str, Any]
 
@@ -30,6 +31,7 @@ class BrainRows:
     ceiling: Ceiling
     protocol: Protocol
     seed: int
+    unique: Unique | None = None
 
     def neuroids(self) -> list[Row]:
         """One row per layer and neuroid."""
@@ -70,10 +72,37 @@ class BrainRows:
         """One row per target: the layer that the protocol chooses."""
         return [self._model_row(name, target) for name, target in aggregate.targets(self.responses).items()]
 
+    def chosen(self, target: str) -> Chosen:
+        """The layer that the protocol chooses for a target, and its score."""
+        of = aggregate.targets(self.responses)[target]
+        return aggregate.choose(self.fits, self.protocol.layer_choice, self.responses, of, self.seed)
+
     def _model_row(self, name: str, target: Target) -> Row:
-        chosen = aggregate.choose(self.fits, self.protocol.layer_choice, self.responses, target, self.seed)
+        chosen = self.chosen(name)
         score = asdict(chosen) | _place(chosen.layer) | self._against_ceiling(chosen.r, target)
-        return {**self.origin, "target": name, **score, **_sizes(self.fits[chosen.layer], target)}
+        sizes = _sizes(self.fits[chosen.layer], target)
+        return {**self.origin, "target": name, **score, **self._beyond_controls(target), **sizes}
+
+    def _beyond_controls(self, target: Target) -> Row:
+        """Median over neuroids of each R2, mean over folds, as r is; NaN where it was not computed."""
+        if self.unique is None:
+            return dict.fromkeys(("unique_r2", "unique_low", "unique_high", "controls_r2", "joint_r2"), np.nan) | {
+                "unique_over": ""
+            }
+        found, fit = self.unique, next(iter(self.fits.values()))
+        parts = aggregate.fold_parts(fit, target)
+        unique, controls, joint = (
+            aggregate.mean_of_parts(aggregate.medians(target.of(values, found.parts)), parts)
+            for values in (found.unique, found.controls, found.joint)
+        )
+        subjects = np.array(self.responses.subjects)[target.neuroids]
+        low, high, _ = aggregate.interval(
+            target.of(found.unique, found.parts), parts, fit.test_share, subjects, self.seed
+        )
+        return {
+            "unique_r2": unique, "unique_low": low, "unique_high": high, "controls_r2": controls, "joint_r2": joint,
+            "unique_over": ", ".join(found.names),
+        }  # fmt: skip
 
     def _against_ceiling(self, r: float, target: Target) -> Row:
         kinds = sorted({self.ceiling.kinds[i] for i in target.neuroids} - {""})

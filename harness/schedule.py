@@ -16,8 +16,9 @@ import ray
 from harness import actors
 from harness.checkpoints import Checkpoint
 from harness.plan import Failure, Plan, Watcher
+from harness.score_units import ScoreUnit
 from harness.store import Store
-from harness.units import FeatureUnit, ScoreUnit
+from harness.units import FeatureUnit
 
 
 class Schedule:

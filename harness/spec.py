@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 ProtocolName = Literal["paper", "strict", "brainscore2026"]
+Variant = Literal["untrained", "shuffled", "chat"]
 
 FoldKind = Literal[
     "shuffled", "kfold", "stratified shuffled", "stratified kfold", "grouped", "leave one group out", "contiguous",
@@ -151,8 +152,9 @@ def protocol_of(said: dict[str, Any]) -> Protocol:
 class EvaluationSpec:
     """Feature sources x data sets x protocols.
 
-    models: names of the table, Hub ids or folders; controls: names in harness/controls.py; untrained: whether each
-    model also runs with re-initialised weights; vectors, corpus: files of word vectors and of text, which the controls
+    models: names of the table, Hub ids or folders; controls: names in harness/controls.py; variants: how each model
+    runs besides ("untrained": weights drawn anew; "shuffled": word order destroyed; "chat": in its chat template, where
+    it has one); vectors, corpus: files of word vectors and of text, which the controls
     "static-vectors" and "ngram" need and without which they are left out.
     """
 
@@ -163,7 +165,7 @@ class EvaluationSpec:
     controls: tuple[str, ...] = (
         "length", "word-rate", "position", "oasm", "random", "frequency", "static-vectors", "ngram",
     )  # fmt: skip
-    untrained: bool = True
+    variants: tuple[Variant, ...] = ("untrained",)
     seed: int = 0
     vectors: str = ""
     corpus: str = ""

@@ -27,6 +27,11 @@ _ORIGIN: dict[str, pa.DataType] = {
     "context": _TEXT, "backend": _TEXT, "dtype": _TEXT, "seed": _WHOLE, "metric": _TEXT,
 }  # fmt: skip
 _SCORE: dict[str, pa.DataType] = {"r": _REAL, "ceiling": _REAL, "ceiling_kind": _TEXT, "ratio": _REAL}
+# R2 of model and controls together, of the controls alone, and the difference; of the layer chosen for "all".
+_UNIQUE: dict[str, pa.DataType] = {
+    "unique_r2": _REAL, "unique_low": _REAL, "unique_high": _REAL, "controls_r2": _REAL, "joint_r2": _REAL,
+    "unique_over": _TEXT,
+}  # fmt: skip
 _SIZE: dict[str, pa.DataType] = {"n_rows": _WHOLE, "n_features": _WHOLE, "n_folds": _WHOLE}
 
 SCHEMAS: dict[str, dict[str, pa.DataType]] = {
@@ -45,7 +50,7 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     "model_scores": {
         **_ORIGIN, "stack": _TEXT, "layer": _WHOLE, "layer_folds": _WHOLE, "layer_choice": _TEXT, "target": _TEXT,
         **_SCORE, "r_low": _REAL, "r_high": _REAL, "interval_kind": _TEXT, "n_neuroids": _WHOLE, "n_nan": _WHOLE,
-        **_SIZE,
+        **_UNIQUE, **_SIZE,
     },
     # scored: whether the word counts for r (not the first of a sentence).
     "word_surprisals": {
@@ -72,6 +77,12 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     "correlations": {
         "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "target": _TEXT, "property": _TEXT, "r": _REAL,
         "r_low": _REAL, "r_high": _REAL, "p": _REAL, "p_adjusted": _REAL, "n_models": _WHOLE,
+    },
+    # One row per row of a recording (or word that was read) and fold in which it has a side, "train" or "test"; others
+    # were dropped at a gap.
+    "folds": {
+        "run": _TEXT, "dataset": _TEXT, "dataset_version": _TEXT, "protocol": _TEXT, "protocol_hash": _TEXT,
+        "part": _TEXT, "fold": _WHOLE, "row_id": _TEXT, "side": _TEXT,
     },
     "failures": {
         "run": _TEXT, "model": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "station": _TEXT, "exception": _TEXT,

@@ -50,6 +50,24 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
     return Tokens(ids, owners, last, context.stimulus_ids)
 
 
+def in_chat(context: Context, tokenizer: Any) -> Context:
+    """The context as a user's turn in the tokenizer's chat template; the stimuli lie where they stand in it.
+
+    The BOS that many templates begin with is left out, since every window begins with one.
+
+    Raises:
+        ValueError: if the tokenizer has no template, or its template changes the text.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError("the tokenizer has no chat template; read this model without one.")
+    said = str(tokenizer.apply_chat_template([{"role": "user", "content": context.text}], tokenize=False))
+    said = said.removeprefix(tokenizer.bos_token or "")
+    start = said.find(context.text)
+    if start < 0:
+        raise ValueError("the chat template changes the text of a user's turn; read this model without it.")
+    return Context(said, context.stimulus_ids, context.spans + start)
+
+
 def _silent(context: Context) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """(stimulus,) whether nothing was said in it: what stands there is the state after what came before."""
     return np.array([not context.text[start:end].strip() for start, end in context.spans], dtype=bool)

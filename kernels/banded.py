@@ -104,7 +104,15 @@ def fit_banded(
 
 
 def unique_variance(
-    model: Design, controls: Sequence[Design], Y: Array, splits: Sequence[Split], penalty: Penalty, **how: Any
+    model: Design,
+    controls: Sequence[Design],
+    Y: Array,
+    splits: Sequence[Split],
+    penalty: Penalty,
+    *,
+    joint_weights: Array | None = None,
+    control_weights: Array | None = None,
+    **how: Any,
 ) -> UniqueVariance:
     """How much of held-out responses a model explains over controls.
 
@@ -117,12 +125,14 @@ def unique_variance(
         Y: (row, neuroid) responses, NaN where absent.
         splits: the folds.
         penalty: the grid of alphas.
+        joint_weights: as in `fit_banded`, of the model's band and then the controls'.
+        control_weights: of the controls' bands.
         how: as in `fit_folds`, but for the metric, which is R2.
     """
     how["metric"] = r2
     joint, alone = (
-        np.stack([each.fit.r for each in fit_banded(bands, Y, splits, penalty, **how)])
-        for bands in ([model, *controls], controls)
+        np.stack([each.fit.r for each in fit_banded(bands, Y, splits, penalty, weights, **how)])
+        for bands, weights in (([model, *controls], joint_weights), (controls, control_weights))
     )
     return UniqueVariance(joint, alone, joint - alone)
 

@@ -96,6 +96,15 @@ def test_rows_near_a_contiguous_test_block_are_in_neither_side():
     assert (last.test.tolist(), last.train.tolist()) == ([8, 9, 10, 11], [0, 1, 2, 3, 4, 5])
 
 
+def test_rows_are_trimmed_from_a_middle_test_block_and_from_the_training_rows_beside_the_others():
+    first, middle, last = folds.make(FoldRule("trimmed", n=3, gap=1), ["one"] * 11)
+    assert (first.test.tolist(), first.train.tolist()) == ([0, 1, 2], [4, 5, 6, 7, 8, 9, 10])
+    assert (middle.test.tolist(), middle.train.tolist()) == ([4], [0, 1, 2, 6, 7, 8, 9, 10])
+    assert (last.test.tolist(), last.train.tolist()) == ([6, 7, 8, 9, 10], [0, 1, 2, 3, 4])
+    with pytest.raises(ValueError, match=r"fold 1 of 3 \(trimmed\) has 0 test rows"):
+        folds.make(FoldRule("trimmed", n=3, gap=2), ["one"] * 11)
+
+
 def test_a_small_test_fold_is_an_error_that_names_it():
     with pytest.raises(ValueError, match=r"fold 2 of 3 .* has 3 test rows"):
         folds.make(FoldRule("contiguous", n=3, min_test_rows=4), ["one"] * 11)

@@ -168,7 +168,7 @@ def with_broken_models(out, outcome, tmp_path):
 
 def test_broken_models_are_written_down_and_the_others_go_on(out, with_broken_models):
     spec = replace(
-        quickstart_spec(), models=with_broken_models, datasets=("synthetic",), protocols=("strict",), untrained=False
+        quickstart_spec(), models=with_broken_models, datasets=("synthetic",), protocols=("strict",), variants=()
     )
     found = pipeline.run(spec, out)
     failures = tables.read(out, "failures", found.run).set_index("model")
@@ -225,7 +225,7 @@ def test_a_missing_recording_says_where_to_get_it_and_the_others_go_on(out, outc
 
 def test_brainscore2026_runs_where_a_recording_has_it_and_stands_in_the_report(out, outcome):
     spec = replace(
-        quickstart_spec(), models=("tiny-gpt2",), controls=("length",), untrained=False,
+        quickstart_spec(), models=("tiny-gpt2",), controls=("length",), variants=(),
         protocols=("strict", "paper", "brainscore2026"),
     )  # fmt: skip
     found = pipeline.run(spec, out)

@@ -13,9 +13,10 @@ from harness.cli import main
 from harness.datasets.synthetic import PAPER
 from harness.plan import make_plan
 from harness.records import Ceiling, Dataset, Responses, Stimuli
+from harness.score_units import ScoreUnit
 from harness.spec import EvaluationSpec, FoldRule
 from harness.store import Store
-from harness.units import ScoreUnit, Source
+from harness.units import Source
 
 
 def sources(spec, out):

@@ -349,7 +349,7 @@ def test_own_recordings_run_from_folder_to_report(tmp_path, capsys):
     )
     broken = put(tmp_path / "broken", {"stimuli": sentences()["stimuli"]})
     spec = EvaluationSpec(
-        "real", (str(model),), (*names, broken), ("strict", "paper", "brainscore2026"), ("length",), untrained=False
+        "real", (str(model),), (*names, broken), ("strict", "paper", "brainscore2026"), ("length",), variants=()
     )
     out = str(tmp_path / "out")
     found = pipeline.run(spec, out)

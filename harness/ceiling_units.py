@@ -1,0 +1,57 @@
+"""The third unit of work, without Ray: the ceilings of a recording under a protocol, computed once and kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness import ceilings
+from harness.records import Ceiling, Dataset, Floats, Responses, indices_of
+from harness.spec import Protocol, content_hash
+from harness.store import Store
+from harness.units import SCORES_VERSION
+
+
+def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceiling:
+    """The ceilings of a recording: from its subjects, those of the brain kept in the store, or published ones."""
+    responses = dataset.responses
+    if responses is None:
+        return _reading_ceiling(dataset)
+    parts = responses.parts
+    values = np.full((len(parts), len(responses.neuroid_ids)), np.nan)
+    kinds = np.full(len(responses.neuroid_ids), "", dtype=object)
+    for row, part in enumerate(parts):
+        of_part, neuroids = responses.of_part(part)
+        known = dataset.known_ceiling(part)
+        if not dataset.is_planted:
+            values[row, neuroids], kinds[neuroids] = _computed_ceiling(dataset, part, of_part, protocol, store)
+        if np.isfinite(known) and np.isnan(values[row]).all():
+            values[row, neuroids], kinds[neuroids] = known, dataset.ceiling_source
+    return Ceiling(parts, values, tuple(kinds))
+
+
+def _reading_ceiling(dataset: Dataset) -> Ceiling:
+    """One ceiling, as if of one neuroid: from the readers, or the published one where they are not at hand."""
+    assert dataset.reading is not None  # noqa: S101 - people's data are one or the other
+    values, kinds = ceilings.of_reading(dataset.reading)
+    if np.isnan(values).all():
+        values, kinds = np.array([dataset.known_ceiling()]), (dataset.ceiling_source,)
+    return Ceiling(("",), values[None], kinds)
+
+
+def _computed_ceiling(
+    dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store
+) -> tuple[Floats, list[str]]:
+    """(neuroid,) ceilings of one experiment from its subjects, and their kinds; NaN and "" where there are too few."""
+    made_of = {"schema": SCORES_VERSION, "version": dataset.version, "part": part, "protocol": protocol.hash}
+    key = content_hash(made_of)[:32]
+    if not store.has("ceilings", key):
+        values, kinds = ceilings.of_responses(responses, protocol)
+        columns = {"neuroid_id": list(responses.neuroid_ids), "ceiling": values, "kind": list(kinds)}
+        facts = {"dataset": dataset.name, "part": part, "protocol": protocol.name}
+        store.put("ceilings", key, lambda folder: pq.write_table(pa.table(columns), folder / "ceilings.parquet"), facts)
+    with store.open("ceilings", key) as folder:
+        found = pq.read_table(folder / "ceilings.parquet")
+    at = indices_of(responses.neuroid_ids, found["neuroid_id"].to_pylist(), "ceilings")
+    return found["ceiling"].to_numpy()[at], [found["kind"].to_pylist()[i] for i in at]

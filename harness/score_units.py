@@ -1,0 +1,162 @@
+"""The second unit of work, without Ray: the scores of one source on one data set under one protocol."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from harness import controls, folds, hemodynamics, reading, scoring, tables
+from harness.fitting import Spread, here
+from harness.records import Ceiling, Dataset, Features, Surprisals, indices_of
+from harness.reduction import Reduction
+from harness.rows import BrainRows
+from harness.spec import Protocol, Sampling, content_hash
+from harness.store import Store
+from harness.unique import over_controls
+from harness.units import SCORES_VERSION, FeatureUnit, Source, code_version, now, stored_features
+
+
+@dataclass(frozen=True)
+class ScoreUnit:
+    """One source on one data set under one protocol.
+
+    features: what the model reads; None for controls. beside: the controls beyond which a model's variance is unique.
+    """
+
+    source: Source
+    dataset: str
+    dataset_version: str
+    protocol: Protocol
+    seed: int
+    features: FeatureUnit | None = None
+    beside: tuple[Source, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Hash of source, recording and method. The name is part of it, since it stands in the rows."""
+        made_of = {
+            "schema": SCORES_VERSION, "name": self.source.name, **self.source.identity, "seed": self.seed,
+            "dataset": self.dataset, "version": self.dataset_version, "protocol": self.protocol.hash,
+            "wordfreq": version("wordfreq"),
+            "features": self.features.key if self.features else None,
+            "beside": [source.identity for source in self.beside],
+        }  # fmt: skip
+        return content_hash(made_of)[:32]
+
+    def run(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: Spread = here) -> None:
+        """Score, and store the rows of each table as Parquet under this unit's key (all columns but the run).
+
+        `spread` says who fits the pieces of a scoring.
+        """
+        if dataset.reading:
+            rows = self._reading_rows(dataset, ceiling, store)
+        else:
+            rows = self._brain_rows(dataset, ceiling, store, spread)
+
+        def write(folder: Path) -> None:
+            for table, content in rows.items():
+                pq.write_table(tables.rows_to_arrow(table, content), folder / f"{table}.parquet")
+
+        facts = {"model": self.source.name, "dataset": self.dataset, "protocol": self.protocol.name}
+        store.put("scores", self.key, write, facts)
+
+    def _brain_rows(
+        self, dataset: Dataset, ceiling: Ceiling | None, store: Store, spread: Spread
+    ) -> dict[str, list[dict[str, Any]]]:
+        responses = dataset.responses
+        assert responses is not None and ceiling is not None  # noqa: S101 - the pipeline pairs them
+        features, words = self._features(dataset, store)
+        protocol = self.protocol if self.features else self._protocol_of_control()
+        fits = scoring.score_layers(features, responses, protocol, spread)
+        origin = self._origin(self.protocol.metric)
+        brain = BrainRows(origin, responses, fits, ceiling, protocol, self.seed)
+        if self.beside and isinstance(features, Features) and protocol.metric == "pearson_r":
+            unique = over_controls(features, brain.chosen("all").layer, self._controls(dataset), responses, protocol)
+            brain = replace(brain, unique=unique)
+        rows = {"neuroid_scores": brain.neuroids(), "layer_scores": brain.layers(), "model_scores": brain.models()}
+        return rows | ({"word_surprisals": self._word_rows(dataset, words)} if words else {})
+
+    def _protocol_of_control(self) -> Protocol:
+        """The protocol, but that a variant (OASM's width) is chosen on training rows, never on held-out scores."""
+        regression = self.protocol.regression
+        if controls.CONTROLS[self.source.name].one_unit:
+            regression = replace(regression, scale="center")
+        return replace(self.protocol, layer_choice="nested", regression=regression)
+
+    def _features(self, dataset: Dataset, store: Store) -> tuple[Features | Reduction, Surprisals | None]:
+        """Features on the rows of the responses, and surprisals where they were read in the same pass."""
+        if self.features is None:
+            return self._of_control(self.source, dataset), None
+        features, words = stored_features(self.features, store)
+        assert features is not None  # noqa: S101 - asked for
+        return self._on_rows(features, dataset, self.protocol.sampling), words
+
+    def _of_control(self, source: Source, dataset: Dataset) -> Features | Reduction:
+        """A control's features on the rows of the responses."""
+        features, sampling = controls.features(source.name, dataset, source.seed, source.file), self.protocol.sampling
+        control = controls.CONTROLS[source.name]
+        if control.row_level:
+            return features
+        return self._on_rows(
+            features, dataset, replace(sampling, pool=control.pool or sampling.pool) if sampling else None
+        )
+
+    def _on_rows(self, features: Features, dataset: Dataset, sampling: Sampling | None) -> Features | Reduction:
+        """Stimuli are the rows, or words are carried to scans and, by fold, reduced."""
+        if sampling is None:
+            return features
+        assert dataset.responses is not None  # noqa: S101 - only responses have scans
+        if not self.protocol.components:
+            return hemodynamics.at_scans(features, dataset.stimuli, dataset.responses, sampling)
+        scans = hemodynamics.scans(dataset.stimuli, dataset.responses, sampling)
+        at = indices_of(dataset.stimuli.ids, features.row_ids, "features for the words")
+        return Reduction(features, at, scans, self.protocol.components)
+
+    def _controls(self, dataset: Dataset) -> dict[str, Features]:
+        """Those that the model is held against, by name."""
+        found = {source.name: self._of_control(source, dataset) for source in self.beside}
+        return {name: features for name, features in found.items() if isinstance(features, Features)}
+
+    def _reading_rows(self, dataset: Dataset, ceiling: Ceiling, store: Store) -> dict[str, list[dict[str, Any]]]:
+        words = stored_features(self.features, store)[1] if self.features else None
+        if words:
+            predictor = words.bits[indices_of(dataset.stimuli.ids, words.word_ids, "surprisals")]
+        else:
+            predictor = controls.reading_predictor(self.source.name, dataset, self.source.seed, self.source.file)
+        splits = folds.make(self.protocol.folds, dataset.stimuli.groups)
+        score = asdict(reading.score(predictor, dataset, self.protocol, splits, self.seed))
+        best, (kind,) = float(ceiling.values.item()), ceiling.kinds
+        row = {
+            **self._origin("pearson_r"), **score, "predictor": "surprisal" if words else self.source.name,
+            "ceiling": best, "ceiling_kind": kind, "ratio": abs(score["r"]) / best if best > 0 else np.nan,
+        }  # fmt: skip
+        rows = {"reading_scores": [row]}
+        return rows | ({"word_surprisals": self._word_rows(dataset, words)} if words else {})
+
+    def _word_rows(self, dataset: Dataset, words: Surprisals) -> list[dict[str, Any]]:
+        origin, shown = self._origin("surprisal_bits"), dataset.stimuli
+        times = dataset.reading.mean_ms if dataset.reading else np.full(len(shown), np.nan)
+        scored = dataset.reading.scored if dataset.reading else np.ones(len(shown), dtype=bool)
+        at = indices_of(shown.ids, words.word_ids, "surprisals")
+        columns = zip(
+            shown.passages, shown.ids, shown.texts, words.bits[at], words.n_tokens[at], times, scored, strict=True
+        )
+        names = ("story", "word_id", "word", "surprisal_bits", "n_tokens", "reading_ms", "scored")
+        return [{**origin, **dict(zip(names, row, strict=True))} for row in columns]
+
+    def _origin(self, metric: str) -> dict[str, Any]:
+        """The columns that make a row again; the run is added when a run's tables are put together."""
+        checkpoint = self.source.checkpoint
+        return {
+            "run": None, "model": self.source.name, "kind": self.source.kind, "revision": self.source.revision,
+            "code_version": code_version(), "created": now(), "dataset": self.dataset,
+            "dataset_version": self.dataset_version, "protocol": self.protocol.name,
+            "protocol_hash": self.protocol.hash, "context": self.source.context_of(self.protocol),
+            "backend": "transformers" if checkpoint else "", "dtype": "float32" if checkpoint else "float64",
+            "seed": self.source.seed, "metric": metric,
+        }  # fmt: skip
