@@ -79,6 +79,15 @@ def test_no_group_is_divided_and_every_row_tests_once():
     assert sorted(np.concatenate([fold.test for fold in made])) == list(range(50))
 
 
+def test_small_groups_are_held_out_together_so_that_no_fold_tests_on_too_few_rows():
+    groups = [f"topic {row // 4}" for row in range(40)]
+    made = folds.make(FoldRule("grouped", n=10, min_test_rows=10), groups)
+    assert [len(fold.test) for fold in made] == [16, 12, 12]
+    assert sorted(np.concatenate([fold.test for fold in made])) == list(range(40))
+    for fold in made:
+        assert not {groups[i] for i in fold.train} & {groups[i] for i in fold.test}
+
+
 def test_fewer_groups_than_folds_leave_out_one_group_at_a_time():
     made = folds.make(FoldRule("grouped", n=10), list("aabbbcc"))
     assert sorted(len(fold.test) for fold in made) == [2, 2, 3]
