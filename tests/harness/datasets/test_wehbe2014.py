@@ -205,7 +205,7 @@ def tables(root, loaded, tmp_path_factory):
     """A tiny model and all controls through both protocols: (model, protocol) -> rows of model_scores of "all"."""
     out = str(tmp_path_factory.mktemp("out"))
     folder = tiny.build("gpt2", Path(out) / "tiny", sorted(set(loaded.stimuli.texts)), seed=3)
-    spec = EvaluationSpec("wehbe", (str(folder),), ("wehbe2014",), controls=CONTROLS, untrained=False)
+    spec = EvaluationSpec("wehbe", (str(folder),), ("wehbe2014",), controls=CONTROLS, variants=())
     plan, store = make_plan(spec, out, str(root)), Store(out)
     assert not plan.failures
     texts = {unit.features.key: unit.features for unit in plan.scores if unit.features}
