@@ -1,6 +1,6 @@
 """The fits of one source on one recording, as rows of the score tables.
 
-Raw score, ceiling and ratio are three columns, and nothing is clipped; no ratio to a ceiling that is not above 0.
+Raw score, ceiling and ratio are three columns, and nothing is clipped; no ratio to a ceiling that is next to nothing.
 `origin` are the columns that make a row again.
 """
 
@@ -19,6 +19,8 @@ from harness.spec import Protocol
 from harness.unique import Unique
 
 Row = dict[str, Any]
+# Where people share so little, a ratio would be noise over noise (extrapolated ceilings of noise end at 1e-8).
+LEAST_CEILING = 0.01
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def _place(layer: Layer) -> Row:
 
 
 def _ratio(r: float, ceiling: float, kind: str) -> Row:
-    return {"r": r, "ceiling": ceiling, "ceiling_kind": kind, "ratio": r / ceiling if ceiling > 0 else np.nan}
+    ratio = r / ceiling if ceiling > LEAST_CEILING else np.nan
+    return {"r": r, "ceiling": ceiling, "ceiling_kind": kind, "ratio": ratio}
 
 
 def _sizes(fit: LayerFit, target: Target | None = None) -> Row:
