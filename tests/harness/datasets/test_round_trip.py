@@ -144,7 +144,7 @@ def protocols_for(dataset: Dataset, responses: Responses) -> dict[str, Protocol]
         try:
             folds.make(protocol.folds, responses.row_groups)
         except ValueError:
-            protocol = replace(protocol, folds=replace(protocol.folds, n=2))  # noqa: PLW2901
+            protocol = replace(protocol, folds=replace(protocol.folds, kind="grouped", n=2))
         found[name] = protocol
     return found
 
