@@ -90,7 +90,7 @@ def base_name(source: str) -> str:
 
 
 def in_order(rows: pd.DataFrame, by: str = "r") -> list[str]:
-    """Names of the sources: models from the highest score down, each with its untrained twin; then the controls.
+    """Names of the sources: models from the highest score down, each with its variants, the untrained first; controls.
 
     The score is that under STRICT where there is one.
     """
@@ -99,7 +99,8 @@ def in_order(rows: pd.DataFrame, by: str = "r") -> list[str]:
         best.setdefault(row["model"], -math.inf if math.isnan(row[by]) else row[by])
     control = dict(zip(rows["model"], rows["kind"] == "control", strict=True))
     own = {name: best.get(base_name(name), best[name]) for name in best}
-    return sorted(best, key=lambda name: (control[name], -own[name], base_name(name), name))
+    place = {name: (name != base_name(name), not name.endswith(":untrained"), name) for name in best}
+    return sorted(best, key=lambda name: (control[name], -own[name], base_name(name), place[name]))
 
 
 def _dot_panels(
