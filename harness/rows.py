@@ -6,7 +6,7 @@ Raw score, ceiling and ratio are three columns, and nothing is clipped; no ratio
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,19 +35,16 @@ class BrainRows:
     seed: int
     unique: Unique | None = None
 
-    def neuroids(self) -> list[Row]:
-        """One row per layer and neuroid."""
-        return [row for layer, fit in self.fits.items() for row in self._neuroids_of(layer, fit)]
-
-    def _neuroids_of(self, layer: Layer, fit: LayerFit) -> Iterable[Row]:
-        r, alpha = aggregate.mean_over_folds(fit.r), aggregate.median_over_folds(fit.alpha)
-        ceiling = aggregate.mean_over_folds(self.ceiling.values)
-        unmeasured = np.isnan(fit.r).sum(axis=0)
-        of = self.responses
-        for i, names in enumerate(zip(of.neuroid_ids, of.subjects, of.rois, strict=True)):
+    def neuroids(self) -> Iterator[Row]:
+        """For each layer the columns of its rows, (neuroid,) or one value for all: rows may be half a million."""
+        of, ceiling = self.responses, aggregate.mean_over_folds(self.ceiling.values)
+        names = {"neuroid_id": of.neuroid_ids, "subject": of.subjects, "roi": of.rois}
+        for layer, fit in self.fits.items():
+            r = aggregate.mean_over_folds(fit.r)
             yield {
-                **self.origin, **_place(layer), **dict(zip(("neuroid_id", "subject", "roi"), names, strict=True)),
-                **_ratio(r[i], ceiling[i], self.ceiling.kinds[i]), "alpha": alpha[i], "n_folds_nan": unmeasured[i],
+                **self.origin, **_place(layer), **names, "r": r, "ceiling": ceiling, "ceiling_kind": self.ceiling.kinds,
+                "ratio": r / np.where(ceiling > LEAST_CEILING, ceiling, np.nan),
+                "alpha": aggregate.median_over_folds(fit.alpha), "n_folds_nan": np.isnan(fit.r).sum(axis=0),
                 **_sizes(fit),
             }  # fmt: skip
 
