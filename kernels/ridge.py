@@ -39,7 +39,8 @@ from kernels.responses import Pattern, block, patterns, stand_ins
 from kernels.split import Split
 
 __all__ = [
-    "FoldFit", "HeldOut", "Penalty", "Split", "beside", "fit_fold", "fit_folds", "fit_layers", "predict_held_out", "stand_ins",
+    "FoldFit", "HeldOut", "Penalty", "Split", "beside", "fit_fold", "fit_folds", "fit_layers", "predict_held_out",
+    "stand_ins",
 ]  # fmt: skip
 
 T = TypeVar("T")

@@ -58,8 +58,8 @@ _BOTH = ("243sentences", "384sentences")
 SMALL = Sizes(
     10,
     {"243sentences": Experiment(3, (3,)), "384sentences": Experiment(3, (4,))},
-    {"018": (6, _BOTH), "288": (6, _BOTH), **{name: (6, _BOTH[1:]) for name in ("199", "407")},
-     **{name: (6, _BOTH[:1]) for name in ("215", "366")}},
+    {"018": (6, _BOTH), "288": (6, _BOTH), **dict.fromkeys(("199", "407"), (6, _BOTH[1:])),
+     **dict.fromkeys(("215", "366"), (6, _BOTH[:1]))},
 )  # fmt: skip
 # As published: 243 sentences in 72 passages, 384 in 96; 6 and 9 subjects, 8,031 and 12,155 voxels, 13,553 distinct.
 FULL = Sizes(
@@ -74,9 +74,9 @@ FULL = Sizes(
 def pereira(path: Path, sizes: Sizes = SMALL, seed: int = 0, shuffled: bool = True, values=None) -> Path:
     """Two experiments; `values` (sentence, voxel) where others than `people` are wanted, NaN put in where absent.
 
-    Sentences are in the order (experiment, passage, sentence), voxels in that of the subjects, before they are shuffled.
+    Sentences are in the order of `sentences`, voxels in that of the subjects; then the sentences are shuffled.
     """
-    rng, rows = np.random.default_rng(seed), list(_sentences(sizes))
+    rng, rows = np.random.default_rng(seed), list(sentences(sizes))
     presentation = {name: [row[name] for row in rows] for name in rows[0]}
     subjects = np.repeat(list(sizes.subjects), [n for n, _ in sizes.subjects.values()])
     data = people(rng, len(rows), len(subjects)) if values is None else values.astype(np.float64)
@@ -95,8 +95,8 @@ def pereira(path: Path, sizes: Sizes = SMALL, seed: int = 0, shuffled: bool = Tr
     return write(path, data[order], {name: np.array(column)[order] for name, column in presentation.items()}, neuroid)
 
 
-def _sentences(sizes: Sizes):
-    """The presentation coordinates of each sentence."""
+def sentences(sizes: Sizes):
+    """The presentation coordinates of each sentence, in order."""
     for name, experiment in sizes.experiments.items():
         number = 0
         for passage in range(sizes.topics * experiment.passages):
