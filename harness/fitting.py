@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Protocol as Interface
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from harness import folds
 from harness.records import Features, Floats, Fold, Integers, Layer
@@ -19,7 +20,7 @@ from harness.spec import Protocol, Regression
 from kernels.arrays import to_device
 from kernels.gram import Bands, Design, design, standardise
 from kernels.metrics import METRICS
-from kernels.ridge import FoldFit, Penalty, Split, fit_folds, stand_ins
+from kernels.ridge import FoldFit, Penalty, Split, beside, fit_folds, stand_ins
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,13 @@ Spread = Callable[[Fitting, Matrices, Floats], Iterator[list[list[FoldFit]]]]
 
 
 def here(fitting: Fitting, layers: Matrices, Y: Floats) -> Iterator[list[list[FoldFit]]]:
-    """One layer after the other, in this process, uncut."""
-    return ([fitting.fit(layers[k], Y)] for k in range(len(layers)))
+    """All layers in this process, uncut, as many beside each other as BLAS has threads (one, in a worker of Ray).
+
+    A product of a few hundred rows keeps two BLAS threads busy waiting for each other, the more where others compute.
+    """
+    threads = max((each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"), default=1)
+    fits = beside(lambda k, threads: fitting.fit(layers[k], Y, threads=threads), len(layers), threads)
+    return ([fit] for fit in fits)
 
 
 def prepare(Y: Floats, groups: Sequence[str], splits: Sequence[Fold], protocol: Protocol) -> Fitting:

@@ -14,7 +14,8 @@ that of the controls (Feghhi, Hadidi et al. 2026).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -87,20 +88,7 @@ def fit_banded(
         ValueError: if weights do not fit the bands or are negative, or the penalty is least squares, where weights mean
             nothing.
     """
-    weights = band_weights(len(bands)) if weights is None else np.asarray(weights, dtype=float)
-    if weights.ndim != 2 or weights.shape[1] != len(bands) or not (weights >= 0).all() or not weights.any(axis=1).all():
-        raise ValueError(
-            f"band weights are {weights.shape} for {len(bands)} bands; wanted (candidate, band), none negative, and in "
-            "each candidate one above 0."
-        )
-    if not penalty.alphas:
-        raise ValueError("banded least squares: without a penalty weights mean nothing; give alphas.")
-    designs, grams = tuple(bands), {}  # type: tuple[Design, ...], dict[tuple[int, bytes], Array]
-    best = [BandedFit(_nothing(Y), np.full((len(bands), Y.shape[1]), np.nan)) for _ in splits]
-    for candidate in weights:
-        fits = fit_folds(Bands(designs, tuple(candidate.tolist()), grams), Y, splits, penalty, **how)
-        best = [_better(old, new, candidate) for old, new in zip(best, fits, strict=True)]
-    return best
+    return _best(_checked(weights, len(bands)), _fits(bands, Y, splits, penalty, how), Y, splits)
 
 
 def unique_variance(
@@ -129,12 +117,50 @@ def unique_variance(
         control_weights: of the controls' bands.
         how: as in `fit_folds`, but for the metric, which is R2.
     """
-    how["metric"] = r2
-    joint, alone = (
-        np.stack([each.fit.r for each in fit_banded(bands, Y, splits, penalty, weights, **how)])
-        for bands, weights in (([model, *controls], joint_weights), (controls, control_weights))
+    fits = _fits([model, *controls], Y, splits, penalty, how | {"metric": r2})
+    weights = _checked(control_weights, len(controls))
+    alone = np.concatenate([np.zeros((len(weights), 1)), weights], axis=1)
+    joint, others = (
+        np.stack([each.fit.r for each in _best(candidates, fits, Y, splits)])
+        for candidates in (_checked(joint_weights, 1 + len(controls)), alone)
     )
-    return UniqueVariance(joint, alone, joint - alone)
+    return UniqueVariance(joint, others, joint - others)
+
+
+def _checked(weights: Array | None, n_bands: int) -> Array:
+    """(candidate, band) weights, the default where none are given."""
+    weights = band_weights(n_bands) if weights is None else np.asarray(weights, dtype=float)
+    if weights.ndim != 2 or weights.shape[1] != n_bands or not (weights >= 0).all() or not weights.any(axis=1).all():
+        raise ValueError(
+            f"band weights are {weights.shape} for {n_bands} bands; wanted (candidate, band), none negative, and in "
+            "each candidate one above 0."
+        )
+    return weights
+
+
+def _fits(
+    bands: Sequence[Design], Y: Array, splits: Sequence[Split], penalty: Penalty, how: dict[str, Any]
+) -> Callable[[tuple[float, ...]], list[FoldFit]]:
+    """Fits by candidate, each done once: the controls alone are also a candidate of the joint fit."""
+    if not penalty.alphas:
+        raise ValueError("banded least squares: without a penalty weights mean nothing; give alphas.")
+    designs, grams = tuple(bands), {}  # type: tuple[Design, ...], dict[tuple[int, bytes], Array]
+
+    @cache
+    def fit(candidate: tuple[float, ...]) -> list[FoldFit]:
+        return fit_folds(Bands(designs, candidate, grams), Y, splits, penalty, **how)
+
+    return fit
+
+
+def _best(
+    weights: Array, fits: Callable[[tuple[float, ...]], list[FoldFit]], Y: Array, splits: Sequence[Split]
+) -> list[BandedFit]:
+    """For each fold the best candidates, neuroid by neuroid."""
+    best = [BandedFit(_nothing(Y), np.full((weights.shape[1], Y.shape[1]), np.nan)) for _ in splits]
+    for candidate in weights:
+        best = [_better(old, new, candidate) for old, new in zip(best, fits(tuple(candidate.tolist())), strict=True)]
+    return best
 
 
 def _nothing(Y: Array) -> FoldFit:

@@ -81,7 +81,8 @@ class Bands:
         one = self.designs[band]
         key = band, to_host(train).tobytes() if one.scale == "zscore" else b""
         if key not in self.grams:
-            self.grams[key] = _gram(one.X, _centre) if one.scale == "center" else one.gram(train)
+            is_thin = one.scale == "center" and one.shared is None
+            self.grams[key] = _gram(one.X, _centre) if is_thin else one.gram(train)
         return self.grams[key]
 
 

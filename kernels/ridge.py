@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -39,9 +39,11 @@ from kernels.responses import Pattern, block, patterns, stand_ins
 from kernels.split import Split
 
 __all__ = [
-    "FoldFit", "HeldOut", "Penalty", "Split", "fit_fold", "fit_folds", "fit_layers", "predict_held_out", "stand_ins",
+    "FoldFit", "HeldOut", "Penalty", "Split", "beside", "fit_fold", "fit_folds", "fit_layers", "predict_held_out",
+    "stand_ins",
 ]  # fmt: skip
 
+T = TypeVar("T")
 Precision = Literal["float64", "mixed"]
 Metric = Callable[[Array, Array], Array]
 
@@ -93,13 +95,21 @@ def fit_layers(
     def fit(layer: int, threads: int) -> list[FoldFit]:
         return fit_folds(design(layers[layer], scale), Y, splits, penalty, threads=threads, **how)
 
-    if threads == 1 or len(layers) == 1:
-        yield from (fit(layer, threads) for layer in range(len(layers)))
+    return beside(fit, len(layers), threads)
+
+
+def beside(call: Callable[[int, int], T], n: int, threads: int) -> Iterator[T]:
+    """`call(k, threads of it)` for k < n, in order: `threads` beside each other with one BLAS thread each.
+
+    A single call has all threads for itself. None is begun much before its result is asked for.
+    """
+    if threads == 1 or n == 1:
+        yield from (call(k, threads) for k in range(n))
         return
     with _workers(threads) as pool:
-        running: deque[Future[list[FoldFit]]] = deque()
-        for layer in range(len(layers)):
-            running.append(pool.submit(fit, layer, 1))
+        running: deque[Future[T]] = deque()
+        for k in range(n):
+            running.append(pool.submit(call, k, 1))
             if len(running) > threads:
                 yield running.popleft().result()
         yield from (future.result() for future in running)

@@ -68,7 +68,7 @@ def read(path: Path, presentation: Sequence[str], neuroid: Sequence[str]) -> Ass
     }
     for dimension, name in (("presentation", "stimulus_id"), ("neuroid", "neuroid_id")):
         _require_ids(path, name, labels[dimension][name])
-    return Assembly(path, values.astype(np.float64), labels["presentation"], labels["neuroid"])
+    return Assembly(path, values.astype(np.float64, copy=False), labels["presentation"], labels["neuroid"])
 
 
 def _variable(path: Path, found: object, name: str, dimensions: tuple[str, ...]) -> np.ndarray:  # type: ignore[type-arg]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,10 +58,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a miniature: does it run at all?")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    report(MINIATURE if arguments.quick else PEREIRA, arguments.threads)
+
+
+def report(sizes: Sequence[Size], threads: int) -> None:
+    """Print the table of these recordings."""
     lines = [HEADINGS]
-    for size in MINIATURE if arguments.quick else PEREIRA:
+    for size in sizes:
         for name in REGRESSIONS:
-            lines.append(compare(size, name, arguments.threads))
+            lines.append(compare(size, name, threads))
             print("  ".join(lines[-1]), file=sys.stderr)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:

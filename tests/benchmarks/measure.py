@@ -134,7 +134,7 @@ def _main(path: str) -> None:
     else:
         arguments = ()
     with limited(job["threads"]):
-        sample, result = _measure(lambda: call(*arguments, **settings), bool(job["data"]))
+        sample, result = measured(lambda: call(*arguments, **settings), again=bool(job["data"]))
     if job["out"]:
         np.savez(job["out"], **{key: value for key, value in result.items() if key != "said"})
     print(json.dumps({**sample, "said": result.get("said", {})}))
@@ -149,7 +149,7 @@ def limited(threads: int) -> Any:
     return threadpool_limits(threads)
 
 
-def _measure(call: Any, again: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def measured(call: Any, again: bool = False) -> tuple[dict[str, Any], Any]:
     """Seconds of a call (mean of several where it is short and may be repeated), memory, and what others did."""
     before = _reset_peak()
     busy, own, started, calls = _busy_s(), _own_s(), time.perf_counter(), 0
@@ -161,8 +161,9 @@ def _measure(call: Any, again: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     foreign = None
     if busy is not None:
         foreign = max(0.0, _busy_s() - busy - _own_s() + own) / (elapsed * (os.cpu_count() or 1))
-    peak = _peak()
-    sample = {"seconds": elapsed / calls, "peak_bytes": peak - before, "absolute_bytes": peak, "foreign": foreign}
+    peak, cpu = _peak(), _own_s() - own
+    sample = {"seconds": elapsed / calls, "cpu_s": cpu / calls, "foreign": foreign}
+    sample |= {"peak_bytes": peak - before, "absolute_bytes": peak}
     return sample, result
 
 

@@ -40,7 +40,14 @@ def linear_regression(layers: list[Array], Y: Array, folds: Folds) -> dict[str, 
     return _each_fold(layers, Y, folds, fit)
 
 
-def brain_score(layers: list[Array], Y: Array, folds: Folds, by: str = "svd", device: str = "cpu") -> dict[str, Array]:
+def brain_score(
+    layers: list[Array],
+    Y: Array,
+    folds: Folds,
+    by: str = "svd",
+    device: str = "cpu",
+    alphas: tuple[float, ...] = ALPHAS,
+) -> dict[str, Array]:
     """Brain-Score language's ridge, restated from its definition: float64 torch, one alpha for all, weights formed.
 
     Exact leave-one-out error, mean over rows and targets of (e / (1 - h))^2, e the residual and h the leverage with the
@@ -51,6 +58,7 @@ def brain_score(layers: list[Array], Y: Array, folds: Folds, by: str = "svd", de
         by: "svd" of the centred features, as the definition has it; or "Gram", the eigenvectors of their inner
             products, what the same code costs where rows are few.
         device: torch's.
+        alphas: to choose from, ascending.
     """
     import torch
 
@@ -65,8 +73,8 @@ def brain_score(layers: list[Array], Y: Array, folds: Folds, by: str = "svd", de
             square, U = torch.linalg.eigh(X @ X.T)
             square = square.clip(min=0.0)
         W = U.T @ y
-        best, least = ALPHAS[0], float("inf")
-        for alpha in ALPHAS:
+        best, least = alphas[0], float("inf")
+        for alpha in alphas:
             shrunk = square / (square + alpha)
             left_out = (y - U @ (shrunk[:, None] * W)) / (1 - U**2 @ shrunk - 1 / len(y))[:, None]
             error = float((left_out**2).mean())

@@ -52,3 +52,16 @@ def test_ours_and_theirs_are_timed_side_by_side(rows):
 
 def test_what_could_not_run_is_said(done):
     assert "gpu" in done[0].stdout
+
+
+def test_pereira_goes_from_its_file_to_its_scores(tmp_path):
+    """As well as through the gate: Brain-Score's way gives the same alpha and the same r."""
+    command = [sys.executable, str(HERE / "pereira.py"), "--quick", "--without-ceilings", "--out", "pereira.json"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    rows = json.loads((tmp_path / "pereira.json").read_text())
+    assert {row["what"].split(",")[0] for row in rows} == {
+        "load", "score", "unique variance", "ours", "Brain-Score's way"
+    }  # fmt: skip
+    assert all(row["seconds"] > 0 for row in rows)
+    assert all(row["what"] in run.stdout for row in rows)

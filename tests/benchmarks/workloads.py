@@ -120,10 +120,10 @@ def make(workload: Workload, folder: Path) -> None:
     """Write features_0.npy (row, feature), ... and responses.npy (row, neuroid), float32."""
     rng = np.random.default_rng(workload.seed)
     for layer in range(workload.layers):
-        latent, features = _features(workload, rng)
-        np.save(folder / f"features_{layer}.npy", features)
+        latent = latents(workload.n, workload.p, rng)
+        np.save(folder / f"features_{layer}.npy", features(latent, workload.p, workload.massive, rng))
         if layer == 0:
-            np.save(folder / "responses.npy", _responses(latent, workload.v, rng))
+            np.save(folder / "responses.npy", responses(latent, workload.v, rng))
 
 
 def load(folder: Path) -> tuple[list[Array], Array]:
@@ -150,19 +150,23 @@ def pearson_r(predicted: Array, observed: Array) -> Array:
     return np.einsum("ij,ij->j", p, o) / np.sqrt(np.einsum("ij,ij->j", p, p) * np.einsum("ij,ij->j", o, o))
 
 
-def _features(workload: Workload, rng: np.random.Generator) -> tuple[Array, Array]:
-    """(row, latent) and (row, feature)."""
-    k = min(workload.n, workload.p)
-    latent = rng.standard_normal((workload.n, k), dtype=np.float32) / np.sqrt(np.arange(1, k + 1, dtype=np.float32))
-    features = latent @ rng.standard_normal((k, workload.p), dtype=np.float32)
-    features += features.std() * rng.standard_normal(workload.p, dtype=np.float32)
-    if workload.massive:
-        features[:, :3] *= 1000
-    return latent, features
+def latents(n: int, p: int, rng: np.random.Generator) -> Array:
+    """(row, latent) float32, as many as p features can hold."""
+    k = min(n, p)
+    return rng.standard_normal((n, k), dtype=np.float32) / np.sqrt(np.arange(1, k + 1, dtype=np.float32))
 
 
-def _responses(latent: Array, v: int, rng: np.random.Generator) -> Array:
-    """(row, neuroid)."""
+def features(latent: Array, p: int, massive: bool, rng: np.random.Generator) -> Array:
+    """(row, feature) float32."""
+    found = latent @ rng.standard_normal((latent.shape[1], p), dtype=np.float32)
+    found += found.std() * rng.standard_normal(p, dtype=np.float32)
+    if massive:
+        found[:, :3] *= 1000
+    return found
+
+
+def responses(latent: Array, v: int, rng: np.random.Generator) -> Array:
+    """(row, neuroid) float32."""
     signal = latent[:, :64] @ rng.standard_normal((min(64, latent.shape[1]), v), dtype=np.float32)
     share = np.where(rng.random(v) < PURE_NOISE, 0.0, rng.uniform(0.0, 0.5, v)).astype(np.float32)
     signal *= np.sqrt(share) / signal.std(axis=0)

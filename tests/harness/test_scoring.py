@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from harness import aggregate, crossvalidation, vectors
 from harness.datasets.synthetic import BRAINSCORE2026
+from harness.fitting import here
 from harness.records import Features, Layer, Responses
 from harness.scoring import score_layers
 from harness.spec import FoldRule, Protocol, Regression
@@ -206,6 +209,31 @@ def test_every_part_of_the_regression_reaches_the_kernel(change):
     protocol = replace(SHUFFLED, regression=replace(RIDGE, **change))
     plain, changed = (score_layers(features(X), recording(Y), p)[LAYER] for p in (SHUFFLED, protocol))
     assert not np.array_equal(plain.alpha, changed.alpha)
+
+
+def test_layers_are_fitted_beside_each_other_on_the_cores_that_there_are():
+    X, Y = planted()
+    layers = {Layer("decoder", k): X * np.logspace(0, k, 30) for k in range(5)}
+    several = Features({layer: X.astype(np.float32) for layer, X in layers.items()}, features(X).row_ids)
+    seen = {1: set(), 2: set()}
+
+    def watched(how, matrices, Y):
+        class Watched(type(matrices)):
+            def __getitem__(self, index):
+                seen[threads].add(threading.get_ident())
+                return super().__getitem__(index)
+
+        return here(how, Watched(matrices.features, matrices.rows), Y)
+
+    found = {}
+    for threads in seen:
+        with threadpool_limits(threads, user_api="blas"):
+            found[threads] = score_layers(several, recording(Y), GROUPED, watched)
+    assert seen[1] == {threading.get_ident()}
+    assert threading.get_ident() not in seen[2]
+    for layer in layers:
+        np.testing.assert_allclose(found[2][layer].r, found[1][layer].r, rtol=0, atol=1e-9)
+        np.testing.assert_array_equal(found[2][layer].alpha, found[1][layer].alpha)
 
 
 def test_the_cutoff_of_least_squares_reaches_the_kernel():

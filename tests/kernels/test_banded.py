@@ -7,9 +7,10 @@ import pytest
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.metrics import r2_score
 
+from kernels import banded
 from kernels.banded import band_weights, fit_banded, unique_variance
 from kernels.gram import design
-from kernels.metrics import pearson_r
+from kernels.metrics import pearson_r, r2
 from kernels.ridge import Penalty, Split, fit_fold
 
 ALPHAS = tuple(np.logspace(-2, 6, 9))
@@ -147,3 +148,21 @@ def test_the_controls_r2_is_that_of_scikit_learn():
         predicted = RidgeCV(ALPHAS, alpha_per_target=True).fit(X[train], Y[train]).predict(X[test])
         expected = r2_score(Y[test], predicted, multioutput="raw_values")
         np.testing.assert_allclose(found.controls[k], expected, rtol=0, atol=1e-9)
+
+
+def test_the_controls_alone_are_not_fitted_again_where_the_joint_fit_leaves_the_model_out(monkeypatch):
+    model, controls, Y, splits = planted()
+    apart, fitted = fit_banded(controls, Y, splits, Penalty(ALPHAS), np.ones((1, 1)), metric=r2), []
+
+    def counted(features, *arguments, **how):
+        fitted.append(features.weights)
+        return original(features, *arguments, **how)
+
+    original = banded.fit_folds
+    monkeypatch.setattr(banded, "fit_folds", counted)
+    joint = np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    found = unique_variance(
+        model, controls, Y, splits, Penalty(ALPHAS), joint_weights=joint, control_weights=np.ones((1, 1))
+    )
+    assert sorted(fitted) == sorted(map(tuple, joint.tolist()))
+    np.testing.assert_allclose(found.controls, [each.fit.r for each in apart], rtol=0, atol=1e-12)

@@ -7,12 +7,17 @@ people can be predicted from people.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import xarray
 
 N_LATENT = 5
-TOPICS = ("beekeeping", "dreams", "gambling", "hurricane", "ice", "lawn", "opera", "pyramid", "skiing", "taste")
+TOPICS = (
+    "beekeeping", "dreams", "gambling", "hurricane", "ice", "lawn", "opera", "pyramid", "skiing", "taste", "astronaut",
+    "blindness", "castle", "disease", "fingerprints", "infection", "knitting", "law", "music", "owl", "painter",
+    "polar bears", "stress", "tuxedo",
+)  # fmt: skip
 REGIONS = ("PostTemp", "AntTemp", "IFG", "IFGorb", "MFG", "AngG")
 STORIES = ("Aqua", "Boar", "Elvis", "HighSchool", "KingOfBirds", "MatchstickSeller", "MrSticky", "Tulips")
 
@@ -33,34 +38,51 @@ def write(path: Path, values, presentation: dict, neuroid: dict) -> Path:
     return path
 
 
-def pereira(path: Path, n_voxels: int = 6, n_passages: int = 3, seed: int = 0, shuffled: bool = True) -> Path:
-    """Two experiments of `n_passages` passages in each of ten topics; subjects 018 and 288 took part in both."""
-    rng = np.random.default_rng(seed)
-    takes_part = {"018": "both", "288": "both", "199": "384", "407": "384", "215": "243", "366": "243"}
-    rows = [
-        (experiment, topic, place * n_passages + passage + 1, sentence)
-        for experiment, n_sentences in (("243sentences", 3), ("384sentences", 4))
-        for place, topic in enumerate(TOPICS)
-        for passage in range(n_passages)
-        for sentence in range(n_sentences)
-    ]
-    numbers = {"243sentences": iter(range(len(rows))), "384sentences": iter(range(len(rows)))}
-    presentation: dict = {name: [] for name in (
-        "experiment", "stimulus_num", "sentence", "stimulus", "passage_index", "passage_label", "passage_category",
-        "stimulus_id", "story")}  # fmt: skip
-    for experiment, topic, passage, sentence in rows:
-        number = next(numbers[experiment])
-        text = f"Sentence {sentence + 1} of passage {passage} tells of the {topic}."
-        values = (experiment, number, text, text, passage, topic, topic, f"{experiment}.{number}",
-                  f"{experiment}.{topic}")  # fmt: skip
-        for column, value in zip(presentation.values(), values, strict=True):
-            column.append(value)
-    subjects = np.repeat(list(takes_part), n_voxels)
-    data = people(rng, len(rows), len(subjects))
-    for k, subject in enumerate(subjects):
-        absent = {"384": "243sentences", "243": "384sentences"}.get(takes_part[subject])
-        data[np.array(presentation["experiment"]) == absent, k] = np.nan
-    voxel = rng.permutation(900)[: len(subjects)]
+class Experiment(NamedTuple):
+    """One of Pereira2018: passages of a topic; sentences of a passage, one number after the other, over and over."""
+
+    passages: int
+    sentences: tuple[int, ...]
+
+
+class Sizes(NamedTuple):
+    """Of a Pereira2018: topics of an experiment, experiments, and each subject's voxels and experiments."""
+
+    topics: int
+    experiments: dict[str, Experiment]
+    subjects: dict[str, tuple[int, tuple[str, ...]]]
+
+
+_BOTH = ("243sentences", "384sentences")
+# Three passages in each of ten topics; subjects 018 and 288 took part in both experiments.
+SMALL = Sizes(
+    10,
+    {"243sentences": Experiment(3, (3,)), "384sentences": Experiment(3, (4,))},
+    {"018": (6, _BOTH), "288": (6, _BOTH), **dict.fromkeys(("199", "407"), (6, _BOTH[1:])),
+     **dict.fromkeys(("215", "366"), (6, _BOTH[:1]))},
+)  # fmt: skip
+# As published: 243 sentences in 72 passages, 384 in 96; 6 and 9 subjects, 8,031 and 12,155 voxels, 13,553 distinct.
+FULL = Sizes(
+    24,
+    {"243sentences": Experiment(3, (4, 3, 3, 4, 3, 3, 4, 3)), "384sentences": Experiment(4, (4,))},
+    {"018": (1327, _BOTH), "199": (1381, _BOTH[1:]), "215": (1398, _BOTH[:1]), "288": (1327, _BOTH),
+     "289": (1327, _BOTH), "296": (1326, _BOTH), "343": (1381, _BOTH[1:]), "366": (1326, _BOTH),
+     "407": (1380, _BOTH[1:]), "426": (1380, _BOTH[1:])},
+)  # fmt: skip
+
+
+def pereira(path: Path, sizes: Sizes = SMALL, seed: int = 0, shuffled: bool = True, values=None) -> Path:
+    """Two experiments; `values` (sentence, voxel) where others than `people` are wanted, NaN put in where absent.
+
+    Sentences are in the order of `sentences`, voxels in that of the subjects; then the sentences are shuffled.
+    """
+    rng, rows = np.random.default_rng(seed), list(sentences(sizes))
+    presentation = {name: [row[name] for row in rows] for name in rows[0]}
+    subjects = np.repeat(list(sizes.subjects), [n for n, _ in sizes.subjects.values()])
+    data = people(rng, len(rows), len(subjects)) if values is None else values.astype(np.float64)
+    for subject, (_, took_part) in sizes.subjects.items():
+        data[np.ix_(~np.isin(presentation["experiment"], took_part), subjects == subject)] = np.nan
+    voxel = rng.permutation(90_000)[: len(subjects)]
     neuroid = {
         "subject": subjects, "voxel_num": voxel,
         "neuroid_id": [f"{s}.{v}" for s, v in zip(subjects, voxel, strict=True)],
@@ -71,6 +93,22 @@ def pereira(path: Path, n_voxels: int = 6, n_passages: int = 3, seed: int = 0, s
     }  # fmt: skip
     order = rng.permutation(len(rows)) if shuffled else np.arange(len(rows))
     return write(path, data[order], {name: np.array(column)[order] for name, column in presentation.items()}, neuroid)
+
+
+def sentences(sizes: Sizes):
+    """The presentation coordinates of each sentence, in order."""
+    for name, experiment in sizes.experiments.items():
+        number = 0
+        for passage in range(sizes.topics * experiment.passages):
+            topic = TOPICS[passage // experiment.passages]
+            for sentence in range(experiment.sentences[passage % len(experiment.sentences)]):
+                text = f"Sentence {sentence + 1} of passage {passage % experiment.passages} tells of the {topic}."
+                yield {
+                    "experiment": name, "stimulus_num": number, "sentence": text, "stimulus": text,
+                    "passage_index": passage + 1, "passage_label": topic, "passage_category": topic,
+                    "stimulus_id": f"{name}.{number}", "story": f"{name}.{topic}",
+                }  # fmt: skip
+                number += 1
 
 
 def blank(path: Path, n_scans: int = 16, seed: int = 0) -> Path:

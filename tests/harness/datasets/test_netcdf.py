@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import xarray
@@ -51,6 +53,21 @@ def test_the_values_of_pereira_are_those_of_the_file_under_their_ids(shared):
     for row, column in ((0, 0), (40, 3), (88, 124)):
         wanted = raw["data"].values[rows.index(responses.row_ids[row]), columns.index(responses.neuroid_ids[column])]
         np.testing.assert_allclose(responses.values[row, column], wanted, rtol=1e-6)
+
+
+def test_the_sizes_of_a_full_pereira_are_the_published_ones():
+    rows, people = list(published.sentences(published.FULL)), published.FULL.subjects.values()
+    for name, n_sentences, n_passages, n_subjects, n_voxels in (
+        ("384sentences", 384, 96, 9, 12155),
+        ("243sentences", 243, 72, 6, 8031),
+    ):
+        own = [row for row in rows if row["experiment"] == name]
+        lengths = Counter(row["passage_index"] for row in own)
+        assert (len(own), len(lengths), len({row["story"] for row in own})) == (n_sentences, n_passages, 24)
+        assert set(lengths.values()) <= {3, 4}
+        took_part = [n for n, experiments in people if name in experiments]
+        assert (len(took_part), sum(took_part)) == (n_subjects, n_voxels)
+    assert (len(people), sum(n for n, _ in people)) == (10, 13553)
 
 
 def test_blank_is_read_as_it_is_published(shared):
