@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.model_selection import KFold, LeaveOneGroupOut, ShuffleSplit, StratifiedKFold, StratifiedShuffleSplit
+from sklearn.model_selection import (
+    GroupKFold,
+    KFold,
+    LeaveOneGroupOut,
+    ShuffleSplit,
+    StratifiedKFold,
+    StratifiedShuffleSplit,
+)
 
 from harness import folds
 from harness.records import Fold
@@ -62,6 +69,17 @@ def test_no_training_row_is_within_the_gap_of_a_test_row(kind, gap):
         dropped = np.setdiff1d(np.arange(100), np.concatenate(fold))
         assert len(dropped)
         assert np.abs(dropped[:, None] - fold.test).min(axis=1).max() == gap
+
+
+@pytest.mark.parametrize("n_rows", [63, 384])
+@pytest.mark.parametrize("seed", [1, 1234])
+def test_grouped_folds_are_those_of_scikit_learn(seed, n_rows):
+    groups = [f"topic {row // 3}" for row in range(n_rows)]
+    ours = folds.make(FoldRule("grouped", n=10, seed=seed), groups)
+    theirs = list(GroupKFold(10, shuffle=True, random_state=seed).split(np.zeros(n_rows), groups=groups))
+    for fold, (train, test) in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(fold.train, train)
+        np.testing.assert_array_equal(fold.test, test)
 
 
 def test_a_share_that_trains_is_not_the_rest_of_a_share_that_tests():
