@@ -30,11 +30,12 @@ def make(rule: FoldRule, groups: Sequence[str]) -> list[Fold]:
         rule: kind "shuffled": rule.n independent draws of rule.test_fraction of the rows, as ShuffleSplit; "kfold":
             KFold, shuffled; "stratified shuffled" and "stratified kfold": the same, so that every fold has its share of
             each class; "grouped": GroupKFold, shuffled: whole groups dealt out at random into rule.n parts, or fewer
-            where there are fewer groups, or parts would test on fewer than rule.min_test_rows; "leave one group out": LeaveOneGroupOut, in
-            the order of the names, rule.n is not read; "contiguous": rule.n equal blocks of time. rule.gap rows on both
-            sides of a test block are in neither side, under "grouped" and "leave one group out" too. "trimmed": rule.n
-            blocks of floor(rows / n), the last with what is left over; rule.gap rows are dropped at both ends of a
-            middle test block, at the first and the last from the training rows beside it (Toneva & Wehbe 2019).
+            where there are fewer groups, or parts would test on fewer than rule.min_test_rows; "leave one group out":
+            LeaveOneGroupOut, in the order of the names, rule.n is not read; "contiguous": rule.n equal blocks of time.
+            rule.gap rows on both sides of a test block are in neither side, under "grouped" and "leave one group out"
+            too. "trimmed": rule.n blocks of floor(rows / n), the last with what is left over; rule.gap rows are dropped
+            at both ends of a middle test block, at the first and the last from the training rows beside it (Toneva &
+            Wehbe 2019).
         groups: (row,) the group of each row, in order of time; for the stratified kinds its class.
 
     Raises:
