@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness import fitting, folds
-from harness.records import Features, Floats, Layer, Responses, indices_of
+from harness.records import Features, Floats, Integers, Layer, Responses, indices_of
 from harness.spec import WIDE_RIDGE, Protocol
 from kernels.banded import unique_variance
 from kernels.gram import Design, design
@@ -87,9 +87,8 @@ def _of_part(
     inner = protocol.regression.inner if protocol.regression.kind == "ridge" else "loo"
     ridge = replace(WIDE_RIDGE, inner=inner, inner_folds=protocol.regression.inner_folds, precision="mixed")
     splits = folds.make(protocol.folds, responses.row_groups)
-    way = fitting.prepare(
-        responses.values, responses.row_groups, splits, replace(protocol, regression=ridge)
-    )  # the folds with inner blocks, the penalty in the kernel's terms
+    # The folds with inner blocks, and the penalty in the kernel's terms.
+    way = fitting.prepare(responses.values, responses.row_groups, splits, replace(protocol, regression=ridge))
     bands = _bands(controls, responses)
     of_model, of_controls = 1.0 / X.shape[1], np.array([weight for _, weight in bands])
     return unique_variance(
@@ -118,5 +117,5 @@ def _bands(controls: dict[str, Features], responses: Responses) -> list[tuple[De
     return bands + [(design(Z), 1.0 / float(Z.var(axis=0).sum())) for Z in whole if Z.shape[1] > _FEW_COLUMNS]
 
 
-def _at(responses: Responses, features: Features) -> np.ndarray:  # type: ignore[type-arg]
+def _at(responses: Responses, features: Features) -> Integers:
     return indices_of(responses.row_ids, features.row_ids, "features for the rows of the responses")
