@@ -52,7 +52,7 @@ class Display(Watcher):
             reused = len(plan.scores) - len(pending)
             self.console.print(
                 f"run {plan.run}: {len(plan.scores)} scores of {len(plan.sources)} models and controls on "
-                f"{len(plan.recordings)} data sets; {reused} are there, {len(pending)} to compute",
+                f"{len(plan.recordings)} data set{'s' * (len(plan.recordings) != 1)}; {reused} are there, {len(pending)} to compute",
                 highlight=False,
                 soft_wrap=True,
             )
