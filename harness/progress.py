@@ -49,10 +49,10 @@ class Display(Watcher):
     def planned(self, plan: Plan, pending: list[ScoreUnit]) -> None:
         """One bar per model; the controls share one."""
         if pending:
-            reused = len(plan.scores) - len(pending)
+            reused, n = len(plan.scores) - len(pending), len(plan.recordings)
             self.console.print(
                 f"run {plan.run}: {len(plan.scores)} scores of {len(plan.sources)} models and controls on "
-                f"{len(plan.recordings)} data set{'s' * (len(plan.recordings) != 1)}; {reused} are there, {len(pending)} to compute",
+                f"{n} data set{'s' * (n != 1)}; {reused} are there, {len(pending)} to compute",
                 highlight=False,
                 soft_wrap=True,
             )
