@@ -27,6 +27,7 @@ import ceilings
 import measure
 import peers
 import workloads
+from rounds import say
 
 from harness import controls, folds
 from harness.datasets import pereira2018
@@ -83,6 +84,7 @@ def main() -> None:
 def steps(size: Size, folder: Path, threads: int) -> list[dict[str, Any]]:
     """Write, load, score; a row for each step."""
     path, features = make(size, folder)
+    say(f"{size.layers} layers and a file are made")
     sample, dataset = measure.measured(partial(pereira2018.read, path))
     rows = [row("load", sample, f"{path.stat().st_size / 1e6:.0f} MB in the file")]
     responses = dataset.responses
@@ -144,6 +146,7 @@ def beside_brain_score(features: Features, responses: Responses, is_full: bool) 
 
 def row(what: str, sample: dict[str, Any], note: str, layers: int = 0) -> dict[str, Any]:
     """A line: seconds in all and a layer, of the processor, memory above what was in use before, others' share."""
+    say(f"{what}: {sample['seconds']:.1f} s")
     return {"what": what, **sample, "per_layer": sample["seconds"] / layers if layers else None, "note": note}
 
 
