@@ -18,6 +18,7 @@ from scipy import stats
 from harness.records import GROUP, Ceiling, Floats, Integers, Layer, LayerFit, Responses
 
 N_BOOTSTRAP = 500
+_COUNTS = 2**22  # numbers in memory at once
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,33 @@ def interval(
 def _variance_over_people(r: Floats, parts: tuple[str, ...], people: Sequence[Integers], seed: int) -> float:
     """Variance of the score when subjects are drawn anew, with replacement."""
     draws = np.random.default_rng(seed).integers(len(people), size=(N_BOOTSTRAP, len(people)))
-    drawn = (np.concatenate([people[k] for k in draw]) for draw in draws)
-    return float(np.nanvar([mean_of_parts(medians(r[:, neuroids]), parts) for neuroids in drawn]))
+    times = np.stack([np.bincount(draw, minlength=len(people)) for draw in draws]).astype(np.int32)  # (draw, subject)
+    subject = np.empty(r.shape[1], dtype=np.int64)
+    for k, neuroids in enumerate(people):
+        subject[neuroids] = k
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a draw may miss all subjects of an experiment
+        by_fold = np.stack([_drawn_medians(row, subject, times) for row in r])  # (fold, draw)
+        of = np.array(parts)
+        scores = np.nanmean([np.nanmean(by_fold[of == part], axis=0) for part in dict.fromkeys(parts)], axis=0)
+        return float(np.nanvar(scores))
+
+
+def _drawn_medians(row: Floats, subject: Integers, times: Integers) -> Floats:
+    """(draw,) median of (neuroid,) values, each counted as often as its subject was drawn; NaN where none is left.
+
+    Sorted once: the median is where half of the counts is reached.
+    """
+    order = np.argsort(row)[: np.isfinite(row).sum()]  # NaN is sorted last
+    if not len(order):
+        return np.full(len(times), np.nan)
+    medians = []
+    for some in np.array_split(times, max(1, len(times) * len(order) // _COUNTS)):
+        reached = some[:, subject[order]].cumsum(axis=1, dtype=np.int32)
+        total = reached[:, -1:]
+        middle = [(reached > place).argmax(axis=1) for place in ((total - 1) // 2, total // 2)]
+        medians.append(np.where(total[:, 0] > 0, row[order][middle].mean(axis=0), np.nan))
+    return np.concatenate(medians)
 
 
 def median_ceiling(ceiling: Ceiling, target: Target) -> float:

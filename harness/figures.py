@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from harness.panels import LETTER, Dot, Line, dot_panel, interval, line_panel, number, span
-from harness.spec import ProtocolName
+from harness.spec import ProtocolName, Variant
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,12 +84,13 @@ def slopes(rows: pd.DataFrame) -> list[str]:
 
 
 def base_name(source: str) -> str:
-    """The model that an untrained twin is the twin of; any other name as it is."""
-    return source.removesuffix(":untrained")
+    """The model that a variant ("model:untrained") is one of; any other name as it is."""
+    name, _, variant = source.rpartition(":")
+    return name if variant in get_args(Variant) else source
 
 
 def in_order(rows: pd.DataFrame, by: str = "r") -> list[str]:
-    """Names of the sources: models from the highest score down, each with its untrained twin; then the controls.
+    """Names of the sources: models from the highest score down, each with its variants, the untrained first; controls.
 
     The score is that under STRICT where there is one.
     """
@@ -98,7 +99,8 @@ def in_order(rows: pd.DataFrame, by: str = "r") -> list[str]:
         best.setdefault(row["model"], -math.inf if math.isnan(row[by]) else row[by])
     control = dict(zip(rows["model"], rows["kind"] == "control", strict=True))
     own = {name: best.get(base_name(name), best[name]) for name in best}
-    return sorted(best, key=lambda name: (control[name], -own[name], base_name(name), name))
+    place = {name: (name != base_name(name), not name.endswith(":untrained"), name) for name in best}
+    return sorted(best, key=lambda name: (control[name], -own[name], base_name(name), place[name]))
 
 
 def _dot_panels(
@@ -108,7 +110,8 @@ def _dot_panels(
     columns = [value, *ends, *(["ceiling"] if has_ceiling else [])]
     x_range = span([level for column in columns for level in rows[column]])
     names = in_order(rows, by)
-    labels = {name: _label(base_name(name) if base_name(name) in names else name) for name in names}
+    twins = {name: base_name(name) for name in names if name.endswith(":untrained") and base_name(name) in names}
+    labels = {name: _label(twins.get(name, name)) for name in names}
     left = max((len(label) for label in labels.values()), default=0) * LETTER + 14
     drawn = []
     for protocol, part in _by_protocol(rows):
@@ -127,7 +130,7 @@ def _dot(label: str, row: dict[str, Any], value: str, ends: tuple[str, str]) -> 
 def _curve(curve: pd.DataFrame, colours: dict[str, int], rings: set[tuple[Any, ...]], models: set[str]) -> Line:
     """The layers of one model and stack; beside its model an untrained twin is known by colour and needs no name."""
     model, stack = curve["model"].iloc[0], curve["stack"].iloc[0]
-    untrained = model != base_name(model)
+    varied = model != base_name(model)
     points = [
         (float(row.layer), row.r, f"{model} {stack}.{row.layer}: {number(row.r)}", (model, stack, row.layer) in rings)
         for row in curve.sort_values("layer").itertuples()
@@ -136,10 +139,10 @@ def _curve(curve: pd.DataFrame, colours: dict[str, int], rings: set[tuple[Any, .
         label=_label(model) if stack == "decoder" else f"{_label(model)} {stack}",
         colour=colours[base_name(model)],
         points=points,
-        dash="4 3" if untrained else "none",
+        dash="4 3" if varied else "none",
         shape="circle" if stack == "decoder" else "square",
-        is_open=untrained,
-        is_named=not untrained or base_name(model) not in models,
+        is_open=varied,
+        is_named=not model.endswith(":untrained") or base_name(model) not in models,
     )
 
 
@@ -166,7 +169,7 @@ def _colours(models: Iterable[str]) -> dict[str, int]:
 
 
 def _label(source: str) -> str:
-    """A name short enough for a phone: the untrained marked by a word, a long name cut in its middle."""
+    """A name short enough for a phone: a variant marked by a word, a long name cut in its middle."""
     name = base_name(source)
     short = name if len(name) <= 22 else f"{name[:8]}…{name[-13:]}"
-    return short if source == name else f"{short}, untrained"
+    return short if source == name else f"{short}, {source.rpartition(':')[2]}"

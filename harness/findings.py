@@ -84,9 +84,20 @@ def _best_model(dataset: str, rows: pd.DataFrame) -> Iterator[Finding]:
         others = [(r, "with untrained weights") for r in twin]
         others += [] if control is None else [(control["r"], f"for the best control, {control['model']}")]
         beside = [f"{number(r)}{' (higher)' if r > best['r'] else ''} {what}" for r, what in others]
-        parts.append(f"{text}; beside it {' and '.join(beside)}." if beside else f"{text}.")
+        text = f"{text}; beside it {' and '.join(beside)}." if beside else f"{text}."
+        parts.append(text + _beyond_controls(best))
     if parts:
         yield Finding(f"Best model on {dataset}", " ".join(parts))
+
+
+def _beyond_controls(best: dict[str, Any]) -> str:
+    """What the model explains that the controls do not; nothing where that was not computed."""
+    if math.isnan(best["unique_r2"]):
+        return ""
+    ends = interval(best["unique_low"], best["unique_high"])
+    verdict = "something" if best["unique_low"] > 0 else "nothing that its interval tells from 0"
+    said = f"R² {number(best['unique_r2'])}{f' ({ends})' if ends != '–' else ''}"
+    return f" Beyond the controls it explains {verdict}: {said}, over {number(best['controls_r2'])} of theirs."
 
 
 def _time_only(dataset: str, rows: pd.DataFrame, protocols: dict[str, Protocol]) -> Iterator[Finding]:

@@ -29,12 +29,13 @@ def make(rule: FoldRule, groups: Sequence[str]) -> list[Fold]:
     Args:
         rule: kind "shuffled": rule.n independent draws of rule.test_fraction of the rows, as ShuffleSplit; "kfold":
             KFold, shuffled; "stratified shuffled" and "stratified kfold": the same, so that every fold has its share of
-            each class; "grouped": whole groups, dealt out at random into rule.n parts, or one group at a time
-            where there are fewer groups than that; "leave one group out": LeaveOneGroupOut, in the order of the names,
-            rule.n is not read; "contiguous": rule.n equal blocks of time. rule.gap rows on both sides of a test block
-            are in neither side, under "grouped" and "leave one group out" too. "trimmed": rule.n blocks of
-            floor(rows / n), the last with what is left over; rule.gap rows are dropped at both ends of a middle test
-            block, at the first and the last from the training rows beside it (Toneva & Wehbe 2019).
+            each class; "grouped": GroupKFold, shuffled: whole groups dealt out at random into rule.n parts, or fewer
+            where there are fewer groups, or parts would test on fewer than rule.min_test_rows; "leave one group out":
+            LeaveOneGroupOut, in the order of the names, rule.n is not read; "contiguous": rule.n equal blocks of time.
+            rule.gap rows on both sides of a test block are in neither side, under "grouped" and "leave one group out"
+            too. "trimmed": rule.n blocks of floor(rows / n), the last with what is left over; rule.gap rows are dropped
+            at both ends of a middle test block, at the first and the last from the training rows beside it (Toneva &
+            Wehbe 2019).
         groups: (row,) the group of each row, in order of time; for the stratified kinds its class.
 
     Raises:
@@ -126,14 +127,17 @@ def _folds_of(splitter: Any, groups: Sequence[str]) -> Iterator[Fold]:
 
 def _grouped(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
     """Every group tests once."""
-    names = np.unique(np.asarray(groups))
+    names, sizes = np.unique(np.asarray(groups), return_counts=True)
     if len(names) < 2:
         raise ValueError(
             f"all {len(groups)} rows are in group {groups[0] if groups else None!r}, so none can be held out; "
             "give the rows two groups or more, or use contiguous folds."
         )
-    for part in np.array_split(np.random.RandomState(rule.seed).permutation(names), min(rule.n, len(names))):
-        yield _held_out(np.isin(np.asarray(groups), part), rule.gap)
+    order = np.random.RandomState(rule.seed).permutation(len(names))
+    counts = (np.array_split(order, n) for n in range(min(rule.n, len(names)), 1, -1))
+    fits = (parts for parts in counts if min(sizes[part].sum() for part in parts) >= rule.min_test_rows)
+    for part in next(fits, np.array_split(order, 2)):
+        yield _held_out(np.isin(np.asarray(groups), names[part]), rule.gap)
 
 
 def _leave_one_group_out(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:

@@ -13,8 +13,9 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from harness import datasets, tables
+from harness.cells import Row, Table, records
 from harness.findings import findings
-from harness.sections import Row, Table, records, sections
+from harness.sections import sections
 from harness.spec import protocol_of
 
 if TYPE_CHECKING:

@@ -1,12 +1,12 @@
 """The fits of one source on one recording, as rows of the score tables.
 
-Raw score, ceiling and ratio are three columns, and nothing is clipped; no ratio to a ceiling that is not above 0.
+Raw score, ceiling and ratio are three columns, and nothing is clipped; no ratio to a ceiling that is next to nothing.
 `origin` are the columns that make a row again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from harness.spec import Protocol
 from harness.unique import Unique
 
 Row = dict[str, Any]
+# Where people share so little, a ratio would be noise over noise (extrapolated ceilings of noise end at 1e-8).
+LEAST_CEILING = 0.01
 
 
 @dataclass(frozen=True)
@@ -33,19 +35,16 @@ class BrainRows:
     seed: int
     unique: Unique | None = None
 
-    def neuroids(self) -> list[Row]:
-        """One row per layer and neuroid."""
-        return [row for layer, fit in self.fits.items() for row in self._neuroids_of(layer, fit)]
-
-    def _neuroids_of(self, layer: Layer, fit: LayerFit) -> Iterable[Row]:
-        r, alpha = aggregate.mean_over_folds(fit.r), aggregate.median_over_folds(fit.alpha)
-        ceiling = aggregate.mean_over_folds(self.ceiling.values)
-        unmeasured = np.isnan(fit.r).sum(axis=0)
-        of = self.responses
-        for i, names in enumerate(zip(of.neuroid_ids, of.subjects, of.rois, strict=True)):
+    def neuroids(self) -> Iterator[Row]:
+        """For each layer the columns of its rows, (neuroid,) or one value for all: rows may be half a million."""
+        of, ceiling = self.responses, aggregate.mean_over_folds(self.ceiling.values)
+        names = {"neuroid_id": of.neuroid_ids, "subject": of.subjects, "roi": of.rois}
+        for layer, fit in self.fits.items():
+            r = aggregate.mean_over_folds(fit.r)
             yield {
-                **self.origin, **_place(layer), **dict(zip(("neuroid_id", "subject", "roi"), names, strict=True)),
-                **_ratio(r[i], ceiling[i], self.ceiling.kinds[i]), "alpha": alpha[i], "n_folds_nan": unmeasured[i],
+                **self.origin, **_place(layer), **names, "r": r, "ceiling": ceiling, "ceiling_kind": self.ceiling.kinds,
+                "ratio": r / np.where(ceiling > LEAST_CEILING, ceiling, np.nan),
+                "alpha": aggregate.median_over_folds(fit.alpha), "n_folds_nan": np.isnan(fit.r).sum(axis=0),
                 **_sizes(fit),
             }  # fmt: skip
 
@@ -114,7 +113,8 @@ def _place(layer: Layer) -> Row:
 
 
 def _ratio(r: float, ceiling: float, kind: str) -> Row:
-    return {"r": r, "ceiling": ceiling, "ceiling_kind": kind, "ratio": r / ceiling if ceiling > 0 else np.nan}
+    ratio = r / ceiling if ceiling > LEAST_CEILING else np.nan
+    return {"r": r, "ceiling": ceiling, "ceiling_kind": kind, "ratio": ratio}
 
 
 def _sizes(fit: LayerFit, target: Target | None = None) -> Row:

@@ -31,8 +31,8 @@ _TOLERANCE = 1e-8
 _EVALUATIONS = 200
 # SciPy's step of tau0, of which the derivative is a difference; for v0, of which the curve is linear, ours is exact.
 _DIFFERENCE = np.finfo(float).eps ** 0.5
-# So many fits go beside each other: what a core's cache holds.
-_BLOCK = 4096
+# So many fits go beside each other: the few that take longest are walked alone, so blocks should be large.
+_BLOCK = 2**15
 
 
 class _Fits(NamedTuple):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness import controls, folds, hemodynamics, reading, scoring, tables
@@ -53,23 +54,22 @@ class ScoreUnit:
 
         `spread` says who fits the pieces of a scoring.
         """
-        if dataset.reading:
-            rows = self._reading_rows(dataset, ceiling, store)
-        else:
-            rows = self._brain_rows(dataset, ceiling, store, spread)
+        made = (
+            self._reading_tables(dataset, ceiling, store)
+            if dataset.reading
+            else self._brain_tables(dataset, ceiling, store, spread)
+        )
 
         def write(folder: Path) -> None:
-            for table, content in rows.items():
-                pq.write_table(tables.rows_to_arrow(table, content), folder / f"{table}.parquet")
+            for table, content in made.items():
+                pq.write_table(content, folder / f"{table}.parquet")
 
         facts = {"model": self.source.name, "dataset": self.dataset, "protocol": self.protocol.name}
         store.put("scores", self.key, write, facts)
 
-    def _brain_rows(
-        self, dataset: Dataset, ceiling: Ceiling | None, store: Store, spread: Spread
-    ) -> dict[str, list[dict[str, Any]]]:
+    def _brain_tables(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: Spread) -> dict[str, pa.Table]:
         responses = dataset.responses
-        assert responses is not None and ceiling is not None  # noqa: S101 - the pipeline pairs them
+        assert responses is not None  # noqa: S101 - people's data are one or the other
         features, words = self._features(dataset, store)
         protocol = self.protocol if self.features else self._protocol_of_control()
         fits = scoring.score_layers(features, responses, protocol, spread)
@@ -78,11 +78,13 @@ class ScoreUnit:
         if self.beside and isinstance(features, Features) and protocol.metric == "pearson_r":
             unique = over_controls(features, brain.chosen("all").layer, self._controls(dataset), responses, protocol)
             brain = replace(brain, unique=unique)
-        rows = {"neuroid_scores": brain.neuroids(), "layer_scores": brain.layers(), "model_scores": brain.models()}
-        return rows | ({"word_surprisals": self._word_rows(dataset, words)} if words else {})
+        by_layer = [tables.columns_to_arrow("neuroid_scores", columns) for columns in brain.neuroids()]
+        rows = {"layer_scores": brain.layers(), "model_scores": brain.models()}
+        rows |= {"word_surprisals": self._word_rows(dataset, words)} if words else {}
+        return {"neuroid_scores": pa.concat_tables(by_layer)} | _to_arrow(rows)
 
     def _protocol_of_control(self) -> Protocol:
-        """The protocol, but that a variant (OASM's width) is chosen on training rows: a null model has no best guess."""
+        """The protocol, but that a variant (OASM's width) is chosen on training rows, never on held-out scores."""
         regression = self.protocol.regression
         if controls.CONTROLS[self.source.name].one_unit:
             regression = replace(regression, scale="center")
@@ -122,7 +124,7 @@ class ScoreUnit:
         found = {source.name: self._of_control(source, dataset) for source in self.beside}
         return {name: features for name, features in found.items() if isinstance(features, Features)}
 
-    def _reading_rows(self, dataset: Dataset, ceiling: Ceiling, store: Store) -> dict[str, list[dict[str, Any]]]:
+    def _reading_tables(self, dataset: Dataset, ceiling: Ceiling, store: Store) -> dict[str, pa.Table]:
         words = stored_features(self.features, store)[1] if self.features else None
         if words:
             predictor = words.bits[indices_of(dataset.stimuli.ids, words.word_ids, "surprisals")]
@@ -136,7 +138,7 @@ class ScoreUnit:
             "ceiling": best, "ceiling_kind": kind, "ratio": abs(score["r"]) / best if best > 0 else np.nan,
         }  # fmt: skip
         rows = {"reading_scores": [row]}
-        return rows | ({"word_surprisals": self._word_rows(dataset, words)} if words else {})
+        return _to_arrow(rows | ({"word_surprisals": self._word_rows(dataset, words)} if words else {}))
 
     def _word_rows(self, dataset: Dataset, words: Surprisals) -> list[dict[str, Any]]:
         origin, shown = self._origin("surprisal_bits"), dataset.stimuli
@@ -160,3 +162,7 @@ class ScoreUnit:
             "backend": "transformers" if checkpoint else "", "dtype": "float32" if checkpoint else "float64",
             "seed": self.source.seed, "metric": metric,
         }  # fmt: skip
+
+
+def _to_arrow(rows: dict[str, list[dict[str, Any]]]) -> dict[str, pa.Table]:
+    return {table: tables.rows_to_arrow(table, content) for table, content in rows.items()}

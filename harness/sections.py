@@ -6,13 +6,25 @@ sees can be read here in one place. The templates only lay the sections out.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness import figures
+from harness.cells import (
+    Columns,
+    Table,
+    beside,
+    count,
+    kind,
+    kinds_of,
+    p_value,
+    records,
+    short,
+    strict_first,
+    table,
+    text,
+)
 from harness.figures import PROTOCOLS
 from harness.panels import interval, number
 from harness.wording import in_words
@@ -22,10 +34,6 @@ if TYPE_CHECKING:
 
     from harness.spec import Protocol
 
-Row = dict[str, Any]
-Columns = dict[str, tuple[str, Callable[..., str]]]  # heading -> (columns of the row, how they are written)
-
-KINDS = {"model": "model", "untrained": "untrained", "control": "control"}
 OVERALL = ("all", "reading")  # targets that stand for a whole data set
 
 
@@ -35,25 +43,6 @@ class Figure:
 
     caption: str
     panels: list[str]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as they are shown. The first column names the row; `n_words` columns from the left hold words.
-
-    groups: (name, number of columns) of the headings above the headings; folded: shown on demand.
-    """
-
-    caption: str
-    columns: list[str]
-    rows: list[list[str]]
-    n_words: int
-    groups: tuple[tuple[str, int], ...] = ()
-    folded: bool = False
-
-    def group_of(self, column: int) -> str:
-        """The heading above a column's heading; "" where there is none."""
-        return [*(name for name, n in self.groups for _ in range(n)), *[""] * len(self.columns)][column]
 
 
 Parts = list[str | Figure | Table]  # a string is a heading: the data set that what follows is about
@@ -114,21 +103,14 @@ def sections(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol]) ->
     return [section for section in shown if section.parts]
 
 
-def records(frame: pd.DataFrame) -> list[Row]:
-    """Rows as plain mappings; text that is absent is ""."""
-    texts = [name for name in frame.columns if frame[name].dtype.kind not in "fiub"]
-    rows: list[Row] = frame.assign(**{name: frame[name].fillna("") for name in texts}).to_dict("records")
-    return rows
-
-
 def _what_ran(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol]) -> Parts:
     models = sorted(records(frames["model_properties"]), key=lambda row: (row["kind"] != "model", row["model"]))
     columns: Columns = {
-        "Model": ("model", str), "Kind": ("kind", _kind), "Family": ("family", _text),
-        "Tuned from": ("tuned_from", _text), "Revision": ("revision", _short), "Parameters": ("n_parameters", count),
+        "Model": ("model", str), "Kind": ("kind", kind), "Family": ("family", text),
+        "Tuned from": ("tuned_from", text), "Revision": ("revision", short), "Parameters": ("n_parameters", count),
         "Layers": ("n_layers", count), "Hidden size": ("hidden_size", count), "Context": ("context_size", count),
     }  # fmt: skip
-    parts: Parts = [_table("Models.", columns, models, n_words=5)] if models else []
+    parts: Parts = [table("Models.", columns, models, n_words=5)] if models else []
     brain = frames["model_scores"]
     scored = records(brain[brain["target"] == "all"]) + records(frames["reading_scores"])
     used = {(row["dataset"], PROTOCOLS.index(row["protocol"]), row["protocol_hash"]): row for row in scored}
@@ -139,15 +121,15 @@ def _what_ran(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol]) -
         methods.append({**row, "n": row.get("n_rows", row.get("n_words")), "words": words})
         notes += [{**row, "note": note} for note in (protocol.notes if protocol else ())]
     columns = {
-        "Data set": ("dataset", str), "Version": ("dataset_version", _text), "Protocol": ("protocol", str.upper),
-        "Hash": ("protocol_hash", _text), "Method": ("words", str), "Metric": ("metric", _text), "Rows": ("n", count),
+        "Data set": ("dataset", str), "Version": ("dataset_version", text), "Protocol": ("protocol", str.upper),
+        "Hash": ("protocol_hash", text), "Method": ("words", str), "Metric": ("metric", text), "Rows": ("n", count),
     }  # fmt: skip
     if methods:
-        parts.append(_table("Data sets and protocols.", columns, methods, n_words=6))
+        parts.append(table("Data sets and protocols.", columns, methods, n_words=6))
     if notes:
         columns = {"Data set": ("dataset", str), "Protocol": ("protocol", str.upper), "Note": ("note", str)}
         parts.append(
-            _table("Notes on the protocols: sources, and what they do not state", columns, notes, 3, folded=True)
+            table("Notes on the protocols: sources, and what they do not state", columns, notes, 3, folded=True)
         )
     return parts
 
@@ -166,11 +148,25 @@ def _score_parts(dataset: str, rows: pd.DataFrame) -> Parts:
             "Dots are models, open rings on the same row their untrained twins, diamonds controls; bars are intervals."
         )
         parts.append(Figure(f"Score of each source. {marks}", figures.scores(overall)))
-        parts.append(_beside(f"Median over n neuroids. {_kinds_of(overall)}", cells, overall))
+        parts.append(beside(f"Median over n neuroids. {kinds_of(overall)}", cells, overall))
+    beyond = overall[overall["unique_r2"].notna()]
+    if len(beyond):
+        parts.append(_beyond_controls(beyond))
     if len(rest):
         n = rest["target"].nunique()
-        parts.append(_beside(f"By target: {n} regions or networks", short, rest, second="Target", folded=True))
+        parts.append(beside(f"By target: {n} regions or networks", short, rest, second="Target", folded=True))
     return parts
+
+
+def _beyond_controls(rows: pd.DataFrame) -> Table:
+    """What each model explains that the controls do not."""
+    columns: Columns = {
+        "Unique R²": ("unique_r2", partial(number, sign=True)), "Interval": ("unique_low unique_high", interval),
+        "Controls alone": ("controls_r2", number), "Together": ("joint_r2", number),
+    }  # fmt: skip
+    held_against = " or ".join(sorted(set(rows["unique_over"])))
+    caption = f"Variance of held-out responses beyond the controls ({held_against}), of the layer chosen above: R² of "
+    return beside(f"{caption}both together less R² of the controls alone. R² may fall below 0.", columns, rows)
 
 
 def _layer_figures(layer_scores: pd.DataFrame, model_scores: pd.DataFrame) -> Parts:
@@ -188,29 +184,29 @@ def _tuning_parts(comparisons: pd.DataFrame, correlations: pd.DataFrame) -> Part
         "Tuned": ("tuned", str), "Base": ("base", str), "Protocol": ("protocol", str.upper), "Target": ("target", str),
         "Base r": ("base_score", number), "Tuned r": ("tuned_score", number),
         "Difference": ("difference", partial(number, sign=True)),
-        "Gain %": ("gain_percent", partial(number, digits=1, sign=True)), "Pair known from": ("pair_source", _text),
+        "Gain %": ("gain_percent", partial(number, digits=1, sign=True)), "Pair known from": ("pair_source", text),
     }  # fmt: skip
     parts: Parts = []
     for dataset, rows in comparisons.groupby("dataset"):
         whole = rows["target"].isin(OVERALL)
         parts += [dataset, Figure("Score of the base and of the tuned model.", figures.slopes(rows[whole]))]
-        parts.append(_table("Tuned beside base.", columns, _strict_first(rows[whole]), n_words=4))
+        parts.append(table("Tuned beside base.", columns, strict_first(rows[whole]), n_words=4))
         if not whole.all():
-            parts.append(_table("Tuned beside base, by target", columns, _strict_first(rows[~whole]), 4, folded=True))
+            parts.append(table("Tuned beside base, by target", columns, strict_first(rows[~whole]), 4, folded=True))
     columns = {
         "Property": ("property", str), "Data set": ("dataset", str), "Protocol": ("protocol", str.upper),
-        "r": ("r", number), "Interval": ("r_low r_high", interval), "p": ("p", _p_value),
-        "p adjusted": ("p_adjusted", _p_value), "Models": ("n_models", count),
+        "r": ("r", number), "Interval": ("r_low r_high", interval), "p": ("p", p_value),
+        "p adjusted": ("p_adjusted", p_value), "Models": ("n_models", count),
     }  # fmt: skip
     caption = "Score against a property of the models: Pearson r, Fisher’s interval, p by Benjamini and Hochberg."
     if len(correlations):
-        parts += ["Size of the models, all data sets", _table(caption, columns, _strict_first(correlations), n_words=3)]
+        parts += ["Size of the models, all data sets", table(caption, columns, strict_first(correlations), n_words=3)]
     return parts
 
 
 def _reading_parts(dataset: str, rows: pd.DataFrame) -> Parts:
     columns: Columns = {
-        "Source": ("model", str), "Predictor": ("predictor", _text), "r": ("r", number),
+        "Source": ("model", str), "Predictor": ("predictor", text), "r": ("r", number),
         "Interval": ("r_low r_high", interval), "|r|": ("abs_r", number), "Ceiling": ("ceiling", number),
         "Ratio": ("ratio", partial(number, digits=2)), "Δ log-lik.": ("delta_ll", partial(number, digits=4, sign=True)),
         "Its interval": ("delta_ll_low delta_ll_high", partial(interval, digits=4)), "Partial r": ("partial_r", number),
@@ -222,78 +218,5 @@ def _reading_parts(dataset: str, rows: pd.DataFrame) -> Parts:
         part = rows[rows["protocol"] == protocol]
         lines = sorted(records(part), key=lambda row: order.index(row["model"]))
         if lines:
-            parts.append(_table(f"{protocol.upper()}. {_kinds_of(part)}", columns, lines))
+            parts.append(table(f"{protocol.upper()}. {kinds_of(part)}", columns, lines))
     return parts
-
-
-def _table(caption: str, columns: Columns, rows: list[Row], n_words: int = 2, folded: bool = False) -> Table:
-    return Table(caption, list(columns), [_cells(columns, row) for row in rows], n_words, folded=folded)
-
-
-def _beside(caption: str, columns: Columns, rows: pd.DataFrame, second: str = "Kind", folded: bool = False) -> Table:
-    """One row per source and target, the protocols beside each other, STRICT first; `second` is "Kind" or "Target"."""
-    shown = [name for name in PROTOCOLS if name in set(rows["protocol"])]
-    lines = []
-    for target, part in rows.groupby("target"):
-        found = {(row["model"], row["protocol"]): row for row in records(part)}
-        for name in figures.in_order(part):
-            present = [found.get((name, protocol)) for protocol in shown]
-            kind = next(_kind(row["kind"]) for row in present if row)
-            cells = (cell for row in present for cell in _cells(columns, row))
-            lines.append([name, kind if second == "Kind" else target, *cells])
-    groups = (("", 2), *((protocol.upper(), len(columns)) for protocol in shown))
-    return Table(caption, ["Source", second, *list(columns) * len(shown)], lines, 2, groups, folded)
-
-
-def _cells(columns: Columns, row: Row | None) -> list[str]:
-    """The cells of one row; en dashes where there is no row."""
-    if row is None:
-        return ["–"] * len(columns)
-    return [write(*(row[name] for name in names.split())) for names, write in columns.values()]
-
-
-def _strict_first(rows: pd.DataFrame) -> list[Row]:
-    return sorted(records(rows), key=lambda row: (row["dataset"], PROTOCOLS.index(row["protocol"])))
-
-
-def _kinds_of(rows: pd.DataFrame) -> str:
-    """Which intervals and which ceilings stand in the rows."""
-    return f"Interval: {_said_of(rows, 'interval_kind')}. Ceiling: {_said_of(rows, 'ceiling_kind')}."
-
-
-def _said_of(rows: pd.DataFrame, column: str) -> str:
-    """What a column says, by protocol where the protocols differ; "none" where it says nothing."""
-    said = {}
-    for protocol in PROTOCOLS:
-        part = rows.loc[rows["protocol"] == protocol, column].dropna()
-        if len(part):
-            said[protocol.upper()] = " or ".join(sorted(set(part) - {""})) or "none"
-    if len(set(said.values())) < 2:
-        return next(iter(said.values()), "none")
-    return "; ".join(f"{protocol} {kind}" for protocol, kind in said.items())
-
-
-def count(value: float | None) -> str:
-    """A whole number with separators, millions and billions shortened; an en dash where unknown."""
-    if value is None or math.isnan(value):
-        return "–"
-    for unit, name in ((1e9, "B"), (1e6, "M")):
-        if value >= unit:
-            return f"{value / unit:.3g} {name}"
-    return f"{int(value):,}"
-
-
-def _p_value(p: float) -> str:
-    return "< 0.001" if p < 0.001 else number(p)
-
-
-def _text(value: str) -> str:
-    return value or "–"
-
-
-def _short(revision: str) -> str:
-    return revision[:12] or "–"
-
-
-def _kind(kind: str) -> str:
-    return KINDS.get(kind, kind)

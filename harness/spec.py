@@ -186,4 +186,9 @@ def real() -> EvaluationSpec:
     return EvaluationSpec("real", (), ("futrell2018-2016", "futrell2018-2021", "tuckute2024", "brennan2016"))
 
 
-SPECS = {spec.__name__: spec for spec in (quickstart, real)}
+def paper() -> EvaluationSpec:
+    """The paper's four data sets, under its protocols and the strict ones. Give --model."""
+    return EvaluationSpec("paper", (), ("pereira2018", "blank2014", "wehbe2014", "futrell2018-2016"))
+
+
+SPECS = {spec.__name__: spec for spec in (quickstart, real, paper)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "target": _TEXT, "property": _TEXT, "r": _REAL,
         "r_low": _REAL, "r_high": _REAL, "p": _REAL, "p_adjusted": _REAL, "n_models": _WHOLE,
     },
-    # One row per row of a recording (or word that was read) and fold in which it has a side, "train" or "test"; the others
+    # One row per row of a recording (or word that was read) and fold in which it has a side, "train" or "test"; others
     # were dropped at a gap.
     "folds": {
         "run": _TEXT, "dataset": _TEXT, "dataset_version": _TEXT, "protocol": _TEXT, "protocol_hash": _TEXT,
@@ -103,12 +104,34 @@ def schema(table: str) -> pa.Schema:
 
 def rows_to_arrow(table: str, rows: list[dict[str, Any]]) -> pa.Table:
     """Rows as an Arrow table in the table's schema; ValueError names a column that is unknown or missing."""
-    wanted = set(SCHEMAS[table])
     for row in rows:
-        if set(row) != wanted:
-            odd = sorted(set(row) ^ wanted)
-            raise ValueError(f"table {table}: columns {odd} are unknown or missing in a row.")
+        _require_columns(table, set(row))
     return pa.Table.from_pylist(rows, schema=schema(table))
+
+
+def columns_to_arrow(table: str, columns: dict[str, Any]) -> pa.Table:
+    """Columns as an Arrow table in the table's schema: tuples and arrays, one at least, or one value for all rows.
+
+    Raises:
+        ValueError: naming a column that is unknown or missing, or of another length.
+    """
+    _require_columns(table, set(columns))
+    lengths = {len(column) for column in columns.values() if isinstance(column, tuple | np.ndarray)}
+    if len(lengths) != 1:
+        raise ValueError(f"table {table}: columns of {sorted(lengths)} rows; wanted one length.")
+    (n,) = lengths
+    arrays = []
+    for name, kind in SCHEMAS[table].items():
+        column = columns[name]
+        whole = isinstance(column, tuple | np.ndarray)
+        arrays.append(pa.array(column, kind) if whole else pa.repeat(pa.scalar(column, kind), n))
+    return pa.Table.from_arrays(arrays, schema=schema(table))
+
+
+def _require_columns(table: str, found: set[str]) -> None:
+    odd = sorted(found ^ set(SCHEMAS[table]))
+    if odd:
+        raise ValueError(f"table {table}: columns {odd} are unknown or missing in a row.")
 
 
 def folder(out: str, table: str) -> str:

@@ -40,6 +40,7 @@ RANKS = [
     {"harness.other_vectors"},
     {"harness.conform"},
     {"harness.figures"},
+    {"harness.cells"},
     {"harness.findings"},
     {"harness.sections"},
     {"harness.report"},

@@ -117,6 +117,7 @@ ENTRY = Entry(
     "systems revealed in patterns of BOLD signal fluctuations, Journal of Neurophysiology 112(5), 1105-1118, "
     "doi:10.1152/jn.00884.2013",
     landing="https://github.com/brain-score/language",
+    extent="1,317 x 60",
     files=(
         File(
             _FILE,

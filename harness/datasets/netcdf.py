@@ -35,9 +35,9 @@ class Assembly:
         """(presentation,) a coordinate of whole numbers; ValueError names the first that is none."""
         found = self.presentation[coordinate]
         for row, label in enumerate(found.tolist()):
-            if not label.lstrip("-").isdigit():
+            if not label.removeprefix("-").removesuffix(".0").isdigit():
                 raise ValueError(f"{self.path.name}: {coordinate} of row {row} is {label!r}, not a whole number.")
-        return found.astype(np.int64)
+        return found.astype(float).astype(np.int64)
 
 
 def read(path: Path, presentation: Sequence[str], neuroid: Sequence[str]) -> Assembly:

@@ -130,6 +130,7 @@ ENTRY = Entry(
     "decoder of linguistic meaning from brain activation, Nature Communications 9, 963, "
     "doi:10.1038/s41467-018-03068-4",
     landing="https://github.com/brain-score/language",
+    extent="627 x 13,553",
     files=(
         File(
             _FILE,

@@ -219,6 +219,7 @@ ENTRY = Entry(
     "regions involved in different story reading subprocesses, PLoS ONE 9(11), e112575; as published by Toneva & Wehbe "
     "(2019), NeurIPS",
     landing="https://github.com/mtoneva/brain_language_nlp",
+    extent="1,211 x language voxels",
     files=tuple(
         File(path, "", "", 0)
         for path in (_WORDS, _ROIS, _ONSETS, _TIMES, _RUNS, *(_responses_file(subject) for subject in SUBJECTS))

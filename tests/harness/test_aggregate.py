@@ -133,6 +133,22 @@ def test_the_interval_is_over_folds_and_over_subjects_where_there_are_three():
     assert few.interval_kind == "t, corrected for shared training rows, over 5 folds"
 
 
+def test_subjects_drawn_anew_are_neuroids_repeated():
+    """The sorted counts against neuroids laid side by side as often as their subject was drawn, for every draw."""
+    rng = np.random.default_rng(3)
+    r, subject = rng.standard_normal((6, 40)), np.repeat([0, 1, 2, 3], [5, 9, 12, 14])
+    r[rng.random(r.shape) < 0.2] = np.nan
+    r[0], r[1, subject != 2] = np.nan, np.nan
+    people = [np.flatnonzero(subject == k) for k in range(4)]
+    draws = np.random.default_rng(7).integers(4, size=(aggregate.N_BOOTSTRAP, 4))
+    slow = [
+        aggregate.mean_of_parts(aggregate.medians(r[:, np.concatenate([people[k] for k in draw])]), TWO)
+        for draw in draws
+    ]
+    found = aggregate._variance_over_people(r, TWO, people, 7)
+    assert found == pytest.approx(np.nanvar(slow), rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("rule", "at_most"),
     [(FoldRule("kfold", n=10), 0.1), (FoldRule("kfold", n=5), 0.1), (FoldRule("shuffled", n=10), 0.15)],

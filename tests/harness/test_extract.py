@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness import checkpoints, contexts, extract, reader, tiny, tokens
+from harness import checkpoints, contexts, extract, reader, surprisal, tiny, tokens
 from harness.records import Layer, Stimuli
 
 SENTENCES = (
@@ -90,6 +90,77 @@ def test_a_t5_decoder_reads_the_stimulus_while_the_encoder_holds_the_text_before
         for index, states in enumerate(out.decoder_hidden_states[:-1]):
             state = states[0, -1].numpy()
             np.testing.assert_allclose(found.features.values[Layer("decoder", index)][row], state, atol=1e-5)
+
+
+WORDS = tuple("The old bee watched the hiveless hive, slowly hid the golden qzjxkwvy owl".split())  # noqa: SIM905
+CHAPTER = Stimuli(tuple(f"w{i}" for i in range(len(WORDS))), WORDS, ("p",) * 8 + ("q",) * (len(WORDS) - 8))
+
+
+def _word_tokens(model, before, word):
+    """Ids of the words before and of the word itself, tokenised as one text."""
+    ids = model.tokenizer(" ".join([*before, word]), add_special_tokens=False)["input_ids"]
+    n_before = len(model.tokenizer(" ".join(before), add_special_tokens=False)["input_ids"]) if before else 0
+    return ids[:n_before], ids[n_before:]
+
+
+def _window_before(row, n=3):
+    start = 0 if row < 8 else 8
+    return WORDS[max(start, row - n) : row]
+
+
+def test_the_mean_over_the_tokens_of_a_word_in_a_running_window_is_that_of_one_forward_a_word(loaded):
+    """The window begins afresh at a passage; some words have many tokens, and all are batched together."""
+    encoded = [tokens.encode(context, loaded.tokenizer) for context in contexts.build(CHAPTER, "window", 3)]
+    found = extract.extract(loaded, encoded, pooling="mean")
+    assert found.features.row_ids == CHAPTER.ids
+    assert max((read.owners == 0).sum() for read in encoded) > 3
+    for row, word in enumerate(WORDS):
+        before, own = _word_tokens(loaded, _window_before(row), word)
+        if loaded.is_encoder_decoder:
+            eos = loaded.tokenizer.eos_token_id
+            states = {"encoder": _own_states(loaded, [*before, *own, eos], "encoder",
+                                             decoder_input_ids=torch.tensor([[2]]))}  # fmt: skip
+            with torch.no_grad():
+                out = loaded.model.base_model(
+                    input_ids=torch.tensor([[*before, eos]]),
+                    decoder_input_ids=torch.tensor([[*loaded.prefix, *own]]),
+                    output_hidden_states=True,
+                )
+            states["decoder"] = [state[0].numpy() for state in out.decoder_hidden_states[:-1]]
+            first = {"encoder": len(before), "decoder": len(loaded.prefix)}
+        else:
+            states = {"decoder": _own_states(loaded, [*loaded.prefix, *before, *own], "decoder")}
+            first = {"decoder": len(loaded.prefix) + len(before)}
+        for stack, layers in states.items():
+            for index, state in enumerate(layers):
+                wanted = state[first[stack] : first[stack] + len(own)].mean(axis=0)
+                ours = found.features.values[Layer(stack, index)][row]
+                np.testing.assert_allclose(ours, wanted, atol=1e-5 * abs(state).max())  # float32, batched or alone
+
+
+def test_surprisal_in_a_running_window_is_that_of_the_word_after_the_words_before_it(decoder):
+    encoded = [tokens.encode(context, decoder.tokenizer) for context in contexts.build(CHAPTER, "window", 3)]
+    bits = surprisal.per_word(encoded, extract.extract(decoder, encoded, states=False).log_probabilities).bits
+    for row, word in enumerate(WORDS):
+        before, own = _word_tokens(decoder, _window_before(row), word)
+        ids = torch.tensor([[*decoder.prefix, *before, *own]])
+        with torch.no_grad():
+            logs = decoder.model(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+        assert bits[row] == pytest.approx(-logs[-len(own) :].sum().item() / np.log(2), abs=1e-4)
+
+
+def test_means_are_the_same_in_windows_of_a_long_text_and_a_single_token_is_its_own_mean(decoder):
+    """A word is pooled in the window that answers for its last token, from the tokens that this window reads."""
+    mean = _read(decoder, "corpus", window=40, pooling="mean")[1]
+    last = _read(decoder, "corpus", window=40)[1]
+    single = Stimuli(("a", "b"), ("x", "y"), ("p", "p"))
+    one = [tokens.encode(context, decoder.tokenizer) for context in contexts.build(single, "passage")]
+    layer = Layer("decoder", 2)
+    pooled = [extract.extract(decoder, one, pooling=how).features.values[layer] for how in ("mean", "last")]
+    n_tokens = np.bincount(one[0].owners)
+    np.testing.assert_allclose(*(part[n_tokens == 1] for part in pooled), atol=1e-6)
+    assert np.isfinite(mean.features.values[layer]).all()
+    assert not np.allclose(mean.features.values[layer], last.features.values[layer])
 
 
 def test_log_probabilities_equal_those_of_the_text_alone(loaded):

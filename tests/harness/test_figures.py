@@ -58,6 +58,13 @@ def x_of(mark):
     return float(circle.get("cx")) if circle is not None else float(mark.find("path").get("d")[1:].split()[0])
 
 
+def test_an_untrained_twin_stays_beside_its_model_though_it_has_other_variants():
+    rows = sources({"a": 0.6, "a:chat": 0.5, "a:shuffled": 0.4, "a:untrained": 0.3, "oasm": 0.2})
+    assert figures.in_order(rows) == ["a", "a:untrained", "a:chat", "a:shuffled", "oasm"]
+    (svg,) = figures.scores(rows)
+    assert [text for text in texts(svg) if text.startswith("a")] == ["a", "a, chat", "a, shuffled"]
+
+
 def test_a_higher_score_lies_further_right_by_its_difference():
     (svg,) = figures.scores(sources({"a": 0.2, "b": 0.4, "c": 0.6}))
     a, b, c = (x_of(mark) for mark in marks(svg).values())

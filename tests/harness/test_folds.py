@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.model_selection import KFold, LeaveOneGroupOut, ShuffleSplit, StratifiedKFold, StratifiedShuffleSplit
+from sklearn.model_selection import (
+    GroupKFold,
+    KFold,
+    LeaveOneGroupOut,
+    ShuffleSplit,
+    StratifiedKFold,
+    StratifiedShuffleSplit,
+)
 
 from harness import folds
 from harness.records import Fold
@@ -64,6 +71,17 @@ def test_no_training_row_is_within_the_gap_of_a_test_row(kind, gap):
         assert np.abs(dropped[:, None] - fold.test).min(axis=1).max() == gap
 
 
+@pytest.mark.parametrize("n_rows", [63, 384])
+@pytest.mark.parametrize("seed", [1, 1234])
+def test_grouped_folds_are_those_of_scikit_learn(seed, n_rows):
+    groups = [f"topic {row // 3}" for row in range(n_rows)]
+    ours = folds.make(FoldRule("grouped", n=10, seed=seed), groups)
+    theirs = list(GroupKFold(10, shuffle=True, random_state=seed).split(np.zeros(n_rows), groups=groups))
+    for fold, (train, test) in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(fold.train, train)
+        np.testing.assert_array_equal(fold.test, test)
+
+
 def test_a_share_that_trains_is_not_the_rest_of_a_share_that_tests():
     trains = folds.make(FoldRule("shuffled", n=1, test_fraction=None, train_fraction=0.7), ["one"] * 10)
     tests = folds.make(FoldRule("shuffled", n=1, test_fraction=1 - 0.7), ["one"] * 10)
@@ -77,6 +95,15 @@ def test_no_group_is_divided_and_every_row_tests_once():
     for fold in made:
         assert not {groups[i] for i in fold.train} & {groups[i] for i in fold.test}
     assert sorted(np.concatenate([fold.test for fold in made])) == list(range(50))
+
+
+def test_small_groups_are_held_out_together_so_that_no_fold_tests_on_too_few_rows():
+    groups = [f"topic {row // 4}" for row in range(40)]
+    made = folds.make(FoldRule("grouped", n=10, min_test_rows=10), groups)
+    assert [len(fold.test) for fold in made] == [16, 12, 12]
+    assert sorted(np.concatenate([fold.test for fold in made])) == list(range(40))
+    for fold in made:
+        assert not {groups[i] for i in fold.train} & {groups[i] for i in fold.test}
 
 
 def test_fewer_groups_than_folds_leave_out_one_group_at_a_time():
@@ -94,6 +121,15 @@ def test_rows_near_a_contiguous_test_block_are_in_neither_side():
     assert (first.test.tolist(), first.train.tolist()) == ([0, 1, 2, 3], [6, 7, 8, 9, 10, 11])
     assert (middle.test.tolist(), middle.train.tolist()) == ([4, 5, 6, 7], [0, 1, 10, 11])
     assert (last.test.tolist(), last.train.tolist()) == ([8, 9, 10, 11], [0, 1, 2, 3, 4, 5])
+
+
+def test_rows_are_trimmed_from_a_middle_test_block_and_from_the_training_rows_beside_the_others():
+    first, middle, last = folds.make(FoldRule("trimmed", n=3, gap=1), ["one"] * 11)
+    assert (first.test.tolist(), first.train.tolist()) == ([0, 1, 2], [4, 5, 6, 7, 8, 9, 10])
+    assert (middle.test.tolist(), middle.train.tolist()) == ([4], [0, 1, 2, 6, 7, 8, 9, 10])
+    assert (last.test.tolist(), last.train.tolist()) == ([6, 7, 8, 9, 10], [0, 1, 2, 3, 4])
+    with pytest.raises(ValueError, match=r"fold 1 of 3 \(trimmed\) has 0 test rows"):
+        folds.make(FoldRule("trimmed", n=3, gap=2), ["one"] * 11)
 
 
 def test_a_small_test_fold_is_an_error_that_names_it():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,41 @@ def test_the_hidden_columns_of_a_delay_stay_together():
 def test_a_delay_does_not_reach_into_the_block_before():
     delayed = pooled(Sampling("mean", delays=(1,)), blocks=["run 1", "run 1", "run 2", "run 2", "run 2"])
     assert delayed[:, 0].tolist() == [0, 2, 0, 0, 7]
+
+
+def test_a_delay_counts_time_and_not_the_scans_that_were_kept():
+    """Scans at 2 and 4 were cut; the scan at 6 still sees what was heard then."""
+    delayed = pooled(Sampling("mean", delays=(1, 2)), times_s=[6.0, 8.0, 10.0])
+    assert delayed.tolist() == [[5, 2], [0, 5], [7, 0]]
+
+
+def test_by_its_onset_a_word_belongs_to_the_last_scan_before_it():
+    """Onsets at a scan's own time belong to the scan before; those of the last TR after a run stay with the run."""
+    onsets = [0.5, 2.0, 2.1, 4.0, 6.5, 8.0]
+    stimuli = replace(words([onset + 9 for onset in onsets]), onsets_s=np.array(onsets))
+    features = Features({LAYER: np.array([[1], [2], [4], [8], [16], [32]], dtype=np.float32)}, stimuli.ids)
+
+    def carried(delays, blocks=None, skip=0):
+        how = Sampling("sum", clock="onset", delays=delays, skip_words=skip)
+        return at_scans(features, stimuli, scans([0.0, 2.0, 4.0, 6.0], blocks), how).values[LAYER].T.tolist()
+
+    assert carried((0,)) == [[3, 12, 0, 48]]
+    assert carried((1, 2)) == [[0, 3, 12, 0], [0, 0, 3, 12]]
+    assert carried((1,), blocks=["1", "1", "2", "2"]) == [[0, 3, 0, 0]]
+    assert carried((0,), skip=1) == [[2, 12, 0, 48]]
+
+
+def test_columns_are_z_scored_within_each_run_and_zero_where_constant():
+    stimuli = words([1.0, 3.0, 5.0, 7.0, 9.0, 11.0])
+    values = np.array([[1, 5], [2, 5], [6, 5], [0, 1], [2, 2], [1, 3]], dtype=np.float32)
+    found = at_scans(
+        Features({LAYER: values}, stimuli.ids), stimuli,
+        scans([2.0, 4.0, 6.0, 8.0, 10.0, 12.0], ["1"] * 3 + ["2"] * 3), Sampling(zscore="run"),
+    ).values[LAYER]  # fmt: skip
+    for run in (slice(0, 3), slice(3, 6)):
+        np.testing.assert_allclose(found[run].mean(axis=0), 0, atol=1e-7)
+    np.testing.assert_allclose([found[:3, 0].std(), *found[3:].std(axis=0)], 1, atol=1e-6)
+    assert found[:3, 1].tolist() == [0, 0, 0]
 
 
 def test_each_story_has_its_own_clock_where_blocks_are_passages():

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from harness import assemble, pipeline, quickstart, report, tables
+from harness import assemble, datasets, pipeline, quickstart, report, tables
 from harness.plan import make_plan
 from harness.spec import quickstart as quickstart_spec
 
@@ -57,6 +57,36 @@ def test_the_control_that_knows_only_time_is_as_good_as_a_model_under_shuffled_s
     # It predicts the same for every row of a new topic: nothing to measure, for any voxel.
     assert np.isnan(grouped.loc["oasm", "r"])
     assert grouped.loc["oasm", "n_nan"] == grouped.loc["oasm", "n_neuroids"] == 60
+
+
+def test_what_the_right_model_knows_beyond_the_controls_is_what_was_planted(out, outcome):
+    """Of the signal's .30 a fit on 270 sentences holds some; the others hold nothing."""
+    for protocol in ("strict", "paper"):
+        scores = _scores(out, outcome.run, protocol)
+        assert scores.loc["tiny-llama", "unique_low"] > 0.1
+        assert 0.2 < scores.loc["tiny-llama", "unique_r2"] < 0.3
+        others = scores[scores.kind != "control"].drop("tiny-llama")
+        assert (others.unique_r2.abs() < 0.01).all()
+        assert (others.unique_low <= 0).all()
+        assert scores[scores.kind == "control"].unique_r2.isna().all()
+        np.testing.assert_array_less(scores.loc["tiny-llama", "controls_r2"], scores.loc["tiny-llama", "joint_r2"])
+        assert scores.loc["tiny-llama", "unique_over"] == "length, word-rate, position, oasm"
+
+
+def test_the_folds_are_stored_and_are_those_of_scikit_learn(out, outcome):
+    from sklearn.model_selection import ShuffleSplit
+
+    folds = tables.read(out, "folds", outcome.run)
+    recording = datasets.load("synthetic", quickstart.folder_of(out))
+    ids = np.array(recording.responses.row_ids)
+    found = folds[(folds.dataset == "synthetic") & (folds.protocol == "paper")]
+    for k, (train, test) in enumerate(ShuffleSplit(10, test_size=0.1, random_state=1).split(ids)):
+        for side, rows in (("train", train), ("test", test)):
+            assert list(found[(found.fold == k) & (found.side == side)].row_id) == list(ids[rows])
+    strict = folds[(folds.dataset == "synthetic") & (folds.protocol == "strict")]
+    topic = strict.row_id.str.split(".").str[0]
+    assert strict.assign(topic=topic).groupby(["fold", "topic"]).side.nunique().max() == 1
+    assert set(folds[folds.dataset == "synthetic-reading"].protocol) == {"strict"}
 
 
 def test_the_planted_surprisal_is_found_in_the_reading_times(out, outcome):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,13 +11,14 @@ import pytest
 
 from harness import aggregate, controls, scoring
 from harness.cli import main
+from harness.datasets import synthetic
 from harness.datasets.synthetic import PAPER
 from harness.plan import make_plan
-from harness.records import Ceiling, Dataset, Responses, Stimuli
+from harness.records import Ceiling, Dataset, Layer, Responses, Stimuli
 from harness.score_units import ScoreUnit
 from harness.spec import EvaluationSpec, FoldRule
 from harness.store import Store
-from harness.units import Source
+from harness.units import FeatureUnit, Source, stored_features
 
 
 def sources(spec, out):
@@ -35,6 +37,51 @@ def test_a_control_appears_with_its_file_and_is_known_by_what_the_file_holds(tmp
     keys = [ScoreUnit(source, "d", "0", PAPER, 0).key for source in (first, same, another)]
     assert keys[0] == keys[1] != keys[2]
     assert set(sources(replace(spec, vectors=str(file)), tmp_path)) == set(spec.controls) - {"ngram"}
+
+
+def test_variants_of_a_model_are_sources_of_their_own_and_chat_needs_a_template(shared, tmp_path):
+    plain, chatty = shared / "models" / "stories260K", tmp_path / "chatty"
+    shutil.copytree(plain, chatty)
+    chatty.chmod(0o755)
+    (chatty / "chat_template.jinja").write_text("{{ bos_token }}Q: {{ messages[0]['content'] }} A:")
+    spec = EvaluationSpec("x", (str(plain), str(chatty)), (), variants=("untrained", "shuffled", "chat"), controls=())
+    found = sources(spec, tmp_path)
+    assert set(found) == {
+        "stories260K", "stories260K:untrained", "stories260K:shuffled",
+        "chatty", "chatty:untrained", "chatty:shuffled", "chatty:chat",
+    }  # fmt: skip
+    kinds = [found[name] for name in ("chatty", "chatty:untrained", "chatty:shuffled", "chatty:chat")]
+    read = [FeatureUnit(source, synthetic.stimuli(), PAPER, True, True).key for source in kinds]
+    assert len(set(read)) == 4
+    assert [source.context_of(PAPER) for source in kinds] == [
+        "passage", "passage", "passage, words shuffled", "passage, chat template",
+    ]  # fmt: skip
+
+
+def test_a_variant_reads_what_its_name_says(shared, tmp_path):
+    """Each gives other states than the model does, on the same rows; the template's words come before the stimuli."""
+    from harness import checkpoints, reader
+
+    chatty = tmp_path / "chatty"
+    shutil.copytree(shared / "models" / "stories260K", chatty)
+    chatty.chmod(0o755)
+    (chatty / "chat_template.jinja").write_text("{{ bos_token }}Once {{ messages[0]['content'] }} end")
+    checkpoint = checkpoints.resolve(str(chatty))
+    loaded, store = reader.load(checkpoint), Store(str(tmp_path / "out"))
+    shown = Stimuli(("a", "b"), ("the cat sat on the mat", "and the dog ran to the big house"), ("p", "p"))
+    found = {}
+    for kind in ("model", "shuffled", "chat"):
+        unit = FeatureUnit(Source(kind, kind, checkpoint.revision, 1, checkpoint), shown, PAPER, True, True)
+        unit.run(loaded, store)
+        features, words = stored_features(unit, store)
+        assert features.row_ids == words.word_ids == shown.ids
+        found[kind] = features.values[Layer("decoder", 3)]
+    assert np.abs(found["shuffled"] - found["model"]).max(axis=1).min() > 1e-3
+    assert np.abs(found["chat"] - found["model"]).max(axis=1).min() > 1e-3
+    by_hand = replace(shown, texts=("Once the cat sat on the mat", "and the dog ran to the big house"))
+    unit = FeatureUnit(Source("x", "model", "other", 1, checkpoint), by_hand, PAPER, True, True)
+    unit.run(loaded, store)
+    np.testing.assert_allclose(found["chat"], stored_features(unit, store)[0].values[Layer("decoder", 3)], atol=1e-5)
 
 
 @pytest.mark.parametrize("flag", ["--vectors", "--corpus"])

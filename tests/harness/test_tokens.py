@@ -62,6 +62,54 @@ def test_a_tokenizer_without_offsets_is_refused():
         tokens.encode(_context(("a",)), object())
 
 
+class _Chatty:
+    """A tokenizer with a template, as far as one is needed."""
+
+    chat_template, bos_token = "yes", "<s>"
+
+    def __init__(self, around=("<s>[INST] ", " [/INST]")):
+        self.around = around
+
+    def apply_chat_template(self, turns, tokenize):
+        ((role, text),) = [turn.values() for turn in turns]
+        assert (role, tokenize) == ("user", False)
+        return self.around[0] + text + self.around[1]
+
+
+def test_in_a_chat_template_every_stimulus_lies_where_it_stands():
+    context = _context(WORDS)
+    found = tokens.in_chat(context, _Chatty())
+    assert found.text == f"[INST] {context.text} [/INST]"  # one BOS stands before every window already
+    assert [found.text[start:end] for start, end in found.spans] == list(WORDS)
+    assert found.stimulus_ids == context.stimulus_ids
+
+
+def test_tokens_of_the_template_belong_to_no_stimulus(tokenizer):
+    read = tokens.encode(tokens.in_chat(_context(("the cat", "sat")), _Chatty()), tokenizer)
+    assert (read.owners[:2] == -1).all()
+    assert (read.owners[-2:] == -1).all()
+    assert tokenizer.decode(read.ids[read.owners == 0]).strip() == "the cat"
+    assert tokenizer.decode(read.ids[read.owners == 1]).strip() == "sat"
+
+
+def test_a_template_that_changes_the_text_or_none_is_refused():
+    with pytest.raises(ValueError, match="no chat template"):
+        tokens.in_chat(_context(("a",)), object())
+    shouting = _Chatty()
+    shouting.apply_chat_template = lambda turns, tokenize: turns[0]["content"].upper()
+    with pytest.raises(ValueError, match="changes the text"):
+        tokens.in_chat(_context(("a",)), shouting)
+
+
+def test_a_stimulus_in_which_nothing_was_said_has_the_state_after_what_came_before(tokenizer):
+    shown = Stimuli(("a", "b", "c", "d"), ("the cat ", "", "sat on ", "the mat "), ("p",) * 4, separator="")
+    (context,) = contexts.build(shown, "passage")
+    read = tokens.encode(context, tokenizer)
+    assert context.text == "the cat sat on the mat"
+    assert read.last[1] == read.last[0] < read.last[2] < read.last[3] == len(read.ids) - 1
+    assert 1 not in read.owners
+
+
 @pytest.mark.parametrize(
     ("n", "size", "overlap"), [(1, 8, 0.5), (8, 8, 0.5), (9, 8, 0.5), (100, 8, 0.5), (100, 7, 0.9), (50, 8, 0.0)]
 )

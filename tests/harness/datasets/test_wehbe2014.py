@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from harness import aggregate, datasets, scoring
+from harness import aggregate, controls, datasets, reader, scoring, tiny
+from harness.ceiling_units import compute_ceiling
 from harness.datasets import wehbe2014
 from harness.datasets.wehbe2014 import PAPER, STRICT, SUBJECTS
 from harness.folds import make
+from harness.plan import make_plan
 from harness.records import Features, Layer
+from harness.spec import EvaluationSpec
+from harness.store import Store
 from tests.harness.datasets.wehbe_files import masks, write
 
 LAYER = Layer("human", 0)
+CONTROLS = ("length", "word-rate", "position", "oasm", "random")
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +198,46 @@ def test_people_predict_each_other_and_noise_predicts_nobody(loaded, protocol):
         features = Features({LAYER: X.astype(np.float32)}, responses.row_ids)
         r = scoring.score_layers(features, responses, protocol)[LAYER].r[:, voxels]
         assert low < np.median(r) < high
+
+
+@pytest.fixture(scope="module")
+def tables(root, loaded, tmp_path_factory):
+    """A tiny model and all controls through both protocols: (model, protocol) -> rows of model_scores of "all"."""
+    out = str(tmp_path_factory.mktemp("out"))
+    folder = tiny.build("gpt2", Path(out) / "tiny", sorted(set(loaded.stimuli.texts)), seed=3)
+    spec = EvaluationSpec("wehbe", (str(folder),), ("wehbe2014",), controls=CONTROLS, variants=())
+    plan, store = make_plan(spec, out, str(root)), Store(out)
+    assert not plan.failures
+    texts = {unit.features.key: unit.features for unit in plan.scores if unit.features}
+    assert len(texts) == 1  # both protocols read the words alike: one pass
+    for unit in texts.values():
+        unit.run(reader.load(unit.source.checkpoint), store)
+    found = {}
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(controls, "OASM_WIDTHS", (2.0,))  # of five, for the sake of time
+    for unit in plan.scores:
+        unit.run(loaded, compute_ceiling(loaded, unit.protocol, store), store)
+        with store.open("scores", unit.key) as stored:
+            rows = pd.read_parquet(stored / "model_scores.parquet")
+        found[unit.source.name, unit.protocol.name] = rows[rows.target == "all"].iloc[0]
+    monkeypatch.undo()
+    return found
+
+
+def test_a_model_and_all_controls_go_through_both_protocols(tables):
+    assert set(tables) == {(name, protocol) for name in ("tiny", *CONTROLS) for protocol in ("paper", "strict")}
+    n_features = {name: (tables[name, "paper"].n_features, tables[name, "strict"].n_features) for name, _ in tables}
+    assert n_features["tiny"] == (4 * 10, 4 * tiny.WIDTH)
+    assert n_features["length"] == (4, 4)
+    assert n_features["random"] == (4 * 10, 4 * 64)
+    assert n_features["oasm"] == (1_211, 1_211)
+    for (name, _), row in tables.items():
+        assert (row.ceiling, row.n_folds, row.n_neuroids) == (0.104, 4, 44)
+        assert np.isnan(row.r) if row.n_nan == 44 else abs(row.r) < 0.1, name
+
+
+def test_the_word_rate_says_nothing_where_words_come_at_a_fixed_rate(tables):
+    assert tables["word-rate", "paper"].n_nan == tables["word-rate", "strict"].n_nan == 44
 
 
 def test_there_is_no_protocol_of_brain_score():

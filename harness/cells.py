@@ -1,0 +1,128 @@
+"""Tables of words for the report: which columns make a cell, and how numbers are written for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness import figures
+from harness.figures import PROTOCOLS
+from harness.panels import number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, Any]
+Columns = dict[str, tuple[str, Callable[..., str]]]  # heading -> (columns of the row, how they are written)
+
+KINDS = {
+    "model": "model", "untrained": "untrained", "shuffled": "words shuffled", "chat": "chat template",
+    "control": "control",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as they are shown. The first column names the row; `n_words` columns from the left hold words.
+
+    groups: (name, number of columns) of the headings above the headings; folded: shown on demand.
+    """
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+    n_words: int
+    groups: tuple[tuple[str, int], ...] = ()
+    folded: bool = False
+
+    def group_of(self, column: int) -> str:
+        """The heading above a column's heading; "" where there is none."""
+        return [*(name for name, n in self.groups for _ in range(n)), *[""] * len(self.columns)][column]
+
+
+def records(frame: pd.DataFrame) -> list[Row]:
+    """Rows as plain mappings; text that is absent is ""."""
+    texts = [name for name in frame.columns if frame[name].dtype.kind not in "fiub"]
+    rows: list[Row] = frame.assign(**{name: frame[name].fillna("") for name in texts}).to_dict("records")
+    return rows
+
+
+def table(caption: str, columns: Columns, rows: list[Row], n_words: int = 2, folded: bool = False) -> Table:
+    """One line per row."""
+    return Table(caption, list(columns), [_cells(columns, row) for row in rows], n_words, folded=folded)
+
+
+def beside(caption: str, columns: Columns, rows: pd.DataFrame, second: str = "Kind", folded: bool = False) -> Table:
+    """One row per source and target, the protocols beside each other, STRICT first; `second` is "Kind" or "Target"."""
+    shown = [name for name in PROTOCOLS if name in set(rows["protocol"])]
+    lines = []
+    for target, part in rows.groupby("target"):
+        found = {(row["model"], row["protocol"]): row for row in records(part)}
+        for name in figures.in_order(part):
+            present = [found.get((name, protocol)) for protocol in shown]
+            kind_ = next(kind(row["kind"]) for row in present if row)
+            cells = (cell for row in present for cell in _cells(columns, row))
+            lines.append([name, kind_ if second == "Kind" else target, *cells])
+    groups = (("", 2), *((protocol.upper(), len(columns)) for protocol in shown))
+    return Table(caption, ["Source", second, *list(columns) * len(shown)], lines, 2, groups, folded)
+
+
+def _cells(columns: Columns, row: Row | None) -> list[str]:
+    """The cells of one row; en dashes where there is no row."""
+    if row is None:
+        return ["–"] * len(columns)
+    return [write(*(row[name] for name in names.split())) for names, write in columns.values()]
+
+
+def strict_first(rows: pd.DataFrame) -> list[Row]:
+    """Rows by data set, STRICT before PAPER."""
+    return sorted(records(rows), key=lambda row: (row["dataset"], PROTOCOLS.index(row["protocol"])))
+
+
+def kinds_of(rows: pd.DataFrame) -> str:
+    """Which intervals and which ceilings stand in the rows."""
+    return f"Interval: {_said_of(rows, 'interval_kind')}. Ceiling: {_said_of(rows, 'ceiling_kind')}."
+
+
+def _said_of(rows: pd.DataFrame, column: str) -> str:
+    """What a column says, by protocol where the protocols differ; "none" where it says nothing."""
+    said = {}
+    for protocol in PROTOCOLS:
+        part = rows.loc[rows["protocol"] == protocol, column].dropna()
+        if len(part):
+            said[protocol.upper()] = " or ".join(sorted(set(part) - {""})) or "none"
+    if len(set(said.values())) < 2:
+        return next(iter(said.values()), "none")
+    return "; ".join(f"{protocol} {kind}" for protocol, kind in said.items())
+
+
+def count(value: float | None) -> str:
+    """A whole number with separators, millions and billions shortened; an en dash where unknown."""
+    if value is None or math.isnan(value):
+        return "–"
+    for unit, name in ((1e9, "B"), (1e6, "M")):
+        if value >= unit:
+            return f"{value / unit:.3g} {name}"
+    return f"{int(value):,}"
+
+
+def p_value(p: float) -> str:
+    """Three digits."""
+    return "< 0.001" if p < 0.001 else number(p)
+
+
+def text(value: str) -> str:
+    """An en dash where nothing is said."""
+    return value or "–"
+
+
+def short(revision: str) -> str:
+    """Enough of a revision to tell it by."""
+    return revision[:12] or "–"
+
+
+def kind(of_row: str) -> str:
+    """A kind of source in words."""
+    return KINDS.get(of_row, of_row)

@@ -1,0 +1,190 @@
+"""The paper's way with Wehbe2014, against a slow one written from its description, word by word and scan by scan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+from sklearn.model_selection import KFold
+
+from harness import datasets, folds, hemodynamics, reduction, scoring
+from harness.datasets.wehbe2014 import PAPER
+from harness.records import Features, Layer
+from harness.reduction import Reduction
+from tests.harness.datasets.wehbe_files import write
+
+LAYER = Layer("decoder", 1)
+HIDDEN = 24
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("wehbe"))
+
+
+@pytest.fixture(scope="module")
+def dataset(root):
+    """The recording, with a part of the voxels made from the states."""
+    loaded = datasets.load("wehbe2014", root)
+    X = hemodynamics.at_scans(states(loaded), loaded.stimuli, loaded.responses, PAPER.sampling).values[LAYER]
+    rng, values = np.random.default_rng(2), loaded.responses.values.copy()
+    values[:, :8] += X @ rng.standard_normal((X.shape[1], 8)) / 20
+    return replace(loaded, responses=replace(loaded.responses, values=values))
+
+
+def states(loaded):
+    """Vectors of words with a few large directions, as language models have; rows in another order than the words."""
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal((len(loaded.stimuli), HIDDEN)) * np.logspace(2, -1, HIDDEN)
+    rotated = values @ np.linalg.qr(rng.standard_normal((HIDDEN, HIDDEN)))[0] + 3
+    return Features({LAYER: rotated[::-1].astype(np.float32)}, loaded.stimuli.ids[::-1])
+
+
+def reduced(dataset, protocol=PAPER):
+    features = states(dataset)
+    scans = hemodynamics.scans(dataset.stimuli, dataset.responses, protocol.sampling)
+    return Reduction(features, np.arange(len(dataset.stimuli))[::-1], scans, protocol.components)
+
+
+class Slow:
+    """The pipeline as METHODS section 2 has it, from the published arrays; nothing of ours but the folds."""
+
+    def __init__(self, root, words):
+        folder = root / "wehbe2014" / "fMRI"
+        self.times, self.runs, onsets = (np.load(folder / f"{n}_fmri.npy") for n in ("time", "runs", "time_words"))
+        self.words = words.astype(float)
+        self.scan_of = np.array([np.flatnonzero(self.times < onset)[-1] for onset in onsets])
+        self.scan_of[:20] = -1  # skipped
+        self.kept = np.concatenate([np.flatnonzero(self.runs == run)[20:-15] for run in range(1, 5)])
+
+    def features(self, train):
+        """(row, 40) of the rows that were kept."""
+        training_words = np.isin(self.scan_of, self.kept[train])
+        vectors = PCA(10, svd_solver="full").fit(self.words[training_words]).transform(self.words)
+        scans = np.zeros((len(self.times), 10))
+        for scan in range(len(self.times)):
+            if (self.scan_of == scan).any():
+                scans[scan] = vectors[self.scan_of == scan].mean(axis=0)
+        rows = np.array([np.concatenate([scans[row - delay] for delay in (1, 2, 3, 4)]) for row in self.kept])
+        for run in range(1, 5):
+            mine = self.runs[self.kept] == run
+            rows[mine] = (rows[mine] - rows[mine].mean(axis=0)) / rows[mine].std(axis=0)
+        return rows
+
+
+def zscore(values):
+    return (values - values.mean(axis=0)) / values.std(axis=0)
+
+
+@pytest.fixture(scope="module")
+def slow(root, dataset):
+    return Slow(root, states(dataset).values[LAYER][::-1])
+
+
+@pytest.fixture(scope="module")
+def fit(dataset):
+    return scoring.score_layers(reduced(dataset), dataset.responses, PAPER)[LAYER]
+
+
+@pytest.fixture(scope="module")
+def by_fold(dataset, slow):
+    """Of each fold: features and responses of training and test rows, each z-scored by themselves."""
+    Y, found = dataset.responses.values.astype(float), []
+    for train, test in folds.make(PAPER.folds, dataset.responses.row_groups):
+        X = slow.features(train)
+        found.append(tuple(zscore(part) for part in (X[train], X[test], Y[train], Y[test])))
+    return found
+
+
+def test_the_features_of_every_fold_are_those_of_the_slow_way(dataset, slow):
+    for train, _ in folds.make(PAPER.folds, dataset.responses.row_groups):
+        ours, theirs = reduced(dataset).of(train)[0], slow.features(train)
+        assert ours.shape == theirs.shape == (1_211, 40)
+        sign = np.sign((ours * theirs).sum(axis=0))  # a component may stand for its opposite
+        np.testing.assert_allclose(ours * sign, theirs, atol=1e-6)
+
+
+def test_the_score_of_every_fold_and_voxel_is_that_of_the_slow_way_at_the_same_alpha(fit, by_fold):
+    assert fit.r.shape == (4, 44)
+    assert len(set(fit.alpha.ravel())) > 3
+    for fold, (X, X_test, Y, Y_test) in enumerate(by_fold):
+        for voxel in range(Y.shape[1]):
+            weights = np.linalg.solve(X.T @ X + fit.alpha[fold, voxel] * np.eye(40), X.T @ Y[:, voxel])
+            r = np.corrcoef(X_test @ weights, Y_test[:, voxel])[0, 1]
+            assert fit.r[fold, voxel] == pytest.approx(r, abs=1e-6)
+
+
+def test_alpha_is_that_of_ten_blocks_of_training_rows_in_order(fit, by_fold):
+    grid = np.array(PAPER.regression.alphas)
+    for fold, (X, _, Y, _) in enumerate(by_fold):
+        errors = np.zeros((len(grid), Y.shape[1]))
+        for inside, outside in KFold(10).split(X):
+            x, y = X[inside] - X[inside].mean(axis=0), Y[inside] - Y[inside].mean(axis=0)
+            for k, alpha in enumerate(grid):
+                weights = np.linalg.solve(x.T @ x + alpha * np.eye(40), x.T @ y)
+                predicted = Y[inside].mean(axis=0) + (X[outside] - X[inside].mean(axis=0)) @ weights
+                errors[k] += ((Y[outside] - predicted) ** 2).sum(axis=0)
+        np.testing.assert_array_equal(fit.alpha[fold], grid[errors.argmin(axis=0)])
+
+
+def test_the_published_code_s_choice_of_alpha_changes_little(fit, by_fold):
+    """It sums error / variance over the inner folds, and does not centre them."""
+    chosen, r = np.empty(fit.alpha.shape), np.empty(fit.r.shape)
+    for fold, (X, X_test, Y, Y_test) in enumerate(by_fold):
+        cost = np.zeros((16, Y.shape[1]))
+        for inside, outside in KFold(10).split(X):
+            for k, alpha in enumerate(PAPER.regression.alphas):
+                weights = np.linalg.solve(X[inside].T @ X[inside] + alpha * np.eye(40), X[inside].T @ Y[inside])
+                cost[k] += ((Y[outside] - X[outside] @ weights) ** 2).mean(axis=0) / Y[outside].var(axis=0)
+        for voxel, k in enumerate(cost.argmin(axis=0)):
+            chosen[fold, voxel] = alpha = PAPER.regression.alphas[k]
+            weights = np.linalg.solve(X.T @ X + alpha * np.eye(40), X.T @ Y[:, voxel])
+            r[fold, voxel] = np.corrcoef(X_test @ weights, Y_test[:, voxel])[0, 1]
+    made_from_states = np.arange(44) < 8
+    assert (chosen != fit.alpha).mean() < 0.25
+    assert np.abs(r - fit.r)[:, made_from_states].max() < 0.01
+    assert abs(np.median(r) - np.median(fit.r)) < 0.01
+
+
+def test_what_was_made_from_the_states_is_found_and_the_rest_is_not(fit):
+    assert fit.r[:, :8].min() > 0.2
+    assert abs(np.median(fit.r[:, 8:])) < 0.05
+
+
+def test_words_of_test_rows_do_not_move_the_components(dataset):
+    """Nor do those that were skipped, and those of scans that were cut."""
+    fold = folds.make(PAPER.folds, dataset.responses.row_groups)[1]
+    words = reduced(dataset).of(fold.train).train_words
+    onsets = dataset.stimuli.onsets_s[words]
+    time = dataset.responses.times_s
+    assert len(words) == 4 * len(fold.train)
+    assert not ((onsets > time[fold.test[0]]) & (onsets <= time[fold.test[-1]] + 2)).any()
+    assert onsets.min() > time[0]
+
+
+def test_components_are_exact_and_few_columns_are_left_as_they_are():
+    rng = np.random.default_rng(0)
+    words = (rng.standard_normal((300, 40)) * np.r_[1e4, np.ones(39)]).astype(np.float32)
+    train = np.arange(50, 250)
+    ours = reduction.components(words, train, 10)
+    theirs = PCA(10, svd_solver="full").fit(words[train].astype(float)).transform(words)
+    np.testing.assert_allclose(abs(ours), abs(theirs), rtol=1e-8, atol=1e-8)
+    np.testing.assert_array_equal(reduction.components(words[:, :10], train, 10), words[:, :10])
+    with pytest.raises(ValueError, match="10 training words for 10 components"):
+        reduction.components(words, train[:10], 10)
+
+
+def test_all_layers_are_reduced_each_by_itself(dataset):
+    features = states(dataset)
+    two = Features(
+        {LAYER: features.values[LAYER], Layer("decoder", 2): features.values[LAYER][:, :4]}, features.row_ids
+    )
+    both = replace(reduced(dataset), words=two)
+    fits = scoring.score_layers(both, dataset.responses, PAPER)
+    assert [fit.n_features for fit in fits.values()] == [40, 16]
+    assert [fit.rank.tolist() for fit in fits.values()] == [[40] * 4, [16] * 4]
+    np.testing.assert_array_equal(
+        fits[LAYER].r, scoring.score_layers(reduced(dataset), dataset.responses, PAPER)[LAYER].r
+    )
