@@ -52,6 +52,10 @@ class Sizes(NamedTuple):
     experiments: dict[str, Experiment]
     subjects: dict[str, tuple[int, tuple[str, ...]]]
 
+    def with_passages(self, n: int) -> Sizes:
+        """The same with n passages in each topic."""
+        return self._replace(experiments={name: each._replace(passages=n) for name, each in self.experiments.items()})
+
 
 _BOTH = ("243sentences", "384sentences")
 # Three passages in each of ten topics; subjects 018 and 288 took part in both experiments.

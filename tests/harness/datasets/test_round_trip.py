@@ -37,7 +37,7 @@ NOISE_SEED = 2018  # none of the writers', whose data begin with the numbers of 
 
 def write_pereira(root: Path) -> None:
     # Four passages of a topic, so that each of STRICT's folds, which is one topic, has the ten rows it asks for.
-    published.pereira(root / pereira2018.ENTRY.files[0].path, n_passages=4)
+    published.pereira(root / pereira2018.ENTRY.files[0].path, published.SMALL.with_passages(4))
 
 
 def write_blank(root: Path) -> None:
