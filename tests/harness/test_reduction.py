@@ -185,6 +185,6 @@ def test_all_layers_are_reduced_each_by_itself(dataset):
     fits = scoring.score_layers(both, dataset.responses, PAPER)
     assert [fit.n_features for fit in fits.values()] == [40, 16]
     assert [fit.rank.tolist() for fit in fits.values()] == [[40] * 4, [16] * 4]
-    np.testing.assert_array_equal(
-        fits[LAYER].r, scoring.score_layers(reduced(dataset), dataset.responses, PAPER)[LAYER].r
-    )
+    # One layer alone has all threads for itself: another order of sums.
+    alone = scoring.score_layers(reduced(dataset), dataset.responses, PAPER)[LAYER]
+    np.testing.assert_allclose(fits[LAYER].r, alone.r, rtol=0, atol=1e-12)
