@@ -166,7 +166,8 @@ def _beyond_controls(rows: pd.DataFrame) -> Table:
     }  # fmt: skip
     held_against = " or ".join(sorted(set(rows["unique_over"])))
     caption = f"Variance of held-out responses beyond the controls ({held_against}), of the layer chosen above: R² of "
-    return beside(f"{caption}both together less R² of the controls alone. R² may fall below 0.", columns, rows)
+    below = "R² falls below 0 where a held-out topic or story has a mean of its own: the difference is what counts."
+    return beside(f"{caption}both together less R² of the controls alone. {below}", columns, rows)
 
 
 def _layer_figures(layer_scores: pd.DataFrame, model_scores: pd.DataFrame) -> Parts:
