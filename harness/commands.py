@@ -174,10 +174,10 @@ def specs(arguments: argparse.Namespace) -> int:
 
 
 def controls(arguments: argparse.Namespace) -> int:
-    """The features without a language model."""
-    from harness.controls import CONTROLS
+    """The features without a language model, and those of a model that knows nothing, or no order."""
+    from harness.controls import CONTROLS, OF_A_MODEL
 
-    return show([control.described for control in CONTROLS.values()], arguments.json)
+    return show([*(control.described for control in CONTROLS.values()), *OF_A_MODEL], arguments.json)
 
 
 def conform(arguments: argparse.Namespace) -> int:

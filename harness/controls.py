@@ -74,6 +74,15 @@ CONTROLS: dict[str, Control] = {
 }  # fmt: skip
 
 
+_ALL_KINDS = "sentences, scans, words"
+# Controls that need a model, made by harness/units.py; what a user is told of them.
+OF_A_MODEL: tuple[dict[str, str], ...] = (
+    {"name": "MODEL:untrained", "about": "the model with weights drawn anew", "applies_to": _ALL_KINDS, "needs": ""},
+    {"name": "MODEL:shuffled", "about": "the model on the stimuli with their words in another order",
+     "applies_to": _ALL_KINDS, "needs": "--shuffled"},
+)  # fmt: skip
+
+
 def find(name: str) -> Control:
     """The control of that name; ValueError lists the nearest names where there is none."""
     if name not in CONTROLS:
