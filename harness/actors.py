@@ -43,13 +43,13 @@ class ModelActor:
 
         The model is loaded here and not on creation, so that what is wrong with a checkpoint comes back as itself.
         """
-        from harness import reader
+        from harness import backends
 
         started = time.monotonic()
         seed = unit.source.seed if unit.source.kind == "untrained" else None
         if self.loaded is None or self.loaded[0] != seed:
             self.loaded = None  # two models at once may not fit
-            self.loaded = (seed, reader.load(self.checkpoint, self.device, seed))
+            self.loaded = (seed, backends.load("transformers", self.checkpoint, self.device, unit.dtype, seed))
         unit.run(self.loaded[1], self.store)  # type: ignore[arg-type]
         return time.monotonic() - started
 

@@ -6,9 +6,9 @@ their ids, never by their place: a join that loses or doubles an id is an error 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -96,10 +96,12 @@ class Extraction:
         features: one vector per layer and stimulus; None where not asked for.
         log_probabilities: per context (token,) float64 nats of each token given those before it, NaN where nothing
             precedes it; None where not asked for.
+        facts: how it was read, JSON-able, for the unit's manifest: n_windows, n_reencoded, batch_tokens, ...
     """
 
     features: Features | None
     log_probabilities: tuple[Floats, ...] | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 ProtocolName = Literal["paper", "strict", "brainscore2026"]
 Variant = Literal["untrained", "shuffled", "chat"]
+Dtype = Literal["float32", "bfloat16", "float16", "int8"]
+Backend = Literal["transformers", "vllm"]
 
 FoldKind = Literal[
     "shuffled", "kfold", "stratified shuffled", "stratified kfold", "grouped", "leave one group out", "contiguous",
@@ -103,11 +105,14 @@ class Protocol:
 
     context: what is read before a stimulus: "none", the "passage" so far, the whole "corpus", or a running "window" of
     `context_words` stimuli of its passage. pooling: the state of a stimulus is that at its "last" token, or the "mean"
-    over its tokens. components: principal components to which the words' features are reduced, fitted on the words of
-    each fold's training rows; 0 keeps the features as they are. window: tokens that are read at once at most, whatever
-    more a model could take, so that models are compared on the same context (LLaMA-1's 2,048). metric: the score of a
-    neuroid, a name of kernels/metrics.py: "pearson_r" (NaN for what is constant) or "brainscore_r" (1e-8 added to the
-    norms, 0 for what is constant, and counted).
+    or "sum" over its tokens. components: principal components to which the words' features are reduced, fitted on the
+    words of each fold's training rows; 0 keeps the features as they are. window: tokens that are read at once at most,
+    whatever more a model could take, so that models are compared on the same context (LLaMA-1's 2,048). overlap: share
+    of a window that the one before has read already. decoder_reads: of an encoder-decoder, whose encoder always reads
+    the text so far: "stimulus" (the decoder reads the stimulus while the encoder holds what came before), "text"
+    (teacher-forced on the whole text, with an empty source), "nothing" (only the encoder's layers). metric: the score
+    of a neuroid, a name of kernels/metrics.py: "pearson_r" (NaN for what is constant) or "brainscore_r" (1e-8 added to
+    the norms, 0 for what is constant, and counted).
     """
 
     name: ProtocolName
@@ -118,9 +123,11 @@ class Protocol:
     sampling: Sampling | None = None
     reading: Literal["correlation", "regression"] | None = None
     context_words: int = 0
-    pooling: Literal["last", "mean"] = "last"
+    pooling: Literal["last", "mean", "sum"] = "last"
     components: int = 0
     window: int = 2048
+    overlap: float = 0.5
+    decoder_reads: Literal["stimulus", "text", "nothing"] = "stimulus"
     metric: Literal["pearson_r", "brainscore_r"] = "pearson_r"
     notes: tuple[str, ...] = field(default=(), compare=False)
 

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness import contexts, surprisal
 from harness.checkpoints import Checkpoint
 from harness.records import Features, Layer, Stimuli, Surprisals
-from harness.spec import Protocol, content_hash
+from harness.spec import Dtype, Protocol, content_hash
 from harness.store import Store
 
 if TYPE_CHECKING:
-    from harness.reader import Reader
+    from harness.backends import Model
 
 # Raise the first when extraction changes what it gives, the second when scoring does: older units are then not reused.
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 SCORES_VERSION = 5
 
 
@@ -73,35 +73,36 @@ class FeatureUnit:
     protocol: Protocol
     states: bool
     surprisals: bool
+    dtype: Dtype = "float32"
 
     @property
     def key(self) -> str:
         """Hash of model, text, what the protocol says of reading it, and what is kept."""
         text = content_hash([self.stimuli.ids, self.stimuli.texts, self.stimuli.passages])
-        how = {name: getattr(self.protocol, name) for name in ("context", "context_words", "pooling", "window")}
-        kept = {"states": self.states, "surprisals": self.surprisals, "dtype": "float32"}
+        names = ("context", "context_words", "pooling", "window", "overlap", "decoder_reads")
+        how = {name: getattr(self.protocol, name) for name in names}
+        kept = {"states": self.states, "surprisals": self.surprisals, "dtype": self.dtype}
         return content_hash({"schema": FEATURES_VERSION, **self.source.identity, **how, **kept, "text": text})[:32]
 
-    def run(self, reader: Reader, store: Store) -> None:
+    def run(self, model: Model, store: Store) -> None:
         """Read the text and store what it gives under this unit's key."""
         from safetensors.numpy import save_file
-
-        from harness.extract import extract
 
         how = self.protocol
         shown = contexts.shuffled(self.stimuli, self.source.seed) if self.source.kind == "shuffled" else self.stimuli
         texts = contexts.build(shown, how.context, how.context_words)
-        read = [reader.encode(part, in_chat=self.source.kind == "chat") for part in texts]
-        found = extract(
-            reader, read, how.window, pooling=how.pooling, states=self.states, log_probabilities=self.surprisals
-        )
+        read = [model.reader.encode(part, in_chat=self.source.kind == "chat") for part in texts]
+        found = model.extract(read, how, states=self.states, log_probabilities=self.surprisals)
         arrays: dict[str, Any] = (
             {str(layer): matrix for layer, matrix in found.features.values.items()} if found.features else {}
         )
         if found.log_probabilities is not None:
             words = surprisal.per_word(read, found.log_probabilities)
             arrays |= {"surprisal_bits": words.bits, "n_tokens": words.n_tokens}
-        facts = {"model": self.source.name, "context": how.context, "n_tokens": sum(len(part.ids) for part in read)}
+        facts = {
+            "model": self.source.name, "context": how.context, "backend": model.backend, "dtype": self.dtype,
+            "n_tokens": sum(len(part.ids) for part in read), **found.facts,
+        }  # fmt: skip
         metadata = {"row_ids": json.dumps([i for part in read for i in part.stimulus_ids])}
         store.put(
             "features", self.key, lambda folder: save_file(arrays, folder / "features.safetensors", metadata), facts

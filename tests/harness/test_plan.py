@@ -60,14 +60,14 @@ def test_variants_of_a_model_are_sources_of_their_own_and_chat_needs_a_template(
 
 def test_a_variant_reads_what_its_name_says(shared, tmp_path):
     """Each gives other states than the model does, on the same rows; the template's words come before the stimuli."""
-    from harness import checkpoints, reader
+    from harness import backends, checkpoints
 
     chatty = tmp_path / "chatty"
     shutil.copytree(shared / "models" / "stories260K", chatty)
     chatty.chmod(0o755)
     (chatty / "chat_template.jinja").write_text("{{ bos_token }}Once {{ messages[0]['content'] }} end")
     checkpoint = checkpoints.resolve(str(chatty))
-    loaded, store = reader.load(checkpoint), Store(str(tmp_path / "out"))
+    loaded, store = backends.load("transformers", checkpoint, "cpu"), Store(str(tmp_path / "out"))
     shown = Stimuli(("a", "b"), ("the cat sat on the mat", "and the dog ran to the big house"), ("p", "p"))
     found = {}
     for kind in ("model", "shuffled", "chat"):

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from harness import checkpoints, controls, datasets, reader, tiny
+from harness import backends, checkpoints, controls, datasets, tiny
 from harness.controls import characters
 from harness.datasets import synthetic
 from harness.datasets.entry import version_of
@@ -89,7 +89,7 @@ def read(store, tmp_path_factory) -> dict[tuple[str, str], FeatureUnit]:
     (folder / "config.json").write_text(json.dumps(config | {"initializer_range": UNTRAINED_RANGE}))
     checkpoint, found = checkpoints.resolve(str(folder)), {}
     for kind, seed in (("model", None), ("untrained", 0)):
-        model = reader.load(checkpoint, untrained_seed=seed)
+        model = backends.load("transformers", checkpoint, "cpu", untrained_seed=seed)
         source = Source(f"{checkpoint.name}:{kind}", kind, checkpoint.revision, 0, checkpoint)
         for name, (shown, _) in SHOWN.items():
             unit = FeatureUnit(source, shown, datasets.protocols(name)["strict"], states=True, surprisals=False)

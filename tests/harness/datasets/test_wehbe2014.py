@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import aggregate, controls, datasets, reader, scoring, tiny
+from harness import aggregate, backends, controls, datasets, scoring, tiny
 from harness.datasets import wehbe2014
 from harness.datasets.wehbe2014 import PAPER, STRICT, SUBJECTS
 from harness.folds import make
@@ -210,7 +210,7 @@ def tables(root, loaded, tmp_path_factory):
     texts = {unit.features.key: unit.features for unit in plan.scores if unit.features}
     assert len(texts) == 1  # both protocols read the words alike: one pass
     for unit in texts.values():
-        unit.run(reader.load(unit.source.checkpoint), store)
+        unit.run(backends.load("transformers", unit.source.checkpoint, "cpu"), store)
     found = {}
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(controls, "OASM_WIDTHS", (2.0,))  # of five, for the sake of time
