@@ -44,6 +44,7 @@ class Checkpoint:
         n_parameters: numbers stored in the safetensors, masks left out; n_layers: blocks of all stacks.
         context_size: tokens that the model can read at once; None if it has no limit.
         architecture: hash of configuration and tokenizer: what an untrained twin is made from.
+        base_folder: where the weights of the base are, of a checkpoint whose weights are a difference to it; else "".
     """
 
     name: str
@@ -59,6 +60,7 @@ class Checkpoint:
     architecture: str
     tuned_from: str = ""
     pair_source: str = ""
+    base_folder: str = ""
 
 
 def resolve(name: str) -> Checkpoint:

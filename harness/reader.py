@@ -1,26 +1,29 @@
 """A checkpoint's folder -> a model and its tokenizer, loaded and ready to read.
 
-Safetensors only, no remote code: a checkpoint is data. Weights are float32 here; precision by family comes with the
-table of models.
+No remote code, and safetensors unless pickles are asked for: a checkpoint is data. What it will take is known before
+anything is read, and it is read once, tensor by tensor, straight to where it stays.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness import tokens
-from harness.checkpoints import Checkpoint, is_buffer
+from harness import architectures, device_map, placement, room, tokens, weights, weights_checks
+from harness.architectures import Architecture, Stack
+from harness.checkpoints import Checkpoint
 from harness.records import Context, Tokens
+from harness.spec import Dtype
 
 # T5 v1.1 has relative positions and no limit of its own; it was trained on 512 tokens.
 T5_CONTEXT = 512
-# Embeddings are padded to round numbers, by a percent or two; a tokenizer of under half of them is another model's.
-_OF_A_BLOCK = re.compile(r"\.(layers|h|block|blocks)\.\d+\.")
-MIN_VOCABULARY_SHARE, MAX_VOCABULARY_SHARE = 0.5, 1.02
+_NO_INT8 = "int8 is computed on CUDA alone (bitsandbytes); give the device 'cuda', or use bfloat16."
 
 
 @dataclass(frozen=True)
@@ -28,17 +31,29 @@ class Reader:
     """A loaded model with its tokenizer, ready to read.
 
     Attributes:
+        model: of transformers; of an encoder the stack alone, without its head.
+        stack: what it is made of.
         prefix: ids put before a text once: BOS for decoders (so that a first word has a surprisal), the decoder's
-            start token for T5.
-        limit: tokens of one window.
+            start token for T5, CLS for an encoder.
+        limit: tokens of one window, prefix and suffix included.
+        device: where token ids go; of a model on several GPUs the first.
+        suffix: ids put after a text: SEP for an encoder, the end of sequence for T5's encoder, none for decoders.
+        dtype: precision of the weights.
     """
 
     model: Any
     tokenizer: Any
-    is_encoder_decoder: bool
+    stack: Stack
     prefix: tuple[int, ...]
     limit: int
     device: torch.device
+    suffix: tuple[int, ...] = ()
+    dtype: Dtype = "float32"
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether a text may stand in the encoder and in the decoder."""
+        return self.stack == "encoder-decoder"
 
     def encode(self, context: Context, *, in_chat: bool = False) -> Tokens:
         """The context in this model's tokens; ValueError where its tokenizer does not fit it or the text."""
@@ -47,109 +62,199 @@ class Reader:
         return tokens.encode(context, self.tokenizer, self.model.get_input_embeddings().num_embeddings)
 
 
-def load(checkpoint: Checkpoint, device: str = "cpu", untrained_seed: int | None = None) -> Reader:
-    """Load a checkpoint, or its untrained twin, in float32.
+def load(
+    checkpoint: Checkpoint,
+    device: str = "cpu",
+    untrained_seed: int | None = None,
+    dtype: Dtype = "float32",
+    *,
+    n_gpus: int = 1,
+    max_memory: Mapping[str, int] | None = None,
+    allow_pickle: bool = False,
+) -> Reader:
+    """Load a checkpoint, or its untrained twin.
+
+    A checkpoint with a `base_folder` is a difference: base + difference is what is loaded, added in float32.
 
     Args:
-        checkpoint: a resolved checkpoint; its weights must be safetensors.
+        checkpoint: a resolved checkpoint.
         device: "cpu", "cuda" or "cuda:N".
         untrained_seed: seed of the re-initialised weights; None loads the trained ones.
+        dtype: precision of the weights (`precision.dtype_of` chooses). "int8" is LLM.int8() of bitsandbytes: linear
+            layers in 8 bits, the rest in bfloat16, on CUDA alone.
+        n_gpus: over so many GPUs, cuda:0 and those after it, blocks in turn; only with device "cuda".
+        max_memory: device ("cuda:0", "cpu") -> bytes that may be taken there; None takes what is free.
+        allow_pickle: whether pickled weights are read where there are no safetensors (`weights.read`).
 
     Raises:
         ValueError: if the folder cannot be loaded; if weights are missing, of another shape or not finite (transformers
-            would draw them at random); if the model is no decoder and not of the T5 family, or sees what is to come; if
-            the tokenizer does not fit it.
+            would draw them at random); if the model is no decoder, no encoder and not of the T5 family, or a decoder
+            that sees what is to come; if the tokenizer does not fit it; if a GPU or a library is not there.
+        room.NoRoomError: if it does not fit into memory; nothing has been read then.
     """
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    devices = _devices(device, n_gpus, dtype)
     try:
-        model, tokenizer = _read_folder(checkpoint, untrained_seed)
+        architecture = architectures.read(checkpoint.folder)
+        skeleton = architecture.skeleton(_torch_dtype(dtype))
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{checkpoint.name}: cannot be loaded from {checkpoint.folder}: {reason}") from error
-    _require_fit(checkpoint.name, tokenizer, model)
-    reader = Reader(
-        model=model.eval().to(device),
-        tokenizer=tokenizer,
-        is_encoder_decoder=model.config.is_encoder_decoder,
-        prefix=_prefix(model.config, tokenizer),
-        limit=checkpoint.context_size or T5_CONTEXT,
-        device=torch.device(device),
+        raise _not_loaded(checkpoint, error) from error
+    where = _place(checkpoint, architecture, skeleton, dtype, devices, max_memory, untrained_seed is not None)
+    try:
+        if untrained_seed is not None:
+            model = _drawn(architecture, untrained_seed, dtype, where)
+        else:
+            model = _read(architecture, checkpoint, dtype, where, allow_pickle)
+    except Exception as error:
+        raise _not_loaded(checkpoint, error) from error
+    weights_checks.require_fit(checkpoint.name, architecture.tokenizer, model)
+    if architecture.stack == "decoder":
+        weights_checks.require_causal(checkpoint.name, model, torch.device(devices[0]), dtype)
+    return Reader(
+        model=model,
+        tokenizer=architecture.tokenizer,
+        stack=architecture.stack,
+        prefix=architecture.prefix,
+        limit=_limit(checkpoint, model),
+        device=torch.device(devices[0]),
+        suffix=architecture.suffix,
+        dtype=dtype,
     )
-    _require_causal(checkpoint.name, reader)
-    return reader
 
 
-def _read_folder(checkpoint: Checkpoint, untrained_seed: int | None) -> tuple[Any, Any]:
-    """Model and tokenizer; every weight comes from the file, or every one from the seed."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
-
-    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
-    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    t5_like = not config.is_encoder_decoder or hasattr(config, "num_decoder_layers")
-    if type(config) not in kind._model_mapping or not t5_like:
-        raise ValueError(f"{config.model_type!r} is neither a decoder nor of the T5 family")
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
-    if untrained_seed is not None:
-        torch.manual_seed(untrained_seed)
-        return kind.from_config(config, dtype=torch.float32, trust_remote_code=False), tokenizer
-    model, found = kind.from_pretrained(
-        checkpoint.folder,
-        dtype=torch.float32,
-        use_safetensors=True,
-        trust_remote_code=False,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
-    _require_own_weights(model, found)
-    return model, tokenizer
+def _not_loaded(checkpoint: Checkpoint, error: Exception) -> ValueError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ValueError(f"{checkpoint.name}: cannot be loaded from {checkpoint.folder}: {reason}")
 
 
-def _require_own_weights(model: Any, found: dict[str, Any]) -> None:
-    """Raise where a weight is absent, of another shape, of a block that the configuration lacks, or not finite."""
-    blocks = [key for key in found["unexpected_keys"] if _OF_A_BLOCK.search(key) and not is_buffer(key)]
-    odd = {
-        "are missing in the file": sorted(found["missing_keys"]),
-        "have another shape than config.json says": sorted(str(key) for key in found["mismatched_keys"]),
-        "are of blocks that config.json does not have": sorted(blocks),
-        "are not finite": [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()],
-    }
-    for what, names in odd.items():
-        if names:
-            raise ValueError(f"{len(names)} weights {what}, the first is {names[0]}; copy the checkpoint again")
+# --- where it goes ----------------------------------------------------------------------------------------------------
 
 
-def _require_causal(name: str, reader: Reader) -> None:
-    """Raise where a decoder's probabilities of a text change with what comes after it, as an encoder's do."""
-    if reader.is_encoder_decoder:
-        return
-    one = torch.arange(4, 10, device=reader.device)[None] % reader.model.get_input_embeddings().num_embeddings
-    other = one.clone()
-    other[0, -1] = one[0, 0]
-    with torch.inference_mode():
-        before, after = (reader.model(input_ids=ids, use_cache=False).logits[0, :-1] for ids in (one, other))
-    if float((before - after).abs().max()) > 1e-5 * float(before.abs().max()):
-        raise ValueError(
-            f"{name}: {reader.model.config.model_type!r} sees what is to come; only decoders and T5 are read."
-        )
+def _devices(device: str, n_gpus: int, dtype: Dtype) -> list[str]:
+    """The devices by name, each checked to be there, with the libraries that it takes."""
+    if device == "cpu":
+        if n_gpus > 1 or dtype == "int8":
+            raise ValueError(f"{n_gpus} GPUs and int8 want the device 'cuda'." if n_gpus > 1 else _NO_INT8)
+        return ["cpu"]
+    if not re.fullmatch(r"cuda(:\d+)?", device) or (n_gpus > 1 and device != "cuda"):
+        raise ValueError(f"device {device!r} is not 'cpu', 'cuda' or 'cuda:N' (one GPU); give one of these.")
+    first = int(device.partition(":")[2] or 0)
+    there = torch.cuda.device_count()
+    if first + n_gpus > there:
+        raise ValueError(f"{n_gpus} GPUs from cuda:{first} on are wanted, torch sees {there}; use fewer, or the CPU.")
+    for library, wanted in (("accelerate", True), ("bitsandbytes", dtype == "int8")):
+        if wanted and find_spec(library) is None:
+            raise ValueError(f"{library} is not installed, without which no model goes there: pip install {library}")
+    return [f"cuda:{k}" for k in range(first, first + n_gpus)]
 
 
-def _require_fit(name: str, tokenizer: Any, model: Any) -> None:
-    rows, n_tokens = model.get_input_embeddings().num_embeddings, len(tokenizer.get_vocab())
-    # A few special tokens past the end are common (Gemma 3 has one) and stand in no plain text.
-    if not MIN_VOCABULARY_SHARE * rows <= n_tokens <= rows * MAX_VOCABULARY_SHARE:
-        raise ValueError(
-            f"{name}: the tokenizer does not fit the model: it has {n_tokens} tokens, the model {rows} embeddings. "
-            "Put the model's own tokenizer into its folder."
-        )
-    if model.config.is_encoder_decoder and tokenizer.eos_token_id is None:
-        raise ValueError(f"{name}: the tokenizer names no end-of-sequence token; the encoder ends every text with it.")
+def _place(
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    skeleton: Any,
+    dtype: Dtype,
+    devices: list[str],
+    max_memory: Mapping[str, int] | None,
+    untrained: bool,
+) -> dict[str, str]:
+    """Part of the model -> device, for whose memory there is room; {"": device} where there is one."""
+    parts = device_map.parts_of(skeleton, _bytes_of(skeleton, dtype))
+    weights_bytes = sum(part.n_bytes for part in parts)
+    activations = _activations(checkpoint, architecture, dtype)
+    free = {name: min(room.free_bytes(name), (max_memory or {}).get(name, 2**63)) for name in {*devices, "cpu"}}
+    where = {"": devices[0]}
+    wanted = {devices[0]: weights_bytes + activations}
+    if len(devices) > 1:
+        try:
+            cut = device_map.spread(parts, [free[name] - activations for name in devices])
+        except ValueError as error:
+            raise room.NoRoomError(f"{checkpoint.name}: {error}") from error
+        where = {part: devices[k] for part, k in cut.items()}
+        wanted = {}
+    if untrained:  # weights are drawn in main memory
+        wanted["cpu"] = wanted.get("cpu", 0) + weights_bytes * (devices != ["cpu"])
+    said = f"{weights_bytes / 1e9:.2f} GB of weights in {dtype}, {activations / 1e9:.2f} GB for a batch"
+    room.require_room(checkpoint.name, wanted, free, said)
+    return where
 
 
-def _prefix(config: Any, tokenizer: Any) -> tuple[int, ...]:
-    if config.is_encoder_decoder:
-        return (config.decoder_start_token_id,)
-    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else config.bos_token_id
-    return () if bos is None else (bos,)
+def _activations(checkpoint: Checkpoint, architecture: Architecture, dtype: Dtype) -> int:
+    text = architecture.config.get_text_config()
+    demand = placement.Demand(
+        checkpoint.name, checkpoint.family, architecture.stack, checkpoint.n_parameters,
+        hidden_size=text.hidden_size, vocabulary=text.vocab_size,
+    )  # fmt: skip
+    return placement.need_of(demand, "bfloat16" if dtype == "int8" else dtype).activations
+
+
+def _bytes_of(skeleton: Any, dtype: Dtype) -> Callable[[Any, str, Any], int]:
+    """Bytes of a tensor; in int8 the weights of linear layers take one each, but for the head and what stays wide."""
+    wide = {id(skeleton.get_output_embeddings())} | {
+        id(module) for name, module in skeleton.named_modules()
+        if name.rpartition(".")[2] in (skeleton._keep_in_fp32_modules or ())
+    }  # fmt: skip
+
+    def n_bytes(module: Any, name: str, tensor: Any) -> int:
+        linear = type(module).__name__ in {"Linear", "Conv1D"} and name == "weight" and id(module) not in wide
+        return int(tensor.numel()) * (1 if dtype == "int8" and linear else tensor.element_size())
+
+    return n_bytes
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def _torch_dtype(dtype: Dtype) -> torch.dtype:
+    """Of what is not in 8 bits; bfloat16 beside int8, since some families leave float16's range."""
+    found: torch.dtype = getattr(torch, "bfloat16" if dtype == "int8" else dtype)
+    return found
+
+
+def _read(
+    architecture: Architecture, checkpoint: Checkpoint, dtype: Dtype, where: dict[str, str], allow_pickle: bool
+) -> Any:
+    """The trained model; every weight comes from the files."""
+    name, config = checkpoint.name, architecture.config
+    tensors = weights.read(Path(checkpoint.folder), name, allow_pickle)
+    if checkpoint.base_folder:
+        base = weights.read(Path(checkpoint.base_folder), name, allow_pickle)
+        tensors = weights.added(base, tensors, name, config.get_text_config().vocab_size)
+    options: dict[str, Any] = {} if where == {"": "cpu"} else {"device_map": where}
+    if dtype == "int8":
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    model, found = architecture.model_class.from_pretrained(
+        None, config=config, state_dict=tensors, dtype=_torch_dtype(dtype), ignore_mismatched_sizes=True,
+        output_loading_info=True, **options,
+    )  # fmt: skip
+    has_head = architecture.stack == "encoder" and model.base_model is not model
+    weights_checks.require_own_weights(found, f"{model.base_model_prefix}." if has_head else "")
+    model = model.base_model if has_head else model
+    weights_checks.require_finite(model)
+    return model
+
+
+def _drawn(architecture: Architecture, seed: int, dtype: Dtype, where: dict[str, str]) -> Any:
+    """The untrained model: weights drawn on the CPU, where they depend on the seed and not on the card."""
+    if dtype == "int8":
+        raise ValueError("an untrained twin is not drawn in int8; use bfloat16")
+    torch.manual_seed(seed)
+    model = architecture.auto.from_config(architecture.config, dtype=_torch_dtype(dtype), trust_remote_code=False)
+    model = (model.base_model if architecture.stack == "encoder" else model).eval()
+    if len(where) > 1:
+        from accelerate import dispatch_model
+
+        return dispatch_model(model, where, skip_keys=model._skip_keys_device_placement)
+    return model.to(where[""])
+
+
+def _limit(checkpoint: Checkpoint, model: Any) -> int:
+    """Tokens of a window. RoBERTa and its like count positions from the padding token's id on."""
+    limit = checkpoint.context_size or T5_CONTEXT
+    positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(positions, "padding_idx", None)
+    return limit if padding is None else limit - padding - 1

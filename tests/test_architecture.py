@@ -28,7 +28,9 @@ RANKS = [
     {"harness.placement"},
     {"harness.lexicon"},
     {"harness.ngram"},
-    {"harness.controls", "harness.tokens", "harness.tiny", "harness.pooling"},
+    {"harness.controls", "harness.tokens", "harness.tiny", "harness.pooling", "harness.weights", "harness.device_map",
+     "harness.room", "harness.architectures"},
+    {"harness.weights_checks"},
     {"harness.reader"},
     {"harness.folds"},
     {"harness.fitting"},
@@ -68,8 +70,19 @@ ALLOWED = {
 HOMES = {
     "ray": {"harness.actors", "harness.schedule", "harness.assemble"},
     "cupy": {"kernels.arrays", "harness.doctor"},
-    "torch": {"harness.reader", "harness.pooling", "harness.extract", "harness.tiny", "harness.doctor"},
-    "transformers": {"harness.reader", "harness.tiny"},
+    "torch": {
+        "harness.architectures",
+        "harness.reader",
+        "harness.room",
+        "harness.weights",
+        "harness.weights_checks",
+        "harness.pooling",
+        "harness.extract",
+        "harness.tiny",
+        "harness.doctor",
+    },
+    "transformers": {"harness.architectures", "harness.reader", "harness.tiny"},
+    "accelerate": {"harness.reader"},
 }
 
 

@@ -14,8 +14,8 @@ def folder(tmp_path):
     return tiny.build("llama", tmp_path / "m", ["the old bee watched the hive"], seed=0)
 
 
-def _load(folder):
-    return reader.load(checkpoints.resolve(str(folder)))
+def _load(folder, **options):
+    return reader.load(checkpoints.resolve(str(folder)), **options)
 
 
 def _rewrite(folder, change):
@@ -63,15 +63,13 @@ def test_a_damaged_tokenizer_is_refused_by_the_models_name(folder, content):
         _load(folder)
 
 
-def test_a_model_that_sees_what_is_to_come_is_refused(folder):
-    from transformers import BertConfig, BertLMHeadModel
-
-    config = BertConfig(
-        vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
-    )
-    BertLMHeadModel(config).save_pretrained(folder)
-    with pytest.raises(ValueError, match="'bert' sees what is to come"):
-        _load(folder)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_decoder_that_sees_what_is_to_come_is_refused(tmp_path, dtype):
+    """As the embedding models made of Gemma 3 are: a decoder's class, and attention both ways."""
+    folder = tiny.build("gemma3_text", tmp_path / "m", ["the old bee watched the hive"], seed=0)
+    _reconfigure(folder, use_bidirectional_attention=True)
+    with pytest.raises(ValueError, match="'gemma3_text' sees what is to come"):
+        _load(folder, dtype=dtype)
 
 
 def test_bos_comes_from_the_configuration_where_the_tokenizer_names_none(folder):
