@@ -37,13 +37,45 @@ class Model:
 
 
 def load(
-    backend: Backend, checkpoint: Checkpoint, device: str, dtype: Dtype = "float32", untrained_seed: int | None = None
+    backend: Backend,
+    checkpoint: Checkpoint,
+    device: str,
+    dtype: Dtype = "float32",
+    untrained_seed: int | None = None,
+    *,
+    n_gpus: int = 1,
+    allow_pickle: bool = False,
 ) -> Model:
-    """Load a checkpoint, or its untrained twin, with a backend; ValueError where it cannot be loaded."""
-    from harness import extract, reader
+    """Load a checkpoint, or its untrained twin, with a backend.
 
+    Args:
+        backend: the library.
+        checkpoint: a resolved checkpoint.
+        device: "cpu", "cuda" or "cuda:N".
+        dtype: precision of the weights (`precision.dtype_of` chooses).
+        untrained_seed: seed of re-initialised weights; None loads the trained ones.
+        n_gpus: over so many GPUs.
+        allow_pickle: whether pickled weights are read where there are no safetensors.
+
+    Raises:
+        ValueError: if it cannot be loaded, or does not fit into memory (`room.NoRoomError`).
+    """
     if backend != "transformers":
         raise ValueError(f"backend {backend!r} is not there yet; use transformers.")
-    if dtype != "float32":
-        raise ValueError(f"dtype {dtype!r} is not there yet; use float32.")
-    return Model(backend, reader.load(checkpoint, device, untrained_seed), extract.extract)
+    return load_transformers(checkpoint, device, dtype, untrained_seed, n_gpus=n_gpus, allow_pickle=allow_pickle)
+
+
+def load_transformers(
+    checkpoint: Checkpoint,
+    device: str,
+    dtype: Dtype = "float32",
+    untrained_seed: int | None = None,
+    *,
+    n_gpus: int = 1,
+    allow_pickle: bool = False,
+) -> Model:
+    """Load with transformers; arguments and errors of `load`."""
+    from harness import extract, reader
+
+    loaded = reader.load(checkpoint, device, untrained_seed, dtype, n_gpus=n_gpus, allow_pickle=allow_pickle)
+    return Model("transformers", loaded, extract.extract)

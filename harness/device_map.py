@@ -17,7 +17,7 @@ class Part:
     """A module that stays whole.
 
     name: its path in the model. n_bytes: of its weights and buffers, but for those that an earlier part holds. tied_to:
-    that part, which must be on the same GPU (the embedding, of a head that is the embedding); "" for none.
+    the part with which it must be on one GPU (the embedding, of a head that is the embedding); "" for none.
     """
 
     name: str
@@ -43,6 +43,8 @@ def parts_of(model: Any, bytes_of: Callable[[Any, str, Any], int]) -> list[Part]
                 else:
                     n_bytes += bytes_of(owner, own, tensor)
                     holder[id(tensor)] = name
+        if parts and n_bytes and not any(True for _ in module.parameters()):
+            tied_to = parts[0].name  # tables that every block reads (rotary angles) are made beside the embeddings
         for key in [key for key, part in holder.items() if part == name and tied_to]:
             holder[key] = tied_to
         parts.append(Part(name, n_bytes, tied_to))

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from harness import architectures, device_map, placement, room, tokens, weights, weights_checks
+from harness import architectures, device_map, placement, precision, room, tokens, weights, weights_checks
 from harness.architectures import Architecture, Stack
 from harness.checkpoints import Checkpoint
 from harness.records import Context, Tokens
@@ -89,7 +89,8 @@ def load(
     Raises:
         ValueError: if the folder cannot be loaded; if weights are missing, of another shape or not finite (transformers
             would draw them at random); if the model is no decoder, no encoder and not of the T5 family, or a decoder
-            that sees what is to come; if the tokenizer does not fit it; if a GPU or a library is not there.
+            that sees what is to come; if the tokenizer does not fit it; if its family is not read
+            in this precision; if a GPU or a library is not there.
         room.NoRoomError: if it does not fit into memory; nothing has been read then.
     """
     from transformers.utils import logging
@@ -102,6 +103,7 @@ def load(
         skeleton = architecture.skeleton(_torch_dtype(dtype))
     except Exception as error:
         raise _not_loaded(checkpoint, error) from error
+    precision.dtype_of(checkpoint.family, architecture.stack, checkpoint.n_parameters, dtype)
     where = _place(checkpoint, architecture, skeleton, dtype, devices, max_memory, untrained_seed is not None)
     try:
         if untrained_seed is not None:

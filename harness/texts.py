@@ -11,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from harness import checkpoints, contexts, extract, reader, surprisal
+from harness import checkpoints, contexts, extract, precision, reader, surprisal
 from harness.records import Stimuli
 
 
@@ -58,13 +58,19 @@ def surprisals(file: str, names: Sequence[str], context: str) -> pd.DataFrame:
         context: "passage" (starts afresh at each passage) or "corpus".
 
     Returns:
-        One row per model and word: model, revision, passage, word_id, word, surprisal_bits, n_tokens.
+        One row per model and word: model, revision, dtype, passage, word_id, word, surprisal_bits, n_tokens.
+
+    Raises:
+        ValueError: if a model cannot be loaded, or is an encoder.
     """
     stimuli = read(file)
     parts = []
     for name in names:
         checkpoint = checkpoints.resolve(name)
-        model = reader.load(checkpoint)
+        dtype = precision.dtype_of(checkpoint.family, "decoder", checkpoint.n_parameters)
+        model = reader.load(checkpoint, dtype=dtype)
+        if model.stack == "encoder":
+            raise ValueError(f"{checkpoint.name} is an encoder, which gives no probabilities; give a decoder or a T5.")
         encoded = [model.encode(part) for part in contexts.build(stimuli, context)]
         with Progress(console=Console(stderr=True), transient=True) as shown:
             bar = shown.add_task(checkpoint.name, total=1.0)
@@ -77,6 +83,7 @@ def surprisals(file: str, names: Sequence[str], context: str) -> pd.DataFrame:
                 {
                     "model": checkpoint.name,
                     "revision": checkpoint.revision,
+                    "dtype": dtype,
                     "passage": stimuli.passages,
                     "word_id": words.word_ids,
                     "word": stimuli.texts,

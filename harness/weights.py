@@ -15,6 +15,8 @@ from typing import Any
 from harness.checkpoints import is_buffer, weight_files
 
 # An index names the shards; a small checkpoint is one file.
+# Numbers that are added at once: a sum of two precisions makes a float32 copy of what it adds.
+_BLOCK = 2**20
 _PICKLED_INDEX, _PICKLED = "pytorch_model.bin.index.json", "pytorch_model.bin"
 
 
@@ -111,7 +113,7 @@ def added(base: dict[str, Any], delta: dict[str, Any], name: str, vocabulary: in
 
 
 class _Sum:
-    """A tensor of a base and its difference; at most it, one float32 copy and one of the base are in memory."""
+    """A tensor of a base and its difference. While it is read, the sum and one of the two are in memory."""
 
     def __init__(self, base: Any, delta: Any) -> None:
         self.base, self.delta = base, delta
@@ -119,9 +121,13 @@ class _Sum:
     def __getitem__(self, where: Any) -> Any:
         import torch
 
-        total, base = self.delta[...].to(torch.float32, copy=True), self.base[...]
-        rows = total if total.shape == base.shape else total[: len(base)]
-        rows += base
+        total = torch.zeros(self.get_shape(), dtype=torch.float32)
+        flat = total.view(-1)  # rows that the base lacks are the last
+        for part in (self.delta, self.base):
+            numbers = part[...].reshape(-1)
+            for start in range(0, len(numbers), _BLOCK):
+                block = numbers[start : start + _BLOCK]
+                flat[start : start + len(block)] += block
         return total[where]
 
     def get_shape(self) -> tuple[int, ...]:
