@@ -34,7 +34,7 @@ def parts_of(model: Any, bytes_of: Callable[[Any, str, Any], int]) -> list[Part]
     """
     parts: list[Part] = []
     holder: dict[int, str] = {}  # id of a tensor -> the part that holds it
-    for name, module in _whole_modules(model, "", set(model._no_split_modules or ())):
+    for name, module in _whole_modules(model, "", whole=False):
         tied_to, n_bytes = "", 0
         for owner in module.modules():
             for own, tensor in _own_tensors(owner):
@@ -56,12 +56,13 @@ def _own_tensors(module: Any) -> list[tuple[str, Any]]:
     return [(name, tensor) for name, tensor in own if tensor is not None]
 
 
-def _whole_modules(module: Any, name: str, whole: set[str]) -> list[tuple[str, Any]]:
+def _whole_modules(module: Any, name: str, whole: bool) -> list[tuple[str, Any]]:
+    """Blocks are the members of the outermost lists of modules, in every family of transformers."""
     children = list(module.named_children())
-    if not children or _own_tensors(module) or type(module).__name__ in whole:
+    if whole or not children or _own_tensors(module):
         return [(name, module)]
-    path = f"{name}." if name else ""
-    return [part for child, inner in children for part in _whole_modules(inner, path + child, whole)]
+    path, of_a_list = f"{name}." if name else "", type(module).__name__ == "ModuleList"
+    return [part for child, inner in children for part in _whole_modules(inner, path + child, of_a_list)]
 
 
 def spread(parts: Sequence[Part], room: Sequence[int]) -> dict[str, int]:

@@ -137,6 +137,8 @@ def _not_loaded(checkpoint: Checkpoint, error: Exception) -> ValueError:
 
 def _devices(device: str, n_gpus: int, dtype: Dtype) -> list[str]:
     """The devices by name, each checked to be there, with the libraries that it takes."""
+    if n_gpus < 1:
+        raise ValueError(f"n_gpus is {n_gpus}; it must be 1 or more (on the CPU too it is 1).")
     if device == "cpu":
         if n_gpus > 1 or dtype == "int8":
             raise ValueError(f"{n_gpus} GPUs and int8 want the device 'cuda'." if n_gpus > 1 else _NO_INT8)

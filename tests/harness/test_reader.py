@@ -78,3 +78,129 @@ def test_bos_comes_from_the_configuration_where_the_tokenizer_names_none(folder)
     assert _load(folder).prefix == (0,)
     _reconfigure(folder, bos_token_id=None)
     assert _load(folder).prefix == ()
+
+
+TEXT = ["the old bee watched the hive"]
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
+def test_of_an_encoder_the_stack_is_read_and_not_the_head(tmp_path, family):
+    """A checkpoint of the stack alone, as sentence encoders are, gives the same numbers as one with its head."""
+    import torch
+    from transformers import AutoModelForMaskedLM
+
+    folder = tiny.build(family, tmp_path / "m", TEXT, seed=0)
+    with_head = _load(folder)
+    stack = AutoModelForMaskedLM.from_pretrained(folder).base_model
+    (tmp_path / "m" / "model.safetensors").unlink()
+    stack.save_pretrained(folder)
+    alone = _load(folder)
+    assert alone.stack == with_head.stack == "encoder"
+    assert not any(name.startswith(("cls.", "lm_head.", "head.")) for name, _ in alone.model.named_parameters())
+    ids = torch.tensor([[0, 7, 9, 1]])
+    with torch.no_grad():
+        one, other = (loaded.model(ids).last_hidden_state for loaded in (with_head, alone))
+    assert torch.equal(one, other)
+
+
+def test_a_weight_that_is_missing_in_an_encoder_is_not_drawn_at_random(tmp_path):
+    folder = tiny.build("bert", tmp_path / "m", TEXT, seed=0)
+    _rewrite(folder, lambda tensors: {key: tensor for key, tensor in tensors.items() if ".layer.2." not in key})
+    with pytest.raises(ValueError, match=r"weights are missing in the file, the first is bert\.encoder\.layer\.2"):
+        _load(folder)
+
+
+def test_a_bert_that_its_configuration_calls_a_decoder_is_one(tmp_path):
+    folder = tiny.build("bert", tmp_path / "m", TEXT, seed=0)
+    _reconfigure(folder, is_decoder=True)
+    loaded = _load(folder)
+    assert (loaded.stack, loaded.suffix) == ("decoder", ())
+
+
+def test_a_model_of_no_stack_that_is_read_is_refused(folder):
+    _reconfigure(folder, model_type="vit")
+    with pytest.raises(ValueError, match="'vit' is neither a decoder, nor an encoder, nor of the T5 family"):
+        _load(folder)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"dtype": "int8"}, "int8 is computed on CUDA alone"),
+    ({"device": "cuda", "dtype": "int8"}, r"1 GPUs from cuda:0 on are wanted, torch sees 0"),
+    ({"device": "cuda", "n_gpus": 4}, r"4 GPUs from cuda:0 on are wanted, torch sees 0"),
+    ({"n_gpus": 2}, "2 GPUs and int8 want the device 'cuda'"),
+    ({"device": "cuda:1", "n_gpus": 2}, "device 'cuda:1' is not"),
+    ({"device": "meta"}, "device 'meta' is not 'cpu', 'cuda' or 'cuda:N'"),
+    ({"device": "disk"}, "device 'disk' is not"),
+    ({"device": "cuda:"}, "device 'cuda:' is not"),
+    ({"n_gpus": 0}, "n_gpus is 0"),
+])  # fmt: skip
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(folder, monkeypatch, options, message):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    checkpoint = checkpoints.resolve(str(folder))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=message):
+        reader.load(checkpoint, **options)
+
+
+def test_int8_without_its_library_says_which(folder, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr(reader, "find_spec", lambda library: None if library == "bitsandbytes" else object())
+    with pytest.raises(ValueError, match="pip install bitsandbytes"):
+        _load(folder, device="cuda", dtype="int8")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_found_in_half_precision(folder, dtype, value):
+    def spoil(tensors):
+        key = "model.layers.2.mlp.down_proj.weight"
+        tensors[key][3, 5] = value
+        return tensors
+
+    _rewrite(folder, spoil)
+    with pytest.raises(ValueError, match=r"1 weights are not finite, the first is model\.layers\.2\.mlp\.down_proj"):
+        _load(folder, dtype=dtype)
+
+
+def test_a_weight_that_float16_cannot_hold_is_found(folder):
+    _rewrite(folder, lambda tensors: tensors | {"model.norm.weight": np.full(48, 1e6, np.float32)})
+    assert _load(folder, dtype="bfloat16").dtype == "bfloat16"
+    with pytest.raises(ValueError, match=r"are not finite, the first is model\.norm"):
+        _load(folder, dtype="float16")
+
+
+def test_activations_that_leave_the_range_of_float16_are_found_on_loading(folder):
+    _rewrite(folder, lambda tensors: tensors | {"lm_head.weight": 30_000 * np.sign(tensors["lm_head.weight"])})
+    assert _load(folder, dtype="bfloat16").dtype == "bfloat16"
+    with pytest.raises(ValueError, match="logits are not finite in float16; use bfloat16 or float32"):
+        _load(folder, dtype="float16")
+
+
+def test_an_untrained_twin_is_the_same_whenever_it_is_drawn(folder):
+    one, again, other = (_load(folder, untrained_seed=seed, dtype="bfloat16") for seed in (1, 1, 2))
+    weights = [loaded.model.get_input_embeddings().weight for loaded in (one, again, other)]
+    assert weights[0].equal(weights[1])
+    assert not weights[0].equal(weights[2])
+    assert not one.model.training
+
+
+def test_log_probabilities_are_float32_sums_whatever_the_weights_are(folder):
+    """They are as fine as float32, and near those of float32 weights."""
+    from harness import contexts, extract
+    from harness.records import Stimuli
+
+    (text,) = contexts.build(Stimuli(("a",), ("the old bee watched",), ("p",)), "passage")
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        loaded = _load(folder, dtype=dtype)
+        found[dtype] = extract.extract(loaded, [loaded.encode(text)])
+    logs = {dtype: part.log_probabilities[0] for dtype, part in found.items()}
+    np.testing.assert_allclose(logs["bfloat16"], logs["float32"], atol=0.5)
+    assert not np.array_equal(logs["bfloat16"].astype(np.float32), _bfloat16(logs["bfloat16"]))
+    assert {matrix.dtype for matrix in found["bfloat16"].features.values.values()} == {np.dtype("float32")}
+
+
+def _bfloat16(values):
+    import torch
+
+    return torch.from_numpy(values).bfloat16().float().numpy()
