@@ -6,6 +6,7 @@ anything is read, and it is read once, tensor by tensor, straight to where it st
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -93,10 +94,10 @@ def load(
             in this precision; if a GPU or a library is not there.
         room.NoRoomError: if it does not fit into memory; nothing has been read then.
     """
-    from transformers.utils import logging
+    from transformers.utils import logging as reports
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    reports.set_verbosity_error()
+    reports.disable_progress_bar()
     devices = _devices(device, n_gpus, dtype)
     try:
         architecture = architectures.read(checkpoint.folder)
@@ -230,6 +231,8 @@ def _read(
     if dtype == "int8":
         from transformers import BitsAndBytesConfig
 
+        # It says at every layer that bfloat16 is multiplied as float16.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     model, found = architecture.model_class.from_pretrained(
         None, config=config, state_dict=tensors, dtype=_torch_dtype(dtype), ignore_mismatched_sizes=True,

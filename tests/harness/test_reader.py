@@ -8,6 +8,8 @@ from safetensors.numpy import load_file, save_file
 
 from harness import checkpoints, reader, tiny
 
+TEXT = ["the old bee watched the hive"]
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -80,9 +82,6 @@ def test_bos_comes_from_the_configuration_where_the_tokenizer_names_none(folder)
     assert _load(folder).prefix == ()
 
 
-TEXT = ["the old bee watched the hive"]
-
-
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
 def test_of_an_encoder_the_stack_is_read_and_not_the_head(tmp_path, family):
     """A checkpoint of the stack alone, as sentence encoders are, gives the same numbers as one with its head."""
@@ -101,6 +100,26 @@ def test_of_an_encoder_the_stack_is_read_and_not_the_head(tmp_path, family):
     with torch.no_grad():
         one, other = (loaded.model(ids).last_hidden_state for loaded in (with_head, alone))
     assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("family", "old"), [
+    ("gpt2", lambda t: {key.removeprefix("transformer."): w for key, w in t.items()}
+     | {f"h.{k}.attn.bias": np.ones((1, 1, 9, 9), np.float32) for k in range(4)}),
+    ("bert", lambda t: {key.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): w
+                        for key, w in t.items()} | {"bert.pooler.dense.weight": np.ones((48, 48), np.float32)}),
+    ("llama", lambda t: t | {f"model.layers.{k}.self_attn.rotary_emb.inv_freq": np.ones(6, np.float32)
+                             for k in range(4)}),
+    ("t5", lambda t: t | {f"{stack}.embed_tokens.weight": t["shared.weight"] for stack in ("encoder", "decoder")}),
+])  # fmt: skip
+def test_the_names_and_tables_of_old_checkpoints_give_the_same_model(tmp_path, family, old):
+    folder = tiny.build(family, tmp_path / "m", TEXT, seed=0)
+    new = _load(folder).model.state_dict()
+    before = (folder / "model.safetensors").read_bytes()
+    _rewrite(folder, old)
+    assert (folder / "model.safetensors").read_bytes() != before
+    found = _load(folder).model.state_dict()
+    assert found.keys() == new.keys()
+    assert all(found[key].equal(new[key]) for key in new)
 
 
 def test_a_weight_that_is_missing_in_an_encoder_is_not_drawn_at_random(tmp_path):
@@ -147,6 +166,28 @@ def test_int8_without_its_library_says_which(folder, monkeypatch):
     monkeypatch.setattr(reader, "find_spec", lambda library: None if library == "bitsandbytes" else object())
     with pytest.raises(ValueError, match="pip install bitsandbytes"):
         _load(folder, device="cuda", dtype="int8")
+
+
+@pytest.mark.parametrize("family", ["llama", "t5", "gpt2"])
+def test_int8_takes_the_bytes_that_were_counted_and_stays_near_float32(tmp_path, family):
+    """On the CPU kernels of bitsandbytes, which are too slow to be offered."""
+    pytest.importorskip("bitsandbytes")
+    import torch
+
+    from harness import architectures, device_map
+
+    checkpoint = checkpoints.resolve(str(tiny.build(family, tmp_path / "m", TEXT, seed=0)))
+    architecture = architectures.read(checkpoint.folder)
+    eighth = reader._read(architecture, checkpoint, "int8", {"": torch.device("cpu")}, False)
+    skeleton = architecture.skeleton(torch.bfloat16)
+    counted = sum(part.n_bytes for part in device_map.parts_of(skeleton, reader._bytes_of(skeleton, "int8")))
+    held = [*eighth.parameters(), *eighth.buffers()]
+    assert counted == sum(tensor.numel() * tensor.element_size() for tensor in held)
+    ids = torch.arange(4, 14)[None]
+    more = {"decoder_input_ids": ids} if architecture.stack == "encoder-decoder" else {}
+    with torch.no_grad():
+        ours, exact = (model(ids, **more).logits[0].float() for model in (eighth, reader.load(checkpoint).model))
+    assert torch.cosine_similarity(ours, exact, dim=-1).min() > 0.97
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
