@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import torch
 
+from harness.spec import Dtype
+
 Stack = Literal["decoder", "encoder-decoder", "encoder"]
 
 
@@ -34,10 +36,16 @@ class Architecture:
         found = self.auto._model_mapping[type(self.config)]
         return found[0] if isinstance(found, (list, tuple)) else found
 
-    def skeleton(self, dtype: torch.dtype) -> Any:
+    def skeleton(self, dtype: Dtype) -> Any:
         """The model without numbers, on the meta device: what it will take, exactly."""
         with torch.device("meta"):
-            return self.auto.from_config(self.config, dtype=dtype, trust_remote_code=False)
+            return self.auto.from_config(self.config, dtype=torch_dtype(dtype), trust_remote_code=False)
+
+
+def torch_dtype(dtype: Dtype) -> torch.dtype:
+    """Of what is not in 8 bits; bfloat16 beside int8, since some families leave float16's range."""
+    found: torch.dtype = getattr(torch, "bfloat16" if dtype == "int8" else dtype)
+    return found
 
 
 def read(folder: str) -> Architecture:

@@ -7,24 +7,21 @@ anything is read, and it is read once, tensor by tensor, straight to where it st
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness import architectures, device_map, placement, precision, room, tokens, weights, weights_checks
-from harness.architectures import Architecture, Stack
+from harness import allocation, architectures, precision, tokens, weights, weights_checks
+from harness.architectures import Architecture, Stack, torch_dtype
 from harness.checkpoints import Checkpoint
 from harness.records import Context, Tokens
 from harness.spec import Dtype
 
 # T5 v1.1 has relative positions and no limit of its own; it was trained on 512 tokens.
 T5_CONTEXT = 512
-_NO_INT8 = "int8 is computed on CUDA alone (bitsandbytes); give the device 'cuda', or use bfloat16."
 
 
 @dataclass(frozen=True)
@@ -90,22 +87,25 @@ def load(
     Raises:
         ValueError: if the folder cannot be loaded; if weights are missing, of another shape or not finite (transformers
             would draw them at random); if the model is no decoder, no encoder and not of the T5 family, or a decoder
-            that sees what is to come; if the tokenizer does not fit it; if its family is not read
-            in this precision; if a GPU or a library is not there.
+            that sees what is to come; if the tokenizer does not fit it; if its family is not read in this precision; if
+            a GPU or a library is not there.
         room.NoRoomError: if it does not fit into memory; nothing has been read then.
     """
     from transformers.utils import logging as reports
 
     reports.set_verbosity_error()
     reports.disable_progress_bar()
-    devices = _devices(device, n_gpus, dtype)
+    devices = allocation.devices(device, n_gpus, dtype)
     try:
         architecture = architectures.read(checkpoint.folder)
-        skeleton = architecture.skeleton(_torch_dtype(dtype))
+        skeleton = architecture.skeleton(dtype)
     except Exception as error:
         raise _not_loaded(checkpoint, error) from error
     precision.dtype_of(checkpoint.family, architecture.stack, checkpoint.n_parameters, dtype)
-    where = _place(checkpoint, architecture, skeleton, dtype, devices, max_memory, untrained_seed is not None)
+    weights_checks.require_fit(checkpoint.name, architecture.tokenizer, skeleton)
+    where = allocation.places(
+        checkpoint.name, architecture, skeleton, dtype, devices, max_memory or {}, drawn=untrained_seed is not None
+    )
     try:
         if untrained_seed is not None:
             model = _drawn(architecture, untrained_seed, dtype, where)
@@ -113,7 +113,6 @@ def load(
             model = _read(architecture, checkpoint, dtype, where, allow_pickle)
     except Exception as error:
         raise _not_loaded(checkpoint, error) from error
-    weights_checks.require_fit(checkpoint.name, architecture.tokenizer, model)
     if architecture.stack == "decoder":
         weights_checks.require_causal(checkpoint.name, model, torch.device(devices[0]), dtype)
     return Reader(
@@ -133,91 +132,6 @@ def _not_loaded(checkpoint: Checkpoint, error: Exception) -> ValueError:
     return ValueError(f"{checkpoint.name}: cannot be loaded from {checkpoint.folder}: {reason}")
 
 
-# --- where it goes ----------------------------------------------------------------------------------------------------
-
-
-def _devices(device: str, n_gpus: int, dtype: Dtype) -> list[str]:
-    """The devices by name, each checked to be there, with the libraries that it takes."""
-    if n_gpus < 1:
-        raise ValueError(f"n_gpus is {n_gpus}; it must be 1 or more (on the CPU too it is 1).")
-    if device == "cpu":
-        if n_gpus > 1 or dtype == "int8":
-            raise ValueError(f"{n_gpus} GPUs and int8 want the device 'cuda'." if n_gpus > 1 else _NO_INT8)
-        return ["cpu"]
-    if not re.fullmatch(r"cuda(:\d+)?", device) or (n_gpus > 1 and device != "cuda"):
-        raise ValueError(f"device {device!r} is not 'cpu', 'cuda' or 'cuda:N' (one GPU); give one of these.")
-    first = int(device.partition(":")[2] or 0)
-    there = torch.cuda.device_count()
-    if first + n_gpus > there:
-        raise ValueError(f"{n_gpus} GPUs from cuda:{first} on are wanted, torch sees {there}; use fewer, or the CPU.")
-    for library, wanted in (("accelerate", True), ("bitsandbytes", dtype == "int8")):
-        if wanted and find_spec(library) is None:
-            raise ValueError(f"{library} is not installed, without which no model goes there: pip install {library}")
-    return [f"cuda:{k}" for k in range(first, first + n_gpus)]
-
-
-def _place(
-    checkpoint: Checkpoint,
-    architecture: Architecture,
-    skeleton: Any,
-    dtype: Dtype,
-    devices: list[str],
-    max_memory: Mapping[str, int] | None,
-    untrained: bool,
-) -> dict[str, str]:
-    """Part of the model -> device, for whose memory there is room; {"": device} where there is one."""
-    parts = device_map.parts_of(skeleton, _bytes_of(skeleton, dtype))
-    weights_bytes = sum(part.n_bytes for part in parts)
-    activations = _activations(checkpoint, architecture, dtype)
-    free = {name: min(room.free_bytes(name), (max_memory or {}).get(name, 2**63)) for name in {*devices, "cpu"}}
-    where = {"": devices[0]}
-    wanted = {devices[0]: weights_bytes + activations}
-    if len(devices) > 1:
-        try:
-            cut = device_map.spread(parts, [free[name] - activations for name in devices])
-        except ValueError as error:
-            raise room.NoRoomError(f"{checkpoint.name}: {error}") from error
-        where = {part: devices[k] for part, k in cut.items()}
-        wanted = {}
-    if untrained:  # weights are drawn in main memory
-        wanted["cpu"] = wanted.get("cpu", 0) + weights_bytes * (devices != ["cpu"])
-    said = f"{weights_bytes / 1e9:.2f} GB of weights in {dtype}, {activations / 1e9:.2f} GB for a batch"
-    room.require_room(checkpoint.name, wanted, free, said)
-    return where
-
-
-def _activations(checkpoint: Checkpoint, architecture: Architecture, dtype: Dtype) -> int:
-    text = architecture.config.get_text_config()
-    demand = placement.Demand(
-        checkpoint.name, checkpoint.family, architecture.stack, checkpoint.n_parameters,
-        hidden_size=text.hidden_size, vocabulary=text.vocab_size,
-    )  # fmt: skip
-    return placement.need_of(demand, "bfloat16" if dtype == "int8" else dtype).activations
-
-
-def _bytes_of(skeleton: Any, dtype: Dtype) -> Callable[[Any, str, Any], int]:
-    """Bytes of a tensor; in int8 the weights of linear layers take one each, but for the head and what stays wide."""
-    wide = {id(skeleton.get_output_embeddings())} | {
-        id(module) for name, module in skeleton.named_modules()
-        if name.rpartition(".")[2] in (skeleton._keep_in_fp32_modules or ())
-    }  # fmt: skip
-
-    def n_bytes(module: Any, name: str, tensor: Any) -> int:
-        linear = type(module).__name__ in {"Linear", "Conv1D"} and name == "weight" and id(module) not in wide
-        return int(tensor.numel()) * (1 if dtype == "int8" and linear else tensor.element_size())
-
-    return n_bytes
-
-
-# --- weights ----------------------------------------------------------------------------------------------------------
-
-
-def _torch_dtype(dtype: Dtype) -> torch.dtype:
-    """Of what is not in 8 bits; bfloat16 beside int8, since some families leave float16's range."""
-    found: torch.dtype = getattr(torch, "bfloat16" if dtype == "int8" else dtype)
-    return found
-
-
 def _read(
     architecture: Architecture, checkpoint: Checkpoint, dtype: Dtype, where: dict[str, str], allow_pickle: bool
 ) -> Any:
@@ -235,7 +149,7 @@ def _read(
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     model, found = architecture.model_class.from_pretrained(
-        None, config=config, state_dict=tensors, dtype=_torch_dtype(dtype), ignore_mismatched_sizes=True,
+        None, config=config, state_dict=tensors, dtype=torch_dtype(dtype), ignore_mismatched_sizes=True,
         output_loading_info=True, **options,
     )  # fmt: skip
     has_head = architecture.stack == "encoder" and model.base_model is not model
@@ -250,13 +164,14 @@ def _drawn(architecture: Architecture, seed: int, dtype: Dtype, where: dict[str,
     if dtype == "int8":
         raise ValueError("an untrained twin is not drawn in int8; use bfloat16")
     torch.manual_seed(seed)
-    model = architecture.auto.from_config(architecture.config, dtype=_torch_dtype(dtype), trust_remote_code=False)
-    model = (model.base_model if architecture.stack == "encoder" else model).eval()
+    model = architecture.auto.from_config(architecture.config, dtype=torch_dtype(dtype), trust_remote_code=False)
     if len(where) > 1:
         from accelerate import dispatch_model
 
-        return dispatch_model(model, where, skip_keys=model._skip_keys_device_placement)
-    return model.to(where[""])
+        model = dispatch_model(model, where, skip_keys=model._skip_keys_device_placement)
+    else:
+        model = model.to(where[""])
+    return (model.base_model if architecture.stack == "encoder" else model).eval()
 
 
 def _limit(checkpoint: Checkpoint, model: Any) -> int:

@@ -30,7 +30,7 @@ RANKS = [
     {"harness.ngram"},
     {"harness.controls", "harness.tokens", "harness.tiny", "harness.pooling", "harness.weights", "harness.device_map",
      "harness.room", "harness.architectures"},
-    {"harness.weights_checks"},
+    {"harness.weights_checks", "harness.allocation"},
     {"harness.reader"},
     {"harness.folds"},
     {"harness.fitting"},
@@ -71,6 +71,7 @@ HOMES = {
     "ray": {"harness.actors", "harness.schedule", "harness.assemble"},
     "cupy": {"kernels.arrays", "harness.doctor"},
     "torch": {
+        "harness.allocation",
         "harness.architectures",
         "harness.reader",
         "harness.room",

@@ -21,7 +21,7 @@ def checkpoint(request, tmp_path_factory):
 
 
 def _parts(checkpoint):
-    skeleton = architectures.read(checkpoint.folder).skeleton(torch.float32)
+    skeleton = architectures.read(checkpoint.folder).skeleton("float32")
     return skeleton, device_map.parts_of(skeleton, lambda _module, _name, tensor: tensor.numel() * 4)
 
 
@@ -120,6 +120,15 @@ def test_a_model_cut_over_devices_gives_the_numbers_of_the_whole(checkpoint, two
     with torch.inference_mode():
         ours, theirs = (model(input_ids=ids, **more)[0] for model in (cut, whole.model))
     assert torch.equal(ours, theirs)
+
+
+def test_an_untrained_twin_is_cut_as_the_trained_model_is(checkpoint, two_devices):
+    architecture = architectures.read(checkpoint.folder)
+    where = {name: f"cpu:{gpu + 1}" for name, gpu in device_map.spread(_parts(checkpoint)[1], [10**9] * 2).items()}
+    cut = reader._drawn(architecture, 5, "float32", where)
+    whole = reader.load(checkpoint, untrained_seed=5).model
+    assert sum(hasattr(module, "_hf_hook") for module in cut.modules()) > tiny.BLOCKS
+    assert all(one.equal(other) for one, other in zip(cut.parameters(), whole.parameters(), strict=True))
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="wants two GPUs")

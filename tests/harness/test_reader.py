@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from harness import checkpoints, reader, tiny
+from harness import allocation, checkpoints, reader, tiny
 
 TEXT = ["the old bee watched the hive"]
 
@@ -146,7 +146,7 @@ def test_a_model_of_no_stack_that_is_read_is_refused(folder):
     ({"dtype": "int8"}, "int8 is computed on CUDA alone"),
     ({"device": "cuda", "dtype": "int8"}, r"1 GPUs from cuda:0 on are wanted, torch sees 0"),
     ({"device": "cuda", "n_gpus": 4}, r"4 GPUs from cuda:0 on are wanted, torch sees 0"),
-    ({"n_gpus": 2}, "2 GPUs and int8 want the device 'cuda'"),
+    ({"n_gpus": 2}, "2 GPUs are wanted, but the device is 'cpu'"),
     ({"device": "cuda:1", "n_gpus": 2}, "device 'cuda:1' is not"),
     ({"device": "meta"}, "device 'meta' is not 'cpu', 'cuda' or 'cuda:N'"),
     ({"device": "disk"}, "device 'disk' is not"),
@@ -163,7 +163,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_read(folder, m
 
 def test_int8_without_its_library_says_which(folder, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr(reader, "find_spec", lambda library: None if library == "bitsandbytes" else object())
+    monkeypatch.setattr(allocation, "find_spec", lambda library: None if library == "bitsandbytes" else object())
     with pytest.raises(ValueError, match="pip install bitsandbytes"):
         _load(folder, device="cuda", dtype="int8")
 
@@ -179,8 +179,8 @@ def test_int8_takes_the_bytes_that_were_counted_and_stays_near_float32(tmp_path,
     checkpoint = checkpoints.resolve(str(tiny.build(family, tmp_path / "m", TEXT, seed=0)))
     architecture = architectures.read(checkpoint.folder)
     eighth = reader._read(architecture, checkpoint, "int8", {"": torch.device("cpu")}, False)
-    skeleton = architecture.skeleton(torch.bfloat16)
-    counted = sum(part.n_bytes for part in device_map.parts_of(skeleton, reader._bytes_of(skeleton, "int8")))
+    skeleton = architecture.skeleton("int8")
+    counted = sum(part.n_bytes for part in device_map.parts_of(skeleton, allocation.bytes_of(skeleton, "int8")))
     held = [*eighth.parameters(), *eighth.buffers()]
     assert counted == sum(tensor.numel() * tensor.element_size() for tensor in held)
     ids = torch.arange(4, 14)[None]

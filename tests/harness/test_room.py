@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from harness import checkpoints, reader, room, tiny
+from harness import allocation, checkpoints, reader, room, tiny
 
 GB = 10**9
 
@@ -32,29 +32,29 @@ def test_it_is_refused_before_a_weight_is_read(checkpoint, tmp_path):
     """A configuration of 400 billion parameters over a file of a few thousand: no figure of the file is asked."""
     config = tmp_path / "m" / "config.json"
     large = {"hidden_size": 16384, "intermediate_size": 53248, "num_hidden_layers": 126, "num_attention_heads": 128,
-             "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256}  # fmt: skip
+             "num_key_value_heads": 8, "head_dim": 128}  # fmt: skip
     config.write_text(json.dumps(json.loads(config.read_text()) | large))
     (tmp_path / "m" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(room.NoRoomError, match=r"811\.\d+ GB of weights in bfloat16"):
+    with pytest.raises(room.NoRoomError, match=r"803\.\d+ GB of weights in bfloat16"):
         reader.load(checkpoint, dtype="bfloat16")
 
 
 def test_half_the_precision_is_half_the_weights(checkpoint, tmp_path):
     config = tmp_path / "m" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"vocab_size": 10**9}))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"intermediate_size": 10**9}))
     found = []
     for dtype in ("float32", "bfloat16"):
         with pytest.raises(room.NoRoomError) as refused:
             reader.load(checkpoint, dtype=dtype)
         found.append(float(str(refused.value).partition("(")[2].partition(" GB of weights")[0]))
-    assert found == [pytest.approx(2 * 48 * 4, rel=0.01), pytest.approx(2 * 48 * 2, rel=0.01)]
+    assert found == [pytest.approx(4 * 3 * 48 * n_bytes, rel=0.01) for n_bytes in (4, 2)]
 
 
 def test_int8_counts_linear_layers_by_one_byte_and_the_rest_by_two(checkpoint):
     from harness import architectures, device_map
 
-    skeleton = architectures.read(checkpoint.folder).skeleton(reader._torch_dtype("int8"))
-    parts = {part.name: part.n_bytes for part in device_map.parts_of(skeleton, reader._bytes_of(skeleton, "int8"))}
+    skeleton = architectures.read(checkpoint.folder).skeleton("int8")
+    parts = {part.name: part.n_bytes for part in device_map.parts_of(skeleton, allocation.bytes_of(skeleton, "int8"))}
     width, wide = tiny.WIDTH, 2 * tiny.WIDTH
     assert parts["model.layers.0"] == 4 * width * width + 3 * width * wide + 2 * 2 * width
     assert parts["lm_head"] == parts["model.embed_tokens"] == 2 * width * checkpoint.vocabulary
@@ -97,14 +97,14 @@ def test_main_memory_is_what_the_kernel_calls_available(tmp_path):
 
 
 def test_an_untrained_twin_is_drawn_in_main_memory(checkpoint, monkeypatch):
-    monkeypatch.setattr(reader, "_devices", lambda *_: ["cuda:0"])
+    monkeypatch.setattr(allocation, "devices", lambda *_: ["cuda:0"])
     monkeypatch.setattr(room, "free_bytes", lambda device: 1000 if device == "cpu" else 10**12)
     with pytest.raises(room.NoRoomError, match="of main memory"):
         reader.load(checkpoint, "cuda", untrained_seed=1)
 
 
 def test_over_several_gpus_each_must_hold_its_share_and_a_batch(checkpoint, monkeypatch):
-    monkeypatch.setattr(reader, "_devices", lambda *_: ["cuda:0", "cuda:1"])
+    monkeypatch.setattr(allocation, "devices", lambda *_: ["cuda:0", "cuda:1"])
     monkeypatch.setattr(room, "free_bytes", lambda device: GB if device == "cpu" else 20_000_000)
     with pytest.raises(room.NoRoomError, match=r"m: 0\.0 GB of weights fit on no cut over 2 GPUs"):
         reader.load(dataclasses.replace(checkpoint), "cuda", n_gpus=2)
