@@ -22,11 +22,14 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from harness.claims import TTL_S, Claim, Claims
+
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 # A folder aside that is older than this belongs to a run that was killed.
 STALE_S = 24 * 3600
+CHUNK_BYTES = 8 * 2**20
 
 
 class Store:
@@ -37,6 +40,7 @@ class Store:
         self.fs, root = fsspec.core.url_to_fs(out)
         self.root = f"{root.rstrip('/')}/units"
         self.is_local = isinstance(self.fs, LocalFileSystem)
+        self.claims = Claims(self.fs, f"{self.root}/.claims")
 
     def folder(self, kind: str, key: str) -> str:
         """Where a unit lies or would lie."""
@@ -118,10 +122,56 @@ class Store:
             local = Path(folder if self.is_local else copies)
             for name, facts in manifest["files"].items():
                 if not self.is_local:
-                    self.fs.get_file(f"{folder}/{name}", str(local / name))
+                    self._fetch(f"{folder}/{name}", local / name, facts["bytes"])
                 if _sha256(local / name) != facts["sha256"]:
                     raise ValueError(f"{folder}/{name} is corrupt: its checksum changed.")
             yield local
+
+    def take(self, kind: str, key: str, ttl_s: float = TTL_S) -> Claim | None:
+        """Claim a unit that is to be computed, until `release`.
+
+        None where it is not ours to compute: it is finished (`has`), or somebody else computes it (`claimed`). Then do
+        other work and look again. Where the holder was killed the claim is free at once on the same machine, and after
+        `ttl_s` of its silence elsewhere.
+        """
+        if self.manifest(kind, key) is not None:
+            return None
+        claim = self.claims.take(kind, key, ttl_s)
+        if claim and self.manifest(kind, key) is not None:  # finished between the look and the claim
+            claim.release()
+            return None
+        return claim
+
+    @contextmanager
+    def claim(self, kind: str, key: str, ttl_s: float = TTL_S) -> Iterator[bool]:
+        """While open, whether a unit is ours to compute; see `take`."""
+        claim = self.take(kind, key, ttl_s)
+        try:
+            yield claim is not None
+        finally:
+            if claim:
+                claim.release()
+
+    def claimed(self, kind: str, key: str) -> str:
+        """Who computes a unit, in words; "" where nobody does."""
+        holder = self.claims.holder(kind, key)
+        return str(holder) if holder else ""
+
+    def wait(self, kind: str, key: str, timeout_s: float) -> bool:
+        """Wait while somebody else computes a unit; whether it is finished."""
+        until, pause_s = time.monotonic() + timeout_s, 0.05
+        while self.manifest(kind, key) is None:
+            if time.monotonic() >= until or not self.claimed(kind, key):
+                return self.manifest(kind, key) is not None
+            time.sleep(min(pause_s, max(0.0, until - time.monotonic())))
+            pause_s = min(2.0, 1.5 * pause_s)
+        return True
+
+    def _fetch(self, path: str, file: Path, size: int) -> None:
+        """Copy by ranges: a filesystem in memory gives all who open a file the same place in it."""
+        with file.open("wb") as stream:
+            for start in range(0, size, CHUNK_BYTES):
+                stream.write(self.fs.cat_file(path, start=start, end=min(start + CHUNK_BYTES, size)))
 
     def require_writable(self) -> None:
         """Raise OSError that names OUT where nothing can be written, before any work is done."""

@@ -21,7 +21,7 @@ RANKS = [
     {"kernels.ridge"},
     {"kernels.banded"},
     {"harness.recording"},
-    {"harness.records", "harness.spec"},
+    {"harness.records", "harness.spec", "harness.claims"},
     {"harness.models", "harness.datasets", "harness.tables", "harness.store", "harness.cluster",
      "harness.precision"},
     {"harness.checkpoints"},
