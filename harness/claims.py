@@ -21,11 +21,14 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
+
+from harness.transfer import again, remove
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +97,7 @@ class Claim:
         self._ended.set()
         self._thread.join()  # else a beat under way would write the file again
         if not self.is_lost:
-            _remove(self.fs, self.path)
+            remove(self.fs, self.path)
         with _lock:
             _held.discard((hash(self.fs), _unit_of(self.path)))
 
@@ -138,25 +141,24 @@ class Claims:
             return None
         others = set(self._files(kind, key)) - {path, *known}
         if others:  # somebody began at another generation, for what we knew was released in between
-            _remove(self.fs, path)
+            remove(self.fs, path)
             return None
         for dead in known:
             logger.info("claim=%s was left by a dead holder", dead)
-            _remove(self.fs, dead)
+            remove(self.fs, dead)
         return Claim(self.fs, path, holder)
 
     def _write_first(self, path: str, holder: Holder) -> bool:
         """Write a file that must not be there yet; whether it is ours."""
-        self.fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        try:
-            if isinstance(self.fs, LocalFileSystem):
-                with self.fs.open(path, "xb") as stream:
-                    stream.write(_written(holder))
+        again(self.fs.makedirs, path.rpartition("/")[0], exist_ok=True)
+        if isinstance(self.fs, LocalFileSystem):
+            with suppress(FileExistsError), self.fs.open(path, "xb") as stream:
+                stream.write(_written(holder))
                 return True
-            self._write_remote(path, holder)
-        except FileExistsError:
             return False
-        time.sleep(_SETTLE_S)
+        with suppress(FileExistsError):  # of another; or ours, where only the answer was lost
+            again(self._write_remote, path, holder)
+            time.sleep(_SETTLE_S)
         found = self._read(path)[1]
         return found is not None and found.owner == holder.owner
 
@@ -178,14 +180,14 @@ class Claims:
         folder = f"{self.folder}/{kind}"
         self.fs.invalidate_cache(folder)
         try:
-            return sorted(f"{folder}/{path.rpartition('/')[2]}" for path in self.fs.ls(folder, detail=False))
+            return sorted(f"{folder}/{path.rpartition('/')[2]}" for path in again(self.fs.ls, folder, detail=False))
         except FileNotFoundError:
             return []
 
     def _read(self, path: str) -> tuple[bytes | None, Holder | None]:
         """What a file says, raw and understood; None where it is gone, or half written."""
         try:
-            raw: bytes = self.fs.cat_file(path)
+            raw: bytes = again(self.fs.cat_file, path)
         except FileNotFoundError:
             return None, None
         try:
@@ -206,13 +208,6 @@ class Claims:
 
 def _written(holder: Holder) -> bytes:
     return json.dumps(asdict(holder)).encode()
-
-
-def _remove(fs: Any, path: str) -> None:
-    try:
-        fs.rm_file(path)
-    except FileNotFoundError:  # its successor removed it
-        return
 
 
 def _unit_of(path: str) -> str:

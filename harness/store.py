@@ -3,11 +3,18 @@
 A unit is a folder OUT/units/KIND/KEY with its files and, written last, a manifest that lists them with sizes and
 checksums: present means complete. The key is a hash of everything that decides the content (never of batch size or of
 the machine), so that a second run finds the first one's work, whatever was killed in between.
+
+On a local disk a unit takes its place by one rename, after its bytes are on the disk. A remote has no such step: its
+files are written one by one and the manifest last. Two that write one unit at once (claims prevent it) may mix their
+files there; checksums find it, and the unit is computed again.
+
+To see that a unit is there nothing is read: the size of each file, and its date or version, are those of the manifest.
+Where a date differs, as in a copied store, checksums are compared once. Whoever opens a unit compares them in any case.
 """
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
 import logging
 import shutil
@@ -15,21 +22,26 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from harness import transfer
 from harness.claims import TTL_S, Claim, Claims
+from harness.manifest import MANIFEST, CorruptUnit, StoredUnit, compare, describe, look
+
+__all__ = ["CorruptUnit", "Store"]
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 # A folder aside that is older than this belongs to a run that was killed.
 STALE_S = 24 * 3600
-CHUNK_BYTES = 8 * 2**20
+# What this process has compared already: filesystem, path, stamp and checksum of a file.
+_compared: set[tuple[int, str, str, str]] = set()
 
 
 class Store:
@@ -46,65 +58,39 @@ class Store:
         """Where a unit lies or would lie."""
         return f"{self.root}/{kind}/{key}"
 
+    # --- what is there ------------------------------------------------------------------------------------------------
+
     def manifest(self, kind: str, key: str) -> dict[str, Any] | None:
         """The manifest of a finished unit; None where it is absent, unreadable or a file has not the size it states."""
-        folder = self.folder(kind, key)
-        try:
-            found: dict[str, Any] = json.loads(self.fs.cat_file(f"{folder}/{MANIFEST}"))
-            whole = all(self.fs.size(f"{folder}/{name}") == facts["bytes"] for name, facts in found["files"].items())
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
-        return found if whole else None
+        unit = look(self.fs, self.folder(kind, key), kind, key)
+        return unit.manifest if unit and not unit.fault else None
 
     def has(self, kind: str, key: str) -> bool:
-        """Whether a unit is finished and every checksum is right; a damaged one is named in the log and removed."""
-        if self.manifest(kind, key) is None:
+        """Whether a unit is finished and as it was written; a damaged one is named in the log and removed."""
+        unit = look(self.fs, self.folder(kind, key), kind, key)
+        if unit is None:
             return False
         try:
-            with self.open(kind, key):
-                return True
-        except ValueError as error:
+            if unit.fault:
+                self._condemn(unit, unit.fault)
+            if not unit.is_untouched:
+                self._compare(unit)
+                self._stamp(unit)
+        except FileNotFoundError:  # removed by another driver, which found the same
+            return False
+        except CorruptUnit as error:
             logger.warning("%s It is computed again.", error)
-            self.fs.rm(self.folder(kind, key), recursive=True)
             return False
+        return True
 
-    def put(self, kind: str, key: str, write: Callable[[Path], None], facts: dict[str, Any]) -> None:
-        """Make a unit: `write` fills a folder aside, which then takes its place in one step.
+    def verify(self, kind: str, key: str) -> None:
+        """Compare every checksum of a finished unit, but those that this process has compared before.
 
-        Args:
-            kind: "features", "ceilings" or "scores".
-            key: hash of what defines the unit.
-            write: called with an empty local folder.
-            facts: JSON-able, kept in the manifest.
+        Raises:
+            FileNotFoundError: if the unit is not there.
+            CorruptUnit: if a size or checksum is not that in the manifest. The unit is then removed: `has` is False.
         """
-        aside = Path(self.root) / f".aside-{uuid.uuid4().hex}" if self.is_local else Path(tempfile.mkdtemp())
-        aside.mkdir(parents=True, exist_ok=True)
-        try:
-            write(aside)
-            files = {
-                file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(aside.iterdir())
-            }
-            manifest = {"kind": kind, "key": key, "files": files, **facts}
-            (aside / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
-            if self.manifest(kind, key) is None:  # else another driver was faster, with the same content
-                self._install(aside, self.folder(kind, key))
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-
-    def _install(self, aside: Path, folder: str) -> None:
-        if not self.is_local:
-            for file in sorted(aside.iterdir(), key=lambda file: file.name == MANIFEST):
-                self.fs.put_file(str(file), f"{folder}/{file.name}")
-            return
-        final = Path(folder)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        if final.exists():  # damaged: some file is missing or cut short
-            shutil.rmtree(final, ignore_errors=True)
-        try:
-            aside.rename(final)
-        except OSError:
-            if not (final / MANIFEST).is_file():  # unless another driver came in between
-                raise
+        self._compare(self._finished(kind, key))
 
     @contextmanager
     def open(self, kind: str, key: str) -> Iterator[Path]:
@@ -112,20 +98,136 @@ class Store:
 
         Raises:
             FileNotFoundError: if the unit is not there.
-            ValueError: if a file's checksum is not the one in the manifest.
+            CorruptUnit: as `verify`.
         """
-        manifest = self.manifest(kind, key)
+        unit = self._finished(kind, key)
+        if self.is_local:
+            self._compare(unit)
+            yield Path(unit.folder)
+            return
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as copies:
+            with transfer.space_for(f"a copy of {kind} unit {key}", copies):
+                self._compare(unit, Path(copies))
+            yield Path(copies)
+
+    def _finished(self, kind: str, key: str) -> StoredUnit:
+        unit = look(self.fs, self.folder(kind, key), kind, key)
+        if unit is None:
+            raise FileNotFoundError(
+                f"no finished unit {self.folder(kind, key)}; run the same command again and it is computed."
+            )
+        if unit.fault:
+            self._condemn(unit, unit.fault)
+        return unit
+
+    def _compare(self, unit: StoredUnit, copies: Path | None = None) -> None:
+        """Compare what was not compared before, or all that is copied; what is damaged is removed."""
+        known = {
+            name: (hash(self.fs), f"{unit.folder}/{name}", unit.stamps[name], facts["sha256"])
+            for name, facts in unit.files.items()
+        }
+        fault = compare(self.fs, unit, [name for name in known if copies or known[name] not in _compared], copies)
+        if fault:
+            self._condemn(unit, fault)
+        _compared.update(entry for name, entry in known.items() if unit.stamps[name])
+
+    def _condemn(self, unit: StoredUnit, fault: CorruptUnit) -> None:
+        """Remove a damaged unit, where that is allowed, and raise."""
+        try:
+            self.remove(unit.kind, unit.key)
+        except PermissionError as error:
+            logger.warning("%s cannot be removed: %s", unit.folder, error)
+        raise fault
+
+    def remove(self, kind: str, key: str) -> None:
+        """Take a unit away: from then on it is absent, whatever happens while its files go."""
         folder = self.folder(kind, key)
-        if manifest is None:
-            raise FileNotFoundError(f"no finished unit {folder}; run the same command again and it is computed.")
-        with tempfile.TemporaryDirectory() as copies:
-            local = Path(folder if self.is_local else copies)
+        if not self.is_local:
+            transfer.remove(self.fs, f"{folder}/{MANIFEST}")
+            transfer.remove(self.fs, folder, recursive=True)
+            return
+        aside = Path(self.root) / f".aside-{uuid.uuid4().hex}"
+        with suppress(FileNotFoundError):
+            Path(folder).rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _stamp(self, unit: StoredUnit) -> None:
+        """Note the dates of now, after checksums were compared, so that the next run need not; nor if it cannot."""
+        files = {name: {**facts, "stamp": unit.stamps[name]} for name, facts in unit.files.items()}
+        content = _written({**unit.manifest, "files": files})
+        with suppress(OSError):
+            if not self.is_local:
+                self.fs.pipe_file(f"{unit.folder}/{MANIFEST}", content)
+                return
+            aside = Path(unit.folder) / f".{uuid.uuid4().hex}"
+            aside.write_bytes(content)
+            aside.replace(Path(unit.folder) / MANIFEST)
+
+    # --- what is made -------------------------------------------------------------------------------------------------
+
+    def put(self, kind: str, key: str, write: Callable[[Path], None], facts: dict[str, Any]) -> None:
+        """Make a unit: `write` fills a folder aside, which then takes its place.
+
+        Args:
+            kind: "features", "ceilings" or "scores".
+            key: hash of what defines the unit.
+            write: called with an empty local folder.
+            facts: JSON-able, kept in the manifest.
+
+        Raises:
+            OSError: if a disk is full (ENOSPC, saying which), or the filesystem fails three times. Nothing is left.
+        """
+        aside = Path(self.root) / f".aside-{uuid.uuid4().hex}" if self.is_local else Path(tempfile.mkdtemp())
+        what = f"{kind} unit {key}"
+        try:
+            with transfer.space_for(what, str(aside.parent)):
+                aside.mkdir(parents=True, exist_ok=True)
+                write(aside)
+                files = describe(sorted(aside.iterdir()))
+            made = datetime.now(UTC).isoformat(timespec="seconds")
+            manifest = {"kind": kind, "key": key, "created": made, "files": files, **facts}
+            if self.manifest(kind, key) is None:  # else another driver was faster, with the same content
+                with transfer.space_for(what, self.out):
+                    (self._install if self.is_local else self._send)(aside, self.folder(kind, key), manifest)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _install(self, aside: Path, folder: str, manifest: dict[str, Any]) -> None:
+        """One rename, once every byte is on the disk."""
+        for name, facts in manifest["files"].items():
+            transfer.age(aside / name)
+            facts["stamp"] = transfer.stamp(self.fs.info(str(aside / name)))
+            transfer.sync(aside / name)
+        (aside / MANIFEST).write_bytes(_written(manifest))
+        transfer.sync(aside / MANIFEST)
+        transfer.sync(aside)
+        final = Path(folder)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        while self.manifest(manifest["kind"], manifest["key"]) is None:  # else another driver came in between
+            try:
+                aside.rename(final)
+                break
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
+                self.remove(manifest["kind"], manifest["key"])  # damaged: without a manifest, or cut short
+        transfer.sync(final.parent)
+
+    def _send(self, aside: Path, folder: str, manifest: dict[str, Any]) -> None:
+        """File by file, the manifest last; where one fails, those that were sent are taken back."""
+        try:
             for name, facts in manifest["files"].items():
-                if not self.is_local:
-                    self._fetch(f"{folder}/{name}", local / name, facts["bytes"])
-                if _sha256(local / name) != facts["sha256"]:
-                    raise ValueError(f"{folder}/{name} is corrupt: its checksum changed.")
-            yield local
+                transfer.again(self.fs.put_file, str(aside / name), f"{folder}/{name}")
+                self.fs.invalidate_cache(folder)
+                facts["stamp"] = transfer.stamp(transfer.again(self.fs.info, f"{folder}/{name}"))
+            transfer.again(self.fs.pipe_file, f"{folder}/{MANIFEST}", _written(manifest))
+        except Exception:
+            with suppress(Exception):
+                for name in manifest["files"]:
+                    transfer.remove(self.fs, f"{folder}/{name}")
+            raise
+
+    # --- who makes it -------------------------------------------------------------------------------------------------
 
     def take(self, kind: str, key: str, ttl_s: float = TTL_S) -> Claim | None:
         """Claim a unit that is to be computed, until `release`.
@@ -167,12 +269,6 @@ class Store:
             pause_s = min(2.0, 1.5 * pause_s)
         return True
 
-    def _fetch(self, path: str, file: Path, size: int) -> None:
-        """Copy by ranges: a filesystem in memory gives all who open a file the same place in it."""
-        with file.open("wb") as stream:
-            for start in range(0, size, CHUNK_BYTES):
-                stream.write(self.fs.cat_file(path, start=start, end=min(start + CHUNK_BYTES, size)))
-
     def require_writable(self) -> None:
         """Raise OSError that names OUT where nothing can be written, before any work is done."""
         probe = f"{self.root}/.aside-{uuid.uuid4().hex}"
@@ -194,6 +290,5 @@ class Store:
                     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _written(manifest: dict[str, Any]) -> bytes:
+    return json.dumps(manifest, indent=1, sort_keys=True).encode()

@@ -149,10 +149,10 @@ def test_a_process_number_given_to_another_process_holds_nothing(store, monkeypa
 
 
 def test_a_driver_killed_elsewhere_is_followed_once_it_was_silent_for_its_time(store, elsewhere):
-    process = _start(HOLDER, store.out, 0.5)
+    process = _start(HOLDER, store.out, 0.8)
     assert process.stdout.readline() == b"held\n"
-    deadline = time.monotonic() + 1.5
-    while time.monotonic() < deadline:  # three times as long as its time: its heart beats
+    deadline = time.monotonic() + 1.6
+    while time.monotonic() < deadline:  # twice as long as its time: its heart beats
         assert store.take("features", "k") is None
         time.sleep(0.05)
     process.kill()
@@ -161,7 +161,7 @@ def test_a_driver_killed_elsewhere_is_followed_once_it_was_silent_for_its_time(s
     while (claim := store.take("features", "k")) is None:
         assert time.monotonic() - killed < 10
         time.sleep(0.05)
-    assert 0.3 < time.monotonic() - killed < 3
+    assert time.monotonic() - killed > 0.2, "at its last beat it was alive"
     claim.release()
 
 
