@@ -46,12 +46,20 @@ def _computed_ceiling(
     """(neuroid,) ceilings of one experiment from its subjects, and their kinds; NaN and "" where there are too few."""
     made_of = {"schema": SCORES_VERSION, "version": dataset.version, "part": part, "protocol": protocol.hash}
     key = content_hash(made_of)[:32]
-    if not store.has("ceilings", key):
-        values, kinds = ceilings.of_responses(responses, protocol)
-        columns = {"neuroid_id": list(responses.neuroid_ids), "ceiling": values, "kind": list(kinds)}
-        facts = {"dataset": dataset.name, "part": part, "protocol": protocol.name}
-        store.put("ceilings", key, lambda folder: pq.write_table(pa.table(columns), folder / "ceilings.parquet"), facts)
+    while not store.has("ceilings", key):
+        with store.claim("ceilings", key) as ours:
+            if ours:
+                _compute(dataset, part, responses, protocol, store, key)
+            else:
+                store.wait("ceilings", key, timeout_s=60)
     with store.open("ceilings", key) as folder:
         found = pq.read_table(folder / "ceilings.parquet")
     at = indices_of(responses.neuroid_ids, found["neuroid_id"].to_pylist(), "ceilings")
     return found["ceiling"].to_numpy()[at], [found["kind"].to_pylist()[i] for i in at]
+
+
+def _compute(dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store, key: str) -> None:
+    values, kinds = ceilings.of_responses(responses, protocol)
+    columns = {"neuroid_id": list(responses.neuroid_ids), "ceiling": values, "kind": list(kinds)}
+    facts = {"schema": SCORES_VERSION, "dataset": dataset.name, "part": part, "protocol": protocol.name}
+    store.put("ceilings", key, lambda folder: pq.write_table(pa.table(columns), folder / "ceilings.parquet"), facts)

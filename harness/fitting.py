@@ -114,7 +114,7 @@ class Layers:
 
     def width(self, index: int) -> int:
         """Columns of the layer's matrix."""
-        return int(self.features.values[self.features.layers[index]].shape[1])
+        return int(self.features.shapes[self.features.layers[index]][1])
 
 
 # Fits every layer on every neuroid: for each layer in order, the fits of its blocks of neuroids in order.

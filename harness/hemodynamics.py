@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from harness.records import Features, Floats, Integers, Responses, Stimuli, indices_of
+from harness.records import Features, Floats, Integers, OnDemand, Responses, Stimuli, indices_of
 from harness.spec import Sampling
 from kernels.gram import standardise
 
@@ -58,14 +58,16 @@ def at_scans(features: Features, stimuli: Stimuli, responses: Responses, samplin
         sampling: how words fall into scans.
 
     Returns:
-        layer -> (scan, hidden x delay) float32; row ids are the scans'.
+        layer -> (scan, hidden x delay) float32, made when asked for; row ids are the scans'.
 
     Raises:
         ValueError: as `scans`, or if a word has no features (naming it).
     """
     how = scans(stimuli, responses, sampling)
     rows = indices_of(stimuli.ids, features.row_ids, "features for the words")
-    return Features({layer: how.carry(matrix[rows]) for layer, matrix in features.values.items()}, responses.row_ids)
+    n_scans, n_delays = len(responses.row_ids), len(sampling.delays)
+    shapes = {layer: (n_scans, hidden * n_delays) for layer, (_, hidden) in features.shapes.items()}
+    return Features(OnDemand(shapes, lambda layer: how.carry(features.values[layer][rows])), responses.row_ids)
 
 
 def scans(stimuli: Stimuli, responses: Responses, sampling: Sampling) -> Scans:

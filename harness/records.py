@@ -6,7 +6,7 @@ their ids, never by their place: a join that loses or doubles an id is an error 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,7 +16,8 @@ from harness.recording import GROUP, Dataset, Floats, Integers, ReadingTimes, Re
 
 __all__ = [
     "GROUP", "Ceiling", "Context", "Dataset", "Extraction", "Features", "Floats", "Fold", "Integers", "Layer",
-    "LayerFit", "ReadingTimes", "Responses", "Stimuli", "Surprisals", "Tokens", "indices_of", "require_unique",
+    "LayerFit", "OnDemand", "ReadingTimes", "Responses", "Stimuli", "Surprisals", "Tokens", "indices_of",
+    "require_unique",
 ]  # fmt: skip
 
 
@@ -64,6 +65,30 @@ class Tokens:
     stimulus_ids: tuple[str, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class OnDemand(Mapping[Layer, Floats]):
+    """Matrices that are made when they are asked for and not kept: all layers of a large model do not fit in memory.
+
+    Attributes:
+        shapes: layer -> (row, hidden), known beforehand.
+        make: gives the matrix of a layer, to several threads at once.
+    """
+
+    shapes: Mapping[Layer, tuple[int, ...]]
+    make: Callable[[Layer], Floats]
+
+    def __getitem__(self, layer: Layer) -> Floats:
+        if layer not in self.shapes:
+            raise KeyError(layer)
+        return self.make(layer)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
 @dataclass(frozen=True)
 class Features:
     """One vector per layer and row.
@@ -73,14 +98,21 @@ class Features:
         row_ids: stimuli, or scans once they passed `hemodynamics`.
     """
 
-    values: dict[Layer, Floats]
+    values: Mapping[Layer, Floats]
     row_ids: tuple[str, ...]
 
     def __post_init__(self) -> None:
         require_unique(self.row_ids, "features")
-        for layer, matrix in self.values.items():
-            if matrix.ndim != 2 or len(matrix) != len(self.row_ids):
-                raise ValueError(f"features of layer {layer}: shape {matrix.shape} for {len(self.row_ids)} row ids.")
+        for layer, shape in self.shapes.items():
+            if len(shape) != 2 or shape[0] != len(self.row_ids):
+                raise ValueError(f"features of layer {layer}: shape {shape} for {len(self.row_ids)} row ids.")
+
+    @property
+    def shapes(self) -> Mapping[Layer, tuple[int, ...]]:
+        """Layer -> (row, hidden), without making a matrix."""
+        if isinstance(self.values, OnDemand):
+            return self.values.shapes
+        return {layer: matrix.shape for layer, matrix in self.values.items()}
 
     @property
     def layers(self) -> tuple[Layer, ...]:

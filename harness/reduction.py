@@ -54,7 +54,7 @@ class ReducedLayers:
 
     def width(self, index: int) -> int:
         """Columns of the layer's matrix."""
-        hidden = int(self.reduction.words.values[self.reduction.layers[index]].shape[1])
+        hidden = int(self.reduction.words.shapes[self.reduction.layers[index]][1])
         return min(hidden, self.reduction.components) * len(self.reduction.scans.delayed)
 
     def __getitem__(self, index: int) -> Floats:

@@ -64,7 +64,10 @@ class ScoreUnit:
             for table, content in made.items():
                 pq.write_table(content, folder / f"{table}.parquet")
 
-        facts = {"model": self.source.name, "dataset": self.dataset, "protocol": self.protocol.name}
+        facts = {
+            "schema": SCORES_VERSION, "model": self.source.name, "dataset": self.dataset,
+            "protocol": self.protocol.name, "features": self.features.key if self.features else None,
+        }  # fmt: skip
         store.put("scores", self.key, write, facts)
 
     def _brain_tables(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: Spread) -> dict[str, pa.Table]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import datetime
 import json
 import subprocess
+import weakref
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness import contexts, surprisal
 from harness.checkpoints import Checkpoint
-from harness.records import Features, Layer, Stimuli, Surprisals
+from harness.records import Features, Layer, OnDemand, Stimuli, Surprisals
 from harness.spec import Dtype, Protocol, content_hash
 from harness.store import Store
 
@@ -100,8 +102,8 @@ class FeatureUnit:
             words = surprisal.per_word(read, found.log_probabilities)
             arrays |= {"surprisal_bits": words.bits, "n_tokens": words.n_tokens}
         facts = {
-            "model": self.source.name, "context": how.context, "backend": model.backend, "dtype": self.dtype,
-            "n_tokens": sum(len(part.ids) for part in read), **found.facts,
+            "schema": FEATURES_VERSION, "model": self.source.name, "context": how.context, "backend": model.backend,
+            "dtype": self.dtype, "n_tokens": sum(len(part.ids) for part in read), **found.facts,
         }  # fmt: skip
         metadata = {"row_ids": json.dumps([i for part in read for i in part.stimulus_ids])}
         store.put(
@@ -110,16 +112,26 @@ class FeatureUnit:
 
 
 def stored_features(unit: FeatureUnit, store: Store) -> tuple[Features | None, Surprisals | None]:
-    """What a finished feature unit holds, under the row ids that were stored with it."""
+    """What a finished feature unit holds, under the row ids that were stored with it.
+
+    A layer is read when it is asked for. The file, or the copy of a remote's, is kept while something refers to them.
+    """
     from safetensors import safe_open
 
-    with store.open("features", unit.key) as folder, safe_open(folder / "features.safetensors", "numpy") as file:
+    with ExitStack() as stack:
+        folder = stack.enter_context(store.open("features", unit.key))
+        file = stack.enter_context(safe_open(folder / "features.safetensors", "numpy"))
         ids = tuple(json.loads(file.metadata()["row_ids"]))
-        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    layers = {_layer(key): arrays[key] for key in arrays if "." in key}
-    features = Features(dict(sorted(layers.items())), ids) if unit.states else None
-    words = Surprisals(ids, arrays["surprisal_bits"], arrays["n_tokens"]) if unit.surprisals else None
-    return features, words
+        words = None
+        if unit.surprisals:
+            words = Surprisals(ids, file.get_tensor("surprisal_bits"), file.get_tensor("n_tokens"))
+        if not unit.states:
+            return None, words
+        keys = sorted((_layer(key), key) for key in file.keys() if "." in key)  # noqa: SIM118 - not a mapping
+        shapes = {layer: tuple(file.get_slice(key).get_shape()) for layer, key in keys}
+        layers = OnDemand(shapes, lambda layer: file.get_tensor(str(layer)))
+        weakref.finalize(layers, stack.pop_all().close)
+    return Features(layers, ids), words
 
 
 def _layer(key: str) -> Layer:

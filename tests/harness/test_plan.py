@@ -84,6 +84,22 @@ def test_a_variant_reads_what_its_name_says(shared, tmp_path):
     np.testing.assert_allclose(found["chat"], stored_features(unit, store)[0].values[Layer("decoder", 3)], atol=1e-5)
 
 
+@pytest.mark.parametrize("out", ["disk", "memory://lazy"])
+def test_stored_layers_are_read_when_asked_for_and_outlive_the_unit(out, tmp_path, shared):
+    """A large model's layers do not fit in memory together; a cleared store does not take away what is being read."""
+    from harness import backends, checkpoints
+
+    checkpoint = checkpoints.resolve(str(shared / "models" / "stories260K"))
+    store = Store(str(tmp_path / out) if out == "disk" else out)
+    shown = Stimuli(("a", "b"), ("the cat sat on the mat", "and the dog ran"), ("p", "p"))
+    unit = FeatureUnit(Source("m", "model", checkpoint.revision, 1, checkpoint), shown, PAPER, True, True)
+    unit.run(backends.load("transformers", checkpoint, "cpu"), store)
+    features, _ = stored_features(unit, store)
+    assert features.shapes[Layer("decoder", 2)] == (2, 64)
+    store.remove("features", unit.key)
+    assert np.isfinite(features.values[Layer("decoder", 2)]).all()
+
+
 @pytest.mark.parametrize("flag", ["--vectors", "--corpus"])
 def test_a_file_that_is_not_there_is_wrong_use_before_anything_runs(flag, tmp_path, capsys):
     out = tmp_path / "out"

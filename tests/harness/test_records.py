@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from harness.records import Features, Layer, Responses, Stimuli, indices_of
+from harness.records import Features, Layer, OnDemand, Responses, Stimuli, indices_of
 
 
 def test_an_id_that_stands_twice_is_named():
@@ -35,3 +35,20 @@ def test_an_infinite_response_is_named_and_nan_is_allowed():
 def test_features_whose_rows_do_not_match_their_ids_are_refused():
     with pytest.raises(ValueError, match=r"decoder\.1"):
         Features({Layer("decoder", 1): np.zeros((3, 2))}, ("a", "b"))
+
+
+def test_matrices_on_demand_are_made_when_asked_for_and_their_shapes_are_known_before():
+    asked = []
+
+    def make(layer):
+        asked.append(layer)
+        return np.zeros((2, 3))
+
+    first, absent = Layer("decoder", 0), Layer("decoder", 1)
+    features = Features(OnDemand({first: (2, 3)}, make), ("a", "b"))
+    assert features.layers == (first,) and features.shapes[first] == (2, 3) and not asked
+    assert features.values[first].shape == (2, 3) and asked == [first]
+    with pytest.raises(KeyError):
+        features.values[absent]
+    with pytest.raises(ValueError, match=r"decoder\.0"):
+        Features(OnDemand({first: (3, 3)}, make), ("a", "b"))
