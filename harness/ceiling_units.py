@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,8 +11,10 @@ import pyarrow.parquet as pq
 from harness import ceilings
 from harness.records import Ceiling, Dataset, Floats, Responses, indices_of
 from harness.spec import Protocol, content_hash
-from harness.store import Store
+from harness.store import CorruptUnit, Store
 from harness.units import SCORES_VERSION
+
+logger = logging.getLogger(__name__)
 
 
 def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceiling:
@@ -46,16 +50,28 @@ def _computed_ceiling(
     """(neuroid,) ceilings of one experiment from its subjects, and their kinds; NaN and "" where there are too few."""
     made_of = {"schema": SCORES_VERSION, "version": dataset.version, "part": part, "protocol": protocol.hash}
     key = content_hash(made_of)[:32]
-    while not store.has("ceilings", key):
+    found = _stored(store, key)
+    while found is None:
         with store.claim("ceilings", key) as ours:
             if ours:
                 _compute(dataset, part, responses, protocol, store, key)
             else:
                 store.wait("ceilings", key, timeout_s=60)
-    with store.open("ceilings", key) as folder:
-        found = pq.read_table(folder / "ceilings.parquet")
+        found = _stored(store, key)
     at = indices_of(responses.neuroid_ids, found["neuroid_id"].to_pylist(), "ceilings")
     return found["ceiling"].to_numpy()[at], [found["kind"].to_pylist()[i] for i in at]
+
+
+def _stored(store: Store, key: str) -> pa.Table | None:
+    """What is in the store; None where it is not there, or is damaged and was removed."""
+    if not store.has("ceilings", key):
+        return None
+    try:
+        with store.open("ceilings", key) as folder:
+            return pq.read_table(folder / "ceilings.parquet")
+    except CorruptUnit as error:
+        logger.warning("%s It is computed again.", error)
+        return None
 
 
 def _compute(dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store, key: str) -> None:

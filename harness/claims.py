@@ -127,12 +127,12 @@ class Claims:
 
     def holder(self, kind: str, key: str) -> Holder | None:
         """Who holds a unit, as far as is known; None where nobody does."""
-        living = [path for path in self._files(kind, key) if not self._is_dead(path)]
+        living = [path for path in self._files(kind, key) if not self.is_dead(path)]
         return self._read(living[-1])[1] if living else None
 
     def _create(self, kind: str, key: str, ttl_s: float) -> Claim | None:
         known = self._files(kind, key)
-        if [path for path in known if not self._is_dead(path)]:
+        if [path for path in known if not self.is_dead(path)]:
             return None
         generation = int(known[-1].rpartition(".")[2]) + 1 if known else 0
         path = f"{self.folder}/{kind}/{key}.{generation:06d}"
@@ -195,7 +195,8 @@ class Claims:
         except (ValueError, TypeError):
             return raw, None
 
-    def _is_dead(self, path: str) -> bool:
+    def is_dead(self, path: str) -> bool:
+        """Whether the holder of a claim's file is known to have ended; of another machine's only after a while."""
         raw, holder = self._read(path)
         if raw is None or (holder and holder.is_gone):
             return True

@@ -108,6 +108,12 @@ def _parser() -> argparse.ArgumentParser:
     words.add_argument("--context", choices=("passage", "corpus"), default="passage")
     words.add_argument("--out", metavar="CSV", help="write there instead of to stdout")
 
+    kept = add("cache", commands.cache, "What the store holds: list it, read it through, clear what is of no use.")
+    kept.add_argument("what", choices=("ls", "verify", "gc"), help="list; compare checksums; remove what is of no use")
+    kept.add_argument("out", nargs="?", default="results", metavar="OUT", help="as of `run` (default: results)")
+    kept.add_argument("--unused", action="store_true", help="gc: also units of which no run's tables are made")
+    kept.add_argument("--yes", action="store_true", help="gc: remove, instead of showing what would be removed")
+
     conform = add(
         "conform", commands.conform, "Compare with recorded vectors of Brain-Score: |dr|, splits, alphas, by case."
     )

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from harness.printing import document, show
+from harness.printing import document, show, size
 from harness.spec import SPECS, EvaluationSpec, ProtocolName, Variant
 
 
@@ -213,3 +213,64 @@ def doctor(arguments: argparse.Namespace) -> int:
 
     found = doctor.examine(arguments.data_root or ".")
     return show(found, arguments.json) or int(any(row["state"] == "broken" for row in found))
+
+
+def cache(arguments: argparse.Namespace) -> int:
+    """What the store holds, whether it is as it was written, and what of it is of no use."""
+    from harness.store import Store
+
+    store = Store(arguments.out)
+    if not store.fs.isdir(store.root):
+        raise FileNotFoundError(f"no units under {arguments.out}; give the --out of a run.")
+    return {"ls": _cache_ls, "verify": _cache_verify, "gc": _cache_gc}[arguments.what](store, arguments)
+
+
+def _cache_ls(store: Any, arguments: argparse.Namespace) -> int:
+    from harness import cache
+
+    found = cache.ls(store)
+    if arguments.json:
+        document([asdict(unit) for unit in found])
+        return 0
+    rows = [asdict(unit) | {"key": unit.key[:12], "bytes": size(unit.bytes), "runs": len(unit.runs)} for unit in found]
+    if rows:
+        show(rows, as_json=False)
+    print(f"{len(found)} units, {size(sum(unit.bytes for unit in found))} in {store.root}")
+    return 0
+
+
+def _cache_verify(store: Any, arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from harness import cache
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("reading", total=None)
+        n_units, n_bytes, corrupt = cache.verify(
+            store, lambda done, total: progress.update(bar, completed=done, total=total)
+        )
+    if arguments.json:
+        document({"units": n_units, "bytes": n_bytes, "corrupt": [vars(error) for error in corrupt]})
+    else:
+        for error in corrupt:
+            print(f"{error} It is removed; the next run computes it again.")
+        print(f"{n_units} units read, {size(n_bytes)}: {len(corrupt) or 'none'} corrupt")
+    return int(bool(corrupt))
+
+
+def _cache_gc(store: Any, arguments: argparse.Namespace) -> int:
+    from harness import cache
+
+    found = cache.waste(store, unused=arguments.unused)
+    if arguments.yes:
+        cache.remove(store, found)
+    if arguments.json:
+        document({"removed": arguments.yes, "waste": [asdict(each) for each in found]})
+        return 0
+    for each in found:
+        print(f"{size(each.bytes):>9}  {each.path}: {each.why}")
+    total = f"{len(found)} things, {size(sum(each.bytes for each in found))}"
+    print(f"removed {total}" if arguments.yes else f"would remove {total}; give --yes to do it")
+    return 0

@@ -85,7 +85,8 @@ def run(
 
         watcher.busy("putting the tables together")
         actors.start(address)
-        assemble.write(store, plan.run, done, other_rows(plan, outcome, out))
+        others = other_rows(plan, outcome, out) | {"units": _unit_rows(plan.run, done)}
+        assemble.write(store, plan.run, done, others)
     return replace(outcome, seconds=time.monotonic() - started)
 
 
@@ -129,6 +130,17 @@ def other_rows(plan: Plan, outcome: Outcome, out: str) -> dict[str, list[dict[st
         "failures": [{"run": plan.run, "created": now(), **asdict(failure)} for failure in plan.failures],
         "runs": [_run_row(plan, outcome, out)],
     }
+
+
+def _unit_rows(run: str, done: list[ScoreUnit]) -> list[dict[str, Any]]:
+    """The scores, and the features that they were computed from."""
+    rows = {}
+    for unit in done:
+        of = {"run": run, "model": unit.source.name, "dataset": unit.dataset, "protocol": unit.protocol.name}
+        rows[unit.key] = {**of, "kind": "scores", "key": unit.key}
+        if unit.features:
+            rows[unit.features.key] = {**of, "kind": "features", "key": unit.features.key}
+    return list(rows.values())
 
 
 def _fold_rows(plan: Plan) -> Iterator[dict[str, Any]]:

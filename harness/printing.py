@@ -17,7 +17,10 @@ def show(rows: list[dict[str, Any]], as_json: bool) -> int:
     table = Table(*rows[0], box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # a pipe has no edge at which to cut words
+        console.width = 1000
+    console.print(table)
     return 0
 
 
@@ -36,3 +39,11 @@ def _cell(value: Any) -> str:
 def document(content: Any) -> None:
     """One JSON document."""
     print(json.dumps(content, indent=1, default=str))
+
+
+def size(n_bytes: int) -> str:
+    """Bytes for people, in powers of a thousand."""
+    for power, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if n_bytes >= power:
+            return f"{n_bytes / power:.1f} {unit}"
+    return f"{n_bytes} B"

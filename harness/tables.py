@@ -85,6 +85,10 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "run": _TEXT, "dataset": _TEXT, "dataset_version": _TEXT, "protocol": _TEXT, "protocol_hash": _TEXT,
         "part": _TEXT, "fold": _WHOLE, "row_id": _TEXT, "side": _TEXT,
     },
+    # One row per unit of the store that the run's tables are made of.
+    "units": {
+        "run": _TEXT, "kind": _TEXT, "key": _TEXT, "model": _TEXT, "dataset": _TEXT, "protocol": _TEXT,
+    },
     "failures": {
         "run": _TEXT, "model": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "station": _TEXT, "exception": _TEXT,
         "message": _TEXT, "created": _TEXT,

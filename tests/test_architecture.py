@@ -52,6 +52,7 @@ RANKS = [
     {"harness.backends"},
     {"harness.units"},
     {"harness.score_units", "harness.ceiling_units", "harness.quickstart", "harness.texts", "harness.doctor",
+     "harness.cache",
      "harness.fetch"},
     {"harness.listing"},
     {"harness.actors"},
