@@ -31,8 +31,8 @@ _FLOAT64 = Tolerance(r=1e-9, score=1e-10)
 # Hidden states of order 1 and bits of order 10, both computed in float32.
 _FLOAT32 = Tolerance(r=1e-4, score=1e-4)
 # Of v0 in one bootstrap, and of its median: SciPy stops at 1e-8 of the sum of squares, which leaves that much open.
-_CURVES = Tolerance(r=1e-5, score=1e-6)
-_OF_SCIPY = "SciPy's own v0 move by 2e-6, medians by 2e-7, with the last digit of the data"
+_CURVES = Tolerance(r=1e-5, score=3e-6)
+_OF_SCIPY = "SciPy's own v0 move by 2e-6, medians by 5e-7, with the last digit of the data"
 
 
 def compare(vectors: Vectors, folder: Path) -> list[Result]:

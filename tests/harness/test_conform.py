@@ -82,7 +82,7 @@ def test_the_curves_of_ceilings_agree_as_scipy_agrees_with_itself(results):
     (found,) = [result for result in results if result.case == "extrapolation_ceiling_lin_shuffle: curves"]
     assert (found.verdict, found.n_splits) == ("agrees", 100)
     assert found.max_dr < 1e-5
-    assert found.max_dscore < 5e-7
+    assert found.max_dscore < 2e-6
 
 
 @pytest.mark.parametrize(("changed", "said"), [

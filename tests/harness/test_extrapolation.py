@@ -64,15 +64,16 @@ def test_scores_are_those_of_brain_score(case, recorded):
 
 
 def test_ceilings_are_those_of_brain_score(case, recorded):
-    """To what SciPy gives again: on another machine, of the same version, it differs by up to 2.4e-6, 6e-8 and 9e-9."""
+    """To what SciPy gives again: on another machine, of the same version, it differs by up to 2.4e-6, in the median by
+    1.1e-9, in the ceilings by 5.4e-7."""
     found = extrapolate(recorded[0])
     difference = np.abs(found - case["boot_params"])
     assert found.shape == (16, 100, 2)
     assert difference[..., 0].max() < 1e-5
-    assert np.median(difference[..., 0]) < 1e-9
+    assert np.median(difference[..., 0]) < 1e-8
     ceilings = np.median(found[..., 0], axis=1)
-    np.testing.assert_allclose(ceilings, case["neuroid_ceiling"], rtol=0, atol=2e-7)
-    np.testing.assert_allclose(np.median(ceilings), case["ceiling"], rtol=0, atol=2e-8)
+    np.testing.assert_allclose(ceilings, case["neuroid_ceiling"], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(np.median(ceilings), case["ceiling"], rtol=0, atol=2e-7)
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
