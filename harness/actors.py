@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,6 +22,7 @@ from harness import fitting as fittings
 from harness.ceiling_units import compute_ceiling
 from harness.checkpoints import Checkpoint
 from harness.fitting import Fitting, Matrices
+from harness.placement import Placement
 from harness.records import Ceiling, Dataset, Floats
 from harness.score_units import ScoreUnit
 from harness.spec import Protocol
@@ -30,13 +32,21 @@ from kernels.arrays import gpu_available
 from kernels.ridge import FoldFit
 
 
-@ray.remote(max_restarts=2, max_task_retries=2)
+@ray.remote(max_restarts=0, max_task_retries=0)
 class ModelActor:
-    """Holds one checkpoint, or its untrained twin, and reads texts with it."""
+    """Holds one checkpoint, or its untrained twin, and reads texts with it.
 
-    def __init__(self, checkpoint: Checkpoint, out: str, device: str) -> None:
-        self.checkpoint, self.store, self.device = checkpoint, Store(out), device
+    It is not restarted by Ray, which would spend its retries on a node before it knows that the node is dead: who sent
+    a text sends it again, to another actor (readings.py).
+    """
+
+    def __init__(self, checkpoint: Checkpoint, out: str, device: str, placement: Placement) -> None:
+        self.checkpoint, self.store, self.device, self.placement = checkpoint, Store(out), device, placement
         self.loaded: tuple[int | None, object] | None = None
+
+    def where(self) -> tuple[str, tuple[int, ...]]:
+        """Where it came to be: Ray's id of the node, and those of its GPUs there."""
+        return ray.get_runtime_context().get_node_id(), tuple(int(gpu) for gpu in ray.get_gpu_ids())
 
     def read(self, unit: FeatureUnit) -> float:
         """Compute and store one feature unit; seconds it took, loading included.
@@ -49,9 +59,33 @@ class ModelActor:
         seed = unit.source.seed if unit.source.kind == "untrained" else None
         if self.loaded is None or self.loaded[0] != seed:
             self.loaded = None  # two models at once may not fit
-            self.loaded = (seed, backends.load("transformers", self.checkpoint, self.device, unit.dtype, seed))
+            model = backends.load(
+                self.placement.backend, self.checkpoint, self.device, unit.dtype, seed,
+                n_gpus=max(1, self.placement.n_gpus),
+            )  # fmt: skip
+            self.loaded = (seed, model)
         unit.run(self.loaded[1], self.store)  # type: ignore[arg-type]
         return time.monotonic() - started
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def prefetch(checkpoint: Checkpoint) -> int:
+    """Read a checkpoint's files into this node's page cache, so that the actor that comes finds them there; bytes read.
+
+    Nothing is read where they would not fit beside what is in use.
+    """
+    from harness import room
+
+    files = [path for folder in filter(None, (checkpoint.folder, checkpoint.base_folder))
+             for path in sorted(Path(folder).glob("*.safetensors"))]  # fmt: skip
+    n_bytes = sum(path.stat().st_size for path in files)
+    if n_bytes > 0.8 * room.free_bytes("cpu"):
+        return 0
+    for path in files:
+        with path.open("rb", buffering=0) as stream:
+            while stream.read(2**26):
+                pass
+    return n_bytes
 
 
 @ray.remote
@@ -135,6 +169,11 @@ def start(address: str | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
     local = {} if address else {"include_dashboard": False, "object_store_memory": 512 * 2**20}
     ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **local)
+
+
+def is_fault(error: Exception) -> bool:
+    """Whether an actor, a worker or a node was lost; else the program of the task itself raised."""
+    return isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError)
 
 
 def resources() -> tuple[int, int]:

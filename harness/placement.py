@@ -66,6 +66,7 @@ class Placement:
     end_s: float
     need: Need
     refused: str = ""
+    gpus: tuple[int, ...] = ()
 
 
 def need_of(demand: Demand, dtype: Dtype, batch_tokens: int = 8192, n_stimuli: int = 16384) -> Need:
@@ -105,10 +106,11 @@ def place(demands: list[Demand], cluster: Cluster, dtypes: dict[str, Dtype]) -> 
             refused.append(Placement(demand.model, dtype, "transformers", 0, 0, "", -1, 0, 0, need, said))
             continue
         start, name, n_gpus = min(choices)
-        times = sorted(free[name])
-        free[name] = [start + seconds] * max(n_gpus, 1) + times[max(n_gpus, 1) :]
+        gpus = sorted(range(len(free[name])), key=lambda gpu: free[name][gpu])[: max(n_gpus, 1)]
+        for gpu in gpus:
+            free[name][gpu] = start + seconds
         placed.append(Placement(demand.model, dtype, "transformers", n_gpus, 1.0, name, len(placed), start,
-                                start + seconds, need))  # fmt: skip
+                                start + seconds, need, gpus=tuple(gpus[:n_gpus])))  # fmt: skip
     return placed + refused
 
 

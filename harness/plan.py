@@ -63,8 +63,14 @@ class Watcher:
     def busy(self, what: str) -> None:
         """Something that is not a unit is going on."""
 
+    def noted(self, model: str, what: str) -> None:
+        """Something happened to a model that is not a unit's end: it got its place, it was lost, it waits."""
+
     def finished(self, unit: FeatureUnit | ScoreUnit, seconds: float) -> None:
         """A unit is stored."""
+
+    def found(self, unit: ScoreUnit) -> None:
+        """Another driver has stored a unit that this one waited for."""
 
     def failed(self, failure: Failure) -> None:
         """A unit, a model or a data set failed."""

@@ -59,6 +59,13 @@ class Display(Watcher):
         for name, total in Counter(_bar(unit) for unit in pending).items():
             self.bars[name] = self.progress.add_task(name, total=total, now="waits")
 
+    def noted(self, model: str, what: str) -> None:
+        """Beside the model's bar."""
+        if not self.console.is_terminal:
+            logger.info("model=%s now=%r", model, what)
+        elif model in self.bars:
+            self.progress.update(self.bars[model], now=what)
+
     def finished(self, unit: FeatureUnit | ScoreUnit, seconds: float) -> None:
         """Move the bar of the unit's model."""
         if isinstance(unit, ScoreUnit):
@@ -69,6 +76,11 @@ class Display(Watcher):
             self.progress.update(self.bars[_bar(unit)], advance=isinstance(unit, ScoreUnit), now=what)
         else:
             logger.info("model=%s did=%r seconds=%.1f", unit.source.name, what, seconds)
+
+    def found(self, unit: ScoreUnit) -> None:
+        """Move the bar of the unit's model."""
+        if self.console.is_terminal:
+            self.progress.update(self.bars[_bar(unit)], advance=1, now="scored by another driver")
 
     def failed(self, failure: Failure) -> None:
         """One line that says what and why."""

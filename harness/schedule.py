@@ -1,24 +1,32 @@
 """The units of a run on Ray: who waits for whom, and what happens when one fails.
 
-A score waits for its features and for its data set's ceiling. A model's actor lives from its first text to its last;
-the largest models come first, and no more live at once than there is room for. This is the one place that catches
-every exception: a failure is written down, and the other units go on.
+A score waits for its features and for its data set's ceiling; models read as readings.py says, and scoring fills the
+cores and GPUs that they leave. A unit is claimed before it is begun, so that of several drivers on one store each does
+what the others do not. This is the one place that catches every exception: a failure is written down, and the other
+units go on.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import time
+from collections import defaultdict, deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import ray
 
 from harness import actors
-from harness.checkpoints import Checkpoint
+from harness.claims import Claim
 from harness.plan import Failure, Plan, Watcher
+from harness.provenance import Account
+from harness.readings import Readings
+from harness.residents import Read
 from harness.score_units import ScoreUnit
-from harness.store import Store
-from harness.units import FeatureUnit
+from harness.store import CorruptUnit, Store
+
+# How often is looked for what Ray does not tell: other drivers' units, places, nodes.
+LOOK_S = 1.0
 
 
 class Schedule:
@@ -26,73 +34,102 @@ class Schedule:
 
     def __init__(self, plan: Plan, pending: Iterable[ScoreUnit], store: Store, device: str, watcher: Watcher) -> None:
         self.plan, self.store, self.watcher = plan, store, watcher
-        n_cpus, n_gpus = actors.resources()
+        self.n_cpus, n_gpus = actors.resources()
         self.device = device if device != "auto" else ("cuda" if n_gpus else "cpu")
-        # On the CPU half of the cores read and half score, so that neither waits for the other at the end.
-        # On a GPU one model each; with none yet Ray asks the autoscaler for the first.
-        self.room = max(1, n_gpus if self.device == "cuda" else n_cpus // 2)
-        self.running: dict[Any, FeatureUnit | ScoreUnit] = {}
+        self.readings = Readings(store, self.device, watcher)
         self.waiting: defaultdict[str, list[ScoreUnit]] = defaultdict(list)  # by the key of their features
-        self.unread: dict[Checkpoint, dict[str, FeatureUnit]] = {}
-        self.models: dict[Checkpoint, Any] = {}
+        self.ready: deque[ScoreUnit] = deque()
+        self.scoring: dict[Any, tuple[ScoreUnit, Claim]] = {}
+        self.elsewhere: dict[str, ScoreUnit] = {}
+        self.retried: set[str] = set()
+        self.read: set[str] = set()
+        self.n_scored = 0
         self.recordings = {name: ray.put(dataset) for name, dataset in plan.recordings.items()}
         self.ceilings: dict[tuple[str, str], Any] = {}
+        self.looked = 0.0
         for unit in pending:
             self._wait_or_score(unit)
-        self._admit()
 
-    def work(self) -> None:
-        """Until nothing runs: take what is finished, start what waited for it."""
-        while self.running:
-            (reference,), _ = ray.wait(list(self.running), num_returns=1)
-            unit = self.running.pop(reference)
-            try:
-                seconds = ray.get(reference)
-            except Exception as error:  # noqa: BLE001 - one failing unit must not stop the others
-                self._failed(unit, error)
-            else:
-                self.watcher.finished(unit, seconds)
-                if isinstance(unit, FeatureUnit):
-                    for score in self.waiting.pop(unit.key):
-                        self._score(score)
-            if isinstance(unit, FeatureUnit):
-                self._release(unit)
+    def work(self) -> Account:
+        """Until nothing is left: start what can begin, take what is finished. Whatever happens, all is given back."""
+        began = last_read = time.monotonic()
+        try:
+            while self._start():
+                for reference in self._finished():
+                    if reference in self.scoring:
+                        self._scored(reference)
+                    elif reference in self.readings.running:
+                        self._read(self.readings.take(reference))
+                        last_read = time.monotonic()
+                self._look_around()
+        finally:
+            self._close()
+        if not self.readings.plan:
+            return Account(self.n_scored)
+        of, cluster = self.readings, self.readings.cluster
+        return Account(
+            self.n_scored, of.recoveries, of.landed, frozenset(self.read), len(cluster.nodes), cluster.n_gpus,
+            max(placement.end_s for placement in of.plan.values()), last_read - began,
+        )  # fmt: skip
+
+    def _start(self) -> bool:
+        """Begin what there is room for; whether anything is left to wait for."""
+        self._read(self.readings.admit())
+        while self.ready and len(self.scoring) < self._room():
+            self._score(self.ready.popleft())
+        left = self.scoring or self.ready or self.elsewhere
+        return bool(left or self.readings.running or self.readings.is_waiting)
+
+    def _room(self) -> int:
+        """Scores that may be on their way: no more than keep the cores busy, and on the CPU none in a model's place."""
+        reading = len(self.readings.residents) if self.device == "cpu" else 0
+        return self.n_cpus - reading if reading else 2 * self.n_cpus
+
+    def _finished(self) -> list[Any]:
+        """References that have come; none where it is time to look around."""
+        running = [*self.scoring, *self.readings.running]
+        waits = self.elsewhere or self.readings.is_waiting
+        if not running:
+            time.sleep(LOOK_S / 4)
+            return []
+        found, _ = ray.wait(running, num_returns=1, timeout=LOOK_S if waits else None)
+        more, _ = ray.wait(running, num_returns=len(running), timeout=0) if found else ([], [])
+        return list(more or found)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     def _wait_or_score(self, unit: ScoreUnit) -> None:
         """A unit whose features are absent waits for them; they are read once, however many scores wait."""
         features = unit.features
         if features is None or self.store.has("features", features.key):
-            self._score(unit)
+            self.ready.append(unit)
             return
-        if features.key not in self.waiting:  # two names may stand for the same weights: they are read once
-            assert features.source.checkpoint is not None  # noqa: S101 - only models have features
-            self.unread.setdefault(features.source.checkpoint, {})[features.key] = features
+        if features.key not in self.waiting:
+            self.readings.add(features)
         self.waiting[features.key].append(unit)
 
-    def _admit(self) -> None:
-        """Give free room to the largest models that have none; trained weights are read before untrained ones."""
-        for checkpoint in sorted(self.unread, key=lambda waiting: -waiting.n_parameters):
-            if checkpoint in self.models or len(self.models) >= self.room:
-                continue
-            need = {"num_gpus": 1} if self.device == "cuda" else {"num_cpus": 1}
-            actor = actors.ModelActor.options(**need).remote(checkpoint, self.store.out, self.device)  # type: ignore[attr-defined]
-            self.models[checkpoint] = actor
-            for features in sorted(self.unread[checkpoint].values(), key=lambda features: features.source.kind):
-                self.running[actor.read.remote(features)] = features
+    def _read(self, reads: Iterable[Read]) -> None:
+        for read in reads:
+            scores = self.waiting.pop(read.unit.key, [])
+            if read.error:
+                for score in scores:
+                    self._failed(score, "extract", read.error)
+            else:
+                if read.is_ours:
+                    self.read.add(read.unit.key)
+                    self.watcher.finished(read.unit, read.seconds)
+                self.ready.extend(scores)
 
-    def _release(self, unit: FeatureUnit) -> None:
-        """Kill a model's actor after its last text, so that the next model gets its place."""
-        checkpoint = unit.source.checkpoint
-        assert checkpoint is not None  # noqa: S101 - only models have features
-        del self.unread[checkpoint][unit.key]
-        if not self.unread[checkpoint]:
-            del self.unread[checkpoint]
-            ray.kill(self.models.pop(checkpoint))
-            self._admit()
+    # --- scoring ------------------------------------------------------------------------------------------------------
 
     def _score(self, unit: ScoreUnit) -> None:
+        claim = self.store.take("scores", unit.key)
+        if claim is None:
+            self.elsewhere[unit.key] = unit
+            return
         ceiling, recording = self._ceiling(unit), self.recordings[unit.dataset]
-        self.running[actors.score.remote(unit, recording, ceiling, self.store.out, self.device)] = unit
+        reference = actors.score.remote(unit, recording, ceiling, self.store.out, self.device)
+        self.scoring[reference] = (unit, claim)
 
     def _ceiling(self, unit: ScoreUnit) -> Any:
         key = (unit.dataset, unit.protocol.name)
@@ -100,10 +137,52 @@ class Schedule:
             self.ceilings[key] = actors.ceiling.remote(self.recordings[unit.dataset], unit.protocol, self.store.out)
         return self.ceilings[key]
 
-    def _failed(self, unit: FeatureUnit | ScoreUnit, error: Exception) -> None:
-        is_reading = isinstance(unit, FeatureUnit)
-        for score in self.waiting.pop(unit.key) if isinstance(unit, FeatureUnit) else [unit]:
-            station = "extract" if is_reading else "score"
-            failure = Failure.of(error, station, score.source.name, score.dataset, score.protocol.name)
-            self.plan.failures.append(failure)
-            self.watcher.failed(failure)
+    def _scored(self, reference: Any) -> None:
+        unit, claim = self.scoring.pop(reference)
+        try:
+            seconds = ray.get(reference)
+        except Exception as error:  # noqa: BLE001 - one failing unit must not stop the others
+            claim.release()
+            if not self._read_again(unit, error):
+                self._failed(unit, "score", error)
+        else:
+            claim.release()
+            self.n_scored += 1
+            self.watcher.finished(unit, seconds)
+
+    def _read_again(self, unit: ScoreUnit, error: Exception) -> bool:
+        """Whether a score failed because its features are damaged, and gone since; they are then read again, once."""
+        cause = getattr(error, "cause", None) or error
+        if not unit.features or unit.key in self.retried or not isinstance(cause, CorruptUnit | FileNotFoundError):
+            return False
+        self.retried.add(unit.key)
+        self.watcher.noted(unit.source.name, f"{cause} It is computed again.")
+        self._wait_or_score(unit)
+        return True
+
+    # --- the rest -----------------------------------------------------------------------------------------------------
+
+    def _look_around(self) -> None:
+        """At most once in a while: what other drivers did, and who waits too long."""
+        if time.monotonic() - self.looked < LOOK_S:
+            return
+        self.looked = time.monotonic()
+        self._read(self.readings.look_around())
+        for key in list(self.elsewhere):
+            if self.store.has("scores", key):
+                self.watcher.found(self.elsewhere.pop(key))
+            elif not self.store.claimed("scores", key):  # its driver gave up, or died
+                self.ready.append(self.elsewhere.pop(key))
+
+    def _failed(self, unit: ScoreUnit, station: str, error: Exception) -> None:
+        failure = Failure.of(error, station, unit.source.name, unit.dataset, unit.protocol.name)
+        self.plan.failures.append(failure)
+        self.watcher.failed(failure)
+
+    def _close(self) -> None:
+        """End what runs; of a run that is whole nothing does."""
+        for reference, (_, claim) in self.scoring.items():
+            with suppress(Exception):  # the cluster may be gone
+                ray.cancel(reference, force=True)
+            claim.release()
+        self.readings.close()

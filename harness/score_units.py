@@ -76,14 +76,14 @@ class ScoreUnit:
         features, words = self._features(dataset, store)
         protocol = self.protocol if self.features else self._protocol_of_control()
         fits = scoring.score_layers(features, responses, protocol, spread)
-        origin = self._origin(self.protocol.metric)
+        origin = self._origin(self.protocol.metric, store)
         brain = BrainRows(origin, responses, fits, ceiling, protocol, self.seed)
         if self.beside and isinstance(features, Features) and protocol.metric == "pearson_r":
             unique = over_controls(features, brain.chosen("all").layer, self._controls(dataset), responses, protocol)
             brain = replace(brain, unique=unique)
         by_layer = [tables.columns_to_arrow("neuroid_scores", columns) for columns in brain.neuroids()]
         rows = {"layer_scores": brain.layers(), "model_scores": brain.models()}
-        rows |= {"word_surprisals": self._word_rows(dataset, words)} if words else {}
+        rows |= {"word_surprisals": self._word_rows(dataset, words, store)} if words else {}
         return {"neuroid_scores": pa.concat_tables(by_layer)} | _to_arrow(rows)
 
     def _protocol_of_control(self) -> Protocol:
@@ -137,14 +137,14 @@ class ScoreUnit:
         score = asdict(reading.score(predictor, dataset, self.protocol, splits, self.seed))
         best, (kind,) = float(ceiling.values.item()), ceiling.kinds
         row = {
-            **self._origin("pearson_r"), **score, "predictor": "surprisal" if words else self.source.name,
+            **self._origin("pearson_r", store), **score, "predictor": "surprisal" if words else self.source.name,
             "ceiling": best, "ceiling_kind": kind, "ratio": abs(score["r"]) / best if best > 0 else np.nan,
         }  # fmt: skip
         rows = {"reading_scores": [row]}
-        return _to_arrow(rows | ({"word_surprisals": self._word_rows(dataset, words)} if words else {}))
+        return _to_arrow(rows | ({"word_surprisals": self._word_rows(dataset, words, store)} if words else {}))
 
-    def _word_rows(self, dataset: Dataset, words: Surprisals) -> list[dict[str, Any]]:
-        origin, shown = self._origin("surprisal_bits"), dataset.stimuli
+    def _word_rows(self, dataset: Dataset, words: Surprisals, store: Store) -> list[dict[str, Any]]:
+        origin, shown = self._origin("surprisal_bits", store), dataset.stimuli
         times = dataset.reading.mean_ms if dataset.reading else np.full(len(shown), np.nan)
         scored = dataset.reading.scored if dataset.reading else np.ones(len(shown), dtype=bool)
         at = indices_of(shown.ids, words.word_ids, "surprisals")
@@ -154,15 +154,15 @@ class ScoreUnit:
         names = ("story", "word_id", "word", "surprisal_bits", "n_tokens", "reading_ms", "scored")
         return [{**origin, **dict(zip(names, row, strict=True))} for row in columns]
 
-    def _origin(self, metric: str) -> dict[str, Any]:
+    def _origin(self, metric: str, store: Store) -> dict[str, Any]:
         """The columns that make a row again; the run is added when a run's tables are put together."""
-        checkpoint = self.source.checkpoint
+        how = (store.manifest("features", self.features.key) if self.features else None) or {}
         return {
             "run": None, "model": self.source.name, "kind": self.source.kind, "revision": self.source.revision,
             "code_version": code_version(), "created": now(), "dataset": self.dataset,
             "dataset_version": self.dataset_version, "protocol": self.protocol.name,
             "protocol_hash": self.protocol.hash, "context": self.source.context_of(self.protocol),
-            "backend": "transformers" if checkpoint else "", "dtype": "float32" if checkpoint else "float64",
+            "backend": how.get("backend", ""), "dtype": how.get("dtype", "float64"),
             "seed": self.source.seed, "metric": metric,
         }  # fmt: skip
 

@@ -89,6 +89,15 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     "units": {
         "run": _TEXT, "kind": _TEXT, "key": _TEXT, "model": _TEXT, "dataset": _TEXT, "protocol": _TEXT,
     },
+    # One row per text that a model read. reused: whether an earlier run, or another driver, had read it; then node and
+    # gpus are null. recoveries: how often it was begun again because an actor or a node was lost. parity_*: the largest
+    # difference from a direct forward of a few stimuli: of states, relative to their layer; of log-probabilities.
+    "extractions": {
+        **_SOURCE, "dataset": _TEXT, "key": _TEXT, "context": _TEXT, "backend": _TEXT, "dtype": _TEXT,
+        "device": _TEXT, "host": _TEXT, "node": _TEXT, "gpus": _TEXT, "n_stimuli": _WHOLE, "n_tokens": _WHOLE,
+        "n_windows": _WHOLE, "n_reencoded": _WHOLE, "n_oom": _WHOLE, "batch_tokens": _WHOLE, "seconds": _REAL,
+        "parity_states": _REAL, "parity_nats": _REAL, "reused": _FLAG, "recoveries": _WHOLE,
+    },
     "failures": {
         "run": _TEXT, "model": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "station": _TEXT, "exception": _TEXT,
         "message": _TEXT, "created": _TEXT,
@@ -96,7 +105,9 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     "runs": {
         "run": _TEXT, "spec": _TEXT, "status": _TEXT, "started": _TEXT, "seconds": _REAL, "n_units": _WHOLE,
         "n_computed": _WHOLE, "n_reused": _WHOLE, "n_failed": _WHOLE, "command": _TEXT, "code_version": _TEXT,
-        "versions": _TEXT, "machine": _TEXT, "content": _TEXT,
+        "versions": _TEXT, "machine": _TEXT, "backends": _TEXT, "dtypes": _TEXT, "parity_states": _REAL,
+        "parity_nats": _REAL, "n_recoveries": _WHOLE, "n_nodes": _WHOLE, "n_gpus": _WHOLE, "predicted_s": _REAL,
+        "read_s": _REAL, "content": _TEXT,
     },
 }  # fmt: skip
 

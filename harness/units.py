@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import platform
 import subprocess
 import weakref
 from contextlib import ExitStack
@@ -103,7 +104,8 @@ class FeatureUnit:
             arrays |= {"surprisal_bits": words.bits, "n_tokens": words.n_tokens}
         facts = {
             "schema": FEATURES_VERSION, "model": self.source.name, "context": how.context, "backend": model.backend,
-            "dtype": self.dtype, "n_tokens": sum(len(part.ids) for part in read), **found.facts,
+            "dtype": self.dtype, "n_tokens": sum(len(part.ids) for part in read), "host": platform.node(),
+            "code_version": code_version(), **found.facts,
         }  # fmt: skip
         metadata = {"row_ids": json.dumps([i for part in read for i in part.stimulus_ids])}
         store.put(

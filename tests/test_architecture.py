@@ -27,6 +27,7 @@ RANKS = [
      "harness.precision"},
     {"harness.checkpoints"},
     {"harness.placement"},
+    {"harness.occupancy"},
     {"harness.lexicon"},
     {"harness.ngram"},
     {"harness.controls", "harness.tokens", "harness.tiny", "harness.pooling", "harness.weights", "harness.device_map",
@@ -55,8 +56,9 @@ RANKS = [
      "harness.cache",
      "harness.fetch"},
     {"harness.listing"},
-    {"harness.actors"},
-    {"harness.plan"},
+    {"harness.actors", "harness.reservations"},
+    {"harness.plan", "harness.residents"},
+    {"harness.readings", "harness.provenance"},
     {"harness.schedule", "harness.assemble", "harness.progress"},
     {"harness.pipeline"},
     {"harness.commands"},
@@ -70,7 +72,14 @@ ALLOWED = {
     "harness.reduction": {"harness.hemodynamics"},
 }
 HOMES = {
-    "ray": {"harness.actors", "harness.schedule", "harness.assemble"},
+    "ray": {
+        "harness.actors",
+        "harness.reservations",
+        "harness.residents",
+        "harness.readings",
+        "harness.schedule",
+        "harness.assemble",
+    },
     "cupy": {"kernels.arrays", "harness.doctor"},
     "torch": {
         "harness.allocation",

@@ -1,0 +1,214 @@
+"""The models of a run that must read something: which is where, who comes next, and what happens when one is lost.
+
+The plan (placement.py) says on which node each model lives and in which order they come; a model begins when the GPUs
+it was given there are free. It reads one text at a time, loaded once for all of them, and its actor is killed after the
+last. Where an actor or a node is lost, what it was reading is read again by a new one, three times at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from harness import actors, reservations
+from harness.checkpoints import Checkpoint
+from harness.cluster import Cluster
+from harness.occupancy import Occupancy, Spot
+from harness.placement import Placement, place
+from harness.plan import Watcher
+from harness.residents import Read, Resident, demand_of
+from harness.room import NoRoomError
+from harness.store import Store
+from harness.units import FeatureUnit
+
+logger = logging.getLogger(__name__)
+
+# Actors that may be lost over one text; then it is the text, or the model, that kills them.
+RECOVERIES = 3
+# Weights smaller than this are read faster than a process starts.
+PREFETCH_BYTES = 2**28
+
+
+class LostActorError(RuntimeError):
+    """Actors died over one text more often than is bearable."""
+
+
+@dataclass
+class Readings:
+    """What models have to read, and those that do it.
+
+    plan: of each model. running: reference of Ray -> whose it is. elsewhere: units that another driver computes.
+    recoveries: key of a unit -> how often its reading was begun again. landed: model -> node and GPUs where it was.
+    """
+
+    store: Store
+    device: str
+    watcher: Watcher
+    reserve_s: float = reservations.RESERVE_S
+    cluster: Cluster = field(default_factory=lambda: Cluster(()))
+    plan: dict[Checkpoint, Placement] = field(default_factory=dict)
+    unread: dict[Checkpoint, dict[str, FeatureUnit]] = field(default_factory=dict)
+    residents: dict[Checkpoint, Resident] = field(default_factory=dict)
+    running: dict[Any, Resident] = field(default_factory=dict)
+    elsewhere: dict[str, FeatureUnit] = field(default_factory=dict)
+    recoveries: Counter[str] = field(default_factory=Counter)
+    landed: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    _not_before: dict[Checkpoint, float] = field(default_factory=dict)
+    _idle: dict[Spot, float] = field(default_factory=dict)
+
+    def add(self, unit: FeatureUnit) -> None:
+        """A text to be read."""
+        checkpoint = unit.source.checkpoint
+        assert checkpoint is not None  # noqa: S101 - only models read
+        self.unread.setdefault(checkpoint, {})[unit.key] = unit
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a model waits for something that Ray will not tell: a place, a pause, another driver."""
+        return bool(self.unread or self.elsewhere or any(not one.node for one in self.residents.values()))
+
+    # --- who comes next -----------------------------------------------------------------------------------------------
+
+    def admit(self) -> Iterator[Read]:
+        """Give free places to those that come next; gives what can be read nowhere."""
+        if not self.unread:
+            return
+        yield from self._replan()
+        occupancy = Occupancy(self.cluster, [resident.placement for resident in self.residents.values()])
+        self._idle = occupancy.idle([self.plan[one] for one in self.unread], self._idle)
+        for checkpoint in sorted(self.unread, key=lambda one: (self.plan[one].order, one.name)):
+            placement = self.plan[checkpoint]
+            if not occupancy.fits(placement):
+                placement = occupancy.moved(placement, self._idle)
+            rested = time.monotonic() >= self._not_before.get(checkpoint, 0)
+            if not occupancy.fits(placement) or not rested or checkpoint in self.residents:
+                occupancy.block(placement)
+            elif self._settle(checkpoint, placement):
+                occupancy.take(placement)
+
+    def _replan(self) -> Iterator[Read]:
+        """A plan for those that have none, or for all that wait where the cluster is no longer what it was."""
+        now = reservations.cluster(self.device)
+        waiting = {one.name: one for one in self.unread if now != self.cluster or one not in self.plan}
+        self.cluster = now
+        if waiting and not now.nodes:
+            error = NoRoomError(f"the cluster has no node with {'GPUs' if self.device == 'cuda' else 'cores'}.")
+            yield from self._refuse(list(waiting.values()), error)
+            return
+        dtypes = {name: next(iter(self.unread[one].values())).dtype for name, one in waiting.items()}
+        for placement in place([demand_of(one) for one in waiting.values()], now, dtypes):
+            self.plan[waiting[placement.model]] = placement
+            if placement.refused:
+                error = NoRoomError(f"{placement.model}: {placement.refused}")
+                yield from self._refuse([waiting[placement.model]], error)
+
+    def _refuse(self, checkpoints: list[Checkpoint], error: Exception) -> Iterator[Read]:
+        for checkpoint in checkpoints:
+            for unit in self.unread.pop(checkpoint).values():
+                yield Read(unit, error=error)
+
+    def _settle(self, checkpoint: Checkpoint, placement: Placement) -> bool:
+        """Claim what a model has to read, and send it to its place; whether any of it is ours to read."""
+        units = self.unread.pop(checkpoint)
+        claims = {key: self.store.take("features", key) for key in units}
+        for key, claim in claims.items():
+            if claim is None:  # finished, or being computed by another driver
+                self.elsewhere[key] = units.pop(key)
+        held = {key: claim for key, claim in claims.items() if claim}
+        if not held:
+            return False
+        resident = Resident.of(placement, units, held, self.store, self.device, self.reserve_s)
+        self.residents[checkpoint] = resident
+        self.running[resident.actor.where.remote()] = resident
+        self.watcher.noted(checkpoint.name, "waits for its place")
+        self._prefetch_behind(placement)
+        return True
+
+    def _prefetch_behind(self, placement: Placement) -> None:
+        """Send for the weights of the model that comes next on a node."""
+        behind = [one for one in self.unread if self.plan[one].node == placement.node]
+        if behind:
+            checkpoint = min(behind, key=lambda one: self.plan[one].order)
+            if checkpoint.n_parameters * 2 >= PREFETCH_BYTES:
+                actors.prefetch.options(**reservations.near(placement.node)).remote(checkpoint)
+                self.watcher.noted(checkpoint.name, "its weights are on their way")
+
+    # --- what comes back ----------------------------------------------------------------------------------------------
+
+    def take(self, reference: Any) -> Iterator[Read]:
+        """What a finished reference of `running` brought."""
+        resident = self.running.pop(reference)
+        try:
+            brought = ray.get(reference)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one model, the others go on
+            yield from self._lost(resident, error) if actors.is_fault(error) else self._failed(resident, error)
+            return
+        if resident.now is None:
+            resident.node = brought[0]
+            self.landed[resident.checkpoint.name] = brought
+        else:
+            yield resident.done(brought)
+        self._read_next(resident)
+
+    def _read_next(self, resident: Resident) -> None:
+        if resident.texts:
+            self.running[resident.read_next()] = resident
+        else:
+            self._leave(resident)
+
+    def _leave(self, resident: Resident) -> None:
+        resident.leave()
+        del self.residents[resident.checkpoint]
+
+    def _failed(self, resident: Resident, error: Exception) -> Iterator[Read]:
+        """A text that cannot be read; the model's other texts are tried. Without a place none can."""
+        if resident.now is None:
+            self._leave(resident)
+            yield from (Read(unit, error=error) for unit in resident.texts)
+        else:
+            yield resident.done(error=error)
+            self._read_next(resident)
+
+    def _lost(self, resident: Resident, error: Exception) -> Iterator[Read]:
+        """An actor is gone, or its node is: what is not read is read by another, unless this happens too often."""
+        checkpoint, left = resident.checkpoint, resident.left
+        self._leave(resident)
+        self.recoveries[left[0].key] += 1
+        n = self.recoveries[left[0].key]
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        logger.warning("model=%s lost its actor, the %d. time over this text: %s", checkpoint.name, n, said)
+        self.watcher.noted(checkpoint.name, f"lost its actor ({n} of {RECOVERIES})")
+        if self.store.has("features", left[0].key):  # lost after its work was done
+            yield Read(left.pop(0))
+        elif n > RECOVERIES:
+            why = "is there memory enough (`harness plan`), is the checkpoint sound?"
+            yield Read(left.pop(0), error=LostActorError(
+                f"{checkpoint.name}: {n} actors were lost over one text ({said}); {why}"))  # fmt: skip
+        for unit in left:
+            self.add(unit)
+        self._not_before[checkpoint] = time.monotonic() + min(2.0 ** (n - 1), 8)  # until a dead node is known as dead
+
+    def look_around(self) -> Iterator[Read]:
+        """Texts that another driver has read by now, or gave up; and models that waited too long for their place."""
+        for key, unit in list(self.elsewhere.items()):
+            if self.store.has("features", key):
+                del self.elsewhere[key]
+                yield Read(unit, is_ours=False)
+            elif not self.store.claimed("features", key):
+                self.add(self.elsewhere.pop(key))
+        for resident in list(self.residents.values()):
+            if not resident.node and resident.reservation.is_late:
+                self.running = {ref: other for ref, other in self.running.items() if other is not resident}
+                yield from self._failed(resident, NoRoomError(resident.reservation.missing))
+
+    def close(self) -> None:
+        """Give everything back."""
+        for resident in list(self.residents.values()):
+            self._leave(resident)
+        self.running.clear()

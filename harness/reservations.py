@@ -1,0 +1,142 @@
+"""A Ray cluster as placement sees it, and a place on it for one model, which is given back whatever happens.
+
+A place is a placement group of one bundle: a node has all GPUs of a model or it has none. Ray queues what does not fit
+yet; who waits too long is told what is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from harness.cluster import Cluster, Node
+from harness.placement import Placement
+
+logger = logging.getLogger(__name__)
+
+# A node's label that says the memory of one of its GPUs; without it the node is asked.
+LABEL = "gpu-memory-gb"
+# How long a model waits for its place: other jobs may hold the GPUs.
+RESERVE_S = 900.0
+_PROBE_S = 120.0
+
+
+def cluster(device: str) -> Cluster:
+    """The living nodes that may read models.
+
+    Args:
+        device: "cuda": those with GPUs; "cpu": all that have cores, their GPUs left out.
+
+    Raises:
+        ValueError: if a node has GPUs whose memory is not known.
+    """
+    nodes = []
+    for node in ray.nodes():
+        has = node["Resources"]
+        n_cpus, n_gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0)) if device == "cuda" else 0
+        if node["Alive"] and (n_gpus if device == "cuda" else n_cpus):
+            gpu_bytes = _gpu_bytes(node) if n_gpus else 0
+            nodes.append(Node(node["NodeID"], n_cpus, n_gpus, gpu_bytes, int(has.get("memory", 0))))
+    return Cluster(tuple(sorted(nodes, key=lambda node: (-node.n_gpus * node.gpu_bytes, node.name))))
+
+
+_known_gpu_bytes: dict[str, int] = {}
+
+
+def _gpu_bytes(node: dict[str, Any]) -> int:
+    """Memory of one GPU: by the node's label, or as its driver says; the least, where they differ."""
+    name = node["NodeID"]
+    if LABEL in node.get("Labels", {}):
+        return int(float(node["Labels"][LABEL]) * 1e9)
+    if name not in _known_gpu_bytes:
+        there = NodeAffinitySchedulingStrategy(name, soft=False)
+        try:
+            _known_gpu_bytes[name] = ray.get(_asked.options(scheduling_strategy=there).remote(), timeout=_PROBE_S)
+        except Exception as error:
+            raise ValueError(
+                f"node {name[:12]} has GPUs whose memory is not known ({type(error).__name__}); start it with "
+                f"`ray start --labels={LABEL}=80` (or whatever one of its GPUs has)."
+            ) from error
+    return _known_gpu_bytes[name]
+
+
+@ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]
+def _asked() -> int:
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return min(int(float(line) * 2**20) for line in said.stdout.split())
+
+
+@dataclass
+class Reservation:
+    """A place for one model.
+
+    wanted: of Ray's resources, {"GPU": 2} or {"CPU": 1}. until: when waiting ends, by time.monotonic.
+    """
+
+    model: str
+    wanted: dict[str, float]
+    group: PlacementGroup
+    until: float
+    limit_s: float
+    released: bool = field(default=False)
+
+    @classmethod
+    def of(cls, placement: Placement, limit_s: float = RESERVE_S) -> Reservation:
+        """Ask for the place that the plan says: on its node while that lives, else wherever there is room."""
+        share = placement.gpu_share if placement.n_gpus == 1 else placement.n_gpus
+        wanted: dict[str, float] = {"GPU": share} if placement.n_gpus else {"CPU": 1}
+        living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        node = placement.node if placement.node in living else None
+        group = placement_group([wanted], strategy="STRICT_PACK", _soft_target_node_id=node)
+        return cls(placement.model, wanted, group, time.monotonic() + limit_s, limit_s)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For an actor that lives there."""
+        strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=0)
+        return {
+            "num_gpus": self.wanted.get("GPU", 0), "num_cpus": self.wanted.get("CPU", 0),
+            "scheduling_strategy": strategy,
+        }  # fmt: skip
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time is over and the place is not there."""
+        return time.monotonic() > self.until and placement_group_table(self.group)["state"] != "CREATED"
+
+    @property
+    def missing(self) -> str:
+        """What is wanted, what the cluster has, and what of it is free, in a sentence."""
+        ((kind, amount),) = self.wanted.items()
+        nodes = [node["Resources"].get(kind, 0) for node in ray.nodes() if node["Alive"]]
+        free, most = ray.available_resources().get(kind, 0), max(nodes, default=0)
+        why = (
+            f"no node has so many (the largest has {most:g}): start a larger one"
+            if most < amount
+            else f"{free:g} are free: end what holds the others, or wait and give the same command again"
+        )
+        return (
+            f"{self.model} got no place in {self.limit_s:.0f} s: it wants {amount:g} {kind} on one node; the cluster "
+            f"has {sum(nodes):g} on {sum(n > 0 for n in nodes)} nodes; {why}."
+        )
+
+    def release(self) -> None:
+        """Give it back; a second call does nothing."""
+        if not self.released:
+            self.released = True
+            with suppress(Exception):  # the cluster may be gone
+                remove_placement_group(self.group)
+
+
+def near(node: str) -> dict[str, Any]:
+    """Options of a task that is best done on a node."""
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}

@@ -1,0 +1,93 @@
+"""A language model on a Ray cluster: its place, its actor, what it has still to read, and what was read."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from harness import actors
+from harness.checkpoints import Checkpoint
+from harness.claims import Claim
+from harness.placement import Demand, Placement
+from harness.reservations import Reservation
+from harness.store import Store
+from harness.units import FeatureUnit
+
+
+@dataclass(frozen=True)
+class Read:
+    """A text that was read, or could not be. is_ours: whether it was by this driver."""
+
+    unit: FeatureUnit
+    seconds: float = 0.0
+    error: Exception | None = None
+    is_ours: bool = True
+
+
+@dataclass
+class Resident:
+    """A model that has a place, or waits for it.
+
+    texts: what it has to read besides `now`. claims: on all of it. node: where it is; "" while it waits for its place.
+    """
+
+    checkpoint: Checkpoint
+    placement: Placement
+    reservation: Reservation
+    actor: Any
+    texts: deque[FeatureUnit]
+    claims: dict[str, Claim]
+    node: str = ""
+    now: FeatureUnit | None = None
+
+    @classmethod
+    def of(
+        cls, placement: Placement, units: dict[str, FeatureUnit], claims: dict[str, Claim], store: Store, device: str,
+        reserve_s: float,
+    ) -> Resident:  # fmt: skip
+        """Ask for its place and send its actor there."""
+        texts = deque(sorted(units.values(), key=lambda unit: unit.source.kind))  # the trained before the untrained
+        checkpoint = texts[0].source.checkpoint
+        assert checkpoint is not None  # noqa: S101 - only models read
+        reservation = Reservation.of(placement, reserve_s)
+        made = actors.ModelActor.options(**reservation.options)  # type: ignore[attr-defined]
+        actor = made.remote(checkpoint, store.out, device, placement)
+        return cls(checkpoint, placement, reservation, actor, texts, claims)
+
+    @property
+    def left(self) -> list[FeatureUnit]:
+        """All that is not read."""
+        return [*([self.now] if self.now else []), *self.texts]
+
+    def read_next(self) -> Any:
+        """Send it its next text; what Ray refers to it by."""
+        self.now = self.texts.popleft()
+        return self.actor.read.remote(self.now)
+
+    def done(self, seconds: float = 0.0, error: Exception | None = None) -> Read:
+        """Its present text is read, or cannot be."""
+        assert self.now is not None  # noqa: S101 - it was sent one
+        unit, self.now = self.now, None
+        self.claims.pop(unit.key).release()
+        return Read(unit, seconds, error)
+
+    def leave(self) -> None:
+        """Give back place and claims; the actor is killed."""
+        with suppress(Exception):  # the cluster may be gone
+            ray.kill(self.actor)
+        self.reservation.release()
+        for claim in self.claims.values():
+            claim.release()
+
+
+def demand_of(checkpoint: Checkpoint) -> Demand:
+    """What a model asks of a cluster."""
+    stack = "encoder-decoder" if checkpoint.is_encoder_decoder else "decoder"
+    return Demand(
+        checkpoint.name, checkpoint.family, stack, checkpoint.n_parameters, checkpoint.n_layers,
+        checkpoint.hidden_size, checkpoint.vocabulary,
+    )  # fmt: skip
