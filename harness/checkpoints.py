@@ -31,6 +31,10 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json"
 _WANTED = ["*.json", "*.safetensors", "*.model", "merges.txt", "chat_template.jinja", "README.md"]
 
 
+# What configurations call the tokens that a model can read at once; Bloom, which has no limit, was trained on the last.
+_CONTEXT = ("max_position_embeddings", "n_positions", "seq_length")
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A model whose weights lie in a folder.
@@ -139,7 +143,7 @@ def _inspect(name: str, folder: Path, revision: str) -> Checkpoint:
         n_layers=blocks,
         hidden_size=text.get("hidden_size") or text.get("n_embd") or text.get("d_model") or 0,
         vocabulary=text.get("vocab_size", 0),
-        context_size=text.get("max_position_embeddings") or text.get("n_positions"),
+        context_size=next((text[key] for key in _CONTEXT if text.get(key)), None),
         is_encoder_decoder=bool(config.get("is_encoder_decoder")),
         architecture=hashlib.sha256((folder / "config.json").read_bytes() + tokenizer.read_bytes()).hexdigest()[:16],
         tuned_from=base,

@@ -50,6 +50,19 @@ class Context:
 
 
 @dataclass(frozen=True)
+class Apart:
+    """A stimulus whose text so far, tokenised by itself, is not the tokens so far: some token reaches past its end.
+
+    n_kept: the leading tokens of the context that are those of the text so far too. ids: (token,)
+    what follows them there. n_own: how many of the last are the stimulus's own.
+    """
+
+    n_kept: int
+    ids: Integers
+    n_own: int
+
+
+@dataclass(frozen=True)
 class Tokens:
     """A context as token ids.
 
@@ -57,12 +70,14 @@ class Tokens:
         ids: (token,) without special tokens.
         owners: (token,) index into `stimulus_ids` of the stimulus that holds the token's last character; -1 for none.
         last, stimulus_ids: (stimulus,) index of the last token of each stimulus, -1 where it has none; its id.
+        apart: by their index, the stimuli that a causal model, too, reads by themselves.
     """
 
     ids: Integers
     owners: Integers
     last: Integers
     stimulus_ids: tuple[str, ...]
+    apart: Mapping[int, Apart] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

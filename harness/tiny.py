@@ -64,6 +64,24 @@ FAMILIES = {
     "olmo2": Family("Olmo2", "ForCausalLM", _GROUPED),
     "gemma2": Family("Gemma2", "ForCausalLM", _GEMMA),
     "gemma3_text": Family("Gemma3Text", "ForCausalLM", _GEMMA),
+    "gemma": Family("Gemma", "ForCausalLM", _GROUPED),
+    "olmo": Family("Olmo", "ForCausalLM", _GROUPED),
+    "phi3": Family("Phi3", "ForCausalLM", _GROUPED),
+    "granite": Family("Granite", "ForCausalLM", {**_GROUPED, "logits_scaling": 2.0}),
+    "cohere": Family("Cohere", "ForCausalLM", {**_GROUPED, "logit_scale": 0.25}),
+    "opt": Family("OPT", "ForCausalLM", {
+        **_SHAPE, "ffn_dim": 2 * WIDTH, "word_embed_proj_dim": WIDTH, "init_std": 0.3,
+    }),
+    "bloom": Family("Bloom", "ForCausalLM", {
+        "hidden_size": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "initializer_range": 0.3, "bos_token_id": 0,
+        "eos_token_id": 1, "pad_token_id": 2, "seq_length": CONTEXT,
+    }),
+    "falcon": Family("Falcon", "ForCausalLM", _SHAPE),
+    "falcon-alibi": Family("Falcon", "ForCausalLM", {**_SHAPE, "alibi": True, "new_decoder_architecture": False}),
+    "gptj": Family("GPTJ", "ForCausalLM", {
+        "n_embd": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "n_positions": CONTEXT, "rotary_dim": WIDTH // HEADS // 2,
+        "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+    }),
     # T5 v1.1, which Flan-T5 is tuned from: gated, the head its own.
     "t5": Family("T5", "ForConditionalGeneration", {
         **_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,

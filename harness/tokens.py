@@ -6,11 +6,14 @@ word goes with the word (" you"), whatever the tokenizer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from harness.records import Context, Tokens
+from harness import prefixes
+from harness.records import Context, Integers, Tokens
 
 # A tokenizer that maps more of a text than this to its unknown token was not made for this model or language.
 MAX_UNKNOWN_SHARE = 0.2
@@ -25,7 +28,7 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
         n_embeddings: of the model; a token past them is an error.
 
     Returns:
-        Tokens with ids (token,), owners (token,), last (stimulus,).
+        Tokens with ids (token,), owners (token,), last (stimulus,), and the stimuli that are read apart.
 
     Raises:
         ValueError: if the tokenizer gives no offsets, does not know the text, or gives tokens that the model lacks.
@@ -34,7 +37,8 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
         raise ValueError("the tokenizer gives no character offsets; save a fast one (tokenizer.json) with the model.")
     encoded = tokenizer(context.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids = np.asarray(encoded["input_ids"], dtype=np.int64)
-    ends = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)[:, 1]
+    offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    ends = offsets[:, 1]
     _require_known(ids, tokenizer.unk_token_id)
     if n_embeddings is not None and len(ids) and ids.max() >= n_embeddings:
         raise ValueError(
@@ -47,7 +51,7 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
     last = np.full(len(context.stimulus_ids), -1, dtype=np.int64)
     last[owners[owners >= 0]] = np.flatnonzero(owners >= 0)  # later tokens overwrite earlier ones
     last = np.where(_silent(context), np.maximum.accumulate(last), last)
-    return Tokens(ids, owners, last, context.stimulus_ids)
+    return Tokens(ids, owners, last, context.stimulus_ids, prefixes.apart(context, ids, offsets, tokenizer))
 
 
 def in_chat(context: Context, tokenizer: Any) -> Context:
@@ -107,3 +111,80 @@ def windows(n_tokens: int, size: int, overlap: float = 0.5) -> list[tuple[int, i
         start = cuts[-1][0] + step
         cuts.append((start, min(start + size, n_tokens), cuts[-1][1]))
     return cuts
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens that a causal stack reads together.
+
+    ids: the prefix, then tokens start.. of the context; first: the first token that this window answers for.
+    at, rows: positions in `ids` that are pooled, and the stimulus of each.
+    """
+
+    ids: Integers
+    context: int
+    start: int
+    first: int
+    at: Integers
+    rows: Integers
+
+
+def cut(
+    tokens: Sequence[Tokens], limit: int, prefix: Sequence[int], overlap: float, pooling: str, *, states: bool = True
+) -> list[Window]:
+    """All windows of all contexts, and one more for each stimulus that is read apart.
+
+    Args:
+        tokens: one per context.
+        limit: tokens of a window at most, prefix included.
+        prefix: ids put before each.
+        overlap: see `windows`.
+        pooling: "last", else all tokens of a stimulus are pooled.
+        states: whether anything is pooled; else nothing is read apart.
+    """
+    made, row, size = [], 0, limit - len(prefix)
+    begin = np.asarray(prefix, dtype=np.int64)
+    for context, read in enumerate(tokens):
+        at, of = _pooled(read, pooling)
+        last = read.last[of]
+        places = windows(len(read.ids), size, overlap)
+        for start, end, first in places:
+            inside = (last >= first) & (last < end) & (at >= start)
+            ids = np.concatenate([begin, read.ids[start:end]])
+            made.append(Window(ids, context, start, first, at[inside] - start + len(prefix), row + of[inside]))
+        for stimulus in read.apart if states else ():
+            ids, own = so_far(read, stimulus)
+            start = max(next(s for s, end, _ in places if len(ids) <= end or end == len(read.ids)), len(ids) - size)
+            own = (own[-1:] if pooling == "last" else own[own >= start]) - start + len(prefix)
+            text = np.concatenate([begin, ids[start:]])
+            made.append(Window(text, context, start, start + len(text), own, np.full(len(own), row + stimulus)))
+        row += len(read.stimulus_ids)
+    return made
+
+
+def _pooled(read: Tokens, pooling: str) -> tuple[Integers, Integers]:
+    """Tokens whose states are pooled in one pass, and the stimulus of each; one may stand for several stimuli."""
+    together = np.array([k not in read.apart for k in range(len(read.last))], dtype=bool)
+    alone = together & (read.last >= 0)  # by its last token: each, or those without tokens of their own
+    if pooling == "last":
+        return read.last[alone], np.flatnonzero(alone)
+    alone &= ~np.isin(np.arange(len(read.last)), read.owners)
+    own = np.flatnonzero((read.owners >= 0) & np.append(together, False)[read.owners])
+    return np.append(own, read.last[alone]), np.append(read.owners[own], np.flatnonzero(alone))
+
+
+def so_far(read: Tokens, stimulus: int) -> tuple[Integers, Integers]:
+    """(token,) ids of the text up to and including a stimulus, and the positions of its own among them.
+
+    -1 is what stands before the first stimulus. A stimulus without a token stands after what came before it.
+    """
+    if stimulus in read.apart:
+        apart = read.apart[stimulus]
+        ids = np.concatenate([read.ids[: apart.n_kept], apart.ids])
+        return ids, np.arange(len(ids) - apart.n_own, len(ids))
+    if stimulus < 0:
+        n_before = int(np.argmax(read.owners >= 0)) if len(read.ids) else 0
+        return read.ids[:n_before], np.zeros(0, dtype=np.int64)
+    end = max(so_far(read, -1)[0].size, int(read.last[: stimulus + 1].max()) + 1)
+    own = np.flatnonzero(read.owners[:end] == stimulus)
+    return read.ids[:end], own if len(own) or read.last[stimulus] < 0 else np.array([end - 1])

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from harness.backends import Model
 
 # Raise the first when extraction changes what it gives, the second when scoring does: older units are then not reused.
-FEATURES_VERSION = 2
+FEATURES_VERSION = 3
 SCORES_VERSION = 5
 
 
@@ -82,7 +82,9 @@ class FeatureUnit:
     def key(self) -> str:
         """Hash of model, text, what the protocol says of reading it, and what is kept."""
         text = content_hash([self.stimuli.ids, self.stimuli.texts, self.stimuli.passages])
-        names = ("context", "context_words", "pooling", "window", "overlap", "decoder_reads")
+        names = ["context", "context_words", "pooling", "window", "overlap"]
+        if self.source.checkpoint and self.source.checkpoint.is_encoder_decoder:
+            names.append("decoder_reads")
         how = {name: getattr(self.protocol, name) for name in names}
         kept = {"states": self.states, "surprisals": self.surprisals, "dtype": self.dtype}
         return content_hash({"schema": FEATURES_VERSION, **self.source.identity, **how, **kept, "text": text})[:32]
@@ -91,11 +93,14 @@ class FeatureUnit:
         """Read the text and store what it gives under this unit's key."""
         from safetensors.numpy import save_file
 
+        from harness.parity import check
+
         how = self.protocol
         shown = contexts.shuffled(self.stimuli, self.source.seed) if self.source.kind == "shuffled" else self.stimuli
         texts = contexts.build(shown, how.context, how.context_words)
         read = [model.reader.encode(part, in_chat=self.source.kind == "chat") for part in texts]
         found = model.extract(read, how, states=self.states, log_probabilities=self.surprisals)
+        parity = check(model, read, found, how)
         arrays: dict[str, Any] = (
             {str(layer): matrix for layer, matrix in found.features.values.items()} if found.features else {}
         )
@@ -105,7 +110,7 @@ class FeatureUnit:
         facts = {
             "schema": FEATURES_VERSION, "model": self.source.name, "context": how.context, "backend": model.backend,
             "dtype": self.dtype, "n_tokens": sum(len(part.ids) for part in read), "host": platform.node(),
-            "code_version": code_version(), **found.facts,
+            "code_version": code_version(), **found.facts, **parity,
         }  # fmt: skip
         metadata = {"row_ids": json.dumps([i for part in read for i in part.stimulus_ids])}
         store.put(

@@ -32,7 +32,11 @@ def test_a_family_loads_as_what_it_is_and_gives_finite_states_that_differ_betwee
     name, checkpoint = family
     loaded = reader.load(checkpoint)
     stack = "encoder" if name in ENCODERS else "encoder-decoder" if name in T5 else "decoder"
-    assert (checkpoint.family, loaded.stack, loaded.dtype) == (name.partition("-original")[0], stack, "float32")
+    assert (checkpoint.family, loaded.stack, loaded.dtype) == (
+        name.removesuffix("-original").removesuffix("-alibi"),
+        stack,
+        "float32",
+    )
     states = _states(loaded, range(4, 12))
     assert len(states) == (tiny.BLOCKS + 1) * (2 if name in T5 else 1)
     assert all(torch.isfinite(state).all() for state in states)

@@ -1,0 +1,186 @@
+"""A few stimuli of a text that was read, read once more the plain way: alone, without batches or hooks of ours.
+
+transformers' own hidden states of a batch of one are what everything else must agree with. What differs by more than
+rounding is not stored; the largest difference stands in the unit's manifest and in the table `extractions`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.backends import Model
+from harness.reader import Reader
+from harness.records import Extraction, Floats, Integers, Layer, Tokens
+from harness.spec import Dtype, Protocol
+from harness.tokens import Window, cut, so_far
+
+# How many stimuli are read again.
+N_STIMULI = 4
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """states: of a layer's largest number; nats: of a token's log-probability."""
+
+    states: float
+    nats: float
+
+
+# float32: a sum in another order. Else the size of a batch alone changes bits: 1 % in the last layer (SCALE).
+TOLERANCES: dict[Dtype, Tolerance] = {
+    "float32": Tolerance(1e-4, 1e-3),
+    "bfloat16": Tolerance(0.1, 0.5),
+    "float16": Tolerance(0.02, 0.1),
+    "int8": Tolerance(0.2, 1.0),
+}
+
+
+class ParityError(ValueError):
+    """What was read is not what the model says."""
+
+
+def check(model: Model, tokens: Sequence[Tokens], found: Extraction, how: Protocol) -> Mapping[str, Any]:
+    """Compare some stimuli, from short to long contexts, with a plain forward of each.
+
+    Args:
+        model: as it read; another backend than transformers has no plain forward, and is not compared.
+        tokens: what was read, one per context.
+        found: what came of it.
+        how: the protocol.
+
+    Returns:
+        parity_states: the largest difference, of a layer's largest number; parity_nats: of a log-probability;
+        parity_stimuli, parity_s: how many were compared and how long it took. None where nothing could be compared.
+
+    Raises:
+        ParityError: if they differ by more than rounding does.
+    """
+    if model.backend != "transformers":
+        return {"parity_states": None, "parity_nats": None, "parity_stimuli": 0, "parity_s": 0.0}
+    reader, started = model.reader, time.perf_counter()
+    chosen = _chosen(tokens)
+    states = [_states_differ(reader, tokens, found, how, *each) for each in chosen] if found.features else []
+    nats = [_nats_differ(reader, tokens, found, how, *each) for each in chosen] if found.log_probabilities else []
+    worst = [max((each for each in part if each is not None), default=None) for part in (states, nats)]
+    allowed = TOLERANCES[reader.dtype]
+    for what, differs, most in zip(("states", "log-probabilities"), worst, (allowed.states, allowed.nats), strict=True):
+        if differs is not None and not differs <= most:
+            raise ParityError(
+                f"{reader.model.config.model_type} in {reader.dtype}: {what} read in batches differ by {differs:.1e} "
+                f"from those of the text alone; {most:.0e} is rounding. Nothing is stored: this combination of model, "
+                "library and device does not compute the same thing twice; try float32, or another version."
+            )
+    return {
+        "parity_states": worst[0], "parity_nats": worst[1], "parity_stimuli": len(chosen),
+        "parity_s": time.perf_counter() - started,
+    }  # fmt: skip
+
+
+def _chosen(tokens: Sequence[Tokens]) -> list[tuple[int, int]]:
+    """(context, stimulus) of those whose text so far is shortest, longest, and between; those read apart first."""
+    every = [(int(last), context, k) for context, read in enumerate(tokens) for k, last in enumerate(read.last)]
+    usable = sorted(each for each in every if each[0] >= 0)
+    apart = [(context, k) for context, read in enumerate(tokens) for k in read.apart][:1]
+    spread = sorted({round(x) for x in np.linspace(0, len(usable) - 1, N_STIMULI)}) if usable else []
+    return list(dict.fromkeys([*apart, *(usable[i][1:] for i in spread)]))
+
+
+def _window_of(reader: Reader, tokens: Sequence[Tokens], how: Protocol, context: int, stimulus: int) -> Window:
+    """The window that answers for a stimulus, of its context alone."""
+    read = tokens[context]
+    limit = min(how.window, reader.limit)
+    made = cut([read], limit, reader.prefix, how.overlap, how.pooling)
+    return next(window for window in made if stimulus in window.rows)
+
+
+def _states_differ(
+    reader: Reader, tokens: Sequence[Tokens], found: Extraction, how: Protocol, context: int, stimulus: int
+) -> float | None:
+    """The largest over the layers, of a layer's largest number."""
+    assert found.features is not None  # noqa: S101 - asked for
+    row = sum(len(read.stimulus_ids) for read in tokens[:context]) + stimulus
+    differs = []
+    for stack, (states, at) in _plain(reader, tokens, how, context, stimulus).items():
+        for index, layer in enumerate(states):
+            theirs, scale = _pooled(layer[at], how.pooling), float(np.abs(layer).max())
+            ours = found.features.values[Layer(stack, index)][row]
+            differs.append(float(np.abs(ours - theirs).max()) / (scale or 1.0))
+    return max(differs, default=None)
+
+
+def _pooled(states: Floats, pooling: str) -> Floats:
+    if pooling == "last":
+        return np.asarray(states[-1])
+    return np.asarray(states.mean(axis=0) if pooling == "mean" else states.sum(axis=0))
+
+
+def _plain(
+    reader: Reader, tokens: Sequence[Tokens], how: Protocol, context: int, stimulus: int
+) -> dict[str, tuple[list[Floats], Integers]]:
+    """Stack -> each layer's (token, hidden) states but the last, whose norm transformers applies; positions."""
+    read, model = tokens[context], reader.model
+    if reader.stack == "decoder":
+        window = _window_of(reader, tokens, how, context, stimulus)
+        at = window.at[window.rows == stimulus]
+        return {"decoder": (_hidden(model.base_model, "hidden_states", input_ids=window.ids[: at[-1] + 1]), at)}
+    limit = min(how.window, reader.limit)
+    before = list(reader.prefix) if reader.stack == "encoder" else []
+    text, own = so_far(read, stimulus)
+    room = limit - len(before) - len(reader.suffix)
+    source = np.array([*before, *text[-room:], *reader.suffix], dtype=np.int64)
+    at = own[own >= len(text) - room] - max(0, len(text) - room) + len(before)
+    if reader.stack == "encoder":
+        return {"encoder": (_hidden(model.base_model, "hidden_states", input_ids=source), at)}
+    start = np.asarray(reader.prefix)
+    encoder = _hidden(model, "encoder_hidden_states", input_ids=source, decoder_input_ids=start)
+    if how.decoder_reads == "nothing":
+        spoken, heard, of = start, source, np.array([len(start) - 1])
+    elif how.decoder_reads == "text":
+        window = _window_of(reader, tokens, how, context, stimulus)
+        of = window.at[window.rows == stimulus]
+        spoken, heard = window.ids[: of[-1] + 1], np.array([reader.tokenizer.eos_token_id])
+    else:
+        heard = np.array([*so_far(read, stimulus - 1)[0][-room:], *reader.suffix], dtype=np.int64)
+        spoken = np.concatenate([start, text[own][-(limit - len(start)) :]])
+        of = np.arange(len(start), len(spoken))
+    decoder = _hidden(model, "decoder_hidden_states", input_ids=heard, decoder_input_ids=spoken)
+    return {"encoder": (encoder, at), "decoder": (decoder, of)}
+
+
+def _hidden(run: Any, which: str, **ids: Integers) -> list[Floats]:
+    device = next(run.parameters()).device
+    with torch.inference_mode():
+        batch = {name: torch.from_numpy(np.ascontiguousarray(part))[None].to(device) for name, part in ids.items()}
+        states = run(**batch, output_hidden_states=True, use_cache=False)[which]
+    return [state[0].float().cpu().numpy() for state in states[:-1]]
+
+
+def _nats_differ(
+    reader: Reader, tokens: Sequence[Tokens], found: Extraction, how: Protocol, context: int, stimulus: int
+) -> float | None:
+    """The largest over the stimulus's tokens that the window of its last one answers for."""
+    assert found.log_probabilities is not None  # noqa: S101 - asked for
+    read, n_prefix = tokens[context], len(reader.prefix)
+    last, limit = int(read.last[stimulus]), min(how.window, reader.limit)
+    if last < 0:
+        return None
+    windows = cut([read], limit, reader.prefix, how.overlap, how.pooling, states=False)
+    window = next(each for each in windows if each.first <= last < each.start + len(each.ids) - n_prefix)
+    ids = torch.from_numpy(window.ids[: last - window.start + n_prefix + 1])[None].to(reader.device)
+    options = {"input_ids": ids}
+    if reader.is_encoder_decoder:
+        empty = torch.full((1, 1), reader.tokenizer.eos_token_id, device=reader.device)
+        options = {"input_ids": empty, "decoder_input_ids": ids}
+    with torch.inference_mode():
+        logits = reader.model(**options, use_cache=False).logits[0, :-1].float()
+    logs = logits.log_softmax(-1).gather(-1, ids[0, 1:, None].to(logits.device))[:, 0].double().cpu().numpy()
+    own = np.flatnonzero(read.owners == stimulus)
+    own = own[(own >= window.first) & (own - window.start + n_prefix >= 1)]
+    differs = np.abs(found.log_probabilities[context][own] - logs[own - window.start + n_prefix - 1])
+    return float(differs.max()) if len(differs) else None
