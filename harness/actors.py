@@ -9,6 +9,7 @@ its weights once, for all data sets, and is killed when its work is done.
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ from harness.units import FeatureUnit
 from kernels.arrays import gpu_available
 from kernels.ridge import FoldFit
 
+# Weights smaller than this are read faster than a process starts.
+PREFETCH_BYTES = 2**28
+
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class ModelActor:
@@ -40,8 +44,11 @@ class ModelActor:
     a text sends it again, to another actor (readings.py).
     """
 
-    def __init__(self, checkpoint: Checkpoint, out: str, device: str, placement: Placement) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, out: str, device: str, placement: Placement, allow_pickle: bool
+    ) -> None:  # fmt: skip
         self.checkpoint, self.store, self.device, self.placement = checkpoint, Store(out), device, placement
+        self.allow_pickle = allow_pickle
         self.loaded: tuple[int | None, object] | None = None
 
     def where(self) -> tuple[str, tuple[int, ...]]:
@@ -59,9 +66,10 @@ class ModelActor:
         seed = unit.source.seed if unit.source.kind == "untrained" else None
         if self.loaded is None or self.loaded[0] != seed:
             self.loaded = None  # two models at once may not fit
+            fetch(self.checkpoint, self.allow_pickle)
             model = backends.load(
                 self.placement.backend, self.checkpoint, self.device, unit.dtype, seed,
-                n_gpus=max(1, self.placement.n_gpus),
+                n_gpus=max(1, self.placement.n_gpus), allow_pickle=self.allow_pickle,
             )  # fmt: skip
             self.loaded = (seed, model)
         unit.run(self.loaded[1], self.store)  # type: ignore[arg-type]
@@ -69,22 +77,35 @@ class ModelActor:
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def prefetch(checkpoint: Checkpoint) -> int:
-    """Read a checkpoint's files into this node's page cache, so that the actor that comes finds them there; bytes read.
+def prefetch(checkpoint: Checkpoint, allow_pickle: bool) -> int:
+    """Fetch the weights of a model that comes next, so that its actor finds them on this node; bytes read."""
+    return fetch(checkpoint, allow_pickle)
 
-    Nothing is read where they would not fit beside what is in use.
+
+def fetch(checkpoint: Checkpoint, allow_pickle: bool) -> int:
+    """Bring a checkpoint's weights to this machine and into its page cache; bytes read.
+
+    One model at a time on a node: two that share the link would both come late, and their GPUs wait for both. Nothing
+    is read where it is small, or would not fit beside what is in use.
     """
-    from harness import room
+    from filelock import FileLock
 
-    files = [path for folder in filter(None, (checkpoint.folder, checkpoint.base_folder))
-             for path in sorted(Path(folder).glob("*.safetensors"))]  # fmt: skip
-    n_bytes = sum(path.stat().st_size for path in files)
-    if n_bytes > 0.8 * room.free_bytes("cpu"):
+    from harness import room
+    from harness.checkpoints import with_weights
+
+    if checkpoint.n_parameters * 2 < PREFETCH_BYTES and not checkpoint.hub_id:
         return 0
-    for path in files:
-        with path.open("rb", buffering=0) as stream:
-            while stream.read(2**26):
-                pass
+    with FileLock(Path(tempfile.gettempdir()) / f"harness-link-{os.getuid()}.lock"):
+        checkpoint = with_weights(checkpoint, allow_pickle)
+        folders = filter(None, (checkpoint.folder, checkpoint.base_folder))
+        files = [path for folder in folders for path in sorted(Path(folder).glob("*.safetensors"))]
+        n_bytes = sum(path.stat().st_size for path in files)
+        if n_bytes > 0.8 * room.free_bytes("cpu"):
+            return 0
+        for path in files:
+            with path.open("rb", buffering=0) as stream:
+                while stream.read(2**26):
+                    pass
     return n_bytes
 
 

@@ -76,6 +76,8 @@ def load_transformers(
 ) -> Model:
     """Load with transformers; arguments and errors of `load`."""
     from harness import extract, reader
+    from harness.checkpoints import with_weights
 
+    checkpoint = with_weights(checkpoint, allow_pickle)
     loaded = reader.load(checkpoint, device, untrained_seed, dtype, n_gpus=n_gpus, allow_pickle=allow_pickle)
     return Model("transformers", loaded, extract.extract)

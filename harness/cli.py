@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from harness import commands
+from harness import commands, fleet_commands
 from harness.spec import SPECS
 
 
@@ -21,6 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     try:
         status: int = arguments.command(arguments)
+    except BrokenPipeError:  # whoever reads our lines has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
         print(f"harness: {error}", file=sys.stderr)
         return 2
@@ -55,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--model", action="append", metavar="NAME_OR_FOLDER", help="table name, Hub id or folder; repeatable"
     )
+    _add_precision(run)
+    run.add_argument("--allow-pickle", action="store_true", help="load pickled weights too, which can run any code")
     run.add_argument(
         "--dataset", action="append", metavar="NAME", help="instead of the spec's, or local:FOLDER; repeatable"
     )
@@ -85,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--run", help="which run (default: the newest)")
     report.add_argument("--markdown", action="store_true", help="print the main tables as Markdown instead")
 
-    add("models", commands.models, "The table of models.")
+    _add_fleet(add)
     shown = add(
         "datasets", commands.datasets, "The data sets: what is here, what is missing, licences; NAME shows one."
     )
@@ -121,6 +126,41 @@ def _parser() -> argparse.ArgumentParser:
 
     add_data_root(add("doctor", commands.doctor, "What works on this machine."))
     return parser
+
+
+def _add_fleet(add: Callable[..., argparse.ArgumentParser]) -> None:
+    table = add("models", fleet_commands.models, "The table of models; `pin` writes a lock, `checkpoints` lists.")
+    table.add_argument("what", nargs="?", metavar="NAME|pin|checkpoints", help="one model in full, or one of these two")
+    table.add_argument("names", nargs="*", metavar="NAME", help="of `pin` and `checkpoints`")
+    table.add_argument("--family", metavar="FAMILY", help="only those of a family, such as llama")
+    table.add_argument("--group", metavar="GROUP", help="only paper, gpt2, 'appendix J', current, encoders or user")
+    table.add_argument("--all", action="store_true", help="pin: all models of the table")
+    table.add_argument("--lock", default="models.lock", metavar="FILE", help="pin: where (default: models.lock)")
+    table.add_argument("--every", type=int, default=1, metavar="N", help="checkpoints: each N-th")
+    table.add_argument("--models", metavar="FILE", help="also the models of a TOML or YAML file")
+
+    plan = add("plan", fleet_commands.plan, "What would run where, when and at what cost; nothing is run.")
+    plan.add_argument("spec", metavar="SPEC", help=f"one of {', '.join(SPECS)}")
+    plan.add_argument("--model", action="append", metavar="NAME_OR_FOLDER", help="instead of the spec's; repeatable")
+    _add_precision(plan)
+    plan.add_argument("--cluster", metavar="FILE", help="of Ray's launcher (default: cluster.yaml)")
+    plan.add_argument("--nodes", type=int, metavar="N", help="a made-up cluster instead")
+    plan.add_argument("--gpus-per-node", type=int, metavar="G", help="of the made-up cluster; 0 reads on cores")
+    plan.add_argument("--gpu-memory-gb", type=float, metavar="M", help="of one GPU")
+    plan.add_argument("--storage-gb-s", type=float, default=1.0, metavar="R", help="weights to one node (default: 1)")
+    plan.add_argument("--gpu-tflops", type=float, default=200.0, metavar="R", help="reached by a GPU (default: 200)")
+    plan.add_argument("--usd-per-gpu-hour", type=float, metavar="USD", help="a price, to have the cost")
+
+
+def _add_precision(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--models", metavar="FILE", help="models of your own: a TOML or YAML file")
+    command.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16", "float16", "int8"), default="auto",
+        help="of the weights (default: float32 up to 3 billion parameters, bfloat16 above)",
+    )  # fmt: skip
+    command.add_argument(
+        "--backend", choices=("auto", "transformers", "vllm"), default="auto", help="library that reads (default: auto)"
+    )
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
             address=arguments.address,
             device=arguments.device,
             pinned=not arguments.unpinned,
+            allow_pickle=arguments.allow_pickle,
             watcher=display,
         )
     page = report.write(arguments.out, outcome.run)
@@ -72,6 +73,11 @@ def spec_of(arguments: argparse.Namespace) -> EvaluationSpec:
     spec = _named(SPECS, arguments.spec, "spec")()
     spec = replace(spec, protocols=PROTOCOLS[arguments.protocol], variants=_variants(arguments))
     spec = replace(spec, vectors=arguments.vectors, corpus=arguments.corpus)
+    spec = replace(spec, dtype=arguments.dtype, backend=arguments.backend)
+    if arguments.models:
+        from harness import models
+
+        spec = replace(spec, models=(*spec.models, *models.extend(arguments.models)))
     if arguments.model:
         spec = replace(spec, models=tuple(arguments.model))
     if arguments.dataset:
@@ -112,13 +118,6 @@ def report(arguments: argparse.Namespace) -> int:
     else:
         print(f"open the report: {page}")
     return 0
-
-
-def models(arguments: argparse.Namespace) -> int:
-    """The table of models."""
-    from harness.models import MODELS
-
-    return show([asdict(entry) for entry in MODELS.values()], arguments.json)
 
 
 def datasets(arguments: argparse.Namespace) -> int:
@@ -232,7 +231,11 @@ def _cache_ls(store: Any, arguments: argparse.Namespace) -> int:
     if arguments.json:
         document([asdict(unit) for unit in found])
         return 0
-    rows = [asdict(unit) | {"key": unit.key[:12], "bytes": size(unit.bytes), "runs": len(unit.runs)} for unit in found]
+    rows = [
+        asdict(unit) | {"key": unit.key[:12], "created": unit.created[:16], "bytes": size(unit.bytes),
+                        "runs": len(unit.runs)}
+        for unit in found
+    ]  # fmt: skip
     if rows:
         show(rows, as_json=False)
     print(f"{len(found)} units, {size(sum(unit.bytes for unit in found))} in {store.root}")

@@ -29,6 +29,7 @@ def run(
     address: str | None = None,
     device: str = "auto",
     pinned: bool = True,
+    allow_pickle: bool = False,
     watcher: Watcher | None = None,
 ) -> Outcome:
     """Run a spec and write its tables.
@@ -40,6 +41,7 @@ def run(
         address: a Ray cluster; None starts a local Ray.
         device: "auto", "cpu" or "cuda", where models are read.
         pinned: whether recordings must be the published files, by checksum.
+        allow_pickle: whether pickled weights are loaded where a checkpoint has no safetensors: they can run any code.
         watcher: is told what happens.
 
     Returns:
@@ -59,7 +61,7 @@ def run(
         watcher.failed(failure)
     pending = [unit for unit in plan.scores if not store.has("scores", unit.key)]
     watcher.planned(plan, pending)
-    done, account = _compute(plan, pending, store, address, device, watcher)
+    done, account = _compute(plan, pending, store, address, device, watcher, allow_pickle)
     outcome = Outcome(
         plan.run, len(plan.scores), account.n_scored, len(done) - account.n_scored, tuple(plan.failures),
         time.monotonic() - started,
@@ -74,7 +76,13 @@ def run(
 
 
 def _compute(
-    plan: Plan, pending: list[ScoreUnit], store: Store, address: str | None, device: str, watcher: Watcher
+    plan: Plan,
+    pending: list[ScoreUnit],
+    store: Store,
+    address: str | None,
+    device: str,
+    watcher: Watcher,
+    allow_pickle: bool,
 ) -> tuple[list[ScoreUnit], Account]:
     """Compute what is pending, and give what is then done; what is neither done nor failed becomes a failure."""
     account = Account()
@@ -84,7 +92,7 @@ def _compute(
 
         actors.start(address)
         with _ended_by_sigterm():
-            account = Schedule(plan, pending, store, device, watcher).work()
+            account = Schedule(plan, pending, store, device, watcher, allow_pickle).work()
     done = {unit.key: unit for unit in plan.scores if store.manifest("scores", unit.key)}
     known = {(failure.model, failure.dataset, failure.protocol) for failure in plan.failures}
     for unit in plan.scores:

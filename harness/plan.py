@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from harness import checkpoints, controls, datasets, quickstart
+from harness import checkpoints, controls, datasets, pairs, precision, quickstart
 from harness.datasets.entry import Entry, checksum_of
 from harness.records import Dataset
 from harness.score_units import ScoreUnit
-from harness.spec import EvaluationSpec, Protocol, content_hash
+from harness.spec import AskedDtype, EvaluationSpec, Protocol, content_hash
 from harness.units import FeatureUnit, Source, now
 
 
@@ -124,12 +124,13 @@ def _models(plan: Plan, out: str) -> Iterator[Source]:
         where = str(quickstart.folder_of(out) / name) if name in quickstart.MODELS else name
         try:
             checkpoint = checkpoints.resolve(where)
+            precision.dtype_of(checkpoint.family, checkpoint.stack, checkpoint.n_parameters, plan.spec.dtype)
             _require_other_name(checkpoint, found)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one model, the others go on
             plan.failures.append(Failure.of(error, "models", model=checkpoints.name_of(name)))
         else:
             found[checkpoint.name] = checkpoint
-    for checkpoint in checkpoints.pair(found.values()):
+    for checkpoint in pairs.pair(found.values()):
         yield Source(checkpoint.name, "model", checkpoint.revision, plan.spec.seed, checkpoint)
         for variant in plan.spec.variants:
             if variant != "chat" or checkpoints.has_chat_template(checkpoint):
@@ -154,7 +155,7 @@ def _score_units(plan: Plan) -> Iterator[ScoreUnit]:
             for source in plan.sources:
                 if source.checkpoint is None and not controls.applies(source.name, dataset):
                     continue
-                features = feature_unit(source, dataset, protocol) if source.checkpoint else None
+                features = feature_unit(source, dataset, protocol, plan.spec.dtype) if source.checkpoint else None
                 held_against = beside if features else ()
                 yield ScoreUnit(source, name, dataset.version, protocol, plan.spec.seed, features, held_against)
 
@@ -167,12 +168,16 @@ def _beside(plan: Plan, dataset: Dataset) -> tuple[Source, ...]:
     return tuple(source for source in known if controls.applies(source.name, dataset))
 
 
-def feature_unit(source: Source, dataset: Dataset, protocol: Protocol) -> FeatureUnit:
+def feature_unit(source: Source, dataset: Dataset, protocol: Protocol, asked: AskedDtype = "auto") -> FeatureUnit:
     """What a model must read for a data set: states for responses, surprisals for reading times.
 
-    A decoder gives the surprisals of a recording's stimuli in the pass that gives its states; T5 would need a second.
+    A decoder gives the surprisals of a recording's stimuli in the pass that gives its states; T5 would need a second,
+    and an encoder has none.
     """
     assert source.checkpoint is not None  # noqa: S101 - controls read nothing
     brain = dataset.responses is not None
-    surprisals = not (brain and source.checkpoint.is_encoder_decoder)
-    return FeatureUnit(source, dataset.stimuli, protocol, states=brain, surprisals=surprisals)
+    surprisals = not brain or source.checkpoint.stack == "decoder"
+    dtype = precision.dtype_of(source.checkpoint.family, source.checkpoint.stack, source.checkpoint.n_parameters, asked)
+    if dtype == "int8" and source.kind == "untrained":  # its weights are drawn, not measured
+        dtype = "bfloat16"
+    return FeatureUnit(source, dataset.stimuli, protocol, states=brain, surprisals=surprisals, dtype=dtype)

@@ -11,11 +11,9 @@ log-probabilities are float32 whatever stands here (bf16 rounding alone moves a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
-from harness.spec import Dtype
-
-Asked = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+from harness.spec import AskedDtype, Dtype
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ FLOAT16_OVERFLOWS = {
 }  # fmt: skip
 
 
-def dtype_of(family: str, stack: str, n_parameters: float, asked: Asked = "auto") -> Dtype:
+def dtype_of(family: str, stack: str, n_parameters: float, asked: AskedDtype = "auto") -> Dtype:
     """The precision in which a model is read.
 
     Args:
@@ -65,8 +63,8 @@ def dtype_of(family: str, stack: str, n_parameters: float, asked: Asked = "auto"
     """
     if asked == "auto":
         return next(rule.dtype for rule in POLICY if n_parameters <= rule.n_parameters)
-    if asked not in get_args(Asked):
-        raise ValueError(f"precision {asked!r} is none of {', '.join(get_args(Asked))}.")
+    if asked not in get_args(AskedDtype):
+        raise ValueError(f"precision {asked!r} is none of {', '.join(get_args(AskedDtype))}.")
     if asked == "float16" and family in FLOAT16_OVERFLOWS:
         raise ValueError(
             f"{family!r} ({stack}) is not read in float16: {FLOAT16_OVERFLOWS[family]}. Use bfloat16, which has the "

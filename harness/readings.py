@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 # Actors that may be lost over one text; then it is the text, or the model, that kills them.
 RECOVERIES = 3
-# Weights smaller than this are read faster than a process starts.
-PREFETCH_BYTES = 2**28
 
 
 class LostActorError(RuntimeError):
@@ -51,6 +49,7 @@ class Readings:
     device: str
     watcher: Watcher
     reserve_s: float = reservations.RESERVE_S
+    allow_pickle: bool = False
     cluster: Cluster = field(default_factory=lambda: Cluster(()))
     plan: dict[Checkpoint, Placement] = field(default_factory=dict)
     unread: dict[Checkpoint, dict[str, FeatureUnit]] = field(default_factory=dict)
@@ -123,7 +122,7 @@ class Readings:
         held = {key: claim for key, claim in claims.items() if claim}
         if not held:
             return False
-        resident = Resident.of(placement, units, held, self.store, self.device, self.reserve_s)
+        resident = Resident.of(placement, units, held, self.store, self.device, self.reserve_s, self.allow_pickle)
         self.residents[checkpoint] = resident
         self.running[resident.actor.where.remote()] = resident
         self.watcher.noted(checkpoint.name, "waits for its place")
@@ -135,8 +134,8 @@ class Readings:
         behind = [one for one in self.unread if self.plan[one].node == placement.node]
         if behind:
             checkpoint = min(behind, key=lambda one: self.plan[one].order)
-            if checkpoint.n_parameters * 2 >= PREFETCH_BYTES:
-                actors.prefetch.options(**reservations.near(placement.node)).remote(checkpoint)
+            if checkpoint.n_parameters * 2 >= actors.PREFETCH_BYTES:
+                actors.prefetch.options(**reservations.near(placement.node)).remote(checkpoint, self.allow_pickle)
                 self.watcher.noted(checkpoint.name, "its weights are on their way")
 
     # --- what comes back ----------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class Resident:
     @classmethod
     def of(
         cls, placement: Placement, units: dict[str, FeatureUnit], claims: dict[str, Claim], store: Store, device: str,
-        reserve_s: float,
+        reserve_s: float, allow_pickle: bool,
     ) -> Resident:  # fmt: skip
         """Ask for its place and send its actor there."""
         texts = deque(sorted(units.values(), key=lambda unit: unit.source.kind))  # the trained before the untrained
@@ -55,7 +55,7 @@ class Resident:
         assert checkpoint is not None  # noqa: S101 - only models read
         reservation = Reservation.of(placement, reserve_s)
         made = actors.ModelActor.options(**reservation.options)  # type: ignore[attr-defined]
-        actor = made.remote(checkpoint, store.out, device, placement)
+        actor = made.remote(checkpoint, store.out, device, placement, allow_pickle)
         return cls(checkpoint, placement, reservation, actor, texts, claims)
 
     @property
@@ -86,8 +86,7 @@ class Resident:
 
 def demand_of(checkpoint: Checkpoint) -> Demand:
     """What a model asks of a cluster."""
-    stack = "encoder-decoder" if checkpoint.is_encoder_decoder else "decoder"
     return Demand(
-        checkpoint.name, checkpoint.family, stack, checkpoint.n_parameters, checkpoint.n_layers,
-        checkpoint.hidden_size, checkpoint.vocabulary,
+        checkpoint.name, checkpoint.family, checkpoint.stack, checkpoint.n_parameters, checkpoint.n_layers,
+        checkpoint.hidden_size, checkpoint.vocabulary, checkpoint.n_heads,
     )  # fmt: skip

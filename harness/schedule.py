@@ -32,11 +32,19 @@ LOOK_S = 1.0
 class Schedule:
     """The pending score units of a plan, and the work that they wait for."""
 
-    def __init__(self, plan: Plan, pending: Iterable[ScoreUnit], store: Store, device: str, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        pending: Iterable[ScoreUnit],
+        store: Store,
+        device: str,
+        watcher: Watcher,
+        allow_pickle: bool = False,
+    ) -> None:
         self.plan, self.store, self.watcher = plan, store, watcher
         self.n_cpus, n_gpus = actors.resources()
         self.device = device if device != "auto" else ("cuda" if n_gpus else "cpu")
-        self.readings = Readings(store, self.device, watcher)
+        self.readings = Readings(store, self.device, watcher, allow_pickle=allow_pickle)
         self.waiting: defaultdict[str, list[ScoreUnit]] = defaultdict(list)  # by the key of their features
         self.ready: deque[ScoreUnit] = deque()
         self.scoring: dict[Any, tuple[ScoreUnit, Claim]] = {}

@@ -11,10 +11,14 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from harness import models
+
 ProtocolName = Literal["paper", "strict", "brainscore2026"]
 Variant = Literal["untrained", "shuffled", "chat"]
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
+AskedDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 Backend = Literal["transformers", "vllm"]
+AskedBackend = Literal["auto", "transformers", "vllm"]
 
 FoldKind = Literal[
     "shuffled", "kfold", "stratified shuffled", "stratified kfold", "grouped", "leave one group out", "contiguous",
@@ -162,7 +166,7 @@ class EvaluationSpec:
     models: names of the table, Hub ids or folders; controls: names in harness/controls.py; variants: how each model
     runs besides ("untrained": weights drawn anew; "shuffled": word order destroyed; "chat": in its chat template, where
     it has one); vectors, corpus: files of word vectors and of text, which the controls
-    "static-vectors" and "ngram" need and without which they are left out.
+    "static-vectors" and "ngram" need and without which they are left out; dtype, backend: of all models, or "auto".
     """
 
     name: str
@@ -176,6 +180,8 @@ class EvaluationSpec:
     seed: int = 0
     vectors: str = ""
     corpus: str = ""
+    dtype: AskedDtype = "auto"
+    backend: AskedBackend = "auto"
 
 
 def content_hash(content: Any) -> str:
@@ -198,4 +204,9 @@ def paper() -> EvaluationSpec:
     return EvaluationSpec("paper", (), ("pereira2018", "blank2014", "wehbe2014", "futrell2018-2016"))
 
 
-SPECS = {spec.__name__: spec for spec in (quickstart, real, paper)}
+def scale() -> EvaluationSpec:
+    """100 models of 60 million to 70 billion parameters on the paper's data sets: a fleet to plan for."""
+    return EvaluationSpec("scale", models.scale(), paper().datasets)
+
+
+SPECS = {spec.__name__: spec for spec in (quickstart, real, paper, scale)}

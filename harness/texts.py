@@ -66,8 +66,8 @@ def surprisals(file: str, names: Sequence[str], context: str) -> pd.DataFrame:
     stimuli = read(file)
     parts = []
     for name in names:
-        checkpoint = checkpoints.resolve(name)
-        dtype = precision.dtype_of(checkpoint.family, "decoder", checkpoint.n_parameters)
+        checkpoint = checkpoints.with_weights(checkpoints.resolve(name))
+        dtype = precision.dtype_of(checkpoint.family, checkpoint.stack, checkpoint.n_parameters)
         model = reader.load(checkpoint, dtype=dtype)
         if model.stack == "encoder":
             raise ValueError(f"{checkpoint.name} is an encoder, which gives no probabilities; give a decoder or a T5.")

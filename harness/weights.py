@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from harness.checkpoints import is_buffer, weight_files
+from harness.headers import is_buffer, weight_files
 
 # An index names the shards; a small checkpoint is one file.
 # Numbers that are added at once: a sum of two precisions makes a float32 copy of what it adds.

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from harness.checkpoints import is_buffer
+from harness.headers import is_buffer
 
 _OF_A_BLOCK = re.compile(r"\.(layers|layer|h|block|blocks)\.\d+\.")
 # Embeddings are padded to round numbers, by a percent or two; a tokenizer of under half of them is another model's.

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from harness import checkpoints, tiny
+from harness import checkpoints, headers, pairs, tiny
 
 TEXT = ("The old bee watched the hive.",)
 
@@ -75,10 +75,10 @@ def test_a_tuned_version_is_known_by_its_name_only_beside_a_base_of_the_same_sha
         checkpoints.resolve(str(tiny.build(family, tmp_path / name, TEXT, 0)))
         for family, name in (("llama", "m"), ("llama", "m-instruct"), ("gpt2", "m-chat"))
     )
-    found = {checkpoint.name: checkpoint for checkpoint in checkpoints.pair([base, tuned, other])}
+    found = {checkpoint.name: checkpoint for checkpoint in pairs.pair([base, tuned, other])}
     assert (found["m-instruct"].tuned_from, found["m-instruct"].pair_source) == ("m", "name")
     assert found["m-chat"].tuned_from == found["m"].tuned_from == ""
-    assert checkpoints.pair([tuned])[0].tuned_from == ""
+    assert pairs.pair([tuned])[0].tuned_from == ""
 
 
 def test_a_model_card_says_the_base(folder):
@@ -100,19 +100,19 @@ def _named(name, tuned_from="", source=""):
     ("gemma-3-1b-pt", "gemma-3-1b-it"), ("Qwen3-8B-Base", "Qwen3-8B-Instruct"), ("m", "m-instruct@step-0600"),
 ])  # fmt: skip
 def test_names_of_tuned_versions_are_understood(base, tuned):
-    found = {checkpoint.name: checkpoint for checkpoint in checkpoints.pair([_named(base), _named(tuned)])}
+    found = {checkpoint.name: checkpoint for checkpoint in pairs.pair([_named(base), _named(tuned)])}
     assert (found[tuned].tuned_from, found[tuned].pair_source) == (base, "name")
     assert found[base].tuned_from == ""
 
 
 def test_a_base_that_a_card_names_by_its_hub_id_is_found_among_folders_and_the_table():
     for base, card in (("base", "org/base"), ("gpt2-small", "openai-community/gpt2"), ("org/base", "org/base")):
-        paired = checkpoints.pair([_named(base), _named("other", card, "model card")])[1]
+        paired = pairs.pair([_named(base), _named("other", card, "model card")])[1]
         assert (paired.tuned_from, paired.pair_source) == (base, "model card")
 
 
 def test_a_base_that_is_not_in_the_run_leaves_the_name_to_speak():
-    assert checkpoints.pair([_named("m"), _named("m-chat", "org/elsewhere", "model card")])[1].tuned_from == "m"
+    assert pairs.pair([_named("m"), _named("m-chat", "org/elsewhere", "model card")])[1].tuned_from == "m"
 
 
 def test_masks_that_old_checkpoints_store_are_no_parameters(tmp_path):
@@ -125,7 +125,7 @@ def test_masks_that_old_checkpoints_store_are_no_parameters(tmp_path):
         "wte.weight": np.ones((5, 2)),
     }
     save_file(tensors, tmp_path / "model.safetensors")
-    assert checkpoints._n_numbers(tmp_path / "model.safetensors") == 14
+    assert headers.n_numbers(tmp_path / "model.safetensors") == 14
 
 
 def test_a_model_that_cannot_be_fetched_says_what_to_do(monkeypatch):

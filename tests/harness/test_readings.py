@@ -32,7 +32,7 @@ PROTOCOL = Protocol("strict", "none", FoldRule("grouped", n=5), Regression("ols"
 class Recorder:
     """Stands for a model: keeps where it is, and when it read; what a text is called says what happens to it."""
 
-    def __init__(self, checkpoint, out, device, placement):
+    def __init__(self, checkpoint, out, device, placement, allow_pickle):
         self.checkpoint, self.store = checkpoint, Store(out)
 
     def where(self):

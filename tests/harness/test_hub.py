@@ -1,0 +1,233 @@
+"""The Hub, played by a server on this machine: commits, gates, locks, deltas, and weights that come last."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import re
+import threading
+from pathlib import Path
+from urllib.parse import unquote
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from harness import backends, checkpoints, hub, models, tiny
+from harness.cli import main
+from harness.models import Entry
+
+TEXT = ["the old bee watched the hive"]
+TOKEN = "hf_secretsecretsecretsecret"  # noqa: S105
+
+
+class Hub:
+    """Repositories: id -> {revision: commit}, {commit: folder}; who asks for gated ones is refused."""
+
+    def __init__(self):
+        self.revisions, self.commits, self.gated, self.asked = {}, {}, set(), []
+
+    def add(self, repo, folder, revision="main"):
+        commit = hashlib.sha256(f"{repo}{folder}".encode()).hexdigest()[:40]
+        self.revisions.setdefault(repo, {})[revision] = commit
+        self.commits[commit] = Path(folder)
+        return commit
+
+    def files(self, commit):
+        return sorted(path for path in self.commits[commit].iterdir() if path.is_file())
+
+
+def handler_of(made: Hub):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_):
+            """Say nothing."""
+
+        def do_HEAD(self):
+            self.answer(body=False)
+
+        def do_GET(self):
+            self.answer(body=True)
+
+        def answer(self, body):
+            path = unquote(self.path.partition("?")[0])
+            made.asked.append((self.command, path))
+            api = re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)(?:/revision/(.+?)|/(refs)|/tree/(.+?))?", path)
+            file = re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)", path)
+            found = api or file
+            if not found or found[1] not in made.revisions:
+                return self.say(401, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+            repo, names = found[1], made.revisions[found[1]]
+            if repo in made.gated and file:
+                said = f"Access to model {repo} is restricted."
+                return self.say(403, {"error": said}, {"X-Error-Code": "GatedRepo", "X-Error-Message": said})
+            if api and api[3]:
+                refs = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": names[name]} for name in names]
+                return self.say(200, {"branches": refs, "tags": [], "converts": []})
+            revision = (api[2] or api[4] or "main") if api else file[2]
+            commit = names.get(revision, revision if revision in names.values() else None)
+            if commit is None:
+                return self.say(404, {"error": "Revision not found"}, {"X-Error-Code": "RevisionNotFound"})
+            if api and api[4]:
+                rows = [{"type": "file", "path": each.name, "size": each.stat().st_size, "oid": "0" * 40}
+                        for each in made.files(commit)]  # fmt: skip
+                return self.say(200, rows)
+            if api:
+                siblings = [{"rfilename": each.name} for each in made.files(commit)]
+                return self.say(200, {"id": repo, "modelId": repo, "sha": commit, "siblings": siblings, "tags": [],
+                                      "private": False, "downloads": 0, "likes": 0})  # fmt: skip
+            return self.send_file(made.commits[commit] / file[3], commit, body)
+
+        def send_file(self, path, commit, body):
+            if not path.is_file():
+                return self.say(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
+            content = path.read_bytes()
+            headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit,
+                       "Accept-Ranges": "bytes"}  # fmt: skip
+            status, asked = 200, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            if asked:
+                status, last = 206, min(int(asked[2] or len(content)), len(content) - 1)
+                headers["Content-Range"] = f"bytes {asked[1]}-{last}/{len(content)}"
+                content = content[int(asked[1]) : last + 1]
+            return self.say(status, content, headers, body)
+
+        def say(self, status, content, headers=None, body=True):
+            raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+            self.send_response(status)
+            for name, value in {**(headers or {}), "Content-Length": str(len(raw))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if body and self.command == "GET":
+                self.wfile.write(raw)
+
+    return Handler
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    made = Hub()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler_of(made))
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", url)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(huggingface_hub.hf_api, "HfApi", lambda *a, **k: _api(url, *a, **k))
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda *a, **k: _api(url, *a, **k))
+    monkeypatch.chdir(tmp_path)
+    yield made
+    server.shutdown()
+    server.server_close()
+
+
+_HfApi = huggingface_hub.HfApi
+
+
+def _api(url, *arguments, **options):
+    return _HfApi(*arguments, **{**options, "endpoint": url})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny.build("llama", tmp_path / "weights", TEXT, 0)
+
+
+def test_a_model_is_resolved_to_its_commit_and_size_without_its_weights_which_come_when_it_is_loaded(site, folder):
+    commit = site.add("org/model", folder)
+    found = checkpoints.resolve("org/model")
+    assert (found.name, found.revision, found.hub_id) == ("org/model", commit, "org/model")
+    local = checkpoints.resolve(str(folder))
+    assert (found.n_parameters, found.n_layers, found.n_heads) == (local.n_parameters, tiny.BLOCKS, tiny.HEADS)
+    assert not list(Path(found.folder).glob("*.safetensors"))
+    ready = checkpoints.with_weights(found)
+    assert (Path(ready.folder) / "model.safetensors").is_file()
+    model = backends.load("transformers", found, "cpu")
+    ours = model.reader.model.get_input_embeddings().weight
+    assert torch.equal(ours, load_file(folder / "model.safetensors")["model.embed_tokens.weight"])
+    n = len(site.asked)
+    assert checkpoints.with_weights(found) == ready
+    assert not any("safetensors" in path and command == "GET" for command, path in site.asked[n:])
+
+
+def test_a_branch_that_moves_gives_its_new_commit_and_a_lock_keeps_the_old_one(site, folder, tmp_path, capsys):
+    old = site.add("org/model", folder)
+    assert main(["models", "pin", "org/model"]) == 0
+    other = tiny.build("llama", tmp_path / "later", TEXT, 1)
+    new = site.add("org/model", other)
+    assert checkpoints.resolve("org/model").revision == old
+    assert "new" in capsys.readouterr().out
+    assert main(["models", "pin", "org/model", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["commit"], row["was"]) == (new, old)
+    held = json.loads((tmp_path / "models.lock").read_text())["org/model"]
+    assert (held["commit"], held["revision"]) == (new, "main")
+    assert held["n_parameters"] == checkpoints.resolve(str(other)).n_parameters
+    (tmp_path / "models.lock").unlink()
+    assert checkpoints.resolve("org/model").revision == new
+
+
+def test_a_revision_is_asked_for_by_name(site, folder, tmp_path):
+    site.add("org/model", folder)
+    step = site.add("org/model", tiny.build("llama", tmp_path / "early", TEXT, 2), "step1000")
+    found = checkpoints.resolve("org/model@step1000")
+    assert (found.name, found.revision) == ("org/model@step1000", step)
+    assert hub.refs("org/model") == ["main", "step1000"]
+    with pytest.raises(FileNotFoundError, match="org/model has no revision 'step7'"):
+        checkpoints.resolve("org/model@step7")
+
+
+def test_what_the_hub_refuses_is_said_in_a_sentence_and_without_the_token(site, folder):
+    site.add("org/gated", folder)
+    site.gated.add("org/gated")
+    with pytest.raises(FileNotFoundError, match="org/gated is gated: ask for access") as gated:
+        checkpoints.resolve("org/gated")
+    with pytest.raises(FileNotFoundError, match="org/nowhere is not on the Hub, or is private") as absent:
+        checkpoints.resolve("org/nowhere")
+    assert TOKEN not in f"{gated.value} {absent.value}"
+
+
+def test_without_a_network_what_is_in_the_cache_is_found(site, folder, monkeypatch):
+    commit = site.add("org/model", folder)
+    found = checkpoints.with_weights(checkpoints.resolve("org/model"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    n = len(site.asked)
+    again = checkpoints.resolve("org/model")
+    assert (again.revision, again.n_parameters) == (commit, found.n_parameters)
+    assert len(site.asked) == n
+    with pytest.raises(FileNotFoundError, match="not in the cache"):
+        checkpoints.resolve("org/other")
+
+
+def test_a_difference_is_added_to_its_base_of_its_own_commit(site, folder, tmp_path, monkeypatch):
+    base = load_file(folder / "model.safetensors")
+    delta = tiny.build("llama", tmp_path / "delta", TEXT, 5)
+    change = {name: torch.full_like(tensor, 0.25) for name, tensor in base.items()}
+    save_file(change, delta / "model.safetensors", metadata={"format": "pt"})
+    commits = site.add("org/base", folder), site.add("org/delta", delta)
+    made = {
+        "base": Entry("base", "org/base", "llama"),
+        "tuned": Entry("tuned", "org/delta", "llama", tuned_from="base", delta_of="base"),
+    }
+    monkeypatch.setattr(models, "MODELS", made)
+    found = checkpoints.resolve("tuned")
+    assert found.revision == f"{commits[1]}+{commits[0]}"
+    assert (found.tuned_from, found.base_hub_id) == ("base", "org/base")
+    weights = backends.load("transformers", found, "cpu").reader.model.get_input_embeddings().weight
+    np.testing.assert_allclose(weights.detach().numpy(), base["model.embed_tokens.weight"].numpy() + 0.25, atol=1e-6)
+
+
+def test_a_lock_that_is_none_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models.lock").write_text('{"m": {"commit": ""}}')
+    with pytest.raises(ValueError, match=r"models\.lock is no lock"):
+        hub.pinned()
