@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import huggingface_hub
+import huggingface_hub.hf_api
 import numpy as np
 import pytest
 import torch
@@ -119,22 +120,13 @@ def site(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", url)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", url)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(huggingface_hub.hf_api, "HfApi", lambda *a, **k: _api(url, *a, **k))
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda *a, **k: _api(url, *a, **k))
     monkeypatch.chdir(tmp_path)
     yield made
     server.shutdown()
     server.server_close()
-
-
-_HfApi = huggingface_hub.HfApi
-
-
-def _api(url, *arguments, **options):
-    return _HfApi(*arguments, **{**options, "endpoint": url})
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def test_actors_land_where_the_plan_says_largest_first_and_never_two_on_a_whole_
     plan = {checkpoint.name: placement for checkpoint, placement in found.plan.items()}
     for name, (node, gpus) in found.landed.items():
         assert (node, len(gpus)) == (plan[name].node, plan[name].n_gpus), name
-    assert plan["m0"].n_gpus in {2, 4}
+    assert plan["m0"].n_gpus in {2, 3, 4}
     said = {unit.source.name: store.manifest("features", unit.key) for unit in units}
     _assert_no_gpu_is_over_full(said, plan)
     first = sorted(said, key=lambda name: plan[name].order)[:2]
@@ -188,7 +188,7 @@ def test_who_waits_too_long_for_a_place_is_told_what_is_missing(cluster, store):
     assert held.wait(30)
     try:
         found = Readings(store, "cuda", Watcher(), reserve_s=1.0)
-        found.add(text_of("eight", 280e9))
+        found.add(text_of("eight", 215e9))
         (read,) = finish(found)
         assert "eight got no place in 1 s: it wants 8 GPU on one node" in str(read.error)
         assert "16 on 3 nodes; 8 are free" in str(read.error)
