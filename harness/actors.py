@@ -20,6 +20,7 @@ from typing import Any
 import ray
 
 from harness import fitting as fittings
+from harness.backends import Model
 from harness.ceiling_units import compute_ceiling
 from harness.checkpoints import Checkpoint
 from harness.fitting import Fitting, Matrices
@@ -49,7 +50,7 @@ class ModelActor:
     ) -> None:  # fmt: skip
         self.checkpoint, self.store, self.device, self.placement = checkpoint, Store(out), device, placement
         self.allow_pickle = allow_pickle
-        self.loaded: tuple[int | None, object] | None = None
+        self.loaded: tuple[int | None, Model] | None = None
 
     def where(self) -> tuple[str, tuple[int, ...]]:
         """Where it came to be: Ray's id of the node, and those of its GPUs there."""
@@ -65,14 +66,18 @@ class ModelActor:
         started = time.monotonic()
         seed = unit.source.seed if unit.source.kind == "untrained" else None
         if self.loaded is None or self.loaded[0] != seed:
-            self.loaded = None  # two models at once may not fit
+            if self.loaded:  # two models at once may not fit
+                self.loaded[1].close()
+                self.loaded = None
             fetch(self.checkpoint, self.allow_pickle)
+            backend = self.placement.backend if seed is None else "transformers"  # which draws weights
             model = backends.load(
-                self.placement.backend, self.checkpoint, self.device, unit.dtype, seed,
+                backend, self.checkpoint, self.device, unit.dtype, seed,
                 n_gpus=max(1, self.placement.n_gpus), allow_pickle=self.allow_pickle,
+                gpu_share=self.placement.gpu_share,
             )  # fmt: skip
             self.loaded = (seed, model)
-        unit.run(self.loaded[1], self.store)  # type: ignore[arg-type]
+        unit.run(self.loaded[1], self.store)
         return time.monotonic() - started
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from harness.checkpoints import Checkpoint
 from harness.records import Extraction, Tokens
-from harness.spec import Backend, Dtype, Protocol
+from harness.spec import AskedBackend, Backend, Dtype, Protocol
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,66 @@ class Model:
     reader: Any
     read: Callable[..., Extraction]
 
+    def close(self) -> None:
+        """Give back what it holds besides memory: an engine with processes of its own."""
+        if self.backend == "vllm":
+            from harness import extract_vllm
+
+            extract_vllm.close(self.reader)
+
     def extract(self, tokens: Sequence[Tokens], how: Protocol, *, states: bool, log_probabilities: bool) -> Extraction:
         """Read contexts as a protocol says."""
         return self.read(
             self.reader, tokens, how.window, pooling=how.pooling, overlap=how.overlap, states=states,
             log_probabilities=log_probabilities, decoder_reads=how.decoder_reads,
         )  # fmt: skip
+
+
+# Families whose every layer vLLM hands over, by its own implementation; others go through its generic one, which leaves
+# out the embeddings, or give log-probabilities alone.
+STATES_BY_VLLM = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+# Of its share of a GPU; the rest is for what it does not count.
+MEMORY_OF_VLLM = 0.9
+# From this size on tensor parallelism is worth an engine's start.
+VLLM_PARAMETERS = 3e10
+
+
+def choose(
+    checkpoint: Checkpoint, asked: AskedBackend, device: str, dtype: Dtype, *, states: bool
+) -> tuple[Backend, str]:
+    """The library that reads a model, and why.
+
+    transformers is the reference and reads everything. vLLM reads decoders of 30 billion parameters and more on GPUs,
+    or whatever it can where it is asked for.
+
+    Args:
+        checkpoint: the model.
+        asked: "auto", or one of the two.
+        device: "cpu" or "cuda".
+        dtype: of the weights.
+        states: whether hidden states are wanted; else log-probabilities alone.
+    """
+    there = find_spec("vllm") is not None
+    if asked == "transformers":
+        return "transformers", "asked for"
+    for reason, holds in (
+        (f"vLLM reads no {checkpoint.stack}", checkpoint.stack != "decoder"),
+        ("its weights are a difference, which vLLM does not add", bool(checkpoint.base_folder)),
+        ("int8 of bitsandbytes is read by transformers alone", dtype == "int8"),
+        (f"vLLM hands over no states of {checkpoint.family}", states and checkpoint.family not in STATES_BY_VLLM),
+        ("vLLM is not installed", not there),
+        ("vLLM is for GPUs", asked == "auto" and device == "cpu"),
+        ("under 30 billion parameters", asked == "auto" and checkpoint.n_parameters < VLLM_PARAMETERS),
+    ):
+        if holds:
+            return "transformers", reason
+    return "vllm", "asked for" if asked == "vllm" else "30 billion parameters or more, and its states are handed over"
+
+
+def require_installed(asked: AskedBackend) -> None:
+    """Raise ValueError where a library is asked for that is not here."""
+    if asked == "vllm" and find_spec("vllm") is None:
+        raise ValueError("vLLM is not installed: pip install 'brain-alignment-harness[vllm]', or use transformers.")
 
 
 def load(
@@ -45,6 +100,7 @@ def load(
     *,
     n_gpus: int = 1,
     allow_pickle: bool = False,
+    gpu_share: float = 1.0,
 ) -> Model:
     """Load a checkpoint, or its untrained twin, with a backend.
 
@@ -56,13 +112,24 @@ def load(
         untrained_seed: seed of re-initialised weights; None loads the trained ones.
         n_gpus: over so many GPUs.
         allow_pickle: whether pickled weights are read where there are no safetensors.
+        gpu_share: of a GPU's memory, which vLLM takes at once; transformers takes what it needs.
 
     Raises:
         ValueError: if it cannot be loaded, or does not fit into memory (`room.NoRoomError`).
     """
-    if backend != "transformers":
-        raise ValueError(f"backend {backend!r} is not there yet; use transformers.")
-    return load_transformers(checkpoint, device, dtype, untrained_seed, n_gpus=n_gpus, allow_pickle=allow_pickle)
+    if backend == "transformers":
+        return load_transformers(checkpoint, device, dtype, untrained_seed, n_gpus=n_gpus, allow_pickle=allow_pickle)
+    if untrained_seed is not None or checkpoint.base_folder or dtype == "int8":
+        raise ValueError(
+            f"{checkpoint.name}: vLLM reads no untrained twin, no difference and no int8; use transformers."
+        )
+    from harness import extract_vllm
+    from harness.checkpoints import with_weights
+
+    states = checkpoint.family in STATES_BY_VLLM
+    share = gpu_share * MEMORY_OF_VLLM
+    loaded = extract_vllm.load(with_weights(checkpoint), device, dtype, n_gpus, share, states=states)
+    return Model("vllm", loaded, extract_vllm.extract)
 
 
 def load_transformers(

@@ -47,7 +47,7 @@ def _cupy() -> dict[str, Any]:
 def _vllm() -> dict[str, Any]:
     if find_spec("vllm") is None:
         return _row("vllm", "absent", "not installed; transformers reads every model")
-    return _row("vllm", "absent", f"{version('vllm')} is installed; this version reads every model with transformers")
+    return _row("vllm", "works", f"{version('vllm')}: decoders of 30 billion parameters and more, or --backend vllm")
 
 
 def _disk() -> dict[str, Any]:

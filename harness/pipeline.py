@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from harness import provenance, quickstart, tables
+from harness import backends, provenance, quickstart, tables
 from harness.plan import Failure, Plan, Watcher, make_plan, require_files
 from harness.provenance import Account, Outcome
 from harness.score_units import ScoreUnit
@@ -52,6 +52,7 @@ def run(
     """
     started, watcher, store = time.monotonic(), watcher or Watcher(), Store(out)
     require_files(spec)
+    backends.require_installed(spec.backend)
     store.require_writable()
     store.sweep()
     if any(name.startswith("synthetic") for name in spec.datasets):

@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from harness import actors, reservations
+from harness import actors, backends, reservations
 from harness.checkpoints import Checkpoint
 from harness.cluster import Cluster
 from harness.occupancy import Occupancy, Spot
@@ -24,6 +24,7 @@ from harness.placement import Placement, place
 from harness.plan import Watcher
 from harness.residents import Read, Resident, demand_of
 from harness.room import NoRoomError
+from harness.spec import AskedBackend, Backend, Dtype
 from harness.store import Store
 from harness.units import FeatureUnit
 
@@ -50,6 +51,7 @@ class Readings:
     watcher: Watcher
     reserve_s: float = reservations.RESERVE_S
     allow_pickle: bool = False
+    backend: AskedBackend = "auto"
     cluster: Cluster = field(default_factory=lambda: Cluster(()))
     plan: dict[Checkpoint, Placement] = field(default_factory=dict)
     unread: dict[Checkpoint, dict[str, FeatureUnit]] = field(default_factory=dict)
@@ -101,11 +103,20 @@ class Readings:
             yield from self._refuse(list(waiting.values()), error)
             return
         dtypes = {name: next(iter(self.unread[one].values())).dtype for name, one in waiting.items()}
-        for placement in place([demand_of(one) for one in waiting.values()], now, dtypes):
+        demands = [demand_of(one, self._backend(one, dtypes[name])) for name, one in waiting.items()]
+        for placement in place(demands, now, dtypes):
             self.plan[waiting[placement.model]] = placement
             if placement.refused:
                 error = NoRoomError(f"{placement.model}: {placement.refused}")
                 yield from self._refuse([waiting[placement.model]], error)
+
+    def _backend(self, checkpoint: Checkpoint, dtype: Dtype) -> Backend:
+        """The library that reads a model."""
+        states = any(unit.states for unit in self.unread[checkpoint].values())
+        backend, why = backends.choose(checkpoint, self.backend, self.device, dtype, states=states)
+        if backend != self.backend != "auto":
+            self.watcher.noted(checkpoint.name, f"is read by {backend}: {why}")
+        return backend
 
     def _refuse(self, checkpoints: list[Checkpoint], error: Exception) -> Iterator[Read]:
         for checkpoint in checkpoints:

@@ -14,6 +14,7 @@ from harness.checkpoints import Checkpoint
 from harness.claims import Claim
 from harness.placement import Demand, Placement
 from harness.reservations import Reservation
+from harness.spec import Backend
 from harness.store import Store
 from harness.units import FeatureUnit
 
@@ -84,9 +85,9 @@ class Resident:
             claim.release()
 
 
-def demand_of(checkpoint: Checkpoint) -> Demand:
+def demand_of(checkpoint: Checkpoint, backend: Backend) -> Demand:
     """What a model asks of a cluster."""
     return Demand(
         checkpoint.name, checkpoint.family, checkpoint.stack, checkpoint.n_parameters, checkpoint.n_layers,
-        checkpoint.hidden_size, checkpoint.vocabulary, checkpoint.n_heads,
+        checkpoint.hidden_size, checkpoint.vocabulary, checkpoint.n_heads, backend,
     )  # fmt: skip

@@ -44,7 +44,7 @@ class Schedule:
         self.plan, self.store, self.watcher = plan, store, watcher
         self.n_cpus, n_gpus = actors.resources()
         self.device = device if device != "auto" else ("cuda" if n_gpus else "cpu")
-        self.readings = Readings(store, self.device, watcher, allow_pickle=allow_pickle)
+        self.readings = Readings(store, self.device, watcher, allow_pickle=allow_pickle, backend=plan.spec.backend)
         self.waiting: defaultdict[str, list[ScoreUnit]] = defaultdict(list)  # by the key of their features
         self.ready: deque[ScoreUnit] = deque()
         self.scoring: dict[Any, tuple[ScoreUnit, Claim]] = {}

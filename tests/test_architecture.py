@@ -34,11 +34,11 @@ RANKS = [
     {"harness.controls", "harness.tokens", "harness.tiny", "harness.pooling", "harness.weights", "harness.device_map",
      "harness.room", "harness.architectures"},
     {"harness.weights_checks", "harness.allocation"},
-    {"harness.reader", "harness.batches"},
+    {"harness.reader", "harness.batches", "harness.connector"},
     {"harness.heads"},
     {"harness.folds"},
     {"harness.fitting"},
-    {"harness.contexts", "harness.extract", "harness.surprisal", "harness.hemodynamics",
+    {"harness.contexts", "harness.extract", "harness.extract_vllm", "harness.surprisal", "harness.hemodynamics",
      "harness.reduction", "harness.scoring", "harness.reading", "harness.extrapolation", "harness.saturation",
      "harness.ceilings", "harness.aggregate", "harness.statistics"},
     {"harness.unique"},
@@ -85,6 +85,8 @@ HOMES = {
     },
     "cupy": {"kernels.arrays", "harness.doctor"},
     "torch": {
+        "harness.connector",
+        "harness.extract_vllm",
         "harness.batches",
         "harness.heads",
         "harness.parity",
@@ -101,6 +103,7 @@ HOMES = {
     },
     "transformers": {"harness.architectures", "harness.reader", "harness.tiny"},
     "accelerate": {"harness.reader"},
+    "vllm": {"harness.connector", "harness.extract_vllm"},
 }
 
 
