@@ -135,7 +135,7 @@ def _add_fleet(add: Callable[..., argparse.ArgumentParser]) -> None:
     table.add_argument("--family", metavar="FAMILY", help="only those of a family, such as llama")
     table.add_argument("--group", metavar="GROUP", help="only paper, gpt2, 'appendix J', current, encoders or user")
     table.add_argument("--all", action="store_true", help="pin: all models of the table")
-    table.add_argument("--lock", default="models.lock", metavar="FILE", help="pin: where (default: models.lock)")
+    table.add_argument("--lock", metavar="FILE", help="pin: where (default: HARNESS_MODELS_LOCK, or models.lock)")
     table.add_argument("--every", type=int, default=1, metavar="N", help="checkpoints: each N-th")
     table.add_argument("--models", metavar="FILE", help="also the models of a TOML or YAML file")
 

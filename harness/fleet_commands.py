@@ -89,7 +89,10 @@ def _pin(arguments: argparse.Namespace) -> int:
         document(rows)
     else:
         show(rows, as_json=False)
-        print(f"\n{arguments.lock} holds them; runs from this folder read these commits.")
+        path = hub.lock(arguments.lock)
+        print(
+            f"\n{path} holds them; runs read " + ("it" if path == hub.lock() else f"it by HARNESS_MODELS_LOCK={path}")
+        )
     return 0
 
 

@@ -20,7 +20,6 @@ from harness.models import Entry
 SMALL = ["*.json", "*.model", "merges.txt", "vocab.txt", "chat_template.jinja", "README.md"]
 # Some repositories have the same weights twice, in the form of another library.
 _TWICE = ["consolidated*", "original/*", "*.onnx", "flax_*", "tf_*"]
-LOCK = "models.lock"
 
 
 @dataclass(frozen=True)
@@ -112,13 +111,18 @@ def _explained(hub_id: str, revision: str) -> Iterator[None]:
 # --- the lock ---------------------------------------------------------------------------------------------------------
 
 
-def pinned(file: str = LOCK) -> dict[str, dict[str, Any]]:
+def lock(file: str | None = None) -> Path:
+    """The lock that runs read: HARNESS_MODELS_LOCK, or models.lock in the folder where they begin; or a file given."""
+    return Path(file or os.environ.get("HARNESS_MODELS_LOCK", "models.lock"))
+
+
+def pinned(file: str | None = None) -> dict[str, dict[str, Any]]:
     """Name -> what a lock holds of it: hub_id, revision, commit, n_parameters, date; empty where there is no lock.
 
     Raises:
         ValueError: if the file is no lock.
     """
-    path = Path(os.environ.get("HARNESS_MODELS_LOCK", file))
+    path = lock(file)
     if not path.is_file():
         return {}
     try:
@@ -137,7 +141,7 @@ def commit_of(name: str, entry: Entry) -> str:
     return str(found["commit"]) if found and same else entry.revision
 
 
-def pin(entries: list[Entry], file: str = LOCK) -> list[dict[str, Any]]:
+def pin(entries: list[Entry], file: str | None = None) -> list[dict[str, Any]]:
     """Resolve each entry's revision now and write the lock; what it held of other models stays.
 
     Returns:
@@ -146,7 +150,7 @@ def pin(entries: list[Entry], file: str = LOCK) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: of the first model that cannot be had; the lock is then as it was.
     """
-    path = Path(os.environ.get("HARNESS_MODELS_LOCK", file))
+    path = lock(file)
     held, rows = pinned(file), []
     for entry in entries:
         found = look(entry.hub_id, entry.revision)

@@ -172,4 +172,5 @@ def _near(word: str, known: list[str]) -> str:
 def described(entry: Entry) -> dict[str, Any]:
     """An entry as a row; what is not known is None."""
     row = {field.name: getattr(entry, field.name) for field in fields(entry)}
+    row["n_parameters"] = int(entry.n_parameters)
     return {key: (value if value or key == "gated" else None) for key, value in row.items()}

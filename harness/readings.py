@@ -62,6 +62,7 @@ class Readings:
     landed: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     _not_before: dict[Checkpoint, float] = field(default_factory=dict)
     _idle: dict[Spot, float] = field(default_factory=dict)
+    _asked_since: float | None = None
 
     def add(self, unit: FeatureUnit) -> None:
         """A text to be read."""
@@ -81,6 +82,8 @@ class Readings:
         if not self.unread:
             return
         yield from self._replan()
+        if not self.cluster.nodes:
+            return
         occupancy = Occupancy(self.cluster, [resident.placement for resident in self.residents.values()])
         self._idle = occupancy.idle([self.plan[one] for one in self.unread], self._idle)
         for checkpoint in sorted(self.unread, key=lambda one: (self.plan[one].order, one.name)):
@@ -99,8 +102,7 @@ class Readings:
         waiting = {one.name: one for one in self.unread if now != self.cluster or one not in self.plan}
         self.cluster = now
         if waiting and not now.nodes:
-            error = NoRoomError(f"the cluster has no node with {'GPUs' if self.device == 'cuda' else 'cores'}.")
-            yield from self._refuse(list(waiting.values()), error)
+            yield from self._await_nodes()
             return
         dtypes = {name: next(iter(self.unread[one].values())).dtype for name, one in waiting.items()}
         demands = [demand_of(one, self._backend(one, dtypes[name])) for name, one in waiting.items()]
@@ -109,6 +111,18 @@ class Readings:
             if placement.refused:
                 error = NoRoomError(f"{placement.model}: {placement.refused}")
                 yield from self._refuse([waiting[placement.model]], error)
+
+    def _await_nodes(self) -> Iterator[Read]:
+        """An autoscaler is asked for nodes; who waits too long for the first is refused."""
+        if self._asked_since is None:
+            self._asked_since = time.monotonic()
+            kind = "GPUs" if self.device == "cuda" else "cores"
+            self.watcher.busy(f"waiting for a node with {kind}")
+            reservations.ask_for_gpus(len(self.unread))
+        if time.monotonic() - self._asked_since > self.reserve_s:
+            said = f"no node with {'GPUs' if self.device == 'cuda' else 'cores'} came in {self.reserve_s:.0f} s"
+            error = NoRoomError(f"{said}: start one, or look at max_workers of the cluster file.")
+            yield from self._refuse(list(self.unread), error)
 
     def _backend(self, checkpoint: Checkpoint, dtype: Dtype) -> Backend:
         """The library that reads a model."""
@@ -222,3 +236,5 @@ class Readings:
         for resident in list(self.residents.values()):
             self._leave(resident)
         self.running.clear()
+        if self._asked_since is not None:
+            reservations.ask_for_gpus(0)

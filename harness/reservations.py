@@ -48,6 +48,14 @@ def cluster(device: str) -> Cluster:
     return Cluster(tuple(sorted(nodes, key=lambda node: (-node.n_gpus * node.gpu_bytes, node.name))))
 
 
+def ask_for_gpus(n: int) -> None:
+    """Let an autoscaler start nodes with so many GPUs, as far as its limits go; with 0 it may end them again."""
+    from ray.autoscaler.sdk import request_resources
+
+    with suppress(Exception):  # a cluster without an autoscaler takes no requests
+        request_resources(bundles=[{"GPU": 1}] * n)
+
+
 _known_gpu_bytes: dict[str, int] = {}
 
 

@@ -1,7 +1,14 @@
-"""One pass over a story against encoding the text so far again for every word."""
+"""One pass over a story against encoding the text so far again for every word; the machine's rate; growth.
+
+Encoding the growing context is what Brain-Score 2023 does: for the state at a word, the text from its beginning to that
+word goes through the model. Here it is re-stated with the same model and the same tokens, so that only the number of
+tokens differs. The story is the first of Natural Stories where the shared data are, else made-up sentences.
+"""
 
 from __future__ import annotations
 
+import csv
+import os
 import statistics
 import tempfile
 import time
@@ -13,45 +20,125 @@ import torch
 
 from harness import checkpoints, contexts, extract, reader, tiny, tokens
 from harness.datasets import synthetic
-from harness.records import Layer, Stimuli
+from harness.records import Layer, Stimuli, Tokens
+
+SHARED = Path(os.environ.get("HARNESS_SHARED", Path(__file__).resolve().parents[3] / "shared"))
+# A Llama of some 50 million parameters, and what is varied for the growth: one at a time.
+SIZES = {"width": 640, "layers": 10}
+SMALL = {"width": 64, "layers": 3}
 
 
-def one_pass(n_words: int, repeats: int) -> dict[str, Any]:
-    """Seconds of both, in turn, for the states at every word of a story; gate: the states are equal to 1e-4.
+def story(n_words: int | None = None) -> Stimuli:
+    """The words of a story, with its name as passage."""
+    file = SHARED / "data" / "naturalstories" / "futrell2018_word_targets.tsv"
+    if file.is_file():
+        with file.open(encoding="utf-8") as stream:
+            words = [row["word"] for row in csv.DictReader(stream, delimiter="\t") if row["story_id"] == "1"]
+        name = "natural-stories-1"
+    else:
+        words, name = list(synthetic.words(synthetic.stimuli()).texts)[:1000], "made-up"
+    words = words[:n_words]
+    return Stimuli(tuple(map(str, range(len(words)))), tuple(words), (name,) * len(words))
+
+
+def model_of(width: int, layers: int, text: Stimuli) -> reader.Reader:
+    """A random Llama of a size, saved and loaded as a real checkpoint."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = tiny.build("llama", Path(folder) / "model", text.texts, 0)
+        vocabulary = checkpoints.resolve(str(path)).vocabulary
+        torch.manual_seed(0)
+        made = LlamaForCausalLM(LlamaConfig(
+            vocab_size=vocabulary, hidden_size=width, intermediate_size=11 * width // 4, num_hidden_layers=layers,
+            num_attention_heads=max(1, width // 64), max_position_embeddings=4096, bos_token_id=0, eos_token_id=1,
+            pad_token_id=2,
+        ))  # fmt: skip
+        made.eval().save_pretrained(path, safe_serialization=True)
+        return reader.load(checkpoints.resolve(str(path)))
+
+
+def one_pass(n_words: int | None, every: int, repeats: int, sizes: dict[str, int]) -> dict[str, Any]:
+    """Both ways, in turn, for the states of all layers at the words of a story; gate: they are equal to 1e-4.
+
+    Args:
+        n_words: of the story; None for all.
+        every: of the growing context every so many words are timed, and the seconds multiplied.
+        repeats: how often.
+        sizes: of the model.
 
     Returns:
-        said: ours and theirs, seconds; ratios, of each pair; passed.
+        said: workload; ours and theirs, seconds; ratios, of each pair; passed; and of our pass n_tokens and flops.
     """
-    words = synthetic.words(synthetic.stimuli())
-    story = Stimuli(words.ids[:n_words], words.texts[:n_words], ("story",) * n_words)
-    with tempfile.TemporaryDirectory() as folder:
-        model = reader.load(checkpoints.resolve(str(tiny.build("llama", Path(folder) / "tiny", story.texts, 0))))
-    read = tokens.encode(contexts.build(story, "passage")[0], model.tokenizer)
-    fits = read.last + len(model.prefix) < model.limit  # beyond it the two read other contexts
-    passed = bool(np.allclose(_ours(model, read)[fits], _growing(model, read)[fits], atol=1e-4))
-    pairs = [(_seconds(_ours, model, read), _seconds(_growing, model, read)) for _ in range(repeats)]
-    ours, theirs = (statistics.median(each) for each in zip(*pairs, strict=True))
-    return {"said": {"ours": ours, "theirs": theirs, "ratios": [b / a for a, b in pairs], "passed": passed}}
+    text = story(n_words)
+    model = model_of(**sizes, text=text)
+    read = tokens.encode(contexts.build(text, "passage")[0], model.tokenizer)
+    at = np.arange(every - 1, len(text), every)
+    ours, theirs = _ours(model, read), _growing(model, read, at)
+    worst = max(float(np.abs(ours[layer][at] - theirs[layer]).max() / np.abs(theirs[layer]).max()) for layer in theirs)
+    pairs = [(_seconds(_ours, model, read), every * _seconds(_growing, model, read, at)) for _ in range(repeats)]
+    size = sum(weights.numel() for weights in model.model.parameters())
+    seconds = [statistics.median(each) for each in zip(*pairs, strict=True)]
+    return {"said": {
+        "workload": f"{text.passages[0]}, {len(text)} words", "n_parameters": size, "n_tokens": len(read.ids) + 1,
+        "ours": seconds[0], "theirs": seconds[1], "ratios": [b / a for a, b in pairs], "worst": worst,
+        "passed": worst < 1e-4, "flops": _flops(model, len(read.ids) + 1),
+    }}  # fmt: skip
 
 
-def _ours(model: Any, read: Any) -> np.ndarray:
-    """(word, hidden) of the last layer."""
-    states = extract.extract(model, [read], log_probabilities=False).features
-    return states.values[Layer("decoder", tiny.BLOCKS)]
+def growth(axis: str, points: list[int], sizes: dict[str, int]) -> dict[str, Any]:
+    """Seconds of one pass, states and log-probabilities, at each point of an axis: tokens, width or layers."""
+    text, seconds, flops = story(), [], []
+    for point in points:
+        changed = sizes if axis == "tokens" else {**sizes, axis: point}
+        model = model_of(**changed, text=text)
+        read = tokens.encode(contexts.build(text, "passage")[0], model.tokenizer)
+        n = min(len(read.ids), point if axis == "tokens" else 512)
+        part = Tokens(read.ids[:n], np.arange(n), np.arange(n), tuple(map(str, range(n))))  # each token a stimulus
+        extract.extract(model, [part], 4096)
+        seconds.append(min(_seconds(extract.extract, model, [part], 4096) for _ in range(3)))
+        flops.append(_flops(model, n + 1))
+    return {"said": {"points": points, "seconds": seconds, "flops": flops}}
 
 
-def _growing(model: Any, read: Any) -> np.ndarray:
-    """As Brain-Score 2023 does: the text so far, from its first token (or the last that fit), for every word."""
-    kept = []
-    handle = model.model.base_model.layers[-1].register_forward_hook(
-        lambda _, __, out: kept.append((out[0] if isinstance(out, tuple) else out)[0, -1].numpy())
-    )
+def _flops(model: reader.Reader, n: int) -> float:
+    """Two operations a parameter and token, the embeddings' table left out and the head counted; and attention's."""
+    config = model.model.config
+    weights = sum(part.numel() for part in model.model.parameters()) - model.model.get_input_embeddings().weight.numel()
+    return 2.0 * weights * n + 4.0 * config.num_hidden_layers * config.hidden_size * n * n
+
+
+def _ours(model: Any, read: Any) -> dict[Layer, np.ndarray]:
+    """Layer -> (word, hidden)."""
+    features = extract.extract(model, [read], 4096).features
+    return dict(features.values)
+
+
+def _growing(model: Any, read: Any, at: np.ndarray) -> dict[Layer, np.ndarray]:
+    """The text so far, from its first token, for each of the words; every layer's state at its last token."""
+    kept: dict[Layer, list[np.ndarray]] = {}
+    states: list[np.ndarray] = []
+    blocks = model.model.base_model.layers
+    handles = [blocks[0].register_forward_pre_hook(
+        lambda _, args, kwargs: states.append((args[0] if args else kwargs["hidden_states"])[0, -1].numpy()),
+        with_kwargs=True,
+    )]  # fmt: skip
+    handles += [
+        block.register_forward_hook(
+            lambda _, __, out: states.append((out[0] if isinstance(out, tuple) else out)[0, -1].numpy())
+        )
+        for block in blocks
+    ]
     with torch.inference_mode():
-        for end in read.last:
-            ids = [*model.prefix, *read.ids[: end + 1]][-model.limit :]
+        for end in read.last[at]:
+            states.clear()
+            ids = [*model.prefix, *read.ids[: end + 1]]
             model.model.base_model(input_ids=torch.tensor([ids]), use_cache=False)
-    handle.remove()
-    return np.stack(kept)
+            for index, state in enumerate(states):
+                kept.setdefault(Layer("decoder", index), []).append(state)
+    for handle in handles:
+        handle.remove()
+    return {layer: np.stack(found) for layer, found in kept.items()}
 
 
 def _seconds(call: Any, *arguments: Any) -> float:

@@ -40,7 +40,7 @@ def main() -> int:
     if "growth" in chosen:
         rows += _growth(arguments.quick, rates)
     if "extraction" in chosen:
-        rows += _extraction(arguments.quick)
+        rows += _extraction(arguments.quick, rates)
     not_run = _gpu(arguments.quick, rows) if "gpu" in chosen else "gpu: not asked for"
     table.write(rows, arguments.out)
     table.show(rows)
@@ -124,35 +124,60 @@ def _growth(is_quick: bool, rates: dict[tuple[str, int], float]) -> list[dict[st
     return rows
 
 
-def _extraction(is_quick: bool) -> list[dict[str, Any]]:
-    """One pass over a story against the growing context, one process for each number of threads."""
-    rows, n_words = [], 30 if is_quick else 200
+def _extraction(is_quick: bool, rates: dict[tuple[str, int], float]) -> list[dict[str, Any]]:
+    """One pass over a story against the growing context, and growth; one process for each number of threads."""
+    import extraction
+
+    rows: list[dict[str, Any]] = []
+    sizes = extraction.SMALL if is_quick else extraction.SIZES
     for threads in (1,) if is_quick else (1, 2):
-        found = measure.run("extraction:one_pass", threads, {"n_words": n_words, "repeats": 1 if is_quick else 3})
-        workload = f"extraction {n_words} words, tiny llama"
+        settings = {"n_words": 30 if is_quick else None, "every": 1 if is_quick else 8 // threads, "repeats": 1,
+                    "sizes": sizes}  # fmt: skip
+        found = measure.run("extraction:one_pass", threads, settings)
         if "error" in found:
-            rows.append(_failed("extraction", workload, found["error"]))
+            rows.append(_failed("extraction", "one pass", found["error"]))
             continue
         said = found["said"]
-        gate = "passed" if said["passed"] else "FAILED: the states differ"
-        for name, seconds, ratios in (
-            ("ours", said["ours"], [1.0]),
-            ("growing context", said["theirs"], said["ratios"]),
-        ):
-            rows.append(
-                table.row(
-                    benchmark="extraction", workload=workload, subject=name, threads=threads, seconds=seconds,
-                    ratio_to_ours=float(np.median(ratios)), ratio_low=min(ratios), ratio_high=max(ratios),
-                    n_samples=len(said["ratios"]), gate=gate, machine=measure.machine(),
-                )
-            )  # fmt: skip
-        say(f"{workload}, {threads} threads: {gate}, {np.median(said['ratios']):.1f} times")
+        workload = f"{said['workload']}, {said['n_parameters'] / 1e6:.0f}M"
+        gate = "passed" if said["passed"] else f"FAILED: the states differ by {said['worst']:.0e}"
+        share = said["flops"] / said["ours"] / 1e9 / rates["float32", threads]
+        common = {"benchmark": "extraction", "workload": workload, "precision": "float32", "threads": threads,
+                  "gate": gate, "machine": measure.machine(), "n_samples": len(said["ratios"])}  # fmt: skip
+        timed = f"every {settings['every']}. word timed, times {settings['every']}" if settings["every"] > 1 else None
+        rows += [
+            table.row(**common, subject="ours", seconds=said["ours"], ratio_to_ours=1.0, gemm_share=share),
+            table.row(**common, subject="growing context", seconds=said["theirs"], setting=timed,
+                      ratio_to_ours=float(np.median(said["ratios"])), ratio_low=min(said["ratios"]),
+                      ratio_high=max(said["ratios"])),
+        ]  # fmt: skip
+        say(f"{workload}, {threads} threads: {gate} (largest difference {said['worst']:.0e}), "
+            f"{np.median(said['ratios']):.0f} times, {said['n_tokens'] / said['ours']:.0f} tokens/s, "
+            f"{share:.0%} of the GEMM rate")  # fmt: skip
+    axes = {"tokens": [64, 128, 256, 512, 1024], "width": [128, 256, 512, 1024], "layers": [2, 4, 8, 16]}
+    for axis, points in axes.items():
+        rows += _extraction_growth(axis, points[: 2 if is_quick else None], sizes, rates)
     return rows
 
 
-def _pair(said: dict[str, Any]) -> list[tuple[str, float, list[float]]]:
-    """(subject, seconds, ratios) of both ways to extract."""
-    return [("ours", said["ours"], [1.0]), ("growing context", said["theirs"], said["ratios"])]
+def _extraction_growth(
+    axis: str, points: list[int], sizes: dict[str, int], rates: dict[tuple[str, int], float]
+) -> list[dict[str, Any]]:
+    """Seconds of one pass along an axis, and the slope of their logarithms."""
+    found = measure.run("extraction:growth", 1, {"axis": axis, "points": points, "sizes": sizes})
+    if "error" in found:
+        return [_failed("extraction", f"growth in {axis}", found["error"])]
+    said = found["said"]
+    common = {"benchmark": "extraction", "subject": "ours", "precision": "float32", "threads": 1,
+              "machine": measure.machine()}  # fmt: skip
+    rows = [
+        table.row(**common, workload=f"one pass, {axis} {point}", seconds=seconds,
+                  gemm_share=flops / seconds / 1e9 / rates["float32", 1])
+        for point, seconds, flops in zip(points, said["seconds"], said["flops"], strict=True)
+    ]  # fmt: skip
+    slope = float(np.polyfit(np.log(points), np.log(said["seconds"]), 1)[0])
+    say(f"growth in {axis}: " + ", ".join(f"{p} {s:.3f} s" for p, s in zip(points, said["seconds"], strict=True))
+        + f"; exponent {slope:.2f}")  # fmt: skip
+    return [*rows, table.row(**common, workload=f"growth in {axis}", exponent=slope)]
 
 
 def _gpu(is_quick: bool, rows: list[dict[str, Any]]) -> str | None:

@@ -207,6 +207,28 @@ def test_nothing_is_kept_after_a_run(cluster):
     assert all(group["state"] == "REMOVED" for group in groups)
 
 
+def test_models_wait_for_the_first_node_of_a_cluster_that_grows_and_not_for_ever(store):
+    ray.shutdown()
+    memory = {"object_store_memory": 2**27}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
+    ray.init(address=made.address, logging_level="ERROR", log_to_driver=False)
+    try:
+        found = Readings(store, "cuda", Watcher(), reserve_s=0.5)
+        found.add(text_of("a", 7e9))
+        (read,) = finish(found)
+        assert "no node with GPUs came in 0 s" in str(read.error) or "came in 1 s" in str(read.error)
+        found = Readings(store, "cuda", Watcher())
+        found.add(text_of("a", 7e9))
+        assert list(found.admit()) == []
+        node = made.add_node(num_cpus=1, num_gpus=1, labels={reservations.LABEL: "80"}, **memory)
+        (read,) = finish(found)
+        assert read.error is None
+        assert found.landed["a"][0] == node.node_id
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
 def test_an_idle_gpu_takes_over_only_after_a_while_and_only_what_it_can_hold():
     nodes = [Node("big", 8, 2, 80, 0), Node("small", 8, 2, 24, 0)]
     placement = Placement("m", "bfloat16", "transformers", 1, 1.0, "big", 0, 0, 1, Need(1, 1, 1), gpus=(0,))
