@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
 import ray
@@ -188,9 +187,10 @@ class Schedule:
         self.watcher.failed(failure)
 
     def _close(self) -> None:
-        """End what runs; of a run that is whole nothing does."""
-        for reference, (_, claim) in self.scoring.items():
-            with suppress(Exception):  # the cluster may be gone
-                ray.cancel(reference, force=True)
+        """Give back what is held. Scores that are under way end with the driver, or by themselves.
+
+        To cancel one at the moment at which it ends brings Ray down ("Tried to complete task that was not pending").
+        """
+        for _, claim in self.scoring.values():
             claim.release()
         self.readings.close()
