@@ -43,13 +43,17 @@ class Planned:
     @property
     def gpu_hours(self) -> float:
         """GPUs that are held, by how much of them and for how long."""
-        return sum(one.n_gpus * one.gpu_share * (one.end_s - one.start_s) for one in self.placed) / 3600
+        return sum(map(_gpu_hours, self.placed))
 
     @property
     def usd(self) -> float | None:
         """Of the whole cluster for the whole time: a node is paid for while it waits too. None without a price."""
         price = self.cluster.usd_per_gpu_hour
         return None if price is None else price * self.cluster.n_gpus * self.makespan_s / 3600
+
+
+def _gpu_hours(one: Placement) -> float:
+    return one.n_gpus * one.gpu_share * (one.end_s - one.start_s) / 3600
 
 
 def plan(demands: Iterable[Demand], cluster: Cluster, asked: AskedDtype = "auto") -> Planned:
@@ -164,7 +168,7 @@ def as_json(planned: Planned) -> dict[str, Any]:
 
 
 def _row(one: Placement, cluster: Cluster) -> dict[str, Any]:
-    price, held = cluster.usd_per_gpu_hour, one.n_gpus * one.gpu_share * (one.end_s - one.start_s) / 3600
+    price, held = cluster.usd_per_gpu_hour, _gpu_hours(one)
     return {
         "model": one.model, "node": one.node, "gpus": list(one.gpus), "n_gpus": one.n_gpus,
         "gpu_share": one.gpu_share, "tensor_parallel": one.tensor_parallel, "dtype": one.dtype,
@@ -192,7 +196,7 @@ def _assumptions(cluster: Cluster) -> dict[str, Any]:
 
 def in_rows(planned: Planned) -> list[dict[str, Any]]:
     """A row a model, for a table."""
-    rows = []
+    rows, price = [], planned.cluster.usd_per_gpu_hour
     for one in planned.placed:
         gpus = ",".join(map(str, one.gpus)) + (f" (1/{round(1 / one.gpu_share)})" if one.gpu_share < 1 else "")
         rows.append({
@@ -200,6 +204,7 @@ def in_rows(planned: Planned) -> list[dict[str, Any]]:
             "GPUs": gpus if one.gpus else "cores", "TP": one.tensor_parallel, "weights": size(one.need.weights),
             "batch": size(one.need.activations), "buffers": size(one.need.buffers), "begins": clock(one.start_s),
             "ends": clock(one.end_s),
+            **({} if price is None else {"USD": f"{_gpu_hours(one) * price:.2f}"}),
         })  # fmt: skip
     return rows
 
