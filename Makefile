@@ -25,7 +25,7 @@ lint: install  ## style and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: $(PEERS)  ## side-by-side timings, 20 minutes; prints a table and writes benchmarks.json
+bench: $(PEERS)  ## side-by-side timings, 25 minutes; prints a table and writes benchmarks.json
 	$(BIN)/python tests/benchmarks/run.py
 
 install: $(INSTALLED)

@@ -101,7 +101,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     print(
         "GEMM: operations of the plain dual method a second, over the machine's own product of matrices in that type."
     )
-    for each in (each for each in rows if each["setting"] and each["benchmark"] == "ridge"):
+    for each in (each for each in rows if each["setting"] and each["benchmark"] in {"ridge", "extraction"}):
         print(f"setting, {each['workload']}: {each['subject']}: {each['setting']}")
     gates = [each for each in rows if each["benchmark"] == "gate"]
     print(f"gates: {sum(each['gate'] == 'passed' for each in gates)} of {len(gates)} passed on small data")
