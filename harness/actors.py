@@ -73,7 +73,7 @@ class ModelActor:
             backend = self.placement.backend if seed is None else "transformers"  # which draws weights
             model = backends.load(
                 backend, self.checkpoint, self.device, unit.dtype, seed,
-                n_gpus=max(1, self.placement.n_gpus), allow_pickle=self.allow_pickle,
+                n_gpus=max(1, self.placement.n_gpus) if self.device == "cuda" else 1, allow_pickle=self.allow_pickle,
                 gpu_share=self.placement.gpu_share,
             )  # fmt: skip
             self.loaded = (seed, model)

@@ -112,6 +112,28 @@ def test_a_node_is_killed_while_a_model_reads_on_it(undisturbed, out, cluster):
     assert tables.read(out, "extractions", outcome.run).recoveries.sum() >= 1
 
 
+def test_on_made_up_gpus_models_land_where_planned_and_give_the_same_tables(undisturbed, out, monkeypatch):
+    ray.shutdown()
+    monkeypatch.setenv("HARNESS_MADE_UP_GPUS", "1")
+    memory = {"object_store_memory": 2**27}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
+    nodes = [made.add_node(num_cpus=1, num_gpus=n, labels={"gpu-memory-gb": "24"}, **memory) for n in (2, 1)]
+    ray.init(address=made.address, logging_level="ERROR", log_to_driver=False)
+    try:
+        outcome = pipeline.run(SPEC, out, device="cuda")
+        assert not outcome.failures
+        assert_same_tables(out, undisturbed[0], outcome.run)
+        read, about = tables.read(out, "extractions", outcome.run), tables.read(out, "runs", outcome.run)
+        assert set(read.node) <= {node.node_id for node in nodes}
+        assert set(read.gpus) <= {"0", "1"}
+        assert (about.n_nodes.item(), about.n_gpus.item()) == (2, 3)
+        assert 0 < about.read_s.item() < outcome.seconds
+        assert about.parity_states.item() < 1e-5
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
 def command(out):
     models = [part for name in SPEC.models for part in ("--model", name)]
     return [sys.executable, "-m", "harness.cli", "run", "quickstart", *models, "--protocol", "strict", "--out", out]
