@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from harness import backends, checkpoints, contexts, parity, tiny
 from harness.records import Extraction, Features, Layer, Stimuli
@@ -69,6 +70,21 @@ def test_a_log_probability_that_is_wrong_is_found(model):
     logs = tuple(part + 0.01 for part in found.log_probabilities)
     with pytest.raises(parity.ParityError, match="log-probabilities"):
         parity.check(model, encoded, Extraction(None, logs), PROTOCOL)
+
+
+def test_a_text_too_long_to_be_read_plainly_is_left_out_and_the_others_are_compared(model, monkeypatch):
+    encoded, found = read(model)
+    plain = parity._hidden
+
+    def small(run, which, **ids):
+        if max(len(part) for part in ids.values()) > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return plain(run, which, **ids)
+
+    monkeypatch.setattr(parity, "_hidden", small)
+    said = parity.check(model, encoded, found, PROTOCOL)
+    assert 0 < said["parity_stimuli"] < 4
+    assert said["parity_states"] < 1e-5
 
 
 def test_nothing_is_stored_of_a_model_that_does_not_compute_the_same_thing_twice(tmp_path):
