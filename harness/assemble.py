@@ -20,6 +20,10 @@ from harness import statistics, tables
 from harness.score_units import ScoreUnit
 from harness.store import Store
 
+logger = logging.getLogger(__name__)
+
+# Attempts at a table: nodes may be lost while it is written.
+TRIES = 3
 SCORE_TABLES = ("neuroid_scores", "layer_scores", "model_scores", "reading_scores", "word_surprisals")
 
 
@@ -55,21 +59,35 @@ def _statistics(out: str, run: str, others: dict[str, list[dict[str, Any]]]) -> 
 
 
 def _write_scores(store: Store, run: str, table: str, files: list[str]) -> None:
-    import ray
-
+    """By Ray Data; again from the beginning where a node is lost meanwhile, which Ray Data does not always outlive."""
     if not files:
         _write_rows(store, run, table, [])
         return
+    aside = f"{_root(store)}/.aside-{uuid.uuid4().hex}"
+    for attempt in range(TRIES):
+        try:
+            _write_partitions(store, run, table, files, f"{aside}.{attempt}")
+            break
+        except Exception as error:
+            if attempt == TRIES - 1:
+                raise
+            logger.warning("table=%s could not be written (%s), and is begun again", table, type(error).__name__)
+        finally:
+            if store.fs.exists(f"{aside}.{attempt}"):
+                store.fs.rm(f"{aside}.{attempt}", recursive=True)
+
+
+def _write_partitions(store: Store, run: str, table: str, files: list[str], aside: str) -> None:
+    import ray
+
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     filesystem = None if store.is_local else pa.fs.PyFileSystem(pa.fs.FSSpecHandler(store.fs))
     rows = ray.data.read_parquet(files, filesystem=filesystem, schema=tables.schema(table), partitioning=None)
     named = rows.map_batches(partial(_name_run, run=run), batch_format="pyarrow", batch_size=None)
-    aside = f"{_root(store)}/.aside-{uuid.uuid4().hex}"
     partitions = [name for name in tables.PARTITIONS if name in tables.SCHEMAS[table]]
     named.write_parquet(aside, filesystem=filesystem, partition_cols=partitions)
     _install(store, f"{aside}/run={run}", f"{_root(store)}/{table}/run={run}")
-    store.fs.rm(aside, recursive=True)
 
 
 def _name_run(batch: pa.Table, run: str) -> pa.Table:

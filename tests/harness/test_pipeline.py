@@ -241,6 +241,27 @@ def test_a_run_killed_while_its_tables_are_put_together_is_not_taken_for_whole(o
     assert len(tables.read(copy, "neuroid_scores", again.run)) == len(tables.read(out, "neuroid_scores", again.run))
 
 
+def test_a_table_whose_writing_a_lost_node_broke_off_is_begun_again_and_nothing_lies_about(
+    out, outcome, tmp_path, monkeypatch
+):
+    copy, write, calls = str(shutil.copytree(out, tmp_path / "copy")), assemble._write_partitions, []
+    shutil.rmtree(tables.folder(copy, "runs"))
+
+    def broken_off(store, run, table, files, aside):
+        calls.append(table)
+        if calls.count(table) == 1:
+            store.fs.makedirs(f"{aside}/run={run}")
+            raise RuntimeError("a node was lost")
+        write(store, run, table, files, aside)
+
+    monkeypatch.setattr(assemble, "_write_partitions", broken_off)
+    again = pipeline.run(quickstart_spec(), copy)
+    assert calls.count("model_scores") == 2
+    for table in ("neuroid_scores", "model_scores", "word_surprisals"):
+        assert len(tables.read(copy, table, again.run)) == len(tables.read(out, table, again.run))
+    assert not list(Path(copy).glob("tables/.aside-*"))
+
+
 def test_a_missing_recording_says_where_to_get_it_and_the_others_go_on(out, outcome, tmp_path):
     spec = replace(
         quickstart_spec(), models=("tiny-gpt2",), datasets=("tuckute2024", "synthetic"), protocols=("strict",)
