@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # Attempts at a table: nodes may be lost while it is written.
 TRIES = 3
+# Files of a partition's rows that one task reads and writes as one.
+FILES_TOGETHER = 20
 SCORE_TABLES = ("neuroid_scores", "layer_scores", "model_scores", "reading_scores", "word_surprisals")
 
 
@@ -45,8 +47,8 @@ def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, 
         _write_scores(store, run, table, files)
     for table, rows in (others | _statistics(store.out, run, others)).items():
         if table != "runs":
-            _write_rows(store, run, table, rows)
-    _write_rows(store, run, "runs", others["runs"])
+            write_rows(store, run, table, rows)
+    write_rows(store, run, "runs", others["runs"])
 
 
 def _statistics(out: str, run: str, others: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
@@ -59,14 +61,46 @@ def _statistics(out: str, run: str, others: dict[str, list[dict[str, Any]]]) -> 
 
 
 def _write_scores(store: Store, run: str, table: str, files: list[str]) -> None:
-    """By Ray Data; again from the beginning where a node is lost meanwhile, which Ray Data does not always outlive."""
     if not files:
-        _write_rows(store, run, table, [])
+        write_rows(store, run, table, [])
         return
+    partitions = [name for name in tables.PARTITIONS if name in tables.SCHEMAS[table]]
+
+    def write(aside: str) -> None:
+        rows = _rows_of(store, table, files).map_batches(
+            partial(_with_values, values={"run": run}), batch_format="pyarrow", batch_size=None
+        )
+        rows.write_parquet(aside, filesystem=_arrow_filesystem(store), partition_cols=partitions)
+        _install(store, f"{aside}/run={run}", f"{_root(store)}/{table}/run={run}")
+
+    _aside(store, table, write)
+
+
+def write_partition(
+    store: Store, table: str, run: str, dataset: str, model: str, files: list[str], **values: str
+) -> None:
+    """Stream files of rows, in their order, into one partition of a table; `values` are columns of all of them."""
+    import ray
+
+    _quiet()
+
+    def write(aside: str) -> None:
+        groups = [{"files": files[k : k + FILES_TOGETHER]} for k in range(0, len(files), FILES_TOGETHER)]
+        rows = ray.data.from_items(groups, override_num_blocks=len(groups)).map_batches(
+            partial(_read_files, out=store.out, table=table, values=values), batch_size=1
+        )
+        rows.write_parquet(aside, filesystem=_arrow_filesystem(store))
+        _install(store, aside, f"{_root(store)}/{table}/run={run}/dataset={dataset}/model={model}")
+
+    _aside(store, table, write)
+
+
+def _aside(store: Store, table: str, write: Callable[[str], None]) -> None:
+    """By Ray Data; again from the beginning where a node is lost meanwhile, which Ray Data does not always outlive."""
     aside = f"{_root(store)}/.aside-{uuid.uuid4().hex}"
     for attempt in range(TRIES):
         try:
-            _write_partitions(store, run, table, files, f"{aside}.{attempt}")
+            write(f"{aside}.{attempt}")
             break
         except Exception as error:
             if attempt == TRIES - 1:
@@ -77,25 +111,45 @@ def _write_scores(store: Store, run: str, table: str, files: list[str]) -> None:
                 store.fs.rm(f"{aside}.{attempt}", recursive=True)
 
 
-def _write_partitions(store: Store, run: str, table: str, files: list[str], aside: str) -> None:
+def _read_files(batch: dict[str, Any], out: str, table: str, values: dict[str, str]) -> pa.Table:
+    """The rows of files, without the columns that stand in a partition's path."""
+    store, schema = Store(out), tables.schema(table)
+    parts = []
+    for file in map(str, batch["files"][0]):
+        with store.fs.open(file, "rb") as stream:
+            parts.append(pq.read_table(stream, schema=schema, partitioning=None))
+    return _with_values(pa.concat_tables(parts), values, tables.PARTITIONS)
+
+
+def _quiet() -> None:
     import ray
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    filesystem = None if store.is_local else pa.fs.PyFileSystem(pa.fs.FSSpecHandler(store.fs))
-    rows = ray.data.read_parquet(files, filesystem=filesystem, schema=tables.schema(table), partitioning=None)
-    named = rows.map_batches(partial(_name_run, run=run), batch_format="pyarrow", batch_size=None)
-    partitions = [name for name in tables.PARTITIONS if name in tables.SCHEMAS[table]]
-    named.write_parquet(aside, filesystem=filesystem, partition_cols=partitions)
-    _install(store, f"{aside}/run={run}", f"{_root(store)}/{table}/run={run}")
 
 
-def _name_run(batch: pa.Table, run: str) -> pa.Table:
-    column = batch.schema.get_field_index("run")
-    return batch.set_column(column, "run", pa.array([run] * len(batch), pa.string()))
+def _rows_of(store: Store, table: str, files: list[str]) -> Any:
+    import ray
+
+    _quiet()
+    return ray.data.read_parquet(
+        files, filesystem=_arrow_filesystem(store), schema=tables.schema(table), partitioning=None
+    )
 
 
-def _write_rows(store: Store, run: str, table: str, rows: list[dict[str, Any]]) -> None:
+def _arrow_filesystem(store: Store) -> Any:
+    return None if store.is_local else pa.fs.PyFileSystem(pa.fs.FSSpecHandler(store.fs))
+
+
+def _with_values(batch: pa.Table, values: dict[str, str], without: Sequence[str] = ()) -> pa.Table:
+    """The batch with some columns of one value, and without others."""
+    for name, value in values.items():
+        column = batch.schema.get_field_index(name)
+        batch = batch.set_column(column, name, pa.array([value] * len(batch), pa.string()))
+    return batch.drop_columns(list(without))
+
+
+def write_rows(store: Store, run: str, table: str, rows: list[dict[str, Any]]) -> None:
     """A small table, or an empty one with its columns, so that readers find every table."""
     content = tables.rows_to_arrow(table, rows).drop_columns(["run"])
     aside = f"{_root(store)}/.aside-{uuid.uuid4().hex}"

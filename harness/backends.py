@@ -40,7 +40,7 @@ class Model:
         """Read contexts as a protocol says."""
         return self.read(
             self.reader, tokens, how.window, pooling=how.pooling, overlap=how.overlap, states=states,
-            log_probabilities=log_probabilities, decoder_reads=how.decoder_reads,
+            log_probabilities=log_probabilities, decoder_reads=how.decoder_reads, bos=how.bos,
         )  # fmt: skip
 
 

@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import tables, transfer
+from harness.corpora import CORPORA_VERSION
 from harness.manifest import CorruptUnit, StoredUnit, look
 from harness.store import STALE_S, Store
+from harness.texts import SURPRISALS_VERSION
 from harness.units import FEATURES_VERSION, SCORES_VERSION
 
-SCHEMAS = {"features": FEATURES_VERSION, "ceilings": SCORES_VERSION, "scores": SCORES_VERSION}
+SCHEMAS = {
+    "features": FEATURES_VERSION, "ceilings": SCORES_VERSION, "scores": SCORES_VERSION, "corpora": CORPORA_VERSION,
+    "surprisals": SURPRISALS_VERSION,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

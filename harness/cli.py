@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from harness import commands, fleet_commands
+from harness import commands, fleet_commands, word_commands
 from harness.spec import SPECS
 
 
@@ -105,13 +105,10 @@ def _parser() -> argparse.ArgumentParser:
     add("specs", commands.specs, "The named evaluations.")
     add("controls", commands.controls, "Features without a language model.")
 
-    words = add("surprisal", commands.surprisal, "Bits per word of your own text.")
-    words.add_argument(
-        "file", metavar="FILE", help="CSV with a column `word` (and `passage`, `word_id`), or plain text"
-    )
-    words.add_argument("--model", action="append", required=True, metavar="NAME_OR_FOLDER")
-    words.add_argument("--context", choices=("passage", "corpus"), default="passage")
-    words.add_argument("--out", metavar="CSV", help="write there instead of to stdout")
+    words = add("surprisal", word_commands.surprisal, "Bits per word of your own texts, or of the data sets'.")
+    word_commands.add_options(words)
+    _add_precision(words)
+    add_data_root(words)
 
     kept = add("cache", commands.cache, "What the store holds: list it, read it through, clear what is of no use.")
     kept.add_argument("what", choices=("ls", "verify", "gc"), help="list; compare checksums; remove what is of no use")

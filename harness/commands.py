@@ -191,21 +191,6 @@ def conform(arguments: argparse.Namespace) -> int:
     return int(any(result.fails for result in results))
 
 
-def surprisal(arguments: argparse.Namespace) -> int:
-    """Surprisal of a user's own words, on stdout or in a file."""
-    from harness import texts
-
-    frame = texts.surprisals(arguments.file, arguments.model, arguments.context)
-    if arguments.json:
-        document(frame.to_dict("records"))
-    elif arguments.out:
-        frame.to_csv(arguments.out, index=False)
-        print(f"{len(frame)} rows in {arguments.out}")
-    else:
-        print(frame.to_csv(index=False), end="")
-    return 0
-
-
 def doctor(arguments: argparse.Namespace) -> int:
     """What works on this machine; 1 where something that is needed does not."""
     from harness import doctor

@@ -8,15 +8,18 @@ prompt (paper, App. B).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
-from itertools import groupby
-from typing import Any
+from itertools import groupby, islice
+from typing import Any, TypeVar
 
 import numpy as np
 
 from harness.records import Context, Stimuli
 
+# A longer text is read in pieces of so many stimuli, so that none outgrows memory; each is read after so many stimuli
+# before it, more than a window holds.
+PIECE, LEAD = 20_000, 2_048
 _RUN = 10  # words that change places with each other where stimuli are single words
 
 
@@ -25,12 +28,14 @@ def build(stimuli: Stimuli, rule: str, context_words: int = 0) -> list[Context]:
 
     Args:
         stimuli: in order of presentation.
-        rule: "none" (each stimulus alone), "passage" (starts afresh at each passage or story), "corpus" (one text),
-            "window" (each stimulus after the `context_words` before it in its passage, or as many as there are).
+        rule: "none" (each stimulus alone), "sentence" or "passage" (starts afresh at each sentence, passage or story),
+            "corpus" (one text), "window" (each stimulus after the `context_words` before it in its passage, or as many
+            as there are).
         context_words: of the rule "window".
 
     Returns:
-        The contexts in order; every stimulus is in exactly one, though its text may stand in others.
+        The contexts in order; every stimulus is in exactly one, though its text may stand in others. A text of more
+        than `PIECE` stimuli is several contexts, which begin with the `LEAD` stimuli before them.
 
     Raises:
         ValueError: if the rule is unknown, or a stimulus has no text. Where the texts bring their own spaces it may
@@ -44,14 +49,18 @@ def build(stimuli: Stimuli, rule: str, context_words: int = 0) -> list[Context]:
     rows = range(len(stimuli))
     if rule == "none":
         return [_join(stimuli, [row]) for row in rows]
+    if rule == "sentence":
+        if not stimuli.sentences:
+            raise ValueError("the stimuli have no sentences; give each word's, or use another context.")
+        return _apart(stimuli, lambda row: (stimuli.passages[row], stimuli.sentences[row]))
     if rule == "passage":
-        return [_join(stimuli, list(part)) for _, part in groupby(rows, key=lambda row: stimuli.passages[row])]
+        return _apart(stimuli, lambda row: stimuli.passages[row])
     if rule == "corpus":
-        return [_join(stimuli, list(rows))]
+        return _apart(stimuli, lambda _: "")
     if rule == "window":
         before = np.minimum(stimuli.positions(), context_words)
         return [_join(stimuli, range(row - n, row + 1), n_before=int(n)) for row, n in zip(rows, before, strict=True)]
-    raise ValueError(f"context rule {rule!r} is unknown; use 'none', 'passage', 'corpus' or 'window'.")
+    raise ValueError(f"context rule {rule!r} is unknown; use 'none', 'sentence', 'passage', 'corpus' or 'window'.")
 
 
 def shuffled(stimuli: Stimuli, seed: int) -> Stimuli:
@@ -81,7 +90,7 @@ def shuffled(stimuli: Stimuli, seed: int) -> Stimuli:
     moved: dict[str, Any] = {
         name: tuple(column[row] for row in order) if isinstance(column, tuple) else column[order]
         for name, column in columns.items()
-        if isinstance(column, tuple | np.ndarray)
+        if isinstance(column, tuple | np.ndarray) and len(column)
     }
     return replace(stimuli, **moved)
 
@@ -92,11 +101,33 @@ def _with_words_moved(text: str, rng: np.random.Generator) -> str:
     return re.sub(r"\S+", lambda _: str(next(words)), text)
 
 
+def _apart(stimuli: Stimuli, text_of: Callable[[int], Any]) -> list[Context]:
+    """One context for each text, or piece of it."""
+    rows = groupby(range(len(stimuli)), key=text_of)
+    return [_join(stimuli, [*before, *part], len(before)) for _, text in rows for before, part in pieces(text)]
+
+
+Item = TypeVar("Item")
+
+
+def pieces(text: Iterable[Item]) -> Iterator[tuple[list[Item], list[Item]]]:
+    """What is read before each piece of a text, and the piece; a text of up to `PIECE` items is one."""
+    before: list[Item] = []
+    items = iter(text)
+    while part := list(islice(items, PIECE)):
+        yield before, part
+        before = [*before, *part][-LEAD:]
+
+
 def _join(stimuli: Stimuli, rows: Sequence[int], n_before: int = 0) -> Context:
-    """The texts of the rows; the first `n_before` are read before the stimuli and are none of them."""
-    texts = [stimuli.texts[row] for row in rows]
-    ends = np.cumsum([len(text) + len(stimuli.separator) for text in texts]) - len(stimuli.separator)
+    texts, ids = [stimuli.texts[row] for row in rows], [stimuli.ids[row] for row in rows[n_before:]]
+    return join(texts, ids, n_before, stimuli.separator)
+
+
+def join(texts: Sequence[str], ids: Sequence[str], n_before: int = 0, separator: str = " ") -> Context:
+    """The context of texts; the first `n_before` are read before the stimuli and are none of them."""
+    ends = np.cumsum([len(text) + len(separator) for text in texts]) - len(separator)
     starts = ends - [len(text) for text in texts]
-    whole = stimuli.separator.join(texts).rstrip()  # a space at the end would be a token that no reader saw
+    whole = separator.join(texts).rstrip()  # a space at the end would be a token that no reader saw
     spans = np.minimum(np.stack([starts, ends], axis=1), len(whole))
-    return Context(whole, tuple(stimuli.ids[row] for row in rows[n_before:]), spans[n_before:])
+    return Context(whole, tuple(ids), spans[n_before:])

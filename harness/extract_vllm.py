@@ -21,7 +21,7 @@ import torch
 from harness import architectures
 from harness.checkpoints import Checkpoint
 from harness.reader import Reader
-from harness.records import Extraction, Features, Floats, Layer, Tokens
+from harness.records import Extraction, Features, Floats, Layer, Predictions, Tokens
 from harness.spec import Dtype
 from harness.tokens import Window, cut
 
@@ -131,15 +131,19 @@ def extract(
     log_probabilities: bool = True,
     overlap: float = 0.5,
     decoder_reads: str = "stimulus",  # noqa: ARG001 - of T5, which vLLM does not read
+    bos: str = "window",
     progress: Callable[[float], None] | None = None,
 ) -> Extraction:
-    """Read the contexts; arguments and result of `harness.extract.extract`."""
+    """Read the contexts; arguments and result of `harness.extract.extract`.
+
+    vLLM tells each token's log-probability and rank, not what else was expected: entropies and breaks are NaN.
+    """
     from vllm import SamplingParams
 
     if pooling not in {"last", "mean", "sum"}:
         raise ValueError(f"pooling {pooling!r} is unknown; use one of last, mean, sum.")
     started, engine = time.perf_counter(), reader.model
-    windows = cut(tokens, min(window, reader.limit), reader.prefix, overlap, pooling, states=states)
+    windows = cut(tokens, min(window, reader.limit), reader.prefix, overlap, pooling, bos)
     asked = []
     for each in windows:
         pool = _pool(each, pooling) if states and len(each.at) else None
@@ -149,22 +153,22 @@ def extract(
     prompts = [{"prompt_token_ids": [int(i) for i in each.ids]} for each in windows]
     outputs = engine.llm.generate(prompts, asked, use_tqdm=False)
     ids = tuple(i for read in tokens for i in read.stimulus_ids)
-    logs_of = tuple(np.full(len(read.ids), np.nan) for read in tokens)
+    expected = tuple(Predictions.unknown(len(read.ids)) for read in tokens)
     pooled: dict[Layer, Floats] = {}
     for k, (each, output) in enumerate(zip(windows, outputs, strict=True)):
         if states and len(each.at):
             _put(pooled, each, _handed_over(engine.llm, output.kv_transfer_params["hidden_states_path"]), len(ids))
         if log_probabilities:
-            _note(logs_of[each.context], each, output.prompt_logprobs, len(reader.prefix))
+            _note(expected[each.context], each, output.prompt_logprobs, tokens[each.context])
         if progress:
             progress((k + 1) / len(windows))
     seconds, n_tokens = time.perf_counter() - started, sum(len(each.ids) for each in windows)
     facts = {
-        "n_windows": len(windows), "n_reencoded": sum(len(read.apart) for read in tokens) if states else 0,
+        "n_windows": len(windows), "n_reencoded": sum(len(read.apart) for read in tokens), "bos": bos,
         "batch_tokens": BATCH_TOKENS, "n_oom": 0, "oom": "", "seconds": seconds,
         "tokens_per_second": n_tokens / seconds, "device": str(reader.device), "pooling": pooling,
     }  # fmt: skip
-    return Extraction(Features(pooled, ids) if states else None, logs_of if log_probabilities else None, facts)
+    return Extraction(Features(pooled, ids) if states else None, expected if log_probabilities else None, facts)
 
 
 def _pool(window: Window, pooling: str) -> dict[str, Any]:
@@ -200,9 +204,12 @@ def _handed_over(llm: Any, path: str) -> Floats:
     return states
 
 
-def _note(logs: Floats, window: Window, said: list[Any], n_prefix: int) -> None:
-    """Write down the log-probabilities of the tokens that a window answers for; of the first token nothing is said."""
-    n = len(window.ids) - n_prefix
-    for t in range(max(window.first - window.start, 1 - n_prefix), n):
-        token = int(window.ids[t + n_prefix])
-        logs[window.start + t] = said[t + n_prefix][token].logprob
+def _note(expected: Predictions, window: Window, said: list[Any], read: Tokens) -> None:
+    """Write down what a window answers for; of a first token that nothing precedes nothing is said."""
+    target = expected
+    if window.apart >= 0:
+        target = expected.apart.setdefault(window.apart, Predictions.unknown(len(read.apart[window.apart].ids)))
+    offset = window.start - (window.first if window.apart >= 0 else 0)
+    for t in range(max(window.first - window.start, 1 - window.n_prefix, 0), len(window.ids) - window.n_prefix):
+        token = said[t + window.n_prefix][int(window.ids[t + window.n_prefix])]
+        target.log_probabilities[offset + t], target.ranks[offset + t] = token.logprob, token.rank

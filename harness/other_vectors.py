@@ -82,8 +82,8 @@ def _read(vectors: Vectors, times: Floats) -> Dataset:
     return Dataset(
         vectors.case,
         "",
-        Stimuli(ids, ids, ("text",) * len(ids)),
-        reading=ReadingTimes(ids, means, sentences, ~first, ""),
+        Stimuli(ids, ids, ("text",) * len(ids), sentences=sentences),
+        reading=ReadingTimes(ids, means, ~first, ""),
     )
 
 

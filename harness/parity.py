@@ -74,7 +74,7 @@ def check(model: Model, tokens: Sequence[Tokens], found: Extraction, how: Protoc
         with suppress(torch.OutOfMemoryError):  # all states of a long text at once are more than a batch takes
             if found.features:
                 states.append(_states_differ(reader, tokens, found, how, *each))
-            if found.log_probabilities:
+            if found.predictions:
                 nats.append(_nats_differ(reader, tokens, found, how, *each))
             n_compared += 1
     worst = [max((each for each in part if each is not None), default=None) for part in (states, nats)]
@@ -105,8 +105,12 @@ def _window_of(reader: Reader, tokens: Sequence[Tokens], how: Protocol, context:
     """The window that answers for a stimulus, of its context alone."""
     read = tokens[context]
     limit = min(how.window, reader.limit)
-    made = cut([read], limit, reader.prefix, how.overlap, how.pooling)
+    made = cut([read], limit, reader.prefix, how.overlap, how.pooling, _bos(reader, how))
     return next(window for window in made if stimulus in window.rows)
+
+
+def _bos(reader: Reader, how: Protocol) -> str:
+    return how.bos if reader.stack == "decoder" else "window"
 
 
 def _states_differ(
@@ -175,22 +179,48 @@ def _nats_differ(
     reader: Reader, tokens: Sequence[Tokens], found: Extraction, how: Protocol, context: int, stimulus: int
 ) -> float | None:
     """The largest over the stimulus's tokens that the window of its last one answers for."""
-    assert found.log_probabilities is not None  # noqa: S101 - asked for
-    read, n_prefix = tokens[context], len(reader.prefix)
-    last, limit = int(read.last[stimulus]), min(how.window, reader.limit)
-    if last < 0:
+    assert found.predictions is not None  # noqa: S101 - asked for
+    read, said, limit = tokens[context], found.predictions[context], min(how.window, reader.limit)
+    if int(read.last[stimulus]) < 0:
         return None
-    windows = cut([read], limit, reader.prefix, how.overlap, how.pooling, states=False)
-    window = next(each for each in windows if each.first <= last < each.start + len(each.ids) - n_prefix)
-    ids = torch.from_numpy(window.ids[: last - window.start + n_prefix + 1])[None].to(reader.device)
+    if reader.is_encoder_decoder and how.decoder_reads == "stimulus":
+        if stimulus not in said.apart:
+            return None
+        text, (ids, at) = so_far(read, stimulus - 1)[0], so_far(read, stimulus)
+        spoken = np.concatenate([np.asarray(reader.prefix), ids[at]])
+        heard = np.array([*text[-(limit - len(reader.suffix)) :], *reader.suffix], dtype=np.int64)
+        logs = _log_probabilities(reader, spoken, heard)
+        return float(np.abs(said.apart[stimulus].log_probabilities - logs[len(reader.prefix) - 1 :]).max())
+    last = int(read.last[stimulus])
+    windows = cut([read], limit, reader.prefix, how.overlap, how.pooling, _bos(reader, how))
+    if stimulus in read.apart:
+        window = next(each for each in windows if each.apart == stimulus)
+        logs = _log_probabilities(reader, window.ids)
+        own = np.arange(max(window.first, window.start), window.start + len(window.ids) - window.n_prefix)
+        theirs = said.apart[stimulus].log_probabilities[own - window.first]
+    else:
+        whole = (each for each in windows if each.apart < 0)
+        window = next(each for each in whole if each.first <= last < each.start + len(each.ids) - each.n_prefix)
+        logs = _log_probabilities(reader, window.ids[: last - window.start + window.n_prefix + 1])
+        own = np.flatnonzero(read.owners == stimulus)
+        own = own[own >= window.first]
+        theirs = said.log_probabilities[own]
+    before = own - window.start + window.n_prefix - 1
+    differs = np.abs(theirs - logs[before])[before >= 0]
+    return float(differs.max()) if len(differs) else None
+
+
+def _log_probabilities(reader: Reader, ids: Integers, heard: Integers | None = None) -> Floats:
+    """(token - 1,) nats of each but the first; what T5's encoder reads is empty where nothing is given."""
     options = {"input_ids": ids}
     if reader.is_encoder_decoder:
-        empty = torch.full((1, 1), reader.tokenizer.eos_token_id, device=reader.device)
-        options = {"input_ids": empty, "decoder_input_ids": ids}
+        empty = np.array([reader.tokenizer.eos_token_id])
+        options = {"input_ids": empty if heard is None else heard, "decoder_input_ids": ids}
+    batch = {
+        name: torch.from_numpy(np.ascontiguousarray(part))[None].to(reader.device) for name, part in options.items()
+    }
+    wanted = torch.from_numpy(np.ascontiguousarray(ids[1:]))[:, None]
     with torch.inference_mode():
-        logits = reader.model(**options, use_cache=False).logits[0, :-1].float()
-    logs = logits.log_softmax(-1).gather(-1, ids[0, 1:, None].to(logits.device))[:, 0].double().cpu().numpy()
-    own = np.flatnonzero(read.owners == stimulus)
-    own = own[(own >= window.first) & (own - window.start + n_prefix >= 1)]
-    differs = np.abs(found.log_probabilities[context][own] - logs[own - window.start + n_prefix - 1])
-    return float(differs.max()) if len(differs) else None
+        logits = reader.model(**batch, use_cache=False).logits[0, :-1].float()
+    found: Floats = logits.log_softmax(-1).gather(-1, wanted.to(logits.device))[:, 0].double().cpu().numpy()
+    return found

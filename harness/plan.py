@@ -72,6 +72,9 @@ class Watcher:
     def found(self, unit: ScoreUnit) -> None:
         """Another driver has stored a unit that this one waited for."""
 
+    def words(self, model: str, n_read: int, n_words: int) -> None:
+        """A model has read so many of the words of all corpora."""
+
     def failed(self, failure: Failure) -> None:
         """A unit, a model or a data set failed."""
 

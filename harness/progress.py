@@ -82,6 +82,15 @@ class Display(Watcher):
         if self.console.is_terminal:
             self.progress.update(self.bars[_bar(unit)], advance=1, now="scored by another driver")
 
+    def words(self, model: str, n_read: int, n_words: int) -> None:
+        """A bar per model, in words."""
+        if not self.console.is_terminal:
+            logger.info("model=%s words=%d of=%d", model, n_read, n_words)
+            return
+        if model not in self.bars:
+            self.bars[model] = self.progress.add_task(model, total=n_words, now="words")
+        self.progress.update(self.bars[model], completed=n_read)
+
     def failed(self, failure: Failure) -> None:
         """One line that says what and why."""
         if (failure.model, failure.message) in self.said:  # one line for each thing that is wrong

@@ -68,5 +68,5 @@ def _read(folder: Path, stimuli: Stimuli) -> tuple[Extraction, Surprisals]:
     model = reader.load(checkpoints.resolve(str(folder)))
     read = [model.encode(context) for context in contexts.build(stimuli, "passage")]
     found = extract.extract(model, read)
-    assert found.log_probabilities is not None  # noqa: S101 - asked for
-    return found, surprisal.per_word(read, found.log_probabilities)
+    assert found.predictions is not None  # noqa: S101 - asked for
+    return found, surprisal.per_word(read, found.predictions)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from harness import allocation, architectures, precision, tokens, weights, weights_checks
 from harness.architectures import Architecture, Stack, torch_dtype
 from harness.checkpoints import Checkpoint
-from harness.records import Context, Tokens
+from harness.records import Context, Integers, Tokens
 from harness.spec import Dtype
 
 # T5 v1.1 has relative positions and no limit of its own; it was trained on 512 tokens.
@@ -52,6 +53,11 @@ class Reader:
     def is_encoder_decoder(self) -> bool:
         """Whether a text may stand in the encoder and in the decoder."""
         return self.stack == "encoder-decoder"
+
+    @cached_property
+    def openings(self) -> Integers:
+        """The tokens that begin with a space (`tokens.openings`)."""
+        return tokens.openings(self.tokenizer)
 
     def encode(self, context: Context, *, in_chat: bool = False) -> Tokens:
         """The context in this model's tokens; ValueError where its tokenizer does not fit it or the text."""

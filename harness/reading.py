@@ -74,7 +74,7 @@ def score(
     """
     reading = _check(predictor, dataset, protocol, folds)
     usable = reading.scored & np.isfinite(predictor) & np.isfinite(reading.mean_ms)
-    sentences = np.unique(reading.sentences, return_inverse=True)[1]
+    sentences = np.unique(dataset.stimuli.sentences, return_inverse=True)[1]
     r, r_low, r_high = _correlation(predictor[usable], reading.mean_ms[usable], sentences[usable], seed)
     partial_r = gain = low = high = np.nan
     n_regression = 0
@@ -103,7 +103,7 @@ def control_terms(dataset: Dataset) -> Floats:
     stimuli, stories = dataset.stimuli, _stories(dataset)
     if dataset.reading is None:
         raise ValueError(f"{dataset.name} has no reading times.")
-    starts = np.array([True, *(before != after for before, after in pairwise(dataset.reading.sentences))])
+    starts = np.array([True, *(before != after for before, after in pairwise(stimuli.sentences))])
     places = stimuli.positions().astype(np.float64)
     columns = [
         _spill_over(characters(stimuli.texts), stories),

@@ -27,6 +27,7 @@ class Stimuli:
         ids, texts: one per stimulus; ids are unique, a text is a sentence or a word.
         passages: the passage or story of each stimulus; a passage is contiguous and is one context.
         groups: what must not be divided over train and test (a topic, a story); defaults to the passages.
+        sentences: the sentence of each word, where stimuli are words and that is known; contiguous within a passage.
         onsets_s, ends_s: (stimulus,) seconds at which a word began and ended, where words are aligned to scans.
         separator: what stands between stimuli in a context; "" where the texts bring their own spaces.
     """
@@ -38,13 +39,15 @@ class Stimuli:
     onsets_s: Floats | None = None
     ends_s: Floats | None = None
     separator: str = " "
+    sentences: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.groups:
             object.__setattr__(self, "groups", self.passages)
-        for name in ("texts", "passages", "groups", "onsets_s", "ends_s"):
+        for name in ("texts", "passages", "groups", "onsets_s", "ends_s", "sentences"):
             column = getattr(self, name)
-            if column is not None and len(column) != len(self.ids):
+            absent = column is None or (name == "sentences" and not column)
+            if not absent and len(column) != len(self.ids):
                 raise ValueError(f"stimuli: {len(self.ids)} ids but {len(column)} {name}; give one per stimulus.")
         require_unique(self.ids, "stimuli")
         seen: set[str] = set()
@@ -148,7 +151,7 @@ class ReadingTimes:
     """Mean self-paced reading time of each word, in order of presentation.
 
     Attributes:
-        word_ids, sentences: (word,) stimulus id of each word, and its sentence.
+        word_ids: (word,) stimulus id of each word.
         mean_ms: (word,) float64 milliseconds, NaN where no reader is left.
         scored: (word,) bool; False where the protocol leaves a word out (the first of a sentence).
         release: which release of the corpus the means come from.
@@ -159,7 +162,6 @@ class ReadingTimes:
 
     word_ids: tuple[str, ...]
     mean_ms: Floats
-    sentences: tuple[str, ...]
     scored: NDArray[np.bool_]
     release: str
     subjects: tuple[str, ...] = ()
@@ -194,6 +196,8 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.reading is not None and self.reading.word_ids != self.stimuli.ids:
             raise ValueError(f"{self.name}: the words of the reading times are not the stimuli, in their order.")
+        if self.reading is not None and not self.stimuli.sentences:
+            raise ValueError(f"{self.name}: words that were read need the sentence of each.")
 
     def known_ceiling(self, part: str = "") -> float:
         """The published ceiling of an experiment; NaN where there is none."""

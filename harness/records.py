@@ -16,7 +16,7 @@ from harness.recording import GROUP, Dataset, Floats, Integers, ReadingTimes, Re
 
 __all__ = [
     "GROUP", "Ceiling", "Context", "Dataset", "Extraction", "Features", "Floats", "Fold", "Integers", "Layer",
-    "LayerFit", "OnDemand", "ReadingTimes", "Responses", "Stimuli", "Surprisals", "Tokens", "indices_of",
+    "LayerFit", "OnDemand", "Predictions", "ReadingTimes", "Responses", "Stimuli", "Surprisals", "Tokens", "indices_of",
     "require_unique",
 ]  # fmt: skip
 
@@ -136,32 +136,71 @@ class Features:
 
 
 @dataclass(frozen=True)
+class Predictions:
+    """What a model expects along a text, in nats; NaN where it is not known.
+
+    Attributes:
+        log_probabilities, ranks: (token,) of each token given those before it; its place among all tokens, from 1.
+        entropies, breaks: (token + 1,) of what is expected before each token and after the last: its entropy; the
+            log-probability that a space, or the end, comes next.
+        apart: of the stimuli that were read by themselves, by their index: the same along their own tokens
+            (`Apart.ids`; where T5 has the context in its encoder, every stimulus).
+    """
+
+    log_probabilities: Floats
+    ranks: Floats
+    entropies: Floats
+    breaks: Floats
+    apart: dict[int, Predictions] = field(default_factory=dict)
+
+    @classmethod
+    def unknown(cls, n_tokens: int) -> Predictions:
+        """Nothing known yet of so many tokens."""
+        logs, ranks = np.full((2, n_tokens), np.nan)
+        entropies, breaks = np.full((2, n_tokens + 1), np.nan)
+        return cls(logs, ranks, entropies, breaks)
+
+
+@dataclass(frozen=True)
 class Extraction:
     """What one pass of a model over contexts gives.
 
     Attributes:
         features: one vector per layer and stimulus; None where not asked for.
-        log_probabilities: per context (token,) float64 nats of each token given those before it, NaN where nothing
-            precedes it; None where not asked for.
+        predictions: per context what was expected of its tokens; None where not asked for.
         facts: how it was read, JSON-able, for the unit's manifest: n_windows, n_reencoded, batch_tokens, ...
     """
 
     features: Features | None
-    log_probabilities: tuple[Floats, ...] | None
+    predictions: tuple[Predictions, ...] | None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def log_probabilities(self) -> tuple[Floats, ...] | None:
+        """Per context (token,) float64 nats."""
+        return tuple(each.log_probabilities for each in self.predictions) if self.predictions is not None else None
 
 
 @dataclass(frozen=True)
 class Surprisals:
-    """-log2 p of each word given what came before.
+    """-log2 p of each word given what came before, and what was expected before it.
 
-    word_ids, n_tokens: (word,) stimulus ids; number of tokens of each word.
-    bits: (word,) float64; NaN where a word has no token.
+    Attributes:
+        word_ids, n_tokens: (word,) stimulus ids; number of tokens of each word.
+        bits: (word,) float64; NaN where a word has no token.
+        space_bits: (word,) to be added for the leading-space correction.
+        entropy_bits: (word,) of the next token, before the word.
+        ranks: (word,) of its first token among all, from 1.
+        n_first: (word,) how many of its tokens were the most probable; NaN where ranks are not known.
     """
 
     word_ids: tuple[str, ...]
     bits: Floats
     n_tokens: Integers
+    space_bits: Floats
+    entropy_bits: Floats
+    ranks: Floats
+    n_first: Floats
 
 
 class Fold(NamedTuple):

@@ -31,6 +31,13 @@ def free_bytes(device: str) -> int:
     return int(min(_available(_MEMINFO), _group_free(_CGROUP, _OWN_CGROUP)))
 
 
+def best_device() -> str:
+    """Where a model is read if nobody says: "cuda" where there is a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def require_room(name: str, wanted: Mapping[str, int], free: Mapping[str, int], said: str) -> None:
     """Raise where a device has less than a model wants of it.
 

@@ -148,10 +148,15 @@ class ScoreUnit:
         times = dataset.reading.mean_ms if dataset.reading else np.full(len(shown), np.nan)
         scored = dataset.reading.scored if dataset.reading else np.ones(len(shown), dtype=bool)
         at = indices_of(shown.ids, words.word_ids, "surprisals")
+        sentences = shown.sentences or (None,) * len(shown)
         columns = zip(
-            shown.passages, shown.ids, shown.texts, words.bits[at], words.n_tokens[at], times, scored, strict=True
-        )
-        names = ("story", "word_id", "word", "surprisal_bits", "n_tokens", "reading_ms", "scored")
+            shown.passages, sentences, shown.ids, shown.texts, words.bits[at], words.bits[at] + words.space_bits[at],
+            words.n_tokens[at], words.entropy_bits[at], words.ranks[at], times, scored, strict=True,
+        )  # fmt: skip
+        names = (
+            "story", "sentence", "word_id", "word", "surprisal_bits", "corrected_bits", "n_tokens", "entropy_bits",
+            "rank", "reading_ms", "scored",
+        )  # fmt: skip
         return [{**origin, **dict(zip(names, row, strict=True))} for row in columns]
 
     def _origin(self, metric: str, store: Store) -> dict[str, Any]:

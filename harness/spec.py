@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from harness import models
 
-ProtocolName = Literal["paper", "strict", "brainscore2026"]
+ProtocolName = Literal["paper", "strict", "brainscore2026", "surprisal"]
 Variant = Literal["untrained", "shuffled", "chat"]
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 AskedDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
@@ -107,20 +107,21 @@ class Sampling:
 class Protocol:
     """One way to score one kind of data. `notes` cite the source and say aloud what the source does not state.
 
-    context: what is read before a stimulus: "none", the "passage" so far, the whole "corpus", or a running "window" of
-    `context_words` stimuli of its passage. pooling: the state of a stimulus is that at its "last" token, or the "mean"
-    or "sum" over its tokens. components: principal components to which the words' features are reduced, fitted on the
-    words of each fold's training rows; 0 keeps the features as they are. window: tokens that are read at once at most,
-    whatever more a model could take, so that models are compared on the same context (LLaMA-1's 2,048). overlap: share
-    of a window that the one before has read already. decoder_reads: of an encoder-decoder, whose encoder always reads
-    the text so far: "stimulus" (the decoder reads the stimulus while the encoder holds what came before), "text"
-    (teacher-forced on the whole text, with an empty source), "nothing" (only the encoder's layers). metric: the score
-    of a neuroid, a name of kernels/metrics.py: "pearson_r" (NaN for what is constant) or "brainscore_r" (1e-8 added to
-    the norms, 0 for what is constant, and counted).
+    context: what is read before a stimulus: "none", the "sentence" or the "passage" so far, the whole "corpus", or
+    a running "window" of `context_words` stimuli of its passage. pooling: the state of a stimulus is that at its
+    "last" token, or the "mean" or "sum" over its tokens. components: principal components to which the words'
+    features are reduced, fitted on the words of each fold's training rows; 0 keeps the features as they are.
+    window: tokens that are read at once at most, whatever more a model could take, so that models are compared on
+    the same context (LLaMA-1's 2,048). overlap: share of a window that the one before has read already.
+    decoder_reads: of an encoder-decoder, whose encoder always reads the text so far: "stimulus" (the decoder reads
+    the stimulus while the encoder holds what came before), "text" (teacher-forced on the whole text, with an empty
+    source), "nothing" (only the encoder's layers). bos: which windows of a decoder begin with its BOS: each, the
+    first of a text, or none. metric: the score of a neuroid, a name of kernels/metrics.py: "pearson_r" (NaN for
+    what is constant) or "brainscore_r" (1e-8 added to the norms, 0 for what is constant, and counted).
     """
 
     name: ProtocolName
-    context: Literal["none", "passage", "corpus", "window"]
+    context: Literal["none", "sentence", "passage", "corpus", "window"]
     folds: FoldRule
     regression: Regression
     layer_choice: Literal["max", "nested"]
@@ -132,6 +133,7 @@ class Protocol:
     window: int = 2048
     overlap: float = 0.5
     decoder_reads: Literal["stimulus", "text", "nothing"] = "stimulus"
+    bos: Literal["window", "text", "none"] = "window"
     metric: Literal["pearson_r", "brainscore_r"] = "pearson_r"
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -157,6 +159,19 @@ def protocol_of(said: dict[str, Any]) -> Protocol:
         return tuple(value) if isinstance(value, list) else value
 
     return Protocol(**{key: made(key, value) for key, value in said.items()})
+
+
+def surprisal_alone(
+    context: Literal["none", "sentence", "passage", "corpus"] = "passage",
+    window: int = 2048,
+    overlap: float = 0.5,
+    bos: Literal["window", "text", "none"] = "window",
+) -> Protocol:
+    """How words are read for their surprisal, where nothing is scored."""
+    return Protocol(
+        "surprisal", context, FoldRule("grouped"), Regression("ols"), "max", window=window, overlap=overlap, bos=bos,
+        decoder_reads="text",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

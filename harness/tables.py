@@ -53,10 +53,12 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         **_SCORE, "r_low": _REAL, "r_high": _REAL, "interval_kind": _TEXT, "n_neuroids": _WHOLE, "n_nan": _WHOLE,
         **_UNIQUE, **_SIZE,
     },
-    # scored: whether the word counts for r (not the first of a sentence).
+    # corrected_bits: surprisal with the leading-space correction. entropy_bits: of the next token, before the word.
+    # rank: of the word's first token among all. scored: whether the word counts for r (not the first of a sentence).
     "word_surprisals": {
-        **_ORIGIN, "story": _TEXT, "word_id": _TEXT, "word": _TEXT, "surprisal_bits": _REAL, "n_tokens": _WHOLE,
-        "reading_ms": _REAL, "scored": _FLAG,
+        **_ORIGIN, "story": _TEXT, "sentence": _TEXT, "word_id": _TEXT, "word": _TEXT, "surprisal_bits": _REAL,
+        "corrected_bits": _REAL, "n_tokens": _WHOLE, "entropy_bits": _REAL, "rank": _REAL, "reading_ms": _REAL,
+        "scored": _FLAG,
     },
     # One row per source. predictor: "surprisal" of a model, or the control's own values. r is signed.
     "reading_scores": {

@@ -1,95 +1,130 @@
-"""A user's own text -> bits per word, in this process (`harness surprisal`)."""
+"""Words that a model reads for their surprisal alone -> columns of bits (`harness surprisal`)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from io import StringIO
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pandas as pd
-from rich.console import Console
-from rich.progress import Progress, TaskID
 
-from harness import checkpoints, contexts, extract, precision, reader, surprisal
-from harness.records import Stimuli
+from harness import backends, checkpoints, corpora, parity, precision, surprisal
+from harness.backends import Model
+from harness.checkpoints import Checkpoint
+from harness.corpora import Shard
+from harness.spec import AskedBackend, AskedDtype, Dtype, Protocol
+
+# Raise it when words are read otherwise: older bits are then not reused.
+SURPRISALS_VERSION = 1
 
 
-def read(file: str) -> Stimuli:
-    """The words of a CSV or TSV with a column `word` (and optionally `passage` and `word_id`), or of plain text.
+class Bits(NamedTuple):
+    """Of the words of a shard: columns of the table `word_surprisals`, and how they were read, for the manifest."""
+
+    columns: dict[str, Any]
+    facts: dict[str, Any]
+
+
+def read(model: Model, shard: Shard, how: Protocol) -> Bits:
+    """What a model expected of each word of a shard.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if there is no column `word`, no word, or the file is not UTF-8.
+        ValueError: as the extraction; parity.ParityError where a plain forward says otherwise.
     """
-    path = Path(file)
-    if not path.is_file():
-        raise FileNotFoundError(f"{file} is not there; give a CSV with a column `word`, or a plain text.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 ({error.reason} at byte {error.start}); convert it.") from error
-    if not text.strip():
-        raise ValueError(f"{file} is empty.")
-    if path.suffix.lower() in {".csv", ".tsv"}:
-        separator = "\t" if path.suffix.lower() == ".tsv" else ","
-        frame = pd.read_csv(StringIO(text), sep=separator, dtype=str, keep_default_na=False)
-    else:
-        frame = pd.DataFrame({"word": text.split()})
-    if frame.empty:
-        raise ValueError(f"{file} has no words.")
-    if "word" not in frame:
-        raise ValueError(f"{file} has the columns {', '.join(frame)}; one must be called `word`.")
-    passages = frame.get("passage", pd.Series(["text"] * len(frame)))
-    ids = frame.get("word_id", pd.Series([str(row + 1) for row in range(len(frame))]))
-    return Stimuli(tuple(ids), tuple(frame["word"]), tuple(passages))
+    encoded = [model.reader.encode(context) for context in shard.contexts()]
+    found = model.extract(encoded, how, states=False, log_probabilities=True)
+    facts = {**found.facts, **parity.check(model, encoded, found, how), "backend": model.backend}
+    assert found.predictions is not None  # noqa: S101 - asked for
+    alone = model.reader.is_encoder_decoder and how.decoder_reads == "stimulus"
+    words = surprisal.per_word(encoded, found.predictions, model.reader.openings, alone=alone)
+    passages, sentences, ids, texts = zip(*shard.own(), strict=True)
+    if words.word_ids != ids:
+        raise ValueError("surprisal: the words that were read are not those of the shard.")  # never seen
+    columns = {
+        "story": passages, "sentence": sentences, "word_id": ids, "word": texts, "surprisal_bits": words.bits,
+        "corrected_bits": words.bits + words.space_bits, "n_tokens": words.n_tokens,
+        "entropy_bits": words.entropy_bits, "rank": words.ranks,
+    }  # fmt: skip
+    return Bits(columns, facts)
 
 
-def _advance(shown: Progress, bar: TaskID, share: float) -> None:
-    shown.update(bar, completed=share)
+def context_in_words(checkpoint: Checkpoint, how: Protocol) -> str:
+    """The column `context`: what is read before a word, and of T5 by which of its two readings."""
+    if checkpoint.stack != "encoder-decoder":
+        return how.context
+    return f"{how.context}, {'in the encoder' if how.decoder_reads == 'stimulus' else 'by the decoder alone'}"
 
 
-def surprisals(file: str, names: Sequence[str], context: str) -> pd.DataFrame:
-    """Surprisal of each word under each model.
+def readings_of(checkpoint: Checkpoint, how: Protocol, t5_reads: str) -> list[Protocol]:
+    """How a model reads: of T5 one or both of its readings, of a decoder its only one.
+
+    Raises:
+        ValueError: if it is an encoder.
+    """
+    if checkpoint.stack == "encoder":
+        raise ValueError(f"{checkpoint.name} is an encoder, which gives no probabilities; give a decoder or a T5.")
+    if checkpoint.stack != "encoder-decoder":
+        return [how]
+    ways = {"text": ("text",), "context": ("stimulus",), "both": ("text", "stimulus")}[t5_reads]
+    return [replace(how, decoder_reads=way) for way in ways]  # type: ignore[arg-type]
+
+
+def resolve(name: str, asked: AskedDtype, *, allow_pickle: bool = False) -> tuple[Checkpoint, Dtype]:
+    """A checkpoint with its weights here, and the precision in which it is read."""
+    found = checkpoints.with_weights(checkpoints.resolve(name), allow_pickle)
+    return found, precision.dtype_of(found.family, found.stack, found.n_parameters, asked)
+
+
+def surprisals(
+    sources: Sequence[str],
+    names: Sequence[str],
+    how: Protocol,
+    *,
+    t5_reads: str = "text",
+    dtype: AskedDtype = "auto",
+    backend: AskedBackend = "auto",
+    device: str = "cpu",
+    data_root: str | None = None,
+    allow_pickle: bool = False,
+    progress: Callable[[str, int], None] | None = None,
+) -> Iterator[pd.DataFrame]:
+    """Surprisal of each word of some corpora under some models, in this process, shard by shard.
 
     Args:
-        file: see `read`.
+        sources: see `corpora.put`.
         names: of the table, Hub ids or folders.
-        context: "passage" (starts afresh at each passage) or "corpus".
+        how: context, window, overlap and BOS.
+        t5_reads: "text", "context" (in the encoder) or "both".
+        dtype: of all models, or "auto".
+        backend: likewise.
+        device: "cpu" or "cuda".
+        data_root: where data sets lie.
+        allow_pickle: whether pickled weights are loaded.
+        progress: is told the model and how many words it has read, after each shard.
 
-    Returns:
-        One row per model and word: model, revision, dtype, passage, word_id, word, surprisal_bits, n_tokens.
+    Yields:
+        One row per model and word: corpus, model, revision, dtype, context and the columns of `read`.
 
     Raises:
-        ValueError: if a model cannot be loaded, or is an encoder.
+        ValueError: if a model cannot be loaded or a corpus not read; what was yielded before stands.
     """
-    stimuli = read(file)
-    parts = []
+    for source in sources:  # whatever is wrong with a text is said before a model is loaded
+        for _ in corpora.shards_of(source, how.context, data_root):
+            pass
     for name in names:
-        checkpoint = checkpoints.with_weights(checkpoints.resolve(name))
-        dtype = precision.dtype_of(checkpoint.family, checkpoint.stack, checkpoint.n_parameters)
-        model = reader.load(checkpoint, dtype=dtype)
-        if model.stack == "encoder":
-            raise ValueError(f"{checkpoint.name} is an encoder, which gives no probabilities; give a decoder or a T5.")
-        encoded = [model.encode(part) for part in contexts.build(stimuli, context)]
-        with Progress(console=Console(stderr=True), transient=True) as shown:
-            bar = shown.add_task(checkpoint.name, total=1.0)
-            heard = partial(_advance, shown, bar)
-            logs = extract.extract(model, encoded, states=False, progress=heard).log_probabilities
-        assert logs is not None  # noqa: S101 - asked for
-        words = surprisal.per_word(encoded, logs)
-        parts.append(
-            pd.DataFrame(
-                {
-                    "model": checkpoint.name,
-                    "revision": checkpoint.revision,
-                    "dtype": dtype,
-                    "passage": stimuli.passages,
-                    "word_id": words.word_ids,
-                    "word": stimuli.texts,
-                    "surprisal_bits": words.bits,
-                    "n_tokens": words.n_tokens,
-                }
-            )
-        )
-    return pd.concat(parts, ignore_index=True)
+        checkpoint, precise = resolve(name, dtype, allow_pickle=allow_pickle)
+        readings = readings_of(checkpoint, how, t5_reads)
+        library, _ = backends.choose(checkpoint, backend, device, precise, states=False)
+        model = backends.load(library, checkpoint, device, precise, allow_pickle=allow_pickle)
+        for source in sources:
+            for reading in readings:
+                origin = {
+                    "corpus": corpora.name_of(source), "model": checkpoint.name, "revision": checkpoint.revision,
+                    "dtype": precise, "context": context_in_words(checkpoint, reading),
+                }  # fmt: skip
+                for shard in corpora.shards_of(source, how.context, data_root):
+                    columns = read(model, shard, reading).columns
+                    yield pd.DataFrame({**dict.fromkeys(origin), **columns}).assign(**origin)
+                    if progress:
+                        progress(checkpoint.name, len(columns["word"]))
+        model.close()

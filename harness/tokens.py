@@ -54,6 +54,19 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
     return Tokens(ids, owners, last, context.stimulus_ids, prefixes.apart(context, ids, offsets, tokenizer))
 
 
+# How a piece of a vocabulary begins that begins with a space: as SentencePiece, bytes in GPT-2's alphabet, characters,
+# or bytes of their own write it.
+_SPACES = ("\u2581", "Ġ", "Ċ", "ĉ", "č", " ", "\n", "\t", "\r", "<0x20>", "<0x0A>", "<0x09>", "<0x0D>")
+
+
+def openings(tokenizer: Any) -> Integers:
+    """The tokens that begin with a space, and that which ends a text; none where no token begins with a space."""
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    found = [i for i, piece in enumerate(pieces) if piece and str(piece).startswith(_SPACES)]
+    end = tokenizer.eos_token_id
+    return np.array(sorted({*found, end} - {None}) if found else [], dtype=np.int64)
+
+
 def in_chat(context: Context, tokenizer: Any) -> Context:
     """The context as a user's turn in the tokenizer's chat template; the stimuli lie where they stand in it.
 
@@ -117,8 +130,9 @@ def windows(n_tokens: int, size: int, overlap: float = 0.5) -> list[tuple[int, i
 class Window:
     """Tokens that a causal stack reads together.
 
-    ids: the prefix, then tokens start.. of the context; first: the first token that this window answers for.
-    at, rows: positions in `ids` that are pooled, and the stimulus of each.
+    ids: a prefix of `n_prefix` tokens, then tokens start.. of the context; first: the first token that this window
+    answers for; is_end: whether it ends with the text. at, rows: positions in `ids` that are pooled, and the stimulus
+    of each. apart: the stimulus in the context that it is read for, -1 where it is one of the whole text's.
     """
 
     ids: Integers
@@ -127,37 +141,50 @@ class Window:
     first: int
     at: Integers
     rows: Integers
+    n_prefix: int = 0
+    is_end: bool = False
+    apart: int = -1
 
 
 def cut(
-    tokens: Sequence[Tokens], limit: int, prefix: Sequence[int], overlap: float, pooling: str, *, states: bool = True
+    tokens: Sequence[Tokens], limit: int, prefix: Sequence[int], overlap: float, pooling: str, bos: str = "window"
 ) -> list[Window]:
     """All windows of all contexts, and one more for each stimulus that is read apart.
+
+    What no stimulus stands in is not read for itself, only as what comes before another.
 
     Args:
         tokens: one per context.
         limit: tokens of a window at most, prefix included.
-        prefix: ids put before each.
+        prefix: ids put before a text.
         overlap: see `windows`.
         pooling: "last", else all tokens of a stimulus are pooled.
-        states: whether anything is pooled; else nothing is read apart.
+        bos: which windows begin with the prefix: each ("window"), that at the beginning of a text ("text"), or "none".
     """
-    made, row, size = [], 0, limit - len(prefix)
-    begin = np.asarray(prefix, dtype=np.int64)
+    if bos not in {"window", "text", "none"}:
+        raise ValueError(f"bos {bos!r} is unknown; use window, text or none.")
+    begin = np.asarray(prefix if bos != "none" else (), dtype=np.int64)
+    nothing = begin[:0]
+    made, row, size = [], 0, limit - len(begin)
     for context, read in enumerate(tokens):
         at, of = _pooled(read, pooling)
         last = read.last[of]
         places = windows(len(read.ids), size, overlap)
         for start, end, first in places:
             inside = (last >= first) & (last < end) & (at >= start)
-            ids = np.concatenate([begin, read.ids[start:end]])
-            made.append(Window(ids, context, start, first, at[inside] - start + len(prefix), row + of[inside]))
-        for stimulus in read.apart if states else ():
-            ids, own = so_far(read, stimulus)
+            if not inside.any() and not (read.owners[first:end] >= 0).any():
+                continue
+            before = nothing if start and bos == "text" else begin
+            ids, pooled = np.concatenate([before, read.ids[start:end]]), at[inside] - start + len(before)
+            is_end = end == len(read.ids)
+            made.append(Window(ids, context, start, first, pooled, row + of[inside], len(before), is_end))
+        for stimulus, own in read.apart.items():
+            ids, pooled = so_far(read, stimulus)
             start = max(next(s for s, end, _ in places if len(ids) <= end or end == len(read.ids)), len(ids) - size)
-            own = (own[-1:] if pooling == "last" else own[own >= start]) - start + len(prefix)
-            text = np.concatenate([begin, ids[start:]])
-            made.append(Window(text, context, start, start + len(text), own, np.full(len(own), row + stimulus)))
+            before = nothing if start and bos == "text" else begin
+            pooled = (pooled[-1:] if pooling == "last" else pooled[pooled >= start]) - start + len(before)
+            text, rows = np.concatenate([before, ids[start:]]), np.full(len(pooled), row + stimulus)
+            made.append(Window(text, context, start, own.n_kept, pooled, rows, len(before), True, stimulus))
         row += len(read.stimulus_ids)
     return made
 

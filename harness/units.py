@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from harness.backends import Model
 
 # Raise the first when extraction changes what it gives, the second when scoring does: older units are then not reused.
-FEATURES_VERSION = 3
-SCORES_VERSION = 5
+FEATURES_VERSION = 4
+SCORES_VERSION = 6
+# What is stored of each word, by its name in `Surprisals`.
+WORD_ARRAYS = ("bits", "n_tokens", "space_bits", "entropy_bits", "ranks", "n_first")
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class FeatureUnit:
     def key(self) -> str:
         """Hash of model, text, what the protocol says of reading it, and what is kept."""
         text = content_hash([self.stimuli.ids, self.stimuli.texts, self.stimuli.passages])
-        names = ["context", "context_words", "pooling", "window", "overlap"]
+        names = ["context", "context_words", "pooling", "window", "overlap", "bos"]
         if self.source.checkpoint and self.source.checkpoint.is_encoder_decoder:
             names.append("decoder_reads")
         how = {name: getattr(self.protocol, name) for name in names}
@@ -104,9 +106,10 @@ class FeatureUnit:
         arrays: dict[str, Any] = (
             {str(layer): matrix for layer, matrix in found.features.values.items()} if found.features else {}
         )
-        if found.log_probabilities is not None:
-            words = surprisal.per_word(read, found.log_probabilities)
-            arrays |= {"surprisal_bits": words.bits, "n_tokens": words.n_tokens}
+        if found.predictions is not None:
+            alone = how.decoder_reads == "stimulus" and model.reader.is_encoder_decoder
+            words = surprisal.per_word(read, found.predictions, model.reader.openings, alone=alone)
+            arrays |= {name: getattr(words, name) for name in WORD_ARRAYS}
         facts = {
             "schema": FEATURES_VERSION, "model": self.source.name, "context": how.context, "backend": model.backend,
             "dtype": self.dtype, "n_tokens": sum(len(part.ids) for part in read), "host": platform.node(),
@@ -131,7 +134,7 @@ def stored_features(unit: FeatureUnit, store: Store) -> tuple[Features | None, S
         ids = tuple(json.loads(file.metadata()["row_ids"]))
         words = None
         if unit.surprisals:
-            words = Surprisals(ids, file.get_tensor("surprisal_bits"), file.get_tensor("n_tokens"))
+            words = Surprisals(ids, *(file.get_tensor(name) for name in WORD_ARRAYS))
         if not unit.states:
             return None, words
         keys = sorted((_layer(key), key) for key in file.keys() if "." in key)  # noqa: SIM118 - not a mapping

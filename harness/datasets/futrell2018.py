@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -48,6 +49,7 @@ PAPER = Protocol(
     regression=Regression("ols"),
     layer_choice="max",
     reading="correlation",
+    decoder_reads="text",
     notes=(
         "METHODS section 2: Pearson r of surprisal and mean reading time, sign dropped; first word of a sentence left "
         "out; one growing context over all ten stories, truncated from the left. Folds and regression are not used.",
@@ -61,6 +63,7 @@ STRICT = Protocol(
     regression=Regression("ols"),
     layer_choice="nested",
     reading="regression",
+    decoder_reads="text",
     notes=(
         "METHODS section 2: context starts afresh at each story; gain in held-out log-likelihood over length, "
         "frequency, position and spill-over, and partial r. Ten folds of ten stories at most: one story is left out.",
@@ -105,10 +108,10 @@ def _dataset(
 ) -> Dataset:
     """The published ceiling, with its source, where there are no readers to compute one from."""
     starts = sentence_starts(stimuli)
+    stimuli = replace(stimuli, sentences=tuple(str(number) for number in np.cumsum(starts)))
     reading = ReadingTimes(
         word_ids=stimuli.ids,
         mean_ms=mean_ms,
-        sentences=tuple(str(number) for number in np.cumsum(starts)),
         scored=~starts,
         release=release,
         **(people._asdict() if people else {}),
@@ -121,14 +124,17 @@ def _dataset(
 
 def sentence_starts(stimuli: Stimuli) -> NDArray[np.bool_]:
     """(word,) True at the first word of each sentence; the rule is that of the module's docstring."""
-    ends = re.compile(r"[.!?]['\")]*\.?$")
-    lower = re.compile(r"[^A-Za-z]*[a-z]")
     words = list(zip(stimuli.passages, stimuli.texts, strict=True))
-    after = [
-        story != story_before or (ends.search(before) is not None and before != "Mr." and lower.match(word) is None)
-        for (story_before, before), (story, word) in pairwise(words)
-    ]
+    after = [story != other or ends_sentence(before, word) for (other, before), (story, word) in pairwise(words)]
     return np.array([True, *after])
+
+
+_END, _LOWER = re.compile(r"[.!?]['\")]*\.?$"), re.compile(r"[^A-Za-z]*[a-z]")
+
+
+def ends_sentence(word: str, following: str) -> bool:
+    """Whether a sentence ends between two words of a story."""
+    return _END.search(word) is not None and word != "Mr." and _LOWER.match(following) is None
 
 
 def _read_words(path: Path) -> Stimuli:

@@ -20,6 +20,7 @@ Futrell2018. The protocols: `local_protocols.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -104,6 +105,7 @@ def _read_dataset(folder: Path, said: Settings) -> Dataset:
     stimuli = _stimuli(shown, words=measured is None or scans is not None, timed=scans is not None)
     responses = reading = None
     if measured is None:
+        stimuli = _with_sentences(shown, stimuli)
         reading = _reading(shown, stimuli, times)
     else:
         rows = _scan_rows(scans, stimuli, shown.file) if scans else _sentence_rows(measured, stimuli, shown.file)
@@ -216,19 +218,21 @@ def _neuroids(measured: Table, table: Table | None) -> tuple[tuple[str, ...], tu
     return columns, tuple(subjects[row] for row in at), tuple(rois[row] for row in at)
 
 
-def _reading(shown: Table, stimuli: Stimuli, times: Table | None) -> ReadingTimes:
-    starts = sentence_starts(stimuli)
-    sentences = tuple(str(number) for number in np.cumsum(starts))
+def _with_sentences(shown: Table, stimuli: Stimuli) -> Stimuli:
     if "sentence" in shown.columns:
-        sentences = shown.texts("sentence")
-        starts = np.array([True, *(before != after for before, after in pairwise(sentences))])
+        return replace(stimuli, sentences=shown.texts("sentence"))
+    return replace(stimuli, sentences=tuple(str(number) for number in np.cumsum(sentence_starts(stimuli))))
+
+
+def _reading(shown: Table, stimuli: Stimuli, times: Table | None) -> ReadingTimes:
+    starts = np.array([True, *(before != after for before, after in pairwise(stimuli.sentences))])
     scored = shown.flags("scored") if "scored" in shown.columns else ~starts
     if times is None:
-        return ReadingTimes(stimuli.ids, shown.numbers("reading_ms"), sentences, scored, release="local")
+        return ReadingTimes(stimuli.ids, shown.numbers("reading_ms"), scored, release="local")
     place = {word: row for row, word in enumerate(stimuli.ids)}
     read = times.ids()
     if odd := [word for word in read if word not in place]:
         raise ValueError(f"{times.file}: stimulus_id {odd[0]!r} is not in {shown.file}{nearest(odd[0], stimuli.ids)}.")
     values = np.full((len(stimuli), len(times.columns)), np.nan, dtype=np.float32)
     values[[place[word] for word in read]] = times.matrix(times.columns, range(len(read)))
-    return ReadingTimes(stimuli.ids, readers.mean_of_readers(values), sentences, scored, "local", times.columns, values)
+    return ReadingTimes(stimuli.ids, readers.mean_of_readers(values), scored, "local", times.columns, values)

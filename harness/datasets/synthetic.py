@@ -11,6 +11,7 @@ Licence: made here, public domain. Units: z-scores; milliseconds.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +48,12 @@ BRAINSCORE2026 = Protocol(
 )  # fmt: skip
 READING_PAPER = Protocol(
     "paper", context="corpus", folds=FoldRule("grouped", n=10, seed=1234), regression=Regression("ols"),
-    layer_choice="max", reading="correlation", notes=("as Futrell2018 in the paper: one growing context, plain r",),
+    layer_choice="max", reading="correlation", decoder_reads="text",
+    notes=("as Futrell2018 in the paper: one growing context, plain r",),
 )  # fmt: skip
 READING_STRICT = Protocol(
     "strict", context="passage", folds=FoldRule("grouped", n=10, seed=1234, min_test_rows=10),
-    regression=Regression("ols"), layer_choice="max", reading="regression",
+    regression=Regression("ols"), layer_choice="max", reading="regression", decoder_reads="text",
     notes=("context starts afresh at each passage; gain in log-likelihood over length, frequency and spill-over",),
 )  # fmt: skip
 
@@ -216,10 +218,10 @@ def load_reading(root: Path) -> Dataset:
 
     frame = pd.read_parquet(Path(root) / "synthetic" / "words.parquet")
     read = _stimuli(frame)
-    sentences = tuple(word.rsplit(".", 1)[0] for word in read.ids)
+    read = replace(read, sentences=tuple(word.rsplit(".", 1)[0] for word in read.ids))
     first = np.array([word.endswith(".0") for word in read.ids])
     times = frame.reading_ms.to_numpy(np.float64)
-    reading = ReadingTimes(read.ids, times, sentences, ~first, release="synthetic")
+    reading = ReadingTimes(read.ids, times, ~first, release="synthetic")
     return Dataset("synthetic-reading", version_of(read, reading), read, reading=reading)
 
 

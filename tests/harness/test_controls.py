@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -43,7 +45,8 @@ def scans():
 def words():
     texts = tuple(" ".join(TEXTS).split())
     stimuli = Stimuli(tuple(f"w{i}" for i in range(len(texts))), texts, ("s",) * len(texts))
-    reading = ReadingTimes(stimuli.ids, np.full(len(texts), 300.0), stimuli.ids, np.ones(len(texts), bool), "x")
+    stimuli = replace(stimuli, sentences=stimuli.ids)
+    reading = ReadingTimes(stimuli.ids, np.full(len(texts), 300.0), np.ones(len(texts), bool), "x")
     return Dataset("words", "0", stimuli, reading=reading)
 
 

@@ -66,9 +66,9 @@ def test_the_means_equal_the_derived_join(release, join, request):
 
 
 def test_sentences_from_punctuation_equal_the_derived_join(release_2016, join):
-    reading = release_2016.reading
-    assert reading.sentences == tuple(str(number) for number in join.sentence_id)
-    assert len(set(reading.sentences)) == 481
+    reading, dataset = release_2016.reading, release_2016
+    assert dataset.stimuli.sentences == tuple(str(number) for number in join.sentence_id)
+    assert len(set(dataset.stimuli.sentences)) == 481
     assert reading.scored.sum() == 9_775
     np.testing.assert_array_equal(reading.scored, join.word_within_sentence_id > 1)
 

@@ -1,0 +1,308 @@
+"""Models x corpora -> the table `word_surprisals`, by Ray Data.
+
+For each model a pool of actors reads the shards of all corpora, as many at once as cores or GPUs and memory allow, and
+stores each as it is read: what is killed goes on at the shard where it was. When a corpus is whole, Ray Data streams
+its shards into the partition of (run, corpus, model), which takes its place in one step. No more than a shard a worker
+is in memory at any time, however long the corpus.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import ray
+
+from harness import actors, assemble, backends, corpora, reservations, room, tables, texts
+from harness.backends import Model
+from harness.checkpoints import Checkpoint
+from harness.corpora import Corpus
+from harness.placement import place
+from harness.plan import Failure, Watcher
+from harness.residents import MADE_UP, demand_of
+from harness.spec import AskedBackend, AskedDtype, Backend, Dtype, Protocol, content_hash
+from harness.store import Store
+from harness.texts import SURPRISALS_VERSION
+from harness.units import code_version, now
+
+logger = logging.getLogger(__name__)
+
+# What a worker takes besides the weights: Python with torch, the texts and the logits of a shard.
+WORKER_BYTES = 1.2e9
+# Of Ray's object store, where tables pass through on their way.
+STORE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model in one of its readings: what it reads by, and what its rows say of it."""
+
+    checkpoint: Checkpoint
+    dtype: Dtype
+    how: Protocol
+    backend: Backend
+    device: str
+    out: str
+    allow_pickle: bool = False
+    n_gpus: int = 0
+    gpu_share: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """In the tables: T5's second reading is a source of its own, as in a run."""
+        return self.checkpoint.name + (":in-encoder" if self.how.decoder_reads == "stimulus" else "")
+
+    def key(self, shard: str) -> str:
+        """Of the unit that holds the bits of a shard."""
+        names = ("window", "overlap", "bos", "decoder_reads")
+        how = {name: getattr(self.how, name) for name in names}
+        made_of = {"schema": SURPRISALS_VERSION, "revision": self.checkpoint.revision, "dtype": self.dtype, **how}
+        return content_hash({**made_of, "shard": shard})[:32]
+
+
+@dataclass
+class Outcome:
+    """How it ended. n_words: of all models together; n_read: those that were not there before."""
+
+    run: str
+    table: str
+    n_words: int = 0
+    n_read: int = 0
+    seconds: float = 0.0
+    failures: list[Failure] = field(default_factory=list)
+
+
+class Worker:
+    """Holds one model and reads shards; an actor of Ray Data's."""
+
+    job: Job
+
+    def __init__(self) -> None:
+        self.store = Store(self.job.out)
+        self.model: Model | None = None
+
+    @classmethod
+    def of(cls, job: Job) -> type[Worker]:
+        """The class for one job. An argument would lie in the object store, where it can be lost with a node."""
+        return type("Worker", (cls,), {"job": job})
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Read the shards of a batch and store their bits; what is wrong with one comes back in words."""
+        said = []
+        for shard in map(str, batch["shard"]):
+            try:
+                self._read(shard)
+                said.append(("", ""))
+            except Exception as error:  # noqa: BLE001 - Ray Data would tell of its own trouble with it instead
+                said.append((type(error).__name__, str(error).strip()))
+        kinds, messages = zip(*said, strict=True)
+        return {"shard": batch["shard"], "exception": np.array(kinds), "message": np.array(messages)}
+
+    def _read(self, shard: str) -> None:
+        job, key = self.job, self.job.key(shard)
+        if self.store.has("surprisals", key):  # another driver, or the worker that was lost, has read it
+            return
+        if self.model is None:
+            self.model = backends.load(
+                job.backend, job.checkpoint, job.device, job.dtype, n_gpus=max(1, job.n_gpus),
+                allow_pickle=job.allow_pickle, gpu_share=job.gpu_share,
+            )  # fmt: skip
+        self._store(key, texts.read(self.model, corpora.read(shard, self.store), job.how))
+
+    def _store(self, key: str, bits: texts.Bits) -> None:
+        job = self.job
+        n_words = len(bits.columns["word"])
+        origin = {
+            "run": None, "model": job.name, "kind": "model", "revision": job.checkpoint.revision,
+            "code_version": code_version(), "created": now(), "dataset": None, "dataset_version": None,
+            "protocol": job.how.name, "protocol_hash": job.how.hash,
+            "context": texts.context_in_words(job.checkpoint, job.how), "backend": job.backend, "dtype": job.dtype,
+            "seed": 0, "metric": "surprisal_bits", "reading_ms": np.nan, "scored": True,
+        }  # fmt: skip
+        content = tables.columns_to_arrow("word_surprisals", {**origin, **bits.columns})
+        facts = {"schema": SURPRISALS_VERSION, "model": job.name, "n_words": n_words, **bits.facts}
+        self.store.put("surprisals", key, lambda to: pq.write_table(content, to / "words.parquet"), facts)
+
+
+def run(
+    sources: Sequence[str],
+    names: Sequence[str],
+    how: Protocol,
+    out: str,
+    *,
+    t5_reads: str = "text",
+    dtype: AskedDtype = "auto",
+    backend: AskedBackend = "auto",
+    device: str = "auto",
+    data_root: str | None = None,
+    address: str | None = None,
+    memory_gb: float | None = None,
+    allow_pickle: bool = False,
+    watcher: Watcher | None = None,
+) -> Outcome:
+    """Write the partitions of all models and corpora that are not there.
+
+    Args:
+        sources: files or data sets (`corpora.put`).
+        names: models: of the table, Hub ids or folders.
+        how: context, window, overlap and BOS.
+        out: folder or URL.
+        t5_reads: "text", "context" or "both".
+        dtype: of all models, or "auto".
+        backend: likewise.
+        device: "auto", "cpu" or "cuda".
+        data_root: where data sets lie.
+        address: a Ray cluster; None starts a local Ray.
+        memory_gb: what workers may take together; None is what is free.
+        allow_pickle: whether pickled weights are loaded.
+        watcher: is told what happens.
+
+    Returns:
+        How it ended; a failing model does not stop the others.
+
+    Raises:
+        ValueError: if a corpus cannot be read, or memory is too small for one worker.
+        FileNotFoundError: if there is no such corpus.
+    """
+    started, watcher, store = time.monotonic(), watcher or Watcher(), Store(out)
+    store.require_writable()
+    store.sweep()
+    watcher.busy("cutting the corpora into shards")
+    known = [corpora.put(source, how.context, store, data_root) for source in dict.fromkeys(sources)]
+    if doubled := {one.name for one in known if sum(one.name == other.name for other in known) > 1}:
+        raise ValueError(f"two corpora are called {min(doubled)!r}; rename a file.")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray warns of how its own pools of actors are made
+    actors.start(address)
+    failures: list[Failure] = []
+    jobs = list(_jobs(names, how, t5_reads, dtype, backend, device, out, allow_pickle, failures))
+    content = {
+        "schema": SURPRISALS_VERSION, "how": asdict(how), "corpora": {one.name: one.version for one in known},
+        "models": {job.name: [job.checkpoint.revision, job.dtype] for job in jobs},
+    }  # fmt: skip
+    name = f"surprisal-{content_hash(content)[:10]}"
+    outcome = Outcome(name, f"{tables.folder(out, 'word_surprisals')}/run={name}", failures=failures)
+    units: list[dict[str, Any]] = []
+    for job in jobs:
+        try:
+            if wrong := _read(job, known, store, memory_gb, watcher, outcome):
+                failures.append(wrong)
+                continue
+            watcher.busy(f"putting together the words of {job.name}")
+            for corpus in known:
+                _assemble(job, corpus, store, outcome)
+                units += _unit_rows(job, corpus, outcome.run)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one model, the others go on
+            failures.append(Failure.of(error, "surprisal", job.name, protocol=job.how.name))
+    assemble.write_rows(store, name, "units", units)
+    for failure in failures:
+        watcher.failed(failure)
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def _jobs(
+    names: Sequence[str], how: Protocol, t5_reads: str, dtype: AskedDtype, backend: AskedBackend, device: str, out: str,
+    allow_pickle: bool, failures: list[Failure],
+) -> list[Job]:  # fmt: skip
+    device = ("cuda" if actors.resources()[1] else "cpu") if device == "auto" else device
+    cluster = reservations.cluster(device)
+    made: dict[str, Job] = {}
+    for name in dict.fromkeys(names):
+        try:
+            checkpoint, precise = texts.resolve(name, dtype, allow_pickle=allow_pickle)
+            library, _ = backends.choose(checkpoint, backend, device, precise, states=False)
+            (placement,) = place([demand_of(checkpoint, library)], cluster, {checkpoint.name: precise})
+            if placement.refused:
+                raise room.NoRoomError(f"{checkpoint.name}: {placement.refused}")
+            for reading in texts.readings_of(checkpoint, how, t5_reads):
+                where = "cpu" if MADE_UP in os.environ else device
+                job = Job(
+                    checkpoint, precise, reading, library, where, out, allow_pickle, placement.n_gpus,
+                    placement.gpu_share,
+                )  # fmt: skip
+                if job.name in made and made[job.name].checkpoint.revision != checkpoint.revision:
+                    raise ValueError(f"two models are called {job.name!r}; rename a folder.")
+                made[job.name] = job
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one model, the others go on
+            failures.append(Failure.of(error, "models", model=Path(name).name))
+    return list(made.values())
+
+
+def _read(
+    job: Job, known: Sequence[Corpus], store: Store, memory_gb: float | None, watcher: Watcher, outcome: Outcome
+) -> Failure | None:
+    """Read what the store does not hold; what was wrong with the first shard that could not be read."""
+    sizes = {shard: n for corpus in known for shard, n in zip(corpus.shards, corpus.n_words, strict=True)}
+    pending = [shard for shard in sizes if not store.has("surprisals", job.key(shard))]
+    n_words, n_left = sum(sizes.values()), sum(sizes[shard] for shard in pending)
+    watcher.words(job.name, n_words - n_left, n_words)
+    if not pending:
+        return None
+    _bound_memory()
+    size = _pool_size(job, len(pending), memory_gb)
+    need: dict[str, Any] = {"num_cpus": 1}
+    if job.n_gpus:
+        need = {"num_cpus": 0, "num_gpus": job.n_gpus if job.n_gpus > 1 else job.gpu_share}
+    read = ray.data.from_items([{"shard": shard} for shard in pending], override_num_blocks=len(pending)).map_batches(
+        Worker.of(job), batch_size=1, compute=ray.data.ActorPoolStrategy(size=size), **need
+    )
+    wrong: Failure | None = None
+    for row in read.iter_rows():
+        if row["exception"]:
+            wrong = wrong or Failure("surprisal", job.name, "", job.how.name, row["exception"], row["message"])
+            continue
+        outcome.n_read += sizes[row["shard"]]
+        n_left -= sizes[row["shard"]]
+        watcher.words(job.name, n_words - n_left, n_words)
+    return wrong
+
+
+def _bound_memory() -> None:
+    context = ray.data.DataContext.get_current()
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what went wrong is raised, and told once
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=STORE_BYTES)
+
+
+def _pool_size(job: Job, n_shards: int, memory_gb: float | None) -> int:
+    """Workers that there is work, a core or GPUs, and memory for."""
+    n_cpus, n_gpus = actors.resources()
+    if job.n_gpus:
+        return max(1, min(n_shards, int(n_gpus / (job.n_gpus if job.n_gpus > 1 else job.gpu_share))))
+    each = WORKER_BYTES + job.checkpoint.n_parameters * (4 if job.dtype == "float32" else 2)
+    free = memory_gb * 1e9 if memory_gb else room.free_bytes("cpu")
+    if free < each:
+        raise room.NoRoomError(
+            f"{job.name}: a worker takes about {each / 1e9:.1f} GB, {free / 1e9:.1f} GB are given or free; give more "
+            "(--memory-gb), or use bfloat16."
+        )
+    return max(1, min(n_shards, n_cpus, int(free / each)))
+
+
+def _assemble(job: Job, corpus: Corpus, store: Store, outcome: Outcome) -> None:
+    """Stream the bits of a corpus into its partition, unless it is there."""
+    outcome.n_words += sum(corpus.n_words)
+    final = f"{tables.folder(store.root.rsplit('/', 1)[0], 'word_surprisals')}/run={outcome.run}"
+    if store.fs.exists(f"{final}/dataset={corpus.name}/model={job.name}"):
+        return
+    files = [f"{store.folder('surprisals', job.key(shard))}/words.parquet" for shard in corpus.shards]
+    _bound_memory()
+    assemble.write_partition(
+        store, "word_surprisals", outcome.run, corpus.name, job.name, files, dataset_version=corpus.version
+    )
+
+
+def _unit_rows(job: Job, corpus: Corpus, run_id: str) -> list[dict[str, Any]]:
+    """What the partition is made of, for `harness cache`."""
+    of = {"run": run_id, "model": job.name, "dataset": corpus.name, "protocol": job.how.name}
+    keys = [("corpora", corpus.key), *(("corpora", shard) for shard in corpus.shards)]
+    keys += [("surprisals", job.key(shard)) for shard in corpus.shards]
+    return [{**of, "kind": kind, "key": key} for kind, key in keys]
