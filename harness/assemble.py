@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 TRIES = 3
 # Files of a partition's rows that one task reads and writes as one.
 FILES_TOGETHER = 20
-SCORE_TABLES = ("neuroid_scores", "layer_scores", "model_scores", "reading_scores", "word_surprisals")
+SCORE_TABLES = ("neuroid_scores", "layer_scores", "model_scores", "reading_scores", "reader_slopes", "word_surprisals")
 
 
 def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, list[dict[str, Any]]]) -> None:

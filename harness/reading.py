@@ -35,9 +35,10 @@ class ReadingScore:
 
     Attributes:
         r, abs_r, r_low, r_high: signed Pearson r over the scored words, its size, and the interval of r.
-        partial_r: r of predictor and reading time, both without what the controls and the story explain.
+        partial_r, partial_low, partial_high: r of predictor and reading time, both without what the controls and the
+            story explain, and its interval.
         delta_ll, delta_ll_low, delta_ll_high: nats per word by which predictor and spill-over raise the held-out
-            log-likelihood over the controls. These four are NaN under the protocol "correlation".
+            log-likelihood over the controls. These six are NaN under the protocol "correlation".
         n_words: words of r. n_missing: scored words without a finite predictor and reading time.
         n_regression: words of partial_r and delta_ll; less than n_words by those without two words before them.
     """
@@ -47,6 +48,8 @@ class ReadingScore:
     r_low: float
     r_high: float
     partial_r: float
+    partial_low: float
+    partial_high: float
     delta_ll: float
     delta_ll_low: float
     delta_ll_high: float
@@ -76,18 +79,18 @@ def score(
     usable = reading.scored & np.isfinite(predictor) & np.isfinite(reading.mean_ms)
     sentences = np.unique(dataset.stimuli.sentences, return_inverse=True)[1]
     r, r_low, r_high = _correlation(predictor[usable], reading.mean_ms[usable], sentences[usable], seed)
-    partial_r = gain = low = high = np.nan
+    partial, gains = (np.nan,) * 3, (np.nan,) * 3
     n_regression = 0
     if protocol.reading == "regression":
-        controls, terms = control_terms(dataset), _spill_over(predictor, _stories(dataset))
+        controls, terms = control_terms(dataset), with_words_before(predictor, stories_of(dataset))
         complete = usable & np.isfinite(controls).all(axis=1) & np.isfinite(terms).all(axis=1)
         n_regression = int(complete.sum())
-        partial_r = _partial_r(predictor, reading.mean_ms, controls, _stories(dataset), complete)
-        gains = _held_out_gain(terms, reading.mean_ms, controls, folds, complete)
-        gain, low, high = _mean_interval(gains, sentences, seed)
+        x, y = _residuals(predictor, reading.mean_ms, controls, stories_of(dataset), complete)
+        partial = _correlation(x, y, sentences[complete], seed)
+        gains = _mean_interval(_held_out_gain(terms, reading.mean_ms, controls, folds, complete), sentences, seed)
     n_words, n_scored = int(usable.sum()), int(reading.scored.sum())
     log.info("reading dataset=%s n_words=%d n_regression=%d r=%.4f", dataset.name, n_words, n_regression, r)
-    return ReadingScore(r, abs(r), r_low, r_high, partial_r, gain, low, high, n_words, n_scored - n_words, n_regression)
+    return ReadingScore(r, abs(r), r_low, r_high, *partial, *gains, n_words, n_scored - n_words, n_regression)
 
 
 def control_terms(dataset: Dataset) -> Floats:
@@ -100,14 +103,14 @@ def control_terms(dataset: Dataset) -> Floats:
     Raises:
         ValueError: if the data set has no reading times.
     """
-    stimuli, stories = dataset.stimuli, _stories(dataset)
+    stimuli, stories = dataset.stimuli, stories_of(dataset)
     if dataset.reading is None:
         raise ValueError(f"{dataset.name} has no reading times.")
     starts = np.array([True, *(before != after for before, after in pairwise(stimuli.sentences))])
     places = stimuli.positions().astype(np.float64)
     columns = [
-        _spill_over(characters(stimuli.texts), stories),
-        _spill_over(zipf_frequencies(stimuli.texts), stories),
+        with_words_before(characters(stimuli.texts), stories),
+        with_words_before(zipf_frequencies(stimuli.texts), stories),
         np.stack([places, np.log1p(places)], axis=1),
         _before(starts.astype(np.float64), stories, 1)[:, None],
     ]
@@ -128,7 +131,7 @@ def _check(predictor: Floats, dataset: Dataset, protocol: Protocol, folds: Seque
     return dataset.reading
 
 
-def _stories(dataset: Dataset) -> Integers:
+def stories_of(dataset: Dataset) -> Integers:
     """(word,) number of each word's passage."""
     return np.unique(dataset.stimuli.passages, return_inverse=True)[1]
 
@@ -141,7 +144,7 @@ def _before(values: Floats, stories: Integers, lag: int) -> Floats:
     return shifted
 
 
-def _spill_over(values: Floats, stories: Integers) -> Floats:
+def with_words_before(values: Floats, stories: Integers) -> Floats:
     """(word, 3) the value of the word and of the two words before it."""
     return np.stack([_before(values, stories, lag) for lag in _SPILL_OVER], axis=1)
 
@@ -187,10 +190,10 @@ def _mean_interval(values: Floats, sentences: Integers, seed: int) -> tuple[floa
     return float(values[known].mean()), float(low), float(high)
 
 
-def _partial_r(
+def _residuals(
     predictor: Floats, mean_ms: Floats, controls: Floats, stories: Integers, complete: NDArray[np.bool_]
-) -> float:
-    """Pearson r of the residuals of predictor and reading time, given the controls and the level of each story."""
+) -> tuple[Floats, Floats]:
+    """(complete word,) of predictor and reading time, what the controls and the level of each story leave of them."""
     numbers = np.unique(stories[complete], return_inverse=True)[1]
     columns = np.column_stack([predictor, mean_ms, controls])[complete]
     sums = np.stack([np.bincount(numbers, weights=column) for column in columns.T], axis=1)
@@ -198,9 +201,7 @@ def _partial_r(
     pair, given = columns[:, :2], columns[:, 2:]
     x, y = (pair - given @ np.linalg.lstsq(given, pair, rcond=None)[0]).T
     # A predictor that the controls hold leaves rounding errors, whose r means nothing.
-    if np.linalg.norm(x) <= 1e-8 * np.linalg.norm(pair[:, 0]) or np.linalg.norm(y) == 0:
-        return np.nan
-    return float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)))
+    return (x * 0 if np.linalg.norm(x) <= 1e-8 * np.linalg.norm(pair[:, 0]) else x), y
 
 
 def _held_out_gain(

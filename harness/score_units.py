@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness import controls, folds, hemodynamics, reading, scoring, tables
+from harness import controls, folds, hemodynamics, reading, scoring, slopes, tables
 from harness.fitting import Spread, here
 from harness.records import Ceiling, Dataset, Features, Surprisals, indices_of
 from harness.reduction import Reduction
@@ -141,6 +141,10 @@ class ScoreUnit:
             "ceiling": best, "ceiling_kind": kind, "ratio": abs(score["r"]) / best if best > 0 else np.nan,
         }  # fmt: skip
         rows = {"reading_scores": [row]}
+        if dataset.reading and dataset.reading.by_subject_ms is not None and self.protocol.reading == "regression":
+            of = {**self._origin("log_ms", store), "predictor": row["predictor"]}
+            found = [{**of, **asdict(each)} for each in slopes.fit(predictor, dataset)]
+            rows |= {"reader_slopes": found} if found else {}
         return _to_arrow(rows | ({"word_surprisals": self._word_rows(dataset, words, store)} if words else {}))
 
     def _word_rows(self, dataset: Dataset, words: Surprisals, store: Store) -> list[dict[str, Any]]:

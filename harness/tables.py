@@ -63,8 +63,15 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     # One row per source. predictor: "surprisal" of a model, or the control's own values. r is signed.
     "reading_scores": {
         **_ORIGIN, "predictor": _TEXT, **_SCORE, "abs_r": _REAL, "r_low": _REAL, "r_high": _REAL, "partial_r": _REAL,
-        "delta_ll": _REAL, "delta_ll_low": _REAL, "delta_ll_high": _REAL, "interval_kind": _TEXT, "n_words": _WHOLE,
-        "n_missing": _WHOLE, "n_regression": _WHOLE,
+        "partial_low": _REAL, "partial_high": _REAL, "delta_ll": _REAL, "delta_ll_low": _REAL, "delta_ll_high": _REAL,
+        "interval_kind": _TEXT, "n_words": _WHOLE, "n_missing": _WHOLE, "n_regression": _WHOLE,
+    },
+    # One row per source, term and reader, where the readers are at hand (slopes.py): log milliseconds per bit.
+    "reader_slopes": {
+        **_ORIGIN, "predictor": _TEXT, "term": _TEXT, "subject": _TEXT, "slope": _REAL, "se": _REAL, "low": _REAL,
+        "high": _REAL, "p": _REAL, "mixed_slope": _REAL, "mixed_se": _REAL, "mixed_p": _REAL, "sd_subjects": _REAL,
+        "n_subjects": _WHOLE,
+        "n_readings": _WHOLE, "converged": _FLAG,
     },
     "model_properties": {
         **_SOURCE, "family": _TEXT, "tuned_from": _TEXT, "pair_source": _TEXT, "n_parameters": _WHOLE,

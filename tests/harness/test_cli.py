@@ -27,7 +27,7 @@ def test_people_get_a_table(command, capsys):
     (["datasets", "tuckute"], "the nearest are tuckute2024"),
     (["run", "real"], "give --model"),
     (["report", "/nowhere/at/all"], "no tables under"),
-    (["surprisal", "/nowhere.csv", "--model", "x"], "is not there"),
+    (["surprisal", "/nowhere.csv", "--model", "x"], "is no file and no data set"),
 ])  # fmt: skip
 def test_wrong_use_is_one_line_and_status_2(command, message, capsys):
     assert main(command) == 2

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import controls, datasets, reading
+from harness import controls, datasets, folds, reading
 from harness.records import Dataset, Fold, ReadingTimes, Stimuli
 from harness.spec import FoldRule, Protocol, Regression
 
@@ -148,3 +148,50 @@ def test_the_corpus_gives_its_known_answers(shared):
     assert strict.r == paper.r
     assert strict.partial_r == pytest.approx(0.125, abs=0.005)
     assert strict.delta_ll_low > 0
+
+
+# --- calibration: what is not there is not found, what is there is ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stories(shared):
+    """Natural Stories, and GPT-3's surprisal of each word, which goes with length and frequency as in any text."""
+    words = pd.read_csv(shared / "data/naturalstories/futrell2018_word_targets.tsv", sep="\t", quoting=3)
+    return datasets.load("futrell2018-2016", shared / "data"), words.gpt3_davinci_surprisal_nats.to_numpy() / np.log(2)
+
+
+def planted(dataset, rng, bits=None, per_bit=0.0):
+    """Times that follow length (12 ms a character), the words before, the sentence and the story; and surprisal."""
+    shown = dataset.stimuli
+    length = controls.characters(shown.texts)
+    times = 300 + 12 * length + 6 * np.concatenate([[0], length[:-1]])
+    for labels, deviation in ((shown.passages, 15), (shown.sentences, 12)):
+        number = np.unique(labels, return_inverse=True)[1]
+        times = times + deviation * rng.standard_normal(number.max() + 1)[number]
+    times = times + 45 * rng.standard_normal(len(times))
+    if bits is not None:
+        times = times + per_bit * np.nan_to_num(bits - np.nanmean(bits))
+    return replace(dataset, reading=replace(dataset.reading, mean_ms=times))
+
+
+def scores_of(dataset, predictor, seeds, **more):
+    protocol = datasets.protocols("futrell2018-2016")["strict"]
+    splits = folds.make(protocol.folds, dataset.stimuli.groups)
+    made = (planted(dataset, np.random.default_rng(seed), **more) for seed in seeds)
+    return [reading.score(predictor, each, protocol, splits, seed=seed) for seed, each in zip(seeds, made, strict=True)]
+
+
+def test_times_that_follow_length_alone_give_no_gain_though_r_is_large(stories):
+    """Of 40 planted data sets: the gain is 0 within its interval but for chance, the partial r covers 0 in 95 %."""
+    scores = scores_of(*stories, range(40))
+    assert min(score.r for score in scores) > 0.08
+    assert sum(score.delta_ll_low > 0 for score in scores) <= 3
+    assert np.mean([score.delta_ll for score in scores]) == pytest.approx(0, abs=1e-3)
+    assert sum(score.partial_low > 0 or score.partial_high < 0 for score in scores) <= 5
+
+
+def test_a_surprisal_of_four_ms_a_bit_is_found_beyond_length_in_every_data_set(stories):
+    dataset, bits = stories
+    scores = scores_of(dataset, bits, range(10), bits=bits, per_bit=4.0)
+    assert min(score.delta_ll_low for score in scores) > 0
+    assert min(score.partial_low for score in scores) > 0

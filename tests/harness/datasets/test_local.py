@@ -177,9 +177,9 @@ def test_sentences_and_scored_words_can_be_given(tmp_path):
     content = reading()
     content["stimuli"]["sentence"] = [f"x{k // 20}" for k in range(120)]
     content["stimuli"]["scored"] = [k % 2 == 0 for k in range(120)]
-    loaded = datasets.load(put(tmp_path / "x", content), ".").reading
-    assert len(set(loaded.sentences)) == 6
-    assert loaded.scored.sum() == 60
+    loaded = datasets.load(put(tmp_path / "x", content), ".")
+    assert len(set(loaded.stimuli.sentences)) == 6
+    assert loaded.reading.scored.sum() == 60
 
 
 # --- protocols --------------------------------------------------------------------------------------------------------

@@ -49,7 +49,8 @@ def write_synthetic(root: Path) -> None:
     rng, sentences = np.random.default_rng(0), synthetic.stimuli()
     read = synthetic.words(sentences)
     states = Features({synthetic.PLANTED_LAYER: rng.standard_normal((len(sentences), 8))}, sentences.ids)
-    bits = Surprisals(read.ids, rng.exponential(8.0, len(read)), np.ones(len(read), dtype=int))
+    others = (np.zeros(len(read)),) * 4
+    bits = Surprisals(read.ids, rng.exponential(8.0, len(read)), np.ones(len(read), dtype=int), *others)
     responses = synthetic.plant_responses(states, sentences, seed=0)
     synthetic.write(root, responses, synthetic.plant_reading_times(bits, read, seed=0), sentences, {})
 
