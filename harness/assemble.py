@@ -26,7 +26,15 @@ logger = logging.getLogger(__name__)
 TRIES = 3
 # Files of a partition's rows that one task reads and writes as one.
 FILES_TOGETHER = 20
-SCORE_TABLES = ("neuroid_scores", "layer_scores", "model_scores", "reading_scores", "reader_slopes", "word_surprisals")
+SCORE_TABLES = (
+    "neuroid_scores",
+    "layer_scores",
+    "model_scores",
+    "reading_scores",
+    "reader_slopes",
+    "word_surprisals",
+    "next_word_scores",
+)
 
 
 def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, list[dict[str, Any]]]) -> None:

@@ -91,10 +91,10 @@ def find(name: str) -> Control:
     return CONTROLS[name]
 
 
-def kind_of(dataset: Dataset) -> Literal["sentences", "scans", "words"]:
-    """What the rows of the people's data are: sentences, scans of the brain, or words that were read."""
+def kind_of(dataset: Dataset) -> Literal["sentences", "scans", "words", "text"]:
+    """What the rows of the people's data are: sentences, scans of the brain, or words that were read; a mere text."""
     if dataset.responses is None:
-        return "words"
+        return "words" if dataset.reading else "text"
     return "sentences" if dataset.responses.times_s is None else "scans"
 
 

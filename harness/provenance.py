@@ -7,12 +7,15 @@ import json
 import os
 import platform
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any
 
-from harness import folds, quickstart
+import pyarrow.parquet as pq
+
+from harness import controls, folds, quickstart
 from harness.plan import Failure, Plan
 from harness.score_units import ScoreUnit
 from harness.store import Store
@@ -55,8 +58,11 @@ def rows(
 ) -> dict[str, list[dict[str, Any]]]:
     """Rows of `model_properties`, `folds`, `units`, `extractions`, `failures` and `runs`."""
     extractions = list(_extractions(plan.run, done, store, account))
+    expected = _next_word(plan, done, store)
     return {
-        "model_properties": [_properties(source, plan.run) for source in plan.sources if source.kind == "model"],
+        "model_properties": [
+            _properties(source, plan.run) | expected[source.name] for source in plan.sources if source.kind == "model"
+        ],
         "folds": list(_fold_rows(plan)),
         "failures": [{"run": plan.run, "created": now(), **asdict(failure)} for failure in plan.failures],
         "units": _unit_rows(plan.run, done),
@@ -78,7 +84,10 @@ def _unit_rows(run: str, done: list[ScoreUnit]) -> list[dict[str, Any]]:
 
 def _fold_rows(plan: Plan) -> Iterator[dict[str, Any]]:
     """Which rows trained and which tested, for whoever wants to score the same folds elsewhere."""
-    used = {(unit.dataset, unit.protocol) for unit in plan.scores if unit.protocol.reading != "correlation"}
+    used = {
+        (unit.dataset, unit.protocol) for unit in plan.scores
+        if unit.protocol.reading != "correlation" and controls.kind_of(plan.recordings[unit.dataset]) != "text"
+    }  # fmt: skip
     for name, protocol in sorted(used, key=lambda pair: (pair[0], pair[1].name)):
         dataset = plan.recordings[name]
         with contextlib.suppress(ValueError):  # no folds can be made, as the failures of its scores say
@@ -90,6 +99,19 @@ def _fold_rows(plan: Plan) -> Iterator[dict[str, Any]]:
                 ids = dataset.responses.row_ids if dataset.responses else dataset.stimuli.ids
                 for side, rows in zip(("train", "test"), fold, strict=True):
                     yield from ({**of, "row_id": ids[row], "side": side} for row in rows)
+
+
+def _next_word(plan: Plan, done: Iterable[ScoreUnit], store: Store) -> defaultdict[str, dict[str, Any]]:
+    """Model -> how well it predicts the run's text; of several the first by name."""
+    names = {"next_word_loss": "loss_nats", "next_word_perplexity": "perplexity", "next_word_accuracy": "accuracy"}
+    found: defaultdict[str, dict[str, Any]] = defaultdict(lambda: {"next_word_text": "", **dict.fromkeys(names)})
+    texts = [name for name, dataset in plan.recordings.items() if not dataset.responses and not dataset.reading]
+    for unit in done:
+        if unit.source.kind == "model" and texts and unit.dataset == min(texts):
+            with store.open("scores", unit.key) as folder:
+                (row,) = pq.read_table(folder / "next_word_scores.parquet", partitioning=None).to_pylist()
+            found[unit.source.name] = {"next_word_text": unit.dataset} | {to: row[of] for to, of in names.items()}
+    return found
 
 
 def _properties(source: Source, run_id: str) -> dict[str, Any]:

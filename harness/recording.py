@@ -176,7 +176,7 @@ class ReadingTimes:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Stimuli with the responses or the reading times of people.
+    """Stimuli with the responses or the reading times of people, or with neither: a text to be predicted.
 
     Attributes:
         name, version: in the table of data sets; sha256 over the content that was loaded, 16 hex digits.

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness import controls, folds, hemodynamics, reading, scoring, slopes, tables
+from harness import controls, folds, hemodynamics, next_word, reading, scoring, slopes, tables
 from harness.fitting import Spread, here
 from harness.records import Ceiling, Dataset, Features, Surprisals, indices_of
 from harness.reduction import Reduction
@@ -54,11 +54,12 @@ class ScoreUnit:
 
         `spread` says who fits the pieces of a scoring.
         """
-        made = (
-            self._reading_tables(dataset, ceiling, store)
-            if dataset.reading
-            else self._brain_tables(dataset, ceiling, store, spread)
-        )
+        if dataset.responses:
+            made = self._brain_tables(dataset, ceiling, store, spread)
+        elif dataset.reading:
+            made = self._reading_tables(dataset, ceiling, store)
+        else:
+            made = self._text_tables(dataset, store)
 
         def write(folder: Path) -> None:
             for table, content in made.items():
@@ -146,6 +147,14 @@ class ScoreUnit:
             found = [{**of, **asdict(each)} for each in slopes.fit(predictor, dataset)]
             rows |= {"reader_slopes": found} if found else {}
         return _to_arrow(rows | ({"word_surprisals": self._word_rows(dataset, words, store)} if words else {}))
+
+    def _text_tables(self, dataset: Dataset, store: Store) -> dict[str, pa.Table]:
+        words = stored_features(self.features, store)[1] if self.features else None
+        assert words is not None  # noqa: S101 - no control predicts a text
+        shown = dataset.stimuli
+        at = indices_of(words.word_ids, shown.ids, "surprisals")
+        found = next_word.score(words, [shown.texts[row] for row in at], shown.separator)
+        return _to_arrow({"next_word_scores": [{**self._origin("loss_nats", store), **asdict(found)}]})
 
     def _word_rows(self, dataset: Dataset, words: Surprisals, store: Store) -> list[dict[str, Any]]:
         origin, shown = self._origin("surprisal_bits", store), dataset.stimuli

@@ -109,6 +109,7 @@ def _what_ran(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol]) -
         "Model": ("model", str), "Kind": ("kind", kind), "Family": ("family", text),
         "Tuned from": ("tuned_from", text), "Revision": ("revision", short), "Parameters": ("n_parameters", count),
         "Layers": ("n_layers", count), "Hidden size": ("hidden_size", count), "Context": ("context_size", count),
+        **({"Loss (nats a token)": ("next_word_loss", number)} if any(row["next_word_text"] for row in models) else {}),
     }  # fmt: skip
     parts: Parts = [table("Models.", columns, models, n_words=5)] if models else []
     brain = frames["model_scores"]

@@ -73,8 +73,15 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "n_subjects": _WHOLE,
         "n_readings": _WHOLE, "converged": _FLAG,
     },
+    # One row per source and text: how well the next token is predicted.
+    "next_word_scores": {
+        **_ORIGIN, "loss_nats": _REAL, "perplexity": _REAL, "accuracy": _REAL, "bits_per_byte": _REAL,
+        "word_perplexity": _REAL, "n_tokens": _WHOLE, "n_words": _WHOLE, "n_bytes": _WHOLE, "n_missing": _WHOLE,
+    },
+    # next_word_*: from next_word_scores, where the run has a text (next_word_text).
     "model_properties": {
-        **_SOURCE, "family": _TEXT, "tuned_from": _TEXT, "pair_source": _TEXT, "n_parameters": _WHOLE,
+        **_SOURCE, "next_word_text": _TEXT, "next_word_loss": _REAL, "next_word_perplexity": _REAL,
+        "next_word_accuracy": _REAL, "family": _TEXT, "tuned_from": _TEXT, "pair_source": _TEXT, "n_parameters": _WHOLE,
         "n_layers": _WHOLE, "hidden_size": _WHOLE, "context_size": _WHOLE, "vocabulary": _WHOLE,
     },
     # One row per pair, data set, protocol and target.

@@ -10,7 +10,17 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
-from harness.datasets import blank2014, brennan2016, futrell2018, local, pereira2018, synthetic, tuckute2024, wehbe2014
+from harness.datasets import (
+    blank2014,
+    brennan2016,
+    futrell2018,
+    local,
+    pereira2018,
+    synthetic,
+    tuckute2024,
+    wehbe2014,
+    wikitext2,
+)
 from harness.datasets.entry import Entry, File, checksum_of
 from harness.records import Dataset
 from harness.spec import Protocol
@@ -22,6 +32,7 @@ _TABLE = (
     tuckute2024.ENTRY,
     brennan2016.ENTRY,
     wehbe2014.ENTRY,
+    wikitext2.ENTRY,
     *synthetic.ENTRIES,
 )
 DATASETS: dict[str, Entry] = {entry.name: entry for entry in _TABLE}

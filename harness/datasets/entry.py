@@ -47,7 +47,7 @@ class Entry:
     """One data set of the table.
 
     Attributes:
-        kind: "brain" (responses) or "reading" (reading times).
+        kind: "brain" (responses), "reading" (reading times) or "text" (nobody's data: next-word prediction).
         load: the data root -> the recording.
         protocols: PAPER, STRICT and, where Brain-Score holds the set or one like it, BRAINSCORE2026.
         landing: the page where the data are published.
@@ -57,7 +57,7 @@ class Entry:
 
     name: str
     title: str
-    kind: Literal["brain", "reading"]
+    kind: Literal["brain", "reading", "text"]
     licence: str
     load: Callable[[Path], Dataset]
     protocols: tuple[Protocol, ...]
