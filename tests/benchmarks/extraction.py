@@ -41,7 +41,7 @@ def story(n_words: int | None = None) -> Stimuli:
     return Stimuli(tuple(map(str, range(len(words)))), tuple(words), (name,) * len(words))
 
 
-def model_of(width: int, layers: int, text: Stimuli) -> reader.Reader:
+def model_of(width: int, layers: int, text: Stimuli, device: str = "cpu", dtype: Any = "float32") -> reader.Reader:
     """A random Llama of a size, saved and loaded as a real checkpoint."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -49,30 +49,37 @@ def model_of(width: int, layers: int, text: Stimuli) -> reader.Reader:
         path = tiny.build("llama", Path(folder) / "model", text.texts, 0)
         vocabulary = checkpoints.resolve(str(path)).vocabulary
         torch.manual_seed(0)
-        made = LlamaForCausalLM(LlamaConfig(
+        config = LlamaConfig(
             vocab_size=vocabulary, hidden_size=width, intermediate_size=11 * width // 4, num_hidden_layers=layers,
             num_attention_heads=max(1, width // 64), max_position_embeddings=4096, bos_token_id=0, eos_token_id=1,
             pad_token_id=2,
-        ))  # fmt: skip
+        )  # fmt: skip
+        with torch.device(device):
+            made = LlamaForCausalLM(config)
         made.eval().save_pretrained(path, safe_serialization=True)
-        return reader.load(checkpoints.resolve(str(path)))
+        return reader.load(checkpoints.resolve(str(path)), device, dtype=dtype)
 
 
 def one_pass(n_words: int | None, every: int, repeats: int, sizes: dict[str, int]) -> dict[str, Any]:
-    """Both ways, in turn, for the states of all layers at the words of a story; gate: they are equal to 1e-4.
+    """Both ways for the words of a story, or the first of them, on the processor in float32; see `compare`."""
+    text = story(n_words)
+    return {"said": compare(model_of(**sizes, text=text), text, every, repeats, 1e-4)}
+
+
+def compare(model: reader.Reader, text: Stimuli, every: int, repeats: int, allowed: float) -> dict[str, Any]:
+    """Both ways, in turn, for the states of all layers at the words of a text; gate: they are equal.
 
     Args:
-        n_words: of the story; None for all.
+        model: a decoder.
+        text: of one passage.
         every: of the growing context every so many words are timed, and the seconds multiplied.
         repeats: how often.
-        sizes: of the model.
+        allowed: difference of two states, of the largest of their layer.
 
     Returns:
-        said: workload; ours and theirs, seconds; ratios, of each pair; passed; and of our pass n_tokens and flops.
+        workload; ours and theirs, seconds; ratios, of each pair; passed; and of our pass n_tokens and flops.
     """
-    text = story(n_words)
-    model = model_of(**sizes, text=text)
-    read = tokens.encode(contexts.build(text, "passage")[0], model.tokenizer)
+    read = model.encode(contexts.build(text, "passage")[0])
     at = np.arange(every - 1, len(text), every)
     _ours(model, read)
     worst, pairs = 0.0, []
@@ -84,11 +91,11 @@ def one_pass(n_words: int | None, every: int, repeats: int, sizes: dict[str, int
             worst = max(worst, float(np.abs(ours[layer][at] - states).max() / np.abs(states).max()))
     size = sum(weights.numel() for weights in model.model.parameters())
     seconds = [statistics.median(each) for each in zip(*pairs, strict=True)]
-    return {"said": {
-        "workload": f"{text.passages[0]}, {len(text)} words", "n_parameters": size, "n_tokens": len(read.ids) + 1,
+    return {
+        "workload": f"{text.passages[0]}, {len(text)} words, {size / 1e6:.0f}M", "n_tokens": len(read.ids) + 1,
         "ours": seconds[0], "theirs": seconds[1], "ratios": [b / a for a, b in pairs], "worst": worst,
-        "passed": worst < 1e-4, "flops": _flops(model, len(read.ids) + 1),
-    }}  # fmt: skip
+        "passed": worst < allowed, "flops": _flops(model, len(read.ids) + 1),
+    }  # fmt: skip
 
 
 def growth(axis: str, points: list[int], sizes: dict[str, int]) -> dict[str, Any]:
@@ -104,6 +111,16 @@ def growth(axis: str, points: list[int], sizes: dict[str, int]) -> dict[str, Any
         seconds.append(min(_timed(extract.extract, model, [part], 4096)[0] for _ in range(3)))
         flops.append(_flops(model, n + 1))
     return {"said": {"points": points, "seconds": seconds, "flops": flops}}
+
+
+def many(model: reader.Reader, text: Stimuli, copies: int) -> float:
+    """Tokens a second, states and what is expected, of a text given so many times over; the best of three."""
+    names = [f"copy {k}" for k in range(copies) for _ in text.texts]
+    stimuli = Stimuli(tuple(map(str, range(len(names)))), text.texts * copies, tuple(names))
+    texts = [model.encode(context) for context in contexts.build(stimuli, "passage")]
+    extract.extract(model, texts, 4096)
+    seconds = min(_timed(extract.extract, model, texts, 4096)[0] for _ in range(3))
+    return sum(len(read.ids) + 1 for read in texts) / seconds
 
 
 def _flops(model: reader.Reader, n: int) -> float:
@@ -124,21 +141,22 @@ def _growing(model: Any, read: Any, at: np.ndarray) -> dict[Layer, np.ndarray]:
     kept: dict[Layer, list[np.ndarray]] = {}
     states: list[np.ndarray] = []
     blocks = model.model.base_model.layers
+
+    def keep(hidden: torch.Tensor) -> None:
+        states.append(hidden[0, -1].float().cpu().numpy())
+
     handles = [blocks[0].register_forward_pre_hook(
-        lambda _, args, kwargs: states.append((args[0] if args else kwargs["hidden_states"])[0, -1].numpy()),
-        with_kwargs=True,
+        lambda _, args, kwargs: keep(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
     )]  # fmt: skip
     handles += [
-        block.register_forward_hook(
-            lambda _, __, out: states.append((out[0] if isinstance(out, tuple) else out)[0, -1].numpy())
-        )
+        block.register_forward_hook(lambda _, __, out: keep(out[0] if isinstance(out, tuple) else out))
         for block in blocks
     ]
     with torch.inference_mode():
         for end in read.last[at]:
             states.clear()
             ids = [*model.prefix, *read.ids[: end + 1]]
-            model.model.base_model(input_ids=torch.tensor([ids]), use_cache=False)
+            model.model.base_model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
             for index, state in enumerate(states):
                 kept.setdefault(Layer("decoder", index), []).append(state)
     for handle in handles:
