@@ -37,6 +37,16 @@ def namespace(*arrays: Array) -> ModuleType:
     return library or _cupy()
 
 
+def products(a: Array, b: Array, axis: int) -> Array:
+    """Sums over an axis of the products of two matrices.
+
+    NumPy's einsum makes no matrix of the products. CuPy's makes a matrix product of one row by one column of each sum,
+    thousands of them; there the products are made, and summed.
+    """
+    xp = namespace(a, b)
+    return xp.einsum("ij,ij->j" if axis == 0 else "ij,ij->i", a, b) if xp is np else (a * b).sum(axis=axis)
+
+
 def to_host(array: Array) -> Array:
     """The array as a NumPy array; itself where it is one."""
     return array if namespace(array) is np else array.get()

@@ -27,7 +27,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from kernels.arrays import Array, namespace
+from kernels.arrays import Array, namespace, products
 from kernels.gram import Basis
 from kernels.search import FITTED_EXACTLY, ROUNDING, by_promise
 
@@ -47,14 +47,14 @@ class Blocks:
         U: (train, rank) directions of the features, in any float type; the others are float64.
         kept: (alpha, rank) D.
         rows: the rows of each block.
-        inverses: per alpha and block (row, row) (P_BB)^-1 times the root of the block's weight; NaN where least
-            squares fits the block exactly.
+        inverses: per block (alpha, row, row) (P_BB)^-1 times the root of the block's weight; NaN where least squares
+            fits the block exactly.
     """
 
     U: Array
     kept: Array
     rows: Sequence[Array]
-    inverses: Sequence[Sequence[Array]]
+    inverses: Sequence[Array]
 
     def errors(self, W: Array, rest: Array | None) -> Array:
         """(neuroid, alpha) sums of squared held-out residuals; arguments as in kernels/search.py."""
@@ -70,8 +70,8 @@ class Blocks:
         """(train, train) E with error = ||E y||^2 for alpha k; arguments as in kernels/search.py."""
         c = (U * self.kept[k]) @ U.T
         c = c if outside is None else c + outside
-        for rows, inverse in zip(self.rows, self.inverses[k], strict=True):
-            c[rows] = inverse @ c[rows]
+        for rows, inverses in zip(self.rows, self.inverses, strict=True):
+            c[rows] = inverses[k] @ c[rows]
         return c
 
     def error(self, k: int, W: Array, rest: Array | None) -> Array:
@@ -80,9 +80,9 @@ class Blocks:
         c = (W * self.kept[k].astype(W.dtype)) @ self.U.astype(W.dtype, copy=False).T
         c = c if rest is None else c + rest
         total = xp.zeros(len(c), dtype=W.dtype)
-        for rows, inverse in zip(self.rows, self.inverses[k], strict=True):
-            missed = c[:, rows] @ inverse.astype(W.dtype, copy=False)
-            total += xp.einsum("ij,ij->i", missed, missed)
+        for rows, inverses in zip(self.rows, self.inverses, strict=True):
+            missed = c[:, rows] @ inverses[k].astype(W.dtype, copy=False)
+            total += products(missed, missed, axis=1)
         return total
 
 
@@ -132,7 +132,7 @@ class Triangles:
         total, alive, n_neuroids = xp.zeros(len(W), dtype=W.dtype), None, len(W)
         for step in self.steps[k]:
             part = W[:, : step.shape[1]] @ step.T
-            total += xp.einsum("ij,ij->i", part, part)
+            total += products(part, part, axis=1)
             going = xp.flatnonzero(total <= least)
             if len(going) < 0.8 * len(total):
                 W, total, least = W[going], total[going], least[going]
@@ -163,7 +163,7 @@ def blocks(
     kept = alphas[:, None] / (basis.lam + alphas[:, None])
     n = len(basis.U)
     roots = [1.0 if mean_over == "rows" else (n / len(rows) / len(block)) ** 0.5 for block in rows]
-    inverses = [[_inverse(basis, D, block) * root for block, root in zip(rows, roots, strict=True)] for D in kept]
+    inverses = [_inverses(basis, kept, block) * root for block, root in zip(rows, roots, strict=True)]
     direct = Blocks(U, kept, rows, inverses)
     return _triangles(direct, basis) if basis.spans and len(alphas) > 1 and many > _MANY * n else direct
 
@@ -171,10 +171,10 @@ def blocks(
 def _triangles(direct: Blocks, basis: Basis) -> Triangles:
     """The factor of each alpha's square."""
     xp, diagonal, steps = namespace(basis.U), [], []
-    for D, inverses in zip(direct.kept, direct.inverses, strict=True):
+    for k, D in enumerate(direct.kept):
         S = basis.U * D
-        for block, inverse in zip(direct.rows, inverses, strict=True):
-            S[block] = inverse @ S[block]
+        for block, inverses in zip(direct.rows, direct.inverses, strict=True):
+            S[block] = inverses[k] @ S[block]
         square = S.T @ S
         diagonal.append(square.diagonal())
         steps.append(_steps(S, square, direct.U.dtype))
@@ -195,12 +195,12 @@ def _steps(S: Array, square: Array, dtype: Array) -> list[Array]:
     return [xp.ascontiguousarray(L[start:stop, :stop]) for start, stop in pairwise(edges)]
 
 
-def _inverse(basis: Basis, kept: Array, rows: Array) -> Array:
-    """(row, row) (P_BB)^-1; NaN where least squares fits the block exactly."""
+def _inverses(basis: Basis, kept: Array, rows: Array) -> Array:
+    """(alpha, row, row) (P_BB)^-1 for (alpha, rank) D; NaN where least squares fits the block exactly."""
     xp, U = namespace(basis.U), basis.U[rows]
-    root = U * xp.sqrt(kept)
-    P = root @ root.T
+    roots = U * xp.sqrt(kept)[:, None, :]
+    P = roots @ roots.transpose(0, 2, 1)
     if not basis.spans:
         P += xp.eye(len(rows)) - 1.0 / len(basis.U) - U @ U.T
-    exact = not bool(kept.any()) and float(xp.linalg.eigvalsh(P)[0]) < FITTED_EXACTLY
+    exact = not bool(kept.any()) and float(xp.linalg.eigvalsh(P[0])[0]) < FITTED_EXACTLY
     return xp.full_like(P, xp.nan) if exact else xp.linalg.inv(P)

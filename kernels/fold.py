@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernels.arrays import Array, namespace
+from kernels.arrays import Array, namespace, products
 from kernels.blocks import Blocks, Triangles, blocks
 from kernels.gram import Bands, Basis, Design, decompose
 from kernels.penalty import Penalty
@@ -98,7 +98,7 @@ class Fold:
         observed = block.values.take(self.test, axis=0) - mean
         if y.dtype != float:
             squares = mean * mean
-            far = xp.flatnonzero(_FAR * (xp.einsum("ij,ij->j", y, y) / len(y) - squares) < squares)
+            far = xp.flatnonzero(_FAR * (products(y, y, axis=0) / len(y) - squares) < squares)
             if len(far):
                 exact = block.exact[self.train[:, None], far].astype(float)
                 centre = exact.mean(axis=0)
@@ -113,7 +113,7 @@ class Fold:
         """
         xp, basis = namespace(y), self.basis
         W = y.T @ self.U
-        total = xp.einsum("ij,ij->i", W, W) if basis.spans else xp.einsum("ij,ij->j", y, y)
+        total = products(W, W, axis=1) if basis.spans else products(y, y, axis=0)
         flat = _flat(y, total, level, block.rounding)
         W[xp.flatnonzero(flat)] = 0.0  # what is left of them is rounding; their mean is predicted
         errors = self.search.least_errors(W, _outside(basis, y, W, self.U))
@@ -125,14 +125,14 @@ class Fold:
     def _with_one_alpha(self, y: Array, level: Array, block: Block) -> tuple[Array, ...]:
         """As `_with_own_alphas`, by matrices that are the same for all neuroids."""
         xp = namespace(y)
-        total = xp.einsum("ij,ij->j", y, y)
+        total = products(y, y, axis=0)
         flat = _flat(y, total, level, block.rounding)
         y[:, xp.flatnonzero(flat)] = 0.0
         to_test, to_left_out = self._operators
         error = xp.full(len(flat), xp.nan)
         if to_left_out is not None:
             missed = to_left_out @ y
-            error = xp.einsum("ij,ij->j", missed, missed)
+            error = products(missed, missed, axis=0)
         return to_test @ y, error, total, xp.zeros(len(flat), dtype=np.int64), flat
 
     @cached_property

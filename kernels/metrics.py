@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Literal, NamedTuple
 
-from kernels.arrays import Array, namespace
+from kernels.arrays import Array, namespace, products
 
 
 def pearson_r(predicted: Array, observed: Array) -> Array:
@@ -35,7 +35,7 @@ def pearson_r(predicted: Array, observed: Array) -> Array:
     p, o = _centre(predicted), _centre(observed)
     flat = _flat(predicted, p) | _flat(observed, o)
     norms = xp.sqrt(xp.where(flat, 1.0, p.squares)) * xp.sqrt(xp.where(flat, 1.0, o.squares))
-    return xp.where(flat, xp.nan, xp.einsum("ij,ij->j", p.values, o.values) / norms)
+    return xp.where(flat, xp.nan, products(p.values, o.values, axis=0) / norms)
 
 
 def brainscore_r(predicted: Array, observed: Array) -> Array:
@@ -57,7 +57,7 @@ def brainscore_r(predicted: Array, observed: Array) -> Array:
     xp = _require_same_shape(predicted, observed)
     p, o = _centre(predicted), _centre(observed)
     norms = (xp.sqrt(p.squares) + 1e-8) * (xp.sqrt(o.squares) + 1e-8)
-    return xp.einsum("ij,ij->j", p.values, o.values) / norms
+    return products(p.values, o.values, axis=0) / norms
 
 
 def r2(predicted: Array, observed: Array) -> Array:
@@ -75,10 +75,10 @@ def r2(predicted: Array, observed: Array) -> Array:
 
     Source: the coefficient of determination, as sklearn.metrics.r2_score with `force_finite=False`, NaN for its -inf.
     """
-    xp = _require_same_shape(predicted, observed)
+    _require_same_shape(predicted, observed)
     error = predicted.astype(float)
     error -= observed
-    return _explained(observed, xp.einsum("ij,ij->j", error, error))
+    return _explained(observed, products(error, error, axis=0))
 
 
 def explained_variance(predicted: Array, observed: Array) -> Array:
@@ -167,7 +167,7 @@ def explainable_variance(data: Array, bias_correction: bool = True) -> Array:
         centred = _centre(repeat)
         total += centred.values / xp.sqrt(xp.where(_flat(repeat, centred), xp.nan, centred.squares))
     n = len(data)
-    share = xp.einsum("ij,ij->j", total, total) / n**2
+    share = products(total, total, axis=0) / n**2
     return share - (1.0 - share) / (n - 1) if bias_correction else share
 
 
@@ -199,7 +199,7 @@ def _centre(values: Array) -> _Centred:
     values = values.astype(float)
     mean = values.mean(axis=0)
     values -= mean
-    return _Centred(values, mean, namespace(values).einsum("ij,ij->j", values, values))
+    return _Centred(values, mean, products(values, values, axis=0))
 
 
 def _flat(values: Array, centred: _Centred) -> Array:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Literal
 
-from kernels.arrays import Array, namespace
+from kernels.arrays import Array, namespace, products
 from kernels.metrics import constant, pearson_r
 
 
@@ -126,7 +126,7 @@ def _unit_rows(X: Array) -> Array:
     xp, flat = namespace(X), constant(X.T)
     X = X.astype(float)
     X -= X.mean(axis=1, keepdims=True)
-    return X / xp.where(flat, xp.nan, xp.sqrt(xp.einsum("ij,ij->i", X, X)))[:, None]
+    return X / xp.where(flat, xp.nan, xp.sqrt(products(X, X, axis=1)))[:, None]
 
 
 def _euclidean(X: Array, Y: Array) -> tuple[Array, Array]:
@@ -138,7 +138,7 @@ def _euclidean(X: Array, Y: Array) -> tuple[Array, Array]:
     xp = namespace(X, Y)
     centre = Y.mean(axis=0, dtype=float)
     X, Y = X.astype(float) - centre, Y.astype(float) - centre
-    sizes = xp.einsum("ij,ij->i", X, X)[:, None] + xp.einsum("ij,ij->i", Y, Y)
+    sizes = products(X, X, axis=1)[:, None] + products(Y, Y, axis=1)
     D = xp.sqrt((sizes - 2.0 * X @ Y.T).clip(0.0))
     off = _rounding(X) * sizes
     return D, off / xp.where(off > 0, D + xp.sqrt(off), 1.0)
