@@ -10,7 +10,7 @@ rounding:
   and what they give is a lower bound that only grows. Directions stand in the order of their eigenvalue, least first:
   there lies the noise that a weak penalty blows up, so such an alpha exceeds the least error so far after a few rows
   and is given up. Exact: the alpha chosen is the same, for a third of the work (5 blocks, 12 alphas: 3.8 products with
-  U for 12). Worth its factor (about 2 n^3 for each alpha) where neuroids are several times the rows.
+  U for 12). Worth its factor (about 2 n^3 for each alpha) where neuroids are several times the rows, and not on a GPU.
 
 Source: the residual, by the inverse of a partitioned matrix, as in leave-one-out (kernels/search.py); equal to
 himalaya's KernelRidgeCV (Dupre la Tour et al. 2022) with the same inner folds. The triangles are ours, found in no
@@ -153,19 +153,21 @@ def blocks(
     """Prepare leaving out blocks.
 
     Args:
-        rows: of each block; every training row is in one.
+        rows: of each block, on the host; every training row is in one.
         basis: of the training rows, float64.
         alphas: (alpha,) not negative; 0 is least squares.
         U: (train, rank) the basis' directions in the float type of the neuroid side.
         mean_over: "rows" (each row counts the same) or "blocks" (each block does, as in a mean of scores over folds).
         many: number of neuroids that this is prepared for.
     """
+    xp, n = namespace(basis.U), len(basis.U)
     kept = alphas[:, None] / (basis.lam + alphas[:, None])
-    n = len(basis.U)
+    rows = [xp.asarray(block) for block in rows]
     roots = [1.0 if mean_over == "rows" else (n / len(rows) / len(block)) ** 0.5 for block in rows]
     inverses = [_inverses(basis, kept, block) * root for block, root in zip(rows, roots, strict=True)]
     direct = Blocks(U, kept, rows, inverses)
-    return _triangles(direct, basis) if basis.spans and len(alphas) > 1 and many > _MANY * n else direct
+    is_worth_it = xp is np and basis.spans and len(alphas) > 1 and many > _MANY * n
+    return _triangles(direct, basis) if is_worth_it else direct
 
 
 def _triangles(direct: Blocks, basis: Basis) -> Triangles:

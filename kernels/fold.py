@@ -187,7 +187,7 @@ def prepare(
         stand_in: (row, column) Z with Z Z' = Y Y', where one alpha is chosen for all; else None.
     """
     xp = namespace(features.X)
-    rows = [xp.asarray(np.flatnonzero(split.labels == label)) for label in np.unique(split.labels)]
+    rows = [np.flatnonzero(split.labels == label) for label in np.unique(split.labels)]
     if len(rows) < 2 or not len(split.test):
         return None
     train, test = xp.asarray(split.train), xp.asarray(split.test)
