@@ -175,7 +175,7 @@ def test_two_drivers_on_one_store_do_each_unit_once(undisturbed, out):
     ray.shutdown()
     both = [subprocess.Popen([*command(out), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for _ in range(2)]  # fmt: skip
-    said = [process.communicate(timeout=200) for process in both]
+    said = [process.communicate(timeout=600) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     ended = [json.loads(stdout) for stdout, _ in said]
     assert sum(one["n_computed"] for one in ended) == ended[0]["n_units"] == ended[1]["n_units"]
