@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness import statistics, tables
+from harness import analysis, scores, tables
 from harness.score_units import ScoreUnit
 from harness.store import Store
 
@@ -61,10 +61,12 @@ def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, 
 
 def _statistics(out: str, run: str, others: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
     brain, read = (tables.read(out, table, run) for table in ("model_scores", "reading_scores"))
-    properties = tables.rows_to_arrow("model_properties", others["model_properties"]).to_pandas()
+    known = tables.rows_to_arrow("model_properties", others["model_properties"]).to_pandas()
+    found = analysis.analyse(scores.of_run(out, brain, read, known))
+    frames = {"comparisons": found.pairs, "tuning_tests": found.tuning, "correlations": found.correlations}
     return {
-        "comparisons": statistics.comparisons(brain, read, properties, run),
-        "correlations": statistics.correlations(brain, read, properties, run),
+        table: frame.assign(run=run).reindex(columns=list(tables.SCHEMAS[table])).to_dict("records")
+        for table, frame in frames.items()
     }
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from harness import commands, fleet_commands, word_commands
+from harness import analysis_commands, commands, fleet_commands, word_commands
 from harness.spec import SPECS
 
 
@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--run", help="which run (default: the newest)")
     report.add_argument("--markdown", action="store_true", help="print the main tables as Markdown instead")
 
+    _add_analysis(add)
     _add_fleet(add)
     shown = add(
         "datasets", commands.datasets, "The data sets: what is here, what is missing, licences; NAME shows one."
@@ -123,6 +124,20 @@ def _parser() -> argparse.ArgumentParser:
 
     add_data_root(add("doctor", commands.doctor, "What works on this machine."))
     return parser
+
+
+def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> None:
+    analyse = add("analyse", analysis_commands.analyse, "Statistics of a run's tables, or of anyone's file of scores.")
+    analyse.add_argument("path", metavar="OUT|FILE", help="folder of tables, or a CSV, TSV, JSON or Parquet file")
+    analyse.add_argument("--run", help="of a folder: which run (default: the newest)")
+    analyse.add_argument(
+        "--score",
+        action="append",
+        metavar="COLUMN",
+        help="of a file with a row per model: a column of scores (default: those in _r or _score); repeatable",
+    )
+    analyse.add_argument("--where", action="append", metavar="COLUMN=VALUE", help="of a file: rows to keep; repeatable")
+    analyse.add_argument("--save", metavar="DIR", help="write every table there as CSV")
 
 
 def _add_fleet(add: Callable[..., argparse.ArgumentParser]) -> None:

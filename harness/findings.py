@@ -151,6 +151,7 @@ def _reading(dataset: str, rows: pd.DataFrame, planted_reader: str | None) -> It
 def _tuning(comparisons: pd.DataFrame) -> Iterator[Finding]:
     """Mean difference over pairs; pairs that share a base are not independent, so no test is named."""
     whole = comparisons[comparisons["target"].isin(["all", "reading"])].dropna(subset=["difference"])
+    whole = whole[whole["metric"] != "delta_ll"]
     parts = []
     for dataset, rows in whole.groupby("dataset"):
         said = []

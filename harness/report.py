@@ -6,26 +6,23 @@ Names come from users and from hubs: everything is escaped, and the page's conte
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import uuid
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from harness import datasets, tables
-from harness.cells import Row, Table, records
+from harness import analysis, datasets, scores, tables
+from harness.cells import Table, records
 from harness.findings import findings
 from harness.sections import sections
 from harness.spec import protocol_of
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from harness.spec import Protocol
 
 # The large tables, by neuroid and by word, are left to pandas and DuckDB.
 _FRAMES = (
-    "model_scores", "layer_scores", "reading_scores", "model_properties", "comparisons", "correlations", "failures",
+    "model_scores", "layer_scores", "reading_scores", "model_properties", "failures",
 )  # fmt: skip
 
 
@@ -69,8 +66,10 @@ def _render(template: str, out: str, run: str | None) -> str:
 
 def _content(out: str, run: str | None) -> dict[str, Any]:
     """Everything that the templates show."""
-    about = _pick_run(tables.read(out, "runs"), run)
+    about = tables.pick_run(out, run)
     frames = {name: tables.read(out, name, about["run"]) for name in _FRAMES}
+    found = analysis.analyse(scores.of_tables(out, about["run"]))
+    frames |= {"comparisons": found.pairs, "correlations": found.correlations}
     known = _mapping(about["content"])
     scored = records(frames["model_scores"]) + records(frames["reading_scores"])
     protocols = _protocols({row["dataset"] for row in scored}, known.get("protocols") or [])
@@ -84,17 +83,6 @@ def _content(out: str, run: str | None) -> dict[str, Any]:
         "sections": sections(frames, protocols),
         "failures": records(frames["failures"]),
     }
-
-
-def _pick_run(runs: pd.DataFrame, run: str | None) -> Row:
-    """The row of the run asked for, or of the one that started last."""
-    rows = sorted(records(runs), key=lambda row: str(row["started"]))
-    wanted = [row for row in rows if run in (None, row["run"])]
-    if not wanted:
-        known = list(dict.fromkeys(row["run"] for row in rows))
-        near = difflib.get_close_matches(run or "", known) or known[-5:]
-        raise ValueError(f"run {run or 'newest'} is not in the table of runs; there are: {', '.join(near) or 'none'}.")
-    return wanted[-1]
 
 
 def _protocols(names: set[str], of_run: list[dict[str, Any]]) -> dict[str, Protocol]:

@@ -189,7 +189,7 @@ def _tuning_parts(comparisons: pd.DataFrame, correlations: pd.DataFrame) -> Part
         "Gain %": ("gain_percent", partial(number, digits=1, sign=True)), "Pair known from": ("pair_source", text),
     }  # fmt: skip
     parts: Parts = []
-    for dataset, rows in comparisons.groupby("dataset"):
+    for dataset, rows in comparisons[comparisons["metric"] != "delta_ll"].groupby("dataset"):
         whole = rows["target"].isin(OVERALL)
         parts += [dataset, Figure("Score of the base and of the tuned model.", figures.slopes(rows[whole]))]
         parts.append(table("Tuned beside base.", columns, strict_first(rows[whole]), n_words=4))
@@ -198,8 +198,11 @@ def _tuning_parts(comparisons: pd.DataFrame, correlations: pd.DataFrame) -> Part
     columns = {
         "Property": ("property", str), "Data set": ("dataset", str), "Protocol": ("protocol", str.upper),
         "r": ("r", number), "Interval": ("r_low r_high", interval), "p": ("p", p_value),
-        "p adjusted": ("p_adjusted", p_value), "Models": ("n_models", count),
+        "p adjusted": ("p_adjusted", p_value), "Models": ("n", count),
     }  # fmt: skip
+    correlations = correlations[
+        (correlations["given"] == "") & (correlations["unit"] == "model") & (correlations["population"] == "all")
+    ]
     caption = "Score against a property of the models: Pearson r, Fisher’s interval, p by Benjamini and Hochberg."
     if len(correlations):
         parts += ["Size of the models, all data sets", table(caption, columns, strict_first(correlations), n_words=3)]

@@ -6,6 +6,9 @@ table's folder as it is. Raw score, ceiling and ratio are three columns; nothing
 
 from __future__ import annotations
 
+import difflib
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,10 +93,28 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "target": _TEXT, "metric": _TEXT, "base_score": _REAL, "tuned_score": _REAL, "difference": _REAL,
         "gain_percent": _REAL,
     },
-    # One row per property and data set, over the models of the run.
+    # Tests of "tuned minus base is 0", whose unit is the base (tuning.py). gain_percent: mean over pairs; difference
+    # and its interval: over bases, and people where interval_over says so. p_adjusted: of p_sign_flip, over the run.
+    "tuning_tests": {
+        "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "n_pairs": _WHOLE, "n_bases": _WHOLE,
+        "n_people": _WHOLE, "gain_percent": _REAL, "gain_percent_bases": _REAL, "gain_low": _REAL, "gain_high": _REAL,
+        "difference": _REAL, "low": _REAL, "high": _REAL, "interval_over": _TEXT, "p_interval": _REAL, "d_z": _REAL,
+        "p_sign_flip": _REAL, "p_adjusted": _REAL, "p_least": _REAL, "p_wilcoxon": _REAL, "rank_biserial": _REAL,
+        "mixed_difference": _REAL, "mixed_low": _REAL, "mixed_high": _REAL, "mixed_df": _REAL, "p_mixed": _REAL,
+        "icc": _REAL, "p_t_pairs": _REAL,
+    },
+    # One row per property and data set (correlations.py). population: "all" models or "tuned" ones; unit: of each a
+    # "model" or the mean of those of a "base"; given: what is held constant, "" nothing.
     "correlations": {
-        "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "target": _TEXT, "property": _TEXT, "r": _REAL,
-        "r_low": _REAL, "r_high": _REAL, "p": _REAL, "p_adjusted": _REAL, "n_models": _WHOLE,
+        "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "population": _TEXT, "unit": _TEXT,
+        "property": _TEXT, "given": _TEXT, "n": _WHOLE, "r": _REAL, "r_low": _REAL, "r_high": _REAL, "p": _REAL,
+        "p_adjusted": _REAL, "n_tests": _WHOLE,
+    },
+    # How well a model knows (properties.py); not of one run. category and task: "" for the whole benchmark.
+    "benchmark_scores": {
+        "model": _TEXT, "revision": _TEXT, "benchmark": _TEXT, "category": _TEXT, "task": _TEXT, "metric": _TEXT,
+        "n_shots": _WHOLE, "value": _REAL, "low": _REAL, "high": _REAL, "chance": _REAL, "n": _WHOLE, "source": _TEXT,
+        "created": _TEXT,
     },
     # One row per row of a recording (or word that was read) and fold in which it has a side, "train" or "test"; others
     # were dropped at a gap.
@@ -192,11 +213,46 @@ def read(out: str, table: str, run: str | None = None) -> pd.DataFrame:
     return frame[list(SCHEMAS[table])]
 
 
+def read_where(out: str, table: str, run: str, columns: list[str], most_rows: int, **equal: str) -> pd.DataFrame | None:
+    """Columns of a run's rows where others have the values given; None where the run has more rows than `most_rows`."""
+    import fsspec
+    import pyarrow.dataset as ds
+
+    filesystem, root = fsspec.core.url_to_fs(out)
+    path = f"{root}/tables/{table}/run={run}"
+    if not filesystem.isdir(path):
+        return schema(table).empty_table().select(columns).to_pandas()
+    names = [name for name in PARTITIONS if name in SCHEMAS[table] and name != "run"]
+    partitioning = ds.partitioning(pa.schema([(name, _TEXT) for name in names]), flavor="hive")
+    data = ds.dataset(path, filesystem=filesystem, format="parquet", partitioning=partitioning, schema=schema(table))
+    if data.count_rows() > most_rows:
+        return None
+    wanted = [ds.field(name) == value for name, value in equal.items()]
+    return data.to_table(columns=columns, filter=reduce(and_, wanted) if wanted else None).to_pandas()
+
+
+def pick_run(out: str, run: str | None = None) -> dict[str, Any]:
+    """The row of the table "runs" of the run asked for, or of the one that started last.
+
+    Raises:
+        FileNotFoundError: if OUT holds no tables at all.
+        ValueError: if the run is unknown; names the nearest.
+    """
+    rows: list[dict[str, Any]] = read(out, "runs").to_dict("records")
+    rows = sorted(rows, key=lambda row: str(row["started"]))
+    wanted = [row for row in rows if run in (None, row["run"])]
+    if not wanted:
+        known = list(dict.fromkeys(row["run"] for row in rows))
+        near = difflib.get_close_matches(run or "", known) or known[-5:]
+        raise ValueError(f"run {run or 'newest'} is not in the table of runs; there are: {', '.join(near) or 'none'}.")
+    return wanted[-1]
+
+
 def holds(out: str, run: str) -> bool:
     """Whether all tables of a finished run are there; `runs` is written last."""
     import fsspec
 
     filesystem, root = fsspec.core.url_to_fs(out)
-    if not all(filesystem.isdir(f"{root}/tables/{table}/run={run}") for table in SCHEMAS):
+    if not all(filesystem.isdir(f"{root}/tables/{table}/run={run}") for table in SCHEMAS if "run" in SCHEMAS[table]):
         return False
     return bool((read(out, "runs", run)["status"] == "done").any())

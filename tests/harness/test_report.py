@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pyarrow.parquet as pq
 import pytest
 
-from harness import datasets, report, statistics, tables
+from harness import datasets, report, tables
 
 NAN = math.nan
 RUN = "quickstart-1f2e3d4c"
@@ -148,9 +148,6 @@ def write_tables(out, brain=BRAIN, reading=READING, planted=PLANTED, failures=()
     }  # fmt: skip
     for table, part in rows.items():
         put(out, table, part)
-    frames = [tables.read(str(out), name) for name in ("model_scores", "reading_scores", "model_properties")]
-    put(out, "comparisons", statistics.comparisons(*frames, RUN))
-    put(out, "correlations", statistics.correlations(*frames, RUN))
     return str(out)
 
 

@@ -1,0 +1,146 @@
+"""The bodies of the commands about scores that are there: `harness analyse` and `harness compare`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.printing import document, show
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.analysis import Analysis
+    from harness.scores import Scores
+
+
+def analyse(arguments: argparse.Namespace) -> int:
+    """Statistics of our tables, or of anyone's scores."""
+    from harness import analysis
+
+    scores = _scores(arguments)
+    found = analysis.analyse(scores)
+    if arguments.save:
+        _save(Path(arguments.save), found)
+    if arguments.json:
+        frames = {name: _rows(frame) for name, frame in found._asdict().items()}
+        said = {"source": scores.source, "sentences": analysis.sentences(found), "notes": list(scores.notes)}
+        document(said | frames)
+        return 0
+    print(f"{scores.source}: {len(scores.models)} models", "", *analysis.sentences(found), sep="\n")
+    for title, rows in _tables(found):
+        print("", title, sep="\n")
+        show(rows, as_json=False)
+    for note in scores.notes:
+        print("", f"Note: {note}", sep="\n")
+    print("", f"{_saved(arguments)}Every p, interval and region: --json, or --save DIR.", sep="\n")
+    return 0
+
+
+def _scores(arguments: argparse.Namespace) -> Scores:
+    import fsspec
+
+    from harness import score_files, scores
+
+    path = arguments.path
+    filesystem, root = fsspec.core.url_to_fs(path)
+    if not filesystem.isdir(root):
+        return score_files.read(path, arguments.score or (), arguments.where or ())
+    if arguments.score or arguments.where:
+        raise ValueError("--score and --where are for a file of scores; of a run's tables --run names the run.")
+    return scores.of_tables(path, arguments.run)
+
+
+def _saved(arguments: argparse.Namespace) -> str:
+    return f"All of it lies in {arguments.save}. " if arguments.save else ""
+
+
+def _save(folder: Path, found: Analysis) -> None:
+    """One CSV for each frame that has rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in found._asdict().items():
+        if len(frame):
+            frame.to_csv(folder / f"{name}.csv", index=False)
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows for JSON: what is not measurable is null."""
+    rows: list[dict[str, Any]] = frame.to_dict("records")
+    return [
+        {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+        for row in rows
+    ]
+
+
+# Heading of what is printed -> (columns of the frame, digits). A range is two columns.
+_TUNING = {
+    "pairs": ("n_pairs", 0), "bases": ("n_bases", 0), "gain %": ("gain_percent", 2), "difference": ("difference", 4),
+    "95 % interval": ("low high", 4), "over": ("interval_over", None), "d_z": ("d_z", 2),
+    "p sign flips": ("p_sign_flip", 4), "BH": ("p_adjusted", 4), "p mixed": ("p_mixed", 4), "icc": ("icc", 2),
+    "p Wilcoxon": ("p_wilcoxon", 4), "p t over pairs*": ("p_t_pairs", 5),
+}  # fmt: skip
+_FAMILIES = {
+    "family": ("family", None), "pairs": ("n_pairs", 0), "bases": ("n_bases", 0), "gain %": ("gain_percent", 2),
+    "difference": ("difference", 4), "95 % interval": ("low high", 4),
+}  # fmt: skip
+_CORRELATIONS = {
+    "models": ("population", None), "property": ("property", None), "given": ("given", None), "unit": ("unit", None),
+    "n": ("n", 0), "r": ("r", 3), "95 % interval": ("r_low r_high", 2), "p": ("p", None), "BH": ("p_adjusted", None),
+}  # fmt: skip
+_SCALING = {
+    "bases": ("n_bases", 0), "slope per decade": ("slope", 4), "95 % interval": ("low high", 4), "p": ("p", None),
+    "R²": ("r2", 2), "within families": ("slope_in_family", 4), "its interval": ("in_family_low in_family_high", 4),
+}  # fmt: skip
+_TRAJECTORIES = {
+    "training": ("training", None), "checkpoints": ("n_checkpoints", 0), "first": ("first_score", 3),
+    "last": ("last_score", 3), "rho": ("rho", 2), "p": ("p", None),
+}  # fmt: skip
+
+
+def _tables(found: Analysis) -> Iterable[tuple[str, list[dict[str, str]]]]:
+    """What is printed: (title, rows)."""
+    tuning = (
+        "Tuned minus base; the unit is the base. *takes pairs for independent, which they are not: not to be quoted"
+    )
+    for title, frame, columns in (
+        (tuning, found.tuning, _TUNING),
+        ("By family of models, those shown beside included", found.families, _FAMILIES),
+        ("What goes with alignment", _main_correlations(found.correlations), _CORRELATIONS),
+        ("Score against log10 of the number of parameters", found.scaling, _SCALING),
+        ("Along a training", found.trajectories, _TRAJECTORIES),
+    ):
+        if len(frame):
+            yield title, [_row(row, columns, frame) for row in frame.to_dict("records")]
+
+
+def _main_correlations(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of many, those with the average; without one, those of every data set with nothing held constant."""
+    average = rows[rows["dataset"] == "average"]
+    kept = average if len(average) else rows[rows["given"] == ""]
+    same = ["dataset", "protocol", "metric", "property", "given", "unit", "n"]
+    kept = kept[~kept.duplicated(same)]  # "all" where it adds no model to the tuned ones
+    return kept.sort_values(["protocol", "population", "given", "unit"], ascending=[True, False, True, False])
+
+
+def _row(row: dict[str, Any], columns: dict[str, tuple[str, int | None]], frame: pd.DataFrame) -> dict[str, str]:
+    where = {"data set": row["dataset"]}
+    where |= {"protocol": row["protocol"]} if frame["protocol"].any() else {}
+    where |= {"metric": row["metric"]} if frame["metric"].nunique() > 1 else {}
+    return where | {name: _cell(row, names, digits) for name, (names, digits) in columns.items()}
+
+
+def _cell(row: dict[str, Any], names: str, digits: int | None) -> str:
+    from harness.panels import interval, number
+
+    values = [row[name] for name in names.split()]
+    if len(values) == 2:
+        return interval(values[0], values[1], digits or 0)
+    (value,) = values
+    if isinstance(value, str):
+        return value
+    if digits is None:  # a p
+        return "–" if math.isnan(value) else f"{value:.2g}"
+    return number(float(value), digits)
