@@ -41,17 +41,70 @@ def analyse(arguments: argparse.Namespace) -> int:
 
 
 def _scores(arguments: argparse.Namespace) -> Scores:
+    """Of a folder of tables, or of a file."""
     import fsspec
 
     from harness import score_files, scores
 
-    path = arguments.path
-    filesystem, root = fsspec.core.url_to_fs(path)
+    filesystem, root = fsspec.core.url_to_fs(arguments.path)
     if not filesystem.isdir(root):
-        return score_files.read(path, arguments.score or (), arguments.where or ())
+        return score_files.read(arguments.path, arguments.score or (), arguments.where or ())
     if arguments.score or arguments.where:
         raise ValueError("--score and --where are for a file of scores; of a run's tables --run names the run.")
-    return scores.of_tables(path, arguments.run)
+    return scores.of_tables(arguments.path, arguments.run)
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Our scores beside the paper's, and the paper beside its own tables."""
+    from harness import published, score_files
+
+    paper = score_files.read(published.find(arguments.paper, arguments.data_root))
+    claims = published.claims(paper)
+    ours = _scores(arguments) if arguments.path else None
+    compared = published.beside(ours, paper) if ours else None
+    if arguments.json:
+        document({
+            "models": [] if compared is None else _rows(compared),
+            "summary": [] if compared is None else _rows(published.summary(compared)),
+            "claims": [claim._asdict() | {"agrees": claim.agrees} for claim in claims],
+            "not_given": list(published.NOT_GIVEN),
+        })  # fmt: skip
+        return 0
+    if ours and compared is not None:
+        _print_compared(ours, paper, compared)
+    print("What the paper prints, and what its own tables give:")
+    show([_claim(claim) for claim in claims], as_json=False)
+    print("", "Printed, and not to be had from its tables:", *(f"- {what}" for what in published.NOT_GIVEN), sep="\n")
+    return 0
+
+
+def _print_compared(ours: Scores, paper: Scores, compared: pd.DataFrame) -> None:
+    from harness import published
+
+    for table, of in (("5", "brains"), ("7", "reading times"), ("9", "properties")):
+        part = compared[compared["table"] == table]
+        if len(part):
+            print(f"Table {table}, {of}:")
+            show([_cells(row, _COMPARED) for row in part.to_dict("records")], as_json=False)
+            print()
+    if len(compared):
+        print("By data set:")
+        show([_cells(row, _SUMMARY) for row in published.summary(compared).to_dict("records")], as_json=False)
+    else:
+        print(f"{ours.source} and the paper have no model and data set in common.")
+    theirs, own = published.absent(ours, paper)
+    print("", f"Of the paper's {len(paper.models)} models not scored here: {', '.join(theirs) or 'none'}.", sep="\n")
+    print(f"Scored here, not in the paper: {', '.join(own) or 'none'}.", "", sep="\n")
+
+
+def _claim(claim: Any) -> dict[str, str]:
+    from harness.panels import number
+
+    verdict = "the same" if claim.agrees else f"differs{f': {claim.remark}' if claim.remark else ''}"
+    return {
+        "what": claim.what, "printed": number(claim.printed, claim.digits), "from its tables":
+        number(claim.given, claim.digits + 1), "": verdict,
+    }  # fmt: skip
 
 
 def _saved(arguments: argparse.Namespace) -> str:
@@ -75,6 +128,15 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
+_COMPARED = {
+    "model": ("model", None), "data set": ("dataset", None), "protocol": ("protocol", None), "paper": ("paper", 3),
+    "ours": ("ours", 3), "ours - paper": ("difference", 3),
+}  # fmt: skip
+_SUMMARY = {
+    "table": ("table", None), "data set": ("dataset", None), "protocol": ("protocol", None), "models": ("n_models", 0),
+    "mean difference": ("mean_difference", 3), "largest": ("largest_difference", 3),
+    "r over models": ("r_over_models", 2),
+}  # fmt: skip
 # Heading of what is printed -> (columns of the frame, digits). A range is two columns.
 _TUNING = {
     "pairs": ("n_pairs", 0), "bases": ("n_bases", 0), "gain %": ("gain_percent", 2), "difference": ("difference", 4),
@@ -129,7 +191,11 @@ def _row(row: dict[str, Any], columns: dict[str, tuple[str, int | None]], frame:
     where = {"data set": row["dataset"]}
     where |= {"protocol": row["protocol"]} if frame["protocol"].any() else {}
     where |= {"metric": row["metric"]} if frame["metric"].nunique() > 1 else {}
-    return where | {name: _cell(row, names, digits) for name, (names, digits) in columns.items()}
+    return where | _cells(row, columns)
+
+
+def _cells(row: dict[str, Any], columns: dict[str, tuple[str, int | None]]) -> dict[str, str]:
+    return {name: _cell(row, names, digits) for name, (names, digits) in columns.items()}
 
 
 def _cell(row: dict[str, Any], names: str, digits: int | None) -> str:

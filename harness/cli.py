@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--run", help="which run (default: the newest)")
     report.add_argument("--markdown", action="store_true", help="print the main tables as Markdown instead")
 
-    _add_analysis(add)
+    add_data_root(_add_analysis(add))
     _add_fleet(add)
     shown = add(
         "datasets", commands.datasets, "The data sets: what is here, what is missing, licences; NAME shows one."
@@ -126,18 +126,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> None:
+def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Both commands about scores; returns `compare`, which looks beside the data root."""
     analyse = add("analyse", analysis_commands.analyse, "Statistics of a run's tables, or of anyone's file of scores.")
     analyse.add_argument("path", metavar="OUT|FILE", help="folder of tables, or a CSV, TSV, JSON or Parquet file")
-    analyse.add_argument("--run", help="of a folder: which run (default: the newest)")
-    analyse.add_argument(
-        "--score",
-        action="append",
-        metavar="COLUMN",
-        help="of a file with a row per model: a column of scores (default: those in _r or _score); repeatable",
-    )
-    analyse.add_argument("--where", action="append", metavar="COLUMN=VALUE", help="of a file: rows to keep; repeatable")
     analyse.add_argument("--save", metavar="DIR", help="write every table there as CSV")
+    compare = add("compare", analysis_commands.compare, "Scores beside the paper's tables, model by model.")
+    compare.add_argument("what", choices=("paper",), help="what to compare with")
+    compare.add_argument(
+        "path", nargs="?", metavar="OUT|FILE", help="as of `analyse`; without it only the paper beside its own tables"
+    )
+    compare.add_argument(
+        "--paper", metavar="FILE", help="the paper's tables (default: paper/scores.csv beside the data)"
+    )
+    for command in (analyse, compare):
+        command.add_argument("--run", help="of a folder: which run (default: the newest)")
+        command.add_argument(
+            "--score",
+            action="append",
+            metavar="COLUMN",
+            help="of a file with a row per model: a column of scores (default: those in _r or _score); repeatable",
+        )
+        command.add_argument("--where", action="append", metavar="COLUMN=VALUE", help="of a file: rows to keep")
+    return compare
 
 
 def _add_fleet(add: Callable[..., argparse.ArgumentParser]) -> None:

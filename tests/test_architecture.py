@@ -50,6 +50,7 @@ RANKS = [
     {"harness.rows", "harness.panels", "harness.vectors", "harness.verdicts", "harness.printing",
      "harness.download", "harness.wording"},
     {"harness.analysis"},
+    {"harness.published"},
     {"harness.crossvalidation"},
     {"harness.other_vectors"},
     {"harness.conform"},

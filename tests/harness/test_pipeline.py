@@ -102,7 +102,7 @@ def test_every_table_can_be_read_by_pandas_duckdb_and_ray(out, outcome):
     import pandas as pd
     import ray
 
-    for table in tables.SCHEMAS:
+    for table in (name for name in tables.SCHEMAS if "run" in tables.SCHEMAS[name]):
         folder = tables.folder(out, table)
         ours = tables.read(out, table)
         assert list(ours) == list(tables.SCHEMAS[table])
