@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness import figures
-from harness.figures import PROTOCOLS
+from harness.figures import PROTOCOLS, Figure
 from harness.panels import number
 
 if TYPE_CHECKING:
@@ -23,11 +23,15 @@ KINDS = {
 }  # fmt: skip
 
 
+MOST_ROWS = 1500  # of a shown table; the rest is in the files
+
+
 @dataclass(frozen=True)
 class Table:
     """Cells as they are shown. The first column names the row; `n_words` columns from the left hold words.
 
-    groups: (name, number of columns) of the headings above the headings; folded: shown on demand.
+    groups: (name, number of columns) of the headings above the headings; folded: shown on demand; protocol: of all
+    rows, "" where they differ.
     """
 
     caption: str
@@ -36,10 +40,27 @@ class Table:
     n_words: int
     groups: tuple[tuple[str, int], ...] = ()
     folded: bool = False
+    protocol: str = ""
+
+    @property
+    def column_protocols(self) -> list[str]:
+        """The protocol that each column is of; "" for those of all."""
+        known = (self.group_of(i).lower() for i in range(len(self.columns)))
+        return [name if name in PROTOCOLS else "" for name in known]
+
+    def protocol_of(self, row: list[str]) -> str:
+        """The protocol that a row is of; "" for one of all."""
+        if "Protocol" not in self.columns:
+            return self.protocol
+        said = row[self.columns.index("Protocol")].lower()
+        return said if said in PROTOCOLS else ""
 
     def group_of(self, column: int) -> str:
         """The heading above a column's heading; "" where there is none."""
         return [*(name for name, n in self.groups for _ in range(n)), *[""] * len(self.columns)][column]
+
+
+Parts = list[str | Figure | Table]  # a string is a heading: the data set that what follows is about
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
@@ -49,9 +70,16 @@ def records(frame: pd.DataFrame) -> list[Row]:
     return rows
 
 
-def table(caption: str, columns: Columns, rows: list[Row], n_words: int = 2, folded: bool = False) -> Table:
-    """One line per row."""
-    return Table(caption, list(columns), [_cells(columns, row) for row in rows], n_words, folded=folded)
+def table(
+    caption: str, columns: Columns, rows: list[Row], n_words: int = 2, folded: bool = False, protocol: str = ""
+) -> Table:
+    """One line per row, as far as a page holds them."""
+    lines = [_cells(columns, row) for row in rows[:MOST_ROWS]]
+    return Table(caption + _cut(len(rows)), list(columns), lines, n_words, folded=folded, protocol=protocol)
+
+
+def _cut(n: int) -> str:
+    return f" The first {MOST_ROWS:,} of {n:,} rows." if n > MOST_ROWS else ""
 
 
 def beside(caption: str, columns: Columns, rows: pd.DataFrame, second: str = "Kind", folded: bool = False) -> Table:
@@ -66,7 +94,8 @@ def beside(caption: str, columns: Columns, rows: pd.DataFrame, second: str = "Ki
             cells = (cell for row in present for cell in _cells(columns, row))
             lines.append([name, kind_ if second == "Kind" else target, *cells])
     groups = (("", 2), *((protocol.upper(), len(columns)) for protocol in shown))
-    return Table(caption, ["Source", second, *list(columns) * len(shown)], lines, 2, groups, folded)
+    caption += _cut(len(lines))
+    return Table(caption, ["Source", second, *list(columns) * len(shown)], lines[:MOST_ROWS], 2, groups, folded)
 
 
 def _cells(columns: Columns, row: Row | None) -> list[str]:

@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     report = add("report", commands.report, "Tables -> one self-contained HTML page.")
     report.add_argument("out", metavar="OUT")
     report.add_argument("--run", help="which run (default: the newest)")
-    report.add_argument("--markdown", action="store_true", help="print the main tables as Markdown instead")
+    form = report.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="print the main tables as Markdown instead")
+    form.add_argument("--latex", action="store_true", help="print the main tables as LaTeX instead")
 
     add_data_root(_add_analysis(add))
     _add_fleet(add)

@@ -109,8 +109,8 @@ def report(arguments: argparse.Namespace) -> int:
     """Write the page of a run, or print its tables as Markdown."""
     from harness import report
 
-    if arguments.markdown:
-        print(report.markdown(arguments.out, arguments.run))
+    if arguments.markdown or arguments.latex:
+        print((report.markdown if arguments.markdown else report.latex)(arguments.out, arguments.run))
         return 0
     page = report.write(arguments.out, arguments.run)
     if arguments.json:

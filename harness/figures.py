@@ -1,12 +1,14 @@
 """The figures of the report: rows of the tables in, panels out.
 
-A figure is a list of panels (SVG), one per protocol, STRICT first; panels of one figure share their scale.
+A figure is a list of panels (SVG), one per protocol, STRICT first; panels of one figure share their scale. Of many
+models the best are drawn, so that a page of 500 stays one that opens at once; the tables have them all.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from harness.panels import LETTER, Dot, Line, dot_panel, interval, line_panel, number, span
@@ -15,7 +17,30 @@ from harness.spec import ProtocolName, Variant
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_MODELS, MOST_CURVES, MOST_PAIRS = 30, 20, 40  # that a figure draws
+
 PROTOCOLS: tuple[ProtocolName, ...] = ("strict", "paper", "brainscore2026")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels that share a caption; each panel is an SVG. legend: (place in the palette, what has that colour)."""
+
+    caption: str
+    panels: list[str]
+    legend: tuple[tuple[int, str], ...] = ()
+
+
+def of_many(n: int, most: int, what: str = "models") -> str:
+    """A sentence for the caption where not all are drawn."""
+    return f" Drawn are the best {most} of {n:,} {what}; the table has them all." if n > most else ""
+
+
+def best_models(rows: pd.DataFrame, most: int, by: str = "r") -> set[str]:
+    """The best models with their variants, and all controls, as names of sources."""
+    models = list(dict.fromkeys(base_name(name) for name in in_order(rows[rows["kind"] != "control"], by)))[:most]
+    return {name for name, kind in zip(rows["model"], rows["kind"], strict=True)
+            if kind == "control" or base_name(name) in set(models)}  # fmt: skip
 
 
 def scores(rows: pd.DataFrame) -> list[str]:
@@ -44,6 +69,8 @@ def layers(rows: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:
         chosen: "model_scores" of the same; a ring marks the layer chosen.
     """
     rows = rows[(rows["kind"] != "control") & rows["r"].notna()]
+    best = rows["r"].groupby(rows["model"].map(base_name)).max().nlargest(MOST_CURVES).index
+    rows = rows[rows["model"].map(base_name).isin(best)]
     controls = chosen[(chosen["kind"] == "control") & chosen["r"].notna()].sort_values("r")
     colours = _colours(rows["model"])
     y_range = span([*rows["r"], *rows["ceiling"], *controls.groupby("protocol")["r"].max()])
@@ -69,6 +96,8 @@ def slopes(rows: pd.DataFrame) -> list[str]:
     The scale starts at 0: a small difference should look small.
     """
     rows = rows[rows["base_score"].notna() & rows["tuned_score"].notna()]
+    best = rows.groupby("tuned")["tuned_score"].max().nlargest(MOST_PAIRS).index
+    rows = rows[rows["tuned"].isin(best)]
     colours = _colours(rows["base"])
     y_range = span([*rows["base_score"], *rows["tuned_score"]])
     drawn = []
@@ -107,6 +136,7 @@ def _dot_panels(
     rows: pd.DataFrame, value: str, ends: tuple[str, str], axis: str, by: str = "r", has_ceiling: bool = False
 ) -> list[str]:
     """One panel per protocol, sources in one order and on one scale."""
+    rows = rows[rows["model"].isin(best_models(rows, MOST_MODELS, by))]
     columns = [value, *ends, *(["ceiling"] if has_ceiling else [])]
     x_range = span([level for column in columns for level in rows[column]])
     names = in_order(rows, by)

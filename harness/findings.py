@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from harness import analysis
 from harness.figures import PROTOCOLS
 from harness.panels import interval, number
 from harness.wording import folds_in_words
@@ -18,6 +19,7 @@ from harness.wording import folds_in_words
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.analysis import Analysis
     from harness.spec import Protocol
 
 TIME_ONLY = "oasm"  # the control that knows when, and nothing else (METHODS.md, section 6.1)
@@ -51,6 +53,29 @@ def findings(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol], pl
     for dataset, rows in frames["reading_scores"].groupby("dataset"):
         found += _reading(dataset, rows, planted.get("reading_model"))
     return found + list(_tuning(frames["comparisons"])) + list(_failures(frames["failures"]))
+
+
+def in_short(brain: pd.DataFrame, found: Analysis) -> list[str]:
+    """The answer in three sentences: how close the best models come, what tuning does, what goes with alignment."""
+    rows = brain[brain["target"] == "all"]
+    protocol = next((name for name in PROTOCOLS if name in set(rows["protocol"])), None)
+    parts = []
+    for dataset, part in _protocol(rows, protocol or "").groupby("dataset"):
+        best, control = (_top(part[part["kind"] == kind]) for kind in ("model", "control"))
+        if best is None:
+            continue
+        text = f"{number(best['r'], 2)} on {dataset} ({best['model']}"
+        text += "" if math.isnan(best["ratio"]) else f", {number(100 * best['ratio'], 0)} % of the ceiling"
+        higher = control is not None and control["r"] > best["r"]
+        parts.append(
+            text + (f"; a control, {control['model']}, has {number(control['r'], 2)})" if higher and control else ")")
+        )
+    best_of_all = (
+        [f"Under {protocol.upper()} the best language models reach r = {', '.join(parts)}."]
+        if parts and protocol
+        else []
+    )
+    return [*best_of_all, *analysis.sentences(found)[:2]] if parts else []
 
 
 def _planted_layer(dataset: str, models: pd.DataFrame, planted: dict[str, Any]) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Panels of a figure as small SVG drawings: one of dots, one row per source, and one of lines, named at their ends.
+"""Panels of a figure as small SVG drawings: dots, a row per source; lines, named at their ends; points with a band.
 
 Drawn by one template of our own rather than by matplotlib: text stays text, colours are CSS variables that follow a
 light or a dark page, each mark carries its numbers as a `<title>`, and nothing needs repair afterwards. Kinds of
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import jinja2
 
 PALETTE = ("#0072B2", "#C2500A", "#00805A", "#A3457F", "#946800", "#4F5D75")
+MOST_SAID = 40  # marks that a panel's words for those who do not see it name
 WIDTH, ROW, TOP, LETTER = 390.0, 20.0, 26.0, 6.8  # px of the drawing; LETTER is the mean width of a letter at 12 px
 
 
@@ -54,6 +55,27 @@ class Line:
     shape: str = "circle"
     is_open: bool = False
     is_named: bool = True
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model on a panel of points; open rings are base models, filled ones tuned."""
+
+    x: float
+    y: float
+    hover: str
+    colour: int
+    is_open: bool = False
+
+
+@dataclass(frozen=True)
+class Band:
+    """A line through the points with its interval: places in data coordinates, and the same for both ends."""
+
+    x: list[float]
+    line: list[float]
+    low: list[float]
+    high: list[float]
 
 
 @dataclass(frozen=True)
@@ -121,7 +143,7 @@ def dot_panel(
         at = [None if math.isnan(value) else scale(value) for value in (dot.value, dot.low, dot.high)]
         marks.append({"dot": dot, "shared": shared, "y": y, "at": at})
     levels = [(words, scale(value)) for words, value in ceilings]
-    alt = _alternative(axis, title, [dot.hover for dot in dots] + [words for words, _ in ceilings])
+    alt = _alternative(axis, title, [dot.hover for dot in dots[:MOST_SAID]] + [words for words, _ in ceilings])
     frame = {"left": left, "right": WIDTH - 12, "top": TOP, "bottom": y + 14, "zero": scale(0)}
     parts = {"marks": marks, "ceilings": levels, "x_ticks": scale.ticks()}
     return _template().render(shape="dots", title=title, alt=alt, axis=axis, frame=frame, height=y + 52, **parts)
@@ -164,6 +186,70 @@ def line_panel(
     parts = {"marks": marks, "x_ticks": [(x(value), words) for value, words in steps], "y_ticks": y.ticks()}
     height = bottom + (38 if axis else 22)
     return _template().render(shape="lines", title=title, alt=alt, axis=axis, frame=frame, height=height, **parts)
+
+
+def point_panel(
+    title: str,
+    axes: tuple[str, str],
+    points: list[Point],
+    band: Band | None,
+    y_range: tuple[float, float],
+    said: str,
+    powers: bool = False,
+) -> str:
+    """Score against a property, one mark per model.
+
+    Args:
+        title: name of the protocol.
+        axes: what x and y are.
+        points: at least one.
+        band: a line with its interval; None draws none.
+        y_range: as `span` gives it; panels of one figure share it.
+        said: what the panel shows in a few words, such as "r = .95 over 17 models"; it stands above the panel.
+        powers: whether x is a log10, so that ticks are powers of ten.
+    """
+    values = [point.x for point in points]
+    low, high = min(values), max(values)
+    room = 0.06 * (high - low) or 0.5
+    bottom = TOP + 200.0
+    x, y = Scale(low - room, high + room, 44, WIDTH - 12), Scale(*y_range, bottom, TOP)
+    x_ticks = _powers(x) if powers else x.ticks(5)
+    shape = None
+    if band:
+        ends = [*zip(band.x, band.low, strict=True), *reversed([*zip(band.x, band.high, strict=True)])]
+        shape = {
+            "line": [(x(px), y(_within(py, y_range))) for px, py in zip(band.x, band.line, strict=True)],
+            "ends": [(x(px), y(_within(py, y_range))) for px, py in ends],
+        }
+    marks = [{"point": point, "at": (x(point.x), y(point.y))} for point in points]
+    alt = _alternative(f"{axes[1]} against {axes[0]}", title, [said, *(point.hover for point in points[:MOST_SAID])])
+    frame = {"left": 44, "right": WIDTH - 12, "top": TOP, "bottom": bottom, "zero": y(0)}
+    parts = {"marks": marks, "band": shape, "x_ticks": x_ticks, "y_ticks": y.ticks(), "said": said}
+    return _template().render(
+        shape="points", title=title, alt=alt, axis=axes[0], frame=frame, height=bottom + 38, **parts
+    )
+
+
+def _within(value: float, ends: tuple[float, float]) -> float:
+    return min(max(value, ends[0]), ends[1])
+
+
+def _powers(scale: Scale) -> list[tuple[float, str]]:
+    """Ticks at whole powers of ten; between them 2 and 5 times where there is but one."""
+    whole = [(float(k), 1) for k in range(math.ceil(scale.low), math.floor(scale.high) + 1)]
+    if len(whole) < 2:
+        first = math.floor(scale.low)
+        each = [(first + k + math.log10(m), m) for k in range(3) for m in (1, 2, 5)]
+        whole = [(value, m) for value, m in each if scale.low <= value <= scale.high]
+    return [(scale(value), _short(10**value)) for value, _ in whole]
+
+
+def _short(n: float) -> str:
+    """A count with its unit: 10M."""
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if n >= 0.999 * unit:
+            return f"{n / unit:.3g}{name}"
+    return f"{n:.3g}"
 
 
 @cache

@@ -1,19 +1,23 @@
-"""The report: the tables of one run as one HTML page that needs no network, or as Markdown.
+"""The report: the tables of one run as one HTML page that needs no network, as Markdown, or as LaTeX.
 
-Names come from users and from hubs: everything is escaped, and the page's content policy forbids scripts and loading.
+Names come from users and from hubs: everything is escaped, and the page's content policy forbids loading and every
+script but our own, by its hash.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import json
 import uuid
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from harness import analysis, datasets, scores, tables
+from harness import analysis, datasets, downloads, scores, tables
 from harness.cells import Table, records
-from harness.findings import findings
+from harness.figures import PROTOCOLS
+from harness.findings import findings, in_short
 from harness.sections import sections
 from harness.spec import protocol_of
 
@@ -22,8 +26,15 @@ if TYPE_CHECKING:
 
 # The large tables, by neuroid and by word, are left to pandas and DuckDB.
 _FRAMES = (
-    "model_scores", "layer_scores", "reading_scores", "model_properties", "failures",
+    "model_scores", "layer_scores", "reading_scores", "reader_slopes", "next_word_scores", "model_properties",
+    "failures",
 )  # fmt: skip
+# LaTeX's own characters, and those that its fonts lack.
+_TEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$", "−": "$-$",
+    "–": "--", "Δ": r"$\Delta$", "²": "$^2$", "→": r"$\to$", "’": "'", "“": "``", "”": "''", "…": r"\ldots{}",
+}  # fmt: skip
 
 
 def write(out: str, run: str | None = None) -> str:
@@ -39,7 +50,11 @@ def write(out: str, run: str | None = None) -> str:
     """
     import fsspec
 
-    page = _render("report.html.j2", out, run)
+    script = (resources.files("harness") / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    content = _content(out, run)
+    held = downloads.of({name: content["frames"][name] for name in content["frames"] if name != "failures"})
+    page = _render("report.html.j2", content | {"files": held, "script": script, "script_hash": f"sha256-{digest}"})
     filesystem, root = fsspec.core.url_to_fs(out)
     aside = f"{root}/.report-{uuid.uuid4().hex}.html"
     filesystem.pipe_file(aside, page.encode())
@@ -49,27 +64,37 @@ def write(out: str, run: str | None = None) -> str:
 
 def markdown(out: str, run: str | None = None) -> str:
     """The sentences and the main tables as Markdown; arguments and errors as in `write`."""
-    return _render("report.md.j2", out, run)
+    return _render("report.md.j2", _content(out, run))
 
 
-def _render(template: str, out: str, run: str | None) -> str:
+def latex(out: str, run: str | None = None) -> str:
+    """The main tables as LaTeX (booktabs, longtable); arguments and errors as in `write`."""
+    return _render("report.tex.j2", _content(out, run))
+
+
+def _render(template: str, content: dict[str, Any]) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        autoescape=not template.endswith(".tex.j2"), trim_blocks=True, lstrip_blocks=True,  # noqa: S701 - LaTeX has `tex`
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters["tex"] = lambda text: "".join(
+        _TEX.get(letter, letter) for letter in " ".join(str(text).split())
     )
     environment.filters["one_line"] = lambda text: " ".join(str(text).split()).replace("|", "¦")
     environment.tests["table"] = lambda part: isinstance(part, Table)
     text = (resources.files("harness") / template).read_text(encoding="utf-8")
-    return environment.from_string(text).render(_content(out, run))
+    return environment.from_string(text).render(content)
 
 
 def _content(out: str, run: str | None) -> dict[str, Any]:
     """Everything that the templates show."""
     about = tables.pick_run(out, run)
     frames = {name: tables.read(out, name, about["run"]) for name in _FRAMES}
-    found = analysis.analyse(scores.of_tables(out, about["run"]))
-    frames |= {"comparisons": found.pairs, "correlations": found.correlations}
+    known_scores = scores.of_tables(out, about["run"])
+    found = analysis.analyse(known_scores)
+    frames |= {"comparisons": found.pairs, "tuning_tests": found.tuning, "correlations": found.correlations}
     known = _mapping(about["content"])
     scored = records(frames["model_scores"]) + records(frames["reading_scores"])
     protocols = _protocols({row["dataset"] for row in scored}, known.get("protocols") or [])
@@ -79,8 +104,11 @@ def _content(out: str, run: str | None) -> dict[str, Any]:
         "machine": _mapping(about["machine"]) or {"": about["machine"]},
         "versions": _mapping(about["versions"]) or {"": about["versions"]},
         "seeds": sorted({row["seed"] for row in scored}),
+        "frames": frames,
+        "protocols": [name for name in PROTOCOLS if name in {row["protocol"] for row in scored}],
+        "answer": in_short(frames["model_scores"], found),
         "findings": findings(frames, protocols, known.get("planted") or {}),
-        "sections": sections(frames, protocols),
+        "sections": sections(frames, protocols, known_scores, found),
         "failures": records(frames["failures"]),
     }
 

@@ -104,13 +104,23 @@ def step_of(name: str) -> tuple[str, int] | None:
 
 
 def checkpoints(scores: Scores) -> pd.DataFrame:
-    """Scores of the models that are checkpoints of a training with several; training and step are columns too."""
-    rows = scores.overall
+    """Scores of the models that are checkpoints of a training with several, and of their base as step 0.
+
+    Columns beside those of the scores: training, step.
+    """
+    import pandas as pd
+
+    every = rows = scores.overall
     steps = rows["model"].map(step_of)
     rows = rows[steps.notna()].assign(
         training=[said[0] for said in steps if said], step=[said[1] for said in steps if said]
     )
-    return rows[rows.groupby("training")["step"].transform("nunique") > 1].sort_values(["training", "step"])
+    rows = rows[rows.groupby("training")["step"].transform("nunique") > 1]
+    if rows.empty:
+        return rows
+    begun = rows[["training", "base"]].drop_duplicates().rename(columns={"base": "model"})
+    bases = every.merge(begun, on="model").assign(step=0)
+    return pd.concat([bases[rows.columns], rows], ignore_index=True).sort_values(["training", "step"])
 
 
 def trajectories(scores: Scores) -> pd.DataFrame:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from harness import figures
+from harness import analysis_sections, figures
 from harness.cells import (
     Columns,
+    Parts,
     Table,
     beside,
     count,
@@ -25,27 +26,16 @@ from harness.cells import (
     table,
     text,
 )
-from harness.figures import PROTOCOLS
+from harness.figures import PROTOCOLS, Figure, of_many
 from harness.panels import interval, number
 from harness.wording import in_words
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from harness.analysis import Analysis
+    from harness.scores import Scores
     from harness.spec import Protocol
-
-OVERALL = ("all", "reading")  # targets that stand for a whole data set
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Panels that share a caption; each panel is an SVG."""
-
-    caption: str
-    panels: list[str]
-
-
-Parts = list[str | Figure | Table]  # a string is a heading: the data set that what follows is about
 
 
 @dataclass(frozen=True)
@@ -58,12 +48,16 @@ class Section:
     parts: Parts
 
 
-def sections(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol]) -> list[Section]:
+def sections(
+    frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol], scores: Scores, found: Analysis
+) -> list[Section]:
     """The sections that have something to show, in the order of the page.
 
     Args:
-        frames: model_scores, layer_scores, reading_scores, model_properties, comparisons, correlations of one run.
+        frames: model_scores, layer_scores, reading_scores, reader_slopes, next_word_scores, model_properties of a run.
         protocols: protocol hash -> protocol, as far as this version of the program knows them.
+        scores: the same scores, with what is known of the models.
+        found: what was computed from them.
     """
     brain, reading = frames["model_scores"], frames["reading_scores"]
     shown = [
@@ -90,14 +84,35 @@ def sections(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol]) ->
         ),
         Section(
             "tuning", "Base against tuned",
-            "Gain is (tuned − base) / base. Pairs that share a base are not independent.",
-            _tuning_parts(frames["comparisons"], frames["correlations"]),
+            "Gain is (tuned − base) / base, in percent. Pairs that share a base are not independent: the unit of the "
+            "tests is the base, and a t-test over pairs is shown only to be distrusted.",
+            analysis_sections.tuning(found),
+        ),
+        Section(
+            "properties", "What goes with alignment",
+            "Over models, as papers print it, and over bases (the mean of the models that share one), which is the one "
+            "to believe. Size and knowledge go together; partial correlations hold one of them constant.",
+            analysis_sections.properties(scores, found),
+        ),
+        Section(
+            "trainings", "Along a training",
+            "Checkpoints of one training, told by their names, and whether the score rises with the step.",
+            analysis_sections.trainings(scores, found),
         ),
         Section(
             "reading", "Reading times",
             "r is Pearson’s correlation with the mean reading time of each word. Δ log-likelihood is the held-out gain "
             "per word of a regression that already knows the control predictors; partial r is r given them.",
-            [part for dataset, rows in reading.groupby("dataset") for part in _reading_parts(dataset, rows)],
+            [
+                *(part for dataset, rows in reading.groupby("dataset") for part in _reading_parts(dataset, rows)),
+                *_reader_parts(frames["reader_slopes"]),
+            ],
+        ),
+        Section(
+            "next-word", "Next-word prediction",
+            "Loss in nats a token of the model’s own tokenizer; bits a byte and perplexity a word compare models whose "
+            "tokenizers differ.",
+            _next_word_parts(frames["next_word_scores"]),
         ),
     ]  # fmt: skip
     return [section for section in shown if section.parts]
@@ -145,10 +160,11 @@ def _score_parts(dataset: str, rows: pd.DataFrame) -> Parts:
     short = {name: cells[name] for name in ("Layer", "r", "Interval", "Ratio")}
     parts: Parts = [dataset]
     if len(overall):
+        many = of_many((overall["kind"] == "model").sum() // overall["protocol"].nunique(), figures.MOST_MODELS)
         marks = (
             "Dots are models, open rings on the same row their untrained twins, diamonds controls; bars are intervals."
         )
-        parts.append(Figure(f"Score of each source. {marks}", figures.scores(overall)))
+        parts.append(Figure(f"Score of each source. {marks}{many}", figures.scores(overall)))
         parts.append(beside(f"Median over n neuroids. {kinds_of(overall)}", cells, overall))
     beyond = overall[overall["unique_r2"].notna()]
     if len(beyond):
@@ -181,34 +197,6 @@ def _layer_figures(layer_scores: pd.DataFrame, model_scores: pd.DataFrame) -> Pa
     ]
 
 
-def _tuning_parts(comparisons: pd.DataFrame, correlations: pd.DataFrame) -> Parts:
-    columns: Columns = {
-        "Tuned": ("tuned", str), "Base": ("base", str), "Protocol": ("protocol", str.upper), "Target": ("target", str),
-        "Base r": ("base_score", number), "Tuned r": ("tuned_score", number),
-        "Difference": ("difference", partial(number, sign=True)),
-        "Gain %": ("gain_percent", partial(number, digits=1, sign=True)), "Pair known from": ("pair_source", text),
-    }  # fmt: skip
-    parts: Parts = []
-    for dataset, rows in comparisons[comparisons["metric"] != "delta_ll"].groupby("dataset"):
-        whole = rows["target"].isin(OVERALL)
-        parts += [dataset, Figure("Score of the base and of the tuned model.", figures.slopes(rows[whole]))]
-        parts.append(table("Tuned beside base.", columns, strict_first(rows[whole]), n_words=4))
-        if not whole.all():
-            parts.append(table("Tuned beside base, by target", columns, strict_first(rows[~whole]), 4, folded=True))
-    columns = {
-        "Property": ("property", str), "Data set": ("dataset", str), "Protocol": ("protocol", str.upper),
-        "r": ("r", number), "Interval": ("r_low r_high", interval), "p": ("p", p_value),
-        "p adjusted": ("p_adjusted", p_value), "Models": ("n", count),
-    }  # fmt: skip
-    correlations = correlations[
-        (correlations["given"] == "") & (correlations["unit"] == "model") & (correlations["population"] == "all")
-    ]
-    caption = "Score against a property of the models: Pearson r, Fisher’s interval, p by Benjamini and Hochberg."
-    if len(correlations):
-        parts += ["Size of the models, all data sets", table(caption, columns, strict_first(correlations), n_words=3)]
-    return parts
-
-
 def _reading_parts(dataset: str, rows: pd.DataFrame) -> Parts:
     columns: Columns = {
         "Source": ("model", str), "Predictor": ("predictor", text), "r": ("r", number),
@@ -223,5 +211,32 @@ def _reading_parts(dataset: str, rows: pd.DataFrame) -> Parts:
         part = rows[rows["protocol"] == protocol]
         lines = sorted(records(part), key=lambda row: order.index(row["model"]))
         if lines:
-            parts.append(table(f"{protocol.upper()}. {kinds_of(part)}", columns, lines))
+            parts.append(table(f"{protocol.upper()}. {kinds_of(part)}", columns, lines, protocol=protocol))
     return parts
+
+
+def _reader_parts(slopes: pd.DataFrame) -> Parts:
+    """What a bit costs the readers, over all of them; single readers stand in the file."""
+    rows = slopes[(slopes["subject"] == "") & (slopes["term"] == "surprisal_bits")]
+    if rows.empty:
+        return []
+    columns: Columns = {
+        "Source": ("model", str), "Data set": ("dataset", str), "Protocol": ("protocol", str.upper),
+        "Log ms a bit": ("slope", partial(number, digits=4, sign=True)),
+        "Interval": ("low high", partial(interval, digits=4)), "p": ("p", p_value),
+        "SD over readers": ("sd_subjects", partial(number, digits=4)), "Readers": ("n_subjects", count),
+        "Readings": ("n_readings", count),
+    }  # fmt: skip
+    caption = "Reader by reader: slope of log reading time on surprisal, errors clustered by reader and sentence."
+    return ["By reader", table(caption, columns, strict_first(rows), n_words=3)]
+
+
+def _next_word_parts(rows: pd.DataFrame) -> Parts:
+    columns: Columns = {
+        "Source": ("model", str), "Kind": ("kind", kind), "Text": ("dataset", str), "Loss": ("loss_nats", number),
+        "Perplexity": ("perplexity", partial(number, digits=1)), "Accuracy": ("accuracy", number),
+        "Bits a byte": ("bits_per_byte", number), "Perplexity a word": ("word_perplexity", partial(number, digits=0)),
+        "Tokens": ("n_tokens", count),
+    }  # fmt: skip
+    lines = sorted(records(rows), key=lambda row: (row["dataset"], row["bits_per_byte"]))
+    return [table("The text of next_word_scores, the best first.", columns, lines, n_words=3)] if lines else []

@@ -1,4 +1,4 @@
-"""Entry point for `ray job submit -- python jobs/analyse.py OUT`: the report of a finished run's tables."""
+"""Entry point for `ray job submit -- python jobs/analyse.py OUT`: `harness analyse` of a finished run's tables."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ import sys
 from harness.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["report", *sys.argv[1:]]))
+    sys.exit(main(["analyse", *sys.argv[1:]]))
