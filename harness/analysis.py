@@ -93,8 +93,11 @@ def _of_size(found: Analysis, protocol: str | None) -> list[str]:
     plain = rows[(rows["given"] == "") & (rows["unit"] == "model") & rows["r"].notna()]
     if plain.empty:
         return []
+    over = rows[(rows["unit"] == "base") & (rows["given"] == "") & rows["r"].notna()]
+    if over.empty:
+        return ["The models are of too few bases to say what goes with alignment."]
     top = max(plain.to_dict("records"), key=lambda row: abs(row["r"]))
-    over = rows[(rows["unit"] == "base") & (rows["given"] == "") & (rows["property"] == top["property"])]
+    over = over[over["property"] == top["property"]]
     text = f"Of what is known of the models, {top['property']} goes with alignment most, r = {_r(top)} over {top['n']} "
     text += f"{'tuned ' if population == 'tuned' else ''}models {_where(top)}"
     text += "".join(f", {_r(row)} over {row['n']} bases" for row in over.to_dict("records"))

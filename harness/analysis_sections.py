@@ -103,7 +103,8 @@ def _drawn(scores: Scores) -> list[tuple[str, pd.DataFrame]]:
     rows = rows[rows["metric"] != "delta_ll"]
     if (rows["dataset"] == AVERAGE).any():
         rows = rows[rows["dataset"].isin([AVERAGE]) | (rows["target"] == "reading")]
-    return list(rows.groupby("dataset", sort=False))[:MOST_DATASETS]
+    drawn = sorted(rows.groupby("dataset", sort=False), key=lambda part: part[0] != AVERAGE)
+    return [(str(dataset), part) for dataset, part in drawn[:MOST_DATASETS]]
 
 
 def _panels(scores: Scores, dataset: str, rows: pd.DataFrame, found: Analysis) -> Parts:
@@ -112,7 +113,8 @@ def _panels(scores: Scores, dataset: str, rows: pd.DataFrame, found: Analysis) -
     parts: Parts = [dataset]
     for name in names:
         panels = property_figures.against(scores, rows, name, found.correlations)
-        line = " The line goes through the means of bases; the band is its 95 % interval." if name == LOG_SIZE else ""
+        has_line = any("<polygon" in panel for panel in panels)
+        line = " The line goes through the means of bases; the band is its 95 % interval." if has_line else ""
         what = "the number of parameters" if name == LOG_SIZE else name
         if panels:
             parts.append(Figure(f"Score against {what}. Rings are base models, dots tuned ones.{line}", panels, legend))

@@ -23,7 +23,7 @@ KINDS = {
 }  # fmt: skip
 
 
-MOST_ROWS = 1500  # of a shown table; the rest is in the files
+MOST_ROWS, MOST_FOLDED = 1100, 300  # of a shown table; the rest is in the files
 
 
 @dataclass(frozen=True)
@@ -65,28 +65,36 @@ Parts = list[str | Figure | Table]  # a string is a heading: the data set that w
 
 def records(frame: pd.DataFrame) -> list[Row]:
     """Rows as plain mappings; text that is absent is ""."""
-    texts = [name for name in frame.columns if frame[name].dtype.kind not in "fiub"]
-    rows: list[Row] = frame.assign(**{name: frame[name].fillna("") for name in texts}).to_dict("records")
-    return rows
+    columns = [
+        (frame[name] if frame[name].dtype.kind in "fiub" else frame[name].astype(object).fillna("")).to_numpy().tolist()
+        for name in frame.columns
+    ]
+    return [dict(zip(frame.columns, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def table(
     caption: str, columns: Columns, rows: list[Row], n_words: int = 2, folded: bool = False, protocol: str = ""
 ) -> Table:
     """One line per row, as far as a page holds them."""
-    lines = [_cells(columns, row) for row in rows[:MOST_ROWS]]
-    return Table(caption + _cut(len(rows)), list(columns), lines, n_words, folded=folded, protocol=protocol)
+    most = MOST_FOLDED if folded else MOST_ROWS
+    lines = [_cells(columns, row) for row in rows[:most]]
+    return Table(caption + _cut(len(rows), most), list(columns), lines, n_words, folded=folded, protocol=protocol)
 
 
-def _cut(n: int) -> str:
-    return f" The first {MOST_ROWS:,} of {n:,} rows." if n > MOST_ROWS else ""
+def _cut(n: int, most: int) -> str:
+    return f" The first {most:,} of {n:,} rows." if n > most else ""
 
 
 def beside(caption: str, columns: Columns, rows: pd.DataFrame, second: str = "Kind", folded: bool = False) -> Table:
     """One row per source and target, the protocols beside each other, STRICT first; `second` is "Kind" or "Target"."""
     shown = [name for name in PROTOCOLS if name in set(rows["protocol"])]
-    lines = []
-    for target, part in rows.groupby("target"):
+    lines: list[list[str]] = []
+    used = ["model", "protocol", "kind", "target", *(name for names, _ in columns.values() for name in names.split())]
+    for target, part in rows[list(dict.fromkeys(used)) + [name for name in ("r",) if name not in used]].groupby(
+        "target"
+    ):
+        if folded and len(lines) > MOST_FOLDED:
+            break
         found = {(row["model"], row["protocol"]): row for row in records(part)}
         for name in figures.in_order(part):
             present = [found.get((name, protocol)) for protocol in shown]
@@ -94,8 +102,10 @@ def beside(caption: str, columns: Columns, rows: pd.DataFrame, second: str = "Ki
             cells = (cell for row in present for cell in _cells(columns, row))
             lines.append([name, kind_ if second == "Kind" else target, *cells])
     groups = (("", 2), *((protocol.upper(), len(columns)) for protocol in shown))
-    caption += _cut(len(lines))
-    return Table(caption, ["Source", second, *list(columns) * len(shown)], lines[:MOST_ROWS], 2, groups, folded)
+    most = MOST_FOLDED if folded else MOST_ROWS
+    n_rows = len(rows.drop_duplicates(["model", "target"]))
+    caption += _cut(n_rows, most)
+    return Table(caption, ["Source", second, *list(columns) * len(shown)], lines[:most], 2, groups, folded)
 
 
 def _cells(columns: Columns, row: Row | None) -> list[str]:

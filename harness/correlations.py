@@ -135,14 +135,14 @@ def _plain(x: Any, y: Any) -> tuple[float, float]:
 
 
 def _partial(x: Any, y: Any, beside: Any) -> tuple[float, float]:
-    import statsmodels.api as sm
+    from statsmodels.regression.linear_model import OLS
 
     design = np.column_stack([np.ones(len(x)), beside])
     kept = beside.std(axis=0) > 0
     left = x - design @ np.linalg.lstsq(design, x, rcond=None)[0]
     if np.ptp(x) == 0 or np.ptp(y) == 0 or not kept.all() or left.std() < 1e-9 * x.std():
         return math.nan, math.nan  # nothing of x is left
-    fit = sm.OLS(y, np.column_stack([x - x.mean(), design])).fit()
+    fit = OLS(y, np.column_stack([x - x.mean(), design])).fit()
     if fit.df_resid < 1 or fit.ssr <= 1e-20 * fit.centered_tss:
         return math.nan, math.nan
     t = float(fit.tvalues[0])

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_BYTES = 1_500_000  # of one file within the page
+MOST_BYTES, MOST_TOGETHER = 1_000_000, 2_500_000  # of one file within the page, and of all
+MOST_ROWS = 25_000  # of a table that is tried
 PLAIN_CSV_BYTES = 200_000  # larger ones are gzipped, which pandas and DuckDB read as they are
 
 
@@ -30,7 +31,14 @@ class Download:
 
 def of(frames: dict[str, pd.DataFrame]) -> list[Download]:
     """The tables that have rows, in order."""
-    return [Download(name, len(frame), tuple(_forms(name, frame))) for name, frame in frames.items() if len(frame)]
+    found, left = [], MOST_TOGETHER
+    for name, frame in frames.items():
+        few = 0 < len(frame) <= MOST_ROWS
+        forms = [form for form in _forms(name, frame) if form[2] <= left] if few else []
+        left -= sum(n_bytes for _, _, n_bytes in forms)
+        if len(frame):
+            found.append(Download(name, len(frame), tuple(forms)))
+    return found
 
 
 def _forms(name: str, frame: pd.DataFrame) -> list[tuple[str, str, int]]:
@@ -41,7 +49,7 @@ def _forms(name: str, frame: pd.DataFrame) -> list[tuple[str, str, int]]:
     forms = [_form(f"{name}.parquet", "application/vnd.apache.parquet", parquet.getvalue())]
     csv = frame.to_csv(index=False).encode()
     if len(csv) > PLAIN_CSV_BYTES:
-        csv, name = gzip.compress(csv, mtime=0), f"{name}.csv.gz"
+        csv, name = gzip.compress(csv, compresslevel=6, mtime=0), f"{name}.csv.gz"
         kind = "application/gzip"
     else:
         name, kind = f"{name}.csv", "text/csv"

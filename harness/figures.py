@@ -17,7 +17,7 @@ from harness.spec import ProtocolName, Variant
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_MODELS, MOST_CURVES, MOST_PAIRS = 30, 20, 40  # that a figure draws
+MOST_MODELS, MOST_CURVES, MOST_PAIRS = 30, 12, 40  # that a figure draws
 
 PROTOCOLS: tuple[ProtocolName, ...] = ("strict", "paper", "brainscore2026")
 
@@ -68,9 +68,12 @@ def layers(rows: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:
         rows: "layer_scores" of one data set and target; controls are left out, for their layers are variants.
         chosen: "model_scores" of the same; a ring marks the layer chosen.
     """
-    rows = rows[(rows["kind"] != "control") & rows["r"].notna()]
-    best = rows["r"].groupby(rows["model"].map(base_name)).max().nlargest(MOST_CURVES).index
-    rows = rows[rows["model"].map(base_name).isin(best)]
+    rows = rows.loc[
+        (rows["kind"] != "control") & rows["r"].notna(), ["model", "protocol", "stack", "layer", "r", "ceiling"]
+    ]
+    whole = rows["model"].map({name: base_name(name) for name in set(rows["model"])})
+    best = rows["r"].groupby(whole).max().nlargest(MOST_CURVES).index
+    rows = rows[whole.isin(best)]
     controls = chosen[(chosen["kind"] == "control") & chosen["r"].notna()].sort_values("r")
     colours = _colours(rows["model"])
     y_range = span([*rows["r"], *rows["ceiling"], *controls.groupby("protocol")["r"].max()])
@@ -124,7 +127,8 @@ def in_order(rows: pd.DataFrame, by: str = "r") -> list[str]:
     The score is that under STRICT where there is one.
     """
     best: dict[str, float] = {}
-    for row in sorted(rows.to_dict("records"), key=lambda row: PROTOCOLS.index(row["protocol"])):
+    few = rows[list(dict.fromkeys(["model", "protocol", by]))]
+    for row in sorted(few.to_dict("records"), key=lambda row: PROTOCOLS.index(row["protocol"])):
         best.setdefault(row["model"], -math.inf if math.isnan(row[by]) else row[by])
     control = dict(zip(rows["model"], rows["kind"] == "control", strict=True))
     own = {name: best.get(base_name(name), best[name]) for name in best}

@@ -8,7 +8,7 @@ whether it was found.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness import analysis
@@ -199,9 +199,11 @@ def _failures(failures: pd.DataFrame) -> Iterator[Finding]:
 
 def _top(rows: pd.DataFrame, by: str = "r") -> dict[str, Any] | None:
     """The row with the highest value, or None where nothing was measured."""
-    measured: list[dict[str, Any]] = rows[rows[by].notna()].to_dict("records")
-    key: Callable[[dict[str, Any]], float] = lambda row: row[by]  # noqa: E731
-    return max(measured, key=key, default=None)
+    measured = rows[rows[by].notna()]
+    if measured.empty:
+        return None
+    found: dict[str, Any] = measured.loc[[measured[by].idxmax()]].iloc[0].to_dict()
+    return found
 
 
 def _protocol(rows: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -11,10 +11,11 @@ import contextlib
 import hashlib
 import json
 import uuid
+from dataclasses import replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from harness import analysis, datasets, downloads, scores, tables
+from harness import analysis, datasets, downloads, figures, scores, tables
 from harness.cells import Table, records
 from harness.figures import PROTOCOLS
 from harness.findings import findings, in_short
@@ -22,13 +23,16 @@ from harness.sections import sections
 from harness.spec import protocol_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from harness.spec import Protocol
 
 # The large tables, by neuroid and by word, are left to pandas and DuckDB.
 _FRAMES = (
-    "model_scores", "layer_scores", "reading_scores", "reader_slopes", "next_word_scores", "model_properties",
-    "failures",
+    "model_scores", "reading_scores", "reader_slopes", "next_word_scores", "model_properties", "failures",
 )  # fmt: skip
+LARGE = 5000  # rows of model_scores; of such a page only what is on the screen is laid out
+MOST_WITH_PEOPLE = 100  # models; beyond it intervals over people are left to `harness analyse`
 # LaTeX's own characters, and those that its fonts lack.
 _TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -53,7 +57,8 @@ def write(out: str, run: str | None = None) -> str:
     script = (resources.files("harness") / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     content = _content(out, run)
-    held = downloads.of({name: content["frames"][name] for name in content["frames"] if name != "failures"})
+    left_out = {"failures", *(["layer_scores"] if content["is_large"] else [])}
+    held = downloads.of({name: frame for name, frame in content["frames"].items() if name not in left_out})
     page = _render("report.html.j2", content | {"files": held, "script": script, "script_hash": f"sha256-{digest}"})
     filesystem, root = fsspec.core.url_to_fs(out)
     aside = f"{root}/.report-{uuid.uuid4().hex}.html"
@@ -90,27 +95,49 @@ def _render(template: str, content: dict[str, Any]) -> str:
 
 def _content(out: str, run: str | None) -> dict[str, Any]:
     """Everything that the templates show."""
+    import pandas as pd
+
     about = tables.pick_run(out, run)
     frames = {name: tables.read(out, name, about["run"]) for name in _FRAMES}
-    known_scores = scores.of_tables(out, about["run"])
+    frames["layer_scores"] = _layers(out, about["run"], frames["model_scores"])
+    known_scores = _scores(out, about["run"], frames)
     found = analysis.analyse(known_scores)
     frames |= {"comparisons": found.pairs, "tuning_tests": found.tuning, "correlations": found.correlations}
     known = _mapping(about["content"])
-    scored = records(frames["model_scores"]) + records(frames["reading_scores"])
-    protocols = _protocols({row["dataset"] for row in scored}, known.get("protocols") or [])
+    scored = pd.concat([frames[name][["dataset", "protocol", "seed"]] for name in ("model_scores", "reading_scores")])
+    protocols = _protocols(set(scored["dataset"]), known.get("protocols") or [])
     return {
         "out": out.rstrip("/"),
         "about": about,
         "machine": _mapping(about["machine"]) or {"": about["machine"]},
         "versions": _mapping(about["versions"]) or {"": about["versions"]},
-        "seeds": sorted({row["seed"] for row in scored}),
+        "is_large": len(frames["model_scores"]) > LARGE,
+        "seeds": sorted(set(scored["seed"])),
         "frames": frames,
-        "protocols": [name for name in PROTOCOLS if name in {row["protocol"] for row in scored}],
+        "protocols": [name for name in PROTOCOLS if name in set(scored["protocol"])],
         "answer": in_short(frames["model_scores"], found),
         "findings": findings(frames, protocols, known.get("planted") or {}),
         "sections": sections(frames, protocols, known_scores, found),
         "failures": records(frames["failures"]),
     }
+
+
+def _layers(out: str, run: str, brain: pd.DataFrame) -> pd.DataFrame:
+    """The table layer_scores; of a large run only of the sources whose curves may be drawn."""
+    if len(brain) <= LARGE:
+        return tables.read(out, "layer_scores", run)
+    overall = brain[brain["target"] == "all"]
+    drawn = [figures.best_models(part, figures.MOST_CURVES) for _, part in overall.groupby("dataset")]
+    return tables.read(out, "layer_scores", run, models=set().union(*drawn))
+
+
+def _scores(out: str, run: str, frames: dict[str, pd.DataFrame]) -> scores.Scores:
+    """The scores of the frames; of single people too, unless the models are so many that reading them takes long."""
+    brain, read, known = (frames[name] for name in ("model_scores", "reading_scores", "model_properties"))
+    found = scores.of_run(out, brain, read, known, tables.read(out, "benchmark_scores"))
+    if len(found.models) > MOST_WITH_PEOPLE:
+        return found
+    return replace(found, people=scores.people_of(out, run, brain))
 
 
 def _protocols(names: set[str], of_run: list[dict[str, Any]]) -> dict[str, Protocol]:

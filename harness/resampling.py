@@ -12,6 +12,7 @@ percentiles); Owen 2007, "The pigeonhole bootstrap" (two crossed factors); Satte
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from harness.records import Floats
 
 N_FLIPS = 20_000  # up to 14 bases every pattern of signs is tried (2**14 = 16,384)
+N_DRAWN = 4_999  # patterns drawn where there are more
 N_BOOTSTRAPS = 10_000
 FEWEST = 5  # units to resample; of fewer no interval is given
 
@@ -45,10 +47,10 @@ def sign_flip(values: Floats, seed: int = 0) -> SignFlip:
         return SignFlip(math.nan, math.nan, exact=False)
     exact = 2**n <= N_FLIPS
     result = stats.permutation_test(
-        (values,), _mean, permutation_type="samples", vectorized=True, n_resamples=N_FLIPS,
+        (values,), _mean, permutation_type="samples", vectorized=True, n_resamples=N_FLIPS if exact else N_DRAWN,
         rng=np.random.default_rng(seed),
     )  # fmt: skip
-    return SignFlip(float(result.pvalue), 2.0 ** (1 - n) if exact else 1 / (N_FLIPS + 1), exact)
+    return SignFlip(float(result.pvalue), 2.0 ** (1 - n) if exact else 1 / (N_DRAWN + 1), exact)
 
 
 def _mean(x: Floats, axis: int) -> Floats:
@@ -86,9 +88,8 @@ def bootstrap(values: Floats, people: Floats | None = None, seed: int = 0) -> In
     counts = table.shape[:1] if people is None else table.shape
     if min(counts) < FEWEST:
         return NO_INTERVAL
-    draw = np.random.default_rng(seed)
-    weights = [draw.multinomial(n, np.full(n, 1 / n), size=N_BOOTSTRAPS) / n for n in table.shape]
-    means = np.einsum("du,up,dp->d", *(weights[0], table, weights[1]), optimize=True)
+    of_units, of_people = (_weights(n, seed + i) for i, n in enumerate(table.shape))
+    means = ((of_units @ table) * of_people).sum(axis=1)
     se, df = standard_error(table)
     mean, t = float(table.mean()), float(stats.t.ppf(0.975, df))
     if se <= 1e-12 * abs(mean) or means.std() == 0:
@@ -96,6 +97,12 @@ def bootstrap(values: Floats, people: Floats | None = None, seed: int = 0) -> In
     tail = float(stats.norm.cdf(-t))
     low, high = mean + (np.quantile(means, [tail, 1 - tail]) - mean) * se / means.std()
     return Interval(float(low), float(high), float(2 * stats.t.sf(abs(mean) / se, df)), df)
+
+
+@lru_cache(maxsize=4)
+def _weights(n: int, seed: int) -> Floats:
+    """(draw, unit) share of each unit in each draw; the same for all data sets, whose bases are the same."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_BOOTSTRAPS) / n
 
 
 def standard_error(table: Floats) -> tuple[float, float]:

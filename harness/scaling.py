@@ -48,7 +48,8 @@ def scaling(scores: Scores) -> pd.DataFrame:
         low, high = fit.conf_int()[1]
         rows.append({
             **key, "n_models": int(points["n_models"].sum()), "n_bases": len(points), "slope": float(fit.params[1]),
-            "low": float(low), "high": float(high), "p": float(fit.pvalues[1]), "r2": float(fit.rsquared),
+            "low": float(low), "high": float(high), "p": float(fit.pvalues[1]),
+            "r2": float(fit.rsquared) if fit.centered_tss > 0 else math.nan,
             **_in_family(points),
         })  # fmt: skip
     return pd.DataFrame(rows)
@@ -56,10 +57,8 @@ def scaling(scores: Scores) -> pd.DataFrame:
 
 def curve(x: Floats, y: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     """(x, line, low, high): the least-squares line of y on x, and the 95 % interval of its mean, at N_POINTS places."""
-    import statsmodels.api as sm
-
     at = np.linspace(x.min(), x.max(), N_POINTS)
-    found = _line(x, y).get_prediction(sm.add_constant(at)).summary_frame(alpha=0.05)
+    found = _line(x, y).get_prediction(np.column_stack([np.ones(len(at)), at])).summary_frame(alpha=0.05)
     return at, *(found[name].to_numpy() for name in ("mean", "mean_ci_lower", "mean_ci_upper"))
 
 
@@ -76,9 +75,9 @@ def _points(scores: Scores, part: pd.DataFrame) -> pd.DataFrame:
 
 
 def _line(x: Floats, y: Floats, *others: Floats) -> Any:
-    import statsmodels.api as sm
+    from statsmodels.regression.linear_model import OLS  # statsmodels.api would bring its plots
 
-    return sm.OLS(y, np.column_stack([np.ones(len(x)), x, *others])).fit()
+    return OLS(y, np.column_stack([np.ones(len(x)), x, *others])).fit()
 
 
 def _in_family(points: pd.DataFrame) -> dict[str, float]:

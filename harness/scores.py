@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 OVERALL = ("all", "reading")  # targets that stand for a whole data set
 AVERAGE = "average"  # the "data set" that is the mean of a model's raw scores over the brain data sets
 SIZE = "n_parameters"
-MOST_NEUROID_ROWS = 20_000_000  # beyond it scores of single people are not read; intervals are then over bases alone
+MOST_NEUROIDS = 500_000  # over all models; beyond it single people's are not read: intervals are over bases alone
 
 _KEYS = ["model", "dataset", "protocol", "target", "metric"]
 
@@ -107,13 +107,12 @@ def _average(rows: pd.DataFrame, brain: set[str] | None) -> pd.DataFrame:
     return pd.concat(parts) if parts else rows.iloc[:0]
 
 
-def of_tables(out: str, run: str | None = None, with_people: bool = True) -> Scores:
+def of_tables(out: str, run: str | None = None) -> Scores:
     """The scores of a run, and what is known of its models by then, imported benchmarks among it.
 
     Args:
         out: folder or URL that holds `tables`.
         run: a run id; None is the run that started last.
-        with_people: whether scores of single people are read too (from `neuroid_scores`).
 
     Raises:
         FileNotFoundError: if there are no tables.
@@ -124,7 +123,7 @@ def of_tables(out: str, run: str | None = None, with_people: bool = True) -> Sco
         tables.read(out, name, about) for name in ("model_scores", "reading_scores", "model_properties")
     )
     found = of_run(f"{out} (run {about})", brain, read, known, tables.read(out, "benchmark_scores"))
-    return replace(found, people=_people(out, about, brain)) if with_people else found
+    return replace(found, people=people_of(out, about, brain))
 
 
 def of_run(
@@ -177,18 +176,16 @@ def _benchmarks(rows: pd.DataFrame | None) -> dict[str, pd.Series]:
     return {name: part.set_index("model")["value"] for name, part in newest.groupby("name")}
 
 
-def _people(out: str, run: str, brain: pd.DataFrame) -> pd.DataFrame:
+def people_of(out: str, run: str, brain: pd.DataFrame) -> pd.DataFrame:
     """Median over each person's neuroids at the layer that the model's score is of; empty where there are too many."""
     import pandas as pd
 
     columns = ["model", "dataset", "protocol", "subject", "score"]
     chosen = brain[(brain["target"] == "all") & (brain["kind"] == "model")]
     keys = ["model", "dataset", "protocol", "stack", "layer"]
-    rows = tables.read_where(
-        out, "neuroid_scores", run, [*keys, "subject", "roi", "r"], MOST_NEUROID_ROWS, kind="model"
-    )
-    if rows is None or rows.empty:
+    if chosen["n_neuroids"].sum() > MOST_NEUROIDS:
         return pd.DataFrame(columns=columns)
+    rows = tables.read(out, "neuroid_scores", run, [*keys, "subject", "roi", "r"], models=set(chosen["model"]))
     at = rows.merge(chosen[keys], on=keys)
     at = at[(at["subject"] != "") & (at["subject"] != "group") & ~at["roi"].str.startswith("group ")]
     found = at.groupby([*keys[:3], "subject"], as_index=False)["r"].median().rename(columns={"r": "score"})

@@ -127,8 +127,9 @@ def _what_ran(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol]) -
         **({"Loss (nats a token)": ("next_word_loss", number)} if any(row["next_word_text"] for row in models) else {}),
     }  # fmt: skip
     parts: Parts = [table("Models.", columns, models, n_words=5)] if models else []
-    brain = frames["model_scores"]
-    scored = records(brain[brain["target"] == "all"]) + records(frames["reading_scores"])
+    brain, key = frames["model_scores"], ["dataset", "protocol", "protocol_hash"]
+    scored = records(brain[brain["target"] == "all"].drop_duplicates(key))
+    scored += records(frames["reading_scores"].drop_duplicates(key))
     used = {(row["dataset"], PROTOCOLS.index(row["protocol"]), row["protocol_hash"]): row for row in scored}
     methods, notes = [], []
     for _, row in sorted(used.items(), key=lambda item: item[0]):

@@ -217,45 +217,57 @@ def mixed_model(values: Floats, groups: Any) -> Mixed:
     from scipy import stats
 
     _, of = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    if len(set(of.tolist())) < 2 or np.ptp(values) == 0:
+    sizes = np.bincount(of).astype(float)
+    if len(sizes) < 2 or np.ptp(values) == 0:
         return Mixed(*[math.nan] * 6)
-    same = (of[:, None] == of).astype(float)
-    repeated = len(set(of.tolist())) < len(of)
-    ratio = _variance_ratio(values, same) if repeated else 0.0  # of groups of one nothing is between
-    precision = np.linalg.inv(np.eye(len(of)) + ratio * same)
-    weights = precision.sum(axis=1)
-    mean = float(weights @ values / weights.sum())
-    within = float((values - mean) @ precision @ (values - mean)) / (len(of) - 1)
-    variance = within / float(weights.sum())
-    df = _satterthwaite(precision / within, same) if ratio > 0 else len(of) - 1.0
+    means = np.bincount(of, values) / sizes
+    rest = float(((values - means[of]) ** 2).sum())
+    ratio = _variance_ratio(sizes, means, rest) if len(sizes) < len(of) else 0.0  # of groups of one nothing is between
+    mean, within, weight = _fit(sizes, means, rest, ratio)
+    variance = within / weight
+    df = _satterthwaite(within, ratio, of) if ratio > 0 else len(of) - 1.0
     half = float(stats.t.ppf(0.975, df)) * math.sqrt(variance)
     p = float(2 * stats.t.sf(abs(mean) / math.sqrt(variance), df))
     return Mixed(mean, mean - half, mean + half, p, df, ratio / (1 + ratio))
 
 
-def _variance_ratio(values: Floats, same: Floats) -> float:
+def _fit(sizes: Floats, means: Floats, rest: float, ratio: float) -> tuple[float, float, float]:
+    """(mean, variance within groups, sum of the groups' weights) where the ratio of the variances is known.
+
+    Args:
+        sizes: (group,) number of values.
+        means: (group,) of the values.
+        rest: sum of squares within groups.
+        ratio: variance between groups over variance within.
+    """
+    weights = sizes / (1 + ratio * sizes)
+    mean = float(weights @ means / weights.sum())
+    within = (rest + float(weights @ (means - mean) ** 2)) / (sizes.sum() - 1)
+    return mean, float(within), float(weights.sum())
+
+
+def _variance_ratio(sizes: Floats, means: Floats, rest: float) -> float:
     """Variance between over variance within groups, where the restricted likelihood is highest; 0 at the border."""
     from scipy.optimize import minimize_scalar
 
     def deviance(log_ratio: float) -> float:
-        covariance = np.eye(len(values)) + math.exp(log_ratio) * same
-        precision = np.linalg.inv(covariance)
-        weights = precision.sum(axis=1)
-        rest = values - weights @ values / weights.sum()
-        within = rest @ precision @ rest / (len(values) - 1)
-        return float((len(values) - 1) * math.log(within) + np.linalg.slogdet(covariance)[1] + math.log(weights.sum()))
+        ratio = math.exp(log_ratio)
+        _, within, weight = _fit(sizes, means, rest, ratio)
+        return float((sizes.sum() - 1) * math.log(within) + np.log1p(ratio * sizes).sum() + math.log(weight))
 
     border = -20.0
     best = minimize_scalar(deviance, bounds=(-10, 10), method="bounded", options={"xatol": 1e-8})
     return math.exp(best.x) if best.fun < deviance(border) - 1e-9 else 0.0
 
 
-def _satterthwaite(precision: Floats, same: Floats) -> float:
+def _satterthwaite(within: float, ratio: float, of: Any) -> float:
     """Degrees of freedom of the mean's variance, 2 Var^2 / Var(Var), by the expected information of both variances."""
+    same = (of[:, None] == of).astype(float)
+    precision = np.linalg.inv(np.eye(len(of)) + ratio * same) / within
     weights = precision.sum(axis=1)
     variance = 1 / weights.sum()
     projection = precision - variance * np.outer(weights, weights)
-    parts = (np.eye(len(same)), same)
-    information = [[np.trace(projection @ one @ projection @ other) / 2 for other in parts] for one in parts]
-    slope = np.array([variance**2 * (weights @ part @ weights) for part in parts])
+    moved = (projection, projection @ same)  # by the derivatives of the covariance: the identity, and `same`
+    information = [[float((one * other.T).sum()) / 2 for other in moved] for one in moved]
+    slope = variance**2 * np.array([weights @ weights, weights @ same @ weights])
     return float(2 * variance**2 / (slope @ np.linalg.solve(information, slope)))

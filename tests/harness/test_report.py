@@ -165,7 +165,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.elements.append((tag, dict(attributes), tuple(self._open)))
-        if tag not in {"meta", "line", "circle", "rect", "path", "polyline", "polygon", "input"}:
+        if tag not in {"meta", "line", "path", "polyline", "polygon", "input"}:
             self._open.append(tag)
 
     def handle_startendtag(self, tag, attributes):
