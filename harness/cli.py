@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from harness import analysis_commands, commands, fleet_commands, word_commands
+from harness import analysis_commands, commands, fleet_commands, property_commands, word_commands
 from harness.spec import SPECS
 
 
@@ -112,6 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     word_commands.add_options(words)
     _add_precision(words)
     add_data_root(words)
+
+    known = add("properties", property_commands.properties, "MMLU and BBH of models: measured here, or imported.")
+    property_commands.add_options(known)
+    add_data_root(known)
 
     kept = add("cache", commands.cache, "What the store holds: list it, read it through, clear what is of no use.")
     kept.add_argument("what", choices=("ls", "verify", "gc"), help="list; compare checksums; remove what is of no use")

@@ -62,9 +62,10 @@ def _last_words(outcome: Any, page: str) -> str:
 PROTOCOLS: dict[str, tuple[ProtocolName, ...]] = {
     "paper": ("paper",),
     "strict": ("strict",),
+    "equal": ("equal",),
     "brainscore2026": ("brainscore2026",),
     "both": ("strict", "paper"),
-    "all": ("strict", "paper", "brainscore2026"),
+    "all": ("strict", "paper", "equal", "brainscore2026"),
 }
 
 

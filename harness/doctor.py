@@ -11,7 +11,14 @@ from typing import Any
 def examine(data_root: str) -> list[dict[str, Any]]:
     """One row per thing: what, state ("works", "absent", "broken"), detail. "absent" limits, "broken" prevents."""
     return [*(_library(name) for name in ("torch", "transformers", "ray", "pyarrow")), _gpu(), _cupy(), _vllm(),
-            _disk(), *_data(data_root)]  # fmt: skip
+            _lm_eval(), _disk(), *_data(data_root)]  # fmt: skip
+
+
+def has_cuda() -> bool:
+    """Whether torch sees a GPU."""
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 def _row(what: str, state: str, detail: str) -> dict[str, Any]:
@@ -28,7 +35,7 @@ def _library(name: str) -> dict[str, Any]:
 def _gpu() -> dict[str, Any]:
     import torch
 
-    if not torch.cuda.is_available():
+    if not has_cuda():
         return _row("GPU", "absent", "torch sees none: models are read and ridge is computed on the CPU")
     names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
     return _row("GPU", "works", ", ".join(names))
@@ -48,6 +55,12 @@ def _vllm() -> dict[str, Any]:
     if find_spec("vllm") is None:
         return _row("vllm", "absent", "not installed; transformers reads every model")
     return _row("vllm", "works", f"{version('vllm')}: decoders of 30 billion parameters and more, or --backend vllm")
+
+
+def _lm_eval() -> dict[str, Any]:
+    if find_spec("lm_eval") is None:
+        return _row("lm_eval", "absent", "no MMLU and BBH measured here; extra `knowledge`")
+    return _row("lm_eval", "works", f"{version('lm_eval')}: MMLU and BBH, `harness properties`")
 
 
 def _disk() -> dict[str, Any]:

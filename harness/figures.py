@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MOST_MODELS, MOST_CURVES, MOST_PAIRS = 30, 12, 40  # that a figure draws
 
-PROTOCOLS: tuple[ProtocolName, ...] = ("strict", "paper", "brainscore2026")
+PROTOCOLS: tuple[ProtocolName, ...] = ("strict", "paper", "equal", "brainscore2026")
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,9 @@ class ByFold(Interface):
     def layers(self) -> tuple[Layer, ...]:
         """The layers, in order."""
 
+    def on(self, row_ids: Sequence[str], /) -> ByFold:
+        """The same on these rows of the responses; training rows are then counted among them."""
+
     def of(self, train: Integers, /) -> Matrices:
         """The matrices of the fold with these training rows."""
 

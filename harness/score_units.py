@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from harness import controls, folds, hemodynamics, next_word, reading, scoring, slopes, tables
 from harness.fitting import Spread, here
 from harness.records import Ceiling, Dataset, Features, Surprisals, indices_of
-from harness.reduction import Reduction
+from harness.reduction import Reduction, RowReduction
 from harness.rows import BrainRows
 from harness.spec import Protocol, Sampling, content_hash
 from harness.store import Store
@@ -94,7 +94,9 @@ class ScoreUnit:
             regression = replace(regression, scale="center")
         return replace(self.protocol, layer_choice="nested", regression=regression)
 
-    def _features(self, dataset: Dataset, store: Store) -> tuple[Features | Reduction, Surprisals | None]:
+    def _features(
+        self, dataset: Dataset, store: Store
+    ) -> tuple[Features | Reduction | RowReduction, Surprisals | None]:
         """Features on the rows of the responses, and surprisals where they were read in the same pass."""
         if self.features is None:
             return self._of_control(self.source, dataset), None
@@ -102,7 +104,7 @@ class ScoreUnit:
         assert features is not None  # noqa: S101 - asked for
         return self._on_rows(features, dataset, self.protocol.sampling), words
 
-    def _of_control(self, source: Source, dataset: Dataset) -> Features | Reduction:
+    def _of_control(self, source: Source, dataset: Dataset) -> Features | Reduction | RowReduction:
         """A control's features on the rows of the responses."""
         features, sampling = controls.features(source.name, dataset, source.seed, source.file), self.protocol.sampling
         control = controls.CONTROLS[source.name]
@@ -112,10 +114,13 @@ class ScoreUnit:
             features, dataset, replace(sampling, pool=control.pool or sampling.pool) if sampling else None
         )
 
-    def _on_rows(self, features: Features, dataset: Dataset, sampling: Sampling | None) -> Features | Reduction:
+    def _on_rows(
+        self, features: Features, dataset: Dataset, sampling: Sampling | None
+    ) -> Features | Reduction | RowReduction:
         """Stimuli are the rows, or words are carried to scans and, by fold, reduced."""
         if sampling is None:
-            return features
+            n = self.protocol.components
+            return RowReduction(features, n) if n else features
         assert dataset.responses is not None  # noqa: S101 - only responses have scans
         if not self.protocol.components:
             return hemodynamics.at_scans(features, dataset.stimuli, dataset.responses, sampling)

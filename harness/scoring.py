@@ -58,6 +58,7 @@ def _score_part(
     if isinstance(features, Features):
         rows = indices_of(responses.row_ids, features.row_ids, "features for the rows of the responses")
         return _score(features.layers, Layers(features, rows), how, responses.values, spread)
+    features = features.on(responses.row_ids)
     by_fold = [
         _score(features.layers, features.of(split.train), replace(how, splits=(split,)), responses.values, spread)
         for split in how.splits

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from harness import models
 
-ProtocolName = Literal["paper", "strict", "brainscore2026", "surprisal"]
+ProtocolName = Literal["paper", "strict", "equal", "brainscore2026", "surprisal"]
 Variant = Literal["untrained", "shuffled", "chat"]
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 AskedDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
@@ -109,8 +109,8 @@ class Protocol:
 
     context: what is read before a stimulus: "none", the "sentence" or the "passage" so far, the whole "corpus", or
     a running "window" of `context_words` stimuli of its passage. pooling: the state of a stimulus is that at its
-    "last" token, or the "mean" or "sum" over its tokens. components: principal components to which the words'
-    features are reduced, fitted on the words of each fold's training rows; 0 keeps the features as they are.
+    "last" token, or the "mean" or "sum" over its tokens. components: principal components to which the features of
+    rows (or of the words of scans) are reduced, fitted on each fold's training rows; 0 keeps the features as they are.
     window: tokens that are read at once at most, whatever more a model could take, so that models are compared on
     the same context (LLaMA-1's 2,048). overlap: share of a window that the one before has read already.
     decoder_reads: of an encoder-decoder, whose encoder always reads the text so far: "stimulus" (the decoder reads
@@ -140,13 +140,24 @@ class Protocol:
     def __post_init__(self) -> None:
         if (self.context == "window") != (self.context_words > 0):
             raise ValueError(f"context {self.context!r} with {self.context_words} context_words; a window needs some.")
-        if self.components and self.sampling is None:
-            raise ValueError("components are fitted on the words of scans; give `sampling`, or 0 components.")
 
     @property
     def hash(self) -> str:
         """12 hex digits over everything that decides a score (the notes do not)."""
         return content_hash({k: v for k, v in asdict(self).items() if k != "notes"})[:12]
+
+
+EQUAL_COMPONENTS = 50
+
+
+def equal_dimension(strict: Protocol) -> Protocol:
+    """STRICT, but that every model has the same number of features, so that a wide one has no more to fit with.
+
+    Source: METHODS.md, section 6.4 (equal feature counts beside raw). The number is ours: small enough for the rows of
+    every recording; a model of no more features than that keeps its own.
+    """
+    note = f"as STRICT, on {EQUAL_COMPONENTS} principal components of the training rows: width is no advantage."
+    return replace(strict, name="equal", components=EQUAL_COMPONENTS, notes=(*strict.notes, note))
 
 
 def protocol_of(said: dict[str, Any]) -> Protocol:

@@ -112,11 +112,12 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "property": _TEXT, "given": _TEXT, "n": _WHOLE, "r": _REAL, "r_low": _REAL, "r_high": _REAL, "p": _REAL,
         "p_adjusted": _REAL, "n_tests": _WHOLE,
     },
-    # How well a model knows (properties.py); not of one run. category and task: "" for the whole benchmark.
+    # How well a model knows (properties.py); not of one run. category and task: "" for the whole benchmark. n:
+    # questions. cut: whether the beginning of prompts was cut off to fit the model's window.
     "benchmark_scores": {
         "model": _TEXT, "revision": _TEXT, "benchmark": _TEXT, "category": _TEXT, "task": _TEXT, "metric": _TEXT,
-        "n_shots": _WHOLE, "value": _REAL, "low": _REAL, "high": _REAL, "chance": _REAL, "n": _WHOLE, "source": _TEXT,
-        "created": _TEXT,
+        "n_shots": _WHOLE, "value": _REAL, "low": _REAL, "high": _REAL, "chance": _REAL, "n": _WHOLE,
+        "cut": _FLAG, "source": _TEXT, "created": _TEXT,
     },
     # One row per row of a recording (or word that was read) and fold in which it has a side, "train" or "test"; others
     # were dropped at a gap.

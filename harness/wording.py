@@ -13,7 +13,8 @@ def in_words(protocol: Protocol) -> str:
     if protocol.pooling == "mean":
         said.append("mean over the tokens of a stimulus")
     if protocol.components:
-        said.append(f"{protocol.components} principal components of the training words")
+        of = "words" if protocol.sampling else "rows"
+        said.append(f"{protocol.components} principal components of the training {of}")
     if protocol.sampling:
         said.append(_sampling(protocol.sampling))
     layer = {"max": "best layer of the scores shown", "nested": "layer chosen in training rows"}

@@ -18,7 +18,7 @@ import numpy as np
 from harness.datasets import netcdf
 from harness.datasets.entry import Entry, File, version_of
 from harness.records import Dataset, Responses, Stimuli
-from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression
+from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, equal_dimension
 
 _FILE = "blank2014/assy_Blank2014_fROI.nc"
 _PRESENTATION = ("stimulus_id", "stimulus", "story", "sentence_number_in_story", "part_number_in_sentence")
@@ -112,7 +112,7 @@ ENTRY = Entry(
     kind="brain",
     licence="not stated with the assembly",
     load=load,
-    protocols=(PAPER, STRICT, BRAINSCORE2026),
+    protocols=(PAPER, STRICT, equal_dimension(STRICT), BRAINSCORE2026),
     citation="Blank, Kanwisher, Fedorenko (2014), A functional dissociation between language and multiple-demand "
     "systems revealed in patterns of BOLD signal fluctuations, Journal of Neurophysiology 112(5), 1105-1118, "
     "doi:10.1152/jn.00884.2013",

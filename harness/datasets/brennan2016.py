@@ -35,7 +35,7 @@ import numpy as np
 
 from harness.datasets.entry import Entry, File, version_of
 from harness.records import Dataset, Floats, Responses, Stimuli
-from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, Sampling
+from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, Sampling, equal_dimension
 
 REGIONS = ("LATL", "RATL", "LPTL", "LIPL", "LPreM", "LIFG")
 _N_SCANS, _N_DISCARDED, _TR_S = 362, 10, 2.0
@@ -203,7 +203,7 @@ ENTRY = Entry(
     kind="brain",
     licence="CC BY 4.0",
     load=load,
-    protocols=(PAPER, STRICT, BRAINSCORE2026),
+    protocols=(PAPER, STRICT, equal_dimension(STRICT), BRAINSCORE2026),
     citation="Brennan, Stabler, Van Wagenen, Luh, Hale (2016), Abstract linguistic structure correlates with "
     "temporal activity during naturalistic comprehension, Brain and Language 157-158, 81-94, "
     "doi:10.1016/j.bandl.2016.04.008",

@@ -17,7 +17,7 @@ import numpy as np
 
 from harness.datasets import brennan2016, futrell2018, synthetic, tuckute2024
 from harness.records import Dataset, Responses
-from harness.spec import FoldRule, Protocol, Sampling
+from harness.spec import FoldRule, Protocol, Sampling, equal_dimension
 
 _LEAST_TEST_ROWS = 10
 _FIRST_DELAY_S, _LAST_DELAY_S, _GAP_S = 2.0, 8.0, 10.0
@@ -53,12 +53,12 @@ def _of_sentences(dataset: Dataset, responses: Responses, folds: FoldRule | None
     strict = replace(synthetic.STRICT, context=context, folds=rule, notes=(why,))
     n_groups = len(set(responses.row_groups))
     if n_groups == 1:
-        return paper, strict
+        return paper, strict, equal_dimension(strict)
     board = tuckute2024.BRAINSCORE2026 if n_groups == len(responses.row_ids) else synthetic.BRAINSCORE2026
     notes = (
         "As Brain-Score language's ridge of August 2026: Tuckute2024's for unrelated sentences, else Pereira2018's.",
     )
-    return paper, strict, replace(board, context=context, notes=notes)
+    return paper, strict, equal_dimension(strict), replace(board, context=context, notes=notes)
 
 
 def _of_scans(responses: Responses, folds: FoldRule | None) -> tuple[Protocol, ...]:
@@ -71,10 +71,10 @@ def _of_scans(responses: Responses, folds: FoldRule | None) -> tuple[Protocol, .
     strict = replace(brennan2016.STRICT, folds=rule, sampling=Sampling("mean", delays=delays), notes=(why, delayed))
     paper = replace(brennan2016.PAPER, notes=("The paper's way with Blank2014 (METHODS section 2).",))
     if len(set(responses.row_groups)) == 1:
-        return paper, strict
+        return paper, strict, equal_dimension(strict)
     held_out = "Whole minutes" if one_story else "Whole groups"
     notes = (f"As Brain-Score language's Blank2014-ridge of August 2026. {held_out} are held out.",)
-    return paper, strict, replace(brennan2016.BRAINSCORE2026, notes=notes)
+    return paper, strict, equal_dimension(strict), replace(brennan2016.BRAINSCORE2026, notes=notes)
 
 
 def _of_reading(dataset: Dataset, folds: FoldRule | None) -> tuple[Protocol, ...]:

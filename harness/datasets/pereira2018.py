@@ -22,7 +22,7 @@ import numpy as np
 from harness.datasets import netcdf
 from harness.datasets.entry import Entry, File, version_of
 from harness.records import Dataset, Responses, Stimuli
-from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression
+from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, equal_dimension
 
 _FILE = "pereira2018/assy_Pereira2018_language.nc"
 _PRESENTATION = ("stimulus_id", "sentence", "experiment", "passage_index", "stimulus_num", "story")
@@ -125,7 +125,7 @@ ENTRY = Entry(
     kind="brain",
     licence="not stated with the assembly",
     load=load,
-    protocols=(PAPER, STRICT, BRAINSCORE2026),
+    protocols=(PAPER, STRICT, equal_dimension(STRICT), BRAINSCORE2026),
     citation="Pereira, Lou, Pritchett, Ritter, Gershman, Kanwisher, Botvinick, Fedorenko (2018), Toward a universal "
     "decoder of linguistic meaning from brain activation, Nature Communications 9, 963, "
     "doi:10.1038/s41467-018-03068-4",

@@ -19,7 +19,7 @@ import numpy as np
 
 from harness.datasets.entry import Entry, version_of
 from harness.records import Dataset, Features, Floats, Layer, ReadingTimes, Responses, Stimuli, Surprisals, indices_of
-from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression
+from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, equal_dimension
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -232,7 +232,7 @@ ENTRIES = (
         kind="brain",
         licence="none needed: made by this program",
         load=load,
-        protocols=(PAPER, STRICT, BRAINSCORE2026),
+        protocols=(PAPER, STRICT, equal_dimension(STRICT), BRAINSCORE2026),
     ),
     Entry(
         name="synthetic-reading",

@@ -20,7 +20,7 @@ import numpy as np
 
 from harness.datasets.entry import Entry, File, version_of
 from harness.records import Dataset, Responses, Stimuli
-from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression
+from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, equal_dimension
 
 _FILE = "tuckute2024/bold_response_LH.csv"
 _COPY = (
@@ -93,7 +93,7 @@ ENTRY = Entry(
     kind="brain",
     licence="MIT",
     load=load,
-    protocols=(PAPER, STRICT, BRAINSCORE2026),
+    protocols=(PAPER, STRICT, equal_dimension(STRICT), BRAINSCORE2026),
     citation="Tuckute, Sathe, Srikant, Taliaferro, Wang, Schrimpf, Kay, Fedorenko (2024), Driving and suppressing "
     "the human language network using large language models, Nature Human Behaviour 8, 544-561, "
     "doi:10.1038/s41562-023-01783-7",

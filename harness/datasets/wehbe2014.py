@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from harness.datasets import pickled
 from harness.datasets.entry import Entry, File, version_of
 from harness.records import Dataset, Floats, Integers, Responses, Stimuli
-from harness.spec import WIDE_RIDGE, FoldRule, Protocol, Regression, Sampling
+from harness.spec import WIDE_RIDGE, FoldRule, Protocol, Regression, Sampling, equal_dimension
 
 SUBJECTS = ("F", "H", "I", "J", "K", "L", "M", "N")
 REGIONS = ("PostTemp", "AntTemp", "AngularG", "IFG", "MFG", "IFGorb", "pCingulate", "dmpfc")
@@ -214,7 +214,7 @@ ENTRY = Entry(
     kind="brain",
     licence="not stated (the code beside the data is MIT)",
     load=load,
-    protocols=(PAPER, STRICT),
+    protocols=(PAPER, STRICT, equal_dimension(STRICT)),
     citation="Wehbe, Murphy, Talukdar, Fyshe, Ramdas, Mitchell (2014), Simultaneously uncovering the patterns of brain "
     "regions involved in different story reading subprocesses, PLoS ONE 9(11), e112575; as published by Toneva & Wehbe "
     "(2019), NeurIPS",

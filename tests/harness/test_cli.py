@@ -38,8 +38,9 @@ def test_wrong_use_is_one_line_and_status_2(command, message, capsys):
 
 @pytest.mark.parametrize(("protocol", "wanted"), [
     ("both", ("strict", "paper")),
+    ("equal", ("equal",)),
     ("brainscore2026", ("brainscore2026",)),
-    ("all", ("strict", "paper", "brainscore2026")),
+    ("all", ("strict", "paper", "equal", "brainscore2026")),
 ])  # fmt: skip
 def test_protocols_are_chosen_by_name(protocol, wanted):
     arguments = cli._parser().parse_args(["run", "quickstart", "--protocol", protocol])

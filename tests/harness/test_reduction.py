@@ -11,8 +11,9 @@ from sklearn.model_selection import KFold
 
 from harness import datasets, folds, hemodynamics, reduction, scoring
 from harness.datasets.wehbe2014 import PAPER
-from harness.records import Features, Layer
-from harness.reduction import Reduction
+from harness.records import Features, Layer, Responses
+from harness.reduction import Reduction, RowReduction
+from harness.spec import equal_dimension
 from tests.harness.datasets.wehbe_files import write
 
 LAYER = Layer("decoder", 1)
@@ -172,7 +173,7 @@ def test_components_are_exact_and_few_columns_are_left_as_they_are():
     theirs = PCA(10, svd_solver="full").fit(words[train].astype(float)).transform(words)
     np.testing.assert_allclose(abs(ours), abs(theirs), rtol=1e-8, atol=1e-8)
     np.testing.assert_array_equal(reduction.components(words[:, :10], train, 10), words[:, :10])
-    with pytest.raises(ValueError, match="10 training words for 10 components"):
+    with pytest.raises(ValueError, match="10 training rows for 10 components"):
         reduction.components(words, train[:10], 10)
 
 
@@ -188,3 +189,63 @@ def test_all_layers_are_reduced_each_by_itself(dataset):
     # One layer alone has all threads for itself: another order of sums.
     alone = scoring.score_layers(reduced(dataset), dataset.responses, PAPER)[LAYER]
     np.testing.assert_allclose(fits[LAYER].r, alone.r, rtol=0, atol=1e-12)
+
+
+# --- the protocol EQUAL: rows are those of the responses --------------------------------------------------------------
+
+
+def recording(seed=0, n=120, hidden=70):
+    """Sentences in eight topics, whose responses follow the states; features stand in another order than the rows."""
+    rng = np.random.default_rng(seed)
+    X = (rng.standard_normal((n, hidden)) * np.logspace(1, -1, hidden)).astype(np.float32)
+    Y = X[:, :6] @ rng.standard_normal((6, 5)) + rng.standard_normal((n, 5))
+    ids = tuple(f"s{i}" for i in range(n))
+    groups = tuple(f"topic{i // 10}" for i in range(n))
+    responses = Responses(Y.astype(np.float32), ids, groups, groups, tuple("abcde"), ("one",) * 5, ("IFG",) * 5, "%")
+    features = Features({LAYER: X[::-1], Layer("decoder", 2): X[::-1, :20]}, ids[::-1])
+    return X, responses, features
+
+
+def test_equal_is_strict_on_components_of_the_training_rows():
+    """Against scikit-learn's PCA of each fold's training rows, fitted by the same ridge."""
+    X, responses, features = recording()
+    equal = equal_dimension(datasets.protocols("tuckute2024")["strict"])
+    found = scoring.score_layers(RowReduction(features, equal.components), responses, equal)
+    splits = folds.make(equal.folds, responses.row_groups)
+    for k, split in enumerate(splits):
+        reduced_rows = PCA(50, svd_solver="full").fit(X[split.train].astype(float)).transform(X.astype(float))
+        slow = scoring.fit_layer(reduced_rows, responses.values, responses.row_groups, [split], equal)
+        np.testing.assert_allclose(found[LAYER].r[k], slow.r[0], atol=1e-6)
+    assert found[LAYER].n_features == 50
+    assert found[Layer("decoder", 2)].n_features == 20  # has no more
+    assert equal.hash != datasets.protocols("tuckute2024")["strict"].hash
+
+
+def test_a_test_row_changes_nothing_of_how_others_are_reduced():
+    _, responses, features = recording()
+    at = RowReduction(features, 50).on(responses.row_ids)
+    train = np.arange(10, 120)
+    changed = replace(features, values={layer: values.copy() for layer, values in features.values.items()})
+    changed.values[LAYER][-1] += 100  # the first sentence, which is not trained on
+    other = RowReduction(changed, 50).on(responses.row_ids)
+    np.testing.assert_array_equal(at.of(train)[0][1:], other.of(train)[0][1:])
+
+
+def test_fewer_training_rows_than_components_are_refused():
+    _, responses, features = recording()
+    with pytest.raises(ValueError, match="40 training rows for 50 components"):
+        RowReduction(features, 50).on(responses.row_ids).of(np.arange(40))[0]
+
+
+def test_a_row_without_features_is_named():
+    _, _, features = recording()
+    with pytest.raises(ValueError, match="s999"):
+        RowReduction(features, 50).on(("s0", "s999"))
+
+
+@pytest.mark.parametrize("name", [name for name, entry in datasets.DATASETS.items() if entry.kind == "brain"])
+def test_every_recording_of_a_brain_has_an_equal_protocol(name):
+    known = datasets.protocols(name)
+    assert known["equal"].components == 50
+    same = replace(known["equal"], name="strict", components=known["strict"].components)
+    assert same == known["strict"]

@@ -68,8 +68,9 @@ def test_a_data_set_has_the_kind_that_the_table_says(loaded):
 @pytest.mark.parametrize("name", WITH_FILES)
 def test_protocols_stand_side_by_side(name):
     known = datasets.protocols(name)
-    on_board = DATASETS[name].kind == "brain" and name not in WITHOUT_BRAINSCORE
-    wanted = ["paper", "strict", *(["brainscore2026"] if on_board else [])]
+    of_brain = DATASETS[name].kind == "brain"
+    on_board = of_brain and name not in WITHOUT_BRAINSCORE
+    wanted = ["paper", "strict", *(["equal"] if of_brain else []), *(["brainscore2026"] if on_board else [])]
     assert [(key, protocol.name) for key, protocol in known.items()] == [(key, key) for key in wanted]
     assert len({protocol.hash for protocol in known.values()}) == len(wanted)
     assert all(protocol.notes for protocol in known.values())

@@ -201,11 +201,11 @@ def test_strict_keeps_whole_what_hangs_together(tmp_path):
     assert strict(put(tmp_path / "read1", reading(n_stories=1))).folds.kind == "contiguous"
 
 
-def test_protocols_have_three_hashes_and_come_back_from_json(tmp_path):
+def test_protocols_have_hashes_of_their_own_and_come_back_from_json(tmp_path):
     for name in (put(tmp_path / "a", sentences()), put(tmp_path / "b", scans())):
         known = datasets.protocols(name)
-        assert list(known) == ["paper", "strict", "brainscore2026"]
-        assert len({protocol.hash for protocol in known.values()}) == 3
+        assert list(known) == ["paper", "strict", "equal", "brainscore2026"]
+        assert len({protocol.hash for protocol in known.values()}) == 4
         for protocol in known.values():
             said = json.loads(json.dumps(protocol, default=vars))
             assert protocol_of(said) == protocol
@@ -216,7 +216,7 @@ def test_one_group_cannot_be_held_out_so_there_is_no_brainscore2026(tmp_path):
     one_topic = sentences()
     one_topic["stimuli"]["group"] = "all"
     for name in (put(tmp_path / "a", one_topic), put(tmp_path / "b", scans(n_scans=25))):
-        assert list(datasets.protocols(name)) == ["paper", "strict"]
+        assert list(datasets.protocols(name)) == ["paper", "strict", "equal"]
 
 
 def test_context_and_folds_can_be_chosen(tmp_path):
@@ -375,6 +375,6 @@ def test_the_command_shows_a_folder_and_its_protocols(tmp_path, capsys):
     assert "60 sentences, 3 neuroids of 2 subjects" in shown
     assert "6 folds of whole groups" in shown
     assert cli.main(["datasets", name, "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)["protocols"]) == {"paper", "strict", "brainscore2026"}
+    assert set(json.loads(capsys.readouterr().out)["protocols"]) == {"paper", "strict", "equal", "brainscore2026"}
     assert cli.main(["datasets", f"local:{tmp_path / 'nothing'}"]) == 2
     assert "is no folder" in capsys.readouterr().err

@@ -241,7 +241,7 @@ def test_the_word_rate_says_nothing_where_words_come_at_a_fixed_rate(tables):
 
 
 def test_there_is_no_protocol_of_brain_score():
-    assert list(datasets.protocols("wehbe2014")) == ["paper", "strict"]
+    assert list(datasets.protocols("wehbe2014")) == ["paper", "strict", "equal"]
 
 
 def test_the_published_shapes_add_up():
