@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from harness import analysis
 from harness.analysis import Analysis
 from harness.correlations import LOG_SIZE
-from harness.scores import AVERAGE, Scores
+from harness.scores import AVERAGE, SIZE, Scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,6 +154,12 @@ def absent(ours: Scores, paper: Scores) -> tuple[list[str], list[str]]:
 def claims(paper: Scores) -> list[Claim]:
     """What the paper prints in words and figures, beside what its own tables give."""
     found = analysis.analyse(paper)
+    absent = (
+        [name for name in (*BRAIN, AVERAGE) if name not in set(found.tuning["dataset"])] if len(found.tuning) else BRAIN
+    )
+    absent = [*absent, *(name for name in ("mmlu", "bbh", "nwp_loss", SIZE) if name not in paper.properties)]
+    if absent:
+        raise ValueError(f"{paper.source} has no {', '.join(absent)}: these are not the paper's Tables 5, 7 and 9.")
     gains = found.tuning.set_index("dataset")["gain_percent"]
     printed = {"pereira2018": 6.9, "blank2014": 8.0, "wehbe2014": 3.8}
     said = [Claim(f"tuning gain on {name}, % (mean over 17 pairs)", printed[name], gains[name], 1) for name in BRAIN]

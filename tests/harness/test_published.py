@@ -99,3 +99,9 @@ def test_a_run_of_one_data_set_has_no_average_of_the_paper(paper, tmp_path):
     scores = ours(tmp_path, ["t5-small,pereira2018,paper,.2,.3", "t5-small,tuckute2024,paper,.4,.3"])
     assert set(published.beside(scores, paper)["dataset"]) == {"pereira2018"}
     assert isinstance(published.summary(published.beside(scores, paper)), pd.DataFrame)
+
+
+def test_a_file_that_is_not_the_papers_is_refused(tmp_path, capsys):
+    (tmp_path / "other.csv").write_text("model,base,pereira2018_r\na,,.1\nb,a,.2\n")
+    assert cli.main(["compare", "paper", "--paper", str(tmp_path / "other.csv")]) == 2
+    assert "has no blank2014, wehbe2014, average, mmlu, bbh, nwp_loss, n_parameters" in capsys.readouterr().err
