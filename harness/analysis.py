@@ -50,8 +50,8 @@ def sentences(found: Analysis, protocol: str | None = None) -> list[str]:
         found: as `analyse` gives it.
         protocol: the one to speak of; None is STRICT where it is there, else the first.
     """
-    said = [_of_tuning(_headline(found.tuning, protocol)), *_of_size(found, protocol)]
-    return [sentence for sentence in said if sentence]
+    tuned = of_tuning(found, protocol) or ["No tuned model stands beside its base: nothing can be said of tuning."]
+    return [*tuned, *of_properties(found, protocol)]
 
 
 def _headline(rows: pd.DataFrame, protocol: str | None) -> pd.DataFrame:
@@ -65,9 +65,13 @@ def _headline(rows: pd.DataFrame, protocol: str | None) -> pd.DataFrame:
     return average if len(average) else rows[rows["metric"] == rows["metric"].iloc[0]]
 
 
-def _of_tuning(rows: pd.DataFrame) -> str:
-    if rows.empty:
-        return "No tuned model stands beside its base, so that nothing can be said of tuning."
+def of_tuning(found: Analysis, protocol: str | None = None) -> list[str]:
+    """What tuning does, in a sentence; none where no pair was scored."""
+    rows = _headline(found.tuning, protocol)
+    return [] if rows.empty else [_of_tests(rows)]
+
+
+def _of_tests(rows: pd.DataFrame) -> str:
     row = max(rows.to_dict("records"), key=lambda row: row["n_pairs"])
     where = _where(row)
     text = (
@@ -84,7 +88,8 @@ def _of_tuning(rows: pd.DataFrame) -> str:
     return f"{text}: {verdict} (sign flips over bases, p = {number(row['p_sign_flip'], 4)})."
 
 
-def _of_size(found: Analysis, protocol: str | None) -> list[str]:
+def of_properties(found: Analysis, protocol: str | None = None) -> list[str]:
+    """What goes with alignment, and what is left of knowledge beside size; none where the bases are too few."""
     rows = _headline(found.correlations, protocol)
     if rows.empty:
         return []
@@ -95,7 +100,7 @@ def _of_size(found: Analysis, protocol: str | None) -> list[str]:
         return []
     over = rows[(rows["unit"] == "base") & (rows["given"] == "") & rows["r"].notna()]
     if over.empty:
-        return ["The models are of too few bases to say what goes with alignment."]
+        return []
     top = max(plain.to_dict("records"), key=lambda row: abs(row["r"]))
     over = over[over["property"] == top["property"]]
     text = f"Of what is known of the models, {top['property']} goes with alignment most, r = {_r(top)} over {top['n']} "

@@ -55,27 +55,55 @@ def findings(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol], pl
     return found + list(_tuning(frames["comparisons"])) + list(_failures(frames["failures"]))
 
 
-def in_short(brain: pd.DataFrame, found: Analysis) -> list[str]:
-    """The answer in three sentences: how close the best models come, what tuning does, what goes with alignment."""
-    rows = brain[brain["target"] == "all"]
-    protocol = next((name for name in PROTOCOLS if name in set(rows["protocol"])), None)
+def in_short(frames: dict[str, pd.DataFrame], found: Analysis) -> list[str]:
+    """The answer in three sentences: how close the best models come, what tuning does, what goes with alignment.
+
+    Where a run cannot say one of the last two, what a control of nothing but time reaches, and reading times, take its
+    place.
+    """
+    brain, read = frames["model_scores"], frames["reading_scores"]
+    brain = brain[brain["target"] == "all"]
+    said = [*_closest(brain), *analysis.of_tuning(found), *analysis.of_properties(found)[:1]]
+    return [*said, *_time_in_short(brain), *_reading_in_short(read)][:3]
+
+
+def _closest(brain: pd.DataFrame) -> Iterator[str]:
+    protocol = next((name for name in PROTOCOLS if name in set(brain["protocol"])), "")
     parts = []
-    for dataset, part in _protocol(rows, protocol or "").groupby("dataset"):
+    for dataset, part in _protocol(brain, protocol).groupby("dataset"):
         best, control = (_top(part[part["kind"] == kind]) for kind in ("model", "control"))
         if best is None:
             continue
-        text = f"{number(best['r'], 2)} on {dataset} ({best['model']}"
-        text += "" if math.isnan(best["ratio"]) else f", {number(100 * best['ratio'], 0)} % of the ceiling"
+        of_ceiling = "" if math.isnan(best["ratio"]) else f", {number(100 * best['ratio'], 0)} % of the ceiling"
         higher = control is not None and control["r"] > best["r"]
-        parts.append(
-            text + (f"; a control, {control['model']}, has {number(control['r'], 2)})" if higher and control else ")")
+        beside = f"; a control, {control['model']}, has {number(control['r'], 2)}" if higher and control else ""
+        parts.append(f"{number(best['r'], 2)} on {dataset} ({best['model']}{of_ceiling}{beside})")
+    if parts:
+        yield f"Under {protocol.upper()} the best language models reach r = {', '.join(parts)}."
+
+
+def _time_in_short(brain: pd.DataFrame) -> Iterator[str]:
+    """Of the data set on which time alone gains most by PAPER's folds."""
+    alone = brain[(brain["model"] == TIME_ONLY) & brain["protocol"].isin(["paper", "strict"])]
+    wide = alone.pivot_table(index="dataset", columns="protocol", values="r", dropna=False)
+    if {"paper", "strict"} <= set(wide) and wide["paper"].notna().any():
+        dataset = wide["paper"].idxmax()
+        now = wide.loc[dataset, "strict"]
+        left = "nothing that could be measured" if math.isnan(now) else number(now, 2)
+        then = number(wide.loc[dataset, "paper"], 2)
+        yield (
+            f"A control that knows nothing but time ({TIME_ONLY}) reaches r = {then} on {dataset} under PAPER, and {left} "
+            "under STRICT."
         )
-    best_of_all = (
-        [f"Under {protocol.upper()} the best language models reach r = {', '.join(parts)}."]
-        if parts and protocol
-        else []
-    )
-    return [*best_of_all, *analysis.sentences(found)[:2]] if parts else []
+
+
+def _reading_in_short(read: pd.DataFrame) -> Iterator[str]:
+    models = read[read["kind"] == "model"]
+    best = _top(models, "delta_ll") or _top(models, "abs_r")
+    if best is not None:
+        gain = "" if math.isnan(best["delta_ll"]) else f", Δ log-likelihood {number(best['delta_ll'], 4)} a word"
+        said = f"Reading times of {best['dataset']} go with the surprisal of {best['model']} most"
+        yield f"{said}: r = {number(best['r'], 2)}{gain}."
 
 
 def _planted_layer(dataset: str, models: pd.DataFrame, planted: dict[str, Any]) -> Iterator[Finding]:

@@ -115,7 +115,7 @@ def _content(out: str, run: str | None) -> dict[str, Any]:
         "seeds": sorted(set(scored["seed"])),
         "frames": frames,
         "protocols": [name for name in PROTOCOLS if name in set(scored["protocol"])],
-        "answer": in_short(frames["model_scores"], found),
+        "answer": in_short(frames, found),
         "findings": findings(frames, protocols, known.get("planted") or {}),
         "sections": sections(frames, protocols, known_scores, found),
         "failures": records(frames["failures"]),

@@ -383,6 +383,15 @@ def test_the_page_begins_with_the_answer(tmp_path):
         "Tuned models score −0.014 against their bases on synthetic under STRICT (mean over 1 base of 1 pair" in short
     )
     assert "one base is too few for a test" in short
+    assert "(oasm) reaches r = 0.70 on synthetic under PAPER, and −0.01 under STRICT." in short
+
+
+def test_a_run_without_pairs_has_its_three_sentences_too(tmp_path):
+    brain = {name: r for name, r in BRAIN.items() if "tuned" not in name}
+    text = page_of(write_tables(tmp_path, brain, {"tiny-gpt2": 0.412})).text
+    short = text.split("In short", 2)[2].split("What came out")[0]
+    assert "Tuned models" not in short
+    assert "Reading times of futrell2018-2016 go with the surprisal of tiny-gpt2 most: r = 0.41, Δ log" in short
 
 
 def test_a_control_that_is_higher_is_said_in_short(tmp_path):
