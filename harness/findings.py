@@ -92,8 +92,8 @@ def _time_in_short(brain: pd.DataFrame) -> Iterator[str]:
         left = "nothing that could be measured" if math.isnan(now) else number(now, 2)
         then = number(wide.loc[dataset, "paper"], 2)
         yield (
-            f"A control that knows nothing but time ({TIME_ONLY}) reaches r = {then} on {dataset} under PAPER, and {left} "
-            "under STRICT."
+            f"A control that knows nothing but time ({TIME_ONLY}) reaches r = {then} on {dataset} under PAPER, and "
+            f"{left} under STRICT."
         )
 
 
