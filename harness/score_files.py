@@ -66,13 +66,15 @@ def _load(path: str) -> pd.DataFrame:
         if name.endswith(".json"):
             return pd.read_json(stream)
         if name.endswith((".csv", ".tsv", ".txt")):
-            return pd.read_csv(stream, sep="," if name.endswith(".csv") else "\t", dtype={"model": str, "subject": str})
+            sep = "," if name.endswith(".csv") else "\t"
+            return pd.read_csv(stream, sep=sep, encoding="utf-8-sig", dtype={"model": str, "subject": str})
     raise ValueError(f"{path}: wanted .csv, .tsv, .json or .parquet.")
 
 
 def _columns(frame: pd.DataFrame) -> pd.DataFrame:
-    names = {old: new for old, new in _ALIASES.items() if old in frame and new not in frame}
-    return frame.rename(columns=names)
+    known = _NEVER | _LONG | {SIZE} | set(_ALIASES)
+    frame = frame.rename(columns={name: low for name in frame if (low := str(name).strip().lower()) in known})
+    return frame.rename(columns={old: new for old, new in _ALIASES.items() if old in frame and new not in frame})
 
 
 def _filtered(frame: pd.DataFrame, where: Sequence[str]) -> pd.DataFrame:
@@ -193,7 +195,8 @@ def _bases(path: str, of_models: Any, models: pd.DataFrame) -> pd.Series:
     selfmade = tuned & (own == "") & (models["base"] != "")
     if selfmade.any():
         raise ValueError(f"{path}: {selfmade.idxmax()} is tuned and names itself as its base.")
-    return own.where(tuned, "")
+    nobody = "unknown base of " + models.index.to_series()  # tuned all the same: it counts among the tuned
+    return own.where(own != "", nobody).where(tuned, "")
 
 
 def _is_true(value: Any) -> bool:
@@ -205,7 +208,11 @@ def _notes(models: pd.DataFrame, varying: list[str], flag: str | None) -> list[s
     if flag and not models["is_main"].all():
         beside = ", ".join(models.index[~models["is_main"]])
         notes.append(f"{flag} is 0 for {beside}: shown beside the others, in no test.")
-    without = [f"{name} (of {base})" for name, base in models["base"].items() if base and base not in models.index]
+    without = [
+        f"{name} (of {base})" if not base.startswith("unknown base") else name
+        for name, base in models["base"].items()
+        if base and base not in models.index
+    ]
     if without:
         notes.append(f"the base is not among the models: {', '.join(without)}.")
     if not (models["base"] != "").any():

@@ -152,6 +152,12 @@ def test_models_beside_and_pairs_without_a_base_are_said(tmp_path):
     assert "the base is not among the models: c (of z)." in found.notes[1]
 
 
+def test_a_tuned_model_of_an_unknown_base_is_tuned_all_the_same(tmp_path):
+    found = score_files.read(write(tmp_path, "\ufeffModel,is_tuned,x_r\na,0,.1\nb,1,.2\nc,1,.3\n"))
+    assert found.models["base"].to_dict() == {"a": "", "b": "unknown base of b", "c": "unknown base of c"}
+    assert "the base is not among the models: b, c." in found.notes[0]
+
+
 def test_rows_and_columns_can_be_chosen(tmp_path):
     path = write(tmp_path, "name,layer,brain,other\na,1,.1,3\na,2,.4,4\nb,2,.5,5\n")
     found = score_files.read(path, columns=["brain"], where=["layer=2"])
