@@ -142,8 +142,7 @@ def _interval(means: Floats, people: pd.DataFrame | None, seed: int) -> tuple[In
             ("people", bootstrap(table.mean(axis=0), seed=seed)),
         ):
             if not math.isnan(found.low):
-                # The score of a data set is a median over all people's neuroids: the spread is theirs, the place its
-                # own.
+                # The score itself is a median over all people's neuroids: the spread is theirs, the place its own.
                 shift = 0.0 if over == "bases" else float(means.mean() - table.mean())
                 return found._replace(low=found.low + shift, high=found.high + shift), over
         return NO_INTERVAL, ""
