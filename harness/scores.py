@@ -6,8 +6,11 @@ asks where they came from.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Any
 
 from harness import tables
 from harness.records import require_unique
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 OVERALL = ("all", "reading")  # targets that stand for a whole data set
 AVERAGE = "average"  # the "data set" that is the mean of a model's raw scores over the brain data sets
 SIZE = "n_parameters"
-MOST_NEUROIDS = 500_000  # over all models; beyond it single people's are not read: intervals are over bases alone
+MOST_NEUROIDS = 5_000_000  # over all models; beyond it single people's are not read: intervals are over bases alone
 
 _KEYS = ["model", "dataset", "protocol", "target", "metric"]
 
@@ -182,12 +185,30 @@ def people_of(out: str, run: str, brain: pd.DataFrame) -> pd.DataFrame:
 
     columns = ["model", "dataset", "protocol", "subject", "score"]
     chosen = brain[(brain["target"] == "all") & (brain["kind"] == "model")]
-    keys = ["model", "dataset", "protocol", "stack", "layer"]
     if chosen["n_neuroids"].sum() > MOST_NEUROIDS:
         return pd.DataFrame(columns=columns)
-    rows = tables.read(out, "neuroid_scores", run, [*keys, "subject", "roi", "r"], models=set(chosen["model"]))
-    at = rows.merge(chosen[keys], on=keys)
-    at = at[(at["subject"] != "") & (at["subject"] != "group") & ~at["roi"].str.startswith("group ")]
+    keys = ["model", "dataset", "protocol", "stack", "layer"]
+    rows = tables.read(
+        out, "neuroid_scores", run, [*keys, "subject", "roi", "r"], set(chosen["model"]), _layers_of(chosen)
+    )
+    at = rows[(rows["subject"] != "") & (rows["subject"] != "group") & ~rows["roi"].str.startswith("group ")]
     found = at.groupby([*keys[:3], "subject"], as_index=False)["r"].median().rename(columns={"r": "score"})
     several = found.groupby(["dataset", "protocol"])["subject"].transform("nunique") > 1
     return found.loc[several, columns].reset_index(drop=True)
+
+
+def _layers_of(chosen: pd.DataFrame) -> Callable[[dict[str, str]], Any]:
+    """Of each file of neuroids only the rows of the layer that was chosen, before they are rows of pandas."""
+    import pyarrow.compute as pc
+
+    wanted = dict(iter(chosen.groupby(["dataset", "model"])))
+
+    def kept(partition: dict[str, str]) -> Any:
+        part = wanted.get((partition["dataset"], partition["model"]))
+        clauses = [
+            (pc.field("protocol") == row.protocol) & (pc.field("stack") == row.stack) & (pc.field("layer") == row.layer)
+            for row in ([] if part is None else part.itertuples())
+        ]
+        return reduce(or_, clauses) if clauses else pc.scalar(False)
+
+    return kept

@@ -7,7 +7,7 @@ table's folder as it is. Raw score, ceiling and ratio are three columns; nothing
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -200,6 +200,7 @@ def read(
     run: str | None = None,
     columns: Sequence[str] | None = None,
     models: Collection[str] | None = None,
+    where: Callable[[dict[str, str]], Any] | None = None,
 ) -> pd.DataFrame:
     """A table as a pandas frame in schema order, of one run or of all; empty where nothing was written.
 
@@ -209,6 +210,7 @@ def read(
         run: a run id; None is all of them.
         columns: only these.
         models: only of these sources; the files of others are not opened.
+        where: partition (its data set and model by name) -> Arrow's expression for the rows of it to keep; None: all.
 
     Raises:
         FileNotFoundError: if OUT holds no tables at all.
@@ -226,12 +228,12 @@ def read(
     wanted = ds.field("run") == run if run else ds.scalar(True)
     if models is not None:
         wanted &= ds.field("model").isin(list(models))
-    found = _rows_of(_dataset(filesystem, path, table), wanted, list(columns or SCHEMAS[table]), table)
+    found = _rows_of(_dataset(filesystem, path, table), wanted, list(columns or SCHEMAS[table]), table, where)
     with pd.option_context("mode.string_storage", "python"):  # row by row, Arrow's strings are several times slower
         return found.to_pandas()
 
 
-def _rows_of(data: Any, wanted: Any, columns: list[str], table: str) -> pa.Table:
+def _rows_of(data: Any, wanted: Any, columns: list[str], table: str, where: Callable[..., Any] | None) -> pa.Table:
     """The rows of the partitions wanted, file by file: thousands of small ones take Arrow's scanner twice as long."""
     import pyarrow.dataset as ds
     import pyarrow.parquet as pq
@@ -239,7 +241,10 @@ def _rows_of(data: Any, wanted: Any, columns: list[str], table: str) -> pa.Table
     def read_one(fragment: Any) -> pa.Table:
         with data.filesystem.open_input_file(fragment.path) as stream:
             rows = pq.ParquetFile(stream, pre_buffer=False).read(columns=columns, use_threads=False)
-        for name, value in ds.get_partition_keys(fragment.partition_expression).items():
+        partition = ds.get_partition_keys(fragment.partition_expression)
+        kept = where(partition) if where else None
+        rows = rows if kept is None else rows.filter(kept)
+        for name, value in partition.items():
             rows = rows.append_column(name, pa.repeat(pa.scalar(value, _TEXT), len(rows)))
         return rows
 

@@ -3,6 +3,7 @@
 import math
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from harness import score_files, scores, tables
@@ -199,3 +200,33 @@ def test_what_is_neither_file_nor_tables_is_said(tmp_path):
         score_files.read(str(tmp_path / "nothing.csv"))
     with pytest.raises(ValueError, match=r"wanted \.csv"):
         score_files.read(write(tmp_path, "x", "scores.xls"))
+
+
+def neuroids(folder, model, rows):
+    """neuroid_scores of one model: (layer, subject, roi, r) each."""
+    empty = {"string": "", "double": NAN, "int64": 0, "bool": False}
+    whole = [
+        {name: empty[str(kind)] for name, kind in tables.SCHEMAS["neuroid_scores"].items()}
+        | {"protocol": "strict", "stack": "decoder", "layer": layer, "subject": subject, "roi": roi, "r": r}
+        for layer, subject, roi, r in rows
+    ]
+    place = folder / "tables" / "neuroid_scores" / "run=run-1" / "dataset=synthetic" / f"model={model}"
+    place.mkdir(parents=True)
+    content = tables.rows_to_arrow("neuroid_scores", whole).drop_columns(["run", "dataset", "model"])
+    pq.write_table(content, place / "part-0.parquet")
+
+
+def test_single_people_are_read_at_the_layer_that_was_chosen(tmp_path):
+    for model, shift in (("a", 0.0), ("b", 0.1), ("oasm", 0.5)):
+        neuroids(tmp_path, model, [
+            (1, "s1", "IFG", 0.9), (2, "s1", "IFG", 0.1 + shift), (2, "s1", "MFG", 0.3 + shift), (2, "s1", "AngG", 0.2),
+            (2, "s2", "IFG", 0.4 + shift), (2, "group", "group IFG", 0.8),
+        ])  # fmt: skip
+    chosen = brain({"a": 0.2, "b": 0.3, "oasm": 0.1}).assign(stack="decoder", layer=2, n_neuroids=5)
+    found = scores.people_of(str(tmp_path), "run-1", chosen).set_index(["model", "subject"])["score"]
+    assert found.to_dict() == pytest.approx({("a", "s1"): 0.2, ("a", "s2"): 0.4, ("b", "s1"): 0.2, ("b", "s2"): 0.5})
+
+
+def test_people_are_left_unread_where_they_are_too_many(tmp_path):
+    chosen = brain({"a": 0.2}).assign(stack="decoder", layer=2, n_neuroids=scores.MOST_NEUROIDS + 1)
+    assert scores.people_of(str(tmp_path), "run-1", chosen).empty
