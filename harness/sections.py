@@ -69,8 +69,8 @@ def sections(
         ),
         Section(
             "scores", "Scores against ceilings",
-            "STRICT is the protocol to believe; PAPER is what the paper did, faults included; BRAINSCORE2026 gives the "
-            "figures of that board, where the run holds it. Controls know nothing of "
+            "STRICT is the protocol to believe; PAPER is what the paper did, faults included; EQUAL is STRICT with as "
+            "many features for all; BRAINSCORE2026 gives the figures of that board. Controls know nothing of "
             "language: a model that does not exceed them has shown nothing. Untrained twins are the same networks with "
             "weights drawn anew. Raw score, ceiling and ratio stand side by side; nothing is clipped.",
             [part for dataset, rows in brain.groupby("dataset") for part in _score_parts(dataset, rows)],
