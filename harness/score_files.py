@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.scores import SIZE, Scores, of_frames
+from harness import datasets
+from harness.scores import AVERAGE, SIZE, Scores, of_frames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,9 +29,10 @@ def read(path: str, columns: Sequence[str] = (), where: Sequence[str] = ()) -> S
         path: file or URL; .csv, .tsv (also gzipped), .json (records) or .parquet. Columns: `model`; `base` or
             `tuned_from` (empty, or the model itself, for a base model), `family`, `n_parameters`, `is_tuned` and
             `is_main` (or `in_paper_25`: models with 0 are shown beside, never tested) where known. Either one row per
-            model with one column per data set, `DATASET_r` or `DATASET_score`; or one row per model and data set,
-            `dataset` and `score` (or `r`), with `protocol`, `metric`, `target` and `subject` where there are several.
-            Every other numeric column that is the same in all rows of a model is a property of models.
+            model with one column per data set, `DATASET_r` or `DATASET_score` (or its bare name, of our table); or one
+            row per model and data set, `dataset` and `score` (or `r`), with `protocol`, `metric`, `target` and
+            `subject` where there are several. Every other numeric column that is the same in all rows of a model is a
+            property of models.
         columns: the score columns of a table of one row per model, where their names do not end so.
         where: "COLUMN=VALUE", rows to keep; repeatable.
 
@@ -103,11 +105,10 @@ def _number(text: str, what: str) -> float:
 def _wide(path: str, frame: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFrame, None, set[str]]:
     """One row per model."""
     absent = [name for name in columns if name not in frame]
-    chosen = list(columns) or [name for name in frame if name.endswith(SUFFIXES)]
+    named = {AVERAGE, *datasets.DATASETS, *(name.partition("-")[0] for name in datasets.DATASETS)}
+    chosen = list(columns) or [name for name in frame if name.endswith(SUFFIXES) or name in named]
     if absent or not chosen:
-        what = (
-            f"no column {absent[0]}" if absent else f"no column ends in {' or '.join(SUFFIXES)}, and none is `dataset`"
-        )
+        what = f"no column {absent[0]}" if absent else f"no column ends in {' or '.join(SUFFIXES)} or names a data set"
         raise ValueError(f"{path}: {what}; name the columns of scores (--score) among {', '.join(frame.columns)}.")
     twice = frame.loc[frame["model"].duplicated(), "model"]
     if len(twice):

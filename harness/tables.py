@@ -230,7 +230,9 @@ def read(
         wanted &= ds.field("model").isin(list(models))
     found = _rows_of(_dataset(filesystem, path, table), wanted, list(columns or SCHEMAS[table]), table, where)
     with pd.option_context("mode.string_storage", "python"):  # row by row, Arrow's strings are several times slower
-        return found.to_pandas()
+        frame = found.to_pandas()
+    frame.columns = pd.Index(found.column_names)
+    return frame
 
 
 def _rows_of(data: Any, wanted: Any, columns: list[str], table: str, where: Callable[..., Any] | None) -> pa.Table:

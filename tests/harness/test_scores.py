@@ -153,6 +153,14 @@ def test_models_beside_and_pairs_without_a_base_are_said(tmp_path):
     assert "the base is not among the models: c (of z)." in found.notes[1]
 
 
+def test_a_column_that_is_named_as_a_data_set_is_one_of_scores(tmp_path):
+    found = score_files.read(write(tmp_path, "model,pereira2018,blank2014,futrell2018,mmlu\na,.1,.3,.5,.7\n"))
+    assert found.properties == ("mmlu",)
+    assert found.rows.set_index("dataset")["score"].to_dict() == pytest.approx(
+        {"pereira2018": 0.1, "blank2014": 0.3, "futrell2018": 0.5, "average": 0.2}
+    )
+
+
 def test_a_tuned_model_of_an_unknown_base_is_tuned_all_the_same(tmp_path):
     found = score_files.read(write(tmp_path, "\ufeffModel,is_tuned,x_r\na,0,.1\nb,1,.2\nc,1,.3\n"))
     assert found.models["base"].to_dict() == {"a": "", "b": "unknown base of b", "c": "unknown base of c"}
@@ -170,7 +178,7 @@ def test_rows_and_columns_can_be_chosen(tmp_path):
     ("text", "said"),
     [
         ("system,x_r\na,.1\n", "no column `model`; it has system, x_r"),
-        ("model,x\na,.1\n", "no column ends in _r or _score"),
+        ("model,x\na,.1\n", "no column ends in _r or _score or names a data set"),
         ("model,x_r\na,.1\na,.2\n", "a stands twice"),
         ("model,x_r\na,high\n", "x_r of a is 'high'; wanted a number"),
         ("model,x_r\na,inf\n", "x_r of a is .*inf.*; wanted a number"),
