@@ -137,6 +137,16 @@ class Claims:
         generation = int(known[-1].rpartition(".")[2]) + 1 if known else 0
         path = f"{self.folder}/{kind}/{key}.{generation:06d}"
         holder = Holder(uuid.uuid4().hex, _machine(), _process(), ttl_s)
+        try:
+            return self._hold(kind, key, path, holder, known)
+        except BaseException:  # a run that is stopped here leaves nothing behind
+            found = self._read(path)[1]
+            if found is not None and found.owner == holder.owner:
+                remove(self.fs, path)
+            raise
+
+    def _hold(self, kind: str, key: str, path: str, holder: Holder, known: list[str]) -> Claim | None:
+        """The claim, once its file is written and nobody else began; `known`: the files of the dead."""
         if not self._write_first(path, holder):
             return None
         others = set(self._files(kind, key)) - {path, *known}

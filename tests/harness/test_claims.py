@@ -250,3 +250,23 @@ def test_who_waits_is_told_whether_the_unit_is_there(store):
 
     threading.Timer(0.2, finish).start()
     assert Store(store.out).wait("features", "k", timeout_s=10)
+
+
+def test_a_driver_that_is_stopped_while_it_claims_leaves_no_claim(store, monkeypatch):
+    """The signal may come after the file is written and before the claim is held."""
+    looked, calls = claims.Claims._files, []
+
+    def stopped(self, kind, key):
+        calls.append(key)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return looked(self, kind, key)
+
+    monkeypatch.setattr(claims.Claims, "_files", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        store.take("features", "k")
+    monkeypatch.undo()
+    mine = store.take("features", "k")  # at once, for nobody holds it
+    assert mine is not None
+    assert mine.path.endswith(".000000")
+    mine.release()
