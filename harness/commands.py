@@ -43,7 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
         document(asdict(outcome) | {"report": page})
     else:
         print(_last_words(outcome, page))
-    return 1 if outcome.failures else 0
+    if outcome.was_stopped:
+        print("harness: stopped; the same command goes on where this one ended", file=sys.stderr)
+    return int(bool(outcome.failures or outcome.was_stopped))
 
 
 def _last_words(outcome: Any, page: str) -> str:
@@ -55,6 +57,8 @@ def _last_words(outcome: Any, page: str) -> str:
         did = f"nothing to do: all {outcome.n_units} scores were there"
     else:
         did = f"{outcome.n_computed} scores computed, {outcome.n_reused} were there"
+    if outcome.was_stopped:
+        did += f", {outcome.n_units - outcome.n_computed - outcome.n_reused} are left"
     return f"run {outcome.run}: {did}; {outcome.seconds:.0f} s\nopen the report: {page}"
 
 

@@ -6,18 +6,15 @@ scores are computed. What fails is written down and the rest goes on. Last, Ray 
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
-from harness import backends, provenance, quickstart, tables
+from harness import backends, provenance, quickstart, stopping, tables
 from harness.plan import Failure, Plan, Watcher, make_plan, require_files
 from harness.provenance import Account, Outcome
 from harness.score_units import ScoreUnit
 from harness.spec import EvaluationSpec
+from harness.stopping import Stop
 from harness.store import Store
 
 
@@ -62,16 +59,18 @@ def run(
         watcher.failed(failure)
     pending = [unit for unit in plan.scores if not store.has("scores", unit.key)]
     watcher.planned(plan, pending)
-    done, account = _compute(plan, pending, store, address, device, watcher, allow_pickle)
-    outcome = Outcome(
-        plan.run, len(plan.scores), account.n_scored, len(done) - account.n_scored, tuple(plan.failures),
-        time.monotonic() - started,
-    )  # fmt: skip
-    if pending or plan.failures or not tables.holds(out, plan.run):
-        from harness import actors, assemble
+    if not pending and not plan.failures and tables.holds(out, plan.run):
+        return Outcome(plan.run, len(plan.scores), 0, len(plan.scores), (), time.monotonic() - started)
+    from harness import actors, assemble
 
+    actors.start(address)
+    with stopping.signals() as stop:
+        done, account = _compute(plan, pending, store, device, watcher, allow_pickle, stop)
+        outcome = Outcome(
+            plan.run, len(plan.scores), account.n_scored, len(done) - account.n_scored, tuple(plan.failures),
+            time.monotonic() - started, account.was_stopped,
+        )  # fmt: skip
         watcher.busy("putting the tables together")
-        actors.start(address)
         assemble.write(store, plan.run, done, provenance.rows(plan, outcome, done, store, account))
     return replace(outcome, seconds=time.monotonic() - started)
 
@@ -80,44 +79,26 @@ def _compute(
     plan: Plan,
     pending: list[ScoreUnit],
     store: Store,
-    address: str | None,
     device: str,
     watcher: Watcher,
     allow_pickle: bool,
+    stop: Stop,
 ) -> tuple[list[ScoreUnit], Account]:
     """Compute what is pending, and give what is then done; what is neither done nor failed becomes a failure."""
     account = Account()
     if pending:
-        from harness import actors
         from harness.schedule import Schedule
 
-        actors.start(address)
-        with _ended_by_sigterm():
-            account = Schedule(plan, pending, store, device, watcher, allow_pickle).work()
+        account = Schedule(plan, pending, store, device, watcher, allow_pickle).work(stop)
     done = {unit.key: unit for unit in plan.scores if store.manifest("scores", unit.key)}
     known = {(failure.model, failure.dataset, failure.protocol) for failure in plan.failures}
-    for unit in plan.scores:
-        what = (unit.source.name, unit.dataset, unit.protocol.name)
-        if unit.key not in done and what not in known:
-            plan.failures.append(Failure("schedule", *what, "NeverRan", "the unit was planned and has no result"))
-    return list(done.values()), account
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: what runs is given back, what is stored stays."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    absent = [(unit.source.name, unit.dataset, unit.protocol.name) for unit in plan.scores if unit.key not in done]
+    left = [what for what in absent if what not in known]
+    if not account.was_stopped:
+        plan.failures += [
+            Failure("schedule", *what, "NeverRan", "the unit was planned and has no result") for what in left
+        ]
+    return list(done.values()), replace(account, was_stopped=account.was_stopped and bool(left))
 
 
 def _prepare_quickstart(spec: EvaluationSpec, out: str, address: str | None, watcher: Watcher) -> None:

@@ -28,7 +28,7 @@ class Account:
 
     n_scored: scores that this driver computed. recoveries: key of a unit -> how often it was begun again. landed: model
     -> Ray's id of its node, and the GPUs there. read: keys of the units that were read. n_nodes, n_gpus: of the
-    cluster. predicted_s, read_s: until the last text was read, by the plan and in fact.
+    cluster. predicted_s, read_s: until the last text was read, by the plan and in fact. was_stopped: before its end.
     """
 
     n_scored: int = 0
@@ -39,11 +39,15 @@ class Account:
     n_gpus: int = 0
     predicted_s: float | None = None
     read_s: float | None = None
+    was_stopped: bool = False
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `n_computed` and `n_reused` count score units; what another driver computed is reused."""
+    """How a run ended. `n_computed` and `n_reused` count score units; what another driver computed is reused.
+
+    was_stopped: whether it was asked to end before it was done.
+    """
 
     run: str
     n_units: int
@@ -51,6 +55,12 @@ class Outcome:
     n_reused: int
     failures: tuple[Failure, ...]
     seconds: float
+    was_stopped: bool = False
+
+    @property
+    def status(self) -> str:
+        """In a word, as in the table `runs`."""
+        return "stopped" if self.was_stopped else "failed" if self.failures else "done"
 
 
 def rows(
@@ -140,7 +150,7 @@ def _run_row(plan: Plan, outcome: Outcome, out: str) -> dict[str, Any]:
     if any(name.startswith("synthetic") for name in plan.recordings):
         content["planted"] = json.loads((quickstart.folder_of(out) / "synthetic" / "planted.json").read_text())
     return {
-        "run": plan.run, "spec": plan.spec.name, "status": "failed" if outcome.failures else "done",
+        "run": plan.run, "spec": plan.spec.name, "status": outcome.status,
         "started": plan.started, "seconds": outcome.seconds, "n_units": outcome.n_units,
         "n_computed": outcome.n_computed, "n_reused": outcome.n_reused, "n_failed": len(outcome.failures),
         "command": " ".join(["harness", *sys.argv[1:]]), "code_version": code_version(),

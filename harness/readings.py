@@ -231,6 +231,16 @@ class Readings:
                 self.running = {ref: other for ref, other in self.running.items() if other is not resident}
                 yield from self._failed(resident, NoRoomError(resident.reservation.missing))
 
+    def drain(self) -> None:
+        """Begin nothing more: only what is being read at this moment comes back."""
+        self.unread.clear()
+        self.elsewhere.clear()
+        for resident in list(self.residents.values()):
+            resident.texts.clear()
+            if resident.now is None:
+                self._leave(resident)
+        self.running = {reference: one for reference, one in self.running.items() if one.now}
+
     def close(self) -> None:
         """Give everything back."""
         for resident in list(self.residents.values()):

@@ -22,6 +22,7 @@ from harness.provenance import Account
 from harness.readings import Readings
 from harness.residents import Read
 from harness.score_units import ScoreUnit
+from harness.stopping import Stop
 from harness.store import CorruptUnit, Store
 
 # How often is looked for what Ray does not tell: other drivers' units, places, nodes.
@@ -57,11 +58,16 @@ class Schedule:
         for unit in pending:
             self._wait_or_score(unit)
 
-    def work(self) -> Account:
-        """Until nothing is left: start what can begin, take what is finished. Whatever happens, all is given back."""
+    def work(self, stop: Stop | None = None) -> Account:
+        """Until nothing is left: start what can begin, take what is finished. Whatever happens, all is given back.
+
+        Args:
+            stop: where it asks for the end nothing more begins, and what runs is waited for as long as it says.
+        """
+        stop = stop or Stop()
         began = last_read = time.monotonic()
         try:
-            while self._start():
+            while self._drain(stop) if stop.is_asked else self._start():
                 for reference in self._finished():
                     if reference in self.scoring:
                         self._scored(reference)
@@ -72,11 +78,11 @@ class Schedule:
         finally:
             self._close()
         if not self.readings.plan:
-            return Account(self.n_scored)
+            return Account(self.n_scored, was_stopped=stop.is_asked)
         of, cluster = self.readings, self.readings.cluster
         return Account(
             self.n_scored, of.recoveries, of.landed, frozenset(self.read), len(cluster.nodes), cluster.n_gpus,
-            max(placement.end_s for placement in of.plan.values()), last_read - began,
+            max(placement.end_s for placement in of.plan.values()), last_read - began, stop.is_asked,
         )  # fmt: skip
 
     def _start(self) -> bool:
@@ -87,6 +93,13 @@ class Schedule:
         left = self.scoring or self.ready or self.elsewhere
         return bool(left or self.readings.running or self.readings.is_waiting)
 
+    def _drain(self, stop: Stop) -> bool:
+        """Begin nothing more; whether anything that runs is still waited for."""
+        self.readings.drain()
+        self.ready.clear()
+        self.elsewhere.clear()
+        return bool(self.scoring or self.readings.running) and not stop.is_over
+
     def _room(self) -> int:
         """Scores that may be on their way: no more than keep the cores busy, and on the CPU none in a model's place."""
         reading = len(self.readings.residents) if self.device == "cpu" else 0
@@ -95,11 +108,10 @@ class Schedule:
     def _finished(self) -> list[Any]:
         """References that have come; none where it is time to look around."""
         running = [*self.scoring, *self.readings.running]
-        waits = self.elsewhere or self.readings.is_waiting
         if not running:
             time.sleep(LOOK_S / 4)
             return []
-        found, _ = ray.wait(running, num_returns=1, timeout=LOOK_S if waits else None)
+        found, _ = ray.wait(running, num_returns=1, timeout=LOOK_S)
         more, _ = ray.wait(running, num_returns=len(running), timeout=0) if found else ([], [])
         return list(more or found)
 

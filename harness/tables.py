@@ -227,7 +227,7 @@ def read(
         return schema(table).empty_table().to_pandas()
     wanted = ds.field("run") == run if run else ds.scalar(True)
     if models is not None:
-        wanted &= ds.field("model").isin(list(models))
+        wanted &= ds.field("model").isin(pa.array(list(models), _TEXT))
     found = _rows_of(_dataset(filesystem, path, table), wanted, list(columns or SCHEMAS[table]), table, where)
     with pd.option_context("mode.string_storage", "python"):  # row by row, Arrow's strings are several times slower
         frame = found.to_pandas()

@@ -152,7 +152,7 @@ def test_the_driver_is_killed(undisturbed, out, how):
     """What was stored is not computed again, and the tables are the same."""
     ray.shutdown()
     process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: len(list(Path(out).glob("units/*/*/manifest.json"))) >= 4, process)
+    wait_for(lambda: len(list(Path(out).glob("units/[!.]*/*/manifest.json"))) >= 4, process)
     process.send_signal(how)
     said = process.communicate(timeout=60)[1]
     if how == signal.SIGTERM:
@@ -160,7 +160,10 @@ def test_the_driver_is_killed(undisturbed, out, how):
         assert "stopped; the same command goes on" in said
         assert not list(Path(out).glob("units/.claims/*/*"))
         assert not list(Path(out).glob("units/.aside-*"))
-    before = {path: path.stat().st_mtime_ns for path in Path(out).glob("units/*/*/manifest.json")}
+        (about,) = tables.read(out, "runs", undisturbed[1]).to_dict("records")  # what was done has its tables
+        n_done = len(list(Path(out).glob("units/scores/*/manifest.json")))
+        assert (about["status"], about["n_failed"], about["n_computed"]) == ("stopped", 0, n_done)
+    before = {path: path.stat().st_mtime_ns for path in Path(out).glob("units/[!.]*/*/manifest.json")}
     n_scores = sum(path.parts[-3] == "scores" for path in before)
     done = subprocess.run([*command(out), "--json"], capture_output=True, text=True, check=True)
     ended = json.loads(done.stdout)
@@ -183,7 +186,7 @@ def test_two_drivers_on_one_store_do_each_unit_once(undisturbed, out):
     assert n_read == len(list(Path(out).glob("units/features/*/manifest.json")))
     assert_same_tables(out, undisturbed[0], undisturbed[1])
     store = Store(out)
-    for manifest in Path(out).glob("units/*/*/manifest.json"):
+    for manifest in Path(out).glob("units/[!.]*/*/manifest.json"):
         store.verify(manifest.parts[-3], manifest.parts[-2])
 
 
