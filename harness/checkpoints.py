@@ -230,7 +230,31 @@ def _stated(config: dict[str, Any], key: str, name: str) -> Any:
     return config[key]
 
 
+# Revisions of folders that were hashed before: folder -> names, sizes and dates of its files then, and the revision.
+_hashed: dict[str, tuple[str, str]] = {}
+
+
+def files_stamp(folder: Path) -> str:
+    """Another one whenever a file of a folder has changed, as far as sizes and dates tell."""
+    facts = [(file.name, *(getattr(file.stat(), key) for key in ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino")))
+             for file in sorted(folder.iterdir())]  # fmt: skip
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def remember(folder: str, stamp: str, revision: str) -> None:
+    """Spare the hashing of a folder that was hashed before, in another process, when its stamp was this one."""
+    _hashed.setdefault(folder, (stamp, revision))
+
+
 def _files_revision(folder: Path) -> str:
+    """Hashed once in a process, as long as the files are those that were hashed."""
+    stamp = files_stamp(folder)
+    if _hashed.get(str(folder), ("",))[0] != stamp:
+        _hashed[str(folder)] = (stamp, _hashed_files(folder))
+    return _hashed[str(folder)][1]
+
+
+def _hashed_files(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.suffix in {".json", ".safetensors", ".model", ".txt"}:

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from harness import analysis_commands, commands, fleet_commands, property_commands, word_commands
+from harness import analysis_commands, cluster_commands, commands, fleet_commands, property_commands, word_commands
 from harness.spec import SPECS
 
 
@@ -54,36 +54,10 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     run = add("run", commands.run, "Run a spec: models -> features -> scores -> tables -> report.")
-    run.add_argument("spec", metavar="SPEC", help=f"one of {', '.join(SPECS)}")
-    run.add_argument(
-        "--model", action="append", metavar="NAME_OR_FOLDER", help="table name, Hub id or folder; repeatable"
-    )
-    _add_precision(run)
-    run.add_argument("--allow-pickle", action="store_true", help="load pickled weights too, which can run any code")
-    run.add_argument(
-        "--dataset", action="append", metavar="NAME", help="instead of the spec's, or local:FOLDER; repeatable"
-    )
-    run.add_argument(
-        "--protocol", choices=tuple(commands.PROTOCOLS), default="both", help="default: both, strict and paper"
-    )
-    run.add_argument(
-        "--unpinned",
-        action="store_true",
-        help="read files of the published form that are not the published ones, by checksum",
-    )
-    run.add_argument("--vectors", default="", metavar="FILE", help="word vectors; adds the control static-vectors")
-    run.add_argument("--corpus", default="", metavar="FILE", help="plain text; adds the control ngram")
-    run.add_argument("--no-untrained", action="store_true", help="leave out the untrained twins")
-    run.add_argument("--shuffled", action="store_true", help="each model also reads its text with the words shuffled")
-    run.add_argument(
-        "--chat-template", action="store_true", help="each model that has one also reads its text in its chat template"
-    )
-    run.add_argument(
-        "--out", default="results", metavar="URL", help="folder or URL of units and tables (default: results)"
-    )
+    _add_run(run)
     run.add_argument("--address", metavar="ADDR", help="a Ray cluster (default: a local Ray)")
-    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     add_data_root(run)
+    _add_cluster(add, add_data_root)
 
     report = add("report", commands.report, "Tables -> one self-contained HTML page.")
     report.add_argument("out", metavar="OUT")
@@ -130,6 +104,53 @@ def _parser() -> argparse.ArgumentParser:
 
     add_data_root(add("doctor", commands.doctor, "What works on this machine."))
     return parser
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    """What `run` and `submit` take."""
+    run.add_argument("spec", metavar="SPEC", help=f"one of {', '.join(SPECS)}")
+    run.add_argument(
+        "--model", action="append", metavar="NAME_OR_FOLDER", help="table name, Hub id or folder; repeatable"
+    )
+    _add_precision(run)
+    run.add_argument("--allow-pickle", action="store_true", help="load pickled weights too, which can run any code")
+    run.add_argument(
+        "--dataset", action="append", metavar="NAME", help="instead of the spec's, or local:FOLDER; repeatable"
+    )
+    run.add_argument(
+        "--protocol", choices=tuple(commands.PROTOCOLS), default="both", help="default: both, strict and paper"
+    )
+    run.add_argument(
+        "--unpinned",
+        action="store_true",
+        help="read files of the published form that are not the published ones, by checksum",
+    )
+    run.add_argument("--vectors", default="", metavar="FILE", help="word vectors; adds the control static-vectors")
+    run.add_argument("--corpus", default="", metavar="FILE", help="plain text; adds the control ngram")
+    run.add_argument("--no-untrained", action="store_true", help="leave out the untrained twins")
+    run.add_argument("--shuffled", action="store_true", help="each model also reads its text with the words shuffled")
+    run.add_argument(
+        "--chat-template", action="store_true", help="each model that has one also reads its text in its chat template"
+    )
+    run.add_argument(
+        "--out", default="results", metavar="URL", help="folder or URL of units and tables (default: results)"
+    )
+    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+
+def _add_cluster(
+    add: Callable[..., argparse.ArgumentParser], add_data_root: Callable[[argparse.ArgumentParser], None]
+) -> None:
+    submit = add("submit", cluster_commands.submit, "The same run as a job of a Ray cluster, under the run's name.")
+    _add_run(submit)
+    cluster_commands.add_submission(submit)
+    add_data_root(submit)
+    status = add("status", cluster_commands.status, "The jobs of a Ray cluster, or one of them.")
+    status.add_argument("job", nargs="?", metavar="JOB", help="as `submit` names it")
+    cancel = add("cancel", cluster_commands.cancel, "End a job: it finishes what runs, and writes its tables.")
+    cancel.add_argument("job", metavar="JOB")
+    for command in (status, cancel):
+        cluster_commands.add_address(command)
 
 
 def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> argparse.ArgumentParser:

@@ -59,11 +59,20 @@ def fetch(hub_id: str, commit: str, allow_pickle: bool = False) -> str:
 
 def refs(hub_id: str) -> list[str]:
     """Branches and tags of a repository, as its publisher named them."""
+    return list(heads(hub_id))
+
+
+def heads(hub_id: str) -> dict[str, str]:
+    """Branches and tags of a repository, each with its commit at this moment.
+
+    Raises:
+        FileNotFoundError: as `look`.
+    """
     from huggingface_hub import HfApi
 
     with _explained(hub_id, "main"):
         found = HfApi().list_repo_refs(hub_id)
-    return [ref.name for ref in (*found.branches, *found.tags)]
+    return {ref.name: str(ref.target_commit) for ref in (*found.branches, *found.tags)}
 
 
 def _n_parameters(hub_id: str, folder: Path) -> int:

@@ -52,6 +52,7 @@ RANKS = [
     {"harness.unique"},
     {"harness.rows", "harness.panels", "harness.vectors", "harness.verdicts", "harness.printing",
      "harness.download", "harness.wording"},
+    {"harness.packing"},
     {"harness.analysis"},
     {"harness.published"},
     {"harness.crossvalidation"},
@@ -77,9 +78,10 @@ RANKS = [
     {"harness.plan", "harness.residents"},
     {"harness.readings", "harness.provenance"},
     {"harness.schedule", "harness.assemble", "harness.progress"},
-    {"harness.pipeline", "harness.planning", "harness.word_surprisals"},
+    {"harness.pipeline", "harness.planning", "harness.word_surprisals", "harness.submission"},
     {"harness.commands", "harness.fleet_commands", "harness.word_commands", "harness.analysis_commands",
      "harness.property_commands"},
+    {"harness.cluster_commands"},
     {"harness.cli"},
     {"jobs.evaluate", "jobs.analyse"},
 ]  # fmt: skip
@@ -98,6 +100,7 @@ HOMES = {
         "harness.schedule",
         "harness.assemble",
         "harness.word_surprisals",
+        "harness.submission",
     },
     "cupy": {"kernels.arrays", "harness.doctor"},
     "torch": {

@@ -1,0 +1,150 @@
+"""The bodies of the commands about jobs on a Ray cluster: `harness submit`, `status`, `cancel`; and their options."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from harness.printing import document, show
+
+# Options of `run` that name places: a job runs elsewhere, where only whole paths mean the same.
+_PLACES = ("models", "vectors", "corpus", "out", "data_root")
+# Options of `run` that a job is given, in the order of its command line.
+_ONCE = ("models", "dtype", "backend", "protocol", "vectors", "corpus", "out", "device", "data_root")
+_REPEATED = ("model", "dataset")
+_FLAGS = ("allow_pickle", "unpinned", "no_untrained", "shuffled", "chat_template")
+
+
+def add_address(command: argparse.ArgumentParser) -> None:
+    """Which cluster."""
+    command.add_argument(
+        "--address", metavar="URL", help="its dashboard (default: RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265)"
+    )
+
+
+def add_submission(command: argparse.ArgumentParser) -> None:
+    """The options of `submit` beside those of `run`."""
+    add_address(command)
+    command.add_argument("--working-dir", default=".", metavar="DIR", help="what is sent (default: this folder)")
+    command.add_argument("--limit-mb", type=float, default=50, metavar="MB", help="send no more (default: 50)")
+    command.add_argument("--env", action="append", metavar="NAME=VALUE", help="of the job; no secrets; repeatable")
+    command.add_argument("--no-follow", action="store_true", help="return as soon as the job is submitted")
+
+
+def submit(arguments: argparse.Namespace) -> int:
+    """Run a spec as a job of a cluster, follow its log, and return its exit status."""
+    from harness.submission import Jobs, command_of
+
+    _make_whole(arguments)
+    env = dict(_variable(said) for said in arguments.env or ())
+    name, why = _name(arguments)
+    jobs = Jobs(arguments.address)
+    command = command_of("jobs.evaluate", run_arguments(arguments))
+    limit = int(arguments.limit_mb * 2**20)
+    state = jobs.submit(name, command, Path(arguments.working_dir), env, limit)
+    said = {"submitted": "is submitted", "running": "was submitted before, and runs", "done": "is done already"}[state]
+    print(f"job {name} {said} ({jobs.address}){why}", file=sys.stderr)
+    status = 0
+    if state != "done" and not arguments.no_follow:
+        try:
+            status = jobs.follow(name, lambda text: print(text, end="", file=sys.stderr, flush=True))
+        except KeyboardInterrupt:
+            print(
+                f"\nthe job goes on: `harness status {name}` shows it, `harness cancel {name}` ends it", file=sys.stderr
+            )
+            return 1
+    row = {"run": name, "submitted": state == "submitted", **jobs.rows(name)[0]}
+    if arguments.json:
+        document(row)
+    else:
+        print(f"job {name}: {row['status'].lower()}, exit status {status}")
+    return status
+
+
+def _make_whole(arguments: argparse.Namespace) -> None:
+    for name in _PLACES:
+        given = getattr(arguments, name)
+        if given and "://" not in given:
+            setattr(arguments, name, str(Path(given).absolute()))
+    if arguments.model:
+        arguments.model = [str(Path(name).absolute()) if Path(name).is_dir() else name for name in arguments.model]
+    if not Path(arguments.working_dir).is_dir():
+        raise ValueError(f"--working-dir {arguments.working_dir} is no folder.")
+
+
+def _variable(said: str) -> tuple[str, str]:
+    name, sign, value = said.partition("=")
+    if not (name and sign):
+        raise ValueError(f"--env {said!r} is not NAME=VALUE.")
+    return name, value
+
+
+def run_arguments(arguments: argparse.Namespace) -> list[str]:
+    """What `harness run` is given elsewhere to do what it would do here."""
+    found = [arguments.spec]
+    for name in _REPEATED:
+        for value in getattr(arguments, name) or ():
+            found += [f"--{name}", value]
+    for name in _ONCE:
+        if value := getattr(arguments, name):
+            found += [f"--{name.replace('_', '-')}", str(value)]
+    return found + [f"--{name.replace('_', '-')}" for name in _FLAGS if getattr(arguments, name)]
+
+
+def _name(arguments: argparse.Namespace) -> tuple[str, str]:
+    """The run's name, and why it is another one where the run cannot be planned here."""
+    from harness import commands, quickstart
+    from harness.plan import make_plan
+    from harness.spec import content_hash
+
+    spec = commands.spec_of(arguments)
+    if any(name.startswith("synthetic") for name in spec.datasets):
+        folder = quickstart.folder_of(arguments.out)
+        if not quickstart.is_built(folder):
+            print("building three tiny models and a recording with a known answer ...", file=sys.stderr)
+            quickstart.build(str(folder), spec.seed)
+    plan = make_plan(spec, arguments.out, arguments.data_root, pinned=not arguments.unpinned)
+    if not plan.failures:
+        return plan.run, ""
+    what = [asdict(spec), arguments.out, arguments.data_root]
+    failure = plan.failures[0]
+    return f"{spec.name}-{content_hash(what)[:8]}", (
+        f"; named by what was asked for, since the run cannot be planned here ({failure.model or failure.dataset}: "
+        f"{failure.message.splitlines()[0]})"
+    )
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """The jobs of a cluster, or one of them."""
+    from harness.submission import Jobs
+
+    rows = Jobs(arguments.address).rows(arguments.job)
+    if arguments.json:
+        document(rows[0] if arguments.job else rows)
+    elif arguments.job:
+        print("\n".join(f"{key:<12} {'' if value is None else value}" for key, value in rows[0].items()))
+    elif rows:
+        names = ("job", "status", "started", "seconds", "exit_status")
+        show([{name: _shown(row[name]) for name in names} for row in rows], as_json=False)
+    else:
+        print("no jobs")
+    return 0
+
+
+def _shown(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def cancel(arguments: argparse.Namespace) -> int:
+    """End a job; 1 where it has not ended."""
+    from harness.submission import ENDED, Jobs
+
+    found = Jobs(arguments.address).cancel(arguments.job)
+    if arguments.json:
+        document({"job": arguments.job, "status": found})
+    else:
+        print(f"job {arguments.job}: {found.lower()}")
+    return int(found not in ENDED)
