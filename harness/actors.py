@@ -8,6 +8,7 @@ its weights once, for all data sets, and is killed when its work is done.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
@@ -20,6 +21,7 @@ from typing import Any
 import ray
 
 from harness import fitting as fittings
+from harness import stopping
 from harness.backends import Model
 from harness.ceiling_units import compute_ceiling
 from harness.checkpoints import Checkpoint
@@ -194,7 +196,14 @@ def start(address: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep CUDA_VISIBLE_DEVICES as the user set it
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
     local = {} if address else {"include_dashboard": False, "object_store_memory": 512 * 2**20}
-    ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **local)
+    with stopping.handlers_kept():  # Ray's own ends the process at once
+        ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **local)
+
+
+def leave() -> None:
+    """Leave a cluster that may be lost; `start` joins it anew."""
+    with contextlib.suppress(Exception):
+        ray.shutdown()
 
 
 def is_fault(error: Exception) -> bool:

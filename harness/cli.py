@@ -11,7 +11,15 @@ import os
 import sys
 from collections.abc import Callable
 
-from harness import analysis_commands, cluster_commands, commands, fleet_commands, property_commands, word_commands
+from harness import (
+    analysis_commands,
+    cluster_commands,
+    commands,
+    fleet_commands,
+    property_commands,
+    watch_commands,
+    word_commands,
+)
 from harness.spec import SPECS
 
 
@@ -106,9 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run(run: argparse.ArgumentParser) -> None:
-    """What `run` and `submit` take."""
-    run.add_argument("spec", metavar="SPEC", help=f"one of {', '.join(SPECS)}")
+def _add_run(run: argparse.ArgumentParser, is_named: bool = True) -> None:
+    """What `run`, `submit` and `watch` take; of the last the spec is an option."""
+    if is_named:
+        run.add_argument("spec", metavar="SPEC", help=f"one of {', '.join(SPECS)}")
     run.add_argument(
         "--model", action="append", metavar="NAME_OR_FOLDER", help="table name, Hub id or folder; repeatable"
     )
@@ -145,6 +154,15 @@ def _add_cluster(
     _add_run(submit)
     cluster_commands.add_submission(submit)
     add_data_root(submit)
+    watch = add("watch", watch_commands.watch, "Evaluate the checkpoints of a training as they appear, each once.")
+    watch.add_argument("source", metavar="SOURCE", help="folder or bucket of checkpoints, Hub repository, or a list")
+    watch.add_argument(
+        "--spec", default="real", choices=tuple(SPECS), help="what they are evaluated on (default: real)"
+    )
+    _add_run(watch, is_named=False)
+    watch.add_argument("--address", metavar="ADDR", help="a Ray cluster (default: a local Ray)")
+    watch_commands.add_options(watch)
+    add_data_root(watch)
     status = add("status", cluster_commands.status, "The jobs of a Ray cluster, or one of them.")
     status.add_argument("job", nargs="?", metavar="JOB", help="as `submit` names it")
     cancel = add("cancel", cluster_commands.cancel, "End a job: it finishes what runs, and writes its tables.")

@@ -40,6 +40,15 @@ class Stop:
 
 
 @contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Whatever the body makes of SIGTERM, who listened to it before does so after."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
 def signals(grace_s: float = GRACE_S) -> Iterator[Stop]:
     """While open, SIGTERM and Ctrl-C leave word in what is given; in a thread, where none can be heard, nothing does.
 

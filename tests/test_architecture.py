@@ -21,6 +21,7 @@ RANKS = [
     {"kernels.ridge"},
     {"kernels.banded"},
     {"harness.recording", "harness.models"},
+    {"harness.schemas"},
     {"harness.records", "harness.spec", "harness.transfer", "harness.headers",
      "harness.stopping"},
     {"harness.claims", "harness.manifest"},
@@ -28,7 +29,7 @@ RANKS = [
      "harness.precision"},
     {"harness.simulate", "harness.hub"},
     {"harness.checkpoints"},
-    {"harness.placement", "harness.pairs", "harness.questions"},
+    {"harness.placement", "harness.pairs", "harness.questions", "harness.trainings"},
     {"harness.knowledge"},
     {"harness.properties"},
     {"harness.occupancy"},
@@ -51,7 +52,7 @@ RANKS = [
     {"harness.slopes"},
     {"harness.unique"},
     {"harness.rows", "harness.panels", "harness.vectors", "harness.verdicts", "harness.printing",
-     "harness.download", "harness.wording"},
+     "harness.download", "harness.wording", "harness.hooks"},
     {"harness.packing"},
     {"harness.analysis"},
     {"harness.published"},
@@ -81,9 +82,10 @@ RANKS = [
     {"harness.pipeline", "harness.planning", "harness.word_surprisals", "harness.submission"},
     {"harness.commands", "harness.fleet_commands", "harness.word_commands", "harness.analysis_commands",
      "harness.property_commands"},
-    {"harness.cluster_commands"},
+    {"harness.watch"},
+    {"harness.cluster_commands", "harness.watch_commands"},
     {"harness.cli"},
-    {"jobs.evaluate", "jobs.analyse"},
+    {"jobs.evaluate", "jobs.analyse", "jobs.watch"},
 ]  # fmt: skip
 # The stations that may use one another.
 ALLOWED = {

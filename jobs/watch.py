@@ -1,0 +1,10 @@
+"""Entry point for `ray job submit -- python jobs/watch.py SOURCE ...`: `harness watch` on the cluster that it is on."""
+
+from __future__ import annotations
+
+import sys
+
+from harness.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["watch", *sys.argv[1:], "--address", "auto"]))
