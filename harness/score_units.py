@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,12 @@ from harness.unique import over_controls
 from harness.units import SCORES_VERSION, FeatureUnit, Source, code_version, now, stored_features
 
 
+@cache
+def _wordfreq() -> str:
+    """Version of the frequencies that controls are made of."""
+    return version("wordfreq")
+
+
 @dataclass(frozen=True)
 class ScoreUnit:
     """One source on one data set under one protocol.
@@ -37,13 +44,13 @@ class ScoreUnit:
     features: FeatureUnit | None = None
     beside: tuple[Source, ...] = ()
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of source, recording and method. The name is part of it, since it stands in the rows."""
         made_of = {
             "schema": SCORES_VERSION, "name": self.source.name, **self.source.identity, "seed": self.seed,
             "dataset": self.dataset, "version": self.dataset_version, "protocol": self.protocol.hash,
-            "wordfreq": version("wordfreq"),
+            "wordfreq": _wordfreq(),
             "features": self.features.key if self.features else None,
             "beside": [source.identity for source in self.beside],
         }  # fmt: skip

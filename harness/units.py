@@ -13,7 +13,7 @@ import subprocess
 import weakref
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -80,7 +80,7 @@ class FeatureUnit:
     surprisals: bool
     dtype: Dtype = "float32"
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Hash of model, text, what the protocol says of reading it, and what is kept."""
         text = content_hash([self.stimuli.ids, self.stimuli.texts, self.stimuli.passages])
