@@ -167,6 +167,9 @@ def _add_cluster(
     status.add_argument("job", nargs="?", metavar="JOB", help="as `submit` names it")
     cancel = add("cancel", cluster_commands.cancel, "End a job: it finishes what runs, and writes its tables.")
     cancel.add_argument("job", metavar="JOB")
+    preempt = add("preempt", cluster_commands.preempt, "On a spot machine: tell Ray when it is about to be taken away.")
+    preempt.add_argument("--address", default="auto", metavar="ADDR", help="of the cluster (default: auto)")
+    preempt.add_argument("--node-id", metavar="ID", help="Ray's (default: of this machine)")
     for command in (status, cancel):
         cluster_commands.add_address(command)
 

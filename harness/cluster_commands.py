@@ -117,6 +117,14 @@ def _name(arguments: argparse.Namespace) -> tuple[str, str]:
     )
 
 
+def preempt(arguments: argparse.Namespace) -> int:
+    """Wait on a spot machine for the notice that it is taken away, and hand it on to Ray."""
+    from harness import preemption
+
+    preemption.watch(arguments.address, arguments.node_id)
+    return 0
+
+
 def status(arguments: argparse.Namespace) -> int:
     """The jobs of a cluster, or one of them."""
     from harness.submission import Jobs

@@ -30,7 +30,7 @@ _PROBE_S = 120.0
 
 
 def cluster(device: str) -> Cluster:
-    """The living nodes that may read models.
+    """The living nodes that may read models; those that are about to be taken away are not among them.
 
     Args:
         device: "cuda": those with GPUs; "cpu": all that have cores, their GPUs left out.
@@ -38,14 +38,22 @@ def cluster(device: str) -> Cluster:
     Raises:
         ValueError: if a node has GPUs whose memory is not known.
     """
-    nodes = []
+    nodes, leaving = [], _leaving()
     for node in ray.nodes():
         has = node["Resources"]
         n_cpus, n_gpus = int(has.get("CPU", 0)), int(has.get("GPU", 0)) if device == "cuda" else 0
-        if node["Alive"] and (n_gpus if device == "cuda" else n_cpus):
+        if node["Alive"] and node["NodeID"] not in leaving and (n_gpus if device == "cuda" else n_cpus):
             gpu_bytes = _gpu_bytes(node) if n_gpus else 0
             nodes.append(Node(node["NodeID"], n_cpus, n_gpus, gpu_bytes, int(has.get("memory", 0))))
     return Cluster(tuple(sorted(nodes, key=lambda node: (-node.n_gpus * node.gpu_bytes, node.name))))
+
+
+def _leaving() -> set[str]:
+    """Nodes that Ray drains, such as spot machines that are about to be taken away (preemption.py)."""
+    with suppress(Exception):  # not in every version of Ray
+        found = ray._private.worker.global_worker.gcs_client.get_draining_nodes()
+        return {node if isinstance(node, str) else node.hex() for node in found}
+    return set()
 
 
 def ask_for_gpus(n: int) -> None:
@@ -102,7 +110,7 @@ class Reservation:
         """Ask for the place that the plan says: on its node while that lives, else wherever there is room."""
         share = placement.gpu_share if placement.n_gpus == 1 else placement.n_gpus
         wanted: dict[str, float] = {"GPU": share} if placement.n_gpus else {"CPU": 1}
-        living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        living = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - _leaving()
         node = placement.node if placement.node in living else None
         group = placement_group([wanted], strategy="STRICT_PACK", _soft_target_node_id=node)
         return cls(placement.model, wanted, group, time.monotonic() + limit_s, limit_s)

@@ -52,7 +52,7 @@ RANKS = [
     {"harness.slopes"},
     {"harness.unique"},
     {"harness.rows", "harness.panels", "harness.vectors", "harness.verdicts", "harness.printing",
-     "harness.download", "harness.wording", "harness.hooks"},
+     "harness.download", "harness.wording", "harness.hooks", "harness.preemption"},
     {"harness.packing"},
     {"harness.analysis"},
     {"harness.published"},

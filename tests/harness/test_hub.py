@@ -22,7 +22,7 @@ from harness.cli import main
 from harness.models import Entry
 
 TEXT = ["the old bee watched the hive"]
-TOKEN = "hf_secretsecretsecretsecret"  # noqa: S105
+TOKEN = "hf_secretsecretsecretsecret"
 
 
 class Hub:
