@@ -167,6 +167,13 @@ def _add_cluster(
     status.add_argument("job", nargs="?", metavar="JOB", help="as `submit` names it")
     cancel = add("cancel", cluster_commands.cancel, "End a job: it finishes what runs, and writes its tables.")
     cancel.add_argument("job", metavar="JOB")
+    manifest = add(
+        "manifest", cluster_commands.manifest, "The same cluster, run and watch as manifests for Kubernetes."
+    )
+    manifest.add_argument("kind", choices=("kuberay",), help="whose operator reads them")
+    _add_run(manifest)
+    cluster_commands.add_manifest(manifest)
+    add_data_root(manifest)
     preempt = add("preempt", cluster_commands.preempt, "On a spot machine: tell Ray when it is about to be taken away.")
     preempt.add_argument("--address", default="auto", metavar="ADDR", help="of the cluster (default: auto)")
     preempt.add_argument("--node-id", metavar="ID", help="Ray's (default: of this machine)")

@@ -117,6 +117,34 @@ def _name(arguments: argparse.Namespace) -> tuple[str, str]:
     )
 
 
+def add_manifest(command: argparse.ArgumentParser) -> None:
+    """The options of `manifest` beside those of `run`, which are of the RayJob."""
+    command.add_argument("--cluster", default="cluster.yaml", metavar="FILE", help="node types (default: cluster.yaml)")
+    command.add_argument("--image", required=True, metavar="IMAGE", help="with Ray and this project, better by digest")
+    command.add_argument("--watch", default="", metavar="SOURCE", help="of the RayCronJob; default: as --model")
+    command.add_argument("--schedule", default="0 * * * *", metavar="CRON", help="of the watch (default: each hour)")
+    command.add_argument("--storage", default="", metavar="CLAIM", help="volume with data and weights, at /mnt/shared")
+
+
+def manifest(arguments: argparse.Namespace) -> int:
+    """Print manifests for KubeRay, of the node types that `harness plan` plans for."""
+    from harness import commands, kuberay
+
+    spec = commands.spec_of(arguments)
+    evaluate = run_arguments(arguments)
+    source = arguments.watch or (arguments.model or spec.models)[0]
+    of_run = [part for part in evaluate[1:] if part not in ("--model", *(arguments.model or ()))]
+    watch = [source, "--once", "--spec", arguments.spec, *of_run]
+    documents = kuberay.manifests(
+        arguments.cluster, arguments.image, evaluate, watch, arguments.schedule, arguments.storage
+    )
+    if arguments.json:
+        document(documents)
+    else:
+        print(kuberay.as_text(documents), end="")
+    return 0
+
+
 def preempt(arguments: argparse.Namespace) -> int:
     """Wait on a spot machine for the notice that it is taken away, and hand it on to Ray."""
     from harness import preemption

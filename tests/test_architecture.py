@@ -80,6 +80,7 @@ RANKS = [
     {"harness.readings", "harness.provenance"},
     {"harness.schedule", "harness.assemble", "harness.progress"},
     {"harness.pipeline", "harness.planning", "harness.word_surprisals", "harness.submission"},
+    {"harness.kuberay"},
     {"harness.commands", "harness.fleet_commands", "harness.word_commands", "harness.analysis_commands",
      "harness.property_commands"},
     {"harness.watch"},
