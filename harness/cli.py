@@ -6,7 +6,6 @@ Exit status: 0 all done, 1 something failed and is listed, 2 wrong use. Nothing 
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from harness import (
     cluster_commands,
     commands,
     fleet_commands,
+    logs,
     property_commands,
     watch_commands,
     word_commands,
@@ -26,7 +26,7 @@ from harness.spec import SPECS
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the entry point of the console script."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    logs.configure()
     try:
         status: int = arguments.command(arguments)
     except BrokenPipeError:  # whoever reads our lines has seen enough
@@ -145,6 +145,7 @@ def _add_run(run: argparse.ArgumentParser, is_named: bool = True) -> None:
         "--out", default="results", metavar="URL", help="folder or URL of units and tables (default: results)"
     )
     run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    run.add_argument("--usd-per-gpu-hour", type=float, metavar="USD", help="a price, to have the cost in table `runs`")
 
 
 def _add_cluster(
@@ -167,9 +168,7 @@ def _add_cluster(
     status.add_argument("job", nargs="?", metavar="JOB", help="as `submit` names it")
     cancel = add("cancel", cluster_commands.cancel, "End a job: it finishes what runs, and writes its tables.")
     cancel.add_argument("job", metavar="JOB")
-    manifest = add(
-        "manifest", cluster_commands.manifest, "The same cluster, run and watch as manifests for Kubernetes."
-    )
+    manifest = add("manifest", cluster_commands.manifest, "The same cluster, run and watch for Kubernetes.")
     manifest.add_argument("kind", choices=("kuberay",), help="whose operator reads them")
     _add_run(manifest)
     cluster_commands.add_manifest(manifest)

@@ -13,7 +13,18 @@ from harness.printing import document, show
 # Options of `run` that name places: a job runs elsewhere, where only whole paths mean the same.
 _PLACES = ("models", "vectors", "corpus", "out", "data_root")
 # Options of `run` that a job is given, in the order of its command line.
-_ONCE = ("models", "dtype", "backend", "protocol", "vectors", "corpus", "out", "device", "data_root")
+_ONCE = (
+    "models",
+    "dtype",
+    "backend",
+    "protocol",
+    "vectors",
+    "corpus",
+    "out",
+    "device",
+    "usd_per_gpu_hour",
+    "data_root",
+)
 _REPEATED = ("model", "dataset")
 _FLAGS = ("allow_pickle", "unpinned", "no_untrained", "shuffled", "chat_template")
 

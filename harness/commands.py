@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
             device=arguments.device,
             pinned=not arguments.unpinned,
             allow_pickle=arguments.allow_pickle,
+            usd_per_gpu_hour=arguments.usd_per_gpu_hour,
             watcher=display,
         )
     page = report.write(arguments.out, outcome.run)

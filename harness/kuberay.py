@@ -31,7 +31,8 @@ def manifests(
     Args:
         file: cluster.yaml of Ray's launcher.
         image: of head and workers, with this project installed.
-        evaluate, watch: arguments of `jobs/evaluate.py` and `jobs/watch.py`.
+        evaluate: arguments of `jobs/evaluate.py`.
+        watch: arguments of `jobs/watch.py`.
         schedule: of the watch, as cron writes it.
         storage: name of a PersistentVolumeClaim with recordings and weights, mounted at /mnt/shared; "" for none.
 
@@ -86,8 +87,9 @@ def _cluster(types: tuple[dict[str, Any], dict[str, dict[str, Any]]], image: str
         "autoscalerOptions": {"version": "v2", "idleTimeoutSeconds": 600},
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
-            # The dashboard takes jobs: on loopback, reached by `kubectl port-forward`; the head runs no work.
-            "rayStartParams": {"dashboard-host": "127.0.0.1", "num-cpus": "0", "num-gpus": "0"},
+            # The operator submits to the dashboard from a pod of its own, which loopback would shut out: it listens in
+            # the pods' network, and the token guards it. The head runs no work.
+            "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0", "num-gpus": "0"},  # noqa: S104
             "template": _pod(head, spot=None, **pods),
         },
         "workerGroupSpecs": [

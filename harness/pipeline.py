@@ -27,6 +27,7 @@ def run(
     device: str = "auto",
     pinned: bool = True,
     allow_pickle: bool = False,
+    usd_per_gpu_hour: float | None = None,
     watcher: Watcher | None = None,
 ) -> Outcome:
     """Run a spec and write its tables.
@@ -39,6 +40,7 @@ def run(
         device: "auto", "cpu" or "cuda", where models are read.
         pinned: whether recordings must be the published files, by checksum.
         allow_pickle: whether pickled weights are loaded where a checkpoint has no safetensors: they can run any code.
+        usd_per_gpu_hour: a price, for the column `usd` of the table `runs`.
         watcher: is told what happens.
 
     Returns:
@@ -66,6 +68,7 @@ def run(
     actors.start(address)
     with stopping.signals() as stop:
         done, account = _compute(plan, pending, store, device, watcher, allow_pickle, stop)
+        account = replace(account, usd_per_gpu_hour=usd_per_gpu_hour)
         outcome = Outcome(
             plan.run, len(plan.scores), account.n_scored, len(done) - account.n_scored, tuple(plan.failures),
             time.monotonic() - started, account.was_stopped,

@@ -23,6 +23,7 @@ class Display(Watcher):
         self.console = console
         self.bars: dict[str, TaskID] = {}
         self.said: set[tuple[str, str]] = set()
+        self.run = ""
         self.progress = Progress(
             TextColumn("{task.description:<28.28}"),
             BarColumn(bar_width=24),
@@ -48,6 +49,7 @@ class Display(Watcher):
 
     def planned(self, plan: Plan, pending: list[ScoreUnit]) -> None:
         """One bar per model; the controls share one."""
+        self.run = plan.run
         if pending:
             reused, n = len(plan.scores) - len(pending), len(plan.recordings)
             self.console.print(
@@ -62,20 +64,21 @@ class Display(Watcher):
     def noted(self, model: str, what: str) -> None:
         """Beside the model's bar."""
         if not self.console.is_terminal:
-            logger.info("model=%s now=%r", model, what)
+            logger.info("run=%s model=%s now=%r", self.run, model, what)
         elif model in self.bars:
             self.progress.update(self.bars[model], now=what)
 
     def finished(self, unit: FeatureUnit | ScoreUnit, seconds: float) -> None:
         """Move the bar of the unit's model."""
         if isinstance(unit, ScoreUnit):
-            what = f"scored {unit.dataset} {unit.protocol.name}"
+            what, dataset = f"scored {unit.dataset} {unit.protocol.name}", unit.dataset
         else:
-            what = f"read {len(unit.stimuli)} stimuli, context {unit.protocol.context}"
+            what, dataset = f"read {len(unit.stimuli)} stimuli, context {unit.protocol.context}", ""
         if self.console.is_terminal:
             self.progress.update(self.bars[_bar(unit)], advance=isinstance(unit, ScoreUnit), now=what)
         else:
-            logger.info("model=%s did=%r seconds=%.1f", unit.source.name, what, seconds)
+            of = (self.run, unit.source.name, dataset or unit.protocol.context)
+            logger.info("run=%s model=%s dataset=%s did=%r seconds=%.1f", *of, what, seconds)
 
     def found(self, unit: ScoreUnit) -> None:
         """Move the bar of the unit's model."""

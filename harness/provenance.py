@@ -29,6 +29,7 @@ class Account:
     n_scored: scores that this driver computed. recoveries: key of a unit -> how often it was begun again. landed: model
     -> Ray's id of its node, and the GPUs there. read: keys of the units that were read. n_nodes, n_gpus: of the
     cluster. predicted_s, read_s: until the last text was read, by the plan and in fact. was_stopped: before its end.
+    usd_per_gpu_hour: a price; None if not known.
     """
 
     n_scored: int = 0
@@ -40,6 +41,7 @@ class Account:
     predicted_s: float | None = None
     read_s: float | None = None
     was_stopped: bool = False
+    usd_per_gpu_hour: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def rows(
         "failures": [{"run": plan.run, "created": now(), **asdict(failure)} for failure in plan.failures],
         "units": _unit_rows(plan.run, done),
         "extractions": extractions,
-        "runs": [_run_row(plan, outcome, store.out) | _of_reading(extractions, account)],
+        "runs": [_run_row(plan, outcome, store.out) | _of_reading(extractions, account) | _cost(outcome, account)],
     }
 
 
@@ -185,6 +187,12 @@ def _extractions(run: str, done: Iterable[ScoreUnit], store: Store, account: Acc
             "reused": not was_read, "recoveries": account.recoveries.get(key, 0),
             "node": node if was_read else None, "gpus": ",".join(map(str, gpus)) if was_read else None,
         }  # fmt: skip
+
+
+def _cost(outcome: Outcome, account: Account) -> dict[str, Any]:
+    """GPU hours of the whole cluster while the run lasted, and what they cost: a GPU is paid for while it waits too."""
+    hours, price = account.n_gpus * outcome.seconds / 3600, account.usd_per_gpu_hour
+    return {"gpu_hours": hours, "usd": None if price is None else price * hours}
 
 
 def _of_reading(extractions: list[dict[str, Any]], account: Account) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import ray
 
 from harness import actors
 from harness.claims import Claim
+from harness.meters import Meters
 from harness.plan import Failure, Plan, Watcher
 from harness.provenance import Account
 from harness.readings import Readings
@@ -55,6 +56,7 @@ class Schedule:
         self.recordings = {name: ray.put(dataset) for name, dataset in plan.recordings.items()}
         self.ceilings: dict[tuple[str, str], Any] = {}
         self.looked = 0.0
+        self.meters = Meters(plan.run)
         for unit in pending:
             self._wait_or_score(unit)
 
@@ -136,8 +138,13 @@ class Schedule:
             else:
                 if read.is_ours:
                     self.read.add(read.unit.key)
+                    self._count(read, scores)
                     self.watcher.finished(read.unit, read.seconds)
                 self.ready.extend(scores)
+
+    def _count(self, read: Read, scores: list[ScoreUnit]) -> None:
+        said = self.store.manifest("features", read.unit.key) or {}
+        self.meters.read(read.unit.source.name, scores[0].dataset if scores else "", said.get("n_tokens", 0))
 
     # --- scoring ------------------------------------------------------------------------------------------------------
 
@@ -167,6 +174,7 @@ class Schedule:
         else:
             claim.release()
             self.n_scored += 1
+            self.meters.scored(unit.source.name, unit.dataset)
             self.watcher.finished(unit, seconds)
 
     def _read_again(self, unit: ScoreUnit, error: Exception) -> bool:
@@ -187,6 +195,9 @@ class Schedule:
             return
         self.looked = time.monotonic()
         self._read(self.readings.look_around())
+        held = [resident.placement for resident in self.readings.residents.values()]
+        waiting = sum(map(len, self.waiting.values())) + len(self.ready) + len(self.elsewhere)
+        self.meters.look(self.readings.cluster, held, waiting)
         for key in list(self.elsewhere):
             if self.store.has("scores", key):
                 self.watcher.found(self.elsewhere.pop(key))

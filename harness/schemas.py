@@ -135,6 +135,6 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "n_computed": _WHOLE, "n_reused": _WHOLE, "n_failed": _WHOLE, "command": _TEXT, "code_version": _TEXT,
         "versions": _TEXT, "machine": _TEXT, "backends": _TEXT, "dtypes": _TEXT, "parity_states": _REAL,
         "parity_nats": _REAL, "n_recoveries": _WHOLE, "n_nodes": _WHOLE, "n_gpus": _WHOLE, "predicted_s": _REAL,
-        "read_s": _REAL, "content": _TEXT,
+        "read_s": _REAL, "gpu_hours": _REAL, "usd": _REAL, "content": _TEXT,
     },
 }  # fmt: skip

@@ -98,7 +98,8 @@ def _evaluate(arguments: argparse.Namespace, spec: Any) -> Any:
     with Display(Console(file=sys.stderr)) as display, contextlib.redirect_stdout(sys.stderr):
         outcome = pipeline.run(
             spec, arguments.out, arguments.data_root, address=arguments.address, device=arguments.device,
-            pinned=not arguments.unpinned, allow_pickle=arguments.allow_pickle, watcher=display,
+            pinned=not arguments.unpinned, allow_pickle=arguments.allow_pickle,
+            usd_per_gpu_hour=arguments.usd_per_gpu_hour, watcher=display,
         )  # fmt: skip
     report.write(arguments.out, outcome.run)
     return outcome
