@@ -9,7 +9,7 @@ PEERS := $(VENV)/peers-$(LOCK)
 VLLM ?= .venv-vllm
 VLLM_INSTALLED := $(VLLM)/installed-$(shell cat pyproject.toml .ci/vllm-constraints.txt | cksum | tr -d ' ')
 
-.PHONY: run test test-vllm lint bench install clean
+.PHONY: run test test-vllm lint bench chaos install clean
 
 run: install  ## the main job on the embedded default: three tiny models, a recording with a known answer
 	$(BIN)/harness run quickstart
@@ -27,6 +27,9 @@ lint: install  ## style and types
 
 bench: $(PEERS)  ## side-by-side timings, 25 minutes; prints a table and writes benchmarks.json
 	$(BIN)/python tests/benchmarks/run.py
+
+chaos: install  ## faults on made-up clusters, 10 minutes; with ARGS=--json a document, with ARGS=--fleet 100 models too
+	$(BIN)/python tests/benchmarks/chaos.py $(ARGS)
 
 install: $(INSTALLED)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from harness.planning import GPU_MEMORY
+from harness.planning import GPU_MEMORY, LARGEST
 
 NAME = "brain-alignment"
 SECRET = "ray-auth-token"  # noqa: S105 - its name
@@ -90,6 +90,7 @@ def _cluster(types: tuple[dict[str, Any], dict[str, dict[str, Any]]], image: str
             # The operator submits to the dashboard from a pod of its own, which loopback would shut out: it listens in
             # the pods' network, and the token guards it. The head runs no work.
             "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0", "num-gpus": "0"},  # noqa: S104
+            "labels": {LARGEST: _largest(kinds)},
             "template": _pod(head, spot=None, **pods),
         },
         "workerGroupSpecs": [
@@ -101,6 +102,13 @@ def _cluster(types: tuple[dict[str, Any], dict[str, dict[str, Any]]], image: str
             for name, kind in kinds.items()
         ],
     }  # fmt: skip
+
+
+def _largest(kinds: dict[str, dict[str, Any]]) -> str:
+    """The largest node that may come, as the head's label says it."""
+    sizes = [(int(kind["resources"]["GPU"]), int(kind["labels"][GPU_MEMORY])) for kind in kinds.values()]
+    n_gpus, memory = max(sizes, key=lambda size: size[0] * size[1])
+    return f"{n_gpus}x{memory}"
 
 
 def _is_spot(kind: dict[str, Any]) -> bool:

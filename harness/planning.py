@@ -20,6 +20,8 @@ from harness.spec import AskedDtype, Backend, Dtype
 
 # A field of our own in a node type of cluster.yaml, beside Ray's: memory of one GPU in GB. As a label, Ray keeps it.
 GPU_MEMORY = "gpu-memory-gb"
+# The same of the head: the largest node that may come (reservations.py reads it).
+LARGEST = "largest-gpu-node"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from harness import actors, backends, reservations
 from harness.checkpoints import Checkpoint
 from harness.cluster import Cluster
 from harness.occupancy import Occupancy, Spot
-from harness.placement import Placement, place
+from harness.placement import Demand, Placement, place
 from harness.plan import Watcher
 from harness.residents import Read, Resident, demand_of
 from harness.room import NoRoomError
@@ -63,6 +63,7 @@ class Readings:
     _not_before: dict[Checkpoint, float] = field(default_factory=dict)
     _idle: dict[Spot, float] = field(default_factory=dict)
     _asked_since: float | None = None
+    _held_since: float | None = None
 
     def add(self, unit: FeatureUnit) -> None:
         """A text to be read."""
@@ -85,8 +86,9 @@ class Readings:
         if not self.cluster.nodes:
             return
         occupancy = Occupancy(self.cluster, [resident.placement for resident in self.residents.values()])
-        self._idle = occupancy.idle([self.plan[one] for one in self.unread], self._idle)
-        for checkpoint in sorted(self.unread, key=lambda one: (self.plan[one].order, one.name)):
+        planned = [one for one in self.unread if one in self.plan]
+        self._idle = occupancy.idle([self.plan[one] for one in planned], self._idle)
+        for checkpoint in sorted(planned, key=lambda one: (self.plan[one].order, one.name)):
             placement = self.plan[checkpoint]
             if not occupancy.fits(placement):
                 placement = occupancy.moved(placement, self._idle)
@@ -106,11 +108,30 @@ class Readings:
             return
         dtypes = {name: next(iter(self.unread[one].values())).dtype for name, one in waiting.items()}
         demands = [demand_of(one, self._backend(one, dtypes[name])) for name, one in waiting.items()]
-        for placement in place(demands, now, dtypes):
-            self.plan[waiting[placement.model]] = placement
+        placements = {placement.model: placement for placement in place(demands, now, dtypes)}
+        held = self._held([one for one in demands if placements[one.model].refused], dtypes)
+        for name, placement in placements.items():
+            if name in held:
+                self.plan.pop(waiting[name], None)
+                continue
+            self.plan[waiting[name]] = placement
             if placement.refused:
-                error = NoRoomError(f"{placement.model}: {placement.refused}")
-                yield from self._refuse([waiting[placement.model]], error)
+                error = NoRoomError(f"{name}: {placement.refused}")
+                yield from self._refuse([waiting[name]], error)
+
+    def _held(self, refused: list[Demand], dtypes: dict[str, Dtype]) -> dict[str, Placement]:
+        """Of those that no living node can hold, those that wait for a larger one, which an autoscaler is asked for."""
+        larger = reservations.to_come() if refused and self.device == "cuda" else None
+        placed = place(refused, Cluster((larger,)), dtypes) if larger else []
+        held = {one.model: one for one in placed if not one.refused}
+        if not held:
+            self._held_since = None
+        elif larger and self._held_since is None:
+            self._held_since = time.monotonic()
+            self.watcher.busy(f"waiting for a larger node: {', '.join(held)}")
+            reservations.ask_for_gpus([one.n_gpus for one in held.values()], larger.gpu_bytes)
+        is_late = self._held_since is not None and time.monotonic() - self._held_since > self.reserve_s
+        return {} if is_late else held
 
     def _await_nodes(self) -> Iterator[Read]:
         """An autoscaler is asked for nodes; who waits too long for the first is refused."""
@@ -118,7 +139,7 @@ class Readings:
             self._asked_since = time.monotonic()
             kind = "GPUs" if self.device == "cuda" else "cores"
             self.watcher.busy(f"waiting for a node with {kind}")
-            reservations.ask_for_gpus(len(self.unread))
+            reservations.ask_for_gpus([1] * len(self.unread))
         if time.monotonic() - self._asked_since > self.reserve_s:
             said = f"no node with {'GPUs' if self.device == 'cuda' else 'cores'} came in {self.reserve_s:.0f} s"
             error = NoRoomError(f"{said}: start one, or look at max_workers of the cluster file.")
@@ -156,7 +177,7 @@ class Readings:
 
     def _prefetch_behind(self, placement: Placement) -> None:
         """Send for the weights of the model that comes next on a node."""
-        behind = [one for one in self.unread if self.plan[one].node == placement.node]
+        behind = [one for one in self.unread if one in self.plan and self.plan[one].node == placement.node]
         if behind:
             checkpoint = min(behind, key=lambda one: self.plan[one].order)
             if checkpoint.n_parameters * 2 >= actors.PREFETCH_BYTES:
@@ -246,5 +267,5 @@ class Readings:
         for resident in list(self.residents.values()):
             self._leave(resident)
         self.running.clear()
-        if self._asked_since is not None:
-            reservations.ask_for_gpus(0)
+        if self._asked_since is not None or self._held_since is not None:
+            reservations.ask_for_gpus([])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 # A node's label that says the memory of one of its GPUs; without it the node is asked.
 LABEL = "gpu-memory-gb"
+# A label of the head of a cluster that grows: the largest node that may come, such as 8x80.
+LARGEST = "largest-gpu-node"
 # How long a model waits for its place: other jobs may hold the GPUs.
 RESERVE_S = 900.0
 _PROBE_S = 120.0
@@ -56,12 +59,25 @@ def _leaving() -> set[str]:
     return set()
 
 
-def ask_for_gpus(n: int) -> None:
-    """Let an autoscaler start nodes with so many GPUs, as far as its limits go; with 0 it may end them again."""
+def to_come() -> Node | None:
+    """The largest node that an autoscaler may start, as a label of a living node says it (8x80: 8 GPUs of 80 GB)."""
+    said = next((node["Labels"][LARGEST] for node in ray.nodes() if node["Alive"] and LARGEST in node["Labels"]), "")
+    n_gpus, _, gigabytes = said.partition("x")
+    return Node("to come", 8 * int(n_gpus), int(n_gpus), int(float(gigabytes) * 1e9), 0) if gigabytes else None
+
+
+def ask_for_gpus(bundles: Sequence[int], gpu_bytes: int = 0) -> None:
+    """Let an autoscaler start nodes, as far as its limits go; with nothing it may end them again.
+
+    Args:
+        bundles: GPUs that are wanted together on one node.
+        gpu_bytes: memory of one of them; 0: of any.
+    """
     from ray.autoscaler.sdk import request_resources
 
+    kind = [{LABEL: f"{gpu_bytes / 1e9:g}"}] * len(bundles) if gpu_bytes else None
     with suppress(Exception):  # a cluster without an autoscaler takes no requests
-        request_resources(bundles=[{"GPU": 1}] * n)
+        request_resources(bundles=[{"GPU": n} for n in bundles], bundle_label_selectors=kind)
 
 
 _known_gpu_bytes: dict[str, int] = {}

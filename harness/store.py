@@ -175,7 +175,8 @@ class Store:
             facts: JSON-able, kept in the manifest.
 
         Raises:
-            OSError: if a disk is full (ENOSPC, saying which), or the filesystem fails three times. Nothing is left.
+            OSError: if a disk is full (ENOSPC, saying which) or the filesystem fails for half a minute; then nothing
+                is left.
         """
         aside = Path(self.root) / f".aside-{uuid.uuid4().hex}" if self.is_local else Path(tempfile.mkdtemp())
         what = f"{kind} unit {key}"

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
 
-PAUSES_S = (0.5, 3.0)  # before the second try and the third
+PAUSES_S = (0.5, 2.0, 8.0, 20.0)  # before the second try and those after: half a minute in all
 CHUNK_BYTES = 8 * 2**20
 STREAMS = 4  # pieces of a remote file that are on their way, files that are hashed beside each other
 _DEFINITE = (
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 def again(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
-    """The result of a call to a filesystem, tried three times with pauses."""
+    """The result of a call to a filesystem, tried five times with pauses."""
     for pause_s in PAUSES_S:
         try:
             return call(*arguments, **named)

@@ -33,6 +33,15 @@ def test_workers_come_from_none_spot_before_on_demand(config):
         assert kind in same or kind["priority"] < same[0]["priority"]
 
 
+def test_the_head_says_which_node_is_the_largest_that_may_come(config):
+    from harness.reservations import LARGEST
+
+    sizes = [(kind["resources"]["GPU"], int(kind["labels"]["gpu-memory-gb"]))
+             for kind in config["available_node_types"].values() if "GPU" in kind["resources"]]  # fmt: skip
+    n_gpus, memory = max(sizes, key=lambda size: size[0] * size[1])
+    assert config["available_node_types"]["head"]["labels"] == {LARGEST: f"{n_gpus}x{memory}"}
+
+
 def _is_spot(kind):
     return kind["node_config"].get("InstanceMarketOptions", {}).get("MarketType") == "spot"
 

@@ -229,6 +229,40 @@ def test_models_wait_for_the_first_node_of_a_cluster_that_grows_and_not_for_ever
         made.shutdown()
 
 
+def test_a_model_too_large_for_the_nodes_that_live_waits_for_a_larger_one_that_may_come(store, monkeypatch):
+    ray.shutdown()
+    asked = []
+    monkeypatch.setattr(reservations, "ask_for_gpus", lambda bundles, gpu_bytes=0: asked.append((bundles, gpu_bytes)))
+    memory = {"object_store_memory": 2**27}
+    head = {"num_cpus": 1, "labels": {reservations.LARGEST: "2x80"}, **memory}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    small = made.add_node(num_cpus=1, num_gpus=1, labels={reservations.LABEL: "24"}, **memory)
+    ray.init(address=made.address, logging_level="ERROR", log_to_driver=False)
+    try:
+        found = Readings(store, "cuda", Watcher(), reserve_s=1)
+        for name, size in (("large", 30e9), ("small", 1e9), ("too large", 400e9)):
+            found.add(text_of(name, size))
+        reads = {read.unit.source.name: read.error for read in finish(found)}
+        assert reads["small"] is None
+        assert found.landed["small"][0] == small.node_id
+        assert "too large" in str(reads["too large"])
+        assert "large: " in str(reads["large"])  # nothing came in its time
+        assert asked == [([1], 80 * 10**9)]
+        found.close()
+        assert asked[-1] == ([], 0)
+        found = Readings(store, "cuda", Watcher())
+        found.add(text_of("later", 30e9))
+        assert list(found.admit()) == []
+        assert found.is_waiting
+        node = made.add_node(num_cpus=1, num_gpus=2, labels={reservations.LABEL: "80"}, **memory)
+        (read,) = finish(found)
+        assert read.error is None
+        assert found.landed["later"][0] == node.node_id
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
 def test_an_idle_gpu_takes_over_only_after_a_while_and_only_what_it_can_hold():
     nodes = [Node("big", 8, 2, 80, 0), Node("small", 8, 2, 24, 0)]
     placement = Placement("m", "bfloat16", "transformers", 1, 1.0, "big", 0, 0, 1, Need(1, 1, 1), gpus=(0,))

@@ -1,0 +1,406 @@
+"""Faults, one after another, on made-up clusters: does the run end, or go on, with the tables of an undisturbed one?
+
+`make chaos`, or `python tests/benchmarks/chaos.py [--only FAULT,...] [--tries 2] [--fleet] [--json]`; ten minutes, and
+half an hour with --fleet, which adds 20 nodes that are killed under 100 models (fleet.py). Two tiny models, a recording
+and reading times under STRICT; each try kills at another moment. The columns:
+
+fault, tried; survived: tries that ended with every table of scores equal, after the same command was given again where
+a driver is killed; rows_lost: rows that differ, over all tries; units_repeated: units that were begun more than once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import fsspec
+import psutil
+import ray
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from ray.cluster_utils import Cluster
+
+from harness import pipeline, quickstart, tables
+from harness.provenance import Outcome
+from harness.spec import EvaluationSpec
+from harness.spec import quickstart as quickstart_spec
+
+SPEC = replace(
+    quickstart_spec(), models=("tiny-llama", "tiny-gpt2"), protocols=("strict",), controls=("length", "random")
+)
+TABLES = ("neuroid_scores", "layer_scores", "model_scores", "reading_scores", "word_surprisals", "folds")
+OF_A_RUN = {"created", "code_version", "run"}
+MEMORY = {"object_store_memory": 2**27}
+READS, SCORES = "ray::ModelActor.read", "ray::score"
+
+
+@dataclass
+class Tried:
+    """What came of one try. repeated: units begun more than once; lost: rows that differ."""
+
+    survived: bool
+    lost: int
+    repeated: int
+
+
+@dataclass
+class Bench:
+    """What the faults share: a finished OUT, and seeds."""
+
+    good: Path
+    run: str
+    numbers: random.Random
+
+    def out(self, folder: Path) -> str:
+        """A fresh OUT with the same models and recording."""
+        shutil.copytree(quickstart.folder_of(str(self.good)), quickstart.folder_of(str(folder)))
+        return str(folder)
+
+    def judge(self, out: str, repeated: int, *, without: str = "", good: str = "", run: str = "") -> Tried:
+        """Compare all tables of scores with those of the undisturbed run; rows of one model may be left out."""
+        lost = 0
+        for table in TABLES:
+            both = (out, good or str(self.good))
+            ours, theirs = (_rows(tables.read(each, table, run or self.run), without) for each in both)
+            lost += len(ours ^ theirs)
+        return Tried(not lost, lost, repeated)
+
+
+def _rows(frame: Any, without: str) -> set[tuple[Any, ...]]:
+    if without and "model" in frame:
+        frame = frame[~frame["model"].str.startswith(without)]
+    frame = frame.drop(columns=[name for name in OF_A_RUN if name in frame])
+    return {tuple(map(repr, row)) for row in frame.itertuples(index=False)}
+
+
+def recoveries(out: str, run: str) -> int:
+    """Readings that were begun again within a run."""
+    return int(tables.read(out, "runs", run)["n_recoveries"].sum())
+
+
+# --- killing ----------------------------------------------------------------------------------------------------------
+
+
+def processes(what: str) -> Iterator[psutil.Process]:
+    """Ray's processes of such a title."""
+    for process in psutil.process_iter(["cmdline"]):
+        if what in " ".join(process.info["cmdline"] or []):
+            yield process
+
+
+def kill_one(what: str, after_s: float, do: Callable[[psutil.Process], Any] = psutil.Process.kill) -> threading.Thread:
+    """In a thread: once a process of such a title is there, and a while has passed, do something to one."""
+
+    def wait() -> None:
+        until = time.monotonic() + 90
+        while time.monotonic() < until:
+            for process in processes(what):
+                time.sleep(after_s)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    do(process)
+                return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+@contextlib.contextmanager
+def nodes() -> Iterator[Cluster]:
+    """A head without cores, and two nodes."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **MEMORY})
+    made.workers = [made.add_node(num_cpus=2, **MEMORY) for _ in range(2)]
+    ray.init(address=made.address, logging_level="ERROR", log_to_driver=False)
+    try:
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def node_of(made: Cluster, process: psutil.Process) -> Any:
+    """The node that a process is on."""
+    raylets = [parent.pid for parent in process.parents() if "raylet" in parent.name()]
+    return next(node for node in made.workers if node.all_processes["raylet"][0].process.pid in raylets)
+
+
+def command(out: str) -> list[str]:
+    """The same run as a command."""
+    script = (
+        "import sys, json; sys.path[:0] = sys.argv[1:3]; import chaos; from harness import pipeline;"
+        "print(json.dumps({'computed': pipeline.run(chaos.SPEC, sys.argv[3]).n_computed}))"
+    )
+    here = Path(__file__).resolve()
+    return [sys.executable, "-c", script, str(here.parents[2]), str(here.parent), out]
+
+
+# --- the faults -------------------------------------------------------------------------------------------------------
+
+
+def actor_killed(bench: Bench, folder: Path) -> Tried:
+    """SIGKILL for a model's process while it reads, as the out-of-memory killer does."""
+    out = bench.out(folder)
+    kill_one(READS, bench.numbers.uniform(0, 3))
+    outcome = pipeline.run(SPEC, out)
+    return bench.judge(out, recoveries(out, outcome.run))
+
+
+def worker_killed(bench: Bench, folder: Path) -> Tried:
+    """SIGKILL for a process that scores."""
+    out = bench.out(folder)
+    thread = kill_one(SCORES, bench.numbers.uniform(0, 0.3))
+    pipeline.run(SPEC, out)
+    return bench.judge(out, int(not thread.is_alive()))
+
+
+def node_killed(bench: Bench, folder: Path) -> Tried:
+    """A node is gone from one moment to the next."""
+    out = bench.out(folder)
+    with nodes() as made:
+        kill_one(READS, bench.numbers.uniform(0, 3), lambda one: made.remove_node(node_of(made, one), False))
+        outcome = pipeline.run(SPEC, out)
+    return bench.judge(out, recoveries(out, outcome.run))
+
+
+def node_preempted(bench: Bench, folder: Path) -> Tried:
+    """A spot machine: a notice, and a few seconds later it is gone."""
+    out = bench.out(folder)
+    with nodes() as made:
+
+        def take(process: psutil.Process) -> None:
+            node = node_of(made, process)
+            drain = [
+                "drain-node", f"--address={made.address}", f"--node-id={node.node_id}", "--reason-message=spot",
+                "--reason=DRAIN_NODE_REASON_PREEMPTION", "--deadline-remaining-seconds=4",
+            ]  # fmt: skip
+            subprocess.run([Path(sys.executable).parent / "ray", *drain], capture_output=True, check=True)
+            time.sleep(4)
+            made.remove_node(node, allow_graceful=False)
+
+        kill_one(READS, bench.numbers.uniform(0, 1), take)
+        outcome = pipeline.run(SPEC, out)
+    return bench.judge(out, recoveries(out, outcome.run))
+
+
+def _driver(bench: Bench, folder: Path, how: Callable[[subprocess.Popen[str]], Any]) -> Tried:
+    out = bench.out(folder)
+    first = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+    wanted, until = bench.numbers.randint(2, 9), time.monotonic() + 120
+    while len(list(Path(out).glob("units/[!.]*/*/manifest.json"))) < wanted and time.monotonic() < until:
+        time.sleep(0.02)
+    how(first)
+    first.wait(timeout=120)
+    begun = len(list(Path(out).glob("units/.claims/*/*")))
+    time.sleep(1)  # a worker that outlives its driver may store one more
+    stored = len(list(Path(out).glob("units/scores/*/manifest.json")))
+    done = subprocess.run(command(out), capture_output=True, text=True, check=True)
+    computed = json.loads(done.stdout.splitlines()[-1])["computed"]
+    n_units = len(list(Path(out).glob("units/scores/*/manifest.json")))
+    return bench.judge(out, begun + stored + computed - n_units)
+
+
+def driver_killed(bench: Bench, folder: Path) -> Tried:
+    """SIGKILL for the driver; the same command again."""
+    return _driver(bench, folder, lambda process: process.kill())
+
+
+def driver_terminated(bench: Bench, folder: Path) -> Tried:
+    """SIGTERM: it drains, and writes the tables of what is done; the same command again."""
+    return _driver(bench, folder, lambda process: process.send_signal(signal.SIGTERM))
+
+
+def head_killed(bench: Bench, folder: Path) -> Tried:
+    """The cluster's control plane is gone, and the driver with it; the same command again, on another cluster."""
+
+    def end(process: subprocess.Popen[str]) -> None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if "gcs_server" in child.name():
+                child.kill()
+        time.sleep(2)
+        process.kill()
+
+    return _driver(bench, folder, end)
+
+
+class Flaky(DirFileSystem):
+    """A local disk as a remote, which does not answer while a file called CHAOS_FLAG is there."""
+
+    protocol = "flaky"
+
+    def __init__(self, **_: Any) -> None:
+        super().__init__(path="/", fs=LocalFileSystem())
+
+    def _join(self, path: Any) -> Any:
+        if os.path.exists(os.environ["CHAOS_FLAG"]):  # noqa: PTH110
+            raise ConnectionError("the storage does not answer")
+        return super()._join(path)
+
+
+def _register() -> None:
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+
+
+def storage_fails(bench: Bench, folder: Path) -> Tried:
+    """The storage answers nothing for eight seconds, in the middle of a run."""
+    import fleet
+
+    folder.mkdir()
+    names = [str(quickstart.folder_of(str(bench.good)) / name) for name in SPEC.models]
+    recording = fleet.sentences(folder)
+    spec = EvaluationSpec("flaky", tuple(names), (f"local:{recording}",), ("strict",), controls=("length", "random"))
+    os.environ["CHAOS_FLAG"] = str(folder / "flag")
+    _register()
+    good = pipeline.run(spec, str(folder / "good"))
+    ray.shutdown()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    hook = {"worker_process_setup_hook": _register}
+    ray.init("local", include_dashboard=False, logging_level="ERROR", log_to_driver=False, runtime_env=hook)
+    out = f"flaky://{folder}/out"
+
+    def fail() -> None:
+        while not list(Path(folder, "out").glob("units/[!.]*/*/manifest.json")):
+            time.sleep(0.05)
+        time.sleep(bench.numbers.uniform(0, 3))
+        Path(os.environ["CHAOS_FLAG"]).touch()
+        time.sleep(8)
+        Path(os.environ["CHAOS_FLAG"]).unlink()
+
+    thread = threading.Thread(target=fail, daemon=True)
+    thread.start()
+    outcome = pipeline.run(spec, out)
+    thread.join()
+    return bench.judge(out, recoveries(out, outcome.run), good=str(folder / "good"), run=good.run)
+
+
+def disk_full(bench: Bench, folder: Path) -> Tried:
+    """No space left in the middle of a run: units fail by name; some is freed, and the same command given again."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], check=True, capture_output=True)
+    try:
+        out = bench.out(folder)
+        try:
+            failed = len(pipeline.run(SPEC, out).failures)
+        except OSError:  # not even the tables found room
+            failed = 1
+        subprocess.run(["mount", "-o", "remount,size=500m", str(folder)], check=True, capture_output=True)
+        stored = len(list(Path(out).glob("units/scores/*/manifest.json")))
+        again = pipeline.run(SPEC, out)
+        tried = bench.judge(out, stored + again.n_computed - again.n_units)
+        return replace(tried, survived=tried.survived and failed > 0)
+    finally:
+        ray.shutdown()
+        subprocess.run(["umount", "-l", str(folder)], check=True, capture_output=True)
+
+
+def model_poisoned(bench: Bench, folder: Path) -> Tried:
+    """Whoever loads one of the models is ended by SIGSEGV: it alone fails, by name; nothing of the other is lost."""
+    out = bench.out(folder)
+    poison = str(quickstart.folder_of(out) / "tiny-gpt2" / "model.safetensors")
+    ended = threading.Event()
+
+    def bite() -> None:
+        while not ended.wait(0.005):
+            for process in processes("ray::ModelActor"):
+                with contextlib.suppress(psutil.Error, OSError):
+                    if poison in Path(f"/proc/{process.pid}/maps").read_text() or poison in [
+                        one.path for one in process.open_files()
+                    ]:
+                        process.send_signal(signal.SIGSEGV)
+
+    thread = threading.Thread(target=bite, daemon=True)
+    thread.start()
+    outcome: Outcome = pipeline.run(SPEC, out)
+    ended.set()
+    named = {failure.model.partition(":")[0] for failure in outcome.failures} == {"tiny-gpt2"}
+    tried = bench.judge(out, 3, without="tiny-gpt2")  # three more actors were tried
+    return replace(tried, survived=tried.survived and named)
+
+
+FAULTS: dict[str, Callable[[Bench, Path], Tried]] = {
+    call.__name__: call
+    for call in (
+        actor_killed, worker_killed, node_killed, node_preempted, driver_killed, driver_terminated, head_killed,
+        storage_fails, disk_full, model_poisoned,
+    )
+}  # fmt: skip
+
+
+def main() -> int:
+    """Print the table; 1 where a try did not survive."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--only", type=lambda text: text.split(","), default=list(FAULTS), help=f"of {', '.join(FAULTS)}"
+    )
+    parser.add_argument("--tries", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fleet", action="store_true", help="also 20 nodes killed under 100 models")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    logging.getLogger().setLevel(logging.CRITICAL)
+    with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as folder:
+        rows = list(tried(Path(folder), arguments))
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        names = ("fault", "tried", "survived", "rows_lost", "units_repeated")
+        print("{:<18} {:>5} {:>8} {:>9} {:>14}".format(*names))
+        for row in rows:
+            print("{:<18} {:>5} {:>8} {:>9} {:>14}".format(*(row[name] for name in names)))
+    return int(any(row["survived"] < row["tried"] for row in rows))
+
+
+def tried(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row for each fault."""
+    good = folder / "good"
+    run = pipeline.run(SPEC, str(good)).run
+    ray.shutdown()
+    for name in arguments.only:
+        bench = Bench(good, run, random.Random(f"{arguments.seed} {name}"))  # noqa: S311
+        results = []
+        for k in range(arguments.tries):
+            try:
+                results.append(FAULTS[name](bench, folder / f"{name}-{k}"))
+            except Exception as error:  # noqa: BLE001 - a fault that was not survived is what is counted
+                print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+                results.append(Tried(False, 0, 0))
+            finally:
+                ray.shutdown()
+        yield _row(name, results)
+    if arguments.fleet:
+        import fleet
+
+        rows = fleet.runs(folder, 100, 2, 10, arguments.seed)[1:]
+        ended = [(row["rows_lost"], row["failures"], row["units_repeated"]) for row in rows]
+        results = [Tried(not (n_lost or failures), n_lost, repeated) for n_lost, failures, repeated in ended]
+        yield _row("nodes_of_a_fleet", results) | {"kills": sum(row["killed"] for row in rows)}
+
+
+def _row(name: str, results: list[Tried]) -> dict[str, Any]:
+    row = {
+        "fault": name, "tried": len(results), "survived": sum(one.survived for one in results),
+        "rows_lost": sum(one.lost for one in results), "units_repeated": sum(one.repeated for one in results),
+    }  # fmt: skip
+    print(row, file=sys.stderr, flush=True)
+    return row
+
+
+if __name__ == "__main__":
+    sys.exit(main())

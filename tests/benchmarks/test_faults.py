@@ -1,0 +1,26 @@
+"""The benchmarks of faults and of the driver run, in miniature, and what they print can be read."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def printed(*command):
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_fault_is_a_row():
+    (row,) = printed(HERE / "chaos.py", "--only", "worker_killed", "--tries", "1", "--json")
+    assert row == {"fault": "worker_killed", "tried": 1, "survived": 1, "rows_lost": 0, "units_repeated": 1}
+
+
+def test_the_driver_records_every_unit():
+    found = printed(HERE / "driver.py", "--units", "100", "--json")
+    assert found["units"] == 100
+    assert found["units_per_s"] > 0
+    assert len(found["rows"]) == 10
