@@ -20,13 +20,14 @@ import fsspec
 import pyarrow.parquet as pq
 
 from harness import checkpoints, scaling, tables, trainings
-from harness.provenance import Outcome
 from harness.spec import EvaluationSpec, content_hash
 from harness.trainings import QUIET_S, Seen
 from harness.units import now
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from harness.provenance import Outcome
 
 logger = logging.getLogger(__name__)
 

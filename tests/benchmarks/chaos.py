@@ -254,7 +254,8 @@ class Flaky(DirFileSystem):
         return super()._join(path)
 
 
-def _register() -> None:
+def register() -> None:
+    """Make it known in this process."""
     fsspec.register_implementation("flaky", Flaky, clobber=True)
 
 
@@ -267,11 +268,12 @@ def storage_fails(bench: Bench, folder: Path) -> Tried:
     recording = fleet.sentences(folder)
     spec = EvaluationSpec("flaky", tuple(names), (f"local:{recording}",), ("strict",), controls=("length", "random"))
     os.environ["CHAOS_FLAG"] = str(folder / "flag")
-    _register()
+    register()
     good = pipeline.run(spec, str(folder / "good"))
     ray.shutdown()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    hook = {"worker_process_setup_hook": _register}
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent)  # where workers find the hook
+    hook = {"worker_process_setup_hook": "chaos.register"}
     ray.init("local", include_dashboard=False, logging_level="ERROR", log_to_driver=False, runtime_env=hook)
     out = f"flaky://{folder}/out"
 
