@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,8 +30,10 @@ from harness.units import FeatureUnit
 
 logger = logging.getLogger(__name__)
 
-# Actors that may be lost over one text; then it is the text, or the model, that kills them.
+# Actors that may be lost over one text on nodes that live on; then it is the text, or the model, that kills them. Those
+# that are lost with their nodes are not its fault, unless there are very many.
 RECOVERIES = 3
+RECOVERIES_IN_ALL = 20
 
 
 class LostActorError(RuntimeError):
@@ -64,6 +66,7 @@ class Readings:
     _idle: dict[Spot, float] = field(default_factory=dict)
     _asked_since: float | None = None
     _held_since: float | None = None
+    _lost_on: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, unit: FeatureUnit) -> None:
         """A text to be read."""
@@ -226,12 +229,15 @@ class Readings:
         self._leave(resident)
         self.recoveries[left[0].key] += 1
         n = self.recoveries[left[0].key]
+        self._lost_on[left[0].key].append(resident.node or resident.placement.node)
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         logger.warning("model=%s lost its actor, the %d. time over this text: %s", checkpoint.name, n, said)
-        self.watcher.noted(checkpoint.name, f"lost its actor ({n} of {RECOVERIES})")
+        living = reservations.living()
+        n_alone = sum(node in living for node in self._lost_on[left[0].key])
+        self.watcher.noted(checkpoint.name, f"lost its actor ({n_alone} of {RECOVERIES} on nodes that live)")
         if self.store.has("features", left[0].key):  # lost after its work was done
             yield Read(left.pop(0))
-        elif n > RECOVERIES:
+        elif n_alone > RECOVERIES or n > RECOVERIES_IN_ALL:
             why = "is there memory enough (`harness plan`), is the checkpoint sound?"
             yield Read(left.pop(0), error=LostActorError(
                 f"{checkpoint.name}: {n} actors were lost over one text ({said}); {why}"))  # fmt: skip

@@ -59,6 +59,11 @@ def _leaving() -> set[str]:
     return set()
 
 
+def living() -> set[str]:
+    """Ray's ids of the nodes that live, as far as is known: a death is noticed after some seconds."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
 def to_come() -> Node | None:
     """The largest node that an autoscaler may start, as a label of a living node says it (8x80: 8 GPUs of 80 GB)."""
     said = next((node["Labels"][LARGEST] for node in ray.nodes() if node["Alive"] and LARGEST in node["Labels"]), "")
@@ -126,8 +131,7 @@ class Reservation:
         """Ask for the place that the plan says: on its node while that lives, else wherever there is room."""
         share = placement.gpu_share if placement.n_gpus == 1 else placement.n_gpus
         wanted: dict[str, float] = {"GPU": share} if placement.n_gpus else {"CPU": 1}
-        living = {node["NodeID"] for node in ray.nodes() if node["Alive"]} - _leaving()
-        node = placement.node if placement.node in living else None
+        node = placement.node if placement.node in living() - _leaving() else None
         group = placement_group([wanted], strategy="STRICT_PACK", _soft_target_node_id=node)
         return cls(placement.model, wanted, group, time.monotonic() + limit_s, limit_s)
 

@@ -162,6 +162,16 @@ def test_a_text_that_kills_every_actor_is_given_up_and_the_models_other_texts_ar
     assert "2 actors were lost over one text" in str(said[bad.key])
 
 
+def test_actors_that_are_lost_with_their_nodes_do_not_count_until_they_are_very_many(cluster, store, monkeypatch):
+    monkeypatch.setattr(readings, "RECOVERIES", 0)
+    monkeypatch.setattr(readings, "RECOVERIES_IN_ALL", 2)
+    monkeypatch.setattr(reservations, "living", set)  # wherever it was, that node is dead
+    found = Readings(store, "cuda", Watcher())
+    found.add(text_of("unlucky", 1e9, "kills"))
+    (read,) = finish(found)
+    assert "3 actors were lost over one text" in str(read.error)
+
+
 def test_what_is_wrong_with_a_text_is_not_tried_again(cluster, store):
     found = Readings(store, "cuda", Watcher())
     found.add(text_of("a", 7e9, "wrong"))
