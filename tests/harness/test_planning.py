@@ -48,7 +48,7 @@ def test_the_repositorys_own_cluster_file_is_planned_for(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     _, out, _ = run(capsys, "plan", "scale", "--json")
     said = json.loads(out)
-    assert [node["n_gpus"] for node in said["cluster"]] == [8] * 4
+    assert [node["n_gpus"] for node in said["cluster"]] == [8] * 5 + [1] * 3
     assert said["ratio"] < 1.15
 
 
