@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import json
 import logging
-import os
 import random
 import shutil
 import signal
@@ -30,16 +29,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import fsspec
 import psutil
 import ray
-from fsspec.implementations.dirfs import DirFileSystem
-from fsspec.implementations.local import LocalFileSystem
 from ray.cluster_utils import Cluster
 
 from harness import pipeline, quickstart, tables
 from harness.provenance import Outcome
-from harness.spec import EvaluationSpec
 from harness.spec import quickstart as quickstart_spec
 
 SPEC = replace(
@@ -240,58 +235,6 @@ def head_killed(bench: Bench, folder: Path) -> Tried:
     return _driver(bench, folder, end)
 
 
-class Flaky(DirFileSystem):
-    """A local disk as a remote, which does not answer while a file called CHAOS_FLAG is there."""
-
-    protocol = "flaky"
-
-    def __init__(self, **_: Any) -> None:
-        super().__init__(path="/", fs=LocalFileSystem())
-
-    def _join(self, path: Any) -> Any:
-        if os.path.exists(os.environ["CHAOS_FLAG"]):  # noqa: PTH110
-            raise ConnectionError("the storage does not answer")
-        return super()._join(path)
-
-
-def register() -> None:
-    """Make it known in this process."""
-    fsspec.register_implementation("flaky", Flaky, clobber=True)
-
-
-def storage_fails(bench: Bench, folder: Path) -> Tried:
-    """The storage answers nothing for eight seconds, in the middle of a run."""
-    import fleet
-
-    folder.mkdir()
-    names = [str(quickstart.folder_of(str(bench.good)) / name) for name in SPEC.models]
-    recording = fleet.sentences(folder)
-    spec = EvaluationSpec("flaky", tuple(names), (f"local:{recording}",), ("strict",), controls=("length", "random"))
-    os.environ["CHAOS_FLAG"] = str(folder / "flag")
-    register()
-    good = pipeline.run(spec, str(folder / "good"))
-    ray.shutdown()
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent)  # where workers find the hook
-    hook = {"worker_process_setup_hook": "chaos.register"}
-    ray.init("local", include_dashboard=False, logging_level="ERROR", log_to_driver=False, runtime_env=hook)
-    out = f"flaky://{folder}/out"
-
-    def fail() -> None:
-        while not list(Path(folder, "out").glob("units/[!.]*/*/manifest.json")):
-            time.sleep(0.05)
-        time.sleep(bench.numbers.uniform(0, 3))
-        Path(os.environ["CHAOS_FLAG"]).touch()
-        time.sleep(8)
-        Path(os.environ["CHAOS_FLAG"]).unlink()
-
-    thread = threading.Thread(target=fail, daemon=True)
-    thread.start()
-    outcome = pipeline.run(spec, out)
-    thread.join()
-    return bench.judge(out, recoveries(out, outcome.run), good=str(folder / "good"), run=good.run)
-
-
 def disk_full(bench: Bench, folder: Path) -> Tried:
     """No space left in the middle of a run: units fail by name; some is freed, and the same command given again."""
     folder.mkdir()
@@ -340,7 +283,7 @@ FAULTS: dict[str, Callable[[Bench, Path], Tried]] = {
     call.__name__: call
     for call in (
         actor_killed, worker_killed, node_killed, node_preempted, driver_killed, driver_terminated, head_killed,
-        storage_fails, disk_full, model_poisoned,
+        disk_full, model_poisoned,
     )
 }  # fmt: skip
 
