@@ -6,6 +6,7 @@ them partitioned into a fresh folder, which then takes its place in one step: a 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -16,14 +17,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness import analysis, scores, tables
+from harness import analysis, scores, tables, transfer
 from harness.score_units import ScoreUnit
 from harness.store import Store
 
-logger = logging.getLogger(__name__)
-
-# Attempts at a table: nodes may be lost while it is written.
-TRIES = 3
 # Files of a partition's rows that one task reads and writes as one.
 FILES_TOGETHER = 20
 SCORE_TABLES = (
@@ -47,12 +44,11 @@ def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, 
         others: rows of the tables that are not scores; `runs` is written last, so that a listed run has its tables.
     """
     listed = f"{_root(store)}/runs/run={run}"
-    if store.fs.exists(listed):  # a run that is killed while its tables are replaced must not be listed as done
-        store.fs.rm(listed, recursive=True)
+    transfer.remove(store.fs, listed, recursive=True)  # killed while its tables are replaced, it is not listed as done
     folders = [store.folder("scores", unit.key) for unit in units]
     for table in SCORE_TABLES:
-        files = [f"{folder}/{table}.parquet" for folder in folders if store.fs.exists(f"{folder}/{table}.parquet")]
-        _write_scores(store, run, table, files)
+        files = [f"{folder}/{table}.parquet" for folder in folders]
+        _write_scores(store, run, table, [file for file in files if transfer.is_there(store.fs, file)])
     for table, rows in (others | _statistics(store.out, run, others)).items():
         if table != "runs":
             write_rows(store, run, table, rows)
@@ -83,7 +79,7 @@ def _write_scores(store: Store, run: str, table: str, files: list[str]) -> None:
         rows.write_parquet(aside, filesystem=_arrow_filesystem(store), partition_cols=partitions)
         _install(store, f"{aside}/run={run}", f"{_root(store)}/{table}/run={run}")
 
-    _aside(store, table, write)
+    _aside(store, write)
 
 
 def write_partition(
@@ -102,23 +98,23 @@ def write_partition(
         rows.write_parquet(aside, filesystem=_arrow_filesystem(store))
         _install(store, aside, f"{_root(store)}/{table}/run={run}/dataset={dataset}/model={model}")
 
-    _aside(store, table, write)
+    _aside(store, write)
 
 
-def _aside(store: Store, table: str, write: Callable[[str], None]) -> None:
-    """By Ray Data; again from the beginning where a node is lost meanwhile, which Ray Data does not always outlive."""
-    aside = f"{_root(store)}/.aside-{uuid.uuid4().hex}"
-    for attempt in range(TRIES):
-        try:
-            write(f"{aside}.{attempt}")
-            break
-        except Exception as error:
-            if attempt == TRIES - 1:
-                raise
-            logger.warning("table=%s could not be written (%s), and is begun again", table, type(error).__name__)
-        finally:
-            if store.fs.exists(f"{aside}.{attempt}"):
-                store.fs.rm(f"{aside}.{attempt}", recursive=True)
+def _aside(store: Store, write: Callable[[str], None]) -> None:
+    """Write a table; again from its beginning where a node is lost meanwhile, or the filesystem fails for a while."""
+    begun: list[str] = []
+
+    def attempt() -> None:
+        begun.append(f"{_root(store)}/.aside-{uuid.uuid4().hex}")
+        write(begun[-1])
+
+    try:
+        transfer.again(attempt)
+    finally:
+        with contextlib.suppress(Exception):  # what a filesystem keeps that fails for good, `harness cache gc` removes
+            for aside in begun:
+                transfer.remove(store.fs, aside, recursive=True)
 
 
 def _read_files(batch: dict[str, Any], out: str, table: str, values: dict[str, str]) -> pa.Table:
@@ -162,17 +158,19 @@ def _with_values(batch: pa.Table, values: dict[str, str], without: Sequence[str]
 def write_rows(store: Store, run: str, table: str, rows: list[dict[str, Any]]) -> None:
     """A small table, or an empty one with its columns, so that readers find every table."""
     content = tables.rows_to_arrow(table, rows).drop_columns(["run"])
-    aside = f"{_root(store)}/.aside-{uuid.uuid4().hex}"
-    store.fs.makedirs(aside, exist_ok=True)
-    with store.fs.open(f"{aside}/part-0.parquet", "wb") as stream:
-        pq.write_table(content, stream)
-    _install(store, aside, f"{_root(store)}/{table}/run={run}")
+
+    def write(aside: str) -> None:
+        store.fs.makedirs(aside, exist_ok=True)
+        with store.fs.open(f"{aside}/part-0.parquet", "wb") as stream:
+            pq.write_table(content, stream)
+        _install(store, aside, f"{_root(store)}/{table}/run={run}")
+
+    _aside(store, write)
 
 
 def _install(store: Store, aside: str, final: str) -> None:
     """Put a folder into place. A rename fails where another driver was faster; its tables have the same content."""
-    if store.fs.exists(final):
-        store.fs.rm(final, recursive=True)
+    transfer.remove(store.fs, final, recursive=True)
     store.fs.makedirs(final.rsplit("/", 1)[0], exist_ok=True)
     if not store.is_local:
         store.fs.mv(aside, final, recursive=True)

@@ -28,7 +28,7 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from harness.transfer import again, remove
+from harness.transfer import again, is_there, remove
 
 logger = logging.getLogger(__name__)
 
@@ -82,12 +82,13 @@ class Claim:
         while not self._ended.wait(self.holder.ttl_s / _BEATS):
             beat += 1
             try:
-                if not self.fs.exists(self.path):
-                    logger.warning("%s was taken over; its unit may be computed twice.", self.path)
-                    self.is_lost = True
-                    return
+                self.fs.info(self.path)
                 self.fs.pipe_file(self.path, _written(Holder(**{**asdict(self.holder), "beat": beat})))
-            except OSError as error:  # the filesystem may be back at the next beat
+            except FileNotFoundError:
+                logger.warning("%s was taken over; its unit may be computed twice.", self.path)
+                self.is_lost = True
+                return
+            except Exception as error:  # noqa: BLE001 - the filesystem may be back at the next beat
                 logger.warning("%s could not be renewed: %s", self.path, error)
 
     def release(self) -> None:
@@ -177,7 +178,7 @@ class Claims:
         try:
             self.fs.pipe_file(path, _written(holder), mode="create")
         except (NotImplementedError, TypeError, ValueError):
-            if self.fs.exists(path):
+            if is_there(self.fs, path):
                 raise FileExistsError(path) from None
             self.fs.pipe_file(path, _written(holder))
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from harness import analysis, datasets, downloads, figures, scores, tables
+from harness import analysis, datasets, downloads, figures, scores, tables, transfer
 from harness.cells import Table, records
 from harness.figures import PROTOCOLS
 from harness.findings import findings, in_short
@@ -62,8 +62,8 @@ def write(out: str, run: str | None = None) -> str:
     page = _render("report.html.j2", content | {"files": held, "script": script, "script_hash": f"sha256-{digest}"})
     filesystem, root = fsspec.core.url_to_fs(out)
     aside = f"{root}/.report-{uuid.uuid4().hex}.html"
-    filesystem.pipe_file(aside, page.encode())
-    filesystem.mv(aside, f"{root}/report.html")
+    transfer.again(filesystem.pipe_file, aside, page.encode())
+    transfer.again(filesystem.mv, aside, f"{root}/report.html")
     return f"{out.rstrip('/')}/report.html"
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from harness import transfer
 from harness.schemas import SCHEMAS as SCHEMAS
 
 if TYPE_CHECKING:
@@ -93,15 +95,16 @@ def read(
     import pyarrow.dataset as ds
 
     filesystem, root = fsspec.core.url_to_fs(out)
-    if not filesystem.isdir(f"{root}/tables"):
+    if not transfer.is_there(filesystem, f"{root}/tables"):
         raise FileNotFoundError(f"no tables under {out}: run `harness run quickstart --out {out}` first.")
     path = f"{root}/tables/{table}"
-    if not filesystem.isdir(path):
+    if not transfer.is_there(filesystem, path):
         return schema(table).empty_table().to_pandas()
     wanted = ds.field("run") == run if run else ds.scalar(True)
     if models is not None:
         wanted &= ds.field("model").isin(pa.array(list(models), pa.string()))
-    found = _rows_of(_dataset(filesystem, path, table), wanted, list(columns or SCHEMAS[table]), table, where)
+    data = transfer.again(_dataset, filesystem, path, table)
+    found = _rows_of(data, wanted, list(columns or SCHEMAS[table]), table, where)
     with pd.option_context("mode.string_storage", "python"):  # row by row, Arrow's strings are several times slower
         frame = found.to_pandas()
     frame.columns = pd.Index(found.column_names)
@@ -124,7 +127,7 @@ def _rows_of(data: Any, wanted: Any, columns: list[str], table: str, where: Call
         return rows
 
     with ThreadPoolExecutor(READERS) as pool:
-        parts = list(pool.map(read_one, data.get_fragments(filter=wanted)))
+        parts = list(pool.map(partial(transfer.again, read_one), data.get_fragments(filter=wanted)))
     whole = schema(table)
     if not parts:
         return whole.empty_table().select(columns)
@@ -169,8 +172,8 @@ def remove(out: str, run: str) -> None:
     filesystem, root = fsspec.core.url_to_fs(out)
     for table in sorted(SCHEMAS, key=lambda table: table != "runs"):
         folder = f"{root}/tables/{table}/run={run}"
-        if "run" in SCHEMAS[table] and filesystem.isdir(folder):
-            filesystem.rm(folder, recursive=True)
+        if "run" in SCHEMAS[table]:
+            transfer.remove(filesystem, folder, recursive=True)
 
 
 def holds(out: str, run: str) -> bool:
@@ -178,6 +181,7 @@ def holds(out: str, run: str) -> bool:
     import fsspec
 
     filesystem, root = fsspec.core.url_to_fs(out)
-    if not all(filesystem.isdir(f"{root}/tables/{table}/run={run}") for table in SCHEMAS if "run" in SCHEMAS[table]):
+    of_a_run = [table for table in SCHEMAS if "run" in SCHEMAS[table]]
+    if not all(transfer.is_there(filesystem, f"{root}/tables/{table}/run={run}") for table in of_a_run):
         return False
     return bool((read(out, "runs", run)["status"] == "done").any())

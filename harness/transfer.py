@@ -46,9 +46,18 @@ def again(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
         except Exception as error:  # the library of a remote raises what it likes
             if is_full(error):
                 raise
-            logger.warning("the filesystem fails (%s: %s); tried again in %g s", type(error).__name__, error, pause_s)
+            logger.warning("tried again in %g s, since it failed: %s: %s", pause_s, type(error).__name__, error)
             time.sleep(pause_s)
     return call(*arguments, **named)
+
+
+def is_there(fs: Any, path: str) -> bool:
+    """Whether there is a file or folder. A filesystem's own `exists` and `isdir` say no while it is silent."""
+    try:
+        again(fs.info, path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def is_full(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 import ray
 
-from harness import actors, assemble, backends, corpora, reservations, room, tables, texts
+from harness import actors, assemble, backends, corpora, reservations, room, tables, texts, transfer
 from harness.corpora import Corpus
 from harness.placement import place
 from harness.plan import Failure, Watcher
@@ -208,7 +208,7 @@ def _assemble(job: Job, corpus: Corpus, store: Store, outcome: Outcome) -> None:
     """Stream the bits of a corpus into its partition, unless it is there."""
     outcome.n_words += sum(corpus.n_words)
     final = f"{tables.folder(store.root.rsplit('/', 1)[0], 'word_surprisals')}/run={outcome.run}"
-    if store.fs.exists(f"{final}/dataset={corpus.name}/model={job.name}"):
+    if transfer.is_there(store.fs, f"{final}/dataset={corpus.name}/model={job.name}"):
         return
     files = [f"{store.folder('surprisals', job.key(shard))}/words.parquet" for shard in corpus.shards]
     _bound_memory()

@@ -35,6 +35,7 @@ from ray.cluster_utils import Cluster
 
 from harness import pipeline, quickstart, tables
 from harness.provenance import Outcome
+from harness.spec import EvaluationSpec
 from harness.spec import quickstart as quickstart_spec
 
 SPEC = replace(
@@ -235,6 +236,36 @@ def head_killed(bench: Bench, folder: Path) -> Tried:
     return _driver(bench, folder, end)
 
 
+def storage_fails(bench: Bench, folder: Path) -> Tried:
+    """OUT is a remote that fails every call for eight seconds, in the middle of a run."""
+    import flaky
+    import fleet
+
+    folder.mkdir()
+    recording = fleet.sentences(folder)
+    names = tuple(str(quickstart.folder_of(str(bench.good)) / name) for name in SPEC.models)
+    spec = EvaluationSpec("storage", names, (f"local:{recording}",), ("strict",), controls=("length", "random"))
+    good = pipeline.run(spec, str(folder / "good"))
+    ray.shutdown()
+    down, after_s = flaky.install(folder / "site"), bench.numbers.uniform(0, 2)
+
+    def fail() -> None:
+        while not list(Path(folder, "out").glob("units/[!.]*/*/manifest.json")):
+            time.sleep(0.05)
+        time.sleep(after_s)
+        down.touch()
+        time.sleep(8)
+        down.unlink()
+
+    thread = threading.Thread(target=fail, daemon=True)
+    thread.start()
+    out = f"flaky://{folder}/out"
+    outcome = pipeline.run(spec, out)
+    struck = not thread.is_alive()
+    tried = bench.judge(out, recoveries(out, outcome.run), good=str(folder / "good"), run=good.run)
+    return replace(tried, survived=tried.survived and struck and not outcome.failures)
+
+
 def disk_full(bench: Bench, folder: Path) -> Tried:
     """No space left in the middle of a run: units fail by name; some is freed, and the same command given again."""
     folder.mkdir()
@@ -283,7 +314,7 @@ FAULTS: dict[str, Callable[[Bench, Path], Tried]] = {
     call.__name__: call
     for call in (
         actor_killed, worker_killed, node_killed, node_preempted, driver_killed, driver_terminated, head_killed,
-        disk_full, model_poisoned,
+        storage_fails, disk_full, model_poisoned,
     )
 }  # fmt: skip
 

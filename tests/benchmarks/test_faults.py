@@ -15,8 +15,9 @@ def printed(*command):
 
 
 def test_a_fault_is_a_row():
-    (row,) = printed(HERE / "chaos.py", "--only", "worker_killed", "--tries", "1", "--json")
-    assert row == {"fault": "worker_killed", "tried": 1, "survived": 1, "rows_lost": 0, "units_repeated": 1}
+    killed, silent = printed(HERE / "chaos.py", "--only", "worker_killed,storage_fails", "--tries", "1", "--json")
+    assert killed == {"fault": "worker_killed", "tried": 1, "survived": 1, "rows_lost": 0, "units_repeated": 1}
+    assert silent == {"fault": "storage_fails", "tried": 1, "survived": 1, "rows_lost": 0, "units_repeated": 0}
 
 
 def test_the_driver_records_every_unit():

@@ -220,6 +220,27 @@ def test_a_heart_that_cannot_beat_for_a_while_beats_on(store, monkeypatch, caplo
     claim.release()
 
 
+def test_a_claim_outlives_a_filesystem_that_does_not_answer(tmp_path, monkeypatch):
+    """fsspec's `exists` says no of whatever cannot be asked."""
+    store = Store(f"memory://{tmp_path.name}")
+    claim = store.take("features", "k", ttl_s=0.2)
+    asked = []
+
+    def info(fs, path, **_):
+        asked.append(path)
+        raise ConnectionError("the storage does not answer")
+
+    monkeypatch.setattr(type(store.fs), "info", info)
+    deadline = time.monotonic() + 10
+    while len(asked) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    monkeypatch.undo()
+    assert len(asked) >= 3
+    assert not claim.is_lost
+    claim.release()
+    assert store.claims.paths("features") == []
+
+
 @pytest.mark.parametrize("kind", ["refuses the mode", "ignores the mode"])
 def test_a_filesystem_without_exclusive_create_is_read_back(kind, tmp_path, monkeypatch):
     store = Store(f"memory://{tmp_path.name}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import manifest, transfer
+from harness import assemble, manifest, tables, transfer
 from harness.store import CorruptUnit, Store
 
 
@@ -358,6 +358,19 @@ def test_a_remote_that_fails_three_times_fails_and_leaves_nothing(remote, monkey
         remote.put("scores", "k", _write(b"abc"), {})
     assert len(calls) == 3
     assert _files(remote) == []
+
+
+@pytest.mark.parametrize("name", ["info", "ls", "pipe_file", "rm_file"])
+def test_rows_are_written_and_read_while_a_remote_fails_for_a_while(name, remote, monkeypatch):
+    """Nothing that cannot be asked counts as absent, and a table that broke off is begun again."""
+    row = {"run": "r", "kind": "scores", "key": "k", "model": "m", "dataset": "d", "protocol": "strict"}
+    for run in ("earlier", "r"):
+        calls = _failing(monkeypatch, remote, name, ConnectionError("reset by peer"), 2)
+        assemble.write_rows(remote, run, "units", [row | {"run": run}])
+    assert calls or name == "pipe_file"
+    _failing(monkeypatch, remote, name, ConnectionError("reset by peer"), 2)
+    assert tables.read(remote.out, "units").run.tolist() == ["earlier", "r"]
+    assert not remote.fs.glob(f"{remote.root.rpartition('/')[0]}/tables/.aside-*/*.parquet")
 
 
 def test_a_piece_that_came_short_is_read_again(remote, monkeypatch):
