@@ -1,7 +1,8 @@
 """Word to somebody when a watched training has a new result, a drop, or a checkpoint that was given up.
 
-A hook is a command, which gets one JSON document on its standard input, or a URL, to which the document is posted. It
-runs after the result is stored; where it fails that is logged, and the watch goes on.
+A hook is a command, which gets one JSON document on its standard input, or a URL, to which the document is posted, up
+to four times where the server is away or busy. It runs after the result is stored; where it fails that is logged, and
+the watch goes on.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from urllib.parse import urlsplit
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 60.0
+PAUSE_S = 1.0  # before a URL is tried a third time; twice as long before the fourth
+_BUSY = (429, 500, 502, 503, 504)
 
 
 def call(hook: str, event: dict[str, Any]) -> bool:
@@ -24,9 +27,7 @@ def call(hook: str, event: dict[str, Any]) -> bool:
     where = urlsplit(hook).hostname if is_url else shlex.split(hook)[0]
     try:
         if is_url:
-            import requests
-
-            requests.post(hook, json=event, timeout=TIMEOUT_S, allow_redirects=False).raise_for_status()
+            _post(hook, event)
         else:
             subprocess.run(
                 shlex.split(hook), input=json.dumps(event, default=str), text=True, check=True, timeout=TIMEOUT_S
@@ -35,3 +36,15 @@ def call(hook: str, event: dict[str, Any]) -> bool:
         logger.warning("hook=%s event=%s failed (%s)", where, event["event"], type(error).__name__)
         return False
     return True
+
+
+def _post(url: str, event: dict[str, Any]) -> None:
+    import requests
+    from requests.adapters import HTTPAdapter
+    from urllib3.util import Retry
+
+    tries = Retry(3, backoff_factor=PAUSE_S / 2, status_forcelist=_BUSY, allowed_methods=None)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its warnings tell the address, which may be a secret
+    with requests.Session() as session:
+        session.mount(url, HTTPAdapter(max_retries=tries))
+        session.post(url, json=event, timeout=TIMEOUT_S, allow_redirects=False).raise_for_status()

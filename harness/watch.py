@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import pyarrow.parquet as pq
 
-from harness import checkpoints, scaling, tables, trainings
+from harness import checkpoints, scaling, tables, trainings, transfer
 from harness.spec import EvaluationSpec, content_hash
 from harness.trainings import QUIET_S, Seen
 from harness.units import now
@@ -190,7 +190,7 @@ class Watch:
                 continue
             try:
                 folders[one.where] = trainings.bring(one, Path(self.cache))
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - the library of a remote raises what it likes
                 reasons[one.where] = f"{type(error).__name__}: {error}"
         return folders, reasons
 
@@ -254,9 +254,9 @@ def _add(out: str, rows: list[dict[str, Any]]) -> None:
     content = io.BytesIO()
     pq.write_table(tables.rows_to_arrow("watched", rows), content)
     folder, name = f"{root}/tables/watched", f"{now().replace(':', '')}-{uuid.uuid4().hex[:8]}.parquet"
-    fs.makedirs(folder, exist_ok=True)
-    fs.pipe_file(f"{folder}/.{name}.aside", content.getvalue())
-    fs.mv(f"{folder}/.{name}.aside", f"{folder}/{name}")
+    transfer.again(fs.makedirs, folder, exist_ok=True)
+    transfer.again(fs.pipe_file, f"{folder}/.{name}.aside", content.getvalue())
+    transfer.again(fs.mv, f"{folder}/.{name}.aside", f"{folder}/{name}")
 
 
 def _supersede(out: str, runs: set[str], by: str) -> None:

@@ -234,13 +234,17 @@ def test_hooks_get_one_json_document_and_a_failing_one_stops_nothing(tmp_path, c
     assert "secret-path" not in caplog.text
 
 
-def test_a_webhook_is_posted_to():
+@pytest.mark.parametrize(
+    ("answers", "tells", "took"), [([200], 1, True), ([503, 429, 200], 3, True), ([404], 1, False)]
+)
+def test_a_webhook_is_posted_to_until_it_is_taken_or_refused(answers, tells, took, monkeypatch, caplog):
+    monkeypatch.setattr(hooks, "PAUSE_S", 0.0)
     heard = []
 
     class Server(BaseHTTPRequestHandler):
         def do_POST(self):
             heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
+            self.send_response(answers[len(heard) - 1])
             self.end_headers()
 
         def log_message(self, *_):
@@ -248,9 +252,11 @@ def test_a_webhook_is_posted_to():
 
     with HTTPServer(("127.0.0.1", 0), Server) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        assert hooks.call(f"http://127.0.0.1:{server.server_port}/", {"event": "result", "text": "new"})
+        url = f"http://127.0.0.1:{server.server_port}/secret-path"
+        assert hooks.call(url, {"event": "result", "text": "new"}) == took
         server.shutdown()
-    assert heard == [{"event": "result", "text": "new"}]
+    assert heard == [{"event": "result", "text": "new"}] * tells
+    assert "secret-path" not in caplog.text
 
 
 # --- a training that goes on while it is watched ----------------------------------------------------------------------
