@@ -143,8 +143,9 @@ def over_cluster(
         yield from fittings.here(fitting, layers, Y)
         return
     n_cpus, n_gpus = resources()
-    n_workers = n_gpus if device == "cuda" else n_cpus
-    need = {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": 1}
+    on_gpus = device == "cuda" and n_gpus  # nodes with GPUs may have gone when the last model had read
+    n_workers = n_gpus if on_gpus else n_cpus
+    need = {"num_gpus": 1, "num_cpus": 0} if on_gpus else {"num_cpus": 1}
     blocks = fittings.cut(Y.shape[1], len(layers), n_workers)
     shared = ray.put(fitting), [ray.put(Y[:, block]) for block in blocks]
     running: deque[list[Any]] = deque()

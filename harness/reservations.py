@@ -71,6 +71,13 @@ def to_come() -> Node | None:
     return Node("to come", 8 * int(n_gpus), int(n_gpus), int(float(gigabytes) * 1e9), 0) if gigabytes else None
 
 
+def device_of(asked: str) -> str:
+    """What was asked for; of "auto": "cuda" where living nodes have GPUs, or nodes with some may come, else "cpu"."""
+    if asked != "auto":
+        return asked
+    return "cuda" if ray.cluster_resources().get("GPU", 0) or to_come() else "cpu"
+
+
 def ask_for_gpus(bundles: Sequence[int], gpu_bytes: int = 0) -> None:
     """Let an autoscaler start nodes, as far as its limits go; with nothing it may end them again.
 

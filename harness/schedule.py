@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from harness import actors
+from harness import actors, reservations
 from harness.claims import Claim
 from harness.meters import Meters
 from harness.plan import Failure, Plan, Watcher
@@ -43,8 +43,8 @@ class Schedule:
         allow_pickle: bool = False,
     ) -> None:
         self.plan, self.store, self.watcher = plan, store, watcher
-        self.n_cpus, n_gpus = actors.resources()
-        self.device = device if device != "auto" else ("cuda" if n_gpus else "cpu")
+        self.n_cpus, _ = actors.resources()
+        self.device = reservations.device_of(device)
         self.readings = Readings(store, self.device, watcher, allow_pickle=allow_pickle, backend=plan.spec.backend)
         self.waiting: defaultdict[str, list[ScoreUnit]] = defaultdict(list)  # by the key of their features
         self.ready: deque[ScoreUnit] = deque()
@@ -194,6 +194,7 @@ class Schedule:
         if time.monotonic() - self.looked < LOOK_S:
             return
         self.looked = time.monotonic()
+        self.n_cpus, _ = actors.resources()  # nodes come and go
         self._read(self.readings.look_around())
         held = [resident.placement for resident in self.readings.residents.values()]
         waiting = sum(map(len, self.waiting.values())) + len(self.ready) + len(self.elsewhere)

@@ -19,6 +19,7 @@ from typing import Any
 import ray
 
 from harness import actors, assemble, backends, corpora, reservations, room, tables, texts, transfer
+from harness.cluster import Cluster
 from harness.corpora import Corpus
 from harness.placement import place
 from harness.plan import Failure, Watcher
@@ -128,14 +129,18 @@ def _jobs(
     names: Sequence[str], how: Protocol, t5_reads: str, dtype: AskedDtype, backend: AskedBackend, device: str, out: str,
     allow_pickle: bool, failures: list[Failure],
 ) -> list[Job]:  # fmt: skip
-    device = ("cuda" if actors.resources()[1] else "cpu") if device == "auto" else device
+    device = reservations.device_of(device)
     cluster = reservations.cluster(device)
+    larger = reservations.to_come() if device == "cuda" else None
     made: dict[str, Job] = {}
     for name in dict.fromkeys(names):
         try:
             checkpoint, precise = texts.resolve(name, dtype, allow_pickle=allow_pickle)
             library, _ = backends.choose(checkpoint, backend, device, precise, states=False)
-            (placement,) = place([demand_of(checkpoint, library)], cluster, {checkpoint.name: precise})
+            demands, dtypes = [demand_of(checkpoint, library)], {checkpoint.name: precise}
+            (placement,) = place(demands, cluster, dtypes)
+            if placement.refused and larger:  # Ray has an autoscaler start a node, once workers are asked for
+                (placement,) = place(demands, Cluster((larger,)), dtypes)
             if placement.refused:
                 raise room.NoRoomError(f"{checkpoint.name}: {placement.refused}")
             for reading in texts.readings_of(checkpoint, how, t5_reads):
@@ -192,6 +197,8 @@ def _bound_memory() -> None:
 def _pool_size(job: Job, n_shards: int, memory_gb: float | None) -> int:
     """Workers that there is work, a core or GPUs, and memory for."""
     n_cpus, n_gpus = actors.resources()
+    larger = reservations.to_come()
+    n_gpus = max(n_gpus, larger.n_gpus if larger else 0)
     if job.n_gpus:
         return max(1, min(n_shards, int(n_gpus / (job.n_gpus if job.n_gpus > 1 else job.gpu_share))))
     each = WORKER_BYTES + job.checkpoint.n_parameters * (4 if job.dtype == "float32" else 2)
