@@ -66,6 +66,7 @@ class Readings:
     _idle: dict[Spot, float] = field(default_factory=dict)
     _asked_since: float | None = None
     _held_since: float | None = None
+    _asks: bool = False
     _lost_on: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, unit: FeatureUnit) -> None:
@@ -84,6 +85,7 @@ class Readings:
     def admit(self) -> Iterator[Read]:
         """Give free places to those that come next; gives what can be read nowhere."""
         if not self.unread:
+            self._ask([])  # early, for a driver that is killed cannot, and nodes would stay
             return
         yield from self._replan()
         if not self.cluster.nodes:
@@ -106,6 +108,8 @@ class Readings:
         now = reservations.cluster(self.device)
         waiting = {one.name: one for one in self.unread if now != self.cluster or one not in self.plan}
         self.cluster = now
+        if now.nodes:
+            self._asked_since = None
         if waiting and not now.nodes:
             yield from self._await_nodes()
             return
@@ -132,7 +136,7 @@ class Readings:
         elif larger and self._held_since is None:
             self._held_since = time.monotonic()
             self.watcher.busy(f"waiting for a larger node: {', '.join(held)}")
-            reservations.ask_for_gpus([one.n_gpus for one in held.values()], larger.gpu_bytes)
+            self._ask([one.n_gpus for one in held.values()], larger.gpu_bytes)
         is_late = self._held_since is not None and time.monotonic() - self._held_since > self.reserve_s
         return {} if is_late else held
 
@@ -142,11 +146,17 @@ class Readings:
             self._asked_since = time.monotonic()
             kind = "GPUs" if self.device == "cuda" else "cores"
             self.watcher.busy(f"waiting for a node with {kind}")
-            reservations.ask_for_gpus([1] * len(self.unread))
+            self._ask([1] * len(self.unread))
         if time.monotonic() - self._asked_since > self.reserve_s:
             said = f"no node with {'GPUs' if self.device == 'cuda' else 'cores'} came in {self.reserve_s:.0f} s"
             error = NoRoomError(f"{said}: start one, or look at max_workers of the cluster file.")
             yield from self._refuse(list(self.unread), error)
+
+    def _ask(self, bundles: list[int], gpu_bytes: int = 0) -> None:
+        """An autoscaler for nodes; with nothing, that those without work may go again."""
+        if bundles or self._asks:
+            reservations.ask_for_gpus(bundles, gpu_bytes)
+        self._asks = bool(bundles)
 
     def _backend(self, checkpoint: Checkpoint, dtype: Dtype) -> Backend:
         """The library that reads a model."""
@@ -273,5 +283,4 @@ class Readings:
         for resident in list(self.residents.values()):
             self._leave(resident)
         self.running.clear()
-        if self._asked_since is not None or self._held_since is not None:
-            reservations.ask_for_gpus([])
+        self._ask([])
