@@ -1,6 +1,6 @@
 """Faults, one after another, on made-up clusters: does the run end, or go on, with the tables of an undisturbed one?
 
-`make chaos`, or `python tests/benchmarks/chaos.py [--only FAULT,...] [--tries 2] [--fleet] [--json]`; ten minutes, and
+`make chaos`, or `python tests/benchmarks/chaos.py [--only FAULT,...] [--tries 2] [--fleet] [--json]`; twenty minutes,
 half an hour with --fleet, which adds 20 nodes that are killed under 100 models (fleet.py). Two tiny models, a recording
 and reading times under STRICT; each try kills at another moment. The columns:
 
