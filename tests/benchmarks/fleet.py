@@ -187,19 +187,25 @@ def once(spec: EvaluationSpec, out: str, kills: int, seed: int, within_s: float)
 
 
 def measured(out: str, run: str, planned: Any) -> dict[str, Any]:
-    """Of the readings that counted: where they were, how long all took, how much of the GPUs they held."""
+    """Of the readings that counted: where they were, how long all took, how much of the GPUs they held.
+
+    placed_as_planned: on the node that the plan says; on_same_gpus: of the same numbers too, which Ray gives in a node.
+    gpu_share: of all GPUs over the whole time, loading included; planned_gpu_share: by the plan.
+    """
     (about,) = tables.read(out, "runs", run).to_dict("records")
     store, read = Store(out), tables.read(out, "extractions", run)
     spans = [store.manifest("features", key) for key in read["key"]]
     span = max(one["ended"] for one in spans) - min(one["began"] for one in spans)
     held = sum((one["ended"] - one["began"]) * len(one["gpus"]) * one["share"] for one in spans)
-    where = {one.model: (one.node, one.gpus) for one in planned.placed}
+    where = {one.model: one for one in planned.placed}
+    meant = sum((one.end_s - one.start_s) * one.n_gpus * one.gpu_share for one in planned.placed)
     known = read[~read["reused"]]  # of one that was stored as its actor was lost, the place is not known
-    at = [(row.node, tuple(map(int, row.gpus.split(",")))) == where[row.model] for row in known.itertuples()]
+    at = [row for row in known.itertuples() if row.node == where[row.model].node]
+    same = [row for row in at if tuple(map(int, row.gpus.split(","))) == where[row.model].gpus]
     return {
-        "placed_as_planned": sum(at), "models": len(at), "makespan_s": about["read_s"],
+        "placed_as_planned": len(at), "on_same_gpus": len(same), "models": len(known), "makespan_s": about["read_s"],
         "planned_s": planned.makespan_s / SPEED, "bound_s": planned.lower_bound_s / SPEED,
-        "gpu_share": held / 32 / span,
+        "gpu_share": held / 32 / span, "planned_gpu_share": meant / 32 / planned.makespan_s,
         "units_repeated": int(about["n_recoveries"]),
     }  # fmt: skip
 
