@@ -75,7 +75,8 @@ class Jobs:
     def __init__(self, address: str | None = None) -> None:
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray").setLevel(logging.WARNING)
+        for name in ("ray", JobSubmissionClient.__module__):  # the second has a level of its own
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.address = address_of(address)
         with self._explained():
             self.client = JobSubmissionClient(self.address)

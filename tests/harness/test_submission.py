@@ -80,6 +80,7 @@ def test_a_job_gives_the_tables_of_a_local_run_under_the_same_name(submitted, tm
     row = json.loads(said.stdout)
     assert (row["status"], row["exit_status"], row["submitted"]) == ("SUCCEEDED", 0, True)
     assert f"run {row['run']}: " in said.stderr  # the log was followed to its last line
+    assert "WebSocket" not in said.stderr
     ray.shutdown()
     here = pipeline.run(SPEC, str(tmp_path))
     ray.shutdown()
