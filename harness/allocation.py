@@ -69,9 +69,9 @@ def places(
     free = {device: min(room.free_bytes(device), most.get(device, 2**63)) for device in {*devices, "cpu"}}
     parts = device_map.parts_of(skeleton, bytes_of(skeleton, dtype))
     n_bytes = sum(part.n_bytes for part in parts)
-    text = architecture.config.get_text_config()
+    described = architecture.described
     demand = placement.Demand(
-        name, text.model_type, architecture.stack, 0, hidden_size=text.hidden_size, vocabulary=text.vocab_size
+        name, described.family, described.stack, 0, hidden_size=described.hidden_size, vocabulary=described.vocabulary
     )
     batch = placement.need_of(demand, "bfloat16" if dtype == "int8" else dtype).activations
     said = f"{n_bytes / 1e9:.2f} GB of weights in {dtype}, {batch / 1e9:.2f} GB for a batch"

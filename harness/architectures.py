@@ -1,4 +1,4 @@
-"""A checkpoint's folder -> what kind of model it is: its stacks, its class in transformers, the tokens around a text.
+"""A checkpoint's folder -> what kind of model it is: configuration, tokenizer, class in transformers, special ids.
 
 A family that has both forms (BERT) is what its configuration says: a decoder where `is_decoder` is set, else an
 encoder.
@@ -7,39 +7,52 @@ encoder.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from harness import model_configs, published_tokenizers, special_ids
+from harness.model_configs import ModelConfig, Stack
 from harness.spec import Dtype
-
-Stack = Literal["decoder", "encoder-decoder", "encoder"]
+from harness.special_ids import SpecialIds
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A configuration with its tokenizer, before any weight.
+    """A model before its weights.
 
-    auto: transformers' Auto class for the stack. prefix, suffix: ids put before and after a text (see Reader).
+    described: its configuration in our terms. special: ids put around a text. notes: sentences on what was not used as
+    the files say, or not as transformers would.
     """
 
-    config: Any
+    described: ModelConfig
     tokenizer: Any
-    stack: Stack
-    auto: Any
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...]
+    special: SpecialIds
+    notes: tuple[str, ...] = ()
+
+    @property
+    def stack(self) -> Stack:
+        """What it is made of."""
+        return self.described.stack
+
+    @property
+    def config(self) -> Any:
+        """The configuration that the class of the model takes."""
+        return self.described.config
 
     @property
     def model_class(self) -> Any:
         """The class of transformers that holds the weights; an encoder's with its head, so that no pooler is drawn."""
-        found = self.auto._model_mapping[type(self.config)]
-        return found[0] if isinstance(found, (list, tuple)) else found
+        return model_configs.model_class(self.described)
 
     def skeleton(self, dtype: Dtype) -> Any:
         """The model without numbers, on the meta device: what it will take, exactly."""
         with torch.device("meta"):
-            return self.auto.from_config(self.config, dtype=torch_dtype(dtype), trust_remote_code=False)
+            return self.drawn(dtype)
+
+    def drawn(self, dtype: Dtype) -> Any:
+        """The model with random weights."""
+        return self.model_class._from_config(self.config, dtype=torch_dtype(dtype))
 
 
 def torch_dtype(dtype: Dtype) -> torch.dtype:
@@ -48,41 +61,14 @@ def torch_dtype(dtype: Dtype) -> torch.dtype:
     return found
 
 
-def read(folder: str) -> Architecture:
-    """The architecture of a folder; ValueError if it is no decoder, no encoder and not of the T5 family."""
-    from transformers import AutoConfig, AutoTokenizer
+def read(folder: str, name: str) -> Architecture:
+    """The architecture of a folder.
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    stack, auto = _stack(config)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    prefix, suffix = _around(stack, config, tokenizer)
-    return Architecture(config, tokenizer, stack, auto, prefix, suffix)
-
-
-def _stack(config: Any) -> tuple[Stack, Any]:
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
-
-    known = type(config)
-    if config.is_encoder_decoder:
-        # Only T5 and its like have an encoder whose states are read here and an end token alone around a text.
-        if known in AutoModelForSeq2SeqLM._model_mapping and hasattr(config, "num_decoder_layers"):
-            return "encoder-decoder", AutoModelForSeq2SeqLM
-    elif known in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False):
-        return "encoder", AutoModelForMaskedLM
-    elif known in AutoModelForCausalLM._model_mapping:
-        return "decoder", AutoModelForCausalLM
-    raise ValueError(f"{config.model_type!r} is neither a decoder, nor an encoder, nor of the T5 family")
-
-
-def _around(stack: Stack, config: Any, tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else config.bos_token_id
-    if stack == "encoder-decoder":
-        return (config.decoder_start_token_id,), _one(tokenizer.eos_token_id)
-    if stack == "encoder":
-        first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
-        return _one(bos if first is None else first), _one(tokenizer.eos_token_id if last is None else last)
-    return _one(bos), ()
-
-
-def _one(token: int | None) -> tuple[int, ...]:
-    return () if token is None else (token,)
+    Raises:
+        FileNotFoundError, ValueError: as `model_configs.load`, `published_tokenizers.load` and `special_ids.around`.
+    """
+    described = model_configs.load(folder, name)
+    published = published_tokenizers.load(folder)
+    special = special_ids.around(described, published.tokenizer)
+    notes = (*([published.note] if published.note else []), *special.notes)
+    return Architecture(described, published.tokenizer, special, notes)

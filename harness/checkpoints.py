@@ -11,31 +11,19 @@ import hashlib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from harness import hub
+from harness import hub, model_configs, published_tokenizers, special_ids
 from harness.headers import n_numbers, read_json, weight_files
+from harness.model_configs import ModelConfig
 from harness.models import MODELS, Entry, find
+from harness.spec import content_hash
 
 # A folder of such a name is one checkpoint of a training run: the parent folder names the model.
 _STEP = re.compile(r"^(step|checkpoint|revision|epoch)?[-_]?\d+$", re.IGNORECASE)
 
 
 _HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+(@[\w./-]+)?")
-# Any of these makes a tokenizer; transformers converts the others to the fast form, which gives offsets.
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
-
-
-# Families (model_type) of encoders: those that transformers trains on masked words. Some are decoders by `is_decoder`.
-ENCODERS = frozenset((
-    "albert", "bert", "big_bird", "camembert", "convbert", "data2vec-text", "deberta", "deberta-v2", "distilbert",
-    "electra", "ernie", "esm", "esmc", "eurobert", "flaubert", "fnet", "funnel", "gte", "ibert", "jina_embeddings_v3",
-    "layoutlm", "longformer", "luke", "megatron-bert", "mobilebert", "modernbert", "modernvbert", "mpnet", "mra",
-    "neomme", "nomic_bert", "nystromformer", "perceiver", "reformer", "rembert", "roberta", "roberta-prelayernorm",
-    "roc_bert", "roformer", "squeezebert", "tapas", "xlm", "xlm-roberta", "xlm-roberta-xl", "xmod", "yoso",
-))  # fmt: skip
-# What configurations call the tokens that a model can read at once; Bloom, which has no limit, was trained on the last.
-_CONTEXT = ("max_position_embeddings", "n_positions", "seq_length")
 
 
 @dataclass(frozen=True)
@@ -54,6 +42,8 @@ class Checkpoint:
         base_folder: where the weights of the base are, of a checkpoint whose weights are a difference to it; else "".
         hub_id, base_hub_id: repositories that weights are still to be fetched from (`with_weights`); else "".
         n_heads: attention heads; 0 if not stated. is_encoder: whether it reads both ways and gives no next word.
+        notes: sentences on what is not used as the files say, or not as transformers would. reading: hash over these
+            and over what else is peculiar to how this model reads a text; "" for most. Part of the keys of its units.
     """
 
     name: str
@@ -74,6 +64,8 @@ class Checkpoint:
     base_hub_id: str = ""
     n_heads: int = 0
     is_encoder: bool = False
+    notes: tuple[str, ...] = ()
+    reading: str = ""
 
     @property
     def stack(self) -> Literal["decoder", "encoder-decoder", "encoder"]:
@@ -187,47 +179,60 @@ def has_chat_template(checkpoint: Checkpoint) -> bool:
 
 def _inspect(name: str, folder: Path, revision: str, n_parameters: int | None = None) -> Checkpoint:
     """From a folder's small files; its parameters are counted in its weights, unless they are given."""
-    config = read_json(folder / "config.json", name)
-    tokenizer = next((file for file in map(folder.joinpath, _TOKENIZERS) if file.is_file()), None)
+    config = model_configs.load(folder, name)
+    tokenizer = next((file for file in map(folder.joinpath, published_tokenizers.FILES) if file.is_file()), None)
     if tokenizer is None:
-        raise FileNotFoundError(f"{name}: no tokenizer ({', '.join(_TOKENIZERS)}) in {folder}; save it with the model.")
-    text = config.get("text_config", config)
-    blocks = _first(text, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
-    if config.get("is_encoder_decoder"):
-        blocks = text["num_layers"] + text.get("num_decoder_layers", text["num_layers"])
-    base = _model_card_base(folder)
+        files = ", ".join(published_tokenizers.FILES)
+        raise FileNotFoundError(f"{name}: no tokenizer ({files}) in {folder}; save it with the model.")
+    notes, base = _notes(folder, config, name), _model_card_base(folder)
+    # Decoders that state their window under an unusual name, or none, were once read in windows of 512 tokens.
+    is_unusual = config.stack == "decoder" and not config.is_window_common
+    peculiar = [*notes, *([f"window {config.window}"] if is_unusual else [])]
     return Checkpoint(
         name=name,
         folder=str(folder),
         revision=revision,
-        family=_stated(config, "model_type", name),
+        family=config.family,
         n_parameters=_count(folder, name) if n_parameters is None else n_parameters,
-        n_layers=blocks,
-        hidden_size=_first(text, "hidden_size", "n_embd", "d_model", "dim"),
-        vocabulary=text.get("vocab_size", 0),
-        context_size=next((text[key] for key in _CONTEXT if text.get(key)), None),
-        is_encoder_decoder=bool(config.get("is_encoder_decoder")),
+        n_layers=sum(config.n_blocks.values()),
+        hidden_size=config.hidden_size,
+        vocabulary=config.vocabulary,
+        context_size=config.window,
+        is_encoder_decoder=config.stack == "encoder-decoder",
         architecture=hashlib.sha256((folder / "config.json").read_bytes() + tokenizer.read_bytes()).hexdigest()[:16],
         tuned_from=base,
         pair_source="model card" if base else "",
-        n_heads=_first(text, "num_attention_heads", "n_head", "num_heads", "n_heads"),
-        is_encoder=config.get("model_type") in ENCODERS and not config.get("is_decoder", False),
+        n_heads=config.n_heads,
+        is_encoder=config.stack == "encoder",
+        notes=notes,
+        reading=content_hash(peculiar)[:12] if peculiar else "",
     )
 
 
-def _first(config: dict[str, Any], *keys: str) -> int:
-    """The first of some keys that a configuration states; 0 where it states none."""
-    return int(next((config[key] for key in keys if config.get(key)), 0))
+# How the names of the files begin that decide the notes; and, of folders that were looked at before, hash of these
+# files -> the notes.
+_DECIDE_NOTES = ("config.json", "generation_config", "tokenizer", "vocab", "merges", "special_tokens", "added_tokens",
+                 "spm", "spiece", "sentencepiece", "source", "target", "bpe", "tekken")  # fmt: skip
+_noted: dict[str, tuple[str, ...]] = {}
+
+
+def _notes(folder: Path, config: ModelConfig, name: str) -> tuple[str, ...]:
+    """The sentences on tokenizer and special ids; the checkpoints of a training have the same files, looked at once."""
+    files = (file for file in sorted(folder.iterdir()) if file.is_file() and file.name.startswith(_DECIDE_NOTES))
+    key = content_hash([(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files])
+    if key not in _noted:
+        try:
+            published = published_tokenizers.load(folder)
+            special = special_ids.around(config, published.tokenizer)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise ValueError(f"{name}: its tokenizer cannot be used: {reason}") from error
+        _noted[key] = (*([published.note] if published.note else []), *special.notes)
+    return _noted[key]
 
 
 def _count(folder: Path, name: str) -> int:
     return sum(n_numbers(file) for file in weight_files(folder, name))
-
-
-def _stated(config: dict[str, Any], key: str, name: str) -> Any:
-    if key not in config:
-        raise ValueError(f"{name}: config.json names no {key}; copy it again.")
-    return config[key]
 
 
 # Revisions of folders that were hashed before: folder -> names, sizes and dates of its files then, and the revision.

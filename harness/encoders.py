@@ -13,7 +13,8 @@ import torch
 
 from harness import heads, predictions
 from harness.batches import Batches, padded
-from harness.pooling import Pool, blocks
+from harness.blocks import blocks_of, call
+from harness.pooling import Pool
 from harness.reader import Reader
 from harness.records import Floats, Integers, Layer, Predictions, Tokens
 from harness.tokens import so_far
@@ -55,7 +56,7 @@ def sources(
         follows: what the decoder reads; `decoder_reads` of `extract.extract`.
         whole: whether every token of a stimulus is needed, so that one too long for the decoder is a ValueError.
     """
-    before = np.asarray(reader.prefix if reader.stack == "encoder" else (), dtype=np.int64)
+    before = np.asarray(reader.before_source, dtype=np.int64)
     after, start = np.asarray(reader.suffix, dtype=np.int64), np.asarray(reader.prefix, dtype=np.int64)
     room, none, row = limit - len(before) - len(after), np.zeros(0, dtype=np.int64), 0
     for context, read in enumerate(tokens):
@@ -100,8 +101,8 @@ def read(
 ) -> dict[Layer, Floats]:
     """Read the sources: pooled states of each layer, and into `expected` what the decoder expects of each stimulus."""
     both, model = reader.is_encoder_decoder, reader.model
-    encoder = Pool("encoder", blocks(model, "encoder"), n_rows, pooling)
-    decoder = Pool("decoder", blocks(model, "decoder"), n_rows, pooling) if both else None
+    encoder = Pool("encoder", blocks_of(model, "encoder"), n_rows, pooling)
+    decoder = Pool("decoder", blocks_of(model, "decoder"), n_rows, pooling) if both else None
     spoken = [each for each in found if len(each.following)]
     head = None
     if expected and spoken:
@@ -112,8 +113,8 @@ def read(
     def forward(batch: list[Source]) -> None:
         source, mask = padded([each.source for each in batch], reader.device)
         with torch.inference_mode(), encoder.hooked([p.at for p in batch], [p.rows for p in batch], on=states):
-            run = model.encoder if both else model.base_model
-            memory = run(input_ids=source, attention_mask=mask).last_hidden_state
+            run = model.get_encoder() if both else model.base_model
+            memory = call(run, input_ids=source, attention_mask=mask).last_hidden_state
         speaking = [k for k, each in enumerate(batch) if len(each.following)]
         if decoder is None or not speaking:
             return

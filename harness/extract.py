@@ -21,7 +21,8 @@ import torch
 
 from harness import encoders, heads, predictions
 from harness.batches import Batches, padded
-from harness.pooling import Pool, blocks
+from harness.blocks import blocks_of
+from harness.pooling import Pool
 from harness.reader import Reader
 from harness.records import Extraction, Features, Floats, Layer, Predictions, Tokens
 from harness.tokens import Window, cut
@@ -82,7 +83,7 @@ def extract(
     if causal and (log_probabilities or (states and reader.stack != "encoder")):
         # A decoder of T5's cannot do without its start token.
         windows = cut(tokens, limit, reader.prefix, overlap, pooling, bos if reader.stack == "decoder" else "window")
-        pool = Pool("decoder", blocks(reader.model, "decoder"), len(ids), pooling)
+        pool = Pool("decoder", blocks_of(reader.model, "decoder"), len(ids), pooling)
         expected = _read_windows(reader, tokens, windows, pool, states, log_probabilities, batches)
         pooled |= pool.values()
     by_stimulus = log_probabilities and not causal
@@ -97,6 +98,7 @@ def extract(
         "n_windows": batches.n_sequences, "n_reencoded": sum(len(read.apart) for read in tokens), "bos": bos,
         "batch_tokens": batches.budget, "n_oom": batches.n_oom, "oom": batches.oom, "seconds": seconds,
         "tokens_per_second": batches.n_tokens / seconds, "device": _name(reader.device), "pooling": pooling,
+        "notes": " ".join(reader.notes),
     }  # fmt: skip
     return Extraction(Features(pooled, ids) if states else None, expected, facts)
 

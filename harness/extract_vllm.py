@@ -73,10 +73,10 @@ def load(
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    architecture = architectures.read(checkpoint.folder)
+    architecture = architectures.read(checkpoint.folder, checkpoint.name)
     limit = checkpoint.context_size or BATCH_TOKENS
     folder = tempfile.TemporaryDirectory(prefix="harness-states-", ignore_cleanup_errors=True)
-    n_blocks = architecture.config.get_text_config().num_hidden_layers
+    n_blocks = architecture.described.n_blocks["decoder"]
     handing_over: dict[str, Any] = {
         "speculative_config": {
             "method": "extract_hidden_states", "num_speculative_tokens": 1,
@@ -104,7 +104,14 @@ def load(
         raise ValueError(f"{checkpoint.name}: vLLM cannot load it: {said}") from error
     engine = Engine(llm, architecture.config, folder)
     return Reader(
-        engine, architecture.tokenizer, architecture.stack, architecture.prefix, limit, torch.device(device), (), dtype
+        engine,
+        architecture.tokenizer,
+        architecture.stack,
+        architecture.special.prefix,
+        limit,
+        torch.device(device),
+        dtype=dtype,
+        notes=architecture.notes,
     )
 
 

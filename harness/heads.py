@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from harness.batches import Batches
+from harness.blocks import call
 from harness.reader import Reader
 
 # Bytes of float32 logits that are made at once; as much twice again is at work on them.
@@ -63,7 +64,7 @@ class Head:
 def make_room(head: Head, reader: Reader, batches: Batches) -> None:
     """Smaller batches where the logits of all their positions are made at once."""
     if head.project is None:
-        width = reader.model.get_input_embeddings().num_embeddings
+        width = reader.n_embeddings
         batches.budget = min(batches.budget, max(1, LOGIT_BYTES // (4 * width)))
 
 
@@ -97,25 +98,32 @@ def forward(
 ) -> torch.Tensor:
     """(sequence, token, .) what a head is applied to: states after the final norm, or the model's own logits.
 
-    T5's decoder reads the ids; heard: the last states of its encoder and their mask, else those of an empty source.
+    The decoder of an encoder-decoder reads the ids; heard: the last states of its encoder and their mask, else those of
+    an empty source.
     """
     model = reader.model
     whole = head is not None and head.project is None
     if not reader.is_encoder_decoder:
-        run = model if whole else model.base_model
-        found = run(input_ids=ids, attention_mask=mask, use_cache=False)
+        found = call(model if whole else model.base_model, input_ids=ids, attention_mask=mask, use_cache=False)
         return found.logits if whole else found.last_hidden_state  # type: ignore[no-any-return]
-    if heard is None:
-        empty = torch.full((len(ids), 1), reader.tokenizer.eos_token_id, device=ids.device)
-        heard = model.encoder(input_ids=empty).last_hidden_state, torch.ones_like(empty)
+    states, its_mask = heard or empty_source(reader, len(ids))
     if whole:
-        found = model(
-            encoder_outputs=(heard[0],), attention_mask=heard[1], decoder_input_ids=ids, decoder_attention_mask=mask,
-            use_cache=False,
+        from transformers.modeling_outputs import BaseModelOutput
+
+        found = call(
+            model, encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=its_mask,
+            decoder_input_ids=ids, decoder_attention_mask=mask, use_cache=False,
         )  # fmt: skip
         return found.logits  # type: ignore[no-any-return]
-    found = model.decoder(
-        input_ids=ids, attention_mask=mask, encoder_hidden_states=heard[0], encoder_attention_mask=heard[1],
-        use_cache=False,
+    found = call(
+        model.get_decoder(), input_ids=ids, attention_mask=mask, encoder_hidden_states=states,
+        encoder_attention_mask=its_mask, use_cache=False,
     )  # fmt: skip
     return found.last_hidden_state  # type: ignore[no-any-return]
+
+
+def empty_source(reader: Reader, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last states of the encoder for a text without a word, and their mask, `n` times."""
+    around = torch.tensor([[*reader.before_source, *reader.suffix]], device=reader.device).repeat(n, 1)
+    mask = torch.ones_like(around)
+    return call(reader.model.get_encoder(), input_ids=around, attention_mask=mask).last_hidden_state, mask

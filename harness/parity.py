@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from harness.backends import Model
+from harness.blocks import call
 from harness.reader import Reader
-from harness.records import Extraction, Floats, Integers, Layer, Tokens
+from harness.records import Extraction, Floats, Integers, Tokens
 from harness.spec import Dtype, Protocol
 from harness.tokens import Window, cut, so_far
 
@@ -121,11 +122,25 @@ def _states_differ(
     row = sum(len(read.stimulus_ids) for read in tokens[:context]) + stimulus
     differs = []
     for stack, (states, at) in _plain(reader, tokens, how, context, stimulus).items():
-        for index, layer in enumerate(states):
-            theirs, scale = _pooled(layer[at], how.pooling), float(np.abs(layer).max())
-            ours = found.features.values[Layer(stack, index)][row]
-            differs.append(float(np.abs(ours - theirs).max()) / (scale or 1.0))
+        ours = [found.features.values[layer][row] for layer in found.features.values if layer.stack == stack]
+        differs.append(_least(ours, [(_pooled(state[at], how.pooling), np.abs(state).max()) for state in states]))
     return max(differs, default=None)
+
+
+def _least(ours: Sequence[Floats], theirs: Sequence[tuple[Floats, float]]) -> float:
+    """How far transformers' states are from our layers: from layer 0 on, or from layer 1 on where that is nearer.
+
+    Of recurrent families (Mamba, RWKV) transformers' first state is the output of block 1, not the embeddings.
+    """
+    begins = [ours[start : start + len(theirs)] for start in (0, 1)]
+    return min(
+        max(
+            float(np.abs(own - state).max()) / (float(scale) or 1.0) if own.shape == state.shape else np.inf
+            for own, (state, scale) in zip(begun, theirs, strict=True)
+        )
+        for begun in begins
+        if len(begun) == len(theirs)
+    )
 
 
 def _pooled(states: Floats, pooling: str) -> Floats:
@@ -143,8 +158,7 @@ def _plain(
         window = _window_of(reader, tokens, how, context, stimulus)
         at = window.at[window.rows == stimulus]
         return {"decoder": (_hidden(model.base_model, "hidden_states", input_ids=window.ids[: at[-1] + 1]), at)}
-    limit = min(how.window, reader.limit)
-    before = list(reader.prefix) if reader.stack == "encoder" else []
+    limit, before = min(how.window, reader.limit), list(reader.before_source)
     text, own = so_far(read, stimulus)
     room = limit - len(before) - len(reader.suffix)
     source = np.array([*before, *text[-room:], *reader.suffix], dtype=np.int64)
@@ -158,9 +172,9 @@ def _plain(
     elif how.decoder_reads == "text":
         window = _window_of(reader, tokens, how, context, stimulus)
         of = window.at[window.rows == stimulus]
-        spoken, heard = window.ids[: of[-1] + 1], np.array([reader.tokenizer.eos_token_id])
+        spoken, heard = window.ids[: of[-1] + 1], np.array([*before, *reader.suffix])
     else:
-        heard = np.array([*so_far(read, stimulus - 1)[0][-room:], *reader.suffix], dtype=np.int64)
+        heard = np.array([*before, *so_far(read, stimulus - 1)[0][-room:], *reader.suffix], dtype=np.int64)
         spoken = np.concatenate([start, text[own][-(limit - len(start)) :]])
         of = np.arange(len(start), len(spoken))
     decoder = _hidden(model, "decoder_hidden_states", input_ids=heard, decoder_input_ids=spoken)
@@ -171,7 +185,7 @@ def _hidden(run: Any, which: str, **ids: Integers) -> list[Floats]:
     device = next(run.parameters()).device
     with torch.inference_mode():
         batch = {name: torch.from_numpy(np.ascontiguousarray(part))[None].to(device) for name, part in ids.items()}
-        states = run(**batch, output_hidden_states=True, use_cache=False)[which]
+        states = call(run, **batch, output_hidden_states=True, use_cache=False)[which]
     return [state[0].float().cpu().numpy() for state in states[:-1]]
 
 
@@ -188,7 +202,8 @@ def _nats_differ(
             return None
         text, (ids, at) = so_far(read, stimulus - 1)[0], so_far(read, stimulus)
         spoken = np.concatenate([np.asarray(reader.prefix), ids[at]])
-        heard = np.array([*text[-(limit - len(reader.suffix)) :], *reader.suffix], dtype=np.int64)
+        room = limit - len(reader.before_source) - len(reader.suffix)
+        heard = np.array([*reader.before_source, *text[-room:], *reader.suffix], dtype=np.int64)
         logs = _log_probabilities(reader, spoken, heard)
         return float(np.abs(said.apart[stimulus].log_probabilities - logs[len(reader.prefix) - 1 :]).max())
     last = int(read.last[stimulus])
@@ -206,7 +221,8 @@ def _nats_differ(
         own = own[own >= window.first]
         theirs = said.log_probabilities[own]
     before = own - window.start + window.n_prefix - 1
-    differs = np.abs(theirs - logs[before])[before >= 0]
+    has_before = before >= 0  # nothing is expected of a first token that nothing precedes
+    differs = np.abs(theirs[has_before] - logs[before[has_before]])
     return float(differs.max()) if len(differs) else None
 
 
@@ -214,13 +230,13 @@ def _log_probabilities(reader: Reader, ids: Integers, heard: Integers | None = N
     """(token - 1,) nats of each but the first; what T5's encoder reads is empty where nothing is given."""
     options = {"input_ids": ids}
     if reader.is_encoder_decoder:
-        empty = np.array([reader.tokenizer.eos_token_id])
+        empty = np.array([*reader.before_source, *reader.suffix])
         options = {"input_ids": empty if heard is None else heard, "decoder_input_ids": ids}
     batch = {
         name: torch.from_numpy(np.ascontiguousarray(part))[None].to(reader.device) for name, part in options.items()
     }
     wanted = torch.from_numpy(np.ascontiguousarray(ids[1:]))[:, None]
     with torch.inference_mode():
-        logits = reader.model(**batch, use_cache=False).logits[0, :-1].float()
+        logits = call(reader.model, **batch, use_cache=False).logits[0, :-1].float()
     found: Floats = logits.log_softmax(-1).gather(-1, wanted.to(logits.device))[:, 0].double().cpu().numpy()
     return found

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.blocks import Blocks, recorded
 from harness.records import Floats, Layer
 
 
@@ -23,7 +24,7 @@ class Pool:
     Where a stimulus has several positions they are averaged, or added up for the pooling "sum".
     """
 
-    def __init__(self, stack: str, blocks: Sequence[Any], n_rows: int, pooling: str = "last") -> None:
+    def __init__(self, stack: str, blocks: Blocks, n_rows: int, pooling: str = "last") -> None:
         self.stack, self.blocks, self.n_rows, self.pooling = stack, blocks, n_rows, pooling
         self.buffers: dict[Layer, torch.Tensor] = {}
 
@@ -37,24 +38,11 @@ class Pool:
             yield
             return
         chosen = _Chosen.of(at, rows, self.pooling)
-        pooled: dict[int, torch.Tensor] = {}
-
-        def keep(index: int, hidden: torch.Tensor) -> None:
-            pooled[index] = chosen.pooled(hidden).to("cpu", non_blocking=True)
-
-        first = self.blocks[0]
-        handles = [
-            first.register_forward_pre_hook(lambda _, args, kwargs: keep(0, _input(args, kwargs)), with_kwargs=True)
-        ]
-        for k, block in enumerate(self.blocks, start=1):
-            handles.append(block.register_forward_hook(lambda _, __, output, k=k: keep(k, _output(output))))
-        try:
+        pooled: list[torch.Tensor] = []
+        with recorded(self.blocks, lambda hidden: pooled.append(chosen.pooled(hidden).to("cpu", non_blocking=True))):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
         chosen.wait()  # the copies were on their way while the next blocks computed
-        for index, matrix in pooled.items():
+        for index, matrix in enumerate(pooled):
             layer = Layer(self.stack, index)
             if layer not in self.buffers:
                 self.buffers[layer] = torch.full((self.n_rows, matrix.shape[-1]), torch.nan)
@@ -114,24 +102,3 @@ class _Chosen:
         for device in self.on:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-
-
-def _input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    return args[0] if args else kwargs["hidden_states"]
-
-
-def _output(output: Any) -> torch.Tensor:
-    return output[0] if isinstance(output, tuple) else output
-
-
-def blocks(model: Any, stack: str) -> Sequence[Any]:
-    """The transformer blocks of a stack: the first list of modules that is as long as the configuration says."""
-    config = model.config.get_text_config(decoder=stack == "decoder")
-    part, n_blocks = model.base_model, config.num_hidden_layers
-    if model.config.is_encoder_decoder:
-        part = getattr(part, stack)
-        n_blocks = config.num_layers if stack == "encoder" else config.num_decoder_layers
-    for module in part.modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == n_blocks:
-            return list(module)
-    raise ValueError(f"{config.model_type}: no list of {n_blocks} {stack} blocks was found in the model.")

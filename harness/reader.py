@@ -16,13 +16,16 @@ from typing import Any
 import torch
 
 from harness import allocation, architectures, precision, tokens, weights, weights_checks
-from harness.architectures import Architecture, Stack, torch_dtype
+from harness.architectures import Architecture, torch_dtype
 from harness.checkpoints import Checkpoint
+from harness.model_configs import Stack
 from harness.records import Context, Integers, Tokens
 from harness.spec import Dtype
 
 # T5 v1.1 has relative positions and no limit of its own; it was trained on 512 tokens.
 T5_CONTEXT = 512
+# Recurrent decoders (Mamba, RWKV) and some with relative positions state no limit: the protocol's window is theirs.
+NO_LIMIT = 2**20
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,14 @@ class Reader:
     Attributes:
         model: of transformers; of an encoder the stack alone, without its head.
         stack: what it is made of.
-        prefix: ids put before a text once: BOS for decoders (so that a first word has a surprisal), the decoder's
-            start token for T5, CLS for an encoder.
+        prefix: ids put before a text once: BOS for decoders (so that a first word has a surprisal), the start token of
+            an encoder-decoder's decoder, CLS for an encoder.
         limit: tokens of one window, prefix and suffix included.
         device: where token ids go; of a model on several GPUs the first.
         suffix: ids put after a text: SEP for an encoder, the end of sequence for T5's encoder, none for decoders.
         dtype: precision of the weights.
+        source_prefix: ids put before what the encoder of an encoder-decoder reads (none for T5).
+        notes: sentences on what was not used as the files say, or not as transformers would.
     """
 
     model: Any
@@ -48,22 +53,35 @@ class Reader:
     device: torch.device
     suffix: tuple[int, ...] = ()
     dtype: Dtype = "float32"
+    source_prefix: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def is_encoder_decoder(self) -> bool:
         """Whether a text may stand in the encoder and in the decoder."""
         return self.stack == "encoder-decoder"
 
+    @property
+    def n_embeddings(self) -> int:
+        """How many token ids the model knows."""
+        return n_embeddings(self.model)
+
     @cached_property
     def openings(self) -> Integers:
-        """The tokens that begin with a space (`tokens.openings`)."""
-        return tokens.openings(self.tokenizer)
+        """The tokens that begin with a space (`tokens.openings`), of those that the model knows."""
+        found = tokens.openings(self.tokenizer)
+        return found[found < self.n_embeddings]
+
+    @property
+    def before_source(self) -> tuple[int, ...]:
+        """Ids put before what an encoder reads."""
+        return self.prefix if self.stack == "encoder" else self.source_prefix
 
     def encode(self, context: Context, *, in_chat: bool = False) -> Tokens:
         """The context in this model's tokens; ValueError where its tokenizer does not fit it or the text."""
         if in_chat:
             context = tokens.in_chat(context, self.tokenizer)
-        return tokens.encode(context, self.tokenizer, self.model.get_input_embeddings().num_embeddings)
+        return tokens.encode(context, self.tokenizer, self.n_embeddings)
 
 
 def load(
@@ -103,7 +121,7 @@ def load(
     reports.disable_progress_bar()
     devices = allocation.devices(device, n_gpus, dtype)
     try:
-        architecture = architectures.read(checkpoint.folder)
+        architecture = architectures.read(checkpoint.folder, checkpoint.name)
         skeleton = architecture.skeleton(dtype)
     except Exception as error:
         raise _not_loaded(checkpoint, error) from error
@@ -125,12 +143,20 @@ def load(
         model=model,
         tokenizer=architecture.tokenizer,
         stack=architecture.stack,
-        prefix=architecture.prefix,
-        limit=_limit(checkpoint, model),
+        prefix=architecture.special.prefix,
+        limit=_limit(architecture, model),
         device=torch.device(devices[0]),
-        suffix=architecture.suffix,
+        suffix=architecture.special.suffix,
         dtype=dtype,
+        source_prefix=architecture.special.source_prefix,
+        notes=architecture.notes,
     )
+
+
+def n_embeddings(model: Any) -> int:
+    """How many token ids a model knows."""
+    embeddings = model.get_input_embeddings()
+    return int(getattr(embeddings, "num_embeddings", 0) or embeddings.weight.shape[0])
 
 
 def _not_loaded(checkpoint: Checkpoint, error: Exception) -> ValueError:
@@ -170,7 +196,7 @@ def _drawn(architecture: Architecture, seed: int, dtype: Dtype, where: dict[str,
     if dtype == "int8":
         raise ValueError("an untrained twin is not drawn in int8; use bfloat16")
     torch.manual_seed(seed)
-    model = architecture.auto.from_config(architecture.config, dtype=torch_dtype(dtype), trust_remote_code=False)
+    model = architecture.drawn(dtype)
     if len(where) > 1:
         from accelerate import dispatch_model
 
@@ -180,9 +206,9 @@ def _drawn(architecture: Architecture, seed: int, dtype: Dtype, where: dict[str,
     return (model.base_model if architecture.stack == "encoder" else model).eval()
 
 
-def _limit(checkpoint: Checkpoint, model: Any) -> int:
+def _limit(architecture: Architecture, model: Any) -> int:
     """Tokens of a window. RoBERTa and its like count positions from the padding token's id on."""
-    limit = checkpoint.context_size or T5_CONTEXT
+    limit = architecture.described.window or (NO_LIMIT if architecture.stack == "decoder" else T5_CONTEXT)
     positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     padding = getattr(positions, "padding_idx", None)
     return limit if padding is None else limit - padding - 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import prefixes
+from harness import prefixes, round_trip
 from harness.records import Context, Integers, Tokens
 
 # A tokenizer that maps more of a text than this to its unknown token was not made for this model or language.
@@ -31,15 +31,14 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
         Tokens with ids (token,), owners (token,), last (stimulus,), and the stimuli that are read apart.
 
     Raises:
-        ValueError: if the tokenizer gives no offsets, does not know the text, or gives tokens that the model lacks.
+        ValueError: if the tokenizer does not know the text or does not give it back, if a stimulus has no token, or if
+            there are tokens that the model lacks.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise ValueError("the tokenizer gives no character offsets; save a fast one (tokenizer.json) with the model.")
     encoded = tokenizer(context.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids = np.asarray(encoded["input_ids"], dtype=np.int64)
     offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
     ends = offsets[:, 1]
-    _require_known(ids, tokenizer.unk_token_id)
+    _require_known(ids, tokenizer)
     if n_embeddings is not None and len(ids) and ids.max() >= n_embeddings:
         raise ValueError(
             f"the tokenizer does not fit the model: it gives a token with id {ids.max()}, the model has {n_embeddings} "
@@ -50,8 +49,10 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
     owners = np.where((owners < len(context.stimulus_ids)) & (ends - 1 >= begins), owners, -1)
     last = np.full(len(context.stimulus_ids), -1, dtype=np.int64)
     last[owners[owners >= 0]] = np.flatnonzero(owners >= 0)  # later tokens overwrite earlier ones
-    last = np.where(_silent(context), np.maximum.accumulate(last), last)
-    return Tokens(ids, owners, last, context.stimulus_ids, prefixes.apart(context, ids, offsets, tokenizer))
+    round_trip.require(context, ids, offsets, owners, tokenizer)
+    apart, silent = prefixes.apart(context, ids, offsets, tokenizer), _silent(context)
+    _require_tokens(context, [k for k in np.flatnonzero((last < 0) & ~silent) if k not in apart])
+    return Tokens(ids, owners, np.where(silent, np.maximum.accumulate(last), last), context.stimulus_ids, apart)
 
 
 # How a piece of a vocabulary begins that begins with a space: as SentencePiece, bytes in GPT-2's alphabet, characters,
@@ -67,22 +68,36 @@ def openings(tokenizer: Any) -> Integers:
     return np.array(sorted({*found, end} - {None}) if found else [], dtype=np.int64)
 
 
+# Two characters for private use: no text and no template holds them.
+_MARK = "\ue000\ue001"
+
+
 def in_chat(context: Context, tokenizer: Any) -> Context:
     """The context as a user's turn in the tokenizer's chat template; the stimuli lie where they stand in it.
 
-    The BOS that many templates begin with is left out, since every window begins with one.
+    Where the turn stands is found by rendering another content too: what the two have in common before and after is the
+    template's, even where the template itself holds the words of the text. The BOS that many templates begin with is
+    left out, since every window begins with one.
 
     Raises:
         ValueError: if the tokenizer has no template, or its template changes the text.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError("the tokenizer has no chat template; read this model without one.")
-    said = str(tokenizer.apply_chat_template([{"role": "user", "content": context.text}], tokenize=False))
-    said = said.removeprefix(tokenizer.bos_token or "")
-    start = said.find(context.text)
-    if start < 0:
+    text = context.text
+    chat, other = (_rendered(tokenizer, content) for content in (text, _MARK))
+    before, mark, after = other.partition(_MARK)
+    body = next((part for part in (text, text.strip()) if mark and chat == before + part + after), None)
+    if body is None:
         raise ValueError("the chat template changes the text of a user's turn; read this model without it.")
-    return Context(said, context.stimulus_ids, context.spans + start)
+    bos = tokenizer.bos_token or ""
+    cut = len(bos) if before.startswith(bos) else 0
+    moved = np.clip(context.spans - text.index(body), 0, len(body))  # templates may strip a turn
+    return Context(chat[cut:], context.stimulus_ids, moved + len(before) - cut)
+
+
+def _rendered(tokenizer: Any, content: str) -> str:
+    return str(tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False))
 
 
 def _silent(context: Context) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -90,10 +105,21 @@ def _silent(context: Context) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return np.array([not context.text[start:end].strip() for start, end in context.spans], dtype=bool)
 
 
-def _require_known(ids: np.ndarray[Any, Any], unknown: int | None) -> None:
-    if unknown is None or not len(ids):
+def _require_tokens(context: Context, without: Sequence[int]) -> None:
+    """Raise where stimuli with a text have no token: a row of them would hold what another word brought."""
+    if not without:
         return
-    share = float(np.mean(ids == unknown))
+    start, end = context.spans[without[0]]
+    text = context.text[start:end]
+    raise ValueError(
+        f"stimulus {context.stimulus_ids[without[0]]!r} has no token: the tokenizer leaves {text!a} out of every text; "
+        "leave it out of the data set, or join it to the word before it."
+    )
+
+
+def _require_known(ids: np.ndarray[Any, Any], tokenizer: Any) -> None:
+    unknown = np.isin(ids, sorted(round_trip.unknown_ids(tokenizer)))
+    share = float(np.mean(unknown)) if len(ids) else 0.0
     if share > MAX_UNKNOWN_SHARE:
         raise ValueError(
             f"the tokenizer maps {share:.0%} of the text to its unknown token; it does not fit this text or this "

@@ -55,10 +55,11 @@ class Source:
         """What decides its features; the name of a model does not."""
         if self.checkpoint is None:
             return {"control": self.name, "seed": self.seed, "revision": self.revision}
+        reading = {"reading": self.checkpoint.reading} if self.checkpoint.reading else {}
         if self.kind == "untrained":  # the twins of a base and of its tuned version are one network
-            return {"architecture": self.checkpoint.architecture, "seed": self.seed}
+            return {"architecture": self.checkpoint.architecture, "seed": self.seed, **reading}
         varied: dict[str, dict[str, Any]] = {"shuffled": {"order": self.seed}, "chat": {"template": True}}
-        return {"revision": self.revision, **varied.get(self.kind, {})}
+        return {"revision": self.revision, **varied.get(self.kind, {}), **reading}
 
     def context_of(self, protocol: Protocol) -> str:
         """What it reads under a protocol, in words."""

@@ -41,6 +41,7 @@ class Job:
         names = ("window", "overlap", "bos", "decoder_reads")
         how = {name: getattr(self.how, name) for name in names}
         made_of = {"schema": SURPRISALS_VERSION, "revision": self.checkpoint.revision, "dtype": self.dtype, **how}
+        made_of |= {"reading": self.checkpoint.reading} if self.checkpoint.reading else {}
         return content_hash({**made_of, "shard": shard})[:32]
 
 

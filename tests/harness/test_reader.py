@@ -40,7 +40,7 @@ def test_a_block_that_is_missing_is_not_drawn_at_random(folder):
     ({"num_hidden_layers": 6}, "are missing in the file"),
     ({"num_hidden_layers": 2}, "are of blocks that config.json does not have"),
     ({"intermediate_size": 10}, "have another shape"),
-    ({"model_type": "nosuch"}, "cannot be loaded"),
+    ({"model_type": "nosuch"}, "has no model_type .nosuch."),
 ])  # fmt: skip
 def test_a_configuration_that_does_not_fit_the_weights_is_refused(folder, entries, message):
     _reconfigure(folder, **entries)
@@ -61,7 +61,7 @@ def test_weights_that_are_not_finite_are_refused(folder):
 @pytest.mark.parametrize("content", ['{"a": 1}', '{"version": "1.0", "mod', ""])
 def test_a_damaged_tokenizer_is_refused_by_the_models_name(folder, content):
     (folder / "tokenizer.json").write_text(content)
-    with pytest.raises(ValueError, match=f"{folder.name}: cannot be loaded"):
+    with pytest.raises(ValueError, match=f"{folder.name}: its tokenizer cannot be used"):
         _load(folder)
 
 
@@ -138,7 +138,7 @@ def test_a_bert_that_its_configuration_calls_a_decoder_is_one(tmp_path):
 
 def test_a_model_of_no_stack_that_is_read_is_refused(folder):
     _reconfigure(folder, model_type="vit")
-    with pytest.raises(ValueError, match="'vit' is neither a decoder, nor an encoder, nor of the T5 family"):
+    with pytest.raises(ValueError, match="'vit' is neither a decoder, nor an encoder, nor an encoder-decoder of text"):
         _load(folder)
 
 

@@ -57,11 +57,6 @@ def test_a_tokenizer_that_does_not_know_the_text_is_refused(tokenizer):
         tokens.encode(_context(("cat", "dog")), ignorant)
 
 
-def test_a_tokenizer_without_offsets_is_refused():
-    with pytest.raises(ValueError, match="no character offsets"):
-        tokens.encode(_context(("a",)), object())
-
-
 class _Chatty:
     """A tokenizer with a template, as far as one is needed."""
 

@@ -1,0 +1,112 @@
+"""Tokens must give the text back, word by word: what is read is what was written, and nothing else.
+
+A tokenizer that belongs to another model, or that was rebuilt wrongly, drops spaces, cuts other characters or loses
+words, and every number after it is wrong without a message. Here the tokens of each stimulus are decoded and compared
+with its text. What a tokenizer does to every text (lower case, compatibility forms, accents) counts as the same.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from typing import Any
+
+import numpy as np
+
+from harness.records import Context, Integers
+
+# Pre-tokenizers that cut a text at spaces and drop them, so that decoded words stand apart in another way.
+_DROP_SPACES = frozenset({"BertPreTokenizer", "Whitespace", "WhitespaceSplit", "CharDelimiterSplit"})
+_KEEP_SPACES = frozenset({"ByteLevel", "Metaspace"})
+# How pieces of a vocabulary are marked that do not begin, or that end, a word.
+_MARKS = ("##", "</w>", "@@", "\u2581")
+
+
+def require(context: Context, ids: Integers, offsets: Integers, owners: Integers, tokenizer: Any) -> None:
+    """Raise where the tokens do not give the text back.
+
+    Args:
+        context: the text and the character spans of its stimuli.
+        ids: (token,) of the whole text.
+        offsets: (token, 2) characters of each.
+        owners: (token,) the stimulus of each; -1 where there is none.
+        tokenizer: of transformers, or of the same use.
+
+    Raises:
+        ValueError: with the first stimulus whose tokens read otherwise, and how.
+    """
+    unknown = np.isin(ids, sorted(unknown_ids(tokenizer)))
+    for stimulus in range(len(context.stimulus_ids)):
+        own = np.flatnonzero(owners == stimulus)
+        if not len(own) or unknown[own].any():
+            continue
+        # A token that began before the stimulus reads as more than the stimulus.
+        start = min(int(offsets[own[0], 0]), int(context.spans[stimulus, 0]))
+        text, read = context.text[start : int(context.spans[stimulus, 1])], _decoded(ids[own], tokenizer)
+        if not _same(text, read, tokenizer):
+            pieces = " ".join(tokenizer.convert_ids_to_tokens(ids[own].tolist()))
+            raise ValueError(
+                f"the tokenizer does not give the text back: stimulus {context.stimulus_ids[stimulus]!r}, "
+                f"{text.strip()!r}, becomes {pieces!r}. {_ADVICE}"
+            )
+    if _keeps_spaces(tokenizer) and not unknown.any():
+        _require_spaces(context.text, _decoded(ids, tokenizer))
+
+
+def unknown_ids(tokenizer: Any) -> frozenset[int]:
+    """The ids that stand for what a tokenizer does not know: its unknown token, and that of its SentencePiece model."""
+    found = {tokenizer.unk_token_id, *(tokenizer.get_vocab().get(name) for name in ("<unk>", "[UNK]"))}
+    return frozenset(token for token in found if token is not None)
+
+
+_ADVICE = "Put the model's own tokenizer into its folder, or save it again as tokenizer.json."
+
+
+def _require_spaces(text: str, read: str) -> None:
+    """Raise where the words of a text have run together."""
+    wanted, found = len(text.split()), len(read.split())
+    if found < wanted:
+        raise ValueError(
+            f"the tokenizer does not give the text back: of {wanted} words between spaces, {found} are left: "
+            f"{read[:60]!r} for {text[:60]!r}. {_ADVICE}"
+        )
+
+
+def _decoded(ids: Integers, tokenizer: Any) -> str:
+    return str(tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _same(text: str, read: str, tokenizer: Any) -> bool:
+    """Whether two texts have the same letters; first as they are, then as the tokenizer normalises the text."""
+    return _letters(text) == _letters(read) or _letters(_normalised(text, tokenizer)) == _letters(read)
+
+
+def _letters(text: str) -> str:
+    """Without spaces, marks of pieces, accents, control characters and case, in compatibility form."""
+    for mark in _MARKS:
+        text = text.replace(mark, "")
+    folded = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(char for char in folded if not (char.isspace() or unicodedata.category(char) in {"Mn", "Cc", "Cf"}))
+
+
+def _normalised(text: str, tokenizer: Any) -> str:
+    """The text as the tokenizer's own normaliser leaves it."""
+    if hasattr(tokenizer, "normalize"):
+        return str(tokenizer.normalize(text))
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    return str(normalizer.normalize_str(text)) if normalizer is not None else text
+
+
+def _keeps_spaces(tokenizer: Any) -> bool:
+    """Whether spaces are part of the tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return True
+    if backend.pre_tokenizer is None:
+        return True
+    kinds = _kinds(json.loads(backend.pre_tokenizer.__getstate__()))
+    return bool(kinds & _KEEP_SPACES) or not kinds & _DROP_SPACES
+
+
+def _kinds(part: dict[str, Any]) -> set[str]:
+    return {part["type"]}.union(*map(_kinds, part.get("pretokenizers", ())))
