@@ -43,7 +43,7 @@ class Architecture:
     @property
     def model_class(self) -> Any:
         """The class of transformers that holds the weights; an encoder's with its head, so that no pooler is drawn."""
-        return model_configs.model_class(self.described)
+        return self.described.kind
 
     def skeleton(self, dtype: Dtype) -> Any:
         """The model without numbers, on the meta device: what it will take, exactly."""

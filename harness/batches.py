@@ -16,34 +16,57 @@ import torch
 from harness.records import Integers
 from harness.room import NoRoomError
 
+# Largest change of a text's states by padding after it that is rounding, by the largest state; and the length to which
+# twelve tokens are padded to see it.
+PADDING_SHARE, PADDING_ROUNDINGS = 1e-5, 8
+_PADDED_TO = 19
+
 
 @dataclass
 class Batches:
     """How sequences were read.
 
-    budget: tokens of a batch, padding included; less after memory ran out. n_sequences, n_tokens: read so far, without
+    budget: tokens of a batch, padding included; less after memory ran out. same_length: whether the sequences of a
+    batch have one length, for models whose states change with padding. n_sequences, n_tokens: read so far, without
     padding. n_oom, oom: how often memory ran out; what was said the last time. progress: is told the share done.
     """
 
     budget: int
     progress: Callable[[float], None] | None = None
+    same_length: bool = False
     n_sequences: int = 0
     n_tokens: int = 0
     n_oom: int = 0
     oom: str = ""
 
-    def read(self, items: Sequence[Any], length: Callable[[Any], int], forward: Callable[[list[Any]], None]) -> None:
+    def read(
+        self,
+        items: Sequence[Any],
+        length: Callable[[Any], int],
+        forward: Callable[[list[Any]], None],
+        shape: Callable[[Any], Any] | None = None,
+    ) -> None:
         """Give all items to `forward`, batch by batch. A batch that did not fit is given again, in halves.
+
+        Args:
+            items: the sequences.
+            length: tokens of one.
+            forward: runs a batch.
+            shape: what the items of a batch must share where it is not padded; None: the length.
 
         Raises:
             NoRoomError: if one sequence alone does not fit.
         """
-        ordered = sorted(items, key=length, reverse=True)
+        shape = shape or length
+        ordered = sorted(items, key=(lambda item: (length(item), shape(item))) if self.same_length else length,
+                         reverse=True)  # fmt: skip
         total, start = sum(length(item) for item in ordered), 0
         already = self.n_tokens
         while start < len(ordered):
             longest = length(ordered[start])
             batch = ordered[start : start + max(1, self.budget // max(1, longest))]
+            if self.same_length:
+                batch = [item for item in batch if shape(item) == shape(batch[0])]
             try:
                 forward(batch)
             except (RuntimeError, MemoryError) as error:
@@ -83,3 +106,24 @@ def padded(rows: Iterable[Integers], device: torch.device) -> tuple[torch.Tensor
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(part) for part in parts], batch_first=True)
     ids = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
     return ids.to(device, non_blocking=True), mask.to(device, non_blocking=True)
+
+
+def changes_with_padding(run: Callable[..., torch.Tensor], n_embeddings: int, device: torch.device) -> bool:
+    """Whether the states of a text change with padding after it: tried with twelve tokens, alone and padded.
+
+    Models that mix all positions without a mask (FNet), or that approximate attention over blocks of a text
+    (Nystromformer, YOSO), or look at the next token's embedding (MobileBERT) do.
+
+    Args:
+        run: (input_ids, attention_mask) -> (sequence, token, hidden) states.
+        n_embeddings: how many token ids the model knows.
+        device: where ids go.
+    """
+    text = torch.arange(5, 17) % n_embeddings
+    alone_ids, alone_mask = padded([text.numpy()], device)
+    both_ids, both_mask = padded([text.numpy(), np.resize(text.numpy(), _PADDED_TO)], device)
+    with torch.inference_mode():
+        alone = run(alone_ids, alone_mask)[0, : len(text)].float()
+        beside = run(both_ids, both_mask)[0, : len(text)]
+    allowed = max(PADDING_SHARE, PADDING_ROUNDINGS * torch.finfo(beside.dtype).eps)
+    return bool((alone - beside.float()).abs().max() > allowed * alone.abs().max())

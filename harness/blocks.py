@@ -24,24 +24,25 @@ class Blocks:
     """Where the hidden states of a stack can be taken.
 
     first: the module whose input is layer 0, the embeddings. modules: those whose outputs are the layers after it, each
-    once. time_first: whether states are (token, sequence, hidden) there instead of (sequence, token, hidden).
+    once. form: what makes a state (sequence, token, hidden) of what these take and give.
     """
 
     first: Any
     modules: Sequence[Any]
-    time_first: bool = False
+    form: Callable[[torch.Tensor], torch.Tensor]
 
 
-# Families whose states have the tokens first inside the model.
-_TIME_FIRST = frozenset({"xlnet", "fsmt"})
-# Families without any module per token and block, and why; they are refused.
-NOT_READ = {
-    "blt": "it reads bytes in patches of changing length, and has no state for each token",
-    "cpmant": "it puts 32 prompt tokens before a text, and its tokenizer cuts Chinese words with a library of its own",
-    "perceiver": "it reads a text into latent vectors, and has no state for each token",
-    "reformer": "its attention draws random hashes, so that a text read twice gives two results",
-    "squeezebert": "it calls its blocks in a way in which their states cannot be taken",
-}
+def plain(state: torch.Tensor) -> torch.Tensor:
+    """(sequence, token, hidden); families with several residual streams (sequence, token, stream, hidden) keep all."""
+    return state.flatten(2) if state.dim() > 3 else state
+
+
+def _active_stream(state: torch.Tensor) -> torch.Tensor:
+    """Gemma 3n: of (stream, sequence, token, hidden) the stream that its blocks compute; others are only corrected."""
+    return state[0] if state.dim() > 3 else state
+
+
+_FORMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"gemma3n_text": _active_stream}
 
 
 def stack_of(model: Any, which: str) -> Any:
@@ -51,10 +52,26 @@ def stack_of(model: Any, which: str) -> Any:
         model: of transformers, with or without its head.
         which: "encoder" or "decoder".
     """
-    base = model.base_model
     if model.config.is_encoder_decoder:
         return model.get_encoder() if which == "encoder" else model.get_decoder()
+    base = body(model)
     return getattr(base, "text_model", base) if which == "encoder" else base.get_decoder()
+
+
+def body(model: Any) -> Any:
+    """A model without its head."""
+    base = model.base_model
+    if base is not model or model.get_output_embeddings() is None:
+        return base
+    from transformers import PreTrainedModel
+
+    return next((child for child in model.children() if isinstance(child, PreTrainedModel)), model)
+
+
+def n_embeddings(model: Any) -> int:
+    """How many token ids a model knows."""
+    embeddings = model.get_input_embeddings()
+    return int(getattr(embeddings, "num_embeddings", 0) or embeddings.weight.shape[0])
 
 
 def blocks_of(model: Any, which: str) -> Blocks:
@@ -68,25 +85,25 @@ def blocks_of(model: Any, which: str) -> Blocks:
         ValueError: if none are found.
     """
     stack = stack_of(model, which)
-    family = stack.config.model_type
+    family = getattr(stack, "config", model.config).model_type
     if family in _OF_FAMILY:
         return _OF_FAMILY[family](stack)
     n_blocks = model_configs.n_blocks(model.config, which)
     found = _recorded(stack) or _listed(stack, n_blocks)
     if not found:
         raise ValueError(f"{family}: no list of {n_blocks} blocks was found in {type(stack).__name__}.")
-    return Blocks(found[0], found, family in _TIME_FIRST)
+    return Blocks(found[0], found, _FORMS.get(family, plain))
 
 
 def _of_norms(stack: Any) -> Blocks:
     """XLM and FlauBERT have no module for a block: its last part is a norm."""
-    return Blocks(stack.attentions[0], list(stack.layer_norm2))
+    return Blocks(stack.attentions[0], list(stack.layer_norm2), plain)
 
 
 def _of_full_length(stack: Any) -> Blocks:
     """Funnel halves the text between its groups of blocks: the first group and the decoder have a state per token."""
     encoder = list(stack.encoder.blocks[0])
-    return Blocks(encoder[0], [*encoder, *stack.decoder.layers])
+    return Blocks(encoder[0], [*encoder, *stack.decoder.layers], plain)
 
 
 _OF_FAMILY: dict[str, Callable[[Any], Blocks]] = {
@@ -136,18 +153,14 @@ def recorded(blocks: Blocks, keep: Callable[[torch.Tensor], None]) -> Iterator[N
     """While open, each forward pass gives `keep` the states of all layers, in order: (sequence, token, hidden)."""
     is_begun = False
 
-    def states(value: Any) -> torch.Tensor:
-        found = _first_tensor(value)
-        return found.transpose(0, 1) if blocks.time_first else found
-
     def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal is_begun
         if not is_begun:
             is_begun = True
-            keep(states(args or kwargs.get("hidden_states", list(kwargs.values()))))
+            keep(blocks.form(_first_tensor(args or kwargs.get("hidden_states", list(kwargs.values())))))
 
     def after(_: Any, __: Any, output: Any) -> None:
-        keep(states(output))
+        keep(blocks.form(_first_tensor(output)))
 
     handles = [blocks.first.register_forward_pre_hook(before, with_kwargs=True)]
     handles += [module.register_forward_hook(after) for module in blocks.modules]
@@ -170,12 +183,6 @@ def call(module: Any, **arguments: Any) -> Any:
     """Run a module of transformers with those of the arguments that it takes; families differ in which they do."""
     taken = _arguments(type(module).forward)
     return module(**arguments if taken is None else {key: arguments[key] for key in arguments if key in taken})
-
-
-def takes_mask(module: Any) -> bool:
-    """Whether a module can be told which tokens are padding."""
-    taken = _arguments(type(module).forward)
-    return taken is None or "attention_mask" in taken
 
 
 @cache

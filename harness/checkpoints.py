@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -75,8 +76,12 @@ class Checkpoint:
         return "encoder" if self.is_encoder else "decoder"
 
 
-def resolve(name: str) -> Checkpoint:
+def resolve(name: str, known_as: str = "") -> Checkpoint:
     """Find a model by its name in the table, its Hub id or its folder.
+
+    Args:
+        name: as a user gives it.
+        known_as: name of a folder in the tables (`names_of`); "" for the folder's own.
 
     Raises:
         ValueError: if the name is unknown; the nearest names are listed.
@@ -84,7 +89,7 @@ def resolve(name: str) -> Checkpoint:
     """
     folder = Path(name)
     if folder.is_dir():
-        return _inspect(_folder_name(folder), folder, _files_revision(folder))
+        return _inspect(known_as or _folder_name(folder), folder, _files_revision(folder))
     if entry := find(name):
         return _of_entry(name, entry)
     if _HUB_ID.fullmatch(name):
@@ -112,9 +117,37 @@ def name_of(given: str) -> str:
     return _folder_name(Path(given)) if Path(given).is_dir() else given
 
 
+def names_of(given: Iterable[str]) -> dict[str, str]:
+    """The names in the tables of models that are read together, each as a user gives it -> its name.
+
+    A folder has its own name. Where another model has the same, the folders around it come before it: exp1/final and
+    exp2/final are exp1-final and exp2-final.
+    """
+    folders = {name: Path(name).resolve() for name in given if Path(name).is_dir()}
+    names = {name: name_of(name) for name in given}
+    around = {name: list(folder.parents)[_is_step(folder) :] for name, folder in folders.items()}
+    while doubled := [name for name in folders if _is_taken(name, names, folders)]:
+        for name in doubled:
+            above = around[name].pop(0).name if around[name] else content_hash(str(folders[name]))[:8]
+            names[name] = f"{above or content_hash(str(folders[name]))[:8]}-{names[name]}"
+    return names
+
+
+def _is_taken(name: str, names: Mapping[str, str], folders: Mapping[str, Path]) -> bool:
+    """Whether another model has the name of a folder; the same folder given twice is one model."""
+    return any(
+        other != name and shown == names[name] and folders.get(other) != folders[name] for other, shown in names.items()
+    )
+
+
 def _folder_name(folder: Path) -> str:
     resolved = folder.resolve()
-    return f"{resolved.parent.name}@{resolved.name}" if _STEP.match(resolved.name) else resolved.name
+    return f"{resolved.parent.name}@{resolved.name}" if _is_step(resolved) else resolved.name
+
+
+def _is_step(folder: Path) -> bool:
+    """Whether a folder is one checkpoint of a training run, named by its parent."""
+    return bool(_STEP.match(folder.name))
 
 
 def _of_entry(name: str, entry: Entry) -> Checkpoint:
@@ -181,9 +214,6 @@ def _inspect(name: str, folder: Path, revision: str, n_parameters: int | None = 
     """From a folder's small files; its parameters are counted in its weights, unless they are given."""
     config = model_configs.load(folder, name)
     tokenizer = next((file for file in map(folder.joinpath, published_tokenizers.FILES) if file.is_file()), None)
-    if tokenizer is None:
-        files = ", ".join(published_tokenizers.FILES)
-        raise FileNotFoundError(f"{name}: no tokenizer ({files}) in {folder}; save it with the model.")
     notes, base = _notes(folder, config, name), _model_card_base(folder)
     # Decoders that state their window under an unusual name, or none, were once read in windows of 512 tokens.
     is_unusual = config.stack == "decoder" and not config.is_window_common
@@ -199,7 +229,7 @@ def _inspect(name: str, folder: Path, revision: str, n_parameters: int | None = 
         vocabulary=config.vocabulary,
         context_size=config.window,
         is_encoder_decoder=config.stack == "encoder-decoder",
-        architecture=hashlib.sha256((folder / "config.json").read_bytes() + tokenizer.read_bytes()).hexdigest()[:16],
+        architecture=_hash_of([folder / "config.json", *([tokenizer] if tokenizer else [])])[:16],
         tuned_from=base,
         pair_source="model card" if base else "",
         n_heads=config.n_heads,
@@ -225,10 +255,19 @@ def _notes(folder: Path, config: ModelConfig, name: str) -> tuple[str, ...]:
             published = published_tokenizers.load(folder)
             special = special_ids.around(config, published.tokenizer)
         except Exception as error:
+            if not any((folder / file).is_file() for file in published_tokenizers.FILES):
+                known = ", ".join(published_tokenizers.FILES)
+                raise FileNotFoundError(
+                    f"{name}: no tokenizer ({known}) in {folder}; save it with the model."
+                ) from error
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ValueError(f"{name}: its tokenizer cannot be used: {reason}") from error
         _noted[key] = (*([published.note] if published.note else []), *special.notes)
     return _noted[key]
+
+
+def _hash_of(files: Iterable[Path]) -> str:
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _count(folder: Path, name: str) -> int:

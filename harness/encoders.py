@@ -13,7 +13,7 @@ import torch
 
 from harness import heads, predictions
 from harness.batches import Batches, padded
-from harness.blocks import blocks_of, call
+from harness.blocks import blocks_of, body, call
 from harness.pooling import Pool
 from harness.reader import Reader
 from harness.records import Floats, Integers, Layer, Predictions, Tokens
@@ -113,7 +113,7 @@ def read(
     def forward(batch: list[Source]) -> None:
         source, mask = padded([each.source for each in batch], reader.device)
         with torch.inference_mode(), encoder.hooked([p.at for p in batch], [p.rows for p in batch], on=states):
-            run = model.get_encoder() if both else model.base_model
+            run = model.get_encoder() if both else body(model)
             memory = call(run, input_ids=source, attention_mask=mask).last_hidden_state
         speaking = [k for k, each in enumerate(batch) if len(each.following)]
         if decoder is None or not speaking:
@@ -128,5 +128,5 @@ def read(
             if head:
                 predictions.note_stimuli(expected, [each.next_place for each in said], final, ids, head)
 
-    batches.read(found, lambda each: each.n_tokens, forward)
+    batches.read(found, lambda each: each.n_tokens, forward, lambda each: (len(each.source), len(each.following)))
     return (encoder.values() | (decoder.values() if decoder else {})) if states else {}

@@ -76,7 +76,7 @@ def extract(
     """
     _require(reader, pooling, decoder_reads, bos, log_probabilities=log_probabilities)
     started, ids = time.perf_counter(), tuple(i for read in tokens for i in read.stimulus_ids)
-    batches = Batches(BATCH_TOKENS, progress)
+    batches = Batches(BATCH_TOKENS, progress, same_length=not reader.is_padded)
     causal, limit = reader.stack == "decoder" or decoder_reads == "text", min(window, reader.limit)
     pooled: dict[Layer, Floats] = {}
     expected: tuple[Predictions, ...] | None = None

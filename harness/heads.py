@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from harness.batches import Batches
-from harness.blocks import call
+from harness.blocks import body, call
 from harness.reader import Reader
 
 # Bytes of float32 logits that are made at once; as much twice again is at work on them.
@@ -84,7 +84,10 @@ def of(reader: Reader, ids: torch.Tensor) -> Head:
     wanted = short[0, 1:]
     with torch.inference_mode():
         said = own.said(forward(reader, short, None, own)[0, :-1], wanted)[:, 0]
-        found = head.said(forward(reader, short, None, head)[0, :-1], wanted)[:, 0]
+        final = forward(reader, short, None, head)[0, :-1]
+        if final.shape[-1] != project.weight.shape[-1]:  # the head does more than project
+            return own
+        found = head.said(final, wanted)[:, 0]
     near = 1e-5 if reader.dtype == "float32" else 1e-2
     return head if torch.allclose(said, found.to(said.device), rtol=near, atol=near) else own
 
@@ -104,19 +107,21 @@ def forward(
     model = reader.model
     whole = head is not None and head.project is None
     if not reader.is_encoder_decoder:
-        found = call(model if whole else model.base_model, input_ids=ids, attention_mask=mask, use_cache=False)
+        found = call(model if whole else body(model), input_ids=ids, attention_mask=mask, use_cache=False)
         return found.logits if whole else found.last_hidden_state  # type: ignore[no-any-return]
     states, its_mask = heard or empty_source(reader, len(ids))
     if whole:
         from transformers.modeling_outputs import BaseModelOutput
 
+        encoded: Any = BaseModelOutput(last_hidden_state=states)
+        encoded.router_logits = encoded.router_probs = None  # of families with experts
         found = call(
-            model, encoder_outputs=BaseModelOutput(last_hidden_state=states), attention_mask=its_mask,
-            decoder_input_ids=ids, decoder_attention_mask=mask, use_cache=False,
+            model, encoder_outputs=encoded, attention_mask=its_mask, decoder_input_ids=ids,
+            decoder_attention_mask=mask, use_cache=False,
         )  # fmt: skip
         return found.logits  # type: ignore[no-any-return]
     found = call(
-        model.get_decoder(), input_ids=ids, attention_mask=mask, encoder_hidden_states=states,
+        body(model.get_decoder()), input_ids=ids, attention_mask=mask, encoder_hidden_states=states,
         encoder_attention_mask=its_mask, use_cache=False,
     )  # fmt: skip
     return found.last_hidden_state  # type: ignore[no-any-return]

@@ -20,6 +20,22 @@ _OF_TEXT_AND_MORE = ("AutoModelForSeq2SeqLM", "AutoModelForImageTextToText", "Au
 # Names of the largest number of tokens that a model reads at once.
 _WINDOW = ("max_position_embeddings", "n_positions", "seq_length")
 _OTHER_WINDOW = ("max_seq_len", "context_length", "max_encoder_position_embeddings", "max_target_positions")
+# Families that cannot be read, and why.
+NOT_READ = {
+    "blt": "it reads bytes in patches of changing length, and has no state for each token",
+    "cpmant": "it puts 32 prompt tokens before a text, and its tokenizer needs a library for Chinese words",
+    "fsmt": "its decoder gives other states for an encoded text that is handed to it than for the text",
+    "gemma4_assistant": "it drafts tokens for another model, and reads that model's states",
+    "gemma4_unified_assistant": "it drafts tokens for another model, and reads that model's states",
+    "musicgen": "it writes audio, not text",
+    "musicgen_melody": "it writes audio, not text",
+    "perceiver": "it reads a text into latent vectors, and has no state for each token",
+    "prophetnet": "it predicts from streams beside the text, and its probabilities change with what comes after",
+    "reformer": "its attention draws random hashes, so that a text read twice gives two results",
+    "squeezebert": "it calls its blocks in a way in which their states cannot be taken",
+    "voxtral_realtime": "it reads text together with audio only",
+    "xlnet": "it was trained to predict words in random order, and sees what comes after a word",
+}
 _HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads")
 
 
@@ -28,11 +44,10 @@ class ModelConfig:
     """A configuration in our terms.
 
     Attributes:
-        config: what transformers' class of the model takes: of a family whose causal class reads text alone, the text
-            part of the configuration.
+        kind: transformers' class of the model.
+        config: what that class takes: of a family whose causal class reads text alone, the text part.
         family: model_type of the whole configuration.
         stack: what it is made of.
-        auto: name of the Auto class of transformers that builds it.
         n_blocks: stack ("encoder", "decoder") -> number of transformer blocks.
         hidden_size, vocabulary, n_heads: of the text part; 0 where a family states none.
         window: tokens that the model reads at once; None where it has no limit.
@@ -40,10 +55,10 @@ class ModelConfig:
         bos, eos, decoder_start: special ids as stated, not yet checked; None where the family has none.
     """
 
+    kind: Any
     config: Any
     family: str
     stack: Stack
-    auto: str
     n_blocks: dict[str, int]
     hidden_size: int
     vocabulary: int
@@ -101,16 +116,18 @@ def of(config: Any, decoder_start: int | None = None) -> ModelConfig:
     Raises:
         ValueError: if it is neither a decoder, nor an encoder, nor an encoder-decoder of text.
     """
-    stack, auto = _stack(config)
+    if reason := NOT_READ.get(config.model_type):
+        raise ValueError(f"{config.model_type!r} is not read: {reason}.")
+    stack, kind = _stack(config)
     both = stack == "encoder-decoder"
     text = _part(config, stack if not both else "decoder")
     own = {which: n_blocks(config, which) for which in ("encoder", "decoder") if both or which == stack}
     window, is_common = _window(text)
     return ModelConfig(
-        config=_taken(config, auto),
+        kind=kind,
+        config=_taken(config, kind),
         family=str(config.model_type),
         stack=stack,
-        auto=auto,
         n_blocks=own,
         hidden_size=_number(text, "hidden_size", "d_model", "n_embd", "dim"),
         vocabulary=_number(text, "vocab_size"),
@@ -123,26 +140,23 @@ def of(config: Any, decoder_start: int | None = None) -> ModelConfig:
     )
 
 
-def model_class(found: ModelConfig) -> Any:
-    """The class of transformers that holds the weights of a model."""
-    return _class(found.config, found.auto)
-
-
-def _stack(config: Any) -> tuple[Stack, str]:
-    """The stack of a configuration, and the Auto class that builds it."""
+def _stack(config: Any) -> tuple[Stack, Any]:
+    """The stack of a configuration, and the class of transformers that holds its weights."""
     family = config.model_type
     if getattr(config, "is_encoder_decoder", False):
-        if _class(config, _SEQ2SEQ) is None:
+        kind = _class(config, _SEQ2SEQ)
+        if kind is None:
             raise ValueError(f"{family!r} has an encoder and a decoder, but transformers lists it under no text task.")
-        if getattr(_class(config, _SEQ2SEQ), "main_input_name", "input_ids") != "input_ids":
+        if getattr(kind, "main_input_name", "input_ids") != "input_ids":
             raise ValueError(f"the encoder of {family!r} does not read text.")
-        return "encoder-decoder", _SEQ2SEQ
-    if _class(config, _MASKED) is not None and not getattr(config, "is_decoder", False):
-        return "encoder", _MASKED
-    for auto in (_CAUSAL, *_OF_TEXT_AND_MORE):
-        if _class(config, auto) is not None:
-            return "decoder", auto
-    raise ValueError(f"{family!r} is neither a decoder, nor an encoder, nor an encoder-decoder of text.")
+        return "encoder-decoder", kind
+    masked = _class(config, _MASKED)
+    if masked is not None and not getattr(config, "is_decoder", False):
+        return "encoder", masked
+    kind = next(filter(None, (_class(config, auto) for auto in (_CAUSAL, *_OF_TEXT_AND_MORE))), None)
+    if kind is None:
+        raise ValueError(f"{family!r} is neither a decoder, nor an encoder, nor an encoder-decoder of text.")
+    return "decoder", kind
 
 
 def _class(config: Any, auto: str) -> Any:
@@ -156,10 +170,10 @@ def _class(config: Any, auto: str) -> Any:
     return found[0] if isinstance(found, (list, tuple)) else found
 
 
-def _taken(config: Any, auto: str) -> Any:
-    """The configuration that the class takes, as transformers' Auto classes choose it."""
-    own = config.sub_configs.get("text_config") if hasattr(config, "sub_configs") else None
-    if own is None or getattr(_class(config, auto), "config_class", None) is not own:
+def _taken(config: Any, kind: Any) -> Any:
+    """The configuration that a class takes, as transformers' Auto classes choose it."""
+    own = config.sub_configs.get("text_config")
+    if own is None or getattr(kind, "config_class", None) is not own:
         return config
     text = config.get_text_config()
     if getattr(config, "quantization_config", None) is not None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from harness.backends import Model
-from harness.blocks import call
+from harness.blocks import blocks_of, body, call
 from harness.reader import Reader
 from harness.records import Extraction, Floats, Integers, Tokens
 from harness.spec import Dtype, Protocol
@@ -128,19 +128,22 @@ def _states_differ(
 
 
 def _least(ours: Sequence[Floats], theirs: Sequence[tuple[Floats, float]]) -> float:
-    """How far transformers' states are from our layers: from layer 0 on, or from layer 1 on where that is nearer.
+    """How far transformers' states are from our layers.
 
-    Of recurrent families (Mamba, RWKV) transformers' first state is the output of block 1, not the embeddings.
+    Theirs are our layers but the last, from layer 0 on; of recurrent families (Mamba, RWKV) from layer 1 on. Where a
+    family has states besides (Funnel, between its parts), each of our layers must be among theirs, in order.
     """
-    begins = [ours[start : start + len(theirs)] for start in (0, 1)]
-    return min(
-        max(
-            float(np.abs(own - state).max()) / (float(scale) or 1.0) if own.shape == state.shape else np.inf
-            for own, (state, scale) in zip(begun, theirs, strict=True)
-        )
-        for begun in begins
-        if len(begun) == len(theirs)
-    )
+    wanted = np.array([[_distance(own, *state) for state in theirs] for own in ours])
+    if len(theirs) == len(ours) - 1:
+        return float(min(wanted.diagonal().max(), wanted.diagonal(-1).max()))
+    worst = np.zeros(len(theirs) + 1)  # of the layers so far, by how many of theirs have been passed
+    for row in wanted[:-1]:
+        worst = np.append(np.inf, np.minimum.accumulate(np.maximum(worst[:-1], row)))
+    return float(worst[-1])
+
+
+def _distance(own: Floats, state: Floats, scale: float) -> float:
+    return float(np.abs(own - state).max()) / (float(scale) or 1.0) if own.shape == state.shape else np.inf
 
 
 def _pooled(states: Floats, pooling: str) -> Floats:
@@ -153,20 +156,20 @@ def _plain(
     reader: Reader, tokens: Sequence[Tokens], how: Protocol, context: int, stimulus: int
 ) -> dict[str, tuple[list[Floats], Integers]]:
     """Stack -> each layer's (token, hidden) states but the last, whose norm transformers applies; positions."""
-    read, model = tokens[context], reader.model
+    read = tokens[context]
     if reader.stack == "decoder":
         window = _window_of(reader, tokens, how, context, stimulus)
         at = window.at[window.rows == stimulus]
-        return {"decoder": (_hidden(model.base_model, "hidden_states", input_ids=window.ids[: at[-1] + 1]), at)}
+        return {"decoder": (_hidden(reader, "decoder", window.ids[: at[-1] + 1]), at)}
     limit, before = min(how.window, reader.limit), list(reader.before_source)
     text, own = so_far(read, stimulus)
     room = limit - len(before) - len(reader.suffix)
     source = np.array([*before, *text[-room:], *reader.suffix], dtype=np.int64)
     at = own[own >= len(text) - room] - max(0, len(text) - room) + len(before)
     if reader.stack == "encoder":
-        return {"encoder": (_hidden(model.base_model, "hidden_states", input_ids=source), at)}
+        return {"encoder": (_hidden(reader, "encoder", source), at)}
     start = np.asarray(reader.prefix)
-    encoder = _hidden(model, "encoder_hidden_states", input_ids=source, decoder_input_ids=start)
+    encoder = _hidden(reader, "encoder", source, start)
     if how.decoder_reads == "nothing":
         spoken, heard, of = start, source, np.array([len(start) - 1])
     elif how.decoder_reads == "text":
@@ -177,16 +180,29 @@ def _plain(
         heard = np.array([*before, *so_far(read, stimulus - 1)[0][-room:], *reader.suffix], dtype=np.int64)
         spoken = np.concatenate([start, text[own][-(limit - len(start)) :]])
         of = np.arange(len(start), len(spoken))
-    decoder = _hidden(model, "decoder_hidden_states", input_ids=heard, decoder_input_ids=spoken)
-    return {"encoder": (encoder, at), "decoder": (decoder, of)}
+    return {"encoder": (encoder, at), "decoder": (_hidden(reader, "decoder", heard, spoken), of)}
 
 
-def _hidden(run: Any, which: str, **ids: Integers) -> list[Floats]:
-    device = next(run.parameters()).device
+def _hidden(reader: Reader, stack: str, ids: Integers, decoder_ids: Integers | None = None) -> list[Floats]:
+    """Transformers' own states of a stack but the last, each (token, hidden)."""
+    whole, form = reader.model, blocks_of(reader.model, stack).form
+    given = {"input_ids": ids} | ({} if decoder_ids is None else {"decoder_input_ids": decoder_ids})
+    batch = _batch(given, reader.device)
+    name = f"{stack}_hidden_states" if reader.is_encoder_decoder else "hidden_states"
     with torch.inference_mode():
-        batch = {name: torch.from_numpy(np.ascontiguousarray(part))[None].to(device) for name, part in ids.items()}
-        states = call(run, **batch, output_hidden_states=True, use_cache=False)[which]
-    return [state[0].float().cpu().numpy() for state in states[:-1]]
+        run = whole if reader.is_encoder_decoder else body(whole)
+        states = call(run, **batch, output_hidden_states=True, use_cache=False)[name][:-1]
+    n_tokens = len(ids if decoder_ids is None or stack == "encoder" else decoder_ids)
+    # Families with several residual streams give more dimensions; some pad a text to blocks of tokens (LED); where one
+    # pools a text on its way (Funnel), states of fewer than its tokens are none of theirs.
+    made = [form(state) if state.dim() > 3 else state for state in states]
+    return [state[0, :n_tokens].float().cpu().numpy() for state in made if state.shape[1] >= n_tokens]
+
+
+def _batch(given: Mapping[str, Integers], device: torch.device) -> dict[str, torch.Tensor]:
+    """A batch of one; some families take a start token that is also the padding token for padding without a mask."""
+    ids = {name: torch.from_numpy(np.ascontiguousarray(part))[None].to(device) for name, part in given.items()}
+    return ids | {name.replace("input_ids", "attention_mask"): torch.ones_like(part) for name, part in ids.items()}
 
 
 def _nats_differ(
@@ -232,9 +248,7 @@ def _log_probabilities(reader: Reader, ids: Integers, heard: Integers | None = N
     if reader.is_encoder_decoder:
         empty = np.array([*reader.before_source, *reader.suffix])
         options = {"input_ids": empty if heard is None else heard, "decoder_input_ids": ids}
-    batch = {
-        name: torch.from_numpy(np.ascontiguousarray(part))[None].to(reader.device) for name, part in options.items()
-    }
+    batch = _batch(options, reader.device)
     wanted = torch.from_numpy(np.ascontiguousarray(ids[1:]))[:, None]
     with torch.inference_mode():
         logits = call(reader.model, **batch, use_cache=False).logits[0, :-1].float()

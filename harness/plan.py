@@ -66,6 +66,9 @@ class Watcher:
     def noted(self, model: str, what: str) -> None:
         """Something happened to a model that is not a unit's end: it got its place, it was lost, it waits."""
 
+    def remarked(self, model: str, note: str) -> None:
+        """There is something that a user should know of a model's numbers, in a sentence."""
+
     def finished(self, unit: FeatureUnit | ScoreUnit, seconds: float) -> None:
         """A unit is stored."""
 
@@ -123,14 +126,15 @@ def _controls(spec: EvaluationSpec) -> Iterator[Source]:
 
 def _models(plan: Plan, out: str) -> Iterator[Source]:
     found: dict[str, checkpoints.Checkpoint] = {}
-    for name in dict.fromkeys(plan.spec.models):
+    names = checkpoints.names_of(dict.fromkeys(plan.spec.models))
+    for name in names:
         where = str(quickstart.folder_of(out) / name) if name in quickstart.MODELS else name
         try:
-            checkpoint = checkpoints.resolve(where)
+            checkpoint = checkpoints.resolve(where, names[name])
             precision.dtype_of(checkpoint.family, checkpoint.stack, checkpoint.n_parameters, plan.spec.dtype)
             _require_other_name(checkpoint, found)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one model, the others go on
-            plan.failures.append(Failure.of(error, "models", model=checkpoints.name_of(name)))
+            plan.failures.append(Failure.of(error, "models", model=names[name]))
         else:
             found[checkpoint.name] = checkpoint
     for checkpoint in pairs.pair(found.values()):

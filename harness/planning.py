@@ -88,10 +88,10 @@ def demands_of(names: Iterable[str], backend: Backend = "transformers") -> list[
     Raises:
         ValueError: if a name is neither in the table nor a folder.
     """
-    return [_demand(name, backend) for name in dict.fromkeys(names)]
+    return [_demand(name, known_as, backend) for name, known_as in checkpoints.names_of(dict.fromkeys(names)).items()]
 
 
-def _demand(name: str, backend: Backend) -> Demand:
+def _demand(name: str, known_as: str, backend: Backend) -> Demand:
     entry = models.find(name)
     if name in quickstart.MODELS or (entry is None and not Path(name).is_dir()):
         if name in quickstart.MODELS:  # they are built when the run begins
@@ -99,7 +99,7 @@ def _demand(name: str, backend: Backend) -> Demand:
         checkpoints.require_known(name)
         return Demand(name, "", "", 0)
     if entry is None or entry.folder:
-        found = checkpoints.resolve(name)
+        found = checkpoints.resolve(name, known_as)
         shape = (found.n_parameters, found.n_layers, found.hidden_size, found.vocabulary, found.n_heads)
         return Demand(found.name, found.family, found.stack, *shape, _able(backend, found.stack))
     return Demand(

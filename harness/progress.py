@@ -58,6 +58,9 @@ class Display(Watcher):
                 highlight=False,
                 soft_wrap=True,
             )
+        for source in plan.sources:
+            for note in source.checkpoint.notes if source.kind == "model" and source.checkpoint else ():
+                self.remarked(source.name, note)
         for name, total in Counter(_bar(unit) for unit in pending).items():
             self.bars[name] = self.progress.add_task(name, total=total, now="waits")
 
@@ -67,6 +70,10 @@ class Display(Watcher):
             logger.info("run=%s model=%s now=%r", self.run, model, what)
         elif model in self.bars:
             self.progress.update(self.bars[model], now=what)
+
+    def remarked(self, model: str, note: str) -> None:
+        """One line."""
+        self.console.print(f"note: {model}: {note}", markup=False, highlight=False, soft_wrap=True)
 
     def finished(self, unit: FeatureUnit | ScoreUnit, seconds: float) -> None:
         """Move the bar of the unit's model."""

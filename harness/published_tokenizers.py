@@ -28,6 +28,10 @@ PROBE = (
 )
 
 
+# Has more bytes than characters.
+_BYTES = "a naïve bee"
+
+
 @dataclass(frozen=True)
 class PublishedTokenizer:
     """A tokenizer and what was done to have it as published.
@@ -50,40 +54,31 @@ def load(folder: str | Path) -> PublishedTokenizer:
 
     path = Path(folder)
     chosen = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
-    if (path / "tokenizer.json").is_file():
-        published = _of_json(path, chosen)
-        if not _differ(published, chosen):
-            return PublishedTokenizer(chosen)
-        return PublishedTokenizer(published, _replaced(chosen, "tokenizer.json"))
     file = next((path / name for name in SENTENCEPIECE_FILES if _is_sentencepiece(path / name)), None)
-    if file is not None:
-        of_model = SentencePieceTokens(chosen, file)
-        if not getattr(chosen, "is_fast", False):
-            return PublishedTokenizer(of_model)
-        return (
-            PublishedTokenizer(of_model, _replaced(chosen, file.name))
-            if _differ(of_model, chosen)
-            else (PublishedTokenizer(chosen))
-        )
-    if not getattr(chosen, "is_fast", False):
-        raise ValueError(
-            f"its tokenizer ({type(chosen).__name__}) is one of Python alone and tells no character offsets, without "
-            "which tokens cannot be put on words; save a fast one (tokenizer.json) with the model."
-        )
-    return PublishedTokenizer(chosen)
-
-
-def is_replaced(folder: str | Path) -> bool:
-    """Whether the published tokenizer takes the place of the one that transformers would build."""
-    return bool(load(folder).note)
+    if (path / "tokenizer.json").is_file():
+        published, name = _of_json(path, chosen), "tokenizer.json"
+    elif file is not None:
+        published, name = SentencePieceTokens(chosen, file), file.name
+    else:
+        published, name = chosen, ""
+    if name:
+        return PublishedTokenizer(published, _replaced(chosen, name) if _differ(published, chosen) else "")
+    if getattr(chosen, "is_fast", False):
+        return PublishedTokenizer(chosen)
+    if len(chosen(_BYTES, add_special_tokens=False)["input_ids"]) == len(_BYTES.encode()):
+        return PublishedTokenizer(ByteTokens(chosen))
+    raise ValueError(
+        f"its tokenizer ({type(chosen).__name__}) is one of Python alone and tells no character offsets, without which "
+        "tokens cannot be put on words; save a fast one (tokenizer.json) with the model."
+    )
 
 
 def _of_json(folder: Path, chosen: Any) -> Any:
     """tokenizer.json as it is, with the special tokens that transformers' class knows."""
     from transformers import PreTrainedTokenizerFast
 
-    if type(chosen) is PreTrainedTokenizerFast:
-        return chosen
+    if type(chosen) is PreTrainedTokenizerFast or "__init__" not in type(chosen).__dict__:
+        return chosen  # transformers builds nothing of its own
     published = PreTrainedTokenizerFast.from_pretrained(str(folder))
     for name in ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"):
         token = getattr(chosen, name)
@@ -96,10 +91,8 @@ def _of_json(folder: Path, chosen: Any) -> Any:
 
 def _differ(published: Any, chosen: Any) -> bool:
     """Whether two tokenizers give other tokens for any text of the probe."""
-    if published is chosen:
+    if published is chosen or not getattr(chosen, "is_fast", False):
         return False
-    if not getattr(chosen, "is_fast", False):
-        return True
     ours, theirs = (each(list(PROBE), add_special_tokens=False, verbose=False) for each in (published, chosen))
     return list(ours["input_ids"]) != list(theirs["input_ids"])
 
@@ -123,25 +116,54 @@ def _is_sentencepiece(file: Path) -> bool:
         return False
 
 
-class SentencePieceTokens:
-    """A tokenizer of transformers whose tokens come from its SentencePiece model.
-
-    SentencePiece cuts the text; the ids are transformers', which some families count from another number. Everything
-    else (special tokens, vocabulary, chat template) is the tokenizer's own.
-    """
+class _WithOffsets:
+    """A tokenizer of transformers that is told how a text is cut; all but that is its own."""
 
     is_fast = True
 
-    def __init__(self, tokenizer: Any, file: Path) -> None:
-        self._tokenizer, self._file = tokenizer, file
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in {"_tokenizer", "_file"}:
+        if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._tokenizer, name)
 
     def __len__(self) -> int:
         return len(self._tokenizer)
+
+    def __call__(self, text: str | list[str], add_special_tokens: bool = False, **_: Any) -> dict[str, Any]:
+        """Tokens of a text or of several, with their characters where there are no special tokens around them."""
+        if add_special_tokens:
+            return {"input_ids": self._tokenizer(text, add_special_tokens=True)["input_ids"]}
+        one = isinstance(text, str)
+        made = [self._tokens(part) for part in ([text] if isinstance(text, str) else text)]
+        ids, offsets = [part[0] for part in made], [part[1] for part in made]
+        return {"input_ids": ids[0] if one else ids, "offset_mapping": offsets[0] if one else offsets}
+
+    def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and characters (first, end) of the tokens of a text; a token always covers a character or more."""
+        raise NotImplementedError
+
+
+class ByteTokens(_WithOffsets):
+    """A tokenizer whose tokens are the bytes of a text (ByT5)."""
+
+    def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        starts = _characters(text)[:-1]
+        return list(ids), [(start, start + 1) for start in starts]
+
+
+class SentencePieceTokens(_WithOffsets):
+    """A tokenizer whose tokens come from its SentencePiece model.
+
+    SentencePiece cuts the text; the ids are transformers', which some families count from another number.
+    """
+
+    def __init__(self, tokenizer: Any, file: Path) -> None:
+        super().__init__(tokenizer)
+        self._file = file
 
     @cached_property
     def model(self) -> Any:
@@ -150,19 +172,11 @@ class SentencePieceTokens:
 
         return SentencePieceProcessor(model_file=str(self._file))
 
-    def __call__(self, text: str | list[str], **_: Any) -> dict[str, Any]:
-        """Tokens of a text or of several, without special tokens, with their characters; as transformers gives them."""
-        one = isinstance(text, str)
-        made = [self._tokens(part) for part in ([text] if isinstance(text, str) else text)]
-        ids, offsets = [part[0] for part in made], [part[1] for part in made]
-        return {"input_ids": ids[0] if one else ids, "offset_mapping": offsets[0] if one else offsets}
-
     def normalize(self, text: str) -> str:
         """The text as SentencePiece sees it, with plain spaces."""
         return str(self.model.normalize(text)).replace("\u2581", " ")
 
     def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and characters (first, end) of the tokens of a text; a token always covers a character or more."""
         pieces = self.model.encode(text, return_type="proto").pieces
         names = [self.model.id_to_piece(piece.id) for piece in pieces]  # the unknown token by its name, not its text
         character = _characters(text)

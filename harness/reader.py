@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from harness import allocation, architectures, precision, tokens, weights, weights_checks
+from harness import allocation, architectures, blocks, precision, tokens, weights, weights_checks
 from harness.architectures import Architecture, torch_dtype
+from harness.batches import changes_with_padding
 from harness.checkpoints import Checkpoint
 from harness.model_configs import Stack
 from harness.records import Context, Integers, Tokens
@@ -43,6 +44,7 @@ class Reader:
         dtype: precision of the weights.
         source_prefix: ids put before what the encoder of an encoder-decoder reads (none for T5).
         notes: sentences on what was not used as the files say, or not as transformers would.
+        is_padded: whether texts of different lengths may stand in one batch.
     """
 
     model: Any
@@ -55,6 +57,7 @@ class Reader:
     dtype: Dtype = "float32"
     source_prefix: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    is_padded: bool = True
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -64,7 +67,7 @@ class Reader:
     @property
     def n_embeddings(self) -> int:
         """How many token ids the model knows."""
-        return n_embeddings(self.model)
+        return blocks.n_embeddings(self.model)
 
     @cached_property
     def openings(self) -> Integers:
@@ -150,13 +153,18 @@ def load(
         dtype=dtype,
         source_prefix=architecture.special.source_prefix,
         notes=architecture.notes,
+        is_padded=not _changes_with_padding(model, architecture.stack, torch.device(devices[0])),
     )
 
 
-def n_embeddings(model: Any) -> int:
-    """How many token ids a model knows."""
-    embeddings = model.get_input_embeddings()
-    return int(getattr(embeddings, "num_embeddings", 0) or embeddings.weight.shape[0])
+def _changes_with_padding(model: Any, stack: Stack, device: torch.device) -> bool:
+    run = model.get_encoder() if stack == "encoder-decoder" else blocks.body(model)
+
+    def states(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        found = blocks.call(run, input_ids=ids, attention_mask=mask, use_cache=False)
+        return found.last_hidden_state  # type: ignore[no-any-return]
+
+    return changes_with_padding(states, blocks.n_embeddings(model), device)
 
 
 def _not_loaded(checkpoint: Checkpoint, error: Exception) -> ValueError:

@@ -100,9 +100,7 @@ def _normalised(text: str, tokenizer: Any) -> str:
 def _keeps_spaces(tokenizer: Any) -> bool:
     """Whether spaces are part of the tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return True
-    if backend.pre_tokenizer is None:
+    if hasattr(tokenizer, "normalize") or backend is None or backend.pre_tokenizer is None:
         return True
     kinds = _kinds(json.loads(backend.pre_tokenizer.__getstate__()))
     return bool(kinds & _KEEP_SPACES) or not kinds & _DROP_SPACES

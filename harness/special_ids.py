@@ -91,7 +91,7 @@ def _of_encoder(config: ModelConfig, tokenizer: Any, before: Ids, after: Ids) ->
 
 def _of_both(config: ModelConfig, tokenizer: Any, before: Ids, after: Ids) -> SpecialIds:
     if not before and not after:
-        after = _one(tokenizer.eos_token_id)
+        after = _one(tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id)
     if not before and not after:
         raise ValueError("the tokenizer names no end-of-sequence token; the encoder ends every text with it.")
     start = config.decoder_start

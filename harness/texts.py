@@ -69,9 +69,11 @@ def readings_of(checkpoint: Checkpoint, how: Protocol, t5_reads: str) -> list[Pr
     return [replace(how, decoder_reads=way) for way in ways]  # type: ignore[arg-type]
 
 
-def resolve(name: str, asked: AskedDtype, *, allow_pickle: bool = False) -> tuple[Checkpoint, Dtype]:
+def resolve(
+    name: str, asked: AskedDtype, known_as: str = "", *, allow_pickle: bool = False
+) -> tuple[Checkpoint, Dtype]:  # fmt: skip
     """A checkpoint with its weights here, and the precision in which it is read."""
-    found = checkpoints.with_weights(checkpoints.resolve(name), allow_pickle)
+    found = checkpoints.with_weights(checkpoints.resolve(name, known_as), allow_pickle)
     return found, precision.dtype_of(found.family, found.stack, found.n_parameters, asked)
 
 
@@ -87,6 +89,7 @@ def surprisals(
     data_root: str | None = None,
     allow_pickle: bool = False,
     progress: Callable[[str, int], None] | None = None,
+    remarked: Callable[[str, str], None] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Surprisal of each word of some corpora under some models, in this process, shard by shard.
 
@@ -101,6 +104,7 @@ def surprisals(
         data_root: where data sets lie.
         allow_pickle: whether pickled weights are loaded.
         progress: is told the model and how many words it has read, after each shard.
+        remarked: gets the model and each sentence on how it reads a text (`Checkpoint.notes`).
 
     Yields:
         One row per model and word: corpus, model, revision, dtype, context and the columns of `read`.
@@ -111,8 +115,11 @@ def surprisals(
     for source in sources:  # whatever is wrong with a text is said before a model is loaded
         for _ in corpora.shards_of(source, how.context, data_root):
             pass
-    for name in names:
-        checkpoint, precise = resolve(name, dtype, allow_pickle=allow_pickle)
+    for name, known_as in checkpoints.names_of(dict.fromkeys(names)).items():
+        checkpoint, precise = resolve(name, dtype, known_as, allow_pickle=allow_pickle)
+        if remarked:
+            for note in checkpoint.notes:
+                remarked(checkpoint.name, note)
         readings = readings_of(checkpoint, how, t5_reads)
         library, _ = backends.choose(checkpoint, backend, device, precise, states=False)
         model = backends.load(library, checkpoint, device, precise, allow_pickle=allow_pickle)

@@ -49,9 +49,9 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
     owners = np.where((owners < len(context.stimulus_ids)) & (ends - 1 >= begins), owners, -1)
     last = np.full(len(context.stimulus_ids), -1, dtype=np.int64)
     last[owners[owners >= 0]] = np.flatnonzero(owners >= 0)  # later tokens overwrite earlier ones
-    round_trip.require(context, ids, offsets, owners, tokenizer)
     apart, silent = prefixes.apart(context, ids, offsets, tokenizer), _silent(context)
     _require_tokens(context, [k for k in np.flatnonzero((last < 0) & ~silent) if k not in apart])
+    round_trip.require(context, ids, offsets, owners, tokenizer)
     return Tokens(ids, owners, np.where(silent, np.maximum.accumulate(last), last), context.stimulus_ids, apart)
 
 

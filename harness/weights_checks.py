@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from harness.blocks import call, n_embeddings
 from harness.headers import is_buffer
 
 _OF_A_BLOCK = re.compile(r"\.(layers|layer|h|block|blocks)\.\d+\.")
@@ -57,11 +58,11 @@ def _refuse(what: str, names: list[str]) -> None:
 
 def require_causal(name: str, model: Any, device: torch.device, dtype: str) -> None:
     """Raise where a decoder's probabilities of a text change with what comes after it, as an encoder's do."""
-    one = torch.arange(4, 10, device=device)[None] % model.get_input_embeddings().num_embeddings
+    one = torch.arange(4, 10, device=device)[None] % n_embeddings(model)
     other = one.clone()
     other[0, -1] = one[0, 0]
     with torch.inference_mode():
-        before, after = (model(input_ids=ids, use_cache=False).logits[0, :-1].float() for ids in (one, other))
+        before, after = (call(model, input_ids=ids, use_cache=False).logits[0, :-1].float() for ids in (one, other))
     if not torch.isfinite(before).all():
         raise ValueError(f"{name}: its logits are not finite in {dtype}; use bfloat16 or float32.")
     allowed = max(CAUSAL_SHARE, CAUSAL_ROUNDINGS * torch.finfo(model.dtype).eps)
@@ -71,13 +72,11 @@ def require_causal(name: str, model: Any, device: torch.device, dtype: str) -> N
 
 
 def require_fit(name: str, tokenizer: Any, model: Any) -> None:
-    """Raise where the tokenizer is another model's, or an encoder-decoder's has no end of a text."""
-    rows, n_tokens = model.get_input_embeddings().num_embeddings, len(tokenizer.get_vocab())
+    """Raise where the tokenizer is another model's."""
+    rows, n_tokens = n_embeddings(model), len(tokenizer.get_vocab())
     # A few special tokens past the end are common (Gemma 3 has one) and stand in no plain text.
     if not MIN_VOCABULARY_SHARE * rows <= n_tokens <= rows * MAX_VOCABULARY_SHARE:
         raise ValueError(
             f"{name}: the tokenizer does not fit the model: it has {n_tokens} tokens, the model {rows} embeddings. "
             "Put the model's own tokenizer into its folder."
         )
-    if model.config.is_encoder_decoder and tokenizer.eos_token_id is None:
-        raise ValueError(f"{name}: the tokenizer names no end-of-sequence token; the encoder ends every text with it.")

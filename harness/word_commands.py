@@ -96,7 +96,12 @@ def _here(arguments: argparse.Namespace, how: Protocol) -> Iterator[pd.DataFrame
                 bars[model] = shown.add_task(model, total=None)
             shown.update(bars[model], advance=n_words)
 
-        yield from texts.surprisals(arguments.corpus, arguments.model, how, progress=heard, **options)
+        def remarked(model: str, note: str) -> None:
+            console.print(f"note: {model}: {note}", markup=False, highlight=False, soft_wrap=True)
+
+        yield from texts.surprisals(
+            arguments.corpus, arguments.model, how, progress=heard, remarked=remarked, **options
+        )
 
 
 def _write(frames: Iterator[pd.DataFrame], out: Path) -> int:

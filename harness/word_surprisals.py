@@ -13,12 +13,11 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
 
-from harness import actors, assemble, backends, corpora, reservations, room, tables, texts, transfer
+from harness import actors, assemble, backends, checkpoints, corpora, reservations, room, tables, texts, transfer
 from harness.cluster import Cluster
 from harness.corpora import Corpus
 from harness.placement import place
@@ -107,8 +106,12 @@ def run(
     name = f"surprisal-{content_hash(content)[:10]}"
     outcome = Outcome(name, f"{tables.folder(out, 'word_surprisals')}/run={name}", failures=failures)
     units: list[dict[str, Any]] = []
+    extractions: list[dict[str, Any]] = []
     for job in jobs:
+        for note in job.checkpoint.notes:
+            watcher.remarked(job.name, note)
         try:
+            n_read = outcome.n_read
             if wrong := _read(job, known, store, memory_gb, watcher, outcome):
                 failures.append(wrong)
                 continue
@@ -116,9 +119,11 @@ def run(
             for corpus in known:
                 _assemble(job, corpus, store, outcome)
                 units += _unit_rows(job, corpus, outcome.run)
+                extractions.append(_extraction_row(job, corpus, store, reused=outcome.n_read == n_read))
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one model, the others go on
             failures.append(Failure.of(error, "surprisal", job.name, protocol=job.how.name))
     assemble.write_rows(store, name, "units", units)
+    assemble.write_rows(store, name, "extractions", [{**row, "run": name} for row in extractions])
     for failure in failures:
         watcher.failed(failure)
     outcome.seconds = time.monotonic() - started
@@ -133,9 +138,9 @@ def _jobs(
     cluster = reservations.cluster(device)
     larger = reservations.to_come() if device == "cuda" else None
     made: dict[str, Job] = {}
-    for name in dict.fromkeys(names):
+    for name, known_as in checkpoints.names_of(dict.fromkeys(names)).items():
         try:
-            checkpoint, precise = texts.resolve(name, dtype, allow_pickle=allow_pickle)
+            checkpoint, precise = texts.resolve(name, dtype, known_as, allow_pickle=allow_pickle)
             library, _ = backends.choose(checkpoint, backend, device, precise, states=False)
             demands, dtypes = [demand_of(checkpoint, library)], {checkpoint.name: precise}
             (placement,) = place(demands, cluster, dtypes)
@@ -153,7 +158,7 @@ def _jobs(
                     raise ValueError(f"two models are called {job.name!r}; rename a folder.")
                 made[job.name] = job
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one model, the others go on
-            failures.append(Failure.of(error, "models", model=Path(name).name))
+            failures.append(Failure.of(error, "models", model=known_as))
     return list(made.values())
 
 
@@ -230,3 +235,24 @@ def _unit_rows(job: Job, corpus: Corpus, run_id: str) -> list[dict[str, Any]]:
     keys = [("corpora", corpus.key), *(("corpora", shard) for shard in corpus.shards)]
     keys += [("surprisals", job.key(shard)) for shard in corpus.shards]
     return [{**of, "kind": kind, "key": key} for kind, key in keys]
+
+
+def _extraction_row(job: Job, corpus: Corpus, store: Store, *, reused: bool) -> dict[str, Any]:
+    """A row of `extractions`: how a model read a corpus, over its shards."""
+    found = [store.manifest("surprisals", job.key(shard)) or {} for shard in corpus.shards]
+
+    def values(name: str) -> list[Any]:
+        return [facts[name] for facts in found if facts.get(name) is not None]
+
+    newest = max(found, key=lambda facts: str(facts.get("created")))
+    summed = {name: sum(values(name)) for name in ("n_windows", "n_reencoded", "n_oom", "seconds")}
+    return {
+        "model": job.name, "kind": "model", "revision": job.checkpoint.revision, "dataset": corpus.name,
+        "key": job.key(corpus.shards[0]), "context": texts.context_in_words(job.checkpoint, job.how),
+        "dtype": job.dtype, "n_stimuli": sum(corpus.n_words), "n_tokens": None, "node": None, "gpus": None,
+        "host": newest.get("host"), "code_version": newest.get("code_version"), "created": newest.get("created"),
+        "backend": newest.get("backend"), "device": newest.get("device"), **summed,
+        "batch_tokens": min(values("batch_tokens"), default=None), "parity_states": None,
+        "parity_nats": max(values("parity_nats"), default=None), "reused": reused, "recoveries": 0,
+        "notes": " ".join(dict.fromkeys(filter(None, values("notes")))),
+    }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,4 +95,5 @@ class Worker:
         }  # fmt: skip
         content = tables.columns_to_arrow("word_surprisals", {**origin, **bits.columns})
         facts = {"schema": SURPRISALS_VERSION, "model": job.name, "n_words": n_words, **bits.facts}
+        facts |= {"host": platform.node(), "code_version": code_version()}
         self.store.put("surprisals", key, lambda to: pq.write_table(content, to / "words.parquet"), facts)

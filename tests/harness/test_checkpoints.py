@@ -147,3 +147,25 @@ def test_a_model_of_the_table_is_found_in_the_hubs_cache_by_its_commit(folder, m
     found = checkpoints.resolve("gpt2-small-alpaca")
     assert (found.name, found.revision) == ("gpt2-small-alpaca", snapshot.name)
     assert (found.tuned_from, found.pair_source) == ("gpt2-small", "table")
+
+
+@pytest.mark.parametrize(("given", "names"), [
+    (("exp1/final", "exp2/final"), ("exp1-final", "exp2-final")),
+    (("exp1/final", "exp1/best"), ("final", "best")),
+    (("a/run/final", "b/run/final"), ("a-run-final", "b-run-final")),
+    (("exp1/step-100", "exp1/step-200"), ("exp1@step-100", "exp1@step-200")),
+    (("a/m/step-1", "b/m/step-1"), ("a-m@step-1", "b-m@step-1")),
+    (("exp1/final", "exp1/../exp1/final"), ("final", "final")),
+    (("mine/gpt2-xl", "gpt2-xl"), ("mine-gpt2-xl", "gpt2-xl")),
+    (("exp1/final", "exp2/final", "exp1-final"), ("exp1-final", "exp2-final", None)),
+])  # fmt: skip
+def test_folders_of_one_name_are_told_apart_by_the_folders_around_them(given, names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in given:
+        if "/" in name or name.startswith("exp"):
+            (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    found = checkpoints.names_of(given)
+    for name, wanted in zip(given, names, strict=True):
+        assert found[name] == (wanted or found[name])
+    folders = {str((tmp_path / name).resolve()) for name in given}
+    assert len(set(found.values())) == len(folders)

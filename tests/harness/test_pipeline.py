@@ -212,16 +212,17 @@ def test_broken_models_are_written_down_and_the_others_go_on(out, with_broken_mo
     assert tables.read(out, "runs", found.run).status.item() == "failed"
 
 
-def test_two_models_of_one_name_are_told_apart_or_refused(out, outcome, tmp_path):
+def test_folders_of_one_name_are_told_apart(out, outcome, tmp_path):
     built = quickstart.folder_of(out)
     same, other = tmp_path / "a" / "tiny-gpt2", tmp_path / "b" / "tiny-gpt2"
     shutil.copytree(built / "tiny-gpt2", same)
     shutil.copytree(built / "tiny-llama", other)
     spec = replace(quickstart_spec(), models=(str(built / "tiny-gpt2"), str(same), str(other)))
     plan = make_plan(spec, out, None)
-    assert [source.name for source in plan.sources if source.kind == "model"] == ["tiny-gpt2"]
-    (failure,) = plan.failures
-    assert "both called 'tiny-gpt2'" in failure.message
+    assert not plan.failures
+    found = [source for source in plan.sources if source.kind == "model"]
+    assert [source.name for source in found] == [f"{built.name}-tiny-gpt2", "a-tiny-gpt2", "b-tiny-gpt2"]
+    assert found[0].revision == found[1].revision != found[2].revision
 
 
 def test_a_run_killed_while_its_tables_are_put_together_is_not_taken_for_whole(out, outcome, tmp_path, monkeypatch):

@@ -79,6 +79,36 @@ def test_in_a_chat_template_every_stimulus_lies_where_it_stands():
     assert found.stimulus_ids == context.stimulus_ids
 
 
+@pytest.mark.parametrize("word", ["river", "You", "user", "dog", "system", "near"])
+def test_a_stimulus_that_stands_in_the_templates_own_words_is_found_in_the_users_turn(word):
+    around = ("<s>system\nYou are a quiet dog near the river.\nuser\n", "\nassistant: You, dog?\n")
+    found = tokens.in_chat(_context((word,)), _Chatty(around))
+    ((start, end),) = found.spans
+    assert found.text[start:end] == word
+    assert start == len(around[0]) - len("<s>")
+
+
+def test_a_template_that_strips_a_turn_leaves_the_stimuli_where_they_stand():
+    stripping = _Chatty(("[", "]"))
+    stripping.apply_chat_template = lambda turns, tokenize: f"[{turns[0]['content'].strip()}]"
+    shown = Stimuli(("a", "b"), ("  the ", "cat"), ("p", "p"), separator="")
+    (context,) = contexts.build(shown, "passage")
+    found = tokens.in_chat(context, stripping)
+    assert found.text == "[the cat]"
+    assert [found.text[start:end] for start, end in found.spans] == ["the ", "cat"]
+
+
+@pytest.mark.parametrize("template", [
+    lambda text: f"{text} and again {text}", lambda text: text[::-1], lambda text: "always the same",
+    lambda text: f"<{text[:3]}>",
+])  # fmt: skip
+def test_a_template_that_doubles_turns_or_drops_the_text_is_refused(template):
+    chatty = _Chatty()
+    chatty.apply_chat_template = lambda turns, tokenize: template(turns[0]["content"])
+    with pytest.raises(ValueError, match="changes the text"):
+        tokens.in_chat(_context(("the", "cat", "sat")), chatty)
+
+
 def test_tokens_of_the_template_belong_to_no_stimulus(tokenizer):
     read = tokens.encode(tokens.in_chat(_context(("the cat", "sat")), _Chatty()), tokenizer)
     assert (read.owners[:2] == -1).all()
