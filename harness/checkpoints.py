@@ -24,6 +24,8 @@ from harness.spec import content_hash
 _STEP = re.compile(r"^(step|checkpoint|revision|epoch)?[-_]?\d+$", re.IGNORECASE)
 
 
+# So many folders around one give it a name of its own; after them a hash of its path does.
+_MOST_AROUND = 3
 _HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -125,11 +127,11 @@ def names_of(given: Iterable[str]) -> dict[str, str]:
     """
     folders = {name: Path(name).resolve() for name in given if Path(name).is_dir()}
     names = {name: name_of(name) for name in given}
-    around = {name: list(folder.parents)[_is_step(folder) :] for name, folder in folders.items()}
+    around = {name: list(folder.parents)[_is_step(folder) :][:_MOST_AROUND] for name, folder in folders.items()}
     while doubled := [name for name in folders if _is_taken(name, names, folders)]:
         for name in doubled:
             above = around[name].pop(0).name if around[name] else content_hash(str(folders[name]))[:8]
-            names[name] = f"{above or content_hash(str(folders[name]))[:8]}-{names[name]}"
+            names[name] = f"{above}-{names[name]}"
     return names
 
 

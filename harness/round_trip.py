@@ -40,9 +40,12 @@ def require(context: Context, ids: Integers, offsets: Integers, owners: Integers
         own = np.flatnonzero(owners == stimulus)
         if not len(own) or unknown[own].any():
             continue
-        # A token that began before the stimulus reads as more than the stimulus.
-        start = min(int(offsets[own[0], 0]), int(context.spans[stimulus, 0]))
-        text, read = context.text[start : int(context.spans[stimulus, 1])], _decoded(ids[own], tokenizer)
+        # A token that began before the stimulus reads as more than it; one that reaches past its end is the next one's.
+        start, end = min(int(offsets[own[0], 0]), int(context.spans[stimulus, 0])), int(context.spans[stimulus, 1])
+        after = own[-1] + 1
+        if after < len(ids) and offsets[after, 0] < end:
+            end = int(offsets[own[-1], 1])
+        text, read = context.text[start:end], _decoded(ids[own], tokenizer)
         if not _same(text, read, tokenizer):
             pieces = " ".join(tokenizer.convert_ids_to_tokens(ids[own].tolist()))
             raise ValueError(

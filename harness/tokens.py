@@ -50,7 +50,10 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
     last = np.full(len(context.stimulus_ids), -1, dtype=np.int64)
     last[owners[owners >= 0]] = np.flatnonzero(owners >= 0)  # later tokens overwrite earlier ones
     apart, silent = prefixes.apart(context, ids, offsets, tokenizer), _silent(context)
-    _require_tokens(context, [k for k in np.flatnonzero((last < 0) & ~silent) if k not in apart])
+    owned = np.flatnonzero(owners >= 0)
+    inside = owned[ends[owned] > context.spans[owners[owned], 0]]  # the space before a word, alone, is not the word
+    without = ~silent & ~np.isin(np.arange(len(silent)), owners[inside])
+    _require_tokens(context, [k for k in np.flatnonzero(without) if k not in apart])
     round_trip.require(context, ids, offsets, owners, tokenizer)
     return Tokens(ids, owners, np.where(silent, np.maximum.accumulate(last), last), context.stimulus_ids, apart)
 
