@@ -18,7 +18,7 @@ from typing import Any
 
 import ray
 
-from harness import actors, assemble, backends, corpora, reservations, room, tables, texts, transfer
+from harness import actors, assemble, backends, checkpoints, corpora, reservations, room, tables, texts, transfer
 from harness.cluster import Cluster
 from harness.corpora import Corpus
 from harness.placement import place
@@ -153,8 +153,17 @@ def _jobs(
                     raise ValueError(f"two models are called {job.name!r}; rename a folder.")
                 made[job.name] = job
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one model, the others go on
-            failures.append(Failure.of(error, "models", model=Path(name).name))
+            failures.append(Failure.of(error, "models", model=_called(name)))
     return list(made.values())
+
+
+def _called(name: str) -> str:
+    """A model that could not be resolved: a name of the table or the Hub as it is, a folder by its own name."""
+    try:
+        checkpoints.require_known(name)
+    except ValueError:  # a folder that is not there
+        return Path(name).name
+    return checkpoints.name_of(name)
 
 
 def _read(
@@ -214,8 +223,8 @@ def _pool_size(job: Job, n_shards: int, memory_gb: float | None) -> int:
 def _assemble(job: Job, corpus: Corpus, store: Store, outcome: Outcome) -> None:
     """Stream the bits of a corpus into its partition, unless it is there."""
     outcome.n_words += sum(corpus.n_words)
-    final = f"{tables.folder(store.root.rsplit('/', 1)[0], 'word_surprisals')}/run={outcome.run}"
-    if transfer.is_there(store.fs, f"{final}/dataset={corpus.name}/model={job.name}"):
+    final = tables.folder(store.root.rsplit("/", 1)[0], "word_surprisals")
+    if transfer.is_there(store.fs, f"{final}/{assemble.partition(outcome.run, corpus.name, job.name)}"):
         return
     files = [f"{store.folder('surprisals', job.key(shard))}/words.parquet" for shard in corpus.shards]
     _bound_memory()
