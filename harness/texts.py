@@ -71,7 +71,7 @@ def readings_of(checkpoint: Checkpoint, how: Protocol, t5_reads: str) -> list[Pr
 
 def resolve(name: str, asked: AskedDtype, *, allow_pickle: bool = False) -> tuple[Checkpoint, Dtype]:
     """A checkpoint with its weights here, and the precision in which it is read."""
-    found = checkpoints.with_weights(checkpoints.resolve(name), allow_pickle)
+    found = checkpoints.with_weights(checkpoints.resolve(name, allow_pickle), allow_pickle)
     return found, precision.dtype_of(found.family, found.stack, found.n_parameters, asked)
 
 
