@@ -67,7 +67,7 @@ def compare(arguments: argparse.Namespace) -> int:
             "models": [] if compared is None else _rows(compared),
             "summary": [] if compared is None else _rows(published.summary(compared)),
             "claims": [claim._asdict() | {"agrees": claim.agrees} for claim in claims],
-            "not_given": list(published.NOT_GIVEN),
+            "not_given": list(published.NOT_GIVEN), "confounds": published.confounds(),
         })  # fmt: skip
         return 0
     if ours and compared is not None:
@@ -75,6 +75,7 @@ def compare(arguments: argparse.Namespace) -> int:
     print("What the paper prints, and what its own tables give:")
     show([_claim(claim) for claim in claims], as_json=False)
     print("", "Printed, and not to be had from its tables:", *(f"- {what}" for what in published.NOT_GIVEN), sep="\n")
+    print("", "What the pairs compare beside tuning:", *(f"- {what}" for what in published.confounds()), sep="\n")
     return 0
 
 

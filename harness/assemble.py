@@ -82,6 +82,16 @@ def _write_scores(store: Store, run: str, table: str, files: list[str]) -> None:
     _aside(store, write)
 
 
+def partition(run: str, dataset: str, model: str) -> str:
+    """Where the rows of a model and a data set lie in a table's folder.
+
+    A name of the Hub has a slash, "org/model@refs/pr/2" has three: they are escaped as readers of hive partitions undo
+    it, and nothing else is, so that folders of earlier versions keep their names.
+    """
+    values = {"run": run, "dataset": dataset, "model": model}
+    return "/".join(f"{key}={value.replace('%', '%25').replace('/', '%2F')}" for key, value in values.items())
+
+
 def write_partition(
     store: Store, table: str, run: str, dataset: str, model: str, files: list[str], **values: str
 ) -> None:
@@ -96,7 +106,7 @@ def write_partition(
             partial(_read_files, out=store.out, table=table, values=values), batch_size=1
         )
         rows.write_parquet(aside, filesystem=_arrow_filesystem(store))
-        _install(store, aside, f"{_root(store)}/{table}/run={run}/dataset={dataset}/model={model}")
+        _install(store, aside, f"{_root(store)}/{table}/{partition(run, dataset, model)}")
 
     _aside(store, write)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from harness import hub, model_configs, published_tokenizers, special_ids
+from harness import hub, model_configs, pickles, published_tokenizers, special_ids
 from harness.headers import n_numbers, read_json, weight_files
 from harness.model_configs import ModelConfig
 from harness.models import MODELS, Entry, find
@@ -26,7 +26,7 @@ _STEP = re.compile(r"^(step|checkpoint|revision|epoch)?[-_]?\d+$", re.IGNORECASE
 
 # So many folders around one give it a name of its own; after them a hash of its path does.
 _MOST_AROUND = 3
-_HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+(@[\w./+=-]+)?")
 
 
 @dataclass(frozen=True)
@@ -78,26 +78,33 @@ class Checkpoint:
         return "encoder" if self.is_encoder else "decoder"
 
 
-def resolve(name: str, known_as: str = "") -> Checkpoint:
+def resolve(name: str, known_as: str = "", *, allow_pickle: bool = False) -> Checkpoint:
     """Find a model by its name in the table, its Hub id or its folder.
 
     Args:
-        name: as a user gives it.
+        name: NAME, NAME@REVISION (a branch, a tag, a commit, or refs/pr/N for a pull request), or a folder.
         known_as: name of a folder in the tables (`names_of`); "" for the folder's own.
+        allow_pickle: whether weights that are pickles only will do. They are not opened here.
 
     Raises:
         ValueError: if the name is unknown; the nearest names are listed.
-        FileNotFoundError: if a folder lacks its configuration, tokenizer or weights, or the Hub cannot be reached.
+        FileNotFoundError: if a folder lacks its configuration, tokenizer or weights, if weights are pickles only and
+            these are not allowed, or if the Hub cannot be reached.
     """
     folder = Path(name)
     if folder.is_dir():
-        return _inspect(known_as or _folder_name(folder), folder, _files_revision(folder))
+        return _of_folder(known_as or _folder_name(folder), folder, allow_pickle)
     if entry := find(name):
-        return _of_entry(name, entry)
+        return _of_entry(name, entry, allow_pickle)
     if _HUB_ID.fullmatch(name):
         hub_id, _, revision = name.partition("@")
-        return _of_entry(name, Entry(name, hub_id, revision=revision or "main"))
+        return _of_entry(name, Entry(name, hub_id, revision=revision or "main"), allow_pickle)
     raise _unknown(name)
+
+
+def _of_folder(name: str, folder: Path, allow_pickle: bool) -> Checkpoint:
+    n_parameters = pickles.count(folder, name, allow_pickle) if pickles.are_all_of(folder) else None
+    return _inspect(name, folder, _files_revision(folder), n_parameters)
 
 
 def require_known(name: str) -> None:
@@ -152,20 +159,24 @@ def _is_step(folder: Path) -> bool:
     return bool(_STEP.match(folder.name))
 
 
-def _of_entry(name: str, entry: Entry) -> Checkpoint:
+def _of_entry(name: str, entry: Entry, allow_pickle: bool) -> Checkpoint:
     """A model of the table, or a user's own; weights on the Hub are not fetched yet."""
     if entry.folder:
         folder = Path(entry.folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{name}: {folder} is no folder; look at its entry in the file of models.")
-        found = _inspect(name, folder, _files_revision(folder))
+        found = _of_folder(name, folder, allow_pickle)
     else:
-        seen = hub.look(entry.hub_id, hub.commit_of(name, entry))
+        seen = hub.look(entry.hub_id, hub.commit_of(name, entry), allow_pickle, name)
         n_parameters = seen.n_parameters or _cached(Path(seen.folder), name) or int(entry.n_parameters)
         found = _inspect(name, Path(seen.folder), seen.commit, n_parameters)
         found = replace(found, hub_id=entry.hub_id)
+        if not n_parameters and allow_pickle:  # no header and no table says it: the weights must come to be counted
+            weights = Path(hub.fetch(entry.hub_id, seen.commit, allow_pickle))
+            n_parameters = pickles.count(weights, name, allow_pickle) if pickles.are_all_of(weights) else 0
+            found = replace(found, n_parameters=n_parameters or _count(weights, name))
     if entry.delta_of:
-        base = _of_entry(entry.delta_of, _known(entry.delta_of))
+        base = _of_entry(entry.delta_of, _known(entry.delta_of), allow_pickle)
         found = replace(found, base_folder=base.folder, base_hub_id=base.hub_id)
         found = replace(found, revision=f"{found.revision}+{base.revision}")
     return replace(found, tuned_from=entry.tuned_from, pair_source="table") if entry.tuned_from else found
@@ -302,8 +313,9 @@ def _files_revision(folder: Path) -> str:
 
 def _hashed_files(folder: Path) -> str:
     digest = hashlib.sha256()
+    hashed = {".json", ".safetensors", ".model", ".txt"} | ({".bin"} if pickles.are_all_of(folder) else set())
     for file in sorted(folder.iterdir()):
-        if file.suffix in {".json", ".safetensors", ".model", ".txt"}:
+        if file.suffix in hashed:
             with file.open("rb") as stream:
                 digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
     return f"files-{digest.hexdigest()[:16]}"

@@ -210,7 +210,12 @@ def _add_fleet(add: Callable[..., argparse.ArgumentParser]) -> None:
     table.add_argument("what", nargs="?", metavar="NAME|pin|checkpoints", help="one model in full, or one of these two")
     table.add_argument("names", nargs="*", metavar="NAME", help="of `pin` and `checkpoints`")
     table.add_argument("--family", metavar="FAMILY", help="only those of a family, such as llama")
-    table.add_argument("--group", metavar="GROUP", help="only paper, gpt2, 'appendix J', current, encoders or user")
+    table.add_argument(
+        "--group", metavar="GROUP",
+        help="only paper, gpt2, 'appendix J', current, lm-adapted, polypythia, encoders or user",
+    )  # fmt: skip
+    table.add_argument("--stage", metavar="STAGE", help="only those of a stage of training: base, SFT, DPO, RL ...")
+    table.add_argument("--weights", metavar="FORM", help="only those in a form: safetensors, pickle, delta or adapter")
     table.add_argument("--all", action="store_true", help="pin: all models of the table")
     table.add_argument("--lock", metavar="FILE", help="pin: where (default: HARNESS_MODELS_LOCK, or models.lock)")
     table.add_argument("--every", type=int, default=1, metavar="N", help="checkpoints: each N-th")
@@ -219,6 +224,7 @@ def _add_fleet(add: Callable[..., argparse.ArgumentParser]) -> None:
     plan = add("plan", fleet_commands.plan, "What would run where, when and at what cost; nothing is run.")
     plan.add_argument("spec", metavar="SPEC", help=f"one of {', '.join(SPECS)}")
     plan.add_argument("--model", action="append", metavar="NAME_OR_FOLDER", help="instead of the spec's; repeatable")
+    plan.add_argument("--allow-pickle", action="store_true", help="count folders whose weights are pickles only")
     _add_precision(plan)
     plan.add_argument("--cluster", metavar="FILE", help="of Ray's launcher (default: cluster.yaml)")
     plan.add_argument("--nodes", type=int, metavar="N", help="a made-up cluster instead")

@@ -117,7 +117,9 @@ def _name(arguments: argparse.Namespace) -> tuple[str, str]:
         if not quickstart.is_built(folder):
             print("building three tiny models and a recording with a known answer ...", file=sys.stderr)
             quickstart.build(str(folder), spec.seed)
-    plan = make_plan(spec, arguments.out, arguments.data_root, pinned=not arguments.unpinned)
+    plan = make_plan(
+        spec, arguments.out, arguments.data_root, pinned=not arguments.unpinned, allow_pickle=arguments.allow_pickle
+    )
     if not plan.failures:
         return plan.run, ""
     what = [asdict(spec), arguments.out, arguments.data_root]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +28,36 @@ def models(arguments: argparse.Namespace) -> int:
     if arguments.json:
         document(rows)
         return 0
-    names = ("name", "family", "stack", "n_parameters", "parameters_source", "tuned_from", "licence", "gated", "hub_id")
-    show([{name: _shown(name, row[name]) for name in names} for row in rows], as_json=False) if rows else None
+    names = (
+        "name", "family", "stack", "stage", "n_parameters", "n_active_parameters", "parameters_source", "chain",
+        "licence", "gated", "weights", "hub_id",
+    )  # fmt: skip
+    if rows:
+        show([{_HEADINGS.get(name, name): _shown(name, row[name]) for name in names} for row in rows], as_json=False)
     print(
-        f"\n{len(rows)} models; `harness models NAME` shows one in full. Sizes are nominal, as the paper prints them "
-        "or as the name says; a run counts them in the checkpoint."
+        f"\n{len(rows)} models; `harness models NAME` shows one in full. Sizes are nominal, as the paper prints them, "
+        "as the name or the publisher says; a run counts them in the checkpoint. What was not looked up is empty; the "
+        "form of the weights is asked of the Hub before anything is fetched."
     )
     return 0
 
 
+# Columns of the listing under other names than in the table.
+_HEADINGS = {"n_active_parameters": "active", "parameters_source": "size by", "chain": "tuned from"}
+
+
 def _is_wanted(entry: Any, arguments: argparse.Namespace) -> bool:
-    return all(
-        asked is None or asked.lower() == getattr(entry, key).lower()
-        for key, asked in (("family", arguments.family), ("group", arguments.group))
+    one_of = (("family", arguments.family), ("group", arguments.group), ("stage", arguments.stage))
+    return all(asked is None or asked.lower() == getattr(entry, key).lower() for key, asked in one_of) and (
+        arguments.weights is None or arguments.weights in entry.weights.split("+")
     )
 
 
 def _shown(name: str, value: Any) -> Any:
-    if name == "n_parameters" and value:
+    if name in {"n_parameters", "n_active_parameters"} and value:
         return f"{value / 1e9:g}B" if value >= 1e9 else f"{value / 1e6:g}M"
+    if name == "chain":
+        return " > ".join(value)
     return "" if value is None else value
 
 
@@ -61,7 +73,7 @@ def _entries(names: list[str]) -> list[Any]:
                 raise ValueError(f"{name} is a folder, whose revision is a hash of its files; only the Hub is pinned.")
             hub_id, _, revision = name.partition("@")
             entry = models.Entry(name, hub_id, revision=revision or "main")
-        found.append(entry)
+        found.append(replace(entry, name=name))  # with its revision: a lock holds both a model and one of its steps
     return found
 
 
@@ -74,7 +86,8 @@ def _one(name: str, arguments: argparse.Namespace) -> int:
     if arguments.json:
         document(row)
     else:
-        print("\n".join(f"{key:<18} {'' if value is None else value}" for key, value in row.items()))
+        row["chain"] = " > ".join(row["chain"])
+        print("\n".join(f"{key:<19} {'' if value is None else value}" for key, value in row.items()))
     return 0
 
 
@@ -105,7 +118,8 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
     found = models.steps(entry) if entry.group != "user" or entry.checkpoints else None
     if found is None:
         found = hub.refs(entry.hub_id)
-    rows = [f"{entry.name}@{revision}" for revision in found[:: arguments.every]]
+    stem = entry.name.partition("@")[0]
+    rows = [f"{stem}@{revision}" for revision in found[:: arguments.every]]
     if arguments.json:
         document(rows)
     else:
@@ -124,7 +138,8 @@ def plan(arguments: argparse.Namespace) -> int:
     if not names:
         raise ValueError(f"spec {arguments.spec!r} names no models: give --model NAME_OR_FOLDER, once for each.")
     backend: Backend = "vllm" if arguments.backend == "vllm" else "transformers"
-    planned = planning.plan(planning.demands_of(names, backend), _cluster(arguments), arguments.dtype)
+    demands = planning.demands_of(names, backend, arguments.allow_pickle)
+    planned = planning.plan(demands, _cluster(arguments), arguments.dtype)
     if arguments.json:
         document(planning.as_json(planned))
     else:

@@ -7,19 +7,29 @@ they are loaded, of exactly that commit. Two processes that fetch the same wait 
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness import pickles
 from harness.models import Entry
 
-SMALL = ["*.json", "*.model", "merges.txt", "vocab.txt", "chat_template.jinja", "README.md"]
+SMALL = [
+    "*.json", "*.model", "*.spm", "*.tiktoken", "merges.txt", "vocab.txt", "bpe.codes", "chat_template.jinja",
+    "README.md",
+]  # fmt: skip
 # Some repositories have the same weights twice, in the form of another library.
 _TWICE = ["consolidated*", "original/*", "*.onnx", "flax_*", "tf_*"]
+# Who opens a pull request with a copy in safetensors of each repository that has pickles only: the Hub's own service.
+_CONVERTER = "SFconvertbot"
+# Branches, tags, commits, and refs/pr/N: what git allows as a name, and what is safe as a part of a path.
+_REVISION = re.compile(r"(?!.*\.\.)(?![./-])[\w.+=@-]+(/(?!\.)[\w.+=@-]+)*")
 
 
 @dataclass(frozen=True)
@@ -31,30 +41,101 @@ class Snapshot:
     n_parameters: int = 0
 
 
-def look(hub_id: str, revision: str = "main") -> Snapshot:
+def look(hub_id: str, revision: str = "main", allow_pickle: bool = False, name: str = "") -> Snapshot:
     """Resolve a revision to a commit and fetch its small files, or find them in the cache.
 
+    Args:
+        hub_id: repository.
+        revision: branch, tag or commit, or "refs/pr/N" for a pull request.
+        allow_pickle: whether weights that are pickles only will do.
+        name: of the model, for messages; the repository's where none is given.
+
     Raises:
-        FileNotFoundError: in words, if the repository or the revision is not there, is gated, or cannot be reached.
+        FileNotFoundError: in words, if the repository or the revision is not there, is gated, or cannot be reached; or
+            if its weights are pickles only and these are not allowed, before anything is fetched.
+        ValueError: if the revision is none.
     """
     from huggingface_hub import snapshot_download
 
+    require_revision(revision)
+    if not allow_pickle:
+        _require_safetensors(hub_id, revision, name or hub_id)
     with _explained(hub_id, revision):
         folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=SMALL, ignore_patterns=_TWICE))
     return Snapshot(str(folder), folder.name, _n_parameters(hub_id, folder))
 
 
+def require_revision(revision: str) -> None:
+    """Raise ValueError where a revision is no name that git allows, or would lead out of the cache as a path."""
+    if not _REVISION.fullmatch(revision):
+        raise ValueError(
+            f"{revision!r} is no revision; give a branch, a tag or a commit, such as main, step1000 or refs/pr/2."
+        )
+
+
+def _require_safetensors(hub_id: str, revision: str, name: str) -> None:
+    """Raise where all weights of a revision are pickled; what the Hub does not list is told when it is fetched."""
+    if not pickles.are_all(_names(hub_id, revision)):
+        return
+    stem = name.partition("@")[0]
+    copy = converted(hub_id) if revision == "main" else ""
+    way_out = (
+        f"give {stem}@{copy}, where the Hub's converter put a copy in safetensors"
+        if copy
+        else f"give a revision that has safetensors ({stem}@refs/pr/N where somebody converted them; none was found)"
+    )
+    raise FileNotFoundError(pickles.refusal(name, "on the Hub", way_out))
+
+
+def _names(hub_id: str, revision: str) -> list[str]:
+    """Files of a revision that stand in no folder; none where the Hub does not answer, or has no such revision."""
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi().model_info(hub_id, revision=revision).siblings or []
+    except Exception:  # noqa: BLE001 - what is wrong is said where the files are fetched
+        return []
+    names = (file.rfilename for file in found)
+    return [name for name in names if "/" not in name and not any(fnmatch.fnmatch(name, twice) for twice in _TWICE)]
+
+
+def converted(hub_id: str) -> str:
+    """The pull request in which the Hub's converter put a copy in safetensors, as a revision such as "refs/pr/2".
+
+    Returns:
+        "" where there is none, or the Hub does not answer. Others' pull requests are not taken: anybody may open one.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        for found in HfApi().get_repo_discussions(hub_id, author=_CONVERTER, discussion_type="pull_request"):
+            ref = found.git_reference if found.author == _CONVERTER else None
+            if ref and any(name.endswith(".safetensors") for name in _names(hub_id, ref)):
+                return str(ref)
+    except Exception:  # noqa: BLE001 - a way out that is not known is not named
+        return ""
+    return ""
+
+
 def fetch(hub_id: str, commit: str, allow_pickle: bool = False) -> str:
     """Fetch the weights of a commit beside its small files; gives their folder. What is there is not fetched again.
+
+    Pickles are fetched only where they are allowed and there are no safetensors.
 
     Raises:
         FileNotFoundError: as `look`.
     """
     from huggingface_hub import snapshot_download
 
-    wanted = [*SMALL, "*.safetensors", *(["*.bin"] if allow_pickle else [])]
-    with _explained(hub_id, commit):
+    def bring(*patterns: str) -> str:
+        wanted = [*SMALL, *patterns]
         return str(snapshot_download(hub_id, revision=commit, allow_patterns=wanted, ignore_patterns=_TWICE))
+
+    with _explained(hub_id, commit):
+        folder = bring("*.safetensors")
+        if allow_pickle and not any(Path(folder).glob("*.safetensors")):
+            folder = bring(*pickles.PATTERNS)
+        return folder
 
 
 def refs(hub_id: str) -> list[str]:
@@ -62,8 +143,8 @@ def refs(hub_id: str) -> list[str]:
     return list(heads(hub_id))
 
 
-def heads(hub_id: str) -> dict[str, str]:
-    """Branches and tags of a repository, each with its commit at this moment.
+def heads(hub_id: str, pull_requests: bool = False) -> dict[str, str]:
+    """Branches and tags of a repository, each with its commit at this moment; pull requests too where they are wanted.
 
     Raises:
         FileNotFoundError: as `look`.
@@ -71,8 +152,9 @@ def heads(hub_id: str) -> dict[str, str]:
     from huggingface_hub import HfApi
 
     with _explained(hub_id, "main"):
-        found = HfApi().list_repo_refs(hub_id)
-    return {ref.name: str(ref.target_commit) for ref in (*found.branches, *found.tags)}
+        found = HfApi().list_repo_refs(hub_id, include_pull_requests=pull_requests)
+    refs = {ref.name: str(ref.target_commit) for ref in (*found.branches, *found.tags)}
+    return refs | {ref.ref: str(ref.target_commit) for ref in found.pull_requests or ()}
 
 
 def _n_parameters(hub_id: str, folder: Path) -> int:
@@ -162,7 +244,7 @@ def pin(entries: list[Entry], file: str | None = None) -> list[dict[str, Any]]:
     path = lock(file)
     held, rows = pinned(file), []
     for entry in entries:
-        found = look(entry.hub_id, entry.revision)
+        found = look(entry.hub_id, entry.revision, allow_pickle=True)  # a commit is pinned, no weights are read
         before = held.get(entry.name, {}).get("commit")
         held[entry.name] = {
             "hub_id": entry.hub_id, "revision": entry.revision, "commit": found.commit,

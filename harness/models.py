@@ -1,9 +1,10 @@
 """The table of published checkpoints: one line of models.csv per model, and a user's own beside them.
 
 The paper's 25 models (8 vanilla, 17 tuned) and the 8 GPT-2s reported beside them (App. A and B of arXiv 2312.00575),
-the pairs of its appendix J, and current base and instruct models up to 405B. Sizes are nominal: those that the paper
-prints ("paper"), or the one in the model's own name ("name"); what neither says is empty. What a run records is counted
-in the checkpoint itself (harness/checkpoints.py).
+the LM-adapted T5s that Flan-T5 was trained from, the pairs of its appendix J, current base models with their tuned
+versions stage by stage, mixtures of experts, and the Pythias with their seeds. Sizes are nominal: those that the paper
+prints ("paper"), the one in the model's own name ("name"), or the one that its publisher states ("publisher"); what
+none of them says is empty. What a run records is counted in the checkpoint itself (harness/checkpoints.py).
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 _TABLE = Path(__file__).with_name("models.csv")
 STACKS = ("decoder", "encoder-decoder", "encoder")
+# The last stage of a checkpoint's training. "instruct" and "thinking" are releases whose stages are not published one
+# by one; APO is a variant of DPO; a "merge" is an average of checkpoints.
+STAGES = ("base", "LM-adapted", "mid-training", "SFT", "DPO", "APO", "RL", "merge", "instruct", "thinking")
+# Forms of published weights; a difference to a base and an adapter also lie in one of the first two ("delta+pickle").
+WEIGHTS = ("safetensors", "pickle", "delta", "adapter")
 
 
 @dataclass(frozen=True)
@@ -27,14 +33,21 @@ class Entry:
         name, hub_id: its name in the tables; where it is published. A user's own may have a `folder` instead.
         family: model_type of its configuration (llama, t5, gpt_neox ...).
         stack: "decoder", "encoder-decoder" or "encoder".
-        tuned_from, tuning_data: name of its base ("" of a vanilla model), and what it was tuned on.
-        n_parameters: nominal; 0 where it is not known. parameters_source: "paper", "name", "user" or "".
-        n_blocks: of all stacks; 0 where it is not known.
-        licence: as its publisher names it; "" where it was not looked up. gated: whether the Hub asks for an account.
+        tuned_from, tuning_data: name of the model that it is a tuned version of ("" of a base), and what it was tuned
+            on. A model of several stages names the stage before (`chain`); the paper's T5s name the paper's pair.
+        stage: last stage of its training, one of STAGES; "" where it is not known.
+        trained_from: the checkpoint that its training started from, where that is another one than `tuned_from`:
+            Flan-T5 started from an LM-adapted T5, and Flan-Alpaca from Flan-T5.
+        n_parameters: nominal; 0 where it is not known. parameters_source: "paper", "name", "publisher", "user" or "".
+        n_active_parameters: those that a token passes in a mixture of experts, by the name or the publisher; else 0.
+        n_blocks: of all stacks that read text; 0 where it is not known.
+        licence: as its publisher names it; "" where it was not looked up.
+        gated: whether the Hub asks for an account; None where it is not known.
+        weights: form of the files at `revision`, of WEIGHTS, several joined by "+"; "" where it was not looked up.
         delta_of: name of the base that its weights are a difference to; base + difference is what is loaded.
         revision: branch, tag or commit; resolved to a commit, which is recorded (or taken from a lock).
-        checkpoints: revisions of its training run: a pattern, or "refs" where the Hub lists them.
-        group: "paper", "gpt2", "appendix J", "current", "encoders" or "user".
+        checkpoints: revisions of its training run: patterns, or "refs" where the Hub lists them.
+        group: "paper", "gpt2", "appendix J", "current", "lm-adapted", "polypythia", "encoders" or "user".
     """
 
     name: str
@@ -47,16 +60,22 @@ class Entry:
     parameters_source: str = ""
     n_blocks: int = 0
     licence: str = ""
-    gated: bool = False
+    gated: bool | None = None
     delta_of: str = ""
     revision: str = "main"
     checkpoints: str = ""
     group: str = "user"
     folder: str = ""
+    stage: str = ""
+    trained_from: str = ""
+    n_active_parameters: float = 0
+    weights: str = ""
 
 
 def _typed(row: Mapping[str, str]) -> dict[str, Any]:
-    kinds: dict[str, Any] = {"n_parameters": float, "n_blocks": int, "gated": lambda said: said == "yes"}
+    kinds: dict[str, Any] = {
+        "n_parameters": float, "n_active_parameters": float, "n_blocks": int, "gated": lambda answer: answer == "yes",
+    }  # fmt: skip
     return {key: kinds.get(key, str)(value) for key, value in row.items() if value}
 
 
@@ -81,20 +100,61 @@ def scale() -> tuple[str, ...]:
     return tuple(entry.name for entry in MODELS.values() if 6e7 <= entry.n_parameters <= 7e10)[:100]
 
 
+def chain(entry: Entry) -> list[str]:
+    """Names of the models that an entry was tuned from, stage by stage: its base first, the stage before it last."""
+    names: list[str] = []
+    while entry.tuned_from and entry.tuned_from not in names:
+        names.append(entry.tuned_from)
+        entry = MODELS.get(entry.tuned_from, Entry(entry.tuned_from))
+    return names[::-1]
+
+
+def ancestors(name: str) -> list[str]:
+    """The models that a checkpoint comes from, nearest first: those it was tuned from, then those trained from.
+
+    Args:
+        name: of the table, with or without a revision, or a Hub id of the table.
+
+    Returns:
+        Names of the table, without the model itself; empty for a base and for a name that is not in the table.
+    """
+    entry = find(name) or next((other for other in MODELS.values() if other.hub_id == name), None)
+    if entry is None:
+        return []
+    names = [entry.name, *chain(entry)[::-1]]
+    for known in names:  # grows while it is walked: what a stage was trained from has a history of its own
+        before = MODELS[known].trained_from if known in MODELS else ""
+        if before and before not in names:
+            names += [before, *(name for name in chain(MODELS[before])[::-1] if name not in names)]
+    return names[1:]
+
+
 def steps(entry: Entry) -> list[str] | None:
-    """The training checkpoints that a pattern "step{1,2,1000..143000..1000}" stands for; None where the Hub lists them.
+    """The training checkpoints that patterns such as "step{1,2,1000..143000..1000}" stand for, in their order.
+
+    Returns:
+        Revisions; None where the Hub lists them.
 
     Raises:
         ValueError: if the model has none.
     """
     if not entry.checkpoints:
-        known = [other.name for other in MODELS.values() if other.checkpoints]
-        raise ValueError(f"no training checkpoints of {entry.name} are known; of {', '.join(known)} they are.")
-    stem, brace, said = entry.checkpoints.rstrip("}").partition("{")
-    if not brace:
+        known = [other.name for other in MODELS.values() if other.checkpoints and other.group != "polypythia"]
+        raise ValueError(
+            f"no training checkpoints of {entry.name} are known; of {', '.join(known)} and of the seeds of the small "
+            "Pythias (`harness models --group polypythia`) they are."
+        )
+    if "{" not in entry.checkpoints:
         return None
+    return [revision for pattern in entry.checkpoints.split() for revision in _expanded(pattern)]
+
+
+def _expanded(pattern: str) -> list[str]:
+    stem, brace, numbers = pattern.rstrip("}").partition("{")
+    if not brace:
+        return [pattern]
     found: list[int] = []
-    for part in said.split(","):
+    for part in numbers.split(","):
         first, _, rest = part.partition("..")
         last, _, step = rest.partition("..")
         found += range(int(first), int(last or first) + 1, int(step or 1))
@@ -120,7 +180,7 @@ def extend(file: str) -> list[str]:
     said = _parsed(path)
     made = {name: _entry(name, keys, path) for name, keys in said.items()}
     for entry in made.values():
-        for key in ("tuned_from", "delta_of"):
+        for key in ("tuned_from", "trained_from", "delta_of"):
             base = getattr(entry, key)
             if base and base not in made and base not in MODELS:
                 raise ValueError(f"{path}: {entry.name}: {key} {base!r} is not a model{_near(base, [*made, *MODELS])}.")
@@ -153,14 +213,19 @@ def _entry(name: str, keys: dict[str, Any], path: Path) -> Entry:
     for key, value in keys.items():
         if key not in known or key in {"name", "group", "parameters_source"}:
             raise ValueError(f"{path}: {name}: key {key!r} is unknown{_near(key, list(known))}.")
-        wanted = (int, float) if known[key] is float else known[key]
-        if not isinstance(value, wanted) or (isinstance(value, bool) and known[key] is not bool):
-            raise ValueError(f"{path}: {name}: {key} must be {known[key].__name__}, and is {value!r}.")
+        kind = (get_args(known[key]) or (known[key],))[0]
+        wanted = (int, float) if kind is float else kind
+        if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{path}: {name}: {key} must be {kind.__name__}, and is {value!r}.")
     entry = replace(Entry(name), **keys, parameters_source="user" if keys.get("n_parameters") else "")
     if bool(entry.hub_id) == bool(entry.folder):
         raise ValueError(f"{path}: {name}: give a hub_id or a folder, one of the two.")
     if entry.stack not in STACKS:
         raise ValueError(f"{path}: {name}: stack {entry.stack!r} is none of {', '.join(STACKS)}.")
+    if entry.stage and entry.stage not in STAGES:
+        raise ValueError(f"{path}: {name}: stage {entry.stage!r} is none of {', '.join(STAGES)}.")
+    if not set(entry.weights.split("+")) <= {"", *WEIGHTS}:
+        raise ValueError(f"{path}: {name}: weights {entry.weights!r} are none of {', '.join(WEIGHTS)} (joined by +).")
     return replace(entry, folder=str((path.parent / entry.folder).absolute())) if entry.folder else entry
 
 
@@ -170,7 +235,7 @@ def _near(word: str, known: list[str]) -> str:
 
 
 def described(entry: Entry) -> dict[str, Any]:
-    """An entry as a row; what is not known is None."""
+    """An entry as a row, with the chain of stages that it was tuned from; what is not known is None."""
     row = {field.name: getattr(entry, field.name) for field in fields(entry)}
-    row["n_parameters"] = int(entry.n_parameters)
-    return {key: (value if value or key == "gated" else None) for key, value in row.items()}
+    row |= {"n_parameters": int(entry.n_parameters), "n_active_parameters": int(entry.n_active_parameters)}
+    return {key: (value if value or key == "gated" else None) for key, value in row.items()} | {"chain": chain(entry)}

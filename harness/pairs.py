@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from harness.checkpoints import Checkpoint
-from harness.models import MODELS
+from harness.models import MODELS, ancestors
 
 # A tuned checkpoint is taken for a version of another model of the same run when only these words tell them apart.
 _TUNED_WORDS = re.compile(r"[-_.](instruct|chat|it|sft|dpo|rlhf|tuned|alpaca)(?=$|[-_.@])", re.IGNORECASE)
 _SUFFIX = re.compile(r"@.*$|[-_.](hf|base|pt|v\d+(\.\d+)*)(?=$|[-_.@])", re.IGNORECASE)  # says nothing of tuning
+
+_PULL_REQUEST = re.compile(r"@refs/pr/\d+$")
 
 
 def pair(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
@@ -24,14 +26,17 @@ def pair(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
 
 
 def _paired(checkpoint: Checkpoint, others: list[Checkpoint]) -> Checkpoint:
-    """With the name in this run of the base that table or card names; else with the one that its own name says."""
+    """With the name in this run of the base that table or card names; else with the one that its own name says.
+
+    A model of several stages is paired with the nearest stage that is in the run: an OLMo 2 Instruct with its DPO
+    version, or, where neither that nor the SFT version is there, with the base.
+    """
     if checkpoint.tuned_from:
-        for other in others:
-            hub_id = MODELS[other.name].hub_id if other.name in MODELS else other.name
-            if checkpoint.tuned_from in {other.name, hub_id, hub_id.rpartition("/")[2]}:
-                return replace(checkpoint, tuned_from=other.name)
-            if checkpoint.tuned_from.rpartition("/")[2] == other.name:
-                return replace(checkpoint, tuned_from=other.name)
+        before = checkpoint.name if checkpoint.pair_source == "table" else checkpoint.tuned_from
+        for wanted in (checkpoint.tuned_from, *ancestors(before)):
+            for other in others:
+                if _is_called(other, wanted):
+                    return replace(checkpoint, tuned_from=other.name)
     if not _TUNED_WORDS.search(checkpoint.name):
         return checkpoint
     stem = _SUFFIX.sub("", _TUNED_WORDS.sub("", checkpoint.name))
@@ -40,6 +45,26 @@ def _paired(checkpoint: Checkpoint, others: list[Checkpoint]) -> Checkpoint:
         if untuned and _SUFFIX.sub("", other.name) == stem and _same_shape(other, checkpoint):
             return replace(checkpoint, tuned_from=other.name, pair_source="name")
     return checkpoint
+
+
+def _is_called(other: Checkpoint, wanted: str) -> bool:
+    """Whether a model of the run is the one that table or card name: by name, Hub id, or the last part of either.
+
+    A pull request of a model (NAME@refs/pr/2) is the model itself, converted; any other revision is not.
+    """
+    name = _PULL_REQUEST.sub("", other.name)
+    hub_id, revision = _place(name)
+    if wanted in {name, hub_id, hub_id.rpartition("/")[2]} or wanted.rpartition("/")[2] == name:
+        return True
+    return wanted in MODELS and (hub_id, revision) == _place(wanted)
+
+
+def _place(name: str) -> tuple[str, str]:
+    """(repository, revision) that a name of the table or of the Hub stands for; of a folder its name alone."""
+    if name in MODELS:
+        return MODELS[name].hub_id, MODELS[name].revision
+    stem, _, revision = name.partition("@")
+    return (stem, revision or "main") if "/" in name else (name, "")
 
 
 def _same_shape(one: Checkpoint, other: Checkpoint) -> bool:

@@ -56,7 +56,7 @@ def run(
     store.sweep()
     if any(name.startswith("synthetic") for name in spec.datasets):
         _prepare_quickstart(spec, out, address, watcher)
-    plan = make_plan(spec, out, data_root, pinned=pinned)
+    plan = make_plan(spec, out, data_root, pinned=pinned, allow_pickle=allow_pickle)
     for failure in plan.failures:
         watcher.failed(failure)
     pending = [unit for unit in plan.scores if not store.has("scores", unit.key)]

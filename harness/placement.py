@@ -32,6 +32,7 @@ class Demand:
     """What a model asks for; an unknown size is 0 and is refused.
 
     n_parameters: of its checkpoint, or nominal. n_heads: attention heads, divided by tensor parallelism; 0 if unknown.
+    weights_form: of models.WEIGHTS, several joined by "+"; "" if unknown. It decides no place.
     """
 
     model: str
@@ -44,6 +45,7 @@ class Demand:
     n_heads: int = 0
     backend: Backend = "transformers"
     n_tokens: int = N_TOKENS
+    weights_form: str = ""
 
 
 @dataclass(frozen=True)

@@ -82,10 +82,12 @@ class Watcher:
         """A unit, a model or a data set failed."""
 
 
-def make_plan(spec: EvaluationSpec, out: str, data_root: str | None, *, pinned: bool = True) -> Plan:
+def make_plan(
+    spec: EvaluationSpec, out: str, data_root: str | None, *, pinned: bool = True, allow_pickle: bool = False
+) -> Plan:
     """Resolve the models, load the recordings and list the units; what cannot be had becomes a failure."""
     plan = Plan(spec)
-    plan.sources = [*_models(plan, out), *_controls(spec)]
+    plan.sources = [*_models(plan, out, allow_pickle), *_controls(spec)]
     for name in dict.fromkeys(member for group in spec.datasets for member in datasets.expand(group)):
         root = quickstart.folder_of(out) if name.startswith("synthetic") else data_root or "."
         try:
@@ -124,13 +126,13 @@ def _controls(spec: EvaluationSpec) -> Iterator[Source]:
             yield Source(name, "control", revision, spec.seed, file=str(Path(file).absolute()) if file else "")
 
 
-def _models(plan: Plan, out: str) -> Iterator[Source]:
+def _models(plan: Plan, out: str, allow_pickle: bool) -> Iterator[Source]:
     found: dict[str, checkpoints.Checkpoint] = {}
     names = checkpoints.names_of(dict.fromkeys(plan.spec.models))
     for name in names:
         where = str(quickstart.folder_of(out) / name) if name in quickstart.MODELS else name
         try:
-            checkpoint = checkpoints.resolve(where, names[name])
+            checkpoint = checkpoints.resolve(where, names[name], allow_pickle=allow_pickle)
             precision.dtype_of(checkpoint.family, checkpoint.stack, checkpoint.n_parameters, plan.spec.dtype)
             _require_other_name(checkpoint, found)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one model, the others go on

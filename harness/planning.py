@@ -5,14 +5,14 @@ Sizes are those of the table of models, or counted in a folder's own files; neit
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from harness import checkpoints, models, placement, precision, quickstart, simulate
+from harness import checkpoints, models, pickles, placement, precision, quickstart, simulate
 from harness.cluster import Cluster, Node
 from harness.placement import Demand, Placement
 from harness.printing import size
@@ -26,11 +26,15 @@ LARGEST = "largest-gpu-node"
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, what no plan could beat, and what was assumed. seconds are from the beginning of the run."""
+    """A plan, what no plan could beat, and what was assumed. seconds are from the beginning of the run.
+
+    forms: model -> form of its weights, of models.WEIGHTS; only where it is known.
+    """
 
     placements: tuple[Placement, ...]
     cluster: Cluster
     lower_bound_s: float
+    forms: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def placed(self) -> list[Placement]:
@@ -76,22 +80,27 @@ def plan(demands: Iterable[Demand], cluster: Cluster, asked: AskedDtype = "auto"
     }
     placed = placement.place(wanted, cluster, dtypes)
     jobs = [one.job(cluster.start_s) for one in placed if not one.refused]
-    return Planned(tuple(placed), cluster, simulate.lower_bound(jobs, cluster))
+    forms = {demand.model: demand.weights_form for demand in wanted if demand.weights_form}
+    return Planned(tuple(placed), cluster, simulate.lower_bound(jobs, cluster), forms)
 
 
 # --- who --------------------------------------------------------------------------------------------------------------
 
 
-def demands_of(names: Iterable[str], backend: Backend = "transformers") -> list[Demand]:
+def demands_of(
+    names: Iterable[str], backend: Backend = "transformers", allow_pickle: bool = False
+) -> list[Demand]:  # fmt: skip
     """What models ask for, by their names in the table or their folders; no network is asked.
 
     Raises:
         ValueError: if a name is neither in the table nor a folder.
+        FileNotFoundError: if a folder is no whole checkpoint, or its weights are pickles and these are not allowed.
     """
-    return [_demand(name, known_as, backend) for name, known_as in checkpoints.names_of(dict.fromkeys(names)).items()]
+    known_as = checkpoints.names_of(dict.fromkeys(names))
+    return [_demand(name, shown, backend, allow_pickle) for name, shown in known_as.items()]
 
 
-def _demand(name: str, known_as: str, backend: Backend) -> Demand:
+def _demand(name: str, known_as: str, backend: Backend, allow_pickle: bool) -> Demand:
     entry = models.find(name)
     if name in quickstart.MODELS or (entry is None and not Path(name).is_dir()):
         if name in quickstart.MODELS:  # they are built when the run begins
@@ -99,12 +108,16 @@ def _demand(name: str, known_as: str, backend: Backend) -> Demand:
         checkpoints.require_known(name)
         return Demand(name, "", "", 0)
     if entry is None or entry.folder:
-        found = checkpoints.resolve(name, known_as)
+        found = checkpoints.resolve(name, known_as, allow_pickle=allow_pickle)
         shape = (found.n_parameters, found.n_layers, found.hidden_size, found.vocabulary, found.n_heads)
-        return Demand(found.name, found.family, found.stack, *shape, _able(backend, found.stack))
+        form = "pickle" if pickles.are_all_of(Path(found.folder)) else "safetensors"
+        return Demand(
+            found.name, found.family, found.stack, *shape, _able(backend, found.stack), weights_form=form
+        )  # fmt: skip
     return Demand(
-        name, entry.family, entry.stack, entry.n_parameters, entry.n_blocks, backend=_able(backend, entry.stack)
-    )
+        name, entry.family, entry.stack, entry.n_parameters, entry.n_blocks, backend=_able(backend, entry.stack),
+        weights_form=entry.weights if entry.revision == models.MODELS[entry.name].revision else "",
+    )  # fmt: skip
 
 
 def _able(backend: Backend, stack: str) -> Backend:
@@ -162,15 +175,15 @@ def as_json(planned: Planned) -> dict[str, Any]:
     return {
         "makespan_s": planned.makespan_s, "lower_bound_s": bound,
         "ratio": planned.makespan_s / bound if bound else None, "gpu_hours": planned.gpu_hours, "usd": planned.usd,
-        "assignments": [_row(one, planned.cluster) for one in planned.placed],
+        "assignments": [_row(one, planned) for one in planned.placed],
         "refused": [{"model": one.model, "dtype": one.dtype, "reason": one.refused}
                     for one in planned.placements if one.refused],
         "cluster": [asdict(node) for node in planned.cluster.nodes], "assumptions": _assumptions(planned.cluster),
     }  # fmt: skip
 
 
-def _row(one: Placement, cluster: Cluster) -> dict[str, Any]:
-    price, held = cluster.usd_per_gpu_hour, _gpu_hours(one)
+def _row(one: Placement, planned: Planned) -> dict[str, Any]:
+    price, held = planned.cluster.usd_per_gpu_hour, _gpu_hours(one)
     return {
         "model": one.model, "node": one.node, "gpus": list(one.gpus), "n_gpus": one.n_gpus,
         "gpu_share": one.gpu_share, "tensor_parallel": one.tensor_parallel, "dtype": one.dtype,
@@ -178,6 +191,7 @@ def _row(one: Placement, cluster: Cluster) -> dict[str, Any]:
         "load_s": one.load_s, "compute_s": one.run_s, "weights_gb": one.need.weights / 1e9,
         "activations_gb": one.need.activations / 1e9, "buffers_gb": one.need.buffers / 1e9,
         "gpu_hours": held, "usd": None if price is None else held * price,
+        "weights_form": planned.forms.get(one.model),
     }  # fmt: skip
 
 
@@ -203,7 +217,8 @@ def in_rows(planned: Planned) -> list[dict[str, Any]]:
         gpus = ",".join(map(str, one.gpus)) + (f" (1/{round(1 / one.gpu_share)})" if one.gpu_share < 1 else "")
         rows.append({
             "": one.order + 1, "model": one.model, "dtype": one.dtype, "backend": one.backend, "node": one.node,
-            "GPUs": gpus if one.gpus else "cores", "TP": one.tensor_parallel, "weights": size(one.need.weights),
+            "GPUs": gpus if one.gpus else "cores", "TP": one.tensor_parallel, "form": planned.forms.get(one.model, ""),
+            "weights": size(one.need.weights),
             "batch": size(one.need.activations), "buffers": size(one.need.buffers), "begins": clock(one.start_s),
             "ends": clock(one.end_s),
             **({} if price is None else {"USD": f"{_gpu_hours(one) * price:.2f}"}),
@@ -212,8 +227,9 @@ def in_rows(planned: Planned) -> list[dict[str, Any]]:
 
 
 def in_words(planned: Planned) -> list[str]:
-    """The refused with their reasons, and the sums."""
+    """The refused with their reasons, what is pickled, and the sums."""
     said = [f"refused {one.model}: {one.refused}" for one in planned.placements if one.refused]
+    said += _pickled(planned)
     cluster, bound = planned.cluster, planned.lower_bound_s
     kinds = sorted({f"{node.n_gpus} x {node.gpu_bytes / 1e9:.0f} GB" for node in cluster.nodes if node.n_gpus})
     said.append(
@@ -228,6 +244,17 @@ def in_words(planned: Planned) -> list[str]:
         f"a GPU, {placement.N_TOKENS:,} tokens a model; --json has all of it"
     )
     return said
+
+
+def _pickled(planned: Planned) -> list[str]:
+    """One line about the models that a run would refuse without a word from the user."""
+    names = [model for model, form in planned.forms.items() if "pickle" in form.split("+")]
+    if not names:
+        return []
+    return [
+        f"pickles only, by the table or the folder: {', '.join(names)}; `harness run` wants --allow-pickle, or a "
+        "revision with safetensors (NAME@refs/pr/N, where somebody converted them)"
+    ]
 
 
 def clock(seconds: float) -> str:

@@ -20,6 +20,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", nargs="?", metavar="FILE", help="import: results of lm-evaluation-harness, or a CSV")
     command.add_argument("--model", action="append", metavar="NAME_OR_FOLDER", help="which; repeatable")
     command.add_argument("--models", metavar="FILE", help="models of your own: a TOML or YAML file")
+    command.add_argument("--allow-pickle", action="store_true", help="load pickled weights too, which can run any code")
     command.add_argument("--source", default="", metavar="TEXT", help="import: where the values are published")
     command.add_argument("--out", default="results", metavar="URL", help="folder or URL of tables (default: results)")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -52,7 +53,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     done, failed = [], []
     for name in names:
         try:
-            checkpoint = resolve(name)
+            checkpoint = resolve(name, allow_pickle=arguments.allow_pickle)
             ran = run(checkpoint, arguments.what, root, device, batch, arguments.limit)
         except (RuntimeError, ModuleNotFoundError) as error:  # the others go on
             failed.append({"model": name, "message": str(error)})

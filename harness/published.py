@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from harness import analysis
 from harness.analysis import Analysis
 from harness.correlations import LOG_SIZE
+from harness.models import MODELS, ancestors
 from harness.scores import AVERAGE, SIZE, Scores
 
 if TYPE_CHECKING:
@@ -55,6 +56,22 @@ NOT_GIVEN = (
     "the p-values after Benjamini and Hochberg over 11 tests: most of the tests are of those categories",
     "a test of the claim that tuning raises alignment: none is reported",
 )
+
+
+def confounds() -> list[str]:
+    """What the paper's pairs compare beside instruction tuning, by the table of models.
+
+    Source: METHODS.md, section 8; google-research/text-to-text-transfer-transformer, released_checkpoints.md,
+        "LM-Adapted: t5.1.1.lm100k" (100,000 further steps on the language-modelling objective, from T5 1.1).
+    """
+    pairs = [entry for entry in MODELS.values() if entry.group == "paper" and entry.tuned_from]
+    adapted = [entry for entry in pairs if any(MODELS[name].stage == "LM-adapted" for name in ancestors(entry.name))]
+    return [
+        f"{len(adapted)} of the paper's {len(pairs)} pairs set Flan-T5, or a model tuned from it, against T5 1.1 "
+        "(google/t5-v1_1-*); but Flan-T5 was trained from the LM-adapted T5 1.1 (google/t5-*-lm-adapt), so that the T5 "
+        "gain confounds 100,000 steps of LM adaptation with instruction tuning. To tell them apart, score "
+        "t5-small-lm-adapt to t5-xxl-lm-adapt too (`harness models --group lm-adapted`)"
+    ]
 
 
 def find(path: str | None, data_root: str | None) -> str:

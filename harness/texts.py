@@ -73,7 +73,7 @@ def resolve(
     name: str, asked: AskedDtype, known_as: str = "", *, allow_pickle: bool = False
 ) -> tuple[Checkpoint, Dtype]:  # fmt: skip
     """A checkpoint with its weights here, and the precision in which it is read."""
-    found = checkpoints.with_weights(checkpoints.resolve(name, known_as), allow_pickle)
+    found = checkpoints.with_weights(checkpoints.resolve(name, known_as, allow_pickle=allow_pickle), allow_pickle)
     return found, precision.dtype_of(found.family, found.stack, found.n_parameters, asked)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from harness import checkpoints, hub, transfer
+from harness import checkpoints, hub, pickles, transfer
 from harness.headers import read_json, weight_files
 
 QUIET_S = 60.0
@@ -50,7 +50,14 @@ class Seen:
     damage: str = ""
 
 
-def look(source: str, *, quiet_s: float = QUIET_S, marker: str = "", known: frozenset[str] = frozenset()) -> list[Seen]:
+def look(
+    source: str,
+    *,
+    quiet_s: float = QUIET_S,
+    marker: str = "",
+    known: frozenset[str] = frozenset(),
+    allow_pickle: bool = False,
+) -> list[Seen]:
     """All checkpoints of a source, in the order of their steps.
 
     Args:
@@ -59,15 +66,16 @@ def look(source: str, *, quiet_s: float = QUIET_S, marker: str = "", known: froz
         quiet_s: files that have not changed for so long are no longer written to.
         marker: name of the file that is written last; with it there is no waiting. Else any of MARKERS is one.
         known: stamps of checkpoints whose files need not be looked into again.
+        allow_pickle: whether folders whose weights are pickles only are whole; a bucket's are never fetched.
 
     Raises:
         FileNotFoundError: if the source is not there, or the Hub cannot be reached.
         ValueError: if it is nothing of that kind.
     """
     if "://" in source or Path(source).is_dir():
-        found = list(_in_folder(source, quiet_s, marker, known))
+        found = list(_in_folder(source, quiet_s, marker, known, allow_pickle))
     elif Path(source).is_file():
-        found = [one for name in _lines(source) for one in _listed(name, quiet_s, marker, known)]
+        found = [one for name in _lines(source) for one in _listed(name, quiet_s, marker, known, allow_pickle)]
     else:
         found = list(_on_hub(source))
     return sorted(
@@ -105,7 +113,9 @@ def bring(seen: Seen, cache: Path) -> str:
 # --- a folder, a bucket -----------------------------------------------------------------------------------------------
 
 
-def _in_folder(source: str, quiet_s: float, marker: str, known: frozenset[str]) -> Iterator[Seen]:
+def _in_folder(
+    source: str, quiet_s: float, marker: str, known: frozenset[str], allow_pickle: bool
+) -> Iterator[Seen]:  # fmt: skip
     fs, root = fsspec.core.url_to_fs(source)
     is_local = isinstance(fs, LocalFileSystem)
     fs.invalidate_cache()
@@ -124,7 +134,7 @@ def _in_folder(source: str, quiet_s: float, marker: str, known: frozenset[str]) 
         if stamp in known:
             yield one
             continue
-        damage = _damage(Path(folder)) if is_local else _missing(inside)
+        damage = _damage(Path(folder), allow_pickle) if is_local else _missing(inside)
         yield replace(one, damage=damage, waits_for=_waits_for(inside, quiet_s, marker))
 
 
@@ -151,11 +161,15 @@ def _date(facts: dict[str, Any]) -> float:
     return said.timestamp() if isinstance(said, datetime) else float(said)
 
 
-def _damage(folder: Path) -> str:
-    """Why a folder is no whole checkpoint, by its small files and the headers of its weights."""
+def _damage(folder: Path, allow_pickle: bool) -> str:
+    """Why a folder is no whole checkpoint, by its small files and headers of weights; pickles are not opened."""
     try:
         read_json(folder / "config.json", folder.name)
-        weight_files(folder, folder.name)
+        if pickles.are_all_of(folder):
+            pickles.require_allowed(folder, folder.name, allow_pickle)
+            pickles.files(folder, folder.name)
+        else:
+            weight_files(folder, folder.name)
     except Exception as error:  # noqa: BLE001 - whatever half a file holds
         return f"{type(error).__name__}: {error}"
     return ""
@@ -171,17 +185,20 @@ def _missing(files: dict[str, dict[str, Any]]) -> str:
 # --- the Hub, a list --------------------------------------------------------------------------------------------------
 
 
-def _on_hub(name: str) -> Iterator[Seen]:
-    """Branches and tags with their commits; of a training of the table those that it names, and no others."""
+def _on_hub(name: str, revision: str = "") -> Iterator[Seen]:
+    """Branches and tags with their commits; of a training of the table those that it names, and no others.
+
+    A revision asked for by name is given too where the repository has it: main, or refs/pr/N of a pull request.
+    """
     from harness import models
 
     checkpoints.require_known(name)
     entry = models.find(name)
     hub_id = entry.hub_id if entry else name
     wanted = models.steps(entry) if entry and entry.checkpoints else None
-    for revision, commit in hub.heads(hub_id).items():
-        if wanted is None or revision in wanted:
-            yield Seen(f"{name}@{revision}", f"{hub_id}@{revision}", commit)
+    for ref, commit in hub.heads(hub_id, pull_requests=revision.startswith("refs/")).items():
+        if ref == revision or ((wanted is None or ref in wanted) and not ref.startswith("refs/")):
+            yield Seen(f"{name}@{ref}", f"{hub_id}@{ref}", commit)
 
 
 def _lines(file: str) -> list[str]:
@@ -189,13 +206,15 @@ def _lines(file: str) -> list[str]:
     return [line for line in dict.fromkeys(said) if line]
 
 
-def _listed(name: str, quiet_s: float, marker: str, known: frozenset[str]) -> Iterator[Seen]:
+def _listed(
+    name: str, quiet_s: float, marker: str, known: frozenset[str], allow_pickle: bool
+) -> Iterator[Seen]:  # fmt: skip
     """A line of a list: a folder or URL of checkpoints, or a model of the Hub at a revision."""
     if "://" in name or Path(name).is_dir():
-        yield from _in_folder(name, quiet_s, marker, known)
+        yield from _in_folder(name, quiet_s, marker, known, allow_pickle)
         return
     stem, at, revision = name.partition("@")
-    found = {one.model: one for one in _on_hub(stem)}
+    found = {one.model: one for one in _on_hub(stem, revision or "main")}
     wanted = f"{stem}@{revision or 'main'}"
     if wanted not in found:
         raise ValueError(f"{name} is not among the {len(found)} revisions of {stem}.")

@@ -89,6 +89,7 @@ class Watch:
         quiet_s, marker: as `trainings.look` takes them.
         cache: folder for checkpoints of a bucket, which every node must see.
         drop: what counts as one, in units of the score.
+        allow_pickle: whether folders whose weights are pickles only are evaluated.
     """
 
     source: str
@@ -100,6 +101,7 @@ class Watch:
     marker: str = ""
     cache: str = ""
     drop: float = DROP
+    allow_pickle: bool = False
 
     @property
     def asked(self) -> str:
@@ -139,7 +141,10 @@ class Watch:
             checkpoints.remember(row.folder, row.stamp, row.revision)
         known = frozenset(row.stamp for row in done)
         found = []
-        for one in trainings.look(self.source, quiet_s=self.quiet_s, marker=self.marker, known=known):
+        seen = trainings.look(
+            self.source, quiet_s=self.quiet_s, marker=self.marker, known=known, allow_pickle=self.allow_pickle
+        )
+        for one in seen:
             row = last.get((one.where, one.stamp))
             state = str(row.state) if row else "new"
             if one.waits_for and state not in {"evaluated", "parked"}:

@@ -85,7 +85,7 @@ def _watch(arguments: argparse.Namespace) -> Watch:
     cache = arguments.cache or str(Path("." if "://" in arguments.out else arguments.out).absolute() / "checkpoints")
     return Watch(
         source, spec, arguments.out, partial(_evaluate, arguments), arguments.tries, seconds(arguments.quiet),
-        arguments.marker, cache, arguments.drop,
+        arguments.marker, cache, arguments.drop, arguments.allow_pickle,
     )  # fmt: skip
 
 

@@ -55,6 +55,10 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def surprisal(arguments: argparse.Namespace) -> int:
     """Surprisal of words; 1 where a model failed."""
+    if arguments.models:
+        from harness import models
+
+        models.extend(arguments.models)
     how = surprisal_alone(arguments.context, arguments.window, arguments.overlap, arguments.bos)
     out = Path(arguments.out or "")
     if arguments.out and out.suffix.lower() not in _FILES:

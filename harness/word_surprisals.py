@@ -219,8 +219,8 @@ def _pool_size(job: Job, n_shards: int, memory_gb: float | None) -> int:
 def _assemble(job: Job, corpus: Corpus, store: Store, outcome: Outcome) -> None:
     """Stream the bits of a corpus into its partition, unless it is there."""
     outcome.n_words += sum(corpus.n_words)
-    final = f"{tables.folder(store.root.rsplit('/', 1)[0], 'word_surprisals')}/run={outcome.run}"
-    if transfer.is_there(store.fs, f"{final}/dataset={corpus.name}/model={job.name}"):
+    final = tables.folder(store.root.rsplit("/", 1)[0], "word_surprisals")
+    if transfer.is_there(store.fs, f"{final}/{assemble.partition(outcome.run, corpus.name, job.name)}"):
         return
     files = [f"{store.folder('surprisals', job.key(shard))}/words.parquet" for shard in corpus.shards]
     _bound_memory()

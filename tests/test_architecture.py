@@ -24,7 +24,7 @@ RANKS = [
     {"harness.schemas"},
     {"harness.records", "harness.spec", "harness.transfer", "harness.headers",
      "harness.stopping", "harness.logs"},
-    {"harness.claims", "harness.manifest"},
+    {"harness.claims", "harness.manifest", "harness.pickles"},
     {"harness.datasets", "harness.tables", "harness.store", "harness.cluster",
      "harness.precision"},
     {"harness.simulate", "harness.hub", "harness.model_configs", "harness.published_tokenizers"},
@@ -110,6 +110,7 @@ HOMES = {
     },
     "cupy": {"kernels.arrays", "harness.doctor"},
     "torch": {
+        "harness.pickles",
         "harness.connector",
         "harness.extract_vllm",
         "harness.batches",

@@ -52,7 +52,10 @@ def test_a_pickled_checkpoint_is_refused_and_nothing_in_it_runs(checkpoint, tmp_
     said = run(checkpoint, tmp_path / "out")
     assert said.returncode == 1
     (failure,) = json.loads(said.stdout)["failures"]
-    assert "Pickled weights (*.bin, *.pt) are neither fetched nor loaded" in failure["message"]
+    assert (
+        "are pickles only (*.bin), which can run code when they are read; convert them to safetensors"
+        in failure["message"]
+    )
     assert not (tmp_path / "trace").exists()
 
 

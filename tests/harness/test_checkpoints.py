@@ -115,6 +115,42 @@ def test_a_base_that_is_not_in_the_run_leaves_the_name_to_speak():
     assert pairs.pair([_named("m"), _named("m-chat", "org/elsewhere", "model card")])[1].tuned_from == "m"
 
 
+def test_a_model_of_several_stages_is_paired_with_the_nearest_stage_of_the_run():
+    instruct = _named("olmo-2-7b-instruct", "olmo-2-7b-dpo", "table")
+    base, sft = _named("olmo-2-7b"), _named("olmo-2-7b-sft", "olmo-2-7b", "table")
+    found = {one.name: (one.tuned_from, one.pair_source) for one in pairs.pair([base, instruct])}
+    assert found["olmo-2-7b-instruct"] == ("olmo-2-7b", "table")
+    found = {one.name: (one.tuned_from, one.pair_source) for one in pairs.pair([base, sft, instruct])}
+    assert found["olmo-2-7b-instruct"] == ("olmo-2-7b-sft", "table")
+    assert found["olmo-2-7b-sft"] == ("olmo-2-7b", "table")
+    assert found["olmo-2-7b"] == ("", "")
+
+
+def test_a_card_that_names_a_stage_of_the_table_leads_to_the_stages_before_it():
+    mine = _named("mine", "allenai/OLMo-2-1124-7B-DPO", "model card")
+    assert pairs.pair([_named("allenai/OLMo-2-1124-7B"), mine])[1].tuned_from == "allenai/OLMo-2-1124-7B"
+
+
+def test_flan_t5_is_paired_with_the_papers_parent_and_without_it_with_the_lm_adapted_one():
+    flan = _named("flan-t5-base", "t5-base", "table")
+    adapted = _named("t5-base-lm-adapt")
+    assert pairs.pair([_named("t5-base"), adapted, flan])[2].tuned_from == "t5-base"
+    assert pairs.pair([adapted, flan])[1].tuned_from == "t5-base-lm-adapt"
+    assert pairs.pair([_named("t5-base"), adapted])[1].tuned_from == ""  # LM adaptation is no tuning
+
+
+def test_a_converted_copy_in_a_pull_request_is_the_model_and_a_training_step_is_not():
+    flan = _named("flan-t5-base", "t5-base", "table")
+    assert pairs.pair([_named("t5-base@refs/pr/2"), flan])[1].tuned_from == "t5-base@refs/pr/2"
+    vicuna = _named("vicuna-7b@refs/pr/9", "llama-7b", "table")
+    assert pairs.pair([_named("llama-7b"), vicuna])[1].tuned_from == "llama-7b"
+    assert pairs.pair([_named("t5-base@step1000"), flan])[1].tuned_from == "t5-base"  # which is not in the run
+    sft, mid = _named("smollm3-3b-sft"), _named("smollm3-3b-mid", "smollm3-3b-base", "table")  # of one repository
+    final = _named("smollm3-3b", "smollm3-3b-apo", "table")
+    assert pairs.pair([mid, final])[1].tuned_from == "smollm3-3b-mid"
+    assert pairs.pair([mid, sft, final])[2].tuned_from == "smollm3-3b-sft"
+
+
 def test_masks_that_old_checkpoints_store_are_no_parameters(tmp_path):
     import numpy as np
     from safetensors.numpy import save_file

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import re
+import shutil
 import threading
 from pathlib import Path
 from urllib.parse import unquote
@@ -17,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness import backends, checkpoints, hub, models, tiny
+from harness import backends, checkpoints, hub, models, tiny, trainings
 from harness.cli import main
 from harness.models import Entry
 
@@ -26,10 +27,13 @@ TOKEN = "hf_secretsecretsecretsecret"
 
 
 class Hub:
-    """Repositories: id -> {revision: commit}, {commit: folder}; who asks for gated ones is refused."""
+    """Repositories: id -> {revision: commit}, {commit: folder}; who asks for gated ones is refused.
+
+    authors: (id, number of a pull request) -> who opened it; its files are those of the revision refs/pr/N.
+    """
 
     def __init__(self):
-        self.revisions, self.commits, self.gated, self.asked = {}, {}, set(), []
+        self.revisions, self.commits, self.gated, self.asked, self.authors = {}, {}, set(), [], {}
 
     def add(self, repo, folder, revision="main"):
         commit = hashlib.sha256(f"{repo}{folder}".encode()).hexdigest()[:40]
@@ -57,7 +61,9 @@ def handler_of(made: Hub):
         def answer(self, body):
             path = unquote(self.path.partition("?")[0])
             made.asked.append((self.command, path))
-            api = re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)(?:/revision/(.+?)|/(refs)|/tree/(.+?))?", path)
+            api = re.fullmatch(
+                r"/api/models/([\w.-]+/[\w.-]+)(?:/revision/(.+?)|/(refs)|/tree/(.+?)|/(discussions))?", path
+            )
             file = re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)", path)
             found = api or file
             if not found or found[1] not in made.revisions:
@@ -68,7 +74,17 @@ def handler_of(made: Hub):
                 return self.say(403, {"error": said}, {"X-Error-Code": "GatedRepo", "X-Error-Message": said})
             if api and api[3]:
                 refs = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": names[name]} for name in names]
-                return self.say(200, {"branches": refs, "tags": [], "converts": []})
+                asked = [{"name": ref["name"], "ref": ref["name"], "targetCommit": ref["targetCommit"]}
+                         for ref in refs if ref["name"].startswith("refs/pr/")]  # fmt: skip
+                branches = [ref for ref in refs if not ref["name"].startswith("refs/pr/")]
+                wanted = {"pullRequests": asked} if "include_prs=1" in self.path else {}
+                return self.say(200, {"branches": branches, "tags": [], "converts": [], **wanted})
+            if api and api[5]:
+                rows = [{"title": "Adding safetensors", "num": number, "author": {"name": author}, "status": "open",
+                         "createdAt": "2023-07-01T00:00:00.000Z", "isPullRequest": True,
+                         "repo": {"name": repo, "type": "model"}}
+                        for (of, number), author in made.authors.items() if of == repo]  # fmt: skip
+                return self.say(200, {"discussions": rows, "count": len(rows), "start": 0})
             revision = (api[2] or api[4] or "main") if api else file[2]
             commit = names.get(revision, revision if revision in names.values() else None)
             if commit is None:
@@ -176,6 +192,123 @@ def test_a_revision_is_asked_for_by_name(site, folder, tmp_path):
     assert hub.refs("org/model") == ["main", "step1000"]
     with pytest.raises(FileNotFoundError, match="org/model has no revision 'step7'"):
         checkpoints.resolve("org/model@step7")
+
+
+@pytest.mark.parametrize("revision", ["refs/pr/2", "main", "step1000", "stage1-step-40000", "v1.0+cu", "a" * 40])
+def test_names_of_revisions_are_taken(revision):
+    hub.require_revision(revision)
+
+
+@pytest.mark.parametrize("revision", [
+    "", "..", "../x", "refs/../x", "/etc", "refs//pr", "refs/pr/", ".git", "refs/.pr/2", "-x", "a b", "a\n", "a..b",
+])  # fmt: skip
+def test_what_is_no_revision_or_leads_out_of_the_cache_is_refused(site, folder, revision):
+    site.add("org/model", folder)
+    with pytest.raises(ValueError, match="is no revision; give a branch, a tag or a commit"):
+        hub.look("org/model", revision)
+    assert not site.asked
+
+
+# --- pickles ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pickled(folder, tmp_path):
+    """The model with its weights pickled, beside a state of its trainer, which is no weight."""
+    made = shutil.copytree(folder, tmp_path / "pickled")
+    torch.save(load_file(made / "model.safetensors"), made / "pytorch_model.bin")
+    torch.save({"epoch": torch.ones(2)}, made / "training_args.bin")
+    (made / "model.safetensors").unlink()
+    return made
+
+
+def test_a_model_of_pickles_only_is_refused_before_anything_is_fetched_and_its_converted_copy_is_named(
+    site, folder, pickled
+):
+    site.add("org/model", pickled)
+    site.add("org/model", tiny.build("llama", folder.parent / "others", TEXT, 3), "refs/pr/1")
+    converted = site.add("org/model", folder, "refs/pr/2")
+    site.authors = {("org/model", 1): "somebody", ("org/model", 2): "SFconvertbot"}
+    with pytest.raises(FileNotFoundError) as refused:
+        checkpoints.resolve("org/model")
+    assert str(refused.value) == (
+        "org/model: its weights on the Hub are pickles only (*.bin), which can run code when they are read; give "
+        "org/model@refs/pr/2, where the Hub's converter put a copy in safetensors, or give --allow-pickle if you trust "
+        "who published them."
+    )
+    assert not [path for _, path in site.asked if "/resolve/" in path]
+    found = checkpoints.resolve("org/model@refs/pr/2")
+    assert (found.name, found.revision) == ("org/model@refs/pr/2", converted)
+    loaded = backends.load("transformers", found, "cpu").reader.model.get_input_embeddings().weight
+    assert torch.equal(loaded, load_file(folder / "model.safetensors")["model.embed_tokens.weight"])
+
+
+def test_without_a_converted_copy_the_sentence_says_where_one_would_be(site, pickled):
+    site.add("org/model", pickled)
+    site.authors = {("org/model", 3): "SFconvertbot"}  # of which nothing is left
+    with pytest.raises(
+        FileNotFoundError, match=re.escape("(org/model@refs/pr/N where somebody converted them; none was")
+    ):
+        checkpoints.resolve("org/model")
+
+
+def test_a_model_of_the_table_is_had_from_a_pull_request(site, folder, pickled, monkeypatch):
+    site.add("google/t5-v1_1-base", pickled)
+    commit = site.add("google/t5-v1_1-base", folder, "refs/pr/2")
+    found = checkpoints.resolve("t5-base@refs/pr/2")
+    assert (found.name, found.revision, found.hub_id) == ("t5-base@refs/pr/2", commit, "google/t5-v1_1-base")
+    assert main(["models", "pin", "t5-base@refs/pr/2", "t5-base"]) == 0
+    assert set(hub.pinned()) == {"t5-base@refs/pr/2", "t5-base"}
+    site.add("google/t5-v1_1-base", tiny.build("llama", folder.parent / "later", TEXT, 4), "refs/pr/2")
+    assert checkpoints.resolve("t5-base@refs/pr/2").revision == commit
+    assert hub.heads("google/t5-v1_1-base") == {"main": hub.pinned()["t5-base"]["commit"]}
+    assert "refs/pr/2" in hub.heads("google/t5-v1_1-base", pull_requests=True)
+    (seen,) = trainings.look(str(_list(folder.parent / "list.txt", "t5-base@refs/pr/2")))
+    assert seen.model == "t5-base@refs/pr/2"
+    with pytest.raises(ValueError, match="t5-base@refs/pr/9 is not among"):
+        trainings.look(str(_list(folder.parent / "list.txt", "t5-base@refs/pr/9")))
+    assert [one.model for one in trainings.look("t5-base")] == ["t5-base@main"]
+
+
+def _list(file, name):
+    file.write_text(f"{name}\n")
+    return file
+
+
+def test_pickles_of_the_hub_are_fetched_alone_and_read_where_they_are_allowed(site, folder, pickled):
+    site.add("org/model", pickled)
+    found = checkpoints.resolve("org/model", allow_pickle=True)
+    local = load_file(folder / "model.safetensors")
+    assert found.n_parameters == sum(tensor.numel() for tensor in local.values())  # no table says it: they were counted
+    with pytest.raises(ValueError, match="pickle"):
+        backends.load("transformers", found, "cpu")
+    weights = backends.load("transformers", found, "cpu", allow_pickle=True).reader.model.state_dict()
+    assert torch.equal(weights["model.embed_tokens.weight"], local["model.embed_tokens.weight"])
+    fetched = {path.name for path in Path(found.folder).iterdir()}
+    assert "pytorch_model.bin" in fetched
+    assert "training_args.bin" not in fetched
+
+
+def test_pickles_beside_safetensors_are_not_fetched(site, folder):
+    torch.save({"not": torch.ones(1)}, folder / "pytorch_model.bin")
+    site.add("org/model", folder)
+    ready = checkpoints.with_weights(checkpoints.resolve("org/model", allow_pickle=True), allow_pickle=True)
+    assert not list(Path(ready.folder).glob("*.bin"))
+
+
+def test_a_model_of_the_table_that_is_pickled_has_its_nominal_size_until_it_is_loaded(site, pickled):
+    site.add("google/t5-v1_1-base", pickled)
+    found = checkpoints.resolve("t5-base", allow_pickle=True)
+    assert found.n_parameters == 250_000_000
+    assert not list(Path(found.folder).glob("*.bin"))
+
+
+def test_pickles_in_other_folders_and_of_other_libraries_are_no_weights_and_no_ground_to_refuse(site, folder):
+    (folder / "onnx").mkdir()
+    (folder / "tf_model.bin").write_bytes(b"x")
+    (folder / "optimizer.bin").write_bytes(b"x")
+    site.add("org/model", folder)
+    assert checkpoints.resolve("org/model").n_parameters
 
 
 def test_what_the_hub_refuses_is_said_in_a_sentence_and_without_the_token(site, folder):

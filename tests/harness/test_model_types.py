@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from harness import backends, checkpoints, contexts, model_configs
+from harness.models import MODELS
 from harness.records import Stimuli
 from harness.spec import FoldRule, Protocol, Regression
 from harness.store import Store
@@ -110,6 +111,10 @@ def test_what_cannot_be_read_is_refused_with_its_reason(name):
     config = type("Config", (), {"model_type": name})()
     with pytest.raises(ValueError, match=f"'{name}' is not read: "):
         model_configs.of(config)
+
+
+def test_every_family_of_the_table_of_models_is_among_those_that_are_read():
+    assert {(entry.family, entry.stack) for entry in MODELS.values()} <= set(CASES)
 
 
 def test_the_lists_of_what_is_not_read_name_types_that_there_are():

@@ -105,3 +105,13 @@ def test_a_file_that_is_not_the_papers_is_refused(tmp_path, capsys):
     (tmp_path / "other.csv").write_text("model,base,pereira2018_r\na,,.1\nb,a,.2\n")
     assert cli.main(["compare", "paper", "--paper", str(tmp_path / "other.csv")]) == 2
     assert "has no blank2014, wehbe2014, average, mmlu, bbh, nwp_loss, n_parameters" in capsys.readouterr().err
+
+
+def test_the_comparison_says_that_the_t5_gain_confounds_lm_adaptation_with_tuning(path, capsys):
+    (confound,) = published.confounds()
+    assert confound.startswith("12 of the paper's 17 pairs set Flan-T5, or a model tuned from it, against T5 1.1")
+    assert "the T5 gain confounds 100,000 steps of LM adaptation with instruction tuning" in confound
+    assert cli.main(["compare", "paper", "--paper", path]) == 0
+    assert confound in capsys.readouterr().out
+    assert cli.main(["compare", "paper", "--paper", path, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["confounds"] == [confound]

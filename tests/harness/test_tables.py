@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from harness import tables
+from harness import assemble, tables
 
 KINDS = {pa.string(): "word", pa.float64(): 0.5, pa.int64(): 3, pa.bool_(): True}
 
@@ -36,3 +37,16 @@ def test_a_column_that_does_not_fit_is_named(change, said):
     change(whole)
     with pytest.raises(ValueError, match=said):
         tables.columns_to_arrow("neuroid_scores", whole)
+
+
+@pytest.mark.parametrize("model", ["org/model@refs/pr/2", "m@step-0600", "a%2Fb", "plain", "with space", "x:untrained"])
+def test_a_partition_gives_back_the_name_of_its_model_and_stays_one_folder(model, tmp_path):
+    folder = tmp_path / "tables" / "word_surprisals" / assemble.partition("r", "local", model)
+    assert folder.parent.name == "dataset=local"
+    assert ("/" in model or "%" in model) != (folder.name == f"model={model}")
+    folder.mkdir(parents=True)
+    schema = tables.schema("word_surprisals")
+    rows = pa.Table.from_pylist([{"word": "bee"}], schema=schema).drop_columns(list(tables.PARTITIONS))
+    pq.write_table(rows, folder / "part-0.parquet")
+    found = tables.read(str(tmp_path), "word_surprisals", "r")
+    assert found[["dataset", "model", "word"]].values.tolist() == [["local", model, "bee"]]

@@ -90,7 +90,7 @@ def test_a_change_in_place_is_another_stamp_even_with_the_size_and_date_of_befor
 
 
 def test_a_list_names_folders_and_models_of_the_hub(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "heads", lambda hub_id: {"main": "c" * 40, "step7": "d" * 40})
+    monkeypatch.setattr(hub, "heads", lambda hub_id, pull_requests=False: {"main": "c" * 40, "step7": "d" * 40})
     (tmp_path / "list.txt").write_text(f"{source / 'step-50'}  # first\n\norg/model@step7\norg/other\n")
     found = trainings.look(str(tmp_path / "list.txt"))
     assert {one.model for one in found} == {str(source / "step-50"), "org/model@step7", "org/other"}
@@ -101,7 +101,7 @@ def test_a_list_names_folders_and_models_of_the_hub(source, tmp_path, monkeypatc
 
 def test_a_repository_gives_its_revisions_and_of_a_training_of_the_table_only_its_steps(monkeypatch):
     heads = {"main": "a" * 40, "step1000": "b" * 40, "step2000": "c" * 40, "odd": "d" * 40}
-    monkeypatch.setattr(hub, "heads", lambda hub_id: heads)
+    monkeypatch.setattr(hub, "heads", lambda hub_id, pull_requests=False: heads)
     found = {one.model: one.stamp for one in trainings.look("org/model")}
     assert found == {f"org/model@{name}": commit for name, commit in heads.items()}
     assert [one.model for one in trainings.look("pythia-1b")] == ["pythia-1b@step1000", "pythia-1b@step2000"]

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import ray
 
+import harness.models
 from harness import cache, cli, tables, texts, tiny, word_surprisals
 from harness.spec import surprisal_alone
 from harness.store import Store
@@ -95,9 +96,12 @@ def test_a_run_that_is_killed_goes_on_and_gives_what_one_process_gives(models, c
 def test_both_readings_of_t5_stand_side_by_side_and_a_model_that_is_not_there_is_listed(models, short, tmp_path):
     out = str(tmp_path / "out")
     found = word_surprisals.run(
-        [f"local:{short}"], [models["t5"], str(tmp_path / "nothing")], HOW, out, t5_reads="both", device="cpu"
+        [f"local:{short}"], [models["t5"], str(tmp_path / "nothing"), "org/none@refs/pr/2"], HOW, out, t5_reads="both",
+        device="cpu",
     )  # fmt: skip
-    assert [(failure.station, failure.model) for failure in found.failures] == [("models", "nothing")]
+    assert [(failure.station, failure.model) for failure in found.failures] == [
+        ("models", "nothing"), ("models", "org/none@refs/pr/2"),
+    ]  # fmt: skip
     frame = tables.read(out, "word_surprisals", found.run)
     contexts = frame.groupby("model", observed=True).context.first().to_dict()
     assert contexts == {"t5": "passage, by the decoder alone", "t5:in-encoder": "passage, in the encoder"}
@@ -124,3 +128,19 @@ def test_two_corpora_of_one_name_and_too_little_memory_are_said(models, short, t
         word_surprisals.run([short, str(other)], [models["llama"]], HOW, str(tmp_path / "out"))
     found = word_surprisals.run([short], [models["llama"]], HOW, str(tmp_path / "out"), memory_gb=0.5, device="cpu")
     assert "a worker takes about 1.2 GB, 0.5 GB are given or free" in found.failures[0].message
+
+
+def test_a_name_of_a_pull_request_on_the_hub_stands_in_the_tables_as_it_is(
+    models, short, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(harness.models, "MODELS", dict(harness.models.MODELS))
+    name, file, out = "org/model@refs/pr/2", tmp_path / "mine.toml", str(tmp_path / "out")
+    file.write_text(f'["{name}"]\nfolder = "{models["gpt2"]}"\n')
+    command = ["surprisal", short, "--models", str(file), "--model", name, "--out", out, "--json"]
+    assert cli.main(command) == 0
+    run = json.loads(capsys.readouterr().out)["run"]
+    assert set(tables.read(out, "word_surprisals", run).model) == {name}
+    assert list(words_of(out, run, name).word) == TEXT.split()
+    assert cli.main(command) == 0
+    assert json.loads(capsys.readouterr().out)["n_read"] == 0
+    assert len(words_of(out, run, name)) == len(TEXT.split())

@@ -1,0 +1,166 @@
+"""Pickled weights: which files of a checkpoint they are, why they are refused, and how many numbers they hold.
+
+Unpickling may run code by a fault of torch, even when tensors alone are admitted. The numbers are therefore counted in
+a process of its own that does nothing else, and only where pickles were allowed; the driver of a run opens none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from harness.headers import is_buffer, read_json
+
+# As transformers and PEFT name them; other *.bin files are states of a trainer, or of other libraries.
+PATTERNS = ("pytorch_model*.bin", "adapter_model*.bin")
+_INDEX, _WHOLE, _ADAPTER = "pytorch_model.bin.index.json", "pytorch_model.bin", "adapter_model.bin"
+LONGEST_S = 1800.0  # that counting may take: old files are read whole, at the rate of a disk
+
+
+def are_all(names: Iterable[str]) -> bool:
+    """Whether the files of a checkpoint have weights, and all of them pickled.
+
+    Args:
+        names: of its files, without folders.
+    """
+    names = list(names)
+    pickled = any(Path(name).match(pattern) for name in names for pattern in PATTERNS)
+    return pickled and not any(name.endswith(".safetensors") for name in names)
+
+
+def are_all_of(folder: Path) -> bool:
+    """Whether a folder has weights, and all of them pickled."""
+    return are_all(file.name for file in folder.iterdir())
+
+
+def files(folder: Path, name: str) -> list[Path]:
+    """The pickled weights of a folder: the shards that its index lists, else one file; empty if there are none.
+
+    Args:
+        folder: of the checkpoint.
+        name: of the model, for messages.
+
+    Raises:
+        FileNotFoundError: if a shard that the index lists is not there.
+        ValueError: if the index is no JSON object with a table of weights.
+    """
+    if (folder / _INDEX).is_file():
+        table = read_json(folder / _INDEX, name).get("weight_map")
+        if not isinstance(table, dict):
+            raise ValueError(f"{name}: {_INDEX} has no table weight_map; copy it again.")
+        found = sorted({folder / Path(str(shard)).name for shard in table.values()})
+        absent = [file.name for file in found if not file.is_file()]
+        if absent:
+            raise FileNotFoundError(f"{name}: {', '.join(absent)} of {_INDEX} not in {folder}; copy what is missing.")
+        return found
+    return [file for file in (folder / _WHOLE, folder / _ADAPTER) if file.is_file()][:1]
+
+
+def refusal(name: str, where: str, way_out: str) -> str:
+    """The sentence about a model whose weights are pickles only.
+
+    Args:
+        name: of the model.
+        where: they lie ("on the Hub", "in FOLDER").
+        way_out: what to do, such as "give NAME@refs/pr/2, a copy in safetensors".
+    """
+    return (
+        f"{name}: its weights {where} are pickles only (*.bin), which can run code when they are read; {way_out}, or "
+        "give --allow-pickle if you trust who published them."
+    )
+
+
+def require_allowed(folder: Path, name: str, allow_pickle: bool) -> None:
+    """Raise FileNotFoundError, which names the ways out, where the pickled weights of a folder may not be read."""
+    if not allow_pickle:
+        raise FileNotFoundError(refusal(name, f"in {folder}", "convert them to safetensors"))
+
+
+def count(folder: Path, name: str, allow_pickle: bool) -> int:
+    """How many numbers the pickled weights of a folder hold; those of tied tensors once, masks left out.
+
+    They are read in a process of its own, as tensors alone, and mapped where the file can be mapped.
+
+    Args:
+        folder: of the checkpoint.
+        name: of the model, for messages.
+        allow_pickle: whether they may be read.
+
+    Raises:
+        FileNotFoundError: if they may not, if there are shards without an index, or as `files`.
+        ValueError: if a file is damaged or holds more than tensors, or the process ends without an answer.
+    """
+    require_allowed(folder, name, allow_pickle)
+    found = files(folder, name)
+    if not found:
+        raise FileNotFoundError(f"{name}: no {_WHOLE} and no {_INDEX} in {folder}; copy what is missing.")
+    root = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-P", "-m", "harness.pickles", *map(str, found)]
+    environment = os.environ | {"PYTHONPATH": path}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=LONGEST_S, env=environment, check=False
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(
+            f"{name}: its pickled weights in {folder} were not counted within {LONGEST_S:.0f} s; convert them to "
+            "safetensors."
+        ) from error
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout)
+        if "n_numbers" in answer:
+            return int(answer["n_numbers"])
+        raise ValueError(f"{name}: {answer['error']}")
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{name}: its pickled weights in {folder} could not be counted: the process that read them ended with "
+            f"status {done.returncode}; copy the files again, or convert them to safetensors."
+        ) from error
+
+
+# --- in the process of its own ----------------------------------------------------------------------------------------
+
+
+def _n_numbers(file: Path) -> int:
+    """Numbers of one file; of tensors that share their memory, as tied ones do, each stretch once."""
+    import torch
+
+    # Files of before 2020 are no zip archives and cannot be mapped.
+    tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise TypeError("holds no table of tensors; save it again with save_pretrained")
+    total, seen = 0, set()
+    for key, tensor in tensors.items():
+        stretch = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape))
+        if not is_buffer(key) and stretch not in seen:
+            seen.add(stretch)
+            total += tensor.numel()
+    return total
+
+
+def _counted(paths: list[str]) -> dict[str, Any]:
+    total = 0
+    for file in map(Path, paths):
+        try:
+            total += _n_numbers(file)
+        except pickle.UnpicklingError:
+            advice = "copy it again, or ask its author for safetensors"
+            return {"error": f"{file.name} holds more than tensors, or is damaged, and was not read; {advice}."}
+        except TypeError as error:
+            return {"error": f"{file.name} {error}."}
+        except (RuntimeError, EOFError, OSError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return {"error": f"{file.name} is damaged ({reason}); copy it again."}
+    return {"n_numbers": total}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_counted(sys.argv[1:])))
