@@ -24,6 +24,13 @@ RANKS = [
     {"harness.schemas"},
     {"harness.records", "harness.spec", "harness.transfer", "harness.headers",
      "harness.stopping", "harness.logs"},
+    {"harness.delimited.encodings", "harness.delimited.numerals", "harness.delimited.identifiers"},
+    {"harness.delimited.rows"},
+    {"harness.delimited.survey", "harness.delimited.plain"},
+    {"harness.delimited.header"},
+    {"harness.delimited.form"},
+    {"harness.delimited.table"},
+    {"harness.sentences"},
     {"harness.claims", "harness.manifest"},
     {"harness.datasets", "harness.tables", "harness.store", "harness.cluster",
      "harness.precision"},
@@ -108,6 +115,7 @@ HOMES = {
         "harness.meters",
     },
     "cupy": {"kernels.arrays", "harness.doctor"},
+    "icu4py": {"harness.sentences"},
     "torch": {
         "harness.connector",
         "harness.extract_vllm",
@@ -167,7 +175,7 @@ def _rank(name):
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_imports_point_one_way(path):
     name = _name(path)
-    if name in {"harness", "kernels"}:
+    if name in {"harness", "harness.delimited", "kernels"}:
         assert not list(_imports(path))
         return
     assert _rank(name) is not None, f"{name} has no place; is it a station?"
