@@ -13,6 +13,7 @@ from harness.backends import Model
 from harness.checkpoints import Checkpoint
 from harness.corpora import Shard
 from harness.spec import AskedBackend, AskedDtype, Dtype, Protocol
+from harness.word_files import AS_FOUND, TextOptions
 
 # Raise it when words are read otherwise: older bits are then not reused.
 SURPRISALS_VERSION = 1
@@ -86,6 +87,7 @@ def surprisals(
     device: str = "cpu",
     data_root: str | None = None,
     allow_pickle: bool = False,
+    options: TextOptions = AS_FOUND,
     progress: Callable[[str, int], None] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Surprisal of each word of some corpora under some models, in this process, shard by shard.
@@ -100,6 +102,7 @@ def surprisals(
         device: "cpu" or "cuda".
         data_root: where data sets lie.
         allow_pickle: whether pickled weights are loaded.
+        options: what the user says of the texts.
         progress: is told the model and how many words it has read, after each shard.
 
     Yields:
@@ -109,8 +112,7 @@ def surprisals(
         ValueError: if a model cannot be loaded or a corpus not read; what was yielded before stands.
     """
     for source in sources:  # whatever is wrong with a text is said before a model is loaded
-        for _ in corpora.shards_of(source, how.context, data_root):
-            pass
+        corpora.check(source, data_root, options)
     for name in names:
         checkpoint, precise = resolve(name, dtype, allow_pickle=allow_pickle)
         readings = readings_of(checkpoint, how, t5_reads)
@@ -122,7 +124,7 @@ def surprisals(
                     "corpus": corpora.name_of(source), "model": checkpoint.name, "revision": checkpoint.revision,
                     "dtype": precise, "context": context_in_words(checkpoint, reading),
                 }  # fmt: skip
-                for shard in corpora.shards_of(source, how.context, data_root):
+                for shard in corpora.shards_of(source, how.context, data_root, options):
                     columns = read(model, shard, reading).columns
                     yield pd.DataFrame({**dict.fromkeys(origin), **columns}).assign(**origin)
                     if progress:

@@ -7,6 +7,7 @@ is UTF-8, checked strictly, or the encoding that the user names. Gzip is recogni
 from __future__ import annotations
 
 import codecs
+import contextlib
 import gzip
 import io
 import re
@@ -35,6 +36,7 @@ _LINE_ENDS = re.compile(rb"\r\n|\r|\n")
 _GZIPPED = b"\x1f\x8b"
 _HEAD = 2**16
 _BLOCK = 2**20
+_CHARACTERS = 2**18
 _SUGGESTED = "windows-1252"
 _COMMON = ("utf-8", "utf-16", "windows-1252", "latin-1", "mac-roman", "shift_jis", "gb18030", "big5", "euc-kr")
 
@@ -103,25 +105,36 @@ def blocks_of_lines(source: Source) -> Iterator[list[str]]:
         ValueError: if it is no text, damaged, or contradicts the encoding that the user names.
     """
     n_lines = 0
-    with open_bytes(source.path) as stream:
-        text = io.TextIOWrapper(stream, encoding=encoding_of(source))
-        try:
-            while block := text.readlines(_BLOCK):
-                if "\0" in (joined := "".join(block)):
-                    line = n_lines + joined[: joined.index("\0")].count("\n") + 1
-                    raise ValueError(
-                        f"{source.path}, line {line}: a zero byte; this is no text file, or it is damaged."
-                    )
-                n_lines += len(block)
-                yield block
-        except UnicodeDecodeError as error:
-            raise _undecodable(source, error) from None
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{source.path}: the compression is damaged ({error}); get the file again.") from None
+    with open_text(source) as text, _errors_of(source):
+        while block := text.readlines(_BLOCK):
+            if "\0" in (joined := "".join(block)):
+                line = n_lines + joined[: joined.index("\0")].count("\n") + 1
+                raise ValueError(f"{source.path}, line {line}: a zero byte; this is no text, or it is damaged.")
+            n_lines += len(block)
+            yield block
+
+
+def blocks_of_text(source: Source) -> Iterator[str]:
+    """The text of a file, some hundred thousand characters at a time, however long its lines; errors as above."""
+    with open_text(source) as text, _errors_of(source):
+        while block := text.read(_CHARACTERS):
+            if "\0" in block:
+                raise ValueError(f"{source.path}: holds a zero byte; this is no text, or it is damaged.")
+            yield block
+
+
+@contextlib.contextmanager
+def _errors_of(source: Source) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise _undecodable(source, error) from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{source.path}: the compression is damaged ({error}); get the file again.") from None
 
 
 def open_text(source: Source) -> io.TextIOWrapper:
-    """The text of a file that `blocks_of_lines` has gone through, from its beginning."""
+    """The text of a file, from its beginning; what is wrong with it is told by `blocks_of_lines`."""
     return io.TextIOWrapper(open_bytes(source.path), encoding=encoding_of(source))
 
 

@@ -65,8 +65,9 @@ def join(ids: Sequence[str], known: Sequence[str], file: str, of: str) -> Joined
             partner = {form(other): other for other in known}
             joined = {one: partner[form(one)] for one in ids}
             changed = next(one for one in ids if joined[one] != one)
-            note = f"{file}: ids differ from those of {of} in {difference} and are joined all the same: {changed!r} is "
-            return Joined(joined, f"{note}{joined[changed]!r}.")
+            shown = repr if form is not _composed else ascii  # which look the same
+            note = f"{file}: ids differ from those of {of} in {difference} and are joined all the same: "
+            return Joined(joined, f"{note}{shown(changed)} is {shown(joined[changed])}.")
     return Joined(same, "")
 
 

@@ -43,12 +43,12 @@ class Numerals(NamedTuple):
     percent: bool
 
 
-def read_numbers(column: Any, where: Callable[[int], str], *, percent: bool = False) -> Numerals:
+def read_numbers(column: Any, tell: Callable[[int, str], str], *, percent: bool = False) -> Numerals:
     """Read a column of a table.
 
     Args:
         column: a pandas series of text, or of numbers.
-        where: tells file, line and column of a row, for messages.
+        tell: the beginning of a message on a row and its cell: "FILE, line 3, column 'x' is 'high'".
         percent: whether percent signs are understood.
 
     Raises:
@@ -59,14 +59,14 @@ def read_numbers(column: Any, where: Callable[[int], str], *, percent: bool = Fa
 
     if column.dtype.kind in "fiu":
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
-        _require_finite(values, where)
+        _require_finite(values, tell)
         return Numerals(values, False)
     quick: Floats = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     odd = np.flatnonzero(~np.isfinite(quick))
     cells = [_cleaned(value) for value in column.iloc[odd]]
     if all(cell.lower() in MISSING for cell in cells):
         return Numerals(quick, False)
-    return _by_convention([_cleaned(value) for value in column], where, percent=percent)
+    return _by_convention([_cleaned(value) for value in column], tell, percent=percent)
 
 
 def _cleaned(value: Any) -> str:
@@ -75,51 +75,51 @@ def _cleaned(value: Any) -> str:
     return str(value).translate(_SPACES).strip()
 
 
-def _require_finite(values: Floats, where: Callable[[int], str]) -> None:
+def _require_finite(values: Floats, tell: Callable[[int, str], str]) -> None:
     if len(infinite := np.flatnonzero(np.isinf(values))):
         row = int(infinite[0])
-        raise ValueError(f"{where(row)} is {values[row]}; write a finite number, or nothing where there is none.")
+        raise ValueError(f"{tell(row, str(values[row]))}; write a finite number, or nothing where there is none.")
 
 
-def _by_convention(cells: list[str], where: Callable[[int], str], *, percent: bool) -> Numerals:
+def _by_convention(cells: list[str], tell: Callable[[int, str], str], *, percent: bool) -> Numerals:
     present = {row: cell for row, cell in enumerate(cells) if cell.lower() not in MISSING}
     has_sign = {row for row, cell in present.items() if cell.endswith("%")} if percent else set()
     if has_sign and len(has_sign) < len(present):
         row = next(row for row in present if row not in has_sign)
         raise ValueError(
-            f"{where(row)} is {present[row]!r}, but {present[min(has_sign)]!r} stands in {where(min(has_sign))}; write "
-            "all values with a percent sign or none."
+            f"{tell(row, present[row])}, but {tell(min(has_sign), present[min(has_sign)])}; write all values with a "
+            "percent sign or none."
         )
     if has_sign:
         present = {row: cell.removesuffix("%").rstrip() for row, cell in present.items()}
-    sign = _decimal_sign(present, where)
+    sign = _decimal_sign(present, tell)
     values = np.full(len(cells), np.nan)
     for row, cell in present.items():
         values[row] = float(re.sub(f"[ '{_OTHER[sign]}]", "", cell).replace(",", "."))
-    _require_finite(values, where)
+    _require_finite(values, tell)
     return Numerals(values / 100 if has_sign else values, bool(has_sign))
 
 
-def _decimal_sign(present: dict[int, str], where: Callable[[int], str]) -> str:
+def _decimal_sign(present: dict[int, str], tell: Callable[[int, str], str]) -> str:
     """The decimal sign of a column, once it is clear that all of its cells follow one convention."""
     unfit: dict[str, int] = {}
     for row, cell in present.items():
         fits = {sign: pattern.fullmatch(cell) is not None for sign, pattern in _CONVENTIONS.items()}
         if not any(fits.values()):
-            raise ValueError(f"{where(row)} is {cell!r}; write a finite number, or nothing where there is none.")
+            raise ValueError(f"{tell(row, cell)}; write a finite number, or nothing where there is none.")
         unfit = {sign: row for sign, fit in fits.items() if not fit} | unfit
     if len(unfit) == 2:
+        first, last = sorted(unfit.values())
         raise ValueError(
-            f"{where(max(unfit.values()))} is {present[max(unfit.values())]!r}, but {present[min(unfit.values())]!r} "
-            f"stands in {where(min(unfit.values()))}: one has a decimal comma, the other a decimal point; write all "
-            "numbers one way."
+            f"{tell(last, present[last])}, but {tell(first, present[first])}: one has a decimal comma, the other a "
+            "decimal point; write all numbers one way."
         )
     sign = "," if "." in unfit else "."
     doubtful = next((row for row, cell in present.items() if _ONE_GROUP.fullmatch(cell) and _OTHER[sign] in cell), None)
     if doubtful is not None and not any(_sets_off_thousands(cell, _OTHER[sign]) for cell in present.values()):
         cell, name = present[doubtful], "comma" if sign == "." else "point"
         raise ValueError(
-            f"{where(doubtful)} is {cell!r}: its {name} may set off thousands or decimals; write "
+            f"{tell(doubtful, cell)}: its {name} may set off thousands or decimals; write "
             f"{re.sub('[.,]', '', cell)} or {cell.replace(',', '.')}, with decimal points throughout."
         )
     return sign

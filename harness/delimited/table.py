@@ -53,7 +53,9 @@ class Table:
         Raises:
             ValueError: naming file, line and column of a cell that is no finite number or can be read in two ways.
         """
-        return read_numbers(self.frame[column], lambda row: self.where(row, column), percent=percent)
+        return read_numbers(
+            self.frame[column], lambda row, cell: f"{self.where(row, column)} is {cell!r}", percent=percent
+        )
 
 
 def text_of(value: Any) -> str:
@@ -106,14 +108,20 @@ def read_parquet(path: str) -> Table:
 
 
 def without_index(table: Table) -> Table:
-    """Leave out an index that pandas or R wrote beside the columns: known by its name, and numbered without a gap."""
-    kept = [name for name in table.frame.columns if not (_INDEX.fullmatch(str(name)) and _is_index(table.frame[name]))]
+    """Leave out an index that pandas or R wrote beside the columns: known by its name and its numbers."""
+    kept = [
+        name
+        for name in table.frame.columns
+        if not (_INDEX.fullmatch(str(name)) and _is_index(str(name), table.frame[name]))
+    ]
     return Table(table.file, table.frame[kept], table.lines, table.unit, table.notes)
 
 
-def _is_index(column: Any) -> bool:
-    first = [text_of(value).removesuffix(".0") for value in column]
-    return any(first == [str(number) for number in range(start, start + len(first))] for start in (0, 1))
+def _is_index(name: str, column: Any) -> bool:
+    """Whether a column is the index of pandas, which says so in Parquet, or numbers each row once, in any order."""
+    cells = {text_of(value).removesuffix(".0") for value in column}
+    counts = any(cells == {str(number) for number in range(start, start + len(column))} for start in (0, 1))
+    return name.startswith("__index_level_") or counts
 
 
 def _cells(batch: Batch, found: Form) -> list[Sequence[str]]:

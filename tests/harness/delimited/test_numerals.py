@@ -12,7 +12,7 @@ from harness.delimited.numerals import read_numbers
 
 def read(cells, **options):
     column = pd.Series(cells, dtype=object)
-    return read_numbers(column, lambda row: f"t.csv, line {row + 2}, column 'v'", **options)
+    return read_numbers(column, lambda row, cell: f"t.csv, line {row + 2}, column 'v' is {cell!r}", **options)
 
 
 @pytest.mark.parametrize(
@@ -48,10 +48,10 @@ def test_a_column_in_one_notation_is_read(cells, wanted):
         (["1,234", "5"], "line 2, column 'v' is '1,234': its comma"),
         (["0.5", "1,234"], "line 3, column 'v' is '1,234': its comma"),
         (["0,5", "1.500"], "line 3, column 'v' is '1.500': its point"),
-        (["0.5", "0,5"], "line 3, column 'v' is '0,5', but '0.5' stands in t.csv, line 2"),
+        (["0.5", "0,5"], "line 3, column 'v' is '0,5', but t.csv, line 2"),
         (["1", "high"], "line 3, column 'v' is 'high'; write a finite number"),
         (["inf"], "is 'inf'; write a finite number"),
-        (["1e999"], "is inf; write a finite number"),
+        (["1e999"], "is 'inf'; write a finite number"),
         (["1_000"], "is '1_000'"),
         (["0x1A"], "is '0x1A'"),
         (["41%"], "is '41%'"),
