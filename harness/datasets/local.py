@@ -21,9 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -32,9 +31,10 @@ from harness.datasets import local_files, local_protocols, local_settings
 from harness.datasets.entry import Entry, version_of
 from harness.datasets.local_files import Table, joined, nearest
 from harness.datasets.local_reading import read_times
+from harness.datasets.local_scans import Rows, require_words_in_scans, scan_rows
 from harness.datasets.local_settings import Settings
 from harness.delimited.identifiers import join
-from harness.records import Dataset, Floats, Responses, Stimuli
+from harness.records import Dataset, Responses, Stimuli
 
 PREFIX = "local:"
 _TABLES = ("stimuli", "responses", "neuroids", "scans", "reading_times", "dataset")
@@ -116,10 +116,10 @@ def _read_dataset(folder: Path, said: Settings, notes: list[str]) -> Dataset:
         reading = read_times(shown, stimuli, times, notes)
         notes += _frequency_notes(said.language)
     else:
-        rows = _scan_rows(scans, stimuli, shown.file, notes) if scans else _sentence_rows(stimuli, shown.file)
+        rows = scan_rows(scans, stimuli, shown.file, notes) if scans else _sentence_rows(stimuli, shown.file)
         responses = _responses(measured, neuroids, rows, said.unit, notes)
         if scans:
-            _require_words_in_scans(stimuli, responses, scans.file)
+            require_words_in_scans(stimuli, responses, scans.file)
     ceiling = np.array([np.nan if said.ceiling is None else said.ceiling])
     contents: list[Any] = [stimuli, *(measure for measure in (responses, reading) if measure), ceiling]
     contents += [] if frequencies.is_english(said.language) else [said.language]
@@ -175,53 +175,12 @@ def _require_single_words(table: Table, texts: Sequence[str]) -> None:
             raise ValueError(f"{table.file}: column 'text' holds a line break or a tab in {table.row(row)}: {text!r}.")
 
 
-class _Rows(NamedTuple):
-    """The rows of the responses, in order of time, and the table that names them."""
-
-    ids: tuple[str, ...]
-    groups: tuple[str, ...]
-    blocks: tuple[str, ...]
-    times_s: Floats | None
-    file: str
-
-
-def _sentence_rows(stimuli: Stimuli, file: str) -> _Rows:
+def _sentence_rows(stimuli: Stimuli, file: str) -> Rows:
     """The stimuli, in order of presentation; not all need have a response."""
-    return _Rows(stimuli.ids, stimuli.groups, stimuli.passages, None, file)
+    return Rows(stimuli.ids, stimuli.groups, stimuli.passages, None, file)
 
 
-def _scan_rows(scans: Table, stimuli: Stimuli, file: str, notes: list[str]) -> _Rows:
-    """The scans, block after block in the order of the passages, by time within each."""
-    ids, times = scans.ids(), scans.numbers("time_s", complete=True)
-    passages = tuple(dict.fromkeys(stimuli.passages))
-    blocks = (passages[0] if len(passages) == 1 else "all",) * len(ids)
-    if "block" in scans.columns:
-        named = scans.texts("block")
-        same = join(list(dict.fromkeys(named)), passages, scans.file, f"the passages of {file}")
-        odd = next((row for row, block in enumerate(named) if block not in same.same), None)
-        if odd is not None:
-            raise ValueError(
-                f"{scans.file}: block {named[odd]!r} of scan {ids[odd]!r} is no passage of {file}"
-                f"{nearest(named[odd], passages)}."
-            )
-        notes += [same.note] if same.note else []
-        blocks = tuple(same.same[block] for block in named)
-    place = {passage: k for k, passage in enumerate(passages)}
-    order = sorted(range(len(ids)), key=lambda row: (place.get(blocks[row], 0), times[row]))
-    for before, row in pairwise(order):
-        if blocks[before] == blocks[row] and times[before] == times[row]:
-            raise ValueError(f"{scans.file}: scans {ids[before]!r} and {ids[row]!r} have one time_s, {times[row]:g}.")
-    if len(set(blocks)) == len(ids):
-        raise ValueError(f"{scans.file}: no block has two scans, so the time from scan to scan is not known.")
-    if "group" in scans.columns:
-        groups: Sequence[str] = scans.texts("group")
-    else:
-        groups = blocks if len(set(blocks)) > 1 else [f"minute.{int((t - times.min()) // 60) + 1}" for t in times]
-    ids, groups, blocks = (tuple(column[row] for row in order) for column in (ids, groups, blocks))
-    return _Rows(ids, groups, blocks, times[order], scans.file)
-
-
-def _responses(measured: Table, neuroids: Table | None, rows: _Rows, unit: str, notes: list[str]) -> Responses:
+def _responses(measured: Table, neuroids: Table | None, rows: Rows, unit: str, notes: list[str]) -> Responses:
     given = measured.ids()
     same = joined(given, rows.ids, "row_id", measured.file, rows.file, notes)
     place = {same[row_id]: row for row, row_id in enumerate(given)}
@@ -234,31 +193,6 @@ def _responses(measured: Table, neuroids: Table | None, rows: _Rows, unit: str, 
     if len(empty := np.flatnonzero(np.isnan(values).all(axis=0))):
         raise ValueError(f"{measured.file}: column {names[empty[0]]!r} has no value at all; leave the neuroid out.")
     return Responses(values, ids, groups, blocks, names, subjects, rois, unit, rows.times_s)
-
-
-def _require_words_in_scans(stimuli: Stimuli, responses: Responses, file: str) -> None:
-    """Raise where the clocks of words and scans cannot be one: no word falls between a block's scans."""
-    assert stimuli.onsets_s is not None  # noqa: S101 - read with the scans
-    assert responses.times_s is not None  # noqa: S101 - rows are scans
-    blocks, passages = np.array(responses.row_blocks), np.array(stimuli.passages)
-    for block in dict.fromkeys(responses.row_blocks):
-        times = responses.times_s[blocks == block]
-        onsets = stimuli.onsets_s[passages == block] if block in stimuli.passages else stimuli.onsets_s
-        tr = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-        if not ((onsets > times.min() - tr) & (onsets <= times.max() + tr)).any():
-            raise ValueError(
-                f"{file}: no word falls into any scan of block {block!r}: its scans are at {times.min():g} to "
-                f"{times.max():g} s, its words at {onsets.min():g} to {onsets.max():g} s;{_of_the_clock(onsets, times)}"
-            )
-
-
-def _of_the_clock(onsets: Floats, times: Floats) -> str:
-    ratio = np.ptp(onsets) / max(float(np.ptp(times)), 1e-9)
-    if ratio > 100:
-        return " are the onsets in milliseconds? Write seconds."
-    if ratio < 0.01:
-        return " is time_s in milliseconds? Write seconds."
-    return " both must be seconds on one clock."
 
 
 def _neuroids(

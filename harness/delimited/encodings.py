@@ -48,7 +48,7 @@ class Source:
     Attributes:
         path: a local path or an fsspec URL; may be compressed.
         encoding: of a file that does not state its own; None is UTF-8.
-        remedy: how the user names an encoding here, such as "--encoding NAME".
+        remedy: how the user names an encoding here, such as "--encoding NAME"; "" where that is not possible.
     """
 
     path: str
@@ -215,11 +215,16 @@ def _is_beyond_ascii_and_utf8(path: str) -> bool:
     return not is_ascii
 
 
+def _remedy(source: Source) -> str:
+    named = source.remedy.replace("NAME", _SUGGESTED)
+    return f"If that is right, name the encoding ({named}), else save it as UTF-8." if named else "Save it as UTF-8."
+
+
 def _undecodable(source: Source, error: UnicodeDecodeError) -> UndecodableError:
     """Find the first line that cannot be decoded, and say what its byte would be in Windows-1252."""
     if not error.encoding.replace("_", "-").startswith("utf-8"):
         return UndecodableError(
-            f"{source.path} is not {error.encoding}: {error.reason}; name the encoding of the file ({source.remedy}).",
+            f"{source.path} is not {error.encoding}: {error.reason}; name its encoding, or save it as UTF-8.",
             "", "",
         )  # fmt: skip
     header, n_lines, bad, at = "", 0, b"", 0
@@ -238,7 +243,6 @@ def _undecodable(source: Source, error: UnicodeDecodeError) -> UndecodableError:
     around = shown[max(at - 12, 0) : at + 13].strip()
     return UndecodableError(
         f"{source.path}, line {number}: byte 0x{bad[at]:02X} is not UTF-8; in Windows-1252 it would be {character!r}, "
-        f"as in {around!r}. If that is right, name the encoding ({source.remedy.replace('NAME', _SUGGESTED)}), else "
-        "save the file as UTF-8.",
+        f"as in {around!r}. {_remedy(source)}",
         header, shown[:at],
     )  # fmt: skip

@@ -70,9 +70,9 @@ def read_numbers(column: Any, tell: Callable[[int, str], str], *, percent: bool 
 
 
 def _cleaned(value: Any) -> str:
-    if value is None or value is not value:
-        return ""
-    return str(value).translate(_SPACES).strip()
+    if value is None or not isinstance(value, str):
+        return "" if value is None or str(value) in {"nan", "<NA>"} else str(value)
+    return value.translate(_SPACES).strip()
 
 
 def _require_finite(values: Floats, tell: Callable[[int, str], str]) -> None:

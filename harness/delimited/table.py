@@ -59,8 +59,10 @@ class Table:
 
 
 def text_of(value: Any) -> str:
-    """A cell as text; "" where it is absent (None, NaN, NA: these alone differ from themselves or are None)."""
-    return "" if value is None or value is not value or str(value) == "<NA>" else str(value)
+    """A cell as text; "" where it is absent (None, NaN, NA or NaT, which are no text)."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None or str(value) in {"nan", "<NA>", "NaT"} else str(value)
 
 
 def read(source: Source, wanted: Collection[str] = (), multiline: Collection[str] = ()) -> Table:
