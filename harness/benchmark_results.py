@@ -1,8 +1,8 @@
 """Results files of lm-evaluation-harness, 0.3 to 0.4.13, and of both Open LLM leaderboards, by benchmark.
 
-What is asked differently is another benchmark: MMLU scored by the text of the answers ("continuation"), by generated
-answers, or with reasoning, BBH with reasoning or as multiple choice, MMLU-Pro. Each is kept under its own name, and
-only what is asked as we ask it is called "mmlu" and "bbh".
+Questions asked in another way are another benchmark: MMLU scored by the text of the answers ("continuation"), by
+generated answers, or with reasoning, BBH with reasoning or as multiple choice, MMLU-Pro. Each is kept under its own
+name, and only what is measured as we do is called "mmlu" and "bbh".
 
 Source: the task files and `evaluator.py` of lm-evaluation-harness 0.2.0 to 0.4.13. Version 0 of hendrycksTest (until
 May 2023) scored the text of the answers; question counts are in the files since 0.4.3.
@@ -33,12 +33,12 @@ _UNNAMED = {"none", "get-answer", "get_response", "custom-extract", ""}
 
 @dataclass(frozen=True)
 class Family:
-    """Tasks that ask alike.
+    """Tasks of one kind.
 
     Attributes:
         benchmark: the name in our tables.
         pattern: of a task's name, with the subject or task of the benchmark as its group.
-        metric: the share of right answers, without its filter.
+        metric: the metric of correct answers, without its filter.
         kind: whose subjects they are; "" where they are those of another benchmark.
     """
 
@@ -79,15 +79,15 @@ _ANSWER_TEXT = "mmlu-answer-text"
 
 
 class Measured(NamedTuple):
-    """One task. task: of the benchmark. share: right. n: questions."""
+    """One task. task: of the benchmark. accuracy: fraction of correct answers. n: questions."""
 
     task: str
-    share: float
+    accuracy: float
     n: int
 
 
 class Results(NamedTuple):
-    """Tasks that ask alike. kind: as of `Family`. n_shots: examples before each question; None where not known."""
+    """Tasks of one kind. kind: as of `Family`. n_shots: examples before each question; None where not known."""
 
     benchmark: str
     kind: str
@@ -100,8 +100,8 @@ def read(file: str) -> tuple[list[Results], str]:
     """The results of one file, and the version of the program that wrote it.
 
     Raises:
-        ValueError: naming file and task, if a value is no share of questions, a task was asked no question or stands
-            twice, tasks that ask alike have different numbers of examples, or there is no task that is known.
+        ValueError: naming file and task, if a value is not a fraction, a task has no questions or appears twice, tasks
+            of one kind have different numbers of examples, or no task is known.
     """
     content = _json(file)
     found: dict[tuple[str, str, str], dict[str, tuple[str, float]]] = defaultdict(dict)
@@ -112,11 +112,11 @@ def read(file: str) -> tuple[list[Results], str]:
             others.append(name)
             continue
         benchmark = _ANSWER_TEXT if content.get("versions", {}).get(name) == 0 and "hendrycks" in name else ""
-        for suffix, share in _shares(file, name, values, family.metric).items():
+        for suffix, accuracy in _accuracies(file, name, values, family.metric).items():
             place = found[(benchmark or family.benchmark) + suffix, family.kind, family.metric]
             if task in place:
-                raise ValueError(f"{file}: {task} stands twice, as {place[task][0]} and {name}; leave one out.")
-            place[task] = (name, share)
+                raise ValueError(f"{file}: {task} appears twice, as {place[task][0]} and {name}; leave one out.")
+            place[task] = (name, accuracy)
     if not found:
         shown = ", ".join(others[:8]) + (", ..." if len(others) > 8 else "")
         raise ValueError(f"{file}: no results of tasks mmlu_* or bbh_* that are known; it has {shown or 'none'}.")
@@ -129,14 +129,14 @@ def _json(file: str) -> dict[str, Any]:
     try:
         content = json.loads(text_of(Source(file)))
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON: {error}") from None
+        raise ValueError(f"{file} is not JSON: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
-        raise ValueError(f"{file}: wanted the results of lm-evaluation-harness, an object with `results`.")
+        raise ValueError(f"{file}: expected the results of lm-evaluation-harness, an object with `results`.")
     return content
 
 
 def _family_of(name: str) -> tuple[Family | None, str]:
-    """How a task asks, and the subject or task of the benchmark; None for groups and for other benchmarks."""
+    """The family of a task, and the subject or task of the benchmark; None for groups and for other benchmarks."""
     for family in FAMILIES:
         found = re.fullmatch(family.pattern, name)
         if found and (not family.kind or name.startswith(PREFIX) or found[1] in sizes(family.kind)):
@@ -144,8 +144,8 @@ def _family_of(name: str) -> tuple[Family | None, str]:
     return None, ""
 
 
-def _shares(file: str, name: str, values: dict[str, Any], metric: str) -> dict[str, float]:
-    """The share of right answers under each filter; the filter is named where there are several."""
+def _accuracies(file: str, name: str, values: dict[str, Any], metric: str) -> dict[str, float]:
+    """The fraction of correct answers under each filter; the filter is named where there are several."""
     by_filter = {key.partition(",")[2]: value for key, value in values.items() if key.partition(",")[0] == metric}
     if not by_filter:
         there = ", ".join(key for key in values if "stderr" not in key and key != "alias")
@@ -154,11 +154,13 @@ def _shares(file: str, name: str, values: dict[str, Any], metric: str) -> dict[s
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not is_number:
             raise ValueError(
-                f"{file}: {metric} of {name} is {value!r}; wanted the share of right answers. Leave it out."
+                f"{file}: {metric} of {name} is {value!r}; expected a fraction of correct answers; remove the task or "
+                "measure it again."
             )
         if not 0 <= value <= 1:
             raise ValueError(
-                f"{file}: {metric} of {name} is {value}, which is no share of 1; write {value} % as a share."
+                f"{file}: {metric} of {name} is {value}, which is not a fraction between 0 and 1; divide percentages "
+                "by 100."
             )
     one = len(by_filter) == 1
     return {"" if one or name in _UNNAMED else f"-{name}": float(value) for name, value in by_filter.items()}
@@ -171,36 +173,36 @@ def _results(
     shots = {name: n for name, _ in tasks.values() if (n := _n_shots(content, name)) is not None}
     if len(set(shots.values())) > 1:
         (one, n), (other, m) = [min(shots.items(), key=lambda item: item[1]), max(shots.items(), key=lambda i: i[1])]
-        raise ValueError(f"{file}: {one} was asked after {n} examples, {other} after {m}; import them from two files.")
-    measured = [Measured(task, share, _n(file, content, name, task, kind)) for task, (name, share) in tasks.items()]
+        raise ValueError(f"{file}: {one} was measured with {n} examples, {other} with {m}; import them from two files.")
+    measured = [
+        Measured(task, accuracy, _n(file, content, name, task, kind)) for task, (name, accuracy) in tasks.items()
+    ]
     return Results(benchmark, kind, metric, next(iter(shots.values()), None), measured)
 
 
 def _n_shots(content: dict[str, Any], name: str) -> int | None:
-    """Examples before each question of a task, as the file says it somewhere."""
-    said = [
+    """Examples before each question of a task, from wherever the file states it."""
+    stated = [
         content.get("n-shot", {}).get(name), content.get("configs", {}).get(name, {}).get("num_fewshot"),
         name.rpartition("|")[2] if "|" in name else None, content.get("config", {}).get("num_fewshot"),
     ]  # fmt: skip
-    known = [str(value).strip() for value in said if value is not None]
+    known = [str(value).strip() for value in stated if value is not None]
     return next((int(value) for value in known if value.isdigit()), None)
 
 
 def _n(file: str, content: dict[str, Any], name: str, task: str, kind: str) -> int:
-    """The questions of a task: as the file says, else those of the published test set."""
+    """The questions of a task: as the file states, else those of the published test set."""
     given = (content.get("n-samples") or {}).get(name)
     if isinstance(given, dict):
         effective, original = given.get("effective"), given.get("original")
-        if isinstance(effective, float) and 0 < effective < 1 and original:  # a limit that is a share, in 0.4.3 and on
+        if isinstance(effective, float) and 0 < effective < 1 and original:  # a limit that is a fraction, since 0.4.3
             return math.ceil(int(original) * effective)
         if not isinstance(effective, int | float) or effective < 1:
-            raise ValueError(
-                f"{file}: {name} was asked {effective} questions (n-samples); take the task out of the file."
-            )
+            raise ValueError(f"{file}: {name} has {effective} questions (n-samples); remove the task from the file.")
         return int(effective)
     published = sizes(kind).get(task) if kind else None
     if published is None:
-        raise ValueError(f"{file}: how many questions {name} was asked is not said (n-samples); add it to the file.")
+        raise ValueError(f"{file}: the number of questions of {name} is not stated (n-samples); add it to the file.")
     limit = (content.get("config") or {}).get("limit")
     n = published if not limit else min(published, math.ceil(published * limit) if limit < 1 else int(limit))
     _require_agreement(file, name, content["results"][name], n)
@@ -209,12 +211,12 @@ def _n(file: str, content: dict[str, Any], name: str, task: str, kind: str) -> i
 
 def _require_agreement(file: str, name: str, values: dict[str, Any], n: int) -> None:
     """Raise where a standard error belongs to another number of questions."""
-    share = next((value for key, value in values.items() if key.partition(",")[0] in {"acc", "acc_norm"}), None)
+    accuracy = next((value for key, value in values.items() if key.partition(",")[0] in {"acc", "acc_norm"}), None)
     error = next((value for key, value in values.items() if key.partition(",")[0].endswith("acc_stderr")), None)
-    if isinstance(share, float) and isinstance(error, float) and error > 0 and 0 < share < 1 and n > 1:
-        wanted = math.sqrt(share * (1 - share) / (n - 1))
+    if isinstance(accuracy, float) and isinstance(error, float) and error > 0 and 0 < accuracy < 1 and n > 1:
+        wanted = math.sqrt(accuracy * (1 - accuracy) / (n - 1))
         if abs(error - wanted) > _TOLERANCE * wanted:
-            about = round(share * (1 - share) / error**2 + 1)
+            about = round(accuracy * (1 - accuracy) / error**2 + 1)
             raise ValueError(
                 f"{file}: the standard error of {name} is that of about {about} questions, where its test set has {n}; "
                 "add the number of questions to the file (n-samples)."
@@ -235,6 +237,8 @@ def _log_notes(file: str, content: dict[str, Any], results: list[Results]) -> No
                 "%s: %s of %d of its %d tasks.", file, each.benchmark, len(each.tasks), len(sizes(each.kind))
             )
         if each.benchmark not in {"mmlu", "bbh", "bbh-choice"}:
-            logger.warning("%s: %s is asked otherwise than ours, and kept under its own name.", file, each.benchmark)
+            logger.warning(
+                "%s: %s is measured differently from ours and kept under its own name.", file, each.benchmark
+            )
     if not content.get("n-samples"):
-        logger.warning("%s: it does not say how many questions were asked; they are those of the test sets.", file)
+        logger.warning("%s: no question counts are stated; those of the published test sets are used.", file)

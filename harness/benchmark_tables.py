@@ -1,7 +1,7 @@
 """A table of published benchmark values -> rows: one row per model, or one per model and benchmark.
 
-Values are shares of 1. Percent are read where the table or its user says so, by percent signs or a flag; a value above
-1 is refused otherwise.
+Values are fractions. Percentages are read where percent signs or a flag state them; a value above 1 is refused
+otherwise.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ logger = logging.getLogger(__name__)
 _NUMBERS = ("low", "high", "chance")
 _WHOLE = ("n", "n_shots")
 _TEXTS = ("revision", "category", "task", "metric", "source")
-_SHARES = {"", "accuracy", "acc", "acc_norm", "exact_match", "em"}
+_FRACTIONS = {"", "accuracy", "acc", "acc_norm", "exact_match", "em"}
 
 
 class Value(NamedTuple):
-    """One value. where: in the file. numbers: low, high, chance. whole: n, n_shots. texts: what else is said."""
+    """One value. where: in the file. numbers: low, high, chance. whole: n, n_shots. texts: the other columns."""
 
     where: str
     model: str
@@ -50,8 +50,8 @@ def read(file: str, benchmarks: tuple[str, ...], *, percent: bool = False, encod
         encoding: of a file that is not UTF-8 and does not state its own.
 
     Raises:
-        ValueError: naming file, line and column, if a column is missing, a value is no number, stands twice, or is
-            above 1 though nothing says that it is percent.
+        ValueError: naming file, line and column, if a column is missing, a value is not a number, appears twice, or is
+            above 1 though nothing states that it is percent.
     """
     content = _named(table.read(Source(file, encoding), ("model", *benchmarks, "benchmark")), benchmarks)
     for note in content.notes:
@@ -104,37 +104,37 @@ def _of_column(content: Table, column: str, percent: bool) -> list[Value]:
             {name: float(read.values[row]) * (1 if read.percent else factor) for name, read in numbers.items()},
             {name: column[row] for name, column in whole.items()}, {name: text[row] for name, text in texts.items()},
         ))  # fmt: skip
-    _require_shares(content, column, found, percent=percent and not is_percent)
+    _require_fractions(content, column, found, percent=percent and not is_percent)
     return found
 
 
 def _factor(at: str, cell: str, value: float, metric: str, *, percent: bool) -> float:
-    """What makes a value a share of 1."""
-    if metric.lower() not in _SHARES:
+    """The factor that makes a value a fraction."""
+    if metric.lower() not in _FRACTIONS:
         return 1.0
     if percent:
         if not 0 <= value <= 100:
-            raise ValueError(f"{at} is {cell}, which is no percentage of right answers.")
+            raise ValueError(f"{at} is {cell}, which is not a percentage of correct answers.")
         return 0.01
     if not 0 <= value <= 1:
-        hint = "; if the values are percent, say --percent or write percent signs" if value > 0 else ""
-        raise ValueError(f"{at} is {cell}, which is no share of right answers between 0 and 1{hint}.")
+        hint = "; if the values are percent, give --percent or write percent signs" if value > 0 else ""
+        raise ValueError(f"{at} is {cell}, which is not a fraction of correct answers between 0 and 1{hint}.")
     return 1.0
 
 
-def _require_shares(content: Table, column: str, found: list[Value], *, percent: bool) -> None:
-    """Raise where --percent is said of values that are shares already, or what belongs to a value is no share."""
-    of_shares = [value for value in found if value.texts.get("metric", "").lower() in _SHARES]
-    for value in of_shares:
+def _require_fractions(content: Table, column: str, found: list[Value], *, percent: bool) -> None:
+    """Raise where --percent is given for values that are fractions already, or an interval is not one."""
+    of_fractions = [value for value in found if value.texts.get("metric", "").lower() in _FRACTIONS]
+    for value in of_fractions:
         for name, number in value.numbers.items():
             if not (math.isnan(number) or 0 <= number <= 1):
                 raise ValueError(
-                    f"{value.where}: {name} is {number:g}, but the value {value.value:g}; write both as shares."
+                    f"{value.where}: {name} is {number:g}, but the value {value.value:g}; write both as fractions."
                 )
-    shares = [value.value for value in of_shares]
-    if percent and shares and max(shares) <= 0.01:
+    fractions = [value.value for value in of_fractions]
+    if percent and fractions and max(fractions) <= 0.01:
         raise ValueError(
-            f"{content.file}, column {column!r}: no value is above 1, so these are no percent; drop --percent."
+            f"{content.file}, column {column!r}: no value is above 1, so these are not percent; drop --percent."
         )
 
 
@@ -151,5 +151,5 @@ def _require_once(values: list[Value]) -> None:
         details = (value.texts.get(name, "") for name in ("revision", "category", "task", "metric", "source"))
         key = (value.model, value.benchmark, *details, value.whole.get("n_shots"))
         if key in seen:
-            raise ValueError(f"{value.where}: {value.benchmark} of {value.model} stands already in {seen[key]}.")
+            raise ValueError(f"{value.where}: {value.benchmark} of {value.model} is already given in {seen[key]}.")
         seen[key] = value.where

@@ -55,11 +55,11 @@ def word_list(language: str) -> str:
 
 
 def require_language(code: str) -> str:
-    """The code in its usual form; ValueError where it is none of BCP 47."""
+    """The code in its usual form; ValueError where it is not one of BCP 47."""
     import langcodes
 
     if not langcodes.tag_is_valid(code):
-        raise ValueError(f"{code!r} is no language code of BCP 47; write en, de, zh, pt-BR or the like.")
+        raise ValueError(f"{code!r} is not a BCP 47 language code; write en, de, zh, pt-BR or the like.")
     return langcodes.standardize_tag(code)
 
 
@@ -69,5 +69,5 @@ def is_english(language: str) -> bool:
 
 
 def in_words(language: str) -> str:
-    """A language for people: its code, and whether it was only assumed."""
+    """A language for the reader: its code, and whether it was only assumed."""
     return language or "en (English, assumed since none is stated)"

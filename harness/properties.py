@@ -72,7 +72,7 @@ def of_results(file: str, model: str, revision: str, root: Path | None) -> list[
         }  # fmt: skip
         categories = [category_of(each.kind, task.task, root) if each.kind else "" for task in each.tasks]
         tasks = [
-            (task.share, task.n, category, math.nan) for task, category in zip(each.tasks, categories, strict=True)
+            (task.accuracy, task.n, category, math.nan) for task, category in zip(each.tasks, categories, strict=True)
         ]
         names = [task_of(each.kind or "mmlu", task.task) for task in each.tasks]
         rows += _aggregated(each.benchmark, tasks, about, names, each.metric)

@@ -41,7 +41,7 @@ class Cells(NamedTuple):
 
 
 def load(path: str, wanted: Collection[str], encoding: str | None = None) -> Table:
-    """Read a file of scores, every cell as it stands.
+    """Read a file of scores, every cell unchanged.
 
     Args:
         path: file or URL; .csv, .tsv, .txt (also compressed), .json or .parquet.
@@ -77,7 +77,7 @@ def _of_json(path: str, encoding: str | None) -> Table:
         content = json.loads(text_of(Source(path, encoding)))
         frame = pd.DataFrame(content, dtype=object)
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON of records: {error}") from None
+        raise ValueError(f"{path} is not JSON records: {error}") from None
     nested = [name for name in frame if frame[name].map(lambda value: isinstance(value, dict | list)).any()]
     if nested:
         raise ValueError(f"{path}: {nested[0]} holds lists or objects; wanted one text or number in each cell.")
@@ -94,7 +94,7 @@ def typed(content: Table, texts: Collection[str], scores: Collection[str], size:
         size: the column of numbers of parameters, where 7B is understood.
 
     Raises:
-        ValueError: naming file, line, column and model of a cell that is no number.
+        ValueError: naming file, line, column and model of a cell that is not a number.
     """
     import pandas as pd
 
@@ -105,14 +105,14 @@ def typed(content: Table, texts: Collection[str], scores: Collection[str], size:
         if name in texts:
             columns[name] = [value.strip() for value in content.texts(name)]
         elif str(name).lower() in _INDEX and name not in scores and _counts_rows(content, name):
-            notes.append(f"{content.file}: column {name!r} numbers the rows and is left out.")
+            notes.append(f"{content.file}: column {name!r} numbers the rows and is ignored.")
         elif name in scores or column.dtype.kind in "fiu" or _is_mostly_numbers(content, name, size):
             columns[name] = _numbers(content, name, size)
         else:
             columns[name] = content.texts(name)
             unused.append(str(name))
     if unused:
-        notes.append(f"not used, since they are no numbers: {', '.join(unused)}.")
+        notes.append(f"not used, because they are not numbers: {', '.join(unused)}.")
     frame = pd.DataFrame(columns, columns=list(columns))
     return Cells(frame, content.lines, content.unit, notes)
 

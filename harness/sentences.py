@@ -39,7 +39,7 @@ def starts(
     Args:
         words: in order, with their punctuation.
         passages: of each word; contiguous.
-        joiner: what stands between words in the text.
+        joiner: what separates words in the text.
         language: BCP 47; matters where a language has terminators of its own, such as the Greek question mark.
         titles: after which no sentence ends.
     """

@@ -20,11 +20,11 @@ def read(text: str) -> float:
     """The number that a size with a suffix means: "7B" is 7e9, "350M" is 3.5e8, "1,3B" is 1.3e9.
 
     Raises:
-        ValueError: if it is no such size.
+        ValueError: if it is not such a size.
     """
     found = _SIZE.fullmatch(text.strip().lower())
     if found is None:
-        raise ValueError(f"{text!r} is no size; write a number of parameters, or a short form such as 7B or 350M.")
+        raise ValueError(f"{text!r} is not a size; write a number of parameters, or a short form such as 7B or 350M.")
     if re.search(r",\d{3}$", found[1]):
         raise ValueError(f"{text!r}: its comma may set off thousands or decimals; write 1.1B or 1100M.")
     return float(found[1].replace(",", ".")) * _FACTORS[found[2] or ""]

@@ -1,7 +1,7 @@
-"""A user's text -> its words, some thousand at a time: a table with a column `word`, or what stands between spaces.
+"""A user's text -> its words, some thousand at a time: a table with a column `word`, or the words between spaces.
 
-Tables are CSV, TSV or Parquet, text is anything else; all but Parquet may be compressed. Whatever is wrong is told with
-file, line and column before a model is loaded.
+Tables are CSV, TSV or Parquet, text is anything else; all but Parquet may be compressed. Errors name file, line
+and column, before a model is loaded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CHUNK = 50_000
 
 @dataclass(frozen=True)
 class TextOptions:
-    """What a user says of a text that the file does not say itself.
+    """What a user states about a text that the file does not state itself.
 
     Attributes:
         encoding: of a file that is not UTF-8 and does not state its own; None is UTF-8.
@@ -95,7 +95,7 @@ def _parquet(path: Path) -> Iterator[Table]:
 
 
 def _plain(source: Source, options: TextOptions) -> Iterator[Table]:
-    """What stands between spaces, whatever their number."""
+    """The words between spaces, whatever their number."""
     rest, is_first = "", options.joiner is None
     for block in blocks_of_text(source):
         words = (rest + block).split()
@@ -104,7 +104,7 @@ def _plain(source: Source, options: TextOptions) -> Iterator[Table]:
             raise ValueError(
                 f"{source.path}: {shown[:20]!r} is in a script without spaces, so that its words are not known. Give a "
                 'table with one word a row (column `word`) and --joiner ""; if spaces in this file do separate words, '
-                'say what stands between them in the text: --joiner "" or --joiner " ".'
+                'state what separates them in the text: --joiner "" or --joiner " ".'
             )
         is_first = False
         rest = "" if block[-1].isspace() or not words else words.pop()

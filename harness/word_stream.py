@@ -44,7 +44,7 @@ class WordStream:
     """A corpus that can be gone through.
 
     name, version: as in `Corpus`. parts: makes an iterator of tables. notes: what was unusual. joiner: between words.
-    options: what the user says.
+    options: what the user states.
     """
 
     name: str
@@ -148,7 +148,7 @@ def _columns(part: Table, n_before: int, options: TextOptions) -> dict[str, Any]
     if options.joiner is None and not n_before and scripts.has_no_spaces(words):
         raise ValueError(
             f"{part.where(0, 'word')}: {words[0]!r} is in a script without spaces between words, but words would be "
-            'joined by spaces; state what stands between them: --joiner "" for nothing, --joiner " " for a space.'
+            'joined by spaces; state what separates them: --joiner "" for nothing, --joiner " " for a space.'
         )
     numbers = [str(number) for number in range(n_before + 1, n_before + len(words) + 1)]
     absent: dict[str, Any] = {"passage": ["text"] * len(words), "sentence": [None] * len(words), "word_id": numbers}

@@ -1,7 +1,7 @@
 """The files of a laboratory's folder as checked columns: CSV, TSV or Parquet, data at rest, nothing is executed.
 
-A table is NAME.csv, NAME.tsv or NAME.parquet. Everything that can be wrong with one is told here with file, column, id
-and line; how delimited files are read is told in `harness/delimited`.
+A table is NAME.csv, NAME.tsv or NAME.parquet. Errors name file, column, id and
+line; `harness/delimited` reads the delimited ones.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Table:
         return tuple(column for column in self.content.frame.columns if column != self.key)
 
     def ids(self) -> tuple[str, ...]:
-        """The key; ValueError where one is empty or stands twice."""
+        """The key; ValueError where one is empty or appears twice."""
         ids = tuple(self.content.texts(self.key))
         if "" in ids:
             row = ids.index("")
@@ -67,7 +67,7 @@ class Table:
         return texts
 
     def numbers(self, column: str, *, complete: bool = False) -> Floats:
-        """(row,) float64; NaN where empty or missing. ValueError: what is no finite number, or absent if `complete`."""
+        """(row,) float64; NaN where empty or missing. ValueError: a cell that is no number, or absent if `complete`."""
         values = read_numbers(self.content.frame[column], lambda row, cell: self._cell(column, row, cell)).values
         if complete and len(absent := np.flatnonzero(np.isnan(values))):
             cell = self.content.texts(column)[absent[0]]

@@ -1,6 +1,6 @@
-"""Reading times of a laboratory, checked: a time of 0, a negative one or a code for a missing one is none.
+"""Reading times of a laboratory, checked: 0, negative numbers and codes for missing values are not times.
 
-Log times, means and split halves take every number for a time, so a number that is none must not get that far.
+Logarithms, means and split halves would take each of them for a time.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _require_times(table: Table, column: str, reader_ms: Floats, words: dict[str
     for row in np.flatnonzero(known & ((reader_ms < _FASTEST_MS) | np.isin(reader_ms, _CODES))):
         word = list(words.values())[row]
         who = "column 'reading_ms'" if column == "reading_ms" else f"reader {column!r}"
-        what = "a code for a missing value" if reader_ms[row] in _CODES or reader_ms[row] < 0 else "no reading time"
+        what = "a code for a missing value" if reader_ms[row] in _CODES or reader_ms[row] < 0 else "not a reading time"
         raise ValueError(
             f"{table.file}: {who} has {reader_ms[row]:g} ms for word {word!r}, {table.row(int(row))}: that is "
             f"{what}; leave the cell empty where a word was not read."

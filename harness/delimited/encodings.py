@@ -88,7 +88,7 @@ def _opened(path: str) -> IO[bytes]:
 
     filesystem, where = fsspec.core.url_to_fs(path)
     if not filesystem.isfile(where):
-        raise FileNotFoundError(f"{path} is not there, or is no file.")
+        raise FileNotFoundError(f"{path} does not exist or is not a file.")
     compression = fsspec.utils.infer_compression(where)
     stream: IO[bytes] = filesystem.open(where, "rb", compression=None if compression == "gzip" else compression)
     return stream
@@ -102,14 +102,14 @@ def blocks_of_lines(source: Source) -> Iterator[list[str]]:
     Raises:
         FileNotFoundError: if there is no such file.
         UndecodableError: naming line and byte, if the file is not of its encoding.
-        ValueError: if it is no text, damaged, or contradicts the encoding that the user names.
+        ValueError: if it is not text, is damaged, or contradicts the encoding that the user names.
     """
     n_lines = 0
     with open_text(source) as text, _errors_of(source):
         while block := text.readlines(_BLOCK):
             if "\0" in (joined := "".join(block)):
                 line = n_lines + joined[: joined.index("\0")].count("\n") + 1
-                raise ValueError(f"{source.path}, line {line}: a zero byte; this is no text, or it is damaged.")
+                raise ValueError(f"{source.path}, line {line}: a zero byte; the file is not text, or it is damaged.")
             n_lines += len(block)
             yield block
 
@@ -119,7 +119,7 @@ def blocks_of_text(source: Source) -> Iterator[str]:
     with open_text(source) as text, _errors_of(source):
         while block := text.read(_CHARACTERS):
             if "\0" in block:
-                raise ValueError(f"{source.path}: holds a zero byte; this is no text, or it is damaged.")
+                raise ValueError(f"{source.path}: holds a zero byte; the file is not text, or it is damaged.")
             yield block
 
 
@@ -134,7 +134,7 @@ def _errors_of(source: Source) -> Iterator[None]:
 
 
 def open_text(source: Source) -> io.TextIOWrapper:
-    """The text of a file, from its beginning; what is wrong with it is told by `blocks_of_lines`."""
+    """The text of a file, from its beginning; `blocks_of_lines` reports what is wrong with it."""
     return io.TextIOWrapper(open_bytes(source.path), encoding=encoding_of(source))
 
 
@@ -221,7 +221,7 @@ def _remedy(source: Source) -> str:
 
 
 def _undecodable(source: Source, error: UnicodeDecodeError) -> UndecodableError:
-    """Find the first line that cannot be decoded, and say what its byte would be in Windows-1252."""
+    """Find the first line that cannot be decoded, and what its byte would be in Windows-1252."""
     if not error.encoding.replace("_", "-").startswith("utf-8"):
         return UndecodableError(
             f"{source.path} is not {error.encoding}: {error.reason}; name its encoding, or save it as UTF-8.",

@@ -130,7 +130,7 @@ def _quoting(
         if bare is None:
             return "doubled", ""
     if doubled is None and holds(source, b'\\"') and candidates.fitting("escaped"):
-        return "escaped", "quotes are escaped with a backslash, as R writes them; the backslashes are left out."
+        return "escaped", "quotes are escaped with a backslash, as R writes them; the backslashes are removed."
     literal = candidates.fitting("none")
     if literal is None or (bare is not None and not literal.enclosed):
         return "doubled", ""
@@ -144,14 +144,14 @@ def _quoting(
     may_be_multiline = any(names[place] in multiline for place in doubled.multiline_places if place < len(names))
     if encloses or may_be_multiline or not doubled.multiline:
         raise MalformedError(
-            line, "quotes either enclose cells or are part of the text, and both readings fit the file; double the "
+            line, "quotes either enclose cells or belong to the text, and both readings fit the file; double the "
             'quotes that are part of the text and enclose their cell in quotes ("6\'2""").',
         )  # fmt: skip
     return "none", _literal_note(line)
 
 
 def _literal_note(line: int) -> str:
-    return f"quotes are part of the text, since one in line {line} does not enclose a cell."
+    return f"quotes belong to the text, because one in line {line} does not enclose a cell."
 
 
 def _bare_line(source: Source, layout: Layout) -> int | None:
@@ -168,7 +168,7 @@ def _checked(source: Source, header: Header, layout: Layout, cells: list[str], f
     """Names and places of the columns, once every row is known to fit them."""
     names = [cell for cell in cells if cell]
     if doubled := next((name for name, n in Counter(names).items() if n > 1), None):
-        raise MalformedError(header.line, f"column {doubled!r} stands more than once; names of columns must be unique.")
+        raise MalformedError(header.line, f"column {doubled!r} appears more than once; column names must be unique.")
     if found.short and (not found.long or found.short.line < found.long.line):
         raise MalformedError(found.short.line, _too_short(found.short.cells, cells))
     has_row_names = _has_row_names(header, layout, cells, found)
@@ -189,7 +189,7 @@ def _checked(source: Source, header: Header, layout: Layout, cells: list[str], f
 def _notes(source: Source, cells: list[str], found: Survey, *, has_row_names: bool) -> tuple[str, ...]:
     notes = []
     if has_row_names:
-        notes.append("each row begins with a cell that the header lacks (R's row names); it is left out.")
+        notes.append("each row begins with a cell that the header lacks (R's row names); it is ignored.")
     elif found.trailing:
         notes.append(f"rows end in a delimiter that the header lacks, first in line {found.trailing}.")
     if not cells[0] and 0 in found.unnamed and not found.is_numbered:

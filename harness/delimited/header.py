@@ -1,7 +1,7 @@
 """The header of a delimited file and the separator that it uses, in agreement with all rows.
 
 Candidates are comma, semicolon, tab and vertical bar, and a space between quoted names. Excel's line `sep=;` is
-believed. A header of one name stands over lines that are one cell each, unless every row has two.
+followed. A header of one name stands over lines that are one cell each, unless every row has two.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from harness.delimited.survey import survey
 
 SEPARATORS = (",", ";", "\t", "|")
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar", " ": "a space"}
-# In a table of one column: what is no part of a word (a comma between digits is).
+# In a table of one column: what is not part of a word (a comma between digits is).
 _WITHIN = re.compile(r"[^\W\d],\w|\w,[^\W\d]|\w;\w|\w\t+\w")
 _SEP_LINE = re.compile(r'"?sep=(\\t|.)"?[,;]*', re.IGNORECASE)
 
@@ -34,7 +34,7 @@ class Header:
 
     @property
     def is_quoted(self) -> bool:
-        """Whether the first name stands in quotes."""
+        """Whether the first name is quoted."""
         return self.text.lstrip().startswith('"')
 
     def cells(self, separator: str) -> list[str]:
@@ -77,7 +77,7 @@ def layout_of(source: Source, header: Header, wanted: Collection[str]) -> Layout
     if len(usable) > 1:
         shown = " or ".join(_NAMES[separator] for separator in usable)
         raise MalformedError(
-            header.line, f"columns may be separated by {shown}; say which by a first line such as `sep=;`."
+            header.line, f"columns may be separated by {shown}; state which in a first line such as `sep=;`."
         )
     if usable:
         others = [cell for cell in header.text.split(usable[0])[1:] if cell]

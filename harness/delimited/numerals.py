@@ -52,8 +52,8 @@ def read_numbers(column: Any, tell: Callable[[int, str], str], *, percent: bool 
         percent: whether percent signs are understood.
 
     Raises:
-        ValueError: naming the cell that is no finite number, follows another convention than the rest, or can be read
-            in two ways.
+        ValueError: naming the cell that is not a finite number, follows another convention than the rest, or can be
+            read in two ways.
     """
     import pandas as pd
 
@@ -78,7 +78,7 @@ def _cleaned(value: Any) -> str:
 def _require_finite(values: Floats, tell: Callable[[int, str], str]) -> None:
     if len(infinite := np.flatnonzero(np.isinf(values))):
         row = int(infinite[0])
-        raise ValueError(f"{tell(row, str(values[row]))}; write a finite number, or nothing where there is none.")
+        raise ValueError(f"{tell(row, str(values[row]))}; write a finite number, or leave the cell empty.")
 
 
 def _by_convention(cells: list[str], tell: Callable[[int, str], str], *, percent: bool) -> Numerals:
@@ -106,7 +106,7 @@ def _decimal_sign(present: dict[int, str], tell: Callable[[int, str], str]) -> s
     for row, cell in present.items():
         fits = {sign: pattern.fullmatch(cell) is not None for sign, pattern in _CONVENTIONS.items()}
         if not any(fits.values()):
-            raise ValueError(f"{tell(row, cell)}; write a finite number, or nothing where there is none.")
+            raise ValueError(f"{tell(row, cell)}; write a finite number, or leave the cell empty.")
         unfit = {sign: row for sign, fit in fits.items() if not fit} | unfit
     if len(unfit) == 2:
         first, last = sorted(unfit.values())
@@ -126,5 +126,5 @@ def _decimal_sign(present: dict[int, str], tell: Callable[[int, str], str]) -> s
 
 
 def _sets_off_thousands(cell: str, sign: str) -> bool:
-    """Whether a sign can be nothing else in this cell: it stands there twice, or beside the other sign."""
+    """Whether a sign can be nothing else in this cell: it appears twice, or beside the other sign."""
     return cell.count(sign) > 1 or (sign in cell and _OTHER[sign] in cell)

@@ -22,7 +22,7 @@ class Table:
 
     Attributes:
         file: its name, for messages.
-        frame: a pandas frame; of a delimited file every cell is text as it stands there, of Parquet it is what it is.
+        frame: a pandas frame; of a delimited file every cell is text, of Parquet it has its own type.
         lines: the line of each row in a delimited file, its number in a Parquet file, both from 1.
         unit: what `lines` counts.
         notes: what was unusual about the file and how it was read.
@@ -51,7 +51,7 @@ class Table:
             percent: whether a cell may end in a percent sign, which divides it by 100.
 
         Raises:
-            ValueError: naming file, line and column of a cell that is no finite number or can be read in two ways.
+            ValueError: naming file, line and column of a cell that is not a finite number or can be read in two ways.
         """
         return read_numbers(
             self.frame[column], lambda row, cell: f"{self.where(row, column)} is {cell!r}", percent=percent
@@ -59,7 +59,7 @@ class Table:
 
 
 def text_of(value: Any) -> str:
-    """A cell as text; "" where it is absent (None, NaN, NA or NaT, which are no text)."""
+    """A cell as text; "" where it is absent (None, NaN, NA or NaT, which are not text)."""
     if isinstance(value, str):
         return value
     return "" if value is None or str(value) in {"nan", "<NA>", "NaT"} else str(value)

@@ -89,14 +89,14 @@ def test_what_is_asked_differently_has_a_name_of_its_own(tmp_path, task, metric,
     found, _ = read(tmp_path, of_0_4(**{task: {metric: 0.9, "alias": "x"}, "mmlu_anatomy": ANATOMY}))
     assert set(found) == {benchmark, "mmlu"}
     assert found["mmlu"].tasks == [("anatomy", 0.3, 135)]
-    assert found[benchmark].tasks[0].share == 0.9
+    assert found[benchmark].tasks[0].accuracy == 0.9
 
 
 def test_two_filters_of_one_task_are_two_benchmarks_and_version_0_is_another(tmp_path):
     values = {"exact_match,strict-match": 0.1, "exact_match,flexible-extract": 0.4}
     found, _ = read(tmp_path, of_0_4(mmlu_flan_cot_zeroshot_anatomy=values))
     start = "mmlu-flan-cot-zeroshot"
-    assert {name: each.tasks[0].share for name, each in found.items()} == {
+    assert {name: each.tasks[0].accuracy for name, each in found.items()} == {
         f"{start}-strict-match": 0.1, f"{start}-flexible-extract": 0.4,
     }  # fmt: skip
     before = {"results": {"hendrycksTest-anatomy": {"acc": 0.3}}, "versions": {"hendrycksTest-anatomy": 0}}
@@ -123,22 +123,22 @@ def spoilt(**changes):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (spoilt(n=0), "mmlu_virology was asked 0 questions"),
-        (spoilt(n=None), "mmlu_virology was asked None questions"),
+        (spoilt(n=0), "mmlu_virology has 0 questions"),
+        (spoilt(n=None), "mmlu_virology has None questions"),
         (spoilt(values={"acc,none": "N/A"}), "acc of mmlu_virology is 'N/A'"),
         (spoilt(values={"acc,none": math.nan}), "acc of mmlu_virology is nan"),
-        (spoilt(values={"acc,none": 41.0}), r"acc of mmlu_virology is 41\.0, which is no share of 1"),
-        (spoilt(**{"n-shot": {"mmlu_anatomy": 5, "mmlu_virology": 0}}), "mmlu_virology was asked after 0 examples"),
+        (spoilt(values={"acc,none": 41.0}), r"acc of mmlu_virology is 41\.0, which is not a fraction"),
+        (spoilt(**{"n-shot": {"mmlu_anatomy": 5, "mmlu_virology": 0}}), "mmlu_virology was measured with 0 examples"),
         (of_0_4(mmlu_anatomy={"acc_norm,none": 0.3}), "mmlu_anatomy has no acc; it has acc_norm,none"),
         (of_0_4(hellaswag={"acc,none": 0.3}), "no results of tasks mmlu_"),
         (
             of_0_4(mmlu_anatomy=ANATOMY, brain_mmlu_anatomy=ANATOMY),
-            "anatomy stands twice, as mmlu_anatomy and brain_mmlu",
+            "anatomy appears twice, as mmlu_anatomy and brain_mmlu",
         ),
         ({"results": {"mmlu_anatomy": {"acc,none": 0.3, "acc_stderr,none": 0.1}}}, "is that of about 22 questions"),
         (
             {"results": {"mmlu_pro_law": {"exact_match,custom-extract": 0.3}}},
-            "how many questions mmlu_pro_law was asked",
+            "the number of questions of mmlu_pro_law is not stated",
         ),
         ({"tasks": {}}, "an object with `results`"),
     ],
@@ -189,13 +189,13 @@ def test_a_model_may_be_called_na_and_other_measures_than_shares_may_exceed_one(
 @pytest.mark.parametrize(
     ("text", "options", "told"),
     [
-        ("model,mmlu\na,41.0\n", {}, r"line 2, column 'mmlu' is 41\.0, .* if the values are percent, say --percent"),
-        ("model,mmlu\na,0.4\nb,52\n", {}, "line 3, column 'mmlu' is 52, which is no share"),
-        ("model,mmlu\na,-0.1\n", {}, "line 2, column 'mmlu' is -0.1, which is no share"),
+        ("model,mmlu\na,41.0\n", {}, r"line 2, column 'mmlu' is 41\.0, .* if the values are percent, give --percent"),
+        ("model,mmlu\na,0.4\nb,52\n", {}, "line 3, column 'mmlu' is 52, which is not a fraction"),
+        ("model,mmlu\na,-0.1\n", {}, "line 2, column 'mmlu' is -0.1, which is not a fraction"),
         ("model,mmlu\na,41%\nb,0.5\n", {}, "line 3, column 'mmlu' is '0.5', but .*line 2.*'41%'"),
-        ("model,mmlu\na,0.41\n", {"percent": True}, "no value is above 1, so these are no percent"),
-        ("model,mmlu\na,141\n", {"percent": True}, "is 141, which is no percentage"),
-        ("model,mmlu\na,0.4\na,0.5\n", {}, "line 3, column 'mmlu': mmlu of a stands already in values.csv, line 2"),
+        ("model,mmlu\na,0.41\n", {"percent": True}, "no value is above 1, so these are not percent"),
+        ("model,mmlu\na,141\n", {"percent": True}, "is 141, which is not a percentage"),
+        ("model,mmlu\na,0.4\na,0.5\n", {}, "line 3, column 'mmlu': mmlu of a is already given in values.csv, line 2"),
         ("model,mmlu\n,0.4\n", {}, "line 2: a value without its model"),
         ("model,benchmark,value,n\na,mmlu,.4,10.5\n", {}, r"column 'n' is 10\.5; wanted a whole number"),
         ("model,benchmark,value,high\na,mmlu,40%,45\n", {}, "high is 45, but the value 0.4"),
@@ -213,7 +213,7 @@ def test_both_are_imported_by_the_command(tmp_path, capsys):
     (tmp_path / "v.csv").write_text("model,mmlu\na,41\n")
     (tmp_path / "r.json").write_text(json.dumps(of_0_4(mmlu_continuation_anatomy={"acc,none": 0.9})))
     assert cli.main(["properties", "import", str(tmp_path / "v.csv"), "--source", "x", "--out", out]) == 2
-    assert "say --percent" in capsys.readouterr().err
+    assert "give --percent" in capsys.readouterr().err
     assert cli.main(["properties", "import", str(tmp_path / "v.csv"), "--source", "x", "--percent", "--out", out]) == 0
     assert cli.main(["properties", "import", str(tmp_path / "r.json"), "--model", "a", "--out", out]) == 0
     rows = tables.read(out, "benchmark_scores").set_index(["benchmark", "task"])["value"]

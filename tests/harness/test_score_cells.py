@@ -96,7 +96,7 @@ def test_what_is_joined_or_not_used_is_noted(tmp_path):
     text = text.replace("0.4\n", "B\n").replace("0.42\n", "B\n")
     notes = " ".join(read(tmp_path, text).notes)
     assert "base 'Small' is taken for the model 'small', from which it differs in capital letters" in notes
-    assert "not used, since they are no numbers: lab" in notes
+    assert "not used, because they are not numbers: lab" in notes
 
 
 @pytest.mark.parametrize(
@@ -149,5 +149,5 @@ def test_sizes_are_read_as_people_write_them(text, wanted):
 @pytest.mark.parametrize("text", ["7BB", "B7", "7B-chat", "", "1e9x", "seven"])
 def test_what_is_no_size_is_refused(text):
     assert not sizes.has_suffix(text)
-    with pytest.raises(ValueError, match="is no size"):
+    with pytest.raises(ValueError, match="is not a size"):
         sizes.read(text)

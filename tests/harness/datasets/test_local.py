@@ -269,7 +269,7 @@ def with_row(table, *values):
     (cell("stimuli", 4, "passage", "p9"), "passage 'p.' is not contiguous"),
     (renamed("responses", row_id="id"), r"responses.csv has no column 'row_id'"),
     (renamed("responses", v2="v22"), r"column 'v22' is no neuroid_id of neuroids.csv; the nearest is 'v2'"),
-    (renamed("responses", v2="v1"), r"responses.csv, line 1: column 'v1' stands more than once"),
+    (renamed("responses", v2="v1"), r"responses.csv, line 1: column 'v1' appears more than once"),
     (cell("responses", 4, "v2", "high"), r"responses.csv: column 'v2' is 'high' in row_id 's4'"),
     (cell("responses", 4, "v2", "inf"), r"responses.csv: column 'v2' is 'inf' in row_id 's4'"),
     (cell("responses", 4, "row_id", "s3"), r"responses.csv: row_id 's3' stands more than once"),

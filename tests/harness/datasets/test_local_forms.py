@@ -179,7 +179,7 @@ def changed(value, at=5):
     [
         (
             changed(0),
-            "column 'reading_ms' has 0 ms for word 'stayed', stimulus_id 'w5' .line 7.: that is no reading time",
+            "column 'reading_ms' has 0 ms for word 'stayed', stimulus_id 'w5' .line 7.: that is not a reading time",
         ),
         (changed(-99), "has -99 ms for word 'stayed'.*a code for a missing value"),
         (changed(9999), "has 9999 ms for word 'stayed'.*a code for a missing value"),
@@ -296,7 +296,7 @@ def test_the_listing_tells_the_language_and_what_is_assumed(tmp_path, capsys):
 
 def test_a_language_that_is_none_or_has_no_frequencies_is_told(tmp_path, capsys):
     text = "Etxea handia da. Bai. " * 12
-    with pytest.raises(ValueError, match=r"dataset\.json: language 'basque' is no language code of BCP 47"):
+    with pytest.raises(ValueError, match=r"dataset\.json: language 'basque' is not a BCP 47 language code"):
         datasets.find(reading_lab(tmp_path / "x", text, {"language": "basque"}))
     name = reading_lab(tmp_path / "x", text, {"language": "eu"})
     assert cli.main(["datasets", name]) == 0
