@@ -119,7 +119,10 @@ def read(file: str) -> tuple[list[Results], str]:
             place[task] = (name, accuracy)
     if not found:
         shown = ", ".join(others[:8]) + (", ..." if len(others) > 8 else "")
-        raise ValueError(f"{file}: no results of tasks mmlu_* or bbh_* that are known; it has {shown or 'none'}.")
+        raise ValueError(
+            f"{file}: no results of tasks mmlu_* or bbh_* that are known; it has {shown or 'none'} (the value of a "
+            "group is not enough: the results of its single tasks are needed)."
+        )
     results = [_results(file, content, key, tasks) for key, tasks in found.items()]
     _log_notes(file, content, results)
     return results, str(content.get("lm_eval_version") or content.get("git_hash") or "of an unknown version")
@@ -203,7 +206,7 @@ def _n(file: str, content: dict[str, Any], name: str, task: str, kind: str) -> i
     published = sizes(kind).get(task) if kind else None
     if published is None:
         raise ValueError(f"{file}: the number of questions of {name} is not stated (n-samples); add it to the file.")
-    limit = (content.get("config") or {}).get("limit")
+    limit = float((content.get("config") or {}).get("limit") or 0)
     n = published if not limit else min(published, math.ceil(published * limit) if limit < 1 else int(limit))
     _require_agreement(file, name, content["results"][name], n)
     return n
@@ -233,9 +236,7 @@ def sizes(kind: str) -> dict[str, int]:
 def _log_notes(file: str, content: dict[str, Any], results: list[Results]) -> None:
     for each in results:
         if each.kind and len(each.tasks) < len(sizes(each.kind)):
-            logger.warning(
-                "%s: %s of %d of its %d tasks.", file, each.benchmark, len(each.tasks), len(sizes(each.kind))
-            )
+            logger.warning("%s: %s: %d of %d tasks.", file, each.benchmark, len(each.tasks), len(sizes(each.kind)))
         if each.benchmark not in {"mmlu", "bbh", "bbh-choice"}:
             logger.warning(
                 "%s: %s is measured differently from ours and kept under its own name.", file, each.benchmark

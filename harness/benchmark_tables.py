@@ -139,7 +139,7 @@ def _require_fractions(content: Table, column: str, found: list[Value], *, perce
 
 
 def _whole(content: Table, name: str) -> list[int | None]:
-    values: Floats = content.numerals(name).values
+    values: Floats = content.numerals(name, whole=True).values
     for row in np.flatnonzero(np.isfinite(values) & (values != np.round(values))):
         raise ValueError(f"{content.where(int(row), name)} is {values[row]:g}; wanted a whole number.")
     return [None if math.isnan(value) else int(value) for value in values]

@@ -61,7 +61,7 @@ class WordStream:
 
     def words(self) -> Iterator[Word]:
         """The words, with the sentences that punctuation tells where they are not given."""
-        rows, again = tee(_rows(self.parts(), self.options))
+        rows, again = tee(_rows(self.parts(), self.name, self.options))
         pairs = ((row.passage, row.word) for row in again)
         begins = sentences.starts_of(pairs, self.joiner, self.options.language)
         sentence = 0
@@ -115,7 +115,7 @@ def _of_stimuli(dataset: Any) -> Iterator[Table]:
     yield Table(dataset.name, pd.DataFrame(columns, dtype=object), range(1, len(stimuli) + 1), "row")
 
 
-def _rows(parts: Iterator[Table], options: TextOptions) -> Iterator[Any]:
+def _rows(parts: Iterator[Table], name: str, options: TextOptions) -> Iterator[Any]:
     """The words of all tables, checked; the sentence is None where it is not given."""
     n_words, last, file = 0, "", ""
     seen: set[str] = set()
@@ -134,7 +134,7 @@ def _rows(parts: Iterator[Table], options: TextOptions) -> Iterator[Any]:
             last, n_words = row[0], n_words + 1
             yield Word(*row)
     if not n_words:
-        raise ValueError(f"{file or 'the corpus'} has no words.")
+        raise ValueError(f"{file or name} has no words.")
     if hashes and len(np.unique(every := np.concatenate(hashes))) < len(every):
         values, counts = np.unique(every, return_counts=True)
         row_number = int(np.flatnonzero(every == values[counts > 1][0])[1])
@@ -171,7 +171,7 @@ def _require_words(part: Table, words: list[str], n_before: int) -> None:
     for row, word in enumerate(words):
         if not word or word != word.strip() or "\n" in word or "\t" in word:
             what = "has spaces around it; strip it" if word.strip() else "has no text; leave it out"
-            if any(sign in word.strip() for sign in "\n\t"):
+            if word.strip() and any(sign in word for sign in "\n\t"):
                 what = "holds a line break or a tab; are these several words?"
             raise ValueError(
                 f"{part.where(row, 'word')}: word {n_before + row + 1} ({word!r}) {what}. Words are joined by spaces."

@@ -135,7 +135,8 @@ def _errors_of(source: Source) -> Iterator[None]:
 
 def open_text(source: Source) -> io.TextIOWrapper:
     """The text of a file, from its beginning; `blocks_of_lines` reports what is wrong with it."""
-    return io.TextIOWrapper(open_bytes(source.path), encoding=encoding_of(source))
+    encoding = encoding_of(source)
+    return io.TextIOWrapper(open_bytes(source.path), encoding=encoding)
 
 
 def holds(source: Source, what: bytes) -> bool:
@@ -220,24 +221,32 @@ def _remedy(source: Source) -> str:
     return f"If that is right, name the encoding ({named}), else save it as UTF-8." if named else "Save it as UTF-8."
 
 
-def _undecodable(source: Source, error: UnicodeDecodeError) -> UndecodableError:
-    """Find the first line that cannot be decoded, and what its byte would be in Windows-1252."""
-    if not error.encoding.replace("_", "-").startswith("utf-8"):
-        return UndecodableError(
-            f"{source.path} is not {error.encoding}: {error.reason}; name its encoding, or save it as UTF-8.",
-            "", "",
-        )  # fmt: skip
-    header, n_lines, bad, at = "", 0, b"", 0
+def _first_bad_line(source: Source, encoding: str) -> tuple[str, int, bytes, int]:
+    """The header; of the first line that cannot be decoded its number, its bytes, and the place of the first bad."""
+    header, n_lines = "", 0
     with open_bytes(source.path) as stream:
         for line in stream:
             try:
-                header = header or line.decode("utf-8-sig").strip()
-                line.decode("utf-8")
+                text = line.removeprefix(codecs.BOM_UTF8).decode(encoding)
             except UnicodeDecodeError as found:
-                bad, at = line, found.start
-                break
+                at = found.start
+                return header, n_lines + 1 + len(_LINE_ENDS.findall(line[:at])), line, at
+            header = header or text.strip()
             n_lines += len(_LINE_ENDS.findall(line))
-    number = n_lines + 1 + len(_LINE_ENDS.findall(bad[:at]))
+    raise ValueError(f"{source.path} changed while it was read; read it again.")
+
+
+def _undecodable(source: Source, error: UnicodeDecodeError) -> UndecodableError:
+    """Find the first line that cannot be decoded, and what its byte would be in Windows-1252."""
+    encoding = encoding_of(source)
+    if encoding.startswith(("utf-16", "utf-32")):
+        return UndecodableError(f"{source.path} is not {encoding}: {error.reason}; save it as UTF-8.", "", "")
+    header, number, bad, at = _first_bad_line(source, "utf-8" if encoding == "utf-8-sig" else encoding)
+    if not encoding.startswith("utf-8"):
+        return UndecodableError(
+            f"{source.path}, line {number}: byte 0x{bad[at]:02X} is not {source.encoding} as stated; name the right "
+            "encoding, or save the file as UTF-8.", header, "",
+        )  # fmt: skip
     shown = bad.decode(_SUGGESTED, "replace")
     character = bad[at : at + 1].decode(_SUGGESTED, "replace")
     around = shown[max(at - 12, 0) : at + 13].strip()

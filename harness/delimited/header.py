@@ -40,7 +40,7 @@ class Header:
     def cells(self, separator: str) -> list[str]:
         """The names, stripped and in Unicode's composed form; "" for a column without one."""
         cells = next(csv.reader([self.text], delimiter=separator or NO_SEPARATOR, skipinitialspace=True))
-        return [unicodedata.normalize("NFC", cell.strip()) for cell in cells]
+        return [unicodedata.normalize("NFC", cell.strip("\ufeff\u200b").strip()) for cell in cells]
 
 
 def read(source: Source) -> Header:

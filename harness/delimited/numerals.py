@@ -43,13 +43,16 @@ class Numerals(NamedTuple):
     percent: bool
 
 
-def read_numbers(column: Any, tell: Callable[[int, str], str], *, percent: bool = False) -> Numerals:
+def read_numbers(
+    column: Any, tell: Callable[[int, str], str], *, percent: bool = False, whole: bool = False
+) -> Numerals:
     """Read a column of a table.
 
     Args:
         column: a pandas series of text, or of numbers.
         tell: the beginning of a message on a row and its cell: "FILE, line 3, column 'x' is 'high'".
         percent: whether percent signs are understood.
+        whole: whether the numbers are counts, in which one comma or point sets off thousands.
 
     Raises:
         ValueError: naming the cell that is not a finite number, follows another convention than the rest, or can be
@@ -66,7 +69,7 @@ def read_numbers(column: Any, tell: Callable[[int, str], str], *, percent: bool 
     cells = [_cleaned(value) for value in column.iloc[odd]]
     if all(cell.lower() in MISSING for cell in cells):
         return Numerals(quick, False)
-    return _by_convention([_cleaned(value) for value in column], tell, percent=percent)
+    return _by_convention([_cleaned(value) for value in column], tell, percent=percent, whole=whole)
 
 
 def _cleaned(value: Any) -> str:
@@ -81,7 +84,7 @@ def _require_finite(values: Floats, tell: Callable[[int, str], str]) -> None:
         raise ValueError(f"{tell(row, str(values[row]))}; write a finite number, or leave the cell empty.")
 
 
-def _by_convention(cells: list[str], tell: Callable[[int, str], str], *, percent: bool) -> Numerals:
+def _by_convention(cells: list[str], tell: Callable[[int, str], str], *, percent: bool, whole: bool) -> Numerals:
     present = {row: cell for row, cell in enumerate(cells) if cell.lower() not in MISSING}
     has_sign = {row for row, cell in present.items() if cell.endswith("%")} if percent else set()
     if has_sign and len(has_sign) < len(present):
@@ -92,7 +95,7 @@ def _by_convention(cells: list[str], tell: Callable[[int, str], str], *, percent
         )
     if has_sign:
         present = {row: cell.removesuffix("%").rstrip() for row, cell in present.items()}
-    sign = _decimal_sign(present, tell)
+    sign = _decimal_sign(present, tell, whole=whole)
     values = np.full(len(cells), np.nan)
     for row, cell in present.items():
         values[row] = float(re.sub(f"[ '{_OTHER[sign]}]", "", cell).replace(",", "."))
@@ -100,7 +103,7 @@ def _by_convention(cells: list[str], tell: Callable[[int, str], str], *, percent
     return Numerals(values / 100 if has_sign else values, bool(has_sign))
 
 
-def _decimal_sign(present: dict[int, str], tell: Callable[[int, str], str]) -> str:
+def _decimal_sign(present: dict[int, str], tell: Callable[[int, str], str], *, whole: bool) -> str:
     """The decimal sign of a column, once it is clear that all of its cells follow one convention."""
     unfit: dict[str, int] = {}
     for row, cell in present.items():
@@ -116,7 +119,11 @@ def _decimal_sign(present: dict[int, str], tell: Callable[[int, str], str]) -> s
         )
     sign = "," if "." in unfit else "."
     doubtful = next((row for row, cell in present.items() if _ONE_GROUP.fullmatch(cell) and _OTHER[sign] in cell), None)
-    if doubtful is not None and not any(_sets_off_thousands(cell, _OTHER[sign]) for cell in present.values()):
+    if (
+        doubtful is not None
+        and not whole
+        and not any(_sets_off_thousands(cell, _OTHER[sign]) for cell in present.values())
+    ):
         cell, name = present[doubtful], "comma" if sign == "." else "point"
         raise ValueError(
             f"{tell(doubtful, cell)}: its {name} may set off thousands or decimals; write "

@@ -43,18 +43,19 @@ class Table:
         """A column as text; "" for what is absent in Parquet."""
         return [text_of(value) for value in self.frame[column]]
 
-    def numerals(self, column: str, *, percent: bool = False) -> Numerals:
+    def numerals(self, column: str, *, percent: bool = False, whole: bool = False) -> Numerals:
         """A column as numbers, NaN where a cell is empty or holds a code for a missing value.
 
         Args:
             column: its name.
             percent: whether a cell may end in a percent sign, which divides it by 100.
+            whole: whether the numbers are counts, so that "1,234" can only be 1234.
 
         Raises:
             ValueError: naming file, line and column of a cell that is not a finite number or can be read in two ways.
         """
         return read_numbers(
-            self.frame[column], lambda row, cell: f"{self.where(row, column)} is {cell!r}", percent=percent
+            self.frame[column], lambda row, cell: f"{self.where(row, column)} is {cell!r}", percent=percent, whole=whole
         )
 
 

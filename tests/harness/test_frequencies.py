@@ -38,9 +38,13 @@ def test_a_missing_tokenizer_is_named():
         frequencies.zipf_frequencies(["他"], "zh")
 
 
-@pytest.mark.parametrize(("text", "wanted"), [
-    ("他在河边", True), ("戦場のヴァルキュリア", True), ("ชายชรา", True), ("ລາວ", True), ("ភាសា", True), ("မြန်မာ", True),
-    ("나는 학교에", False), ("Привет", False), ("हिन्दी", False), ("Senjō no 戦場", False), ("12 3!", False), ("", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("他在河边", True), ("戦場のヴァルキュリア", True), ("ชายชรา", True), ("ລາວ", True), ("ភាសា", True),
+        ("မြန်မာ", True), ("나는 학교에", False), ("Привет", False), ("हिन्दी", False), ("Senjō no 戦場", False),
+        ("12 3!", False), ("", False),
+    ],
+)  # fmt: skip
 def test_scripts_without_spaces_are_told(text, wanted):
     assert scripts.has_no_spaces([text]) is wanted

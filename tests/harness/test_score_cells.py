@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import fsspec
 import pytest
 
 from harness import cli, score_files, sizes
@@ -126,6 +127,11 @@ def test_what_is_joined_or_not_used_is_noted(tmp_path):
 def test_what_would_vanish_is_refused_with_line_and_column(tmp_path, content, told):
     with pytest.raises(ValueError, match=told):
         read(tmp_path, content)
+
+
+def test_a_file_may_lie_at_a_url(tmp_path):
+    fsspec.filesystem("memory").pipe_file("/scores.csv", TABLE.encode("utf-16"))
+    assert len(score_files.read("memory://scores.csv").models) == 4
 
 
 def test_an_encoding_can_be_named_to_the_command(tmp_path, capsys):

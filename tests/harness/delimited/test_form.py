@@ -156,6 +156,8 @@ def test_the_wrong_name_of_an_encoding_is_refused(tmp_path):
         read(tmp_path / "t.csv", "word\nnaïve\n", "cp1252")
     with pytest.raises(ValueError, match=r"encoding 'window-1252' is unknown; use a name such as windows-1252"):
         read(tmp_path / "t.csv", "word\nx\n", "window-1252")
+    with pytest.raises(ValueError, match=r"t\.csv, line 3: byte 0x81 is not cp1252 as stated"):
+        read(tmp_path / "t.csv", b"word\nx\n\x81\n", "cp1252")
     with pytest.raises(ValueError, match="the compression is damaged"):
         read(tmp_path / "t.csv", gzip.compress(b"word\nx\n" * 99)[:-9])
 

@@ -63,6 +63,10 @@ def test_a_cell_that_is_no_number_or_could_be_two_is_refused(cells, told):
         read(cells)
 
 
+def test_counts_have_no_decimals_so_that_one_comma_is_clear():
+    assert read(["14,042", "166"], whole=True).values.tolist() == [14042, 166]
+
+
 def test_percent_signs_divide_where_they_are_understood_and_stand_on_all_cells():
     found = read(["41.0%", "", "33,5 %".replace(",", ".")], percent=True)
     np.testing.assert_allclose(found.values, [0.41, np.nan, 0.335])
