@@ -35,7 +35,7 @@ SHARD_WORDS = 5_000
 class Corpus:
     """A corpus that is in the store.
 
-    name, version: of the file or data set; 16 hex digits of its content. key, shards: of its index and of each shard,
+    name, version: of the file or data set; 16 hex digits of its content and of how it is read. key, shards: of its index and of each shard,
     kind "corpora". n_words: of each shard.
     """
 
@@ -91,7 +91,9 @@ def put(source: str, rule: str, store: Store, data_root: str | None = None, opti
     text = word_stream.opened(source, data_root, options)
     text.log_notes()
     made_of = [CORPORA_VERSION, text.version, rule, contexts.PIECE, contexts.LEAD, SHARD_WORDS]
-    key = content_hash(made_of + text.differs_from_before())[:24]
+    differs = text.differs_from_before()
+    key = content_hash(made_of + differs)[:24]
+    version = content_hash([text.version, *differs])[:16] if differs else text.version
     if not store.has("corpora", key):
         n_words = []
         for number, shard in enumerate(_shards(text.words(), rule, text.joiner)):
@@ -104,7 +106,7 @@ def put(source: str, rule: str, store: Store, data_root: str | None = None, opti
     with store.open("corpora", key) as folder:
         n_words = json.loads((folder / "n_words.json").read_text())
     shards = tuple(f"{key}-{number:06d}" for number in range(len(n_words)))
-    return Corpus(text.name, text.version, key, shards, tuple(n_words))
+    return Corpus(text.name, version, key, shards, tuple(n_words))
 
 
 def read(key: str, store: Store) -> Shard:

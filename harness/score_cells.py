@@ -15,7 +15,7 @@ import numpy as np
 from harness import sizes
 from harness.delimited import table
 from harness.delimited.encodings import Source, text_of
-from harness.delimited.numerals import MISSING, read_numbers
+from harness.delimited.numerals import MISSING, looks_like_a_number, read_numbers
 from harness.delimited.table import Table
 
 if TYPE_CHECKING:
@@ -127,14 +127,10 @@ def _is_mostly_numbers(content: Table, name: str, size: str) -> bool:
     cells = [cell.strip() for cell in content.texts(name)]
     present = [cell for cell in cells if cell.lower() not in MISSING]
     return (
-        2 * sum(_is_number(cell) or (name == size and sizes.has_suffix(cell)) for cell in present) >= len(present) > 0
+        2 * sum(looks_like_a_number(cell) or (name == size and sizes.has_suffix(cell)) for cell in present)
+        >= len(present)
+        > 0
     )
-
-
-def _is_number(cell: str) -> bool:
-    """Whether a cell begins with a digit, a sign or a decimal sign and is a number but for marks such as % and *."""
-    bare = cell.strip("%* †+-−.,").replace("\u00a0", "").replace(" ", "")
-    return bare[:1].isdigit() and bare.lower().replace("e", "").strip("0123456789.,'’+-−") == ""
 
 
 def _numbers(content: Table, name: str, size: str) -> Any:

@@ -19,7 +19,7 @@ from harness.delimited.table import Table
 
 OPTIONAL = ("passage", "sentence", "word_id")
 _TABLES = {".csv", ".tsv", ".tab"}
-_COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
+COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
 _CHUNK = 50_000
 
 
@@ -62,7 +62,7 @@ def opened(path: Path, options: TextOptions) -> WordFile:
         ValueError: naming file and line, if it can be read in no way or in two, has no column `word`, or bears the name
             of a text but is a table.
     """
-    suffix = next((suffix.lower() for suffix in reversed(path.suffixes) if suffix.lower() not in _COMPRESSED), "")
+    suffix = next((suffix.lower() for suffix in reversed(path.suffixes) if suffix.lower() not in COMPRESSED), "")
     source = Source(str(path), options.encoding)
     if suffix == ".parquet":
         return WordFile(lambda: _parquet(path))

@@ -14,7 +14,7 @@ import numpy as np
 from harness import datasets, frequencies, scripts, sentences, word_files
 from harness.datasets.entry import checksum_of
 from harness.delimited.table import Table
-from harness.word_files import OPTIONAL, TextOptions
+from harness.word_files import COMPRESSED, OPTIONAL, TextOptions
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def name_of(source: str) -> str:
     if source in datasets.DATASETS:
         return source
     path = Path(source.removeprefix(LOCAL))
-    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
+    return Path(path.stem).stem if path.suffix.lower() in COMPRESSED else path.stem
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def _require_words(part: Table, words: list[str], n_before: int) -> None:
         if not word or word != word.strip() or "\n" in word or "\t" in word:
             what = "has spaces around it; strip it" if word.strip() else "has no text; leave it out"
             if word.strip() and any(sign in word for sign in "\n\t"):
-                what = "holds a line break or a tab; are these several words?"
+                what = "holds a line break or a tab; give each word a row"
             raise ValueError(
                 f"{part.where(row, 'word')}: word {n_before + row + 1} ({word!r}) {what}. Words are joined by spaces."
             )

@@ -91,7 +91,10 @@ def _opened(path: str) -> IO[bytes]:
         raise FileNotFoundError(f"{path} does not exist or is not a file.")
     compression = fsspec.utils.infer_compression(where)
     stream: IO[bytes] = filesystem.open(where, "rb", compression=None if compression == "gzip" else compression)
-    return stream
+    if Path(path).is_file():
+        return stream
+    with stream:  # a remote file may not be seekable
+        return io.BytesIO(stream.read())
 
 
 def blocks_of_lines(source: Source) -> Iterator[list[str]]:

@@ -72,6 +72,12 @@ def read_numbers(
     return _by_convention([_cleaned(value) for value in column], tell, percent=percent, whole=whole)
 
 
+def looks_like_a_number(text: str) -> bool:
+    """Whether a cell is a number in some notation, but for marks such as ~, % and *; a date or a version is none."""
+    bare = _cleaned(text).strip("~≈<>%*†‡ ")
+    return any(pattern.fullmatch(bare) for pattern in _CONVENTIONS.values())
+
+
 def _cleaned(value: Any) -> str:
     if value is None or not isinstance(value, str):
         return "" if value is None or str(value) in {"nan", "<NA>"} else str(value)

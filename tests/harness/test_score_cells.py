@@ -92,6 +92,14 @@ def test_a_person_may_be_called_na(tmp_path):
     assert set(read(tmp_path, text).people["subject"]) == {"NA", "s2"}
 
 
+def test_dates_versions_and_hashes_are_text_that_is_not_used(tmp_path):
+    rows = TABLE.splitlines()
+    extra = [",released,version,revision", *(f",2024-01-0{k},0.4.{k},a{k}b2" for k in range(1, 5))]
+    found = read(tmp_path, "\n".join(row + more for row, more in zip(rows, extra, strict=True)))
+    assert found.properties == ("n_parameters", "MMLU")
+    assert any("not numbers: released, version, revision" in note for note in found.notes)
+
+
 def test_what_is_joined_or_not_used_is_noted(tmp_path):
     text = TABLE.replace(",small,", ",Small,").replace("MMLU", "lab").replace("0.3\n", "A\n").replace("0.31\n", "A\n")
     text = text.replace("0.4\n", "B\n").replace("0.42\n", "B\n")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from harness import cli, corpora, tiny
+from harness.datasets.entry import checksum_of
 from harness.store import Store
 from harness.word_files import TextOptions
 
@@ -82,6 +84,7 @@ def test_the_joiner_is_stored_with_the_shards_and_makes_another_corpus(tmp_path)
     path = str(write(tmp_path, "a.csv", "word\nred\nfox\n"))
     plain, joined = (corpora.put(path, "passage", store, None, TextOptions(joiner=joiner)) for joiner in (None, "-"))
     assert plain.key == corpora.put(path, "passage", store, None, TextOptions(joiner=" ")).key != joined.key
+    assert plain.version != joined.version  # it names the run, and stands in its rows
     texts = [corpora.read(corpus.shards[0], store).contexts()[0].text for corpus in (plain, joined)]
     assert texts == ["red fox", "red-fox"]
 
@@ -102,8 +105,10 @@ def test_a_plain_corpus_has_the_key_of_the_first_versions_and_one_that_is_read_o
         corpus = key(name, content)
         assert corpus.key == before(corpus)
     for name, content in (("e.csv", "word,passage\nHe,p,\n"), ("f.csv", "word\nfine.”\nHe\n"), ("g.txt", "Dr. Smith")):
+        file = write(tmp_path, name, content)
         corpus = key(name, content)
-        assert corpus.key != before(corpus)
+        assert corpus.version != checksum_of(file, "sha256").removeprefix("sha256:")[:16]
+        assert corpus.key != before(replace(corpus, version=checksum_of(file, "sha256").removeprefix("sha256:")[:16]))
 
 
 @pytest.mark.parametrize(
