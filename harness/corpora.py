@@ -35,8 +35,8 @@ SHARD_WORDS = 5_000
 class Corpus:
     """A corpus that is in the store.
 
-    name, version: of the file or data set; 16 hex digits of its content and of how it is read. key, shards: of its index and of each shard,
-    kind "corpora". n_words: of each shard.
+    name, version: of the file or data set; 16 hex digits of its content and of how it is read. key, shards: of its
+    index and of each shard, kind "corpora". n_words: of each shard.
     """
 
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -56,6 +57,7 @@ def read(
     scores = {"score", "r"} & set(names) if is_long else set(_score_columns(path, names, columns))
     cells = score_cells.typed(content, _TEXTS, scores, SIZE)
     _require_names(content, ("model", "dataset", "subject") if is_long else ("model",))
+    notes_of_names = _compose_names(cells.frame)
     frame = _filtered(cells.frame, where).reset_index(drop=True)
     if frame.empty:
         raise ValueError(f"{path}: no rows{' where ' + ' and '.join(where) if where else ''}.")
@@ -63,7 +65,7 @@ def read(
     models, notes = _models(path, frame, used)
     brain = {name for name in rows["dataset"] if not name.lower().startswith(BEHAVIOUR)}
     rows.loc[~rows["dataset"].isin(brain), "target"] = "reading"
-    return of_frames(path, rows, models, people, brain, (*cells.notes, *notes))
+    return of_frames(path, rows, models, people, brain, (*cells.notes, *notes_of_names, *notes))
 
 
 def _columns(content: Table) -> Table:
@@ -75,6 +77,18 @@ def _columns(content: Table) -> Table:
     if doubled := [name for name, n in Counter(map(str, frame.columns)).items() if n > 1]:
         raise ValueError(f"{content.file}: column {doubled[0]!r} stands more than once; leave one out.")
     return replace(content, frame=frame)
+
+
+def _compose_names(frame: pd.DataFrame) -> list[str]:
+    """Write names of models in Unicode's composed form; a note where one stood in both."""
+    notes = []
+    for name in ("model", "base"):
+        if name in frame:
+            composed = frame[name].map(lambda text: unicodedata.normalize("NFC", text))
+            both = sorted(set(composed[frame[name] != composed]) & set(frame[name]))
+            notes += [f"{name} {both[0]!r} is written in two Unicode forms, which are taken for one."] if both else []
+            frame[name] = composed
+    return notes
 
 
 def _require_names(content: Table, names: Sequence[str]) -> None:

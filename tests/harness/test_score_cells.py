@@ -86,6 +86,13 @@ def test_rs_na_is_no_base_where_no_model_is_called_so(tmp_path):
     assert any("base NA is read as none" in note for note in found.notes)
 
 
+def test_two_unicode_forms_of_a_name_are_one_model(tmp_path):
+    text = "model,base,dataset,r\ncaf\u00e9,,x,.1\ncafe\u0301,,y,.3\nchat,cafe\u0301,x,.2\n"
+    found = read(tmp_path, text)
+    assert found.models["base"].to_dict() == {"caf\u00e9": "", "chat": "caf\u00e9"}
+    assert any("written in two Unicode forms" in note for note in found.notes)
+
+
 def test_a_person_may_be_called_na(tmp_path):
     text = "model,dataset,subject,r\n" + "".join(f"{m},x,{s},.{k}\n" for k, (m, s) in
            enumerate((m, s) for m in "ab" for s in ("NA", "s2")))  # fmt: skip
