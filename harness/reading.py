@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.controls import characters
-from harness.frequencies import zipf_frequencies
+from harness.frequencies import ENGLISH, zipf_frequencies
 from harness.records import Dataset, Floats, Fold, Integers, ReadingTimes
 from harness.spec import Protocol
 
@@ -90,7 +90,15 @@ def score(
         partial = _correlation(x, y, sentences[complete], seed)
         gains = _mean_interval(_held_out_gain(terms, reading.mean_ms, controls, folds, complete), sentences, seed)
     n_words, n_scored = int(usable.sum()), int(reading.scored.sum())
-    log.info("reading dataset=%s n_words=%d n_regression=%d r=%.4f", dataset.name, n_words, n_regression, r)
+    language = dataset.language or f"{ENGLISH} (assumed)"
+    log.info(
+        "reading dataset=%s language=%r n_words=%d n_regression=%d r=%.4f",
+        dataset.name,
+        language,
+        n_words,
+        n_regression,
+        r,
+    )
     return ReadingScore(r, abs(r), r_low, r_high, *partial, *gains, n_words, n_scored - n_words, n_regression)
 
 

@@ -19,8 +19,10 @@ left out, as in Futrell2018. The protocols: `local_protocols.py`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ from harness.datasets.local_scans import Rows, require_words_in_scans, scan_rows
 from harness.datasets.local_settings import Settings
 from harness.delimited.identifiers import join
 from harness.records import Dataset, Responses, Stimuli
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "local:"
 _TABLES = ("stimuli", "responses", "neuroids", "scans", "reading_times", "dataset")
@@ -76,13 +80,25 @@ def entry(name: str) -> Entry:
         extent=_counts(dataset),
         kind="reading" if dataset.reading else "brain",
         licence=said.licence,
-        load=lambda _: dataset,
+        load=lambda _: _with_notes(dataset, notes),
         protocols=protocols,
         citation=said.citation,
         landing=str(folder.absolute()),
         language=said.language,
         notes=tuple(notes),
     )
+
+
+def _with_notes(dataset: Dataset, notes: list[str]) -> Dataset:
+    """The recording, after logging once what was unusual about its files."""
+    for note in notes:
+        _log_once(f"dataset={dataset.name} {note}")
+    return dataset
+
+
+@cache
+def _log_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def _counts(dataset: Dataset) -> str:

@@ -135,12 +135,14 @@ def test_quotes_within_a_sentence_stay(tmp_path, program):
         ("s{}", " s{} ", "spaces around them"),
     ],
 )
-def test_ids_that_changed_their_form_are_joined_and_it_is_noted(tmp_path, capsys, shown, measured, difference):
+def test_ids_that_changed_their_form_are_joined_and_it_is_noted(tmp_path, capsys, caplog, shown, measured, difference):
     stimuli = "stimulus_id,text\n" + "".join(f"{shown.format(k)},{text}\n" for k, text in enumerate(SENTENCES))
     order = list(reversed(range(N)))
     content = "row_id,v1\n" + "".join(f"{measured.format(k)},{VALUES[k]}\n" for k in order)
     name = lab(tmp_path / "x", stimuli_csv=stimuli, responses_csv=content)
-    loaded = datasets.load(name, ".")
+    with caplog.at_level("WARNING"):
+        loaded = datasets.load(name, ".")
+    assert "ids differ from those of stimuli.csv" in caplog.text
     assert loaded.responses.row_ids == loaded.stimuli.ids
     np.testing.assert_array_equal(values_of(name), VALUES.astype(np.float32))
     assert cli.main(["datasets", name]) == 0
