@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from harness import backends, checkpoints, corpora, parity, precision, surprisal
@@ -41,9 +42,10 @@ def read(model: Model, shard: Shard, how: Protocol) -> Bits:
     passages, sentences, ids, texts = zip(*shard.own(), strict=True)
     if words.word_ids != ids:
         raise ValueError("surprisal: the words that were read are not those of the shard.")  # never seen
+    space_bits = words.space_bits if shard.joiner == " " else np.full(len(ids), np.nan)  # no space ends the words
     columns = {
         "story": passages, "sentence": sentences, "word_id": ids, "word": texts, "surprisal_bits": words.bits,
-        "corrected_bits": words.bits + words.space_bits, "n_tokens": words.n_tokens,
+        "corrected_bits": words.bits + space_bits, "n_tokens": words.n_tokens,
         "entropy_bits": words.entropy_bits, "rank": words.ranks,
     }  # fmt: skip
     return Bits(columns, facts)
