@@ -48,9 +48,11 @@ def _scores(arguments: argparse.Namespace) -> Scores:
 
     filesystem, root = fsspec.core.url_to_fs(arguments.path)
     if not filesystem.isdir(root):
-        return score_files.read(arguments.path, arguments.score or (), arguments.where or ())
-    if arguments.score or arguments.where:
-        raise ValueError("--score and --where are for a file of scores; of a run's tables --run names the run.")
+        return score_files.read(arguments.path, arguments.score or (), arguments.where or (), arguments.encoding)
+    if arguments.score or arguments.where or arguments.encoding:
+        raise ValueError(
+            "--score and --where are for a file of scores, like --encoding; of a run's tables --run names it."
+        )
     return scores.of_tables(arguments.path, arguments.run)
 
 

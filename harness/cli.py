@@ -202,6 +202,9 @@ def _add_analysis(add: Callable[..., argparse.ArgumentParser]) -> argparse.Argum
             help="of a file with a row per model: a column of scores (default: those in _r or _score); repeatable",
         )
         command.add_argument("--where", action="append", metavar="COLUMN=VALUE", help="of a file: rows to keep")
+        command.add_argument(
+            "--encoding", metavar="NAME", help="of a file that is not UTF-8 and does not state it, such as windows-1252"
+        )
     return compare
 
 

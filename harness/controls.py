@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 
 from harness import lexicon, ngram
+from harness.frequencies import zipf_frequencies
 from harness.records import Dataset, Features, Floats, Layer, Responses, Stimuli
 
 OASM_WIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -160,7 +161,7 @@ def reading_predictor(name: str, dataset: Dataset, seed: int, file: str = "") ->
     if name == "length":
         return characters(stimuli.texts)
     if name == "frequency":
-        return zipf_frequencies(stimuli.texts)
+        return zipf_frequencies(stimuli.texts, dataset.language)
     if name == "position":
         return stimuli.positions().astype(np.float64)
     if name == "ngram":
@@ -171,17 +172,6 @@ def reading_predictor(name: str, dataset: Dataset, seed: int, file: str = "") ->
 def characters(texts: Sequence[str]) -> Floats:
     """(text,) float64 number of characters as shown, punctuation included, spaces around it not."""
     return np.array([len(text.strip()) for text in texts], dtype=np.float64)
-
-
-def zipf_frequencies(words: Sequence[str]) -> Floats:
-    """(word,) float64 log10 of the frequency per thousand million words, 0 for an unknown word.
-
-    Source: the English list of the library wordfreq, which is frozen; it ignores case and outer punctuation.
-    """
-    from wordfreq import zipf_frequency
-
-    known = {word: zipf_frequency(word, "en") for word in set(words)}
-    return np.array([known[word] for word in words], dtype=np.float64)
 
 
 def position_terms(blocks: Sequence[str]) -> Floats:

@@ -12,6 +12,7 @@ from rich.filesize import decimal
 
 from harness.datasets.entry import Entry
 from harness.fetch import Fetched
+from harness.frequencies import in_words as language_in_words
 from harness.wording import in_words
 
 
@@ -75,6 +76,8 @@ def in_full(entry: Entry, root: Path) -> Iterator[str]:
         f"{entry.title}{f' ({entry.extent})' if entry.extent else ''}",
         entry.citation,
         f"licence: {entry.licence}{warning_of(entry)}",
+        f"language: {language_in_words(entry.language)}",
+        *(f"note: {note}" for note in entry.notes),
     )
     if entry.landing:
         yield f"published at: {entry.landing}"

@@ -17,11 +17,11 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from harness.delimited.encodings import Source, blocks_of_lines
 from harness.lexicon import bare, report_known
 from harness.records import Floats, Integers, Stimuli
 
@@ -86,10 +86,10 @@ def bits_of(stimuli: Stimuli, path: str) -> Floats:
 
     Args:
         stimuli: sentences or words.
-        path: the corpus, UTF-8 text; each line (a paragraph, in wikitext) is a passage.
+        path: the corpus, UTF-8 or UTF-16 text, also compressed; each line (a paragraph, in wikitext) is a passage.
 
     Raises:
-        ValueError: if the corpus is no UTF-8 text, or holds no word of the stimuli.
+        ValueError: if the corpus is no such text (naming the line), or holds no word of the stimuli.
     """
     model = train(corpus(path))
     shown = [words(text) for text in stimuli.texts]
@@ -109,14 +109,10 @@ def words(text: str) -> list[str]:
 
 def corpus(path: str) -> Iterator[list[str]]:
     """The words of each line; wikitext's headings (` = Heading = `) are left out, its marks (@-@, 's) undone."""
-    number = 0
-    try:
-        with Path(path).open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):  # noqa: B007 - for the message
-                if not (line.startswith(" = ") and line.rstrip().endswith(" =")):
-                    yield words(_CLITIC.sub(r"\1", _MARK.sub(r"\1", line)))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 text after line {number}: {error}; convert it first.") from error
+    for block in blocks_of_lines(Source(path, remedy="")):
+        for line in block:
+            if not (line.startswith(" = ") and line.rstrip().endswith(" =")):
+                yield words(_CLITIC.sub(r"\1", _MARK.sub(r"\1", line)))
 
 
 def train(passages: Iterable[Sequence[str]], discounts: Sequence[Sequence[float]] | None = None) -> Trigrams:

@@ -9,10 +9,8 @@ Source: Aw et al. 2023 (arXiv 2312.00575v2), App. F (instruct-eval: MMLU over al
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable
@@ -23,7 +21,8 @@ from urllib.parse import quote
 
 import pyarrow.parquet as pq
 
-from harness import tables
+from harness import benchmark_results, benchmark_tables, tables
+from harness.benchmark_tables import Value
 from harness.knowledge import Ran
 from harness.questions import METRICS, N_SHOTS, PREFIX, Benchmark, category_of, task_of
 
@@ -47,12 +46,13 @@ def rows_of(ran: Ran, benchmark: Benchmark, model: str, revision: str, limit: in
     known = {task.name: task for task in ran.tasks}
     tasks = [(*count, known[name].category, known[name].chance) for name, count in counts.items()]
     about = {"model": model, "revision": revision, "source": source, "n_shots": N_SHOTS[benchmark]}
-    rows = _aggregated(benchmark, tasks, about, [task_of(benchmark, name) for name in counts])
+    names = [task_of(benchmark, name) for name in counts]
+    rows = _aggregated(benchmark, tasks, about, names, METRICS[benchmark])
     return [row | {"cut": ran.cut} for row in rows]
 
 
 def of_results(file: str, model: str, revision: str, root: Path | None) -> list[Row]:
-    """Rows of a results file of lm-evaluation-harness that somebody else made: tasks mmlu_* and bbh_*.
+    """Rows of a results file of lm-evaluation-harness that somebody else made: tasks of MMLU, BBH and their like.
 
     Args:
         file: its path.
@@ -61,124 +61,65 @@ def of_results(file: str, model: str, revision: str, root: Path | None) -> list[
         root: the data root, whose mmlu/categories.csv says the categories of MMLU; None: only the whole.
 
     Raises:
-        ValueError: if there is no such task in the file.
+        ValueError: as `benchmark_results.read`.
     """
-    results = _read(file)
-    version = results.get("lm_eval_version") or results.get("git_hash") or "of an unknown version"
+    results, version = benchmark_results.read(file)
     rows: list[Row] = []
-    for benchmark in METRICS:
-        counts = _counts(benchmark, results, *_names(benchmark, results))
-        if not counts:
-            continue
-        shots = next((int(n) for name, n in results.get("n-shot", {}).items() if benchmark in name), None)
+    for each in results:
         about = {
-            "model": model, "revision": revision, "n_shots": shots,
+            "model": model, "revision": revision, "n_shots": each.n_shots,
             "source": f"lm-evaluation-harness {version}, {file}",
         }  # fmt: skip
-        tasks = [(*count, category_of(benchmark, name, root), math.nan) for name, count in counts.items()]
-        rows += _aggregated(benchmark, tasks, about, [task_of(benchmark, name) for name in counts])
-    if not rows:
-        raise ValueError(
-            f"{file}: no results of tasks mmlu_* or bbh_*; it has {', '.join(results.get('results', {}))}."
-        )
+        categories = [category_of(each.kind, task.task, root) if each.kind else "" for task in each.tasks]
+        tasks = [
+            (task.accuracy, task.n, category, math.nan) for task, category in zip(each.tasks, categories, strict=True)
+        ]
+        names = [task_of(each.kind or "mmlu", task.task) for task in each.tasks]
+        rows += _aggregated(each.benchmark, tasks, about, names, each.metric)
     return rows
 
 
-def _read(file: str) -> Row:
-    try:
-        found: Row = json.loads(Path(file).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{file}: wanted the results of lm-evaluation-harness, an object with `results`.")
-    return found
-
-
-def of_table(file: str, source: str) -> list[Row]:
+def of_table(file: str, source: str, *, percent: bool = False, encoding: str | None = None) -> list[Row]:
     """Rows of published values in a CSV: model and a column "mmlu" or "bbh", or model, benchmark, value and more.
 
     Args:
-        file: its path; of the long form also category, task, n, n_shots, low, high, chance, revision.
+        file: its path, and its form, as of `benchmark_tables.read`.
         source: where the values are published, which stands in every row; a column `source` goes before it.
+        percent: whether values are percent.
+        encoding: of a file that is not UTF-8 and does not state its own.
 
     Raises:
-        ValueError: if a column is missing or a value is no number; what and where.
+        ValueError: if a column is missing, or a value is no number or no share of 1; what and where.
     """
-    with Path(file).open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
-        names = list(reader.fieldnames or ())
-        lines = list(reader)
-    is_long = {"benchmark", "value"} <= set(names)
-    wide = [name for name in names if name in METRICS]
-    if "model" not in names or not (is_long or wide):
-        raise ValueError(
-            f"{file}: wanted columns model and mmlu or bbh, or model, benchmark and value; it has {', '.join(names)}."
-        )
-    rows = []
-    for number, line in enumerate(lines, start=2):
-        parts = [(line["benchmark"], line["value"])] if is_long else [(name, line[name]) for name in wide]
-        for benchmark, value in parts:
-            if value.strip():
-                rows.append(_published(line, benchmark, value, source, f"{file}, line {number}"))
+    values = benchmark_tables.read(file, tuple(METRICS), percent=percent, encoding=encoding)
+    rows = [_published(value, source) for value in values]
     if not all(row["source"] for row in rows):
         raise ValueError(f"{file}: where are these values published? Give --source, or a column `source`.")
     return rows
 
 
-def _published(line: dict[str, str], benchmark: str, value: str, source: str, where: str) -> Row:
-    def number(name: str) -> float:
-        text = (line.get(name) or "").strip()
-        return _number(text, f"{where}: {name}") if text else math.nan
-
-    def whole(name: str) -> int | None:
-        return None if math.isnan(number(name)) else int(number(name))
-
+def _published(value: Value, source: str) -> Row:
+    numbers = {name: value.numbers.get(name, math.nan) for name in ("low", "high", "chance")}
+    texts = {name: value.texts.get(name, "") for name in ("revision", "category", "task")}
     return {
-        "model": line["model"].strip(), "revision": line.get("revision") or "", "benchmark": benchmark,
-        "category": line.get("category") or "", "task": line.get("task") or "",
-        "metric": line.get("metric") or "accuracy",
-        "n_shots": whole("n_shots"), "value": _number(value, f"{where}: value"), "low": number("low"),
-        "high": number("high"), "chance": number("chance"), "n": whole("n"), "cut": None,
-        "source": line.get("source") or source, "created": _now(),
+        "model": value.model, "benchmark": value.benchmark, **texts, "metric": value.texts.get("metric") or "accuracy",
+        "n_shots": value.whole.get("n_shots"), "value": value.value, **numbers, "n": value.whole.get("n"), "cut": None,
+        "source": value.texts.get("source") or source, "created": _now(),
     }  # fmt: skip
 
 
-def _number(text: str, what: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
-        raise ValueError(f"{what} is {text!r}; wanted a number.")
-    return found
-
-
-def _names(benchmark: Benchmark, results: Row) -> tuple[str, ...]:
-    """Beginnings of the names of single tasks in a foreign file."""
-    found = results.get("results", {})
-    if benchmark == "mmlu":
-        return (f"{PREFIX}mmlu_", "mmlu_")
-    if benchmark == "bbh-choice":
-        return (f"{PREFIX}bbh-choice_",)
-    return tuple(
-        start for start in (f"{PREFIX}bbh_", "bbh_fewshot_", "bbh_cot_fewshot_", "bbh_zeroshot_", "bbh_cot_zeroshot_")
-        if any(name.startswith(start) for name in found)
-    )[:1]  # fmt: skip
-
-
-def _counts(benchmark: Benchmark, results: Row, *starts: str) -> dict[str, tuple[float, int]]:
-    """Name of each single task -> (share right, questions); groups of tasks, which have no questions, are left out."""
+def _counts(benchmark: Benchmark, results: Row, start: str) -> dict[str, tuple[float, int]]:
+    """Name of each single task of our own -> (share right, questions)."""
     sizes, found = results.get("n-samples", {}), {}
     for name, values in results.get("results", {}).items():
-        start = next((start for start in starts if name.startswith(start)), None)
         metric = next((key for key in values if key.split(",")[0] == METRICS[benchmark]), None)
-        if start and metric and name in sizes:
+        if name.startswith(start) and metric and name in sizes:
             found[name.removeprefix(start)] = (float(values[metric]), int(sizes[name]["effective"]))
     return found
 
 
 def _aggregated(
-    benchmark: Benchmark, counts: list[tuple[float, int, str, float]], about: Row, tasks: list[str]
+    benchmark: str, counts: list[tuple[float, int, str, float]], about: Row, tasks: list[str], metric: str
 ) -> list[Row]:
     """Rows of tasks, categories and the whole, from (share right, n, category, chance) of each file of questions."""
     of_task: dict[str, list[tuple[float, int, str, float]]] = defaultdict(list)
@@ -193,10 +134,10 @@ def _aggregated(
     rows = []
     for (category, task), members in sorted(groups.items()):
         parts = [pooled[name][0] for name in members]
-        value, low, high, n, chance = _pool_all(parts) if benchmark == "mmlu" else _mean(parts)
+        value, low, high, n, chance = _pool_all(parts) if benchmark.startswith("mmlu") else _mean(parts)
         rows.append({
             **about, "benchmark": benchmark, "category": category, "task": task, "cut": None,
-            "metric": METRICS[benchmark], "value": value, "low": low, "high": high, "chance": chance,
+            "metric": metric, "value": value, "low": low, "high": high, "chance": chance,
             "n": n, "created": _now(),
         })  # fmt: skip
     return rows

@@ -22,6 +22,10 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--models", metavar="FILE", help="models of your own: a TOML or YAML file")
     command.add_argument("--allow-pickle", action="store_true", help="load pickled weights too, which can run any code")
     command.add_argument("--source", default="", metavar="TEXT", help="import: where the values are published")
+    command.add_argument("--percent", action="store_true", help="import: the values of a table are percent")
+    command.add_argument(
+        "--encoding", metavar="NAME", help="import: of a table that is not UTF-8 and does not state it"
+    )
     command.add_argument("--out", default="results", metavar="URL", help="folder or URL of tables (default: results)")
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     command.add_argument("--batch-size", default="auto", metavar="N", help="prompts at once (default: 16 on a CPU)")
@@ -85,13 +89,15 @@ def _import(arguments: argparse.Namespace) -> int:
         raise ValueError("import what? Give a file.")
     if not Path(arguments.file).is_file():
         raise FileNotFoundError(f"{arguments.file} is not there.")
-    if arguments.file.endswith(".json"):
+    if arguments.file.lower().endswith(".json"):
         if len(arguments.model or ()) != 1:
             raise ValueError("of which model are these results? Give one --model, as it stands in the tables.")
         root = Path(arguments.data_root) if arguments.data_root else None
         rows = properties.of_results(arguments.file, name_of(arguments.model[0]), "", root)
     else:
-        rows = properties.of_table(arguments.file, arguments.source)
+        rows = properties.of_table(
+            arguments.file, arguments.source, percent=arguments.percent, encoding=arguments.encoding
+        )
     properties.store(arguments.out, rows)
     if arguments.json:
         document({"rows": rows})

@@ -17,7 +17,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.controls import characters, zipf_frequencies
+from harness.controls import characters
+from harness.frequencies import ENGLISH, zipf_frequencies
 from harness.records import Dataset, Floats, Fold, Integers, ReadingTimes
 from harness.spec import Protocol
 
@@ -89,16 +90,24 @@ def score(
         partial = _correlation(x, y, sentences[complete], seed)
         gains = _mean_interval(_held_out_gain(terms, reading.mean_ms, controls, folds, complete), sentences, seed)
     n_words, n_scored = int(usable.sum()), int(reading.scored.sum())
-    log.info("reading dataset=%s n_words=%d n_regression=%d r=%.4f", dataset.name, n_words, n_regression, r)
+    language = dataset.language or f"{ENGLISH} (assumed)"
+    log.info(
+        "reading dataset=%s language=%r n_words=%d n_regression=%d r=%.4f",
+        dataset.name,
+        language,
+        n_words,
+        n_regression,
+        r,
+    )
     return ReadingScore(r, abs(r), r_low, r_high, *partial, *gains, n_words, n_scored - n_words, n_regression)
 
 
 def control_terms(dataset: Dataset) -> Floats:
     """(word, 9) float64: what is known of reading without a language model; NaN in the first two words of a story.
 
-    Characters and Zipf frequency of the word and of the two before it (spill-over); place in the story and its
-    logarithm (readers speed up, first fast); whether the word before began a sentence. A story's own level is left
-    out: it cannot be fitted on other stories.
+    Characters and Zipf frequency (in the data set's language) of the word and of the two before it (spill-over); place
+    in the story and its logarithm (readers speed up, first fast); whether the word before began a sentence. A story's
+    own level is left out: it cannot be fitted on other stories.
 
     Raises:
         ValueError: if the data set has no reading times.
@@ -110,7 +119,7 @@ def control_terms(dataset: Dataset) -> Floats:
     places = stimuli.positions().astype(np.float64)
     columns = [
         with_words_before(characters(stimuli.texts), stories),
-        with_words_before(zipf_frequencies(stimuli.texts), stories),
+        with_words_before(zipf_frequencies(stimuli.texts, dataset.language), stories),
         np.stack([places, np.log1p(places)], axis=1),
         _before(starts.astype(np.float64), stories, 1)[:, None],
     ]

@@ -182,6 +182,7 @@ class Dataset:
         name, version: in the table of data sets; sha256 over the content that was loaded, 16 hex digits.
         published_ceiling, ceiling_source: a known ceiling, of each experiment where there are several, and where it is
             from. It stands where none can be computed from subjects, and before all where it `is_planted`.
+        language: BCP 47, of the texts; "" where none is stated, which is read as English.
     """
 
     name: str
@@ -192,6 +193,7 @@ class Dataset:
     published_ceiling: float | Mapping[str, float] | None = None
     ceiling_source: str = ""
     is_planted: bool = False
+    language: str = ""
 
     def __post_init__(self) -> None:
         if self.reading is not None and self.reading.word_ids != self.stimuli.ids:

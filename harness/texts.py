@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from harness import backends, checkpoints, corpora, parity, precision, surprisal
@@ -13,6 +14,7 @@ from harness.backends import Model
 from harness.checkpoints import Checkpoint
 from harness.corpora import Shard
 from harness.spec import AskedBackend, AskedDtype, Dtype, Protocol
+from harness.word_files import AS_FOUND, TextOptions
 
 # Raise it when words are read otherwise: older bits are then not reused.
 SURPRISALS_VERSION = 1
@@ -40,9 +42,10 @@ def read(model: Model, shard: Shard, how: Protocol) -> Bits:
     passages, sentences, ids, texts = zip(*shard.own(), strict=True)
     if words.word_ids != ids:
         raise ValueError("surprisal: the words that were read are not those of the shard.")  # never seen
+    space_bits = words.space_bits if shard.joiner == " " else np.full(len(ids), np.nan)  # no space ends the words
     columns = {
         "story": passages, "sentence": sentences, "word_id": ids, "word": texts, "surprisal_bits": words.bits,
-        "corrected_bits": words.bits + words.space_bits, "n_tokens": words.n_tokens,
+        "corrected_bits": words.bits + space_bits, "n_tokens": words.n_tokens,
         "entropy_bits": words.entropy_bits, "rank": words.ranks,
     }  # fmt: skip
     return Bits(columns, facts)
@@ -88,6 +91,7 @@ def surprisals(
     device: str = "cpu",
     data_root: str | None = None,
     allow_pickle: bool = False,
+    options: TextOptions = AS_FOUND,
     progress: Callable[[str, int], None] | None = None,
     remarked: Callable[[str, str], None] | None = None,
 ) -> Iterator[pd.DataFrame]:
@@ -103,6 +107,7 @@ def surprisals(
         device: "cpu" or "cuda".
         data_root: where data sets lie.
         allow_pickle: whether pickled weights are loaded.
+        options: what the user says of the texts.
         progress: is told the model and how many words it has read, after each shard.
         remarked: gets the model and each sentence on how it reads a text (`Checkpoint.notes`).
 
@@ -113,8 +118,7 @@ def surprisals(
         ValueError: if a model cannot be loaded or a corpus not read; what was yielded before stands.
     """
     for source in sources:  # whatever is wrong with a text is said before a model is loaded
-        for _ in corpora.shards_of(source, how.context, data_root):
-            pass
+        corpora.check(source, data_root, options)
     for name, known_as in checkpoints.names_of(dict.fromkeys(names)).items():
         checkpoint, precise = resolve(name, dtype, known_as, allow_pickle=allow_pickle)
         if remarked:
@@ -129,7 +133,7 @@ def surprisals(
                     "corpus": corpora.name_of(source), "model": checkpoint.name, "revision": checkpoint.revision,
                     "dtype": precise, "context": context_in_words(checkpoint, reading),
                 }  # fmt: skip
-                for shard in corpora.shards_of(source, how.context, data_root):
+                for shard in corpora.shards_of(source, how.context, data_root, options):
                     columns = read(model, shard, reading).columns
                     yield pd.DataFrame({**dict.fromkeys(origin), **columns}).assign(**origin)
                     if progress:

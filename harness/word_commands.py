@@ -34,6 +34,18 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--context", choices=("passage", "sentence", "corpus", "none"), default="passage",
         help="what is read before a word: its passage (the default), its sentence, the whole corpus, nothing",
     )  # fmt: skip
+    command.add_argument(
+        "--joiner", metavar="TEXT", help='between words in the text: a space (the default), "" for none, as in Chinese'
+    )
+    command.add_argument(
+        "--language",
+        default="",
+        metavar="CODE",
+        help="of the texts, such as de or el: where sentences end (default: en)",
+    )
+    command.add_argument(
+        "--encoding", metavar="NAME", help="of a file that is not UTF-8 and does not state it, such as windows-1252"
+    )
     command.add_argument("--window", type=int, default=2048, help="tokens at once at most, if the model reads as many")
     command.add_argument("--overlap", type=float, default=0.5, help="share of a window that the one before has read")
     command.add_argument(
@@ -76,8 +88,11 @@ def surprisal(arguments: argparse.Namespace) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    from harness.word_files import TextOptions
+
     names = ("t5_reads", "dtype", "backend", "device", "data_root", "allow_pickle")
-    return {name: getattr(arguments, name) for name in names}
+    said = TextOptions(arguments.encoding, arguments.joiner, arguments.language)
+    return {name: getattr(arguments, name) for name in names} | {"options": said}
 
 
 def _here(arguments: argparse.Namespace, how: Protocol) -> Iterator[pd.DataFrame]:

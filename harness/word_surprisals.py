@@ -26,6 +26,7 @@ from harness.residents import MADE_UP, demand_of
 from harness.spec import AskedBackend, AskedDtype, Protocol, content_hash
 from harness.store import Store
 from harness.texts import SURPRISALS_VERSION
+from harness.word_files import AS_FOUND, TextOptions
 from harness.word_workers import Job, Worker
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def run(
     address: str | None = None,
     memory_gb: float | None = None,
     allow_pickle: bool = False,
+    options: TextOptions = AS_FOUND,
     watcher: Watcher | None = None,
 ) -> Outcome:
     """Write the partitions of all models and corpora that are not there.
@@ -79,6 +81,7 @@ def run(
         address: a Ray cluster; None starts a local Ray.
         memory_gb: what workers may take together; None is what is free.
         allow_pickle: whether pickled weights are loaded.
+        options: what the user says of the texts.
         watcher: is told what happens.
 
     Returns:
@@ -92,7 +95,7 @@ def run(
     store.require_writable()
     store.sweep()
     watcher.busy("cutting the corpora into shards")
-    known = [corpora.put(source, how.context, store, data_root) for source in dict.fromkeys(sources)]
+    known = [corpora.put(source, how.context, store, data_root, options) for source in dict.fromkeys(sources)]
     if doubled := {one.name for one in known if sum(one.name == other.name for other in known) > 1}:
         raise ValueError(f"two corpora are called {min(doubled)!r}; rename a file.")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray warns of how its own pools of actors are made

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from harness.frequencies import ENGLISH
 from harness.records import Dataset, Floats, ReadingTimes, Responses, Stimuli
 from harness.spec import Protocol, content_hash
 
@@ -53,6 +54,8 @@ class Entry:
         landing: the page where the data are published.
         files, optional: what must lie under the data root; what is read besides where it lies there.
         extent: rows x targets in words, such as "1,000 x 6"; "" where only loading tells.
+        language: of the texts, BCP 47; "" where none is stated, which is read as English.
+        notes: what was unusual about the files, and how they were read.
     """
 
     name: str
@@ -67,6 +70,8 @@ class Entry:
     files: tuple[File, ...] = ()
     optional: tuple[File, ...] = ()
     extent: str = ""
+    language: str = ENGLISH
+    notes: tuple[str, ...] = ()
 
     def described(self) -> dict[str, Any]:
         """The entry without what is code."""
@@ -76,7 +81,7 @@ class Entry:
 _CODE = {"load", "protocols", "files", "optional"}
 
 
-def version_of(*contents: Stimuli | Responses | ReadingTimes | Floats) -> str:
+def version_of(*contents: Stimuli | Responses | ReadingTimes | Floats | str) -> str:
     """sha256 over everything that was loaded: ids, texts and the bytes of the values; 16 hex digits."""
     return content_hash([_digest(content) for content in contents])[:16]
 

@@ -15,22 +15,20 @@ How times and words are brought together: `readers.py`.
 Left out: words.tsv, whose word forms differ where the experiment had typing errors; `all_stories.tok` holds the words
 as shown.
 
-Sentences are not marked in the published files. They are found here by punctuation: a sentence ends at . ! or ? (quotes
-and brackets may follow), but not after "Mr.", nor before a word in lower case ('... are ended!' he announced). This
-gives the 481 sentences, hence the 9,775 scored words, of METHODS section 2.
+Sentences are not marked in the published files. They are found here by punctuation (`sentences.py`), with "Mr." as the
+only title after which none ends. This gives the 481 sentences, hence the 9,775 scored words, of METHODS section 2.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness import sentences
 from harness.datasets import readers
 from harness.datasets.entry import Entry, File, version_of
 from harness.records import Dataset, Floats, ReadingTimes, Stimuli
@@ -123,18 +121,8 @@ def _dataset(
 
 
 def sentence_starts(stimuli: Stimuli) -> NDArray[np.bool_]:
-    """(word,) True at the first word of each sentence; the rule is that of the module's docstring."""
-    words = list(zip(stimuli.passages, stimuli.texts, strict=True))
-    after = [story != other or ends_sentence(before, word) for (other, before), (story, word) in pairwise(words)]
-    return np.array([True, *after])
-
-
-_END, _LOWER = re.compile(r"[.!?]['\")]*\.?$"), re.compile(r"[^A-Za-z]*[a-z]")
-
-
-def ends_sentence(word: str, following: str) -> bool:
-    """Whether a sentence ends between two words of a story."""
-    return _END.search(word) is not None and word != "Mr." and _LOWER.match(following) is None
+    """(word,) True at the first word of each sentence of the corpus."""
+    return sentences.starts(stimuli.texts, stimuli.passages, titles=("Mr.",))
 
 
 def _read_words(path: Path) -> Stimuli:

@@ -1,6 +1,6 @@
 """A laboratory's own recording: a folder of tables that is scored without writing code, as `local:FOLDER`.
 
-Each table is a CSV or a Parquet file. Rows are joined by their ids, so that their order matters in `stimuli` alone.
+Each table is a CSV, TSV or Parquet file. Rows are joined by their ids, so that order matters in `stimuli` alone.
 
 - `stimuli`: stimulus_id, text, in order of presentation; passage (one context; default: each sentence alone, all words
   one story), group (what must not be divided over train and test; default: the passage); onset_s and end_s of words
@@ -13,26 +13,32 @@ Each table is a CSV or a Parquet file. Rows are joined by their ids, so that the
   score is on their mean, the ceiling their split half.
 - `dataset.json` (may be absent): see `local_settings.py`.
 
-Without `sentence`, sentences are found by punctuation; without `scored`, the first word of each is left out: both as in
-Futrell2018. The protocols: `local_protocols.py`.
+Without `sentence`, sentences are found by punctuation (`sentences.py`); without `scored`, the first word of each is
+left out, as in Futrell2018. The protocols: `local_protocols.py`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
-from harness.datasets import local_files, local_protocols, local_settings, readers
+from harness import frequencies, scripts, sentences
+from harness.datasets import local_files, local_protocols, local_settings
 from harness.datasets.entry import Entry, version_of
-from harness.datasets.futrell2018 import sentence_starts
-from harness.datasets.local_files import Table, nearest
+from harness.datasets.local_files import Table, joined, nearest
+from harness.datasets.local_reading import read_times
+from harness.datasets.local_scans import Rows, require_words_in_scans, scan_rows
 from harness.datasets.local_settings import Settings
-from harness.records import Dataset, Floats, ReadingTimes, Responses, Stimuli
+from harness.delimited.identifiers import join
+from harness.records import Dataset, Responses, Stimuli
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "local:"
 _TABLES = ("stimuli", "responses", "neuroids", "scans", "reading_times", "dataset")
@@ -61,9 +67,10 @@ def entry(name: str) -> Entry:
         ValueError: what is wrong, with folder, file, column and id.
     """
     folder = folder_of(name)
+    notes: list[str] = []
     try:
         said = local_settings.read(folder)
-        dataset = _read_dataset(folder, said)
+        dataset = _read_dataset(folder, said, notes)
         protocols = local_protocols.choose(dataset, said.context, said.folds)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
@@ -73,11 +80,25 @@ def entry(name: str) -> Entry:
         extent=_counts(dataset),
         kind="reading" if dataset.reading else "brain",
         licence=said.licence,
-        load=lambda _: dataset,
+        load=lambda _: _with_notes(dataset, notes),
         protocols=protocols,
         citation=said.citation,
         landing=str(folder.absolute()),
+        language=said.language,
+        notes=tuple(notes),
     )
+
+
+def _with_notes(dataset: Dataset, notes: list[str]) -> Dataset:
+    """The recording, after logging once what was unusual about its files."""
+    for note in notes:
+        _log_once(f"dataset={dataset.name} {note}")
+    return dataset
+
+
+@cache
+def _log_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def _counts(dataset: Dataset) -> str:
@@ -95,25 +116,42 @@ def _counts(dataset: Dataset) -> str:
 # --- tables -> records ------------------------------------------------------------------------------------------------
 
 
-def _read_dataset(folder: Path, said: Settings) -> Dataset:
+def _read_dataset(folder: Path, said: Settings, notes: list[str]) -> Dataset:
     local_files.check_names(folder, _TABLES)
-    shown = local_files.require(folder, "stimuli", ("stimulus_id", "text"), _OPTIONAL)
-    measured = local_files.find(folder, "responses", ("row_id",))
-    times = local_files.find(folder, "reading_times", ("stimulus_id",))
-    scans = local_files.find(folder, "scans", ("scan_id", "time_s"), ("block", "group"))
+    shown = local_files.require(folder, "stimuli", ("stimulus_id", "text"), _OPTIONAL, said.encoding)
+    measured = local_files.find(folder, "responses", ("row_id",), None, said.encoding)
+    times = local_files.find(folder, "reading_times", ("stimulus_id",), None, said.encoding)
+    scans = local_files.find(folder, "scans", ("scan_id", "time_s"), ("block", "group"), said.encoding)
+    neuroids = local_files.find(folder, "neuroids", ("neuroid_id", "subject"), ("roi",), said.encoding)
+    notes += [note for table in (shown, measured, times, scans, neuroids) if table for note in table.content.notes]
     _require_one_kind(shown, measured, times)
-    stimuli = _stimuli(shown, words=measured is None or scans is not None, timed=scans is not None)
+    stimuli = _stimuli(shown, said, words=measured is None or scans is not None, timed=scans is not None)
     responses = reading = None
     if measured is None:
-        stimuli = _with_sentences(shown, stimuli)
-        reading = _reading(shown, stimuli, times)
+        stimuli = _with_sentences(shown, stimuli, said)
+        reading = read_times(shown, stimuli, times, notes)
+        notes += _frequency_notes(said.language)
     else:
-        rows = _scan_rows(scans, stimuli, shown.file) if scans else _sentence_rows(measured, stimuli, shown.file)
-        neuroids = local_files.find(folder, "neuroids", ("neuroid_id", "subject"), ("roi",))
-        responses = _responses(measured, neuroids, rows, said.unit)
+        rows = scan_rows(scans, stimuli, shown.file, notes) if scans else _sentence_rows(stimuli, shown.file)
+        responses = _responses(measured, neuroids, rows, said.unit, notes)
+        if scans:
+            require_words_in_scans(stimuli, responses, scans.file)
     ceiling = np.array([np.nan if said.ceiling is None else said.ceiling])
-    version = version_of(stimuli, *(people for people in (responses, reading) if people), ceiling)
-    return Dataset(said.name, version, stimuli, responses, reading, said.ceiling, said.ceiling_source)
+    contents: list[Any] = [stimuli, *(measure for measure in (responses, reading) if measure), ceiling]
+    contents += [] if frequencies.is_english(said.language) else [said.language]
+    return Dataset(
+        said.name, version_of(*contents), stimuli, responses, reading, said.ceiling, said.ceiling_source,
+        language=said.language,
+    )  # fmt: skip
+
+
+def _frequency_notes(language: str) -> list[str]:
+    """A warning where the regression of reading times will lack the frequencies of its words."""
+    try:
+        frequencies.zipf_frequencies(["a"], language)
+    except (ValueError, ModuleNotFoundError) as error:
+        return [f"STRICT, which regresses reading times over word frequency, cannot be computed: {error}"]
+    return []
 
 
 def _require_one_kind(shown: Table, measured: Table | None, times: Table | None) -> None:
@@ -127,76 +165,55 @@ def _require_one_kind(shown: Table, measured: Table | None, times: Table | None)
         )
 
 
-def _stimuli(table: Table, *, words: bool, timed: bool) -> Stimuli:
+def _stimuli(table: Table, said: Settings, *, words: bool, timed: bool) -> Stimuli:
     ids, texts = table.ids(), table.texts("text")
+    if words:
+        _require_single_words(table, texts)
     passages = table.texts("passage") if "passage" in table.columns else ("all",) * len(ids) if words else ids
     groups = table.texts("group") if "group" in table.columns else ()
     for column in ("onset_s", "end_s") if timed else ():
         if column not in table.columns:
             raise ValueError(f"{table.file} has no column {column!r}, which words need where there are scans.")
     onsets, ends = (table.numbers(column, complete=True) if timed else None for column in ("onset_s", "end_s"))
-    return Stimuli(ids, texts, passages, groups, onsets_s=onsets, ends_s=ends)
+    if said.joiner is None and len(set(passages)) < len(ids) and scripts.has_no_spaces(texts):
+        raise ValueError(
+            f"{table.file}: column 'text' is in a script without spaces between words, but would be joined by spaces; "
+            'state what stands between stimuli in dataset.json: "joiner": "" for nothing, " " for a space.'
+        )
+    joiner = " " if said.joiner is None else said.joiner
+    return Stimuli(ids, texts, passages, groups, onsets_s=onsets, ends_s=ends, separator=joiner)
 
 
-class _Rows(NamedTuple):
-    """The rows of the responses, in order of time, and the table that names them."""
-
-    ids: tuple[str, ...]
-    groups: tuple[str, ...]
-    blocks: tuple[str, ...]
-    times_s: Floats | None
-    file: str
+def _require_single_words(table: Table, texts: Sequence[str]) -> None:
+    """Raise where a word holds a line break or a tab: it is several cells that were merged."""
+    for row, text in enumerate(texts):
+        if any(sign in text.strip() for sign in "\n\r\t"):
+            raise ValueError(f"{table.file}: column 'text' holds a line break or a tab in {table.row(row)}: {text!r}.")
 
 
-def _sentence_rows(measured: Table, stimuli: Stimuli, file: str) -> _Rows:
-    """The stimuli that have a response, in order of presentation."""
-    responded = set(measured.ids())
-    rows = [row for row, stimulus_id in enumerate(stimuli.ids) if stimulus_id in responded]
-    ids, groups, blocks = (tuple(c[row] for row in rows) for c in (stimuli.ids, stimuli.groups, stimuli.passages))
-    return _Rows(ids, groups, blocks, None, file)
+def _sentence_rows(stimuli: Stimuli, file: str) -> Rows:
+    """The stimuli, in order of presentation; not all need have a response."""
+    return Rows(stimuli.ids, stimuli.groups, stimuli.passages, None, file)
 
 
-def _scan_rows(scans: Table, stimuli: Stimuli, file: str) -> _Rows:
-    """The scans, block after block in the order of the passages, by time within each."""
-    ids, times = scans.ids(), scans.numbers("time_s", complete=True)
-    passages = tuple(dict.fromkeys(stimuli.passages))
-    blocks = (
-        scans.texts("block") if "block" in scans.columns else (passages[0] if len(passages) == 1 else "all",) * len(ids)
-    )
-    place = {passage: k for k, passage in enumerate(passages)}
-    for scan, block in zip(ids, blocks, strict=True):
-        if block not in place and "block" in scans.columns:
-            raise ValueError(
-                f"{scans.file}: block {block!r} of scan {scan!r} is no passage of {file}{nearest(block, passages)}."
-            )
-    order = sorted(range(len(ids)), key=lambda row: (place.get(blocks[row], 0), times[row]))
-    for before, row in pairwise(order):
-        if blocks[before] == blocks[row] and times[before] == times[row]:
-            raise ValueError(f"{scans.file}: scans {ids[before]!r} and {ids[row]!r} have one time_s, {times[row]:g}.")
-    if len(set(blocks)) == len(ids):
-        raise ValueError(f"{scans.file}: no block has two scans, so the time from scan to scan is not known.")
-    if "group" in scans.columns:
-        groups: Sequence[str] = scans.texts("group")
-    else:
-        groups = blocks if len(set(blocks)) > 1 else [f"minute.{int((t - times.min()) // 60) + 1}" for t in times]
-    ids, groups, blocks = (tuple(column[row] for row in order) for column in (ids, groups, blocks))
-    return _Rows(ids, groups, blocks, times[order], scans.file)
-
-
-def _responses(measured: Table, neuroids: Table | None, rows: _Rows, unit: str) -> Responses:
-    place, wanted = {row_id: row for row, row_id in enumerate(measured.ids())}, set(rows.ids)
-    if odd := [row_id for row_id in place if row_id not in wanted]:
-        raise ValueError(f"{measured.file}: row_id {odd[0]!r} is not in {rows.file}{nearest(odd[0], rows.ids)}.")
-    if odd := [row_id for row_id in rows.ids if row_id not in place]:
-        raise ValueError(f"{measured.file}: no row for {odd[0]!r} of {rows.file}; write a row without values.")
-    names, subjects, rois = _neuroids(measured, neuroids)
-    values = measured.matrix(names, [place[row_id] for row_id in rows.ids])
+def _responses(measured: Table, neuroids: Table | None, rows: Rows, unit: str, notes: list[str]) -> Responses:
+    given = measured.ids()
+    same = joined(given, rows.ids, "row_id", measured.file, rows.file, notes)
+    place = {same[row_id]: row for row, row_id in enumerate(given)}
+    chosen = [row for row, row_id in enumerate(rows.ids) if row_id in place or rows.times_s is not None]
+    if missing := next((rows.ids[row] for row in chosen if rows.ids[row] not in place), None):
+        raise ValueError(f"{measured.file}: no row for {missing!r} of {rows.file}; write a row without values.")
+    ids, groups, blocks = (tuple(column[row] for row in chosen) for column in (rows.ids, rows.groups, rows.blocks))
+    names, subjects, rois = _neuroids(measured, neuroids, notes)
+    values = measured.matrix(names, [place[row_id] for row_id in ids])
     if len(empty := np.flatnonzero(np.isnan(values).all(axis=0))):
         raise ValueError(f"{measured.file}: column {names[empty[0]]!r} has no value at all; leave the neuroid out.")
-    return Responses(values, rows.ids, rows.groups, rows.blocks, names, subjects, rois, unit, rows.times_s)
+    return Responses(values, ids, groups, blocks, names, subjects, rois, unit, rows.times_s)
 
 
-def _neuroids(measured: Table, table: Table | None) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+def _neuroids(
+    measured: Table, table: Table | None, notes: list[str]
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Ids, subjects and rois, in the order of the columns of the responses."""
     columns = measured.columns
     if not columns:
@@ -204,35 +221,24 @@ def _neuroids(measured: Table, table: Table | None) -> tuple[tuple[str, ...], tu
     if table is None:
         return columns, ("subject",) * len(columns), ("",) * len(columns)
     place = {name: row for row, name in enumerate(table.ids())}
-    if odd := [column for column in columns if column not in place]:
+    same = join(columns, list(place), measured.file, table.file)
+    if odd := [column for column in columns if column not in same.same]:
         raise ValueError(
             f"{measured.file}: column {odd[0]!r} is no neuroid_id of {table.file}{nearest(odd[0], place)}."
         )
-    if odd := sorted(set(place) - set(columns)):
+    notes += [same.note] if same.note else []
+    if odd := sorted(set(place) - set(same.same.values())):
         raise ValueError(
             f"{table.file}: neuroid_id {odd[0]!r} is no column of {measured.file}{nearest(odd[0], columns)}."
         )
     subjects = table.texts("subject")
     rois = table.texts("roi") if "roi" in table.columns else ("",) * len(place)
-    at = [place[column] for column in columns]
+    at = [place[same.same[column]] for column in columns]
     return columns, tuple(subjects[row] for row in at), tuple(rois[row] for row in at)
 
 
-def _with_sentences(shown: Table, stimuli: Stimuli) -> Stimuli:
+def _with_sentences(shown: Table, stimuli: Stimuli, said: Settings) -> Stimuli:
     if "sentence" in shown.columns:
         return replace(stimuli, sentences=shown.texts("sentence"))
-    return replace(stimuli, sentences=tuple(str(number) for number in np.cumsum(sentence_starts(stimuli))))
-
-
-def _reading(shown: Table, stimuli: Stimuli, times: Table | None) -> ReadingTimes:
-    starts = np.array([True, *(before != after for before, after in pairwise(stimuli.sentences))])
-    scored = shown.flags("scored") if "scored" in shown.columns else ~starts
-    if times is None:
-        return ReadingTimes(stimuli.ids, shown.numbers("reading_ms"), scored, release="local")
-    place = {word: row for row, word in enumerate(stimuli.ids)}
-    read = times.ids()
-    if odd := [word for word in read if word not in place]:
-        raise ValueError(f"{times.file}: stimulus_id {odd[0]!r} is not in {shown.file}{nearest(odd[0], stimuli.ids)}.")
-    values = np.full((len(stimuli), len(times.columns)), np.nan, dtype=np.float32)
-    values[[place[word] for word in read]] = times.matrix(times.columns, range(len(read)))
-    return ReadingTimes(stimuli.ids, readers.mean_of_readers(values), scored, "local", times.columns, values)
+    starts = sentences.starts(stimuli.texts, stimuli.passages, stimuli.separator, said.language)
+    return replace(stimuli, sentences=tuple(str(number) for number in np.cumsum(starts)))

@@ -1,8 +1,13 @@
-"""What `dataset.json` of a laboratory's folder says: name, licence, ceiling, context, folds.
+"""What `dataset.json` of a laboratory's folder says: name, licence, ceiling, language, encoding, context, folds.
 
     {"name": "mylab-stories", "title": "Stories", "licence": "CC BY 4.0", "citation": "...", "unit": "z",
+     "language": "zh", "joiner": "", "encoding": "windows-1252",
      "ceiling": {"value": 0.3, "source": "split half of our sessions"}, "context": "passage",
      "strict": {"folds": {"kind": "grouped", "n": 5}}}
+
+`language` (BCP 47) chooses word frequencies and sentence ends, English where it is absent. `joiner` stands between
+stimuli in the text that a model reads: a space where it is absent, "" for words of a language without spaces.
+`encoding` is that of tables that are not UTF-8 and do not state their own.
 
 Every key may be absent, and the file too. A misspelt key is an error, since it would be silently without effect.
 """
@@ -16,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.datasets.local_files import nearest
+from harness.delimited.encodings import Source, text_of
+from harness.frequencies import require_language
 from harness.spec import FoldRule
 
 _FILE = "dataset.json"
@@ -35,6 +42,9 @@ class Settings:
     ceiling_source: str = ""
     context: str | None = None
     folds: FoldRule | None = None
+    language: str = ""
+    joiner: str | None = None
+    encoding: str | None = None
 
 
 _FOLD_KEYS: dict[str, type] = {
@@ -49,10 +59,11 @@ def read(folder: Path) -> Settings:
     """Read and check dataset.json; ValueError names the key that is wrong, and the nearest known one."""
     path = folder / _FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        content = json.loads(text_of(Source(str(path)))) if path.is_file() else {}
     except ValueError as error:
         raise ValueError(f"{_FILE} is no JSON: {error}") from error
-    text = dict.fromkeys(("name", "title", "licence", "citation", "unit", "context"), str)
+    texts = ("name", "title", "licence", "citation", "unit", "context", "language", "joiner", "encoding")
+    text = dict.fromkeys(texts, str)
     said = _checked(content, "", {**text, "ceiling": dict, "strict": dict})
     ceiling = _checked(said.pop("ceiling", {}), "ceiling", {"value": float, "source": str}, needed=True)
     strict = _checked(said.pop("strict", {}), "strict", {"folds": dict})
@@ -62,6 +73,11 @@ def read(folder: Path) -> Settings:
     name = said.pop("name", "") or "local-" + re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name)[:58]
     if not _NAME.fullmatch(name):
         raise ValueError(f"{_FILE}: name {name!r}; use letters, digits, '.', '_' and '-', 64 at most, a letter first.")
+    if said.get("language"):
+        try:
+            said["language"] = require_language(said["language"])
+        except ValueError as error:
+            raise ValueError(f"{_FILE}: language {error}") from None
     return Settings(
         name, **said, ceiling=ceiling.get("value"), ceiling_source=ceiling.get("source", ""),
         folds=FoldRule(**folds) if folds else None,

@@ -53,6 +53,11 @@ FORMS = {
     "gzipped": lambda lines: (lines, {"pack": gzip.compress}),
     "gzipped, with a header": lambda lines: ([f"{len(lines)} 3", *lines], {"pack": gzip.compress}),
     "with tokens that hold spaces": lambda lines: ([*lines, ". . . 1 2 3", "bee name@domain.com 4 5 6"], {}),
+    "with a byte-order mark": lambda lines: (["\ufeff" + lines[0], *lines[1:]], {}),
+    "with a byte-order mark and a header": lambda lines: ([f"\ufeff{len(lines)} 3", *lines], {}),
+    "with tabs": lambda lines: ([line.replace(" ", "\t") for line in lines], {}),
+    "with a tab after the word": lambda lines: ([line.replace(" ", "\t", 1) for line in lines], {}),
+    "with two spaces": lambda lines: ([line.replace(" ", "  ") for line in lines], {}),
     "with other words": lambda lines: (["x 1 1 1", *lines, "bee 7 7 7", "ñandú 1 2 3"], {}),
 }
 
@@ -82,6 +87,22 @@ def test_a_damaged_file_is_refused_by_line(lines, message, tmp_path):
     path = written(tmp_path / "v.txt", lines)
     with pytest.raises(ValueError, match=message):
         lexicon.embed(["bee sang"], path)
+
+
+def test_a_word_is_found_in_either_unicode_form(tmp_path):
+    path = written(tmp_path / "v.txt", ["cafe\u0301 1 2", "über 3 4", "u\u0308ber 5 6"])
+    found = lexicon.read(path, ["café", "über", "河"])
+    assert {word: list(vector) for word, vector in found.items()} == {"café": [1, 2], "über": [3, 4]}
+
+
+def test_another_encoding_is_refused_and_named(tmp_path):
+    (tmp_path / "v.txt").write_bytes("bee 1 2\nnaïve 3 4\n".encode("cp1252"))
+    with pytest.raises(ValueError, match="line 2: 'naïve' is in Windows-1252; save the file as UTF-8"):
+        lexicon.read(str(tmp_path / "v.txt"), ["naïve"])
+    assert list(lexicon.read(str(tmp_path / "v.txt"), ["bee"])) == ["bee"]
+    (tmp_path / "v.txt").write_bytes("bee 1 2\n".encode("utf-16"))
+    with pytest.raises(ValueError, match="is UTF-16; save it as UTF-8"):
+        lexicon.read(str(tmp_path / "v.txt"), ["bee"])
 
 
 def test_a_cut_gzip_is_refused(tmp_path):

@@ -146,7 +146,7 @@ def test_what_cannot_be_a_corpus_is_refused(tmp_path):
     path = tmp_path / "corpus.txt"
     stimuli = Stimuli(("a",), ("bee",), ("p",))
     path.write_bytes(b"one two\n\xff\xfe three\n")
-    with pytest.raises(ValueError, match="no UTF-8 text after line"):
+    with pytest.raises(ValueError, match=r"corpus\.txt, line 2: byte 0xFF is not UTF-8; .* Save it as UTF-8"):
         ngram.bits_of(stimuli, str(path))
     for content, message in (("", "holds 0 different words"), ("one two\n", "knows none of the 1 words")):
         path.write_text(content)

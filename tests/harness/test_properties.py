@@ -114,9 +114,9 @@ def test_the_long_form_says_more(tmp_path):
     ("text", "said"),
     [
         ("model,accuracy\nm,.3\n", "wanted columns model and mmlu or bbh"),
-        ("model,mmlu\nm,high\n", "line 2: value is 'high'"),
+        ("model,mmlu\nm,high\n", r"v\.csv, line 2, column 'mmlu' is 'high'; write a finite number"),
         ("model,mmlu\nm,.3\n", "where are these values published"),
-        ("model,mmlu\nm,nan\n", "line 2: value is 'nan'"),
+        ("model,mmlu\nm,nan\n", r"v\.csv: no values in mmlu"),
     ],
 )
 def test_bad_tables_are_refused_in_words(tmp_path, text, said):

@@ -269,7 +269,7 @@ def with_row(table, *values):
     (cell("stimuli", 4, "passage", "p9"), "passage 'p.' is not contiguous"),
     (renamed("responses", row_id="id"), r"responses.csv has no column 'row_id'"),
     (renamed("responses", v2="v22"), r"column 'v22' is no neuroid_id of neuroids.csv; the nearest is 'v2'"),
-    (renamed("responses", v2="v1"), r"responses.csv: column 'v1' stands more than once"),
+    (renamed("responses", v2="v1"), r"responses.csv, line 1: column 'v1' appears more than once"),
     (cell("responses", 4, "v2", "high"), r"responses.csv: column 'v2' is 'high' in row_id 's4'"),
     (cell("responses", 4, "v2", "inf"), r"responses.csv: column 'v2' is 'inf' in row_id 's4'"),
     (cell("responses", 4, "row_id", "s3"), r"responses.csv: row_id 's3' stands more than once"),
@@ -295,7 +295,7 @@ def test_a_mistake_is_one_clear_error(tmp_path, spoil, told):
 @pytest.mark.parametrize(("spoil", "told"), [
     (cell("scans", 4, "block", "onne"), r"scans.csv: block 'onne' of scan 'one.4' is no passage.*nearest is 'one'"),
     (cell("scans", 4, "time_s", 6.0), r"scans 'one.3' and 'one.4' have one time_s, 6|scans 'one.4' and 'one.3'"),
-    (cell("scans", 4, "time_s", ""), r"scans.csv: column 'time_s' is '' in scan_id 'one.4'; write a finite number"),
+    (cell("scans", 4, "time_s", ""), r"column 'time_s' is '' in scan_id 'one.4' \(line 6\); write a finite number"),
     (cell("stimuli", 4, "end_s", ""), r"stimuli.csv: column 'end_s' is ''"),
     (renamed("stimuli", onset_s="begin"), r"stimuli.csv has no column 'onset_s'"),
     (lambda content: content["responses"].drop(index=4, inplace=True), r"no row for 'one.4' of scans.csv"),

@@ -1,0 +1,146 @@
+"""A delimited file or a Parquet file as columns of text that know the line of each cell; whole, or piece by piece."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.delimited import form, plain
+from harness.delimited.encodings import Source, open_bytes
+from harness.delimited.form import Form
+from harness.delimited.numerals import Numerals, read_numbers
+from harness.delimited.rows import Batch, rows_of
+
+_INDEX = re.compile(r"|Unnamed: \d+|\.\.\.\d+|__index_level_\d+__")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of one file.
+
+    Attributes:
+        file: its name, for messages.
+        frame: a pandas frame; of a delimited file every cell is text, of Parquet it has its own type.
+        lines: the line of each row in a delimited file, its number in a Parquet file, both from 1.
+        unit: what `lines` counts.
+        notes: what was unusual about the file and how it was read.
+    """
+
+    file: str
+    frame: Any
+    lines: Sequence[int]
+    unit: Literal["line", "row"] = "line"
+    notes: tuple[str, ...] = ()
+
+    def where(self, row: int, column: str = "") -> str:
+        """File, line and column of a cell, for the beginning of a message."""
+        at = f"{self.file}, {self.unit} {self.lines[row]}"
+        return f"{at}, column {column!r}" if column else at
+
+    def texts(self, column: str) -> list[str]:
+        """A column as text; "" for what is absent in Parquet."""
+        return [text_of(value) for value in self.frame[column]]
+
+    def numerals(self, column: str, *, percent: bool = False, whole: bool = False) -> Numerals:
+        """A column as numbers, NaN where a cell is empty or holds a code for a missing value.
+
+        Args:
+            column: its name.
+            percent: whether a cell may end in a percent sign, which divides it by 100.
+            whole: whether the numbers are counts, so that "1,234" can only be 1234.
+
+        Raises:
+            ValueError: naming file, line and column of a cell that is not a finite number or can be read in two ways.
+        """
+        return read_numbers(
+            self.frame[column], lambda row, cell: f"{self.where(row, column)} is {cell!r}", percent=percent, whole=whole
+        )
+
+
+def text_of(value: Any) -> str:
+    """A cell as text; "" where it is absent (None, NaN, NA or NaT, which are not text)."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None or str(value) in {"nan", "<NA>", "NaT"} else str(value)
+
+
+def read(source: Source, wanted: Collection[str] = (), multiline: Collection[str] = ()) -> Table:
+    """Read a delimited file whole.
+
+    Args:
+        source: the file.
+        wanted: columns of which at least one must be there; they decide between separators.
+        multiline: columns whose cells may hold line breaks.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: naming file and line, if it can be read in no way or in two.
+    """
+    found = form.find(source, wanted, multiline)
+    parts = list(stream(source, found))
+    if not parts:
+        return Table(source.name, _frame(found.names, [()] * len(found.names)), (), notes=found.notes)
+    import pandas as pd
+
+    frame = pd.concat([part.frame for part in parts], ignore_index=True) if len(parts) > 1 else parts[0].frame
+    lines = [line for part in parts for line in part.lines]
+    return without_index(Table(source.name, frame, lines, notes=found.notes))
+
+
+def stream(source: Source, found: Form) -> Iterator[Table]:
+    """Read a delimited file some thousand rows at a time, however long it is; as `form.find` found it."""
+    if not found.is_plain:
+        for batch in rows_of(source, found.layout):
+            yield Table(source.name, _frame(found.names, _cells(batch, found)), batch.lines, notes=found.notes)
+        return
+    first = found.layout.header_line + 1
+    for chunk in plain.chunks(source, found.layout, found.names):
+        yield Table(source.name, chunk, range(first, first + len(chunk)))
+        first += len(chunk)
+
+
+def read_parquet(path: str) -> Table:
+    """Read a Parquet file whole; a local path or an fsspec URL."""
+    import pyarrow.parquet as pq
+
+    with open_bytes(path) as stream:
+        frame = pq.ParquetFile(stream).read().to_pandas(ignore_metadata=True)
+    return without_index(Table(path.rsplit("/", 1)[-1], frame, range(1, len(frame) + 1), "row"))
+
+
+def without_index(table: Table) -> Table:
+    """Leave out an index that pandas or R wrote beside the columns: known by its name and its numbers."""
+    kept = [
+        name
+        for name in table.frame.columns
+        if not (_INDEX.fullmatch(str(name)) and _is_index(str(name), table.frame[name]))
+    ]
+    return Table(table.file, table.frame[kept], table.lines, table.unit, table.notes)
+
+
+def _is_index(name: str, column: Any) -> bool:
+    """Whether a column is the index of pandas, which says so in Parquet, or numbers each row once, in any order."""
+    cells = {text_of(value).removesuffix(".0") for value in column}
+    counts = any(cells == {str(number) for number in range(start, start + len(column))} for start in (0, 1))
+    return name.startswith("__index_level_") or counts
+
+
+def _cells(batch: Batch, found: Form) -> list[Sequence[str]]:
+    """The cells of each named column."""
+    n_cells = max(found.places, default=-1) + 1
+    by_place = list(zip(*(row[:n_cells] for row in batch.rows), strict=True))
+    return [by_place[place] for place in found.places]
+
+
+def _frame(names: Sequence[str], columns: Sequence[Sequence[str]]) -> Any:
+    import numpy as np
+    import pandas as pd
+
+    made = {}
+    for name, cells in zip(names, columns, strict=True):
+        values = np.empty(len(cells), dtype=object)
+        values[:] = cells
+        made[name] = values
+    return pd.DataFrame(made, columns=list(names), dtype=object)
