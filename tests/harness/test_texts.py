@@ -1,12 +1,14 @@
 """Bits per word of a user's own text, in this process and as the command gives them."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from harness import cli, contexts, corpora, texts, tiny
+from harness.records import Stimuli
 from harness.spec import surprisal_alone
 
 HOW = surprisal_alone()
@@ -47,6 +49,51 @@ def test_both_readings_of_t5_are_named(models, words):
     assert list(found.context.unique()) == ["passage, by the decoder alone", "passage, in the encoder"]
     alone, context = (part.surprisal_bits.to_numpy() for _, part in found.groupby("context", sort=False))
     assert not np.allclose(alone[1:], context[1:], atol=0.01)
+
+
+@pytest.mark.parametrize("text", ["The old bee watched the hive.", "Unbelievable bees watched.", "The"])
+@pytest.mark.parametrize("bos", ["window", "none"])
+def test_without_bos_the_first_word_is_empty_and_the_rest_is_as_of_a_forward_of_the_text(text, bos, models, tmp_path):
+    import torch
+
+    from harness import checkpoints, reader
+
+    (tmp_path / "a.txt").write_text(text)
+    found = read([str(tmp_path / "a.txt")], [models["llama"]], how=surprisal_alone(bos=bos))
+    loaded = reader.load(checkpoints.resolve(models["llama"]))
+    (context,) = contexts.build(
+        Stimuli(tuple(text.split()), tuple(text.split()), ("p",) * len(text.split())), "passage"
+    )
+    tokens = loaded.encode(context)
+    ids = [*(loaded.prefix if bos == "window" else ()), *map(int, tokens.ids)]
+    with torch.no_grad():
+        logs = loaded.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1) / np.log(2)
+    costs = np.array([-logs[at - 1, ids[at]].item() if at else np.nan for at in range(len(ids))])[-len(tokens.ids) :]
+    wanted = [costs[tokens.owners == word].sum() for word in range(len(words))]
+    np.testing.assert_allclose(found.surprisal_bits, wanted, rtol=1e-4)
+    assert np.isnan(found.surprisal_bits).tolist() == [bos == "none"] + [False] * (len(wanted) - 1)
+
+
+def test_what_is_not_used_as_the_files_say_is_said(models, words, tmp_path, capsys):
+    folder = tmp_path / "m"
+    shutil.copytree(models["llama"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"bos_token_id": 50256}))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["bos_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert (
+        cli.main(["surprisal", words, "--model", str(folder), "--out", str(tmp_path / "a.csv"), "--device", "cpu"]) == 0
+    )
+    assert "note: m: bos_token_id 50256 of config.json is past the embeddings" in capsys.readouterr().err
+    assert pd.read_csv(tmp_path / "a.csv").surprisal_bits.isna().tolist() == [True] + [False] * 5
+
+
+def test_folders_of_one_name_have_two_names(models, words, tmp_path):
+    for name, model in (("exp1", "llama"), ("exp2", "t5")):
+        shutil.copytree(models[model], tmp_path / name / "final")
+    found = read([words], [str(tmp_path / "exp1" / "final"), str(tmp_path / "exp2" / "final")])
+    assert list(found.model.unique()) == ["exp1-final", "exp2-final"]
 
 
 def test_an_encoder_has_no_surprisal(models, words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,3 +145,25 @@ def test_a_name_of_a_pull_request_on_the_hub_stands_in_the_tables_as_it_is(
     assert cli.main(command) == 0
     assert json.loads(capsys.readouterr().out)["n_read"] == 0
     assert len(words_of(out, run, name)) == len(TEXT.split())
+
+
+def test_how_a_corpus_was_read_stands_in_extractions_with_what_is_not_as_the_files_say(models, short, tmp_path):
+    folder, out = tmp_path / "odd", str(tmp_path / "out")
+    shutil.copytree(models["llama"], folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["bos_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"bos_token_id": 10**6}))
+    done = word_surprisals.run([short], [str(folder), models["gpt2"]], HOW, out, device="cpu")
+    assert not done.failures
+    rows = tables.read(out, "extractions", done.run).set_index("model")
+    assert rows.loc["odd", "notes"].startswith("bos_token_id 1000000 of config.json is past the embeddings")
+    assert rows.loc["gpt2", "notes"] == ""
+    assert (rows.n_stimuli == len(TEXT.split())).all()
+    assert (rows.parity_nats < 1e-3).all()
+    assert (rows.n_windows == 1).all()
+    assert not rows.reused.any()
+    again = word_surprisals.run([short], [str(folder), models["gpt2"]], HOW, out, device="cpu")
+    assert again.n_read == 0
+    assert tables.read(out, "extractions", again.run).reused.all()
