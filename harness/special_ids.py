@@ -56,8 +56,9 @@ def around(config: ModelConfig, tokenizer: Any) -> SpecialIds:
 
 
 def _of_decoder(config: ModelConfig, tokenizer: Any, before: Ids) -> SpecialIds:
-    """What the tokenizer puts before a text where that is more than BOS (GLM); else BOS, if it can be used."""
-    if len(before) > 1 and not any(_out_of_range(token, config) for token in before):
+    """What the tokenizer puts before a text, where that is not BOS alone (GLM, XGLM); else BOS, if it is usable."""
+    is_more = before and before != _one(tokenizer.bos_token_id)
+    if is_more and not any(_out_of_range(token, config) for token in before):
         return SpecialIds(before, notes=(f"every text begins with {_named(before, tokenizer)}, as in its tokenizer.",))
     notes: list[str] = []
     for where, token in (("the tokenizer", tokenizer.bos_token_id), ("config.json", config.bos)):

@@ -79,6 +79,18 @@ def test_a_decoder_whose_tokenizer_puts_more_than_bos_before_a_text_reads_that()
     assert "begins with [gMASK] <sop>" in found.notes[0]
 
 
+def test_a_decoder_whose_tokenizer_begins_a_text_with_another_token_than_bos_reads_that():
+    """XGLM's begins every text with the end of the one before."""
+    found = special_ids.around(config(bos=0), tokenizer(LLAMA, single="</s> $A"))
+    assert found.prefix == (1,)
+    assert found.notes == ("every text begins with </s>, as in its tokenizer.",)
+
+
+def test_a_tokenizer_that_puts_bos_before_a_text_itself_has_one_bos():
+    found = special_ids.around(config(), tokenizer(LLAMA, single="<s> $A </s>"))
+    assert (found.prefix, found.suffix, found.notes) == ((0,), (), ())
+
+
 @pytest.mark.parametrize("template", [{}, {"single": "[CLS] $A [SEP]"}])
 def test_an_encoder_reads_a_text_between_cls_and_sep(template):
     found = special_ids.around(config("encoder"), tokenizer(BERT, **template))
