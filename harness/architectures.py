@@ -48,13 +48,19 @@ def torch_dtype(dtype: Dtype) -> torch.dtype:
     return found
 
 
-def read(folder: str) -> Architecture:
-    """The architecture of a folder; ValueError if it is no decoder, no encoder and not of the T5 family."""
+def read(folder: str, tokenizer_folder: str = "") -> Architecture:
+    """The architecture of a folder; ValueError if it is no decoder, no encoder and not of the T5 family.
+
+    Args:
+        folder: with config.json.
+        tokenizer_folder: with the tokenizer, where it is another one (an adapter's).
+    """
     from transformers import AutoConfig, AutoTokenizer
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     stack, auto = _stack(config)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    own = {"config": config} if tokenizer_folder not in {"", folder} else {}
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder or folder, trust_remote_code=False, **own)
     prefix, suffix = _around(stack, config, tokenizer)
     return Architecture(config, tokenizer, stack, auto, prefix, suffix)
 

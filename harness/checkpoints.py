@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import hub
-from harness.headers import n_numbers, read_json, weight_files
+from harness import adapter_config, fingerprints, headers, hub, model_card, quantization
+from harness.headers import read_json, weight_files
 from harness.models import MODELS, Entry, find
+from harness.safetensors_file import header_of
 
 # A folder of such a name is one checkpoint of a training run: the parent folder names the model.
 _STEP = re.compile(r"^(step|checkpoint|revision|epoch)?[-_]?\d+$", re.IGNORECASE)
@@ -47,13 +48,18 @@ class Checkpoint:
         folder: where config.json and the safetensors are.
         revision: commit, or "files-" and 16 hex digits over the names and contents of the files.
         family: model_type of the configuration (llama, gpt2, t5, ...).
-        tuned_from, pair_source: base model and who says so: "table", "model card", "name", or empty.
+        tuned_from, pair_source: base model and who says so: "table", "adapter", "model card", "name", or empty.
         n_parameters: numbers stored in the safetensors, masks left out; n_layers: blocks of all stacks.
         context_size: tokens that the model can read at once; None if it has no limit.
         architecture: hash of configuration and tokenizer: what an untrained twin is made from.
-        base_folder: where the weights of the base are, of a checkpoint whose weights are a difference to it; else "".
+        base_folder: where the weights of the base are, of a checkpoint whose weights are a difference to it or an
+            adapter of it; else "".
         hub_id, base_hub_id: repositories that weights are still to be fetched from (`with_weights`); else "".
         n_heads: attention heads; 0 if not stated. is_encoder: whether it reads both ways and gives no next word.
+        adapter: kind of the adapter (LORA, ...) that is merged at loading; "" where there is none.
+        new_rows: of a difference, what its base counts as at tokens that tuning added: "zero", "mean", or "", which
+            leaves it to `deltas.recipe_of`.
+        quantization: method by which the stored weights are quantised; "" where they are not.
     """
 
     name: str
@@ -74,6 +80,19 @@ class Checkpoint:
     base_hub_id: str = ""
     n_heads: int = 0
     is_encoder: bool = False
+    adapter: str = ""
+    new_rows: str = ""
+    quantization: str = ""
+
+    @property
+    def config_folder(self) -> str:
+        """Where the configuration is: of an adapter with its base."""
+        return self.base_folder if self.adapter and self.base_folder else self.folder
+
+    @property
+    def tokenizer_folder(self) -> str:
+        """Where the tokenizer is: of an adapter that brings none with its base."""
+        return self.folder if _tokenizer(Path(self.folder)) else self.config_folder
 
     @property
     def stack(self) -> Literal["decoder", "encoder-decoder", "encoder"]:
@@ -92,7 +111,7 @@ def resolve(name: str) -> Checkpoint:
     """
     folder = Path(name)
     if folder.is_dir():
-        return _inspect(_folder_name(folder), folder, _files_revision(folder))
+        return _inspect(_folder_name(folder), folder, fingerprints.revision_of(folder))
     if entry := find(name):
         return _of_entry(name, entry)
     if _HUB_ID.fullmatch(name):
@@ -131,22 +150,46 @@ def _of_entry(name: str, entry: Entry) -> Checkpoint:
         folder = Path(entry.folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{name}: {folder} is no folder; look at its entry in the file of models.")
-        found = _inspect(name, folder, _files_revision(folder))
+        found = _inspect(name, folder, fingerprints.revision_of(folder), base_name=entry.delta_of)
     else:
         seen = hub.look(entry.hub_id, hub.commit_of(name, entry))
         n_parameters = seen.n_parameters or _cached(Path(seen.folder), name) or int(entry.n_parameters)
-        found = _inspect(name, Path(seen.folder), seen.commit, n_parameters)
+        found = _inspect(name, Path(seen.folder), seen.commit, n_parameters, entry.delta_of)
         found = replace(found, hub_id=entry.hub_id)
-    if entry.delta_of:
+    if entry.delta_of and not found.adapter:
         base = _of_entry(entry.delta_of, _known(entry.delta_of))
-        found = replace(found, base_folder=base.folder, base_hub_id=base.hub_id)
+        found = replace(found, base_folder=base.folder, base_hub_id=base.hub_id, new_rows=entry.new_rows)
         found = replace(found, revision=f"{found.revision}+{base.revision}")
     return replace(found, tuned_from=entry.tuned_from, pair_source="table") if entry.tuned_from else found
 
 
+def _adapted(name: str, folder: Path, revision: str, base_name: str) -> Checkpoint:
+    """An adapter without a model beside it; but for its tokenizer, if it brings one, all is its base's."""
+    wanted = base_name or adapter_config.base_of(folder, name, adapter_config.read(folder, name))
+    try:
+        base = resolve(wanted)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"{name}: its base {wanted} cannot be had: {error}") from error
+    if base.adapter or base.base_folder:
+        kind = "an adapter" if base.adapter else "a difference"
+        raise ValueError(
+            f"{name}: its base {wanted} is itself {kind}; merge that one first, and name the merged folder."
+        )
+    tokenizer = _tokenizer(folder)
+    return replace(
+        base, name=name, folder=str(folder), revision=f"{revision}+{base.revision}", hub_id="",
+        architecture=_architecture(Path(base.folder), tokenizer) if tokenizer else base.architecture,
+        tuned_from=base.name, pair_source="adapter", base_folder=base.folder, base_hub_id=base.hub_id,
+        adapter=adapter_config.read(folder, name).kind,
+    )  # fmt: skip
+
+
 def _cached(folder: Path, name: str) -> int:
-    """Counted in weights that were fetched before; 0 where they were not."""
-    return _count(folder, name) if any(folder.glob("*.safetensors")) else 0
+    """Counted in weights that were fetched before; 0 where they were not, or not all of them."""
+    try:
+        return _count(folder, name) if any(folder.glob("*.safetensors")) else 0
+    except FileNotFoundError:
+        return 0
 
 
 def _known(name: str) -> Entry:
@@ -178,28 +221,35 @@ def with_weights(checkpoint: Checkpoint, allow_pickle: bool = False) -> Checkpoi
 
 def has_chat_template(checkpoint: Checkpoint) -> bool:
     """Whether the checkpoint's folder holds a chat template, in either of the forms that transformers writes."""
-    folder = Path(checkpoint.folder)
+    folder = Path(checkpoint.tokenizer_folder)
     if (folder / "chat_template.jinja").is_file():
         return True
     settings = folder / "tokenizer_config.json"
     return settings.is_file() and bool(read_json(settings, checkpoint.name).get("chat_template"))
 
 
-def _inspect(name: str, folder: Path, revision: str, n_parameters: int | None = None) -> Checkpoint:
+def _inspect(
+    name: str, folder: Path, revision: str, n_parameters: int | None = None, base_name: str = ""
+) -> Checkpoint:
     """From a folder's small files; its parameters are counted in its weights, unless they are given."""
+    adapter = adapter_config.read(folder, name) if adapter_config.is_adapter(folder) else None
+    if adapter and n_parameters is None:
+        adapter_config.require_weights(folder, name)
+    if adapter and not (folder / "config.json").is_file():
+        return _adapted(name, folder, revision, base_name)
     config = read_json(folder / "config.json", name)
-    tokenizer = next((file for file in map(folder.joinpath, _TOKENIZERS) if file.is_file()), None)
+    tokenizer = _tokenizer(folder)
     if tokenizer is None:
         raise FileNotFoundError(f"{name}: no tokenizer ({', '.join(_TOKENIZERS)}) in {folder}; save it with the model.")
     text = config.get("text_config", config)
     blocks = _first(text, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
     if config.get("is_encoder_decoder"):
         blocks = text["num_layers"] + text.get("num_decoder_layers", text["num_layers"])
-    base = _model_card_base(folder)
+    base = Path(adapter.base).name if adapter else model_card.base_of(folder)
     return Checkpoint(
         name=name,
         folder=str(folder),
-        revision=revision,
+        revision=f"{revision}+{revision}" if adapter else revision,  # of the adapter, and of the base beside it
         family=_stated(config, "model_type", name),
         n_parameters=_count(folder, name) if n_parameters is None else n_parameters,
         n_layers=blocks,
@@ -207,12 +257,22 @@ def _inspect(name: str, folder: Path, revision: str, n_parameters: int | None = 
         vocabulary=text.get("vocab_size", 0),
         context_size=next((text[key] for key in _CONTEXT if text.get(key)), None),
         is_encoder_decoder=bool(config.get("is_encoder_decoder")),
-        architecture=hashlib.sha256((folder / "config.json").read_bytes() + tokenizer.read_bytes()).hexdigest()[:16],
+        architecture=_architecture(folder, tokenizer),
         tuned_from=base,
-        pair_source="model card" if base else "",
+        pair_source=("adapter" if adapter else "model card") if base else "",
         n_heads=_first(text, "num_attention_heads", "n_head", "num_heads", "n_heads"),
         is_encoder=config.get("model_type") in ENCODERS and not config.get("is_decoder", False),
+        adapter=adapter.kind if adapter else "",
+        quantization=quantization.method_of(quantization.stated(config)),
     )
+
+
+def _tokenizer(folder: Path) -> Path | None:
+    return next((file for file in map(folder.joinpath, _TOKENIZERS) if file.is_file()), None)
+
+
+def _architecture(folder: Path, tokenizer: Path) -> str:
+    return hashlib.sha256((folder / "config.json").read_bytes() + tokenizer.read_bytes()).hexdigest()[:16]
 
 
 def _first(config: dict[str, Any], *keys: str) -> int:
@@ -221,52 +281,12 @@ def _first(config: dict[str, Any], *keys: str) -> int:
 
 
 def _count(folder: Path, name: str) -> int:
-    return sum(n_numbers(file) for file in weight_files(folder, name))
+    """Parameters of a folder's safetensors, by their headers."""
+    settings = quantization.stated(read_json(folder / "config.json", name))
+    return headers.count((header_of(file, name) for file in weight_files(folder, name)), settings)
 
 
 def _stated(config: dict[str, Any], key: str, name: str) -> Any:
     if key not in config:
         raise ValueError(f"{name}: config.json names no {key}; copy it again.")
     return config[key]
-
-
-# Revisions of folders that were hashed before: folder -> names, sizes and dates of its files then, and the revision.
-_hashed: dict[str, tuple[str, str]] = {}
-
-
-def files_stamp(folder: Path) -> str:
-    """Another one whenever a file of a folder has changed, as far as sizes and dates tell."""
-    facts = [(file.name, *(getattr(file.stat(), key) for key in ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino")))
-             for file in sorted(folder.iterdir())]  # fmt: skip
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-
-
-def remember(folder: str, stamp: str, revision: str) -> None:
-    """Spare the hashing of a folder that was hashed before, in another process, when its stamp was this one."""
-    _hashed.setdefault(folder, (stamp, revision))
-
-
-def _files_revision(folder: Path) -> str:
-    """Hashed once in a process, as long as the files are those that were hashed."""
-    stamp = files_stamp(folder)
-    if _hashed.get(str(folder), ("",))[0] != stamp:
-        _hashed[str(folder)] = (stamp, _hashed_files(folder))
-    return _hashed[str(folder)][1]
-
-
-def _hashed_files(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in {".json", ".safetensors", ".model", ".txt"}:
-            with file.open("rb") as stream:
-                digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return f"files-{digest.hexdigest()[:16]}"
-
-
-def _model_card_base(folder: Path) -> str:
-    """`base_model` of the model card's front matter (a word, or a list whose first counts), or nothing."""
-    card = folder / "README.md"
-    text = card.read_text(errors="replace") if card.is_file() else ""
-    front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    found = re.search(r"^base_model:\s*(?:-\s+)?[\"']?(\w[\w./-]*)", front[1], re.MULTILINE) if front else None
-    return found[1] if found else ""

@@ -98,6 +98,8 @@ def extract(
         "batch_tokens": batches.budget, "n_oom": batches.n_oom, "oom": batches.oom, "seconds": seconds,
         "tokens_per_second": batches.n_tokens / seconds, "device": _name(reader.device), "pooling": pooling,
     }  # fmt: skip
+    if reader.quantization:
+        facts["dtype"] = f"{reader.dtype}, {reader.quantization}"
     return Extraction(Features(pooled, ids) if states else None, expected, facts)
 
 

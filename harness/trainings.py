@@ -20,7 +20,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from harness import checkpoints, hub, transfer
+from harness import adapter_config, checkpoints, fingerprints, hub, transfer
 from harness.headers import read_json, weight_files
 
 QUIET_S = 60.0
@@ -118,7 +118,7 @@ def _in_folder(source: str, quiet_s: float, marker: str, known: frozenset[str]) 
     for folder, inside in files.items():
         if "config.json" not in inside and not any(name.endswith(".safetensors") for name in inside):
             continue
-        stamp = checkpoints.files_stamp(Path(folder)) if is_local else _stamp(inside)
+        stamp = fingerprints.files_stamp(Path(folder)) if is_local else _stamp(inside)
         where = folder if is_local else fs.unstrip_protocol(folder)
         one = Seen(where, where, stamp)
         if stamp in known:
@@ -154,8 +154,12 @@ def _date(facts: dict[str, Any]) -> float:
 def _damage(folder: Path) -> str:
     """Why a folder is no whole checkpoint, by its small files and the headers of its weights."""
     try:
-        read_json(folder / "config.json", folder.name)
-        weight_files(folder, folder.name)
+        is_adapter = adapter_config.is_adapter(folder)
+        if is_adapter:
+            adapter_config.require_weights(folder, folder.name)
+        if not is_adapter or (folder / "config.json").is_file():
+            read_json(folder / "config.json", folder.name)
+            weight_files(folder, folder.name)
     except Exception as error:  # noqa: BLE001 - whatever half a file holds
         return f"{type(error).__name__}: {error}"
     return ""
