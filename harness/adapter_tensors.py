@@ -34,14 +34,12 @@ def read(folder: Path, name: str, allow_pickle: bool = False) -> dict[str, Any]:
 
 
 def _without_copies(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """PEFT stores grown embeddings up to three times: as trained, under a second name, and as they were before."""
+    """PEFT stores embeddings that grew under two names, and as they were before; one of the trained is kept."""
     if not tensors:
         raise ValueError(f"{name}: the adapter's file holds no tensors; save the adapter again.")
     made: dict[str, Any] = {}
     for key, tensor in tensors.items():
         short = key.replace(TO_SAVE, ".")
-        if _ORIGINAL in key:
-            continue
         if short in made and not made[short].equal(tensor):
             raise ValueError(f"{name}: the adapter holds two different tensors for {short}; save it again.")
         made[short] = tensor

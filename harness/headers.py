@@ -139,7 +139,7 @@ def _indexed(index: Path, name: str, beside: Path | None) -> list[Path]:
         for key in header_of(file, name):
             places.setdefault(key, []).append(str(file.relative_to(index.parent)))
     for key, file_name in weight_map.items():
-        if file_name not in places.get(key, []):
+        if str(Path(file_name)) not in places.get(key, []):
             where = f", which {' and '.join(places[key])} holds" if key in places else ""
             raise ValueError(
                 f"{name}: {index.name} says that {key} is in {file_name}, and it is not{where}: the index and the file "

@@ -19,7 +19,7 @@ from harness.safetensors_file import require_regular
 # What torch.compile, FSDP, activation checkpointing and Lightning Fabric put into names, at the top or inside.
 _WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"))
 # What DDP and DeepSpeed put before all names; other classes that hold a model may too, and are told by the names alone.
-_OUTER, _HOLDERS = "module.", ("model.", "base_model.")
+_OUTER, _HOLDERS = "module.", frozenset(("module", "model", "base_model"))
 
 
 def read(folder: Path, name: str, allow_pickle: bool = False) -> dict[str, Any]:
@@ -144,9 +144,9 @@ def unwrapped(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def without_holder(tensors: Mapping[str, Any], wanted: Collection[str], prefix: str) -> dict[str, Any]:
-    """The same tensors without the name of the class that held the model in training (`model.` of Lightning's).
+    """The same tensors without the names of classes that held the model in training (`model.` of Lightning's).
 
-    It goes where all names begin with it, none of them is one of the model's, and without it some are.
+    They go where all names begin with them, none is one of the model's, and without them some are.
 
     Args:
         tensors: name -> tensor.
@@ -155,8 +155,9 @@ def without_holder(tensors: Mapping[str, Any], wanted: Collection[str], prefix: 
     """
     known = {*wanted, *(key.removeprefix(f"{prefix}.") for key in wanted)}
     made = dict(tensors)
-    for holder in _HOLDERS:
-        shorter = {key.removeprefix(holder): tensor for key, tensor in made.items()}
-        if made and all(key.startswith(holder) for key in made) and not known & made.keys() and known & shorter.keys():
-            made = shorter
+    while made and not known & made.keys():
+        holders = {key.partition(".")[0] for key in made}
+        if len(holders) > 1 or not holders <= _HOLDERS:
+            return dict(tensors)
+        made = {key.partition(".")[2]: tensor for key, tensor in made.items()}
     return made

@@ -188,6 +188,11 @@ def test_a_path_of_an_index_stays_inside_the_folder(sharded, path, index):
         weights.read(sharded, "m", allow_pickle=True)
 
 
+def test_a_path_that_begins_with_the_folder_itself_is_inside(sharded):
+    changed_map(sharded, lambda names: {key: f"./{file}" for key, file in names.items()})
+    assert_as_transformers(sharded)
+
+
 def test_shards_in_a_folder_inside_are_read(sharded):
     (sharded / "parts").mkdir()
     for file in sharded.glob("model-*.safetensors"):

@@ -200,3 +200,20 @@ def test_the_settings_of_a_text_model_inside_count():
     }
     assert quantization.stated({"quantization_config": None}) == {}
     assert quantization.method_of({}) == ""
+
+
+def test_the_column_dtype_says_what_stays_quantised(dense, tmp_path, monkeypatch):
+    """Of weights that are not dequantised; here the words of one that is are taken for those."""
+    from harness import texts
+    from harness.spec import surprisal_alone
+
+    file = tmp_path / "text.txt"
+    file.write_text(TEXT[0])
+
+    def dtypes():
+        found = list(texts.surprisals([f"local:{file}"], [str(dense)], surprisal_alone()))
+        return {value for frame in found for value in frame["dtype"]}
+
+    assert dtypes() == {"float32"}
+    monkeypatch.setattr(quantization, "computed_in", lambda settings: "gptq 4-bit weights")
+    assert dtypes() == {"float32, gptq 4-bit weights"}

@@ -263,6 +263,8 @@ def _renamed(base, folder, name_of):
     lambda key: key.replace("layers.2.", "layers.2._orig_mod."),
     lambda key: f"model.{key}",
     lambda key: f"_forward_module.model.{key}",
+    lambda key: f"model.module.{key}",
+    lambda key: f"base_model.model.module.{key}",
 ])  # fmt: skip
 def test_what_training_wrappers_put_into_names_is_left_out(base, tmp_path, name_of):
     folder = _renamed(base, tmp_path / "m", name_of)
