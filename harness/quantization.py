@@ -84,22 +84,30 @@ def bits_of(settings: Mapping[str, Any]) -> int:
     """Bits of a weight, as the settings state them; 0 where they do not."""
     if method_of(settings) == "bitsandbytes":
         return 4 if settings.get("load_in_4bit") else 8
-    groups = settings.get("config_groups")
-    if isinstance(groups, Mapping) and groups:
-        first = next(iter(groups.values()))
-        settings = (first.get("weights") or {}) if isinstance(first, Mapping) else {}
-    found = next((settings[key] for key in ("bits", "w_bit", "num_bits", "nbits") if settings.get(key)), 0)
+    own = _of_groups(settings, "weights") or settings
+    found = next((own[key] for key in ("bits", "w_bit", "num_bits", "nbits") if own.get(key)), 0)
     known = {"fp8": 8, "mxfp8": 8, "fbgemm_fp8": 8, "mxfp4": 4}
     return int(found) if isinstance(found, int) else known.get(method_of(settings), 0)
 
 
+def _of_groups(settings: Mapping[str, Any], what: str) -> Mapping[str, Any]:
+    """What the first group of layers that states it says of its weights or activations (compressed-tensors)."""
+    groups = settings.get("config_groups")
+    found = [group.get(what) for group in groups.values()] if isinstance(groups, Mapping) else []
+    return next((one for one in found if isinstance(one, Mapping)), {})
+
+
 def computed_in(settings: Mapping[str, Any]) -> str:
-    """What stays of the quantisation when a model computes, in words; "" where its weights were dequantised."""
+    """What stays of the quantisation when a model computes, in words; "" where its weights were dequantised.
+
+    Dequantised layers of compressed-tensors still round their inputs where the checkpoint says so.
+    """
     method = method_of(settings)
-    if not method or METHODS.get(method, Method()).dequantises:
-        return ""
-    bits = bits_of(settings)
-    return f"{method} {bits}-bit weights" if bits else f"{method} weights"
+    if method and not METHODS.get(method, Method()).dequantises:
+        bits = bits_of(settings)
+        return f"{method} {bits}-bit weights" if bits else f"{method} weights"
+    inputs = _of_groups(settings, "input_activations")
+    return f"{method} {inputs.get('num_bits', 8)}-bit activations" if inputs else ""
 
 
 def require_loadable(name: str, settings: Mapping[str, Any]) -> Method:

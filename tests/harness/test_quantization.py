@@ -91,6 +91,25 @@ def test_an_untrained_control_of_quantised_weights_is_drawn_in_full_precision(fp
     assert all(torch.equal(one[key], other[key]) for key in other)
 
 
+def test_an_adapter_is_merged_onto_dequantised_weights(fp8, tmp_path):
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    folder, exact = fp8
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    wrapped = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), config)
+    torch.manual_seed(0)
+    for weight in wrapped.parameters():
+        if weight.requires_grad:
+            weight.data += 0.05 * torch.randn(weight.shape)
+    wrapped.save_pretrained(tmp_path / "lora")
+    stored = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    key = "model.layers.2.self_attn.q_proj"
+    a, b = (stored[f"base_model.model.{key}.lora_{part}.weight"] for part in "AB")
+    found = reader.load(checkpoints.resolve(str(tmp_path / "lora"))).model.state_dict()
+    torch.testing.assert_close(found[f"{key}.weight"], exact[f"{key}.weight"] + 2 * (b @ a))
+
+
 @pytest.mark.parametrize(("settings", "library", "install"), [
     ({"quant_method": "gptq", "bits": 4}, "gptqmodel", r"\[gptq\]"),
     ({"quant_method": "awq", "bits": 4}, "gptqmodel", r"\[gptq\]"),
@@ -189,6 +208,10 @@ def test_parameters_are_counted_by_what_packed_weights_stand_for(settings, tenso
     ({"quant_method": "gptq", "bits": 4}, "gptq 4-bit weights"), ({"quant_method": "torchao"}, "torchao weights"),
     ({"quant_method": "awq", "bits": 4}, "awq 4-bit weights"), ({"quant_method": "fp8"}, ""),
     ({"load_in_8bit": True}, ""), ({}, ""),
+    ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 4}}}}, ""),
+    ({"quant_method": "compressed-tensors", "config_groups": {
+        "group_0": {"weights": {"num_bits": 8}, "input_activations": {"num_bits": 8, "dynamic": True}},
+    }}, "compressed-tensors 8-bit activations"),
 ])  # fmt: skip
 def test_what_stays_quantised_while_a_model_computes_is_said(settings, words):
     assert quantization.computed_in(settings) == words
