@@ -81,12 +81,18 @@ def weights_file(folder: Path, name: str, allow_pickle: bool = False) -> Path:
 
 # --- its base ---------------------------------------------------------------------------------------------------------
 
-# Names without an owner that the Hub redirects: adapters of before 2024 call their bases so. The first that fits.
+# Names without an owner that the Hub redirects: adapters of before 2024 call their bases so.
 _OWNERS = (
     ("distilbert", ("distilgpt2", "distilbert-", "distilroberta-")), ("openai-community", ("gpt2", "openai-gpt")),
-    ("google-t5", ("t5-",)), ("google-bert", ("bert-",)), ("FacebookAI", ("roberta-", "xlm-roberta-", "xlm-mlm-")),
-    ("albert", ("albert-",)),
+    ("google-bert", ("bert-",)), ("FacebookAI", ("roberta-", "xlm-roberta-", "xlm-mlm-")), ("albert", ("albert-",)),
 )  # fmt: skip
+# Of these the table has others by the same names: T5 v1.1.
+_T5 = frozenset(("t5-small", "t5-base", "t5-large", "t5-3b", "t5-11b"))
+
+
+def name_of_base(config: AdapterConfig) -> str:
+    """What to call the base of an adapter that lies beside it: as it is written, of a path the last part."""
+    return Path(config.base).name if config.base.startswith(("/", ".", "~")) else config.base
 
 
 def base_of(folder: Path, name: str, config: AdapterConfig) -> str:
@@ -118,7 +124,8 @@ def base_of(folder: Path, name: str, config: AdapterConfig) -> str:
         raise ValueError(f"{name}: its base, the folder {base} that {CONFIG} names, is not here. {advice}")
     at = f"@{config.revision}" if config.revision and config.revision != "main" else ""
     hub_id = base if "/" in base else _hub_id(base)
-    listed = next((entry.name for entry in models.MODELS.values() if hub_id and entry.hub_id == hub_id), "")
+    rows = (entry for entry in models.MODELS.values() if hub_id and entry.hub_id == hub_id)
+    listed = next((entry.name for entry in rows if entry.revision == "main"), "")
     if listed or (not hub_id and models.find(base)):
         return f"{listed or base}{at}"
     if hub_id and _HUB_ID.fullmatch(hub_id):
@@ -130,7 +137,8 @@ def base_of(folder: Path, name: str, config: AdapterConfig) -> str:
 
 
 def _hub_id(word: str) -> str:
-    """The full id of a repository that once had no owner; "" where the word is none of these."""
+    """The full id of a repository that once had no owner; "" where the word is none of these, or of the table."""
+    if word in _T5:
+        return f"google-t5/{word}"
     owner = next((owner for owner, stems in _OWNERS if word.startswith(stems)), "")
-    is_listed = word in models.MODELS and models.MODELS[word].hub_id.rpartition("/")[2] == word
-    return "" if not owner or is_listed else f"{owner}/{word}"
+    return f"{owner}/{word}" if owner and word not in models.MODELS else ""

@@ -18,7 +18,7 @@ from typing import Any
 from harness import adapter_config
 from harness.adapter_tensors import DEFAULT, PREFIX, TO_SAVE
 from harness.headers import read_json
-from harness.weights import shape_of
+from harness.weights import dtype_of, shape_of
 
 
 def merged(model: Any, folder: Path, tensors: Mapping[str, Any], name: str) -> Any:
@@ -38,7 +38,7 @@ def merged(model: Any, folder: Path, tensors: Mapping[str, Any], name: str) -> A
     """
     with _quiet():
         config = _config(folder, name)
-        _require_finite(tensors, name)
+        _require_numbers(tensors, name)
         host = _host(model, tensors)
         _grow(model, config, tensors, name)
         try:
@@ -116,10 +116,16 @@ def _host(model: Any, tensors: Mapping[str, Any]) -> Any:
     return model if starts & own or not starts & inner else model.base_model
 
 
-def _require_finite(tensors: Mapping[str, Any], name: str) -> None:
-    odd = [key for key, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if odd:
-        raise ValueError(f"{name}: {odd[0].removeprefix(PREFIX)} of its adapter is not finite; copy the adapter again.")
+def _require_numbers(tensors: Mapping[str, Any], name: str) -> None:
+    """Raise where an adapter's weights are whole numbers, or not finite."""
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.isfinite().all():
+            continue
+        if tensor.is_floating_point() or ".lora_" in key:
+            what = (
+                "is not finite" if tensor.is_floating_point() else f"is stored as {dtype_of(tensor)}, no real numbers"
+            )
+            raise ValueError(f"{name}: {key.removeprefix(PREFIX)} of its adapter {what}; copy the adapter again.")
 
 
 def _wrapped(host: Any, config: Any, name: str) -> Any:

@@ -245,7 +245,7 @@ def _inspect(
     blocks = _first(text, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
     if config.get("is_encoder_decoder"):
         blocks = text["num_layers"] + text.get("num_decoder_layers", text["num_layers"])
-    base = Path(adapter.base).name if adapter else model_card.base_of(folder)
+    base = adapter_config.name_of_base(adapter) if adapter else model_card.base_of(folder)
     return Checkpoint(
         name=name,
         folder=str(folder),

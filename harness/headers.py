@@ -76,7 +76,8 @@ def superseded(folder: Path) -> set[str]:
     """Names of an index and its shards that lie beside a model.safetensors, which is loaded in their place."""
     if not (folder / WHOLE).is_file() or not (folder / INDEX).is_file() or _explicit(folder, folder.name):
         return set()
-    return {INDEX, *_weight_map(folder / INDEX, folder.name).values()} - {WHOLE}
+    shards = set(_weight_map(folder / INDEX, folder.name).values()) - {WHOLE}
+    return {INDEX, *shards} if shards else set()
 
 
 def is_there(file: Path) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from harness import adapter_config, adapter_tensors, adapters, deltas, quantization, weights, weights_checks
 from harness.architectures import Architecture, torch_dtype
 from harness.checkpoints import Checkpoint
+from harness.headers import weight_files
 from harness.spec import Dtype
 
 
@@ -166,8 +167,6 @@ def _with_its_library(
     architecture: Architecture, folder: Path, name: str, dtype: Dtype, where: Mapping[str, str]
 ) -> Any:
     """A model whose quantised weights stay as they are: transformers and the method's own library load the folder."""
-    from harness.headers import weight_files
-
     weight_files(folder, name)  # whole, or refused
     model, found = architecture.model_class.from_pretrained(
         str(folder), config=architecture.config, dtype=torch_dtype(dtype), output_loading_info=True,

@@ -293,6 +293,8 @@ def test_a_file_of_models_names_the_base_of_an_adapter(bases, train, tmp_path, m
     ("gpt2", None, "gpt2-small"), ("gpt2-xl", None, "gpt2-xl"), ("openai-community/gpt2", None, "gpt2-small"),
     # Names of the table that the Hub gives to other models: these T5s are not the table's v1.1.
     ("t5-base", None, "google-t5/t5-base"), ("t5-small", "abc", "google-t5/t5-small@abc"),
+    ("gpt2-small", None, "gpt2-small"), ("t5-xl", None, "t5-xl"), ("bert-base", None, "bert-base"),
+    ("gpt2-small-alpaca", None, "gpt2-small-alpaca"),
     ("bert-base-uncased", None, "bert-base"), ("distilgpt2", None, "distilbert/distilgpt2"),
     ("someone/some-model", None, "someone/some-model"), ("someone/some-model", "v1", "someone/some-model@v1"),
 ])  # fmt: skip
@@ -332,7 +334,7 @@ def test_an_adapter_beside_a_whole_model_is_merged_onto_it(bases, train):
         shutil.copy(file, made.folder)
     restated(made.folder, base_model_name_or_path="someone/base")
     found = resolve(made.folder)
-    assert (found.tuned_from, found.pair_source, found.base_folder) == ("base", "adapter", "")
+    assert (found.tuned_from, found.pair_source, found.base_folder) == ("someone/base", "adapter", "")
     assert found.revision.split("+")[0] == found.revision.split("+")[1]
     assert_same(load(made.folder), made.logits())
 
@@ -430,6 +432,7 @@ def without(part):
     ({}, lambda t: {key: w[:, :40] if "lora_A" in key else w for key, w in t.items()},
      r"lora_A\.weight has the shape \(4, 40\), the base wants \(4, 48\)"),
     ({}, lambda t: {key: w * float("nan") for key, w in t.items()}, r"lora_A\.weight of its adapter is not finite"),
+    ({}, lambda t: {key: w.to(torch.int8) for key, w in t.items()}, "of its adapter is stored as I8, no real numbers"),
 ], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
 def test_an_adapter_that_does_not_fit_is_refused_by_what_does_not(train, settings, change, message):
     made = train(lora())
