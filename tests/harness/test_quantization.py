@@ -60,6 +60,37 @@ def test_weights_in_fp8_are_dequantised_to_the_precision_that_was_asked_for(fp8,
     assert loaded.quantization == ""  # the precision in the tables is the whole truth
 
 
+def test_experts_in_mxfp4_are_dequantised_as_transformers_does(dense, tmp_path):
+    """A tiny gpt-oss, whose experts are published as blocks of 32 numbers in 4 bits and a scale."""
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    folder = shutil.copytree(dense, tmp_path / "mxfp4")
+    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    torch.manual_seed(0)
+    GptOssForCausalLM(GptOssConfig(
+        vocab_size=vocabulary, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, num_local_experts=4, num_experts_per_tok=2, max_position_embeddings=256,
+        sliding_window=32, initializer_range=0.1, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+    )).save_pretrained(folder)  # fmt: skip
+    tensors = {}
+    for key, weight in load_file(folder / "model.safetensors").items():
+        if key.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            experts, inputs, outputs = weight.shape
+            tensors[f"{key}_blocks"] = torch.randint(0, 256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8)
+            tensors[f"{key}_scales"] = torch.full((experts, outputs, inputs // 32), 122, dtype=torch.uint8)
+        else:
+            tensors[key] = weight
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    reconfigured(folder, {"quant_method": "mxfp4", "modules_to_not_convert": ["self_attn", "router", "embed_tokens"]})
+    loaded = reader.load(checkpoints.resolve(str(folder)))
+    theirs = GptOssForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+    found = loaded.model.state_dict()
+    assert found.keys() == theirs.keys()
+    assert all(torch.equal(found[key], theirs[key].float()) for key in theirs)
+    assert {weight.dtype for weight in loaded.model.parameters()} == {torch.float32}
+    assert checkpoints.resolve(str(folder)).n_parameters == sum(weight.numel() for weight in theirs.values())
+
+
 def test_rotary_frequencies_stay_in_float32_beside_dequantised_weights(fp8, dense):
     buffers = [
         dict(reader.load(checkpoints.resolve(str(folder)), dtype="bfloat16").model.named_buffers())
