@@ -42,9 +42,19 @@ RECIPES = {
 }
 
 
-def recipe_of(hub_id: str, new_rows: str = "") -> Recipe:
-    """How a difference is added: as its entry says, else as its authors do, else with zeros at new tokens."""
-    known = RECIPES.get(hub_id, Recipe())
+# A copy of one of these in a folder, under its name in the table.
+_NAMES = {"alpaca-7b": "tatsu-lab/alpaca-7b-wdiff", "stable-vicuna-13b": "CarperAI/stable-vicuna-13b-delta"}
+
+
+def recipe_of(hub_id: str, name: str = "", new_rows: str = "") -> Recipe:
+    """How a difference is added: as its entry says, else as its authors do, else with zeros at new tokens.
+
+    Args:
+        hub_id: of the difference; "" of a folder, which its name tells.
+        name: of the tuned model.
+        new_rows: of its entry (`models.Entry`).
+    """
+    known = RECIPES.get(hub_id or _NAMES.get(name, ""), Recipe())
     return known if not new_rows or new_rows == known.new_rows else Recipe("mean" if new_rows == "mean" else "zero")
 
 

@@ -77,7 +77,7 @@ def _tensors(
     tensors = weights.read(folder, name, allow_pickle)
     if checkpoint.base_folder:
         base = weights.read(Path(checkpoint.base_folder), name, allow_pickle)
-        recipe = deltas.recipe_of(checkpoint.hub_id, checkpoint.new_rows)
+        recipe = deltas.recipe_of(checkpoint.hub_id, checkpoint.name, checkpoint.new_rows)
         vocabulary = architecture.config.get_text_config().vocab_size
         return dict(deltas.added(base, tensors, name, vocabulary, recipe.new_rows)), {}
     if adapter_tensors.is_unmerged(tensors):
@@ -184,7 +184,7 @@ def _has_head(architecture: Architecture, model: Any) -> bool:
 
 
 def _require_total(architecture: Architecture, checkpoint: Checkpoint, tensors: Mapping[str, Any]) -> None:
-    recipe = deltas.recipe_of(checkpoint.hub_id, checkpoint.new_rows)
+    recipe = deltas.recipe_of(checkpoint.hub_id, checkpoint.name, checkpoint.new_rows)
     if recipe.total is not None:
         config = architecture.config
         head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -71,8 +71,10 @@ def test_the_differences_of_the_table_are_added_as_their_authors_say():
     recipes = {entry.name: deltas.recipe_of(entry.hub_id) for entry in models.MODELS.values() if entry.delta_of}
     assert recipes["alpaca-7b"] == deltas.Recipe("mean", 50637.1836)
     assert recipes["stable-vicuna-13b"] == deltas.Recipe("zero")
-    assert deltas.recipe_of("tatsu-lab/alpaca-7b-wdiff", "zero") == deltas.Recipe("zero")
-    assert deltas.recipe_of("me/mine", "mean") == deltas.Recipe("mean")
+    assert deltas.recipe_of("tatsu-lab/alpaca-7b-wdiff", new_rows="zero") == deltas.Recipe("zero")
+    assert deltas.recipe_of("me/mine", new_rows="mean") == deltas.Recipe("mean")
+    assert deltas.recipe_of("", "alpaca-7b") == recipes["alpaca-7b"]  # a copy in a folder
+    assert deltas.recipe_of("me/mine", "alpaca-7b") == deltas.recipe_of("", "mine") == deltas.Recipe()
 
 
 def test_a_users_own_difference_says_its_rule_in_the_file_of_models(alpaca, base, tmp_path, monkeypatch):
