@@ -105,7 +105,7 @@ def fetch(checkpoint: Checkpoint, allow_pickle: bool) -> int:
     with FileLock(Path(tempfile.gettempdir()) / f"harness-link-{os.getuid()}.lock"):
         checkpoint = with_weights(checkpoint, allow_pickle)
         folders = filter(None, (checkpoint.folder, checkpoint.base_folder))
-        files = [path for folder in folders for path in sorted(Path(folder).glob("*.safetensors"))]
+        files = [path for folder in folders for path in sorted(Path(folder).glob("*.safetensors")) if path.is_file()]
         n_bytes = sum(path.stat().st_size for path in files)
         if n_bytes > 0.8 * room.free_bytes("cpu"):
             return 0

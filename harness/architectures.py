@@ -61,14 +61,19 @@ def torch_dtype(dtype: Dtype) -> torch.dtype:
     return found
 
 
-def read(folder: str, name: str) -> Architecture:
+def read(folder: str, name: str = "", tokenizer_folder: str = "") -> Architecture:
     """The architecture of a folder.
+
+    Args:
+        folder: with config.json.
+        name: of the model, for messages.
+        tokenizer_folder: with the tokenizer, where it is another one (an adapter's).
 
     Raises:
         FileNotFoundError, ValueError: as `model_configs.load`, `published_tokenizers.load` and `special_ids.around`.
     """
-    described = model_configs.load(folder, name)
-    published = published_tokenizers.load(folder)
+    described = model_configs.load(folder, name or folder)
+    published = published_tokenizers.load(tokenizer_folder or folder, described.config)
     special = special_ids.around(described, published.tokenizer)
     notes = (*([published.note] if published.note else []), *special.notes)
     return Architecture(described, published.tokenizer, special, notes)

@@ -73,7 +73,9 @@ def choose(
         return "transformers", "asked for"
     for reason, holds in (
         (f"vLLM reads no {checkpoint.stack}", checkpoint.stack != "decoder"),
+        ("its adapter is merged by transformers alone", bool(checkpoint.adapter)),
         ("its weights are a difference, which vLLM does not add", bool(checkpoint.base_folder)),
+        (f"its {checkpoint.quantization} weights are dequantised by transformers alone", bool(checkpoint.quantization)),
         ("int8 of bitsandbytes is read by transformers alone", dtype == "int8"),
         (f"vLLM hands over no states of {checkpoint.family}", states and checkpoint.family not in STATES_BY_VLLM),
         ("vLLM is not installed", not there),
@@ -119,9 +121,11 @@ def load(
     """
     if backend == "transformers":
         return load_transformers(checkpoint, device, dtype, untrained_seed, n_gpus=n_gpus, allow_pickle=allow_pickle)
-    if untrained_seed is not None or checkpoint.base_folder or dtype == "int8":
+    is_whole = not (checkpoint.base_folder or checkpoint.adapter or checkpoint.quantization)
+    if untrained_seed is not None or not is_whole or dtype == "int8":
         raise ValueError(
-            f"{checkpoint.name}: vLLM reads no untrained twin, no difference and no int8; use transformers."
+            f"{checkpoint.name}: vLLM reads no untrained control, difference, adapter, quantised weights or int8; use "
+            "transformers."
         )
     from harness import extract_vllm
     from harness.checkpoints import with_weights

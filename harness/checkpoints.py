@@ -14,10 +14,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from harness import hub, model_configs, pickles, published_tokenizers, special_ids
-from harness.headers import n_numbers, read_json, weight_files
+from harness import (
+    adapter_config,
+    fingerprints,
+    headers,
+    hub,
+    model_card,
+    model_configs,
+    pickles,
+    published_tokenizers,
+    quantization,
+    special_ids,
+)
+from harness.headers import read_json, weight_files
 from harness.model_configs import ModelConfig
 from harness.models import MODELS, Entry, find
+from harness.safetensors_file import header_of
 from harness.spec import content_hash
 
 # A folder of such a name is one checkpoint of a training run: the parent folder names the model.
@@ -38,15 +50,20 @@ class Checkpoint:
         folder: where config.json and the safetensors are.
         revision: commit, or "files-" and 16 hex digits over the names and contents of the files.
         family: model_type of the configuration (llama, gpt2, t5, ...).
-        tuned_from, pair_source: base model and who says so: "table", "model card", "name", or empty.
+        tuned_from, pair_source: base model and who says so: "table", "adapter", "model card", "name", or empty.
         n_parameters: numbers stored in the safetensors, masks left out; n_layers: blocks of all stacks.
         context_size: tokens that the model can read at once; None if it has no limit.
         architecture: hash of configuration and tokenizer: what an untrained twin is made from.
-        base_folder: where the weights of the base are, of a checkpoint whose weights are a difference to it; else "".
+        base_folder: where the weights of the base are, of a checkpoint whose weights are a difference to it or an
+            adapter of it; else "".
         hub_id, base_hub_id: repositories that weights are still to be fetched from (`with_weights`); else "".
         n_heads: attention heads; 0 if not stated. is_encoder: whether it reads both ways and gives no next word.
         notes: sentences on what is not used as the files say, or not as transformers would. reading: hash over these
             and over what else is peculiar to how this model reads a text; "" for most. Part of the keys of its units.
+        adapter: kind of the adapter (LORA, ...) that is merged at loading; "" where there is none.
+        new_rows: of a difference, what its base counts as at tokens that tuning added: "zero", "mean", or "", which
+            leaves it to `deltas.recipe_of`.
+        quantization: method by which the stored weights are quantised; "" where they are not.
     """
 
     name: str
@@ -69,6 +86,19 @@ class Checkpoint:
     is_encoder: bool = False
     notes: tuple[str, ...] = ()
     reading: str = ""
+    adapter: str = ""
+    new_rows: str = ""
+    quantization: str = ""
+
+    @property
+    def config_folder(self) -> str:
+        """Where the configuration is: of an adapter with its base."""
+        return self.base_folder if self.adapter and self.base_folder else self.folder
+
+    @property
+    def tokenizer_folder(self) -> str:
+        """Where the tokenizer is: of an adapter that brings none with its base."""
+        return self.folder if _tokenizer_file(Path(self.folder)) else self.config_folder
 
     @property
     def stack(self) -> Literal["decoder", "encoder-decoder", "encoder"]:
@@ -102,9 +132,14 @@ def resolve(name: str, known_as: str = "", *, allow_pickle: bool = False) -> Che
     raise _unknown(name)
 
 
-def _of_folder(name: str, folder: Path, allow_pickle: bool) -> Checkpoint:
-    n_parameters = pickles.count(folder, name, allow_pickle) if pickles.are_all_of(folder) else None
-    return _inspect(name, folder, _files_revision(folder), n_parameters)
+def _of_folder(name: str, folder: Path, allow_pickle: bool, base_name: str = "") -> Checkpoint:
+    n_parameters = None
+    if pickles.are_all_of(folder):
+        pickles.require_allowed(folder, name, allow_pickle)
+        is_adapter_alone = adapter_config.is_adapter(folder) and not (folder / "config.json").is_file()
+        n_parameters = None if is_adapter_alone else pickles.count(folder, name, allow_pickle)
+    revision = fingerprints.revision_of(folder)
+    return _inspect(name, folder, revision, n_parameters, base_name, allow_pickle=allow_pickle)
 
 
 def require_known(name: str) -> None:
@@ -123,7 +158,9 @@ def _unknown(name: str) -> ValueError:
 
 def name_of(given: str) -> str:
     """The name under which a model stands in the tables: of a folder its own (or its parent's and the step's)."""
-    return _folder_name(Path(given)) if Path(given).is_dir() else given
+    if Path(given).is_dir():
+        return _folder_name(Path(given))
+    return given if find(given) or _HUB_ID.fullmatch(given) else Path(given).name  # a folder that is not there
 
 
 def names_of(given: Iterable[str]) -> dict[str, str]:
@@ -165,26 +202,56 @@ def _of_entry(name: str, entry: Entry, allow_pickle: bool) -> Checkpoint:
         folder = Path(entry.folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{name}: {folder} is no folder; look at its entry in the file of models.")
-        found = _of_folder(name, folder, allow_pickle)
+        found = _of_folder(name, folder, allow_pickle, entry.delta_of)
     else:
         seen = hub.look(entry.hub_id, hub.commit_of(name, entry), allow_pickle, name)
         n_parameters = seen.n_parameters or _cached(Path(seen.folder), name) or int(entry.n_parameters)
-        found = _inspect(name, Path(seen.folder), seen.commit, n_parameters)
+        folder = Path(seen.folder)
+        found = _inspect(name, folder, seen.commit, n_parameters, entry.delta_of, allow_pickle=allow_pickle)
         found = replace(found, hub_id=entry.hub_id)
         if not n_parameters and allow_pickle:  # no header and no table says it: the weights must come to be counted
             weights = Path(hub.fetch(entry.hub_id, seen.commit, allow_pickle))
             n_parameters = pickles.count(weights, name, allow_pickle) if pickles.are_all_of(weights) else 0
             found = replace(found, n_parameters=n_parameters or _count(weights, name))
-    if entry.delta_of:
+    if entry.delta_of and not found.adapter:
         base = _of_entry(entry.delta_of, _known(entry.delta_of), allow_pickle)
-        found = replace(found, base_folder=base.folder, base_hub_id=base.hub_id)
+        found = replace(found, base_folder=base.folder, base_hub_id=base.hub_id, new_rows=entry.new_rows)
         found = replace(found, revision=f"{found.revision}+{base.revision}")
     return replace(found, tuned_from=entry.tuned_from, pair_source="table") if entry.tuned_from else found
 
 
+def _adapted(name: str, folder: Path, revision: str, base_name: str, allow_pickle: bool) -> Checkpoint:
+    """An adapter without a model beside it; but for its tokenizer, if it brings one, all is its base's."""
+    wanted = base_name or adapter_config.base_of(folder, name, adapter_config.read(folder, name))
+    try:
+        base = resolve(wanted, allow_pickle=allow_pickle)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"{name}: its base {wanted} cannot be had: {error}") from error
+    if base.adapter or base.base_folder:
+        kind = "an adapter" if base.adapter else "a difference"
+        raise ValueError(
+            f"{name}: its base {wanted} is itself {kind}; merge that one first, and name the merged folder."
+        )
+    found = replace(
+        base, name=name, folder=str(folder), revision=f"{revision}+{base.revision}", hub_id="", tuned_from=base.name,
+        pair_source="adapter", base_folder=base.folder, base_hub_id=base.hub_id,
+        adapter=adapter_config.read(folder, name).kind,
+    )  # fmt: skip
+    tokenizer = _tokenizer_file(folder)
+    if tokenizer is None:
+        return found
+    config = model_configs.load(base.folder, name)
+    notes = _notes(folder, config, name)
+    architecture = _architecture(Path(base.folder), tokenizer)
+    return replace(found, architecture=architecture, notes=notes, reading=_reading(config, notes))
+
+
 def _cached(folder: Path, name: str) -> int:
-    """Counted in weights that were fetched before; 0 where they were not."""
-    return _count(folder, name) if any(folder.glob("*.safetensors")) else 0
+    """Counted in weights that were fetched before; 0 where they were not, or not all of them."""
+    try:
+        return _count(folder, name) if any(folder.glob("*.safetensors")) else 0
+    except FileNotFoundError:
+        return 0
 
 
 def _known(name: str) -> Entry:
@@ -216,25 +283,35 @@ def with_weights(checkpoint: Checkpoint, allow_pickle: bool = False) -> Checkpoi
 
 def has_chat_template(checkpoint: Checkpoint) -> bool:
     """Whether the checkpoint's folder holds a chat template, in either of the forms that transformers writes."""
-    folder = Path(checkpoint.folder)
+    folder = Path(checkpoint.tokenizer_folder)
     if (folder / "chat_template.jinja").is_file():
         return True
     settings = folder / "tokenizer_config.json"
     return settings.is_file() and bool(read_json(settings, checkpoint.name).get("chat_template"))
 
 
-def _inspect(name: str, folder: Path, revision: str, n_parameters: int | None = None) -> Checkpoint:
+def _inspect(
+    name: str,
+    folder: Path,
+    revision: str,
+    n_parameters: int | None = None,
+    base_name: str = "",
+    *,
+    allow_pickle: bool = False,
+) -> Checkpoint:
     """From a folder's small files; its parameters are counted in its weights, unless they are given."""
+    adapter = adapter_config.read(folder, name) if adapter_config.is_adapter(folder) else None
+    if adapter and n_parameters is None:
+        adapter_config.require_weights(folder, name)
+    if adapter and not (folder / "config.json").is_file():
+        return _adapted(name, folder, revision, base_name, allow_pickle)
     config = model_configs.load(folder, name)
-    tokenizer = next((file for file in map(folder.joinpath, published_tokenizers.FILES) if file.is_file()), None)
-    notes, base = _notes(folder, config, name), _model_card_base(folder)
-    # Decoders that state their window under an unusual name, or none, were once read in windows of 512 tokens.
-    is_unusual = config.stack == "decoder" and not config.is_window_common
-    peculiar = [*notes, *([f"window {config.window}"] if is_unusual else [])]
+    notes = _notes(folder, config, name)
+    base = adapter_config.name_of_base(adapter) if adapter else model_card.base_of(folder)
     return Checkpoint(
         name=name,
         folder=str(folder),
-        revision=revision,
+        revision=f"{revision}+{revision}" if adapter else revision,  # of the adapter, and of the base beside it
         family=config.family,
         n_parameters=_count(folder, name) if n_parameters is None else n_parameters,
         n_layers=sum(config.n_blocks.values()),
@@ -242,14 +319,34 @@ def _inspect(name: str, folder: Path, revision: str, n_parameters: int | None = 
         vocabulary=config.vocabulary,
         context_size=config.window,
         is_encoder_decoder=config.stack == "encoder-decoder",
-        architecture=_hash_of([folder / "config.json", *([tokenizer] if tokenizer else [])])[:16],
+        architecture=_architecture(folder, _tokenizer_file(folder)),
         tuned_from=base,
-        pair_source="model card" if base else "",
+        pair_source=("adapter" if adapter else "model card") if base else "",
         n_heads=config.n_heads,
         is_encoder=config.stack == "encoder",
         notes=notes,
-        reading=content_hash(peculiar)[:12] if peculiar else "",
+        reading=_reading(config, notes),
+        adapter=adapter.kind if adapter else "",
+        quantization=quantization.method_of(quantization.stated(read_json(folder / "config.json", name))),
     )
+
+
+def _reading(config: ModelConfig, notes: tuple[str, ...]) -> str:
+    """Hash over what is peculiar to how a model reads a text; "" where nothing is."""
+    # Decoders that state their window under an unusual name, or none, were once read in windows of 512 tokens.
+    is_unusual = config.stack == "decoder" and not config.is_window_common
+    peculiar = [*notes, *([f"window {config.window}"] if is_unusual else [])]
+    return content_hash(peculiar)[:12] if peculiar else ""
+
+
+def _tokenizer_file(folder: Path) -> Path | None:
+    return next((file for file in map(folder.joinpath, published_tokenizers.FILES) if file.is_file()), None)
+
+
+def _architecture(folder: Path, tokenizer: Path | None) -> str:
+    """16 hex digits over the configuration and the file of the tokenizer."""
+    files = [folder / "config.json", *([tokenizer] if tokenizer else [])]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 # How the names of the files begin that decide the notes; and, of folders that were looked at before, hash of these
@@ -265,10 +362,10 @@ def _notes(folder: Path, config: ModelConfig, name: str) -> tuple[str, ...]:
     key = content_hash([(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files])
     if key not in _noted:
         try:
-            published = published_tokenizers.load(folder)
+            published = published_tokenizers.load(folder, config.config)
             special = special_ids.around(config, published.tokenizer)
         except Exception as error:
-            if not any((folder / file).is_file() for file in published_tokenizers.FILES):
+            if _tokenizer_file(folder) is None:
                 known = ", ".join(published_tokenizers.FILES)
                 raise FileNotFoundError(
                     f"{name}: no tokenizer ({known}) in {folder}; save it with the model."
@@ -279,52 +376,7 @@ def _notes(folder: Path, config: ModelConfig, name: str) -> tuple[str, ...]:
     return _noted[key]
 
 
-def _hash_of(files: Iterable[Path]) -> str:
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
 def _count(folder: Path, name: str) -> int:
-    return sum(n_numbers(file) for file in weight_files(folder, name))
-
-
-# Revisions of folders that were hashed before: folder -> names, sizes and dates of its files then, and the revision.
-_hashed: dict[str, tuple[str, str]] = {}
-
-
-def files_stamp(folder: Path) -> str:
-    """Another one whenever a file of a folder has changed, as far as sizes and dates tell."""
-    facts = [(file.name, *(getattr(file.stat(), key) for key in ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino")))
-             for file in sorted(folder.iterdir())]  # fmt: skip
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-
-
-def remember(folder: str, stamp: str, revision: str) -> None:
-    """Spare the hashing of a folder that was hashed before, in another process, when its stamp was this one."""
-    _hashed.setdefault(folder, (stamp, revision))
-
-
-def _files_revision(folder: Path) -> str:
-    """Hashed once in a process, as long as the files are those that were hashed."""
-    stamp = files_stamp(folder)
-    if _hashed.get(str(folder), ("",))[0] != stamp:
-        _hashed[str(folder)] = (stamp, _hashed_files(folder))
-    return _hashed[str(folder)][1]
-
-
-def _hashed_files(folder: Path) -> str:
-    digest = hashlib.sha256()
-    hashed = {".json", ".safetensors", ".model", ".txt"} | ({".bin"} if pickles.are_all_of(folder) else set())
-    for file in sorted(folder.iterdir()):
-        if file.suffix in hashed:
-            with file.open("rb") as stream:
-                digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return f"files-{digest.hexdigest()[:16]}"
-
-
-def _model_card_base(folder: Path) -> str:
-    """`base_model` of the model card's front matter (a word, or a list whose first counts), or nothing."""
-    card = folder / "README.md"
-    text = card.read_text(errors="replace") if card.is_file() else ""
-    front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    found = re.search(r"^base_model:\s*(?:-\s+)?[\"']?(\w[\w./-]*)", front[1], re.MULTILINE) if front else None
-    return found[1] if found else ""
+    """Parameters of a folder's safetensors, by their headers."""
+    settings = quantization.stated(read_json(folder / "config.json", name))
+    return headers.count((header_of(file, name) for file in weight_files(folder, name)), settings)

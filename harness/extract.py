@@ -100,6 +100,8 @@ def extract(
         "tokens_per_second": batches.n_tokens / seconds, "device": _name(reader.device), "pooling": pooling,
         "notes": " ".join(reader.notes),
     }  # fmt: skip
+    if reader.quantization:
+        facts["dtype"] = f"{reader.dtype}, {reader.quantization}"
     return Extraction(Features(pooled, ids) if states else None, expected, facts)
 
 

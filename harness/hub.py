@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness import pickles
+from harness import headers, pickles, quantization
 from harness.models import Entry
+from harness.safetensors_file import Stored
 
 SMALL = [
     "*.json", "*.model", "*.spm", "*.tiktoken", "merges.txt", "vocab.txt", "bpe.codes", "chat_template.jinja",
@@ -165,7 +166,13 @@ def _n_parameters(hub_id: str, folder: Path) -> int:
         found = get_safetensors_metadata(hub_id, revision=folder.name)
     except Exception:  # noqa: BLE001 - not there, or not to be reached: the size is not known yet
         return 0
-    return int(sum(found.parameter_count.values()))
+    tensors = (
+        {key: Stored(info.dtype, tuple(info.shape)) for key, info in file.tensors.items()}
+        for file in found.files_metadata.values()
+    )
+    config = folder / "config.json"
+    settings = quantization.stated(headers.read_json(config, hub_id)) if config.is_file() else {}
+    return headers.count(tensors, settings)
 
 
 @contextlib.contextmanager

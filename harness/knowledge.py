@@ -50,9 +50,10 @@ def run(checkpoint: Checkpoint, benchmark: Benchmark, root: Path, device: str, b
         FileNotFoundError: if there are no questions under the root.
         RuntimeError: if lm-evaluation-harness fails; with what it said last.
     """
-    if checkpoint.base_folder or checkpoint.base_hub_id:
+    if checkpoint.base_folder or checkpoint.base_hub_id or checkpoint.adapter:
+        form = "an adapter of" if checkpoint.adapter else "a difference to"
         raise ValueError(
-            f"{checkpoint.name} is published as a difference to its base; save the sum as a folder, and evaluate that."
+            f"{checkpoint.name} is published as {form} its base; save the merged model as a folder, and evaluate that."
         )
     with tempfile.TemporaryDirectory(prefix="harness-questions-") as folder:
         tasks = write_tasks(benchmark, root, Path(folder))

@@ -44,7 +44,9 @@ class Entry:
         licence: as its publisher names it; "" where it was not looked up.
         gated: whether the Hub asks for an account; None where it is not known.
         weights: form of the files at `revision`, of WEIGHTS, several joined by "+"; "" where it was not looked up.
-        delta_of: name of the base that its weights are a difference to; base + difference is what is loaded.
+        delta_of: name of the base that its weights are a difference to, or an adapter of; both together are loaded.
+        new_rows: of a difference, what its base counts as at tokens that tuning added: "zero" or "mean" (of its rows);
+            "" leaves it to what its authors do (deltas.RECIPES), else "zero".
         revision: branch, tag or commit; resolved to a commit, which is recorded (or taken from a lock).
         checkpoints: revisions of its training run: patterns, or "refs" where the Hub lists them.
         group: "paper", "gpt2", "appendix J", "current", "lm-adapted", "polypythia", "encoders" or "user".
@@ -70,6 +72,7 @@ class Entry:
     trained_from: str = ""
     n_active_parameters: float = 0
     weights: str = ""
+    new_rows: str = ""
 
 
 def _typed(row: Mapping[str, str]) -> dict[str, Any]:
@@ -220,6 +223,8 @@ def _entry(name: str, keys: dict[str, Any], path: Path) -> Entry:
     entry = replace(Entry(name), **keys, parameters_source="user" if keys.get("n_parameters") else "")
     if bool(entry.hub_id) == bool(entry.folder):
         raise ValueError(f"{path}: {name}: give a hub_id or a folder, one of the two.")
+    if entry.new_rows not in {"", "zero", "mean"}:
+        raise ValueError(f"{path}: {name}: new_rows {entry.new_rows!r} is neither 'zero' nor 'mean'.")
     if entry.stack not in STACKS:
         raise ValueError(f"{path}: {name}: stack {entry.stack!r} is none of {', '.join(STACKS)}.")
     if entry.stage and entry.stage not in STAGES:

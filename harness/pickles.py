@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.headers import is_buffer, read_json
+from harness import weights
+from harness.headers import PICKLED, PICKLED_INDEX, is_buffer, pickled_files
 
 # As transformers and PEFT name them; other *.bin files are states of a trainer, or of other libraries.
 PATTERNS = ("pytorch_model*.bin", "adapter_model*.bin")
-_INDEX, _WHOLE, _ADAPTER = "pytorch_model.bin.index.json", "pytorch_model.bin", "adapter_model.bin"
 LONGEST_S = 1800.0  # that counting may take: old files are read whole, at the rate of a disk
 
 
@@ -38,29 +36,6 @@ def are_all(names: Iterable[str]) -> bool:
 def are_all_of(folder: Path) -> bool:
     """Whether a folder has weights, and all of them pickled."""
     return are_all(file.name for file in folder.iterdir())
-
-
-def files(folder: Path, name: str) -> list[Path]:
-    """The pickled weights of a folder: the shards that its index lists, else one file; empty if there are none.
-
-    Args:
-        folder: of the checkpoint.
-        name: of the model, for messages.
-
-    Raises:
-        FileNotFoundError: if a shard that the index lists is not there.
-        ValueError: if the index is no JSON object with a table of weights.
-    """
-    if (folder / _INDEX).is_file():
-        table = read_json(folder / _INDEX, name).get("weight_map")
-        if not isinstance(table, dict):
-            raise ValueError(f"{name}: {_INDEX} has no table weight_map; copy it again.")
-        found = sorted({folder / Path(str(shard)).name for shard in table.values()})
-        absent = [file.name for file in found if not file.is_file()]
-        if absent:
-            raise FileNotFoundError(f"{name}: {', '.join(absent)} of {_INDEX} not in {folder}; copy what is missing.")
-        return found
-    return [file for file in (folder / _WHOLE, folder / _ADAPTER) if file.is_file()][:1]
 
 
 def refusal(name: str, where: str, way_out: str) -> str:
@@ -98,9 +73,9 @@ def count(folder: Path, name: str, allow_pickle: bool) -> int:
         ValueError: if a file is damaged or holds more than tensors, or the process ends without an answer.
     """
     require_allowed(folder, name, allow_pickle)
-    found = files(folder, name)
+    found = pickled_files(folder, name)
     if not found:
-        raise FileNotFoundError(f"{name}: no {_WHOLE} and no {_INDEX} in {folder}; copy what is missing.")
+        raise FileNotFoundError(f"{name}: no {PICKLED} and no {PICKLED_INDEX} in {folder}; copy what is missing.")
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-P", "-m", "harness.pickles", *map(str, found)]
@@ -131,14 +106,8 @@ def count(folder: Path, name: str, allow_pickle: bool) -> int:
 
 def _n_numbers(file: Path) -> int:
     """Numbers of one file; of tensors that share their memory, as tied ones do, each stretch once."""
-    import torch
-
-    # Files of before 2020 are no zip archives and cannot be mapped.
-    tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise TypeError("holds no table of tensors; save it again with save_pretrained")
     total, seen = 0, set()
-    for key, tensor in tensors.items():
+    for key, tensor in weights.unpickled(file, "").items():
         stretch = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape))
         if not is_buffer(key) and stretch not in seen:
             seen.add(stretch)
@@ -147,19 +116,10 @@ def _n_numbers(file: Path) -> int:
 
 
 def _counted(paths: list[str]) -> dict[str, Any]:
-    total = 0
-    for file in map(Path, paths):
-        try:
-            total += _n_numbers(file)
-        except pickle.UnpicklingError:
-            advice = "copy it again, or ask its author for safetensors"
-            return {"error": f"{file.name} holds more than tensors, or is damaged, and was not read; {advice}."}
-        except TypeError as error:
-            return {"error": f"{file.name} {error}."}
-        except (RuntimeError, EOFError, OSError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return {"error": f"{file.name} is damaged ({reason}); copy it again."}
-    return {"n_numbers": total}
+    try:
+        return {"n_numbers": sum(_n_numbers(Path(path)) for path in paths)}
+    except (ValueError, OSError) as error:
+        return {"error": str(error).removeprefix(": ")}
 
 
 if __name__ == "__main__":

@@ -44,8 +44,12 @@ class PublishedTokenizer:
     note: str = ""
 
 
-def load(folder: str | Path) -> PublishedTokenizer:
+def load(folder: str | Path, config: Any = None) -> PublishedTokenizer:
     """The tokenizer of a checkpoint's folder.
+
+    Args:
+        folder: with the tokenizer's files.
+        config: of the model, where the folder holds none (an adapter's).
 
     Raises:
         ValueError: if transformers cannot read it, or it is one of Python alone, which tells no character offsets.
@@ -53,7 +57,8 @@ def load(folder: str | Path) -> PublishedTokenizer:
     from transformers import AutoTokenizer
 
     path = Path(folder)
-    chosen = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    of_model = {} if config is None or (path / "config.json").is_file() else {"config": config}
+    chosen = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, **of_model)
     file = next((path / name for name in SENTENCEPIECE_FILES if _is_sentencepiece(path / name)), None)
     if (path / "tokenizer.json").is_file():
         published, name = _of_json(path, chosen), "tokenizer.json"

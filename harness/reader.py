@@ -6,17 +6,15 @@ anything is read, and it is read once, tensor by tensor, straight to where it st
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness import allocation, architectures, blocks, precision, tokens, weights, weights_checks
-from harness.architectures import Architecture, torch_dtype
+from harness import allocation, architectures, blocks, precision, quantization, tokens, trained, weights_checks
+from harness.architectures import Architecture
 from harness.batches import changes_with_padding
 from harness.checkpoints import Checkpoint
 from harness.model_configs import Stack
@@ -45,6 +43,7 @@ class Reader:
         source_prefix: ids put before what the encoder of an encoder-decoder reads (none for T5).
         notes: sentences on what was not used as the files say, or not as transformers would.
         is_padded: whether texts of different lengths may stand in one batch.
+        quantization: what stays of quantised weights while it computes, in words; "" where they were dequantised.
     """
 
     model: Any
@@ -58,6 +57,7 @@ class Reader:
     source_prefix: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     is_padded: bool = True
+    quantization: str = ""
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -99,7 +99,8 @@ def load(
 ) -> Reader:
     """Load a checkpoint, or its untrained twin.
 
-    A checkpoint with a `base_folder` is a difference: base + difference is what is loaded, added in float32.
+    A checkpoint with a `base_folder` is a difference or an adapter: base and difference are added, or the adapter is
+    merged, in float32.
 
     Args:
         checkpoint: a resolved checkpoint.
@@ -112,10 +113,10 @@ def load(
         allow_pickle: whether pickled weights are read where there are no safetensors (`weights.read`).
 
     Raises:
-        ValueError: if the folder cannot be loaded; if weights are missing, of another shape or not finite (transformers
-            would draw them at random); if the model is no decoder, no encoder and not of the T5 family, or a decoder
-            that sees what is to come; if the tokenizer does not fit it; if its family is not read in this precision; if
-            a GPU or a library is not there.
+        ValueError: if the folder cannot be loaded; if weights are missing, of another shape (transformers would draw
+            them at random), not finite or all zero; if the model is no decoder, no encoder and not of the T5 family, or
+            a decoder that sees what is to come; if the tokenizer does not fit it; if its family is not read in this
+            precision; if a GPU or a library is not there.
         room.NoRoomError: if it does not fit into memory; nothing has been read then.
     """
     from transformers.utils import logging as reports
@@ -124,10 +125,11 @@ def load(
     reports.disable_progress_bar()
     devices = allocation.devices(device, n_gpus, dtype)
     try:
-        architecture = architectures.read(checkpoint.folder, checkpoint.name)
+        architecture = architectures.read(checkpoint.config_folder, checkpoint.name, checkpoint.tokenizer_folder)
         skeleton = architecture.skeleton(dtype)
     except Exception as error:
         raise _not_loaded(checkpoint, error) from error
+    settings = quantization.stated(architecture.config.to_dict())
     precision.dtype_of(checkpoint.family, architecture.stack, checkpoint.n_parameters, dtype)
     weights_checks.require_fit(checkpoint.name, architecture.tokenizer, skeleton)
     where = allocation.places(
@@ -137,7 +139,7 @@ def load(
         if untrained_seed is not None:
             model = _drawn(architecture, untrained_seed, dtype, where)
         else:
-            model = _read(architecture, checkpoint, dtype, where, allow_pickle)
+            model = trained.load(architecture, skeleton, checkpoint, dtype, where, allow_pickle)
     except Exception as error:
         raise _not_loaded(checkpoint, error) from error
     if architecture.stack == "decoder":
@@ -154,6 +156,7 @@ def load(
         source_prefix=architecture.special.source_prefix,
         notes=architecture.notes,
         is_padded=not _changes_with_padding(model, architecture.stack, torch.device(devices[0])),
+        quantization="" if untrained_seed is not None else quantization.computed_in(settings),
     )
 
 
@@ -168,35 +171,8 @@ def _changes_with_padding(model: Any, stack: Stack, device: torch.device) -> boo
 
 
 def _not_loaded(checkpoint: Checkpoint, error: Exception) -> ValueError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix(f"{checkpoint.name}: ")
     return ValueError(f"{checkpoint.name}: cannot be loaded from {checkpoint.folder}: {reason}")
-
-
-def _read(
-    architecture: Architecture, checkpoint: Checkpoint, dtype: Dtype, where: dict[str, str], allow_pickle: bool
-) -> Any:
-    """The trained model; every weight comes from the files."""
-    name, config = checkpoint.name, architecture.config
-    tensors = weights.read(Path(checkpoint.folder), name, allow_pickle)
-    if checkpoint.base_folder:
-        base = weights.read(Path(checkpoint.base_folder), name, allow_pickle)
-        tensors = weights.added(base, tensors, name, config.get_text_config().vocab_size)
-    options: dict[str, Any] = {} if where == {"": "cpu"} else {"device_map": where}
-    if dtype == "int8":
-        from transformers import BitsAndBytesConfig
-
-        # It says at every layer that bfloat16 is multiplied as float16.
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
-    model, found = architecture.model_class.from_pretrained(
-        None, config=config, state_dict=tensors, dtype=torch_dtype(dtype), ignore_mismatched_sizes=True,
-        output_loading_info=True, **options,
-    )  # fmt: skip
-    has_head = architecture.stack == "encoder" and model.base_model is not model
-    weights_checks.require_own_weights(found, f"{model.base_model_prefix}." if has_head else "")
-    model = model.base_model if has_head else model
-    weights_checks.require_finite(model)
-    return model
 
 
 def _drawn(architecture: Architecture, seed: int, dtype: Dtype, where: dict[str, str]) -> Any:

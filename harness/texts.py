@@ -134,8 +134,9 @@ def surprisals(
                     "dtype": precise, "context": context_in_words(checkpoint, reading),
                 }  # fmt: skip
                 for shard in corpora.shards_of(source, how.context, data_root, options):
-                    columns = read(model, shard, reading).columns
-                    yield pd.DataFrame({**dict.fromkeys(origin), **columns}).assign(**origin)
+                    columns, facts = read(model, shard, reading)
+                    stated = origin | {"dtype": facts.get("dtype", precise)}
+                    yield pd.DataFrame({**dict.fromkeys(stated), **columns}).assign(**stated)
                     if progress:
                         progress(checkpoint.name, len(columns["word"]))
         model.close()

@@ -20,8 +20,8 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from harness import checkpoints, hub, pickles, transfer
-from harness.headers import read_json, weight_files
+from harness import adapter_config, checkpoints, fingerprints, hub, pickles, transfer
+from harness.headers import pickled_files, read_json, weight_files
 
 QUIET_S = 60.0
 # Written last into a checkpoint's folder, by those who write one.
@@ -128,7 +128,7 @@ def _in_folder(
     for folder, inside in files.items():
         if "config.json" not in inside and not any(name.endswith(".safetensors") for name in inside):
             continue
-        stamp = checkpoints.files_stamp(Path(folder)) if is_local else _stamp(inside)
+        stamp = fingerprints.files_stamp(Path(folder)) if is_local else _stamp(inside)
         where = folder if is_local else fs.unstrip_protocol(folder)
         one = Seen(where, where, stamp)
         if stamp in known:
@@ -164,10 +164,15 @@ def _date(facts: dict[str, Any]) -> float:
 def _damage(folder: Path, allow_pickle: bool) -> str:
     """Why a folder is no whole checkpoint, by its small files and headers of weights; pickles are not opened."""
     try:
+        is_adapter = adapter_config.is_adapter(folder)
+        if is_adapter:
+            adapter_config.require_weights(folder, folder.name)
+        if is_adapter and not (folder / "config.json").is_file():
+            return ""
         read_json(folder / "config.json", folder.name)
         if pickles.are_all_of(folder):
             pickles.require_allowed(folder, folder.name, allow_pickle)
-            pickles.files(folder, folder.name)
+            pickled_files(folder, folder.name)
         else:
             weight_files(folder, folder.name)
     except Exception as error:  # noqa: BLE001 - whatever half a file holds

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import pyarrow.parquet as pq
 
-from harness import checkpoints, scaling, tables, trainings, transfer
+from harness import checkpoints, fingerprints, scaling, tables, trainings, transfer
 from harness.spec import EvaluationSpec, content_hash
 from harness.trainings import QUIET_S, Seen
 from harness.units import now
@@ -138,7 +138,7 @@ class Watch:
         last = {(row.where, row.stamp): row for row in tried.itertuples()}
         done = [row for row in last.values() if row.state == "evaluated"]
         for row in done:
-            checkpoints.remember(row.folder, row.stamp, row.revision)
+            fingerprints.remember(row.folder, row.stamp, row.revision)
         known = frozenset(row.stamp for row in done)
         found = []
         seen = trainings.look(

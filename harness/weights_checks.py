@@ -1,18 +1,26 @@
 """What a loaded model must be before it reads: whole, finite, with its own tokenizer, and causal if it is a decoder.
 
-transformers draws weights that a file lacks at random and says so in a log; here each of these is an error.
+transformers draws weights that a file lacks at random and says so in a log, and takes stored whole numbers for weights;
+here each of these is an error.
 """
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from harness import quantization
 from harness.blocks import call, n_embeddings
 from harness.headers import is_buffer
+from harness.weights import dtype_of, shape_of
 
+# Types of stored numbers that can be weights, by their safetensors names.
+_IS_REAL = re.compile(r"^(F64|F32|F16|BF16|F8_(E4M3|E5M2)(FNUZ)?)$|^FLOAT")
+_BLOCK = re.compile(r"^(.*?\.?(?:layers|layer|h|block|blocks)\.\d+)\.")
 _OF_A_BLOCK = re.compile(r"\.(layers|layer|h|block|blocks)\.\d+\.")
 # Embeddings are padded to round numbers, by a percent or two; a tokenizer of under half of them is another model's.
 MIN_VOCABULARY_SHARE, MAX_VOCABULARY_SHARE = 0.5, 1.02
@@ -23,6 +31,78 @@ CAUSAL_SHARE, CAUSAL_ROUNDINGS = 1e-5, 4
 CAUSAL_SHARE_INT8 = 0.05
 
 
+def require_sound_tensors(tensors: Mapping[str, Any], skeleton: Any, settings: Mapping[str, Any]) -> None:
+    """Raise where a stored tensor cannot be a weight of this model; none is read.
+
+    Args:
+        tensors: of `weights.read`.
+        skeleton: the model on the meta device.
+        settings: `quantization.stated` of its configuration: quantised weights may be whole numbers.
+
+    Raises:
+        ValueError: if weights are whole numbers, truth values or complex; or if one has more numbers than the model.
+    """
+    weights = dict(skeleton.named_parameters())
+    attributes = {key.rpartition(".")[2] for key in weights}
+    n_numbers = sum(weight.numel() for weight in weights.values())
+    for key, tensor in tensors.items():
+        n_own = 1
+        for size in shape_of(tensor):
+            n_own *= size
+        if n_own > max(n_numbers, 1):
+            raise ValueError(
+                f"{key} has the shape {shape_of(tensor)}, more numbers than the whole model that config.json describes "
+                f"({n_numbers}); copy the checkpoint again"
+            )
+    odd = [
+        key for key, tensor in tensors.items()
+        if key.rpartition(".")[2] in attributes and not is_buffer(key) and not _IS_REAL.match(dtype_of(tensor))
+    ]  # fmt: skip
+    if odd and not settings:
+        raise ValueError(
+            f"{len(odd)} weights are no real numbers, the first is {odd[0]}, stored as {dtype_of(tensors[odd[0]])}, "
+            "and config.json states no quantization_config; copy the checkpoint again, or give the one before "
+            "quantisation"
+        )
+
+
+def require_quantised(tensors: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise where config.json states a quantisation and no weight is quantised, for the methods that cannot tell.
+
+    FP8 and MXFP4 can: transformers loads ordinary weights as they are.
+    """
+    method = quantization.method_of(settings)
+    if quantization.METHODS[method].modules and not any(quantization.is_part(key) for key in tensors):
+        raise ValueError(
+            f"config.json states that the weights are quantised by {method}, and none of them is; remove "
+            "quantization_config from config.json, or copy the quantised weights"
+        )
+
+
+def require_whole_blocks(tensors: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise where weights in FP8 are no whole number of blocks, which transformers dequantises by wrong scales.
+
+    It takes the height of a block to be the weight's over the scales': 192 rows in blocks of 128 have two scales, and
+    each would be used for 96.
+
+    Source: Fp8Dequantize of transformers 5.19 (integrations/finegrained_fp8.py).
+    """
+    block = settings.get("weight_block_size")
+    if quantization.method_of(settings) not in {"fp8", "mxfp8"} or not block:
+        return
+    for key, scales in tensors.items():
+        weight = tensors.get(key.removesuffix("_scale_inv"))
+        if not key.endswith("_scale_inv") or weight is None or len(shape_of(scales)) < 2:
+            continue
+        for size, n_scales, wanted in zip(shape_of(weight)[-2:], shape_of(scales)[-2:], block, strict=True):
+            if n_scales > 1 and size != n_scales * wanted:
+                raise ValueError(
+                    f"{key.removesuffix('_scale_inv')} has the shape {shape_of(weight)}, no whole number of blocks of "
+                    f"{block[0]} x {block[1]}, which this version of transformers dequantises wrongly; give the "
+                    "checkpoint before quantisation"
+                )
+
+
 def require_own_weights(found: dict[str, Any], read: str = "") -> None:
     """Raise where a weight is absent, of another shape, or of a block that the configuration lacks.
 
@@ -31,24 +111,58 @@ def require_own_weights(found: dict[str, Any], read: str = "") -> None:
         read: how the names of the weights begin that are read; others may be absent (the head of an encoder).
     """
     blocks = [key for key in found["unexpected_keys"] if _OF_A_BLOCK.search(key) and not is_buffer(key)]
-    odd = {
-        "are missing in the file": [key for key in found["missing_keys"] if key.startswith(read)],
-        "have another shape than config.json says": [str(key) for key in found["mismatched_keys"]],
-        "are of blocks that config.json does not have": blocks,
-    }
-    for what, names in odd.items():
-        _refuse(what, sorted(names))
+    quantised = [key for key in blocks if quantization.is_part(key)]
+    _refuse("are parts of quantised weights that config.json states no quantization_config for", sorted(quantised))
+    missing = sorted(key for key in found["missing_keys"] if key.startswith(read))
+    others = sorted(key for key in found["unexpected_keys"] if not is_buffer(key))
+    if missing and others:
+        raise ValueError(
+            f"{len(missing)} weights are missing in the file, the first is {missing[0]}; it holds {len(others)} of "
+            f"other names, the first is {others[0]}; save the model again with save_pretrained"
+        )
+    _refuse("are missing in the file", missing)
+    _refuse("have another shape than config.json says", sorted(str(key) for key in found["mismatched_keys"]))
+    _refuse("are of blocks that config.json does not have", sorted(blocks))
 
 
-def require_finite(model: Any) -> None:
-    """Raise where a weight is NaN or infinite. The extremes tell, in one pass and without a copy of the weight."""
-    odd = []
+def require_sound_model(model: Any) -> None:
+    """Raise where weights are NaN or infinite, or all zero where no training leaves them so.
+
+    All zero are refused: the embeddings, the head, all matrices of a block, and more than half of all matrices. Zero
+    biases, norms that are offsets (Gemma), adapters that begin at zero and single matrices of a block are not.
+
+    The extremes tell, in one pass and without a copy of the weight.
+    """
+    odd, is_zero = [], {}
     for name, weight in model.named_parameters():
-        if weight.is_floating_point() and weight.numel():
+        if weight.is_floating_point() and weight.numel() and type(weight.data) is torch.Tensor:
             low, high = torch.aminmax(weight.detach())
             if not (torch.isfinite(low) and torch.isfinite(high)):
                 odd.append(name)
+            if weight.ndim > 1:
+                is_zero[name] = bool(low == 0) and bool(high == 0)
     _refuse("are not finite", odd)
+    if empty := [name for name, zero in is_zero.items() if zero]:
+        _require_not_empty(model, empty, is_zero)
+
+
+def _require_not_empty(model: Any, empty: list[str], is_zero: Mapping[str, bool]) -> None:
+    ends = {id(layer.weight) for layer in (model.get_input_embeddings(), _head(model)) if hasattr(layer, "weight")}
+    named = dict(model.named_parameters(remove_duplicate=False))
+    _refuse("are all zero", [name for name in empty if id(named[name]) in ends])
+    blocks: defaultdict[str, list[str]] = defaultdict(list)
+    for name in is_zero:
+        if block := _BLOCK.match(name):
+            blocks[block[1]].append(name)
+    for names in blocks.values():
+        if all(is_zero[name] for name in names):
+            _refuse("are all zero, all those of a block", names)
+    if 2 * len(empty) > len(is_zero):
+        _refuse(f"of {len(is_zero)} are all zero", empty)
+
+
+def _head(model: Any) -> Any:
+    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
 
 
 def _refuse(what: str, names: list[str]) -> None:

@@ -90,7 +90,8 @@ class Worker:
             "run": None, "model": job.name, "kind": "model", "revision": job.checkpoint.revision,
             "code_version": code_version(), "created": now(), "dataset": None, "dataset_version": None,
             "protocol": job.how.name, "protocol_hash": job.how.hash,
-            "context": texts.context_in_words(job.checkpoint, job.how), "backend": job.backend, "dtype": job.dtype,
+            "context": texts.context_in_words(job.checkpoint, job.how), "backend": job.backend,
+            "dtype": bits.facts.get("dtype", job.dtype),
             "seed": 0, "metric": "surprisal_bits", "reading_ms": np.nan, "scored": True,
         }  # fmt: skip
         content = tables.columns_to_arrow("word_surprisals", {**origin, **bits.columns})

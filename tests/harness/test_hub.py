@@ -351,6 +351,50 @@ def test_a_difference_is_added_to_its_base_of_its_own_commit(site, folder, tmp_p
     np.testing.assert_allclose(weights.detach().numpy(), base["model.embed_tokens.weight"].numpy() + 0.25, atol=1e-6)
 
 
+def test_an_adapter_is_merged_onto_its_base_each_of_its_own_commit(site, folder, tmp_path):
+    """Its base is the revision that adapter_config.json states; weights of both come when the model is loaded."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", revision="v1")
+    wrapped = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder), config)
+    with torch.no_grad():
+        for name, weight in wrapped.named_parameters():
+            if "lora_B" in name:
+                weight += 0.5
+    wrapped.save_pretrained(tmp_path / "lora")
+    file = tmp_path / "lora" / "adapter_config.json"
+    stated = json.loads(file.read_text()) | {"base_model_name_or_path": "org/base", "revision": "v1"}
+    file.write_text(json.dumps(stated))
+    site.add("org/base", tiny.build("llama", tmp_path / "newer", TEXT, 7))
+    commits = site.add("org/base", folder, "v1"), site.add("org/lora", tmp_path / "lora")
+    found = checkpoints.resolve("org/lora")
+    assert found.revision == f"{commits[1]}+{commits[0]}"
+    assert (found.name, found.tuned_from, found.pair_source) == ("org/lora", "org/base@v1", "adapter")
+    assert (found.hub_id, found.base_hub_id) == ("org/lora", "org/base")
+    assert found.n_parameters == checkpoints.resolve(str(folder)).n_parameters
+    assert not list(Path(found.folder).glob("*.safetensors"))
+    assert not list(Path(found.base_folder).glob("*.safetensors"))
+    key = "model.layers.0.self_attn.q_proj.weight"
+    loaded = backends.load("transformers", found, "cpu").reader.model.state_dict()[key]
+    merged = wrapped.merge_and_unload().state_dict()[key]
+    np.testing.assert_allclose(loaded.numpy(), merged.numpy(), atol=1e-6)
+    assert not np.allclose(loaded.numpy(), load_file(folder / "model.safetensors")[key].numpy(), atol=1e-3)
+
+
+def test_scales_of_quantised_weights_on_the_hub_are_no_parameters(site, folder):
+    n_parameters = checkpoints.resolve(str(folder)).n_parameters
+    tensors = load_file(folder / "model.safetensors")
+    key = "model.layers.0.self_attn.q_proj.weight"
+    tensors |= {key: tensors[key].to(torch.float8_e4m3fn), f"{key}_scale_inv": torch.ones(3, 3)}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    settings = {"quant_method": "fp8", "weight_block_size": [16, 16]}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    site.add("org/quantised", folder)
+    assert checkpoints.resolve("org/quantised").n_parameters == n_parameters
+
+
 def test_a_lock_that_is_none_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models.lock").write_text('{"m": {"commit": ""}}')

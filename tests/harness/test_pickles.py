@@ -65,6 +65,7 @@ def test_tied_tensors_are_counted_once_and_masks_not_at_all(folder):
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_shards_and_files_of_before_2020_are_counted(folder, zipped):
+    (folder / "pytorch_model.bin").unlink()  # it would be loaded before any shard, as by transformers
     whole = {"a": torch.ones(3, 2), "b": torch.ones(4)}
     for key, file in {"a": "pytorch_model-00001-of-00002.bin", "b": "pytorch_model-00002-of-00002.bin"}.items():
         torch.save({key: whole[key]}, folder / file, _use_new_zipfile_serialization=zipped)
@@ -72,9 +73,7 @@ def test_shards_and_files_of_before_2020_are_counted(folder, zipped):
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     assert pickles.count(folder, "m", allow_pickle=True) == 10
     (folder / "pytorch_model-00002-of-00002.bin").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"m: pytorch_model-00002-of-00002\.bin of pytorch_model\.bin\.index\.json"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"pytorch_model\.bin\.index\.json .*pytorch_model-00002-of-00002\.bin"):
         pickles.count(folder, "m", allow_pickle=True)
 
 
@@ -89,19 +88,14 @@ def test_shards_without_their_index_are_named_and_not_counted_as_nothing(folder)
 def test_a_fifo_is_not_waited_for(folder):
     (folder / "pytorch_model.bin").unlink()
     os.mkfifo(folder / "pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match="copy what is missing"):
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin is a named pipe \(FIFO\), not a file of weights"):
         pickles.count(folder, "m", allow_pickle=True)
 
 
-def test_an_adapter_is_counted_too(tmp_path):
-    torch.save({"lora_A.weight": torch.ones(2, 3)}, tmp_path / "adapter_model.bin")
-    assert pickles.are_all_of(tmp_path)
-    assert pickles.count(tmp_path, "m", allow_pickle=True) == 6
-
-
 def test_an_index_without_a_table_is_named(folder):
+    (folder / "pytorch_model.bin").unlink()
     (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": 3}')
-    with pytest.raises(ValueError, match=r"m: pytorch_model\.bin\.index\.json has no table weight_map; copy it again"):
+    with pytest.raises(ValueError, match=r"m: pytorch_model\.bin\.index\.json has no weight_map of tensors to files"):
         pickles.count(folder, "m", allow_pickle=True)
 
 
@@ -145,7 +139,7 @@ def test_what_holds_more_than_tensors_is_refused_and_not_run(folder, tmp_path, s
 
 @pytest.mark.parametrize(("content", "says"), [
     (b"", "is damaged"), (b"not a pickle", "holds more than tensors, or is damaged"),
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4\n", "holds more than tensors, or is damaged"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4\n", "is a Git LFS pointer"),
 ])  # fmt: skip
 def test_a_file_that_is_no_pickle_is_named(folder, content, says):
     (folder / "pytorch_model.bin").write_bytes(content)

@@ -61,15 +61,14 @@ def test_without_bos_the_first_word_is_empty_and_the_rest_is_as_of_a_forward_of_
     (tmp_path / "a.txt").write_text(text)
     found = read([str(tmp_path / "a.txt")], [models["llama"]], how=surprisal_alone(bos=bos))
     loaded = reader.load(checkpoints.resolve(models["llama"]))
-    (context,) = contexts.build(
-        Stimuli(tuple(text.split()), tuple(text.split()), ("p",) * len(text.split())), "passage"
-    )
+    shown = tuple(text.split())
+    (context,) = contexts.build(Stimuli(shown, shown, ("p",) * len(shown)), "passage")
     tokens = loaded.encode(context)
     ids = [*(loaded.prefix if bos == "window" else ()), *map(int, tokens.ids)]
     with torch.no_grad():
         logs = loaded.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1) / np.log(2)
     costs = np.array([-logs[at - 1, ids[at]].item() if at else np.nan for at in range(len(ids))])[-len(tokens.ids) :]
-    wanted = [costs[tokens.owners == word].sum() for word in range(len(words))]
+    wanted = [costs[tokens.owners == word].sum() for word in range(len(shown))]
     np.testing.assert_allclose(found.surprisal_bits, wanted, rtol=1e-4)
     assert np.isnan(found.surprisal_bits).tolist() == [bos == "none"] + [False] * (len(wanted) - 1)
 

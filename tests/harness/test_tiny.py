@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from harness import checkpoints, headers, precision, reader, tiny
+from harness import checkpoints, precision, reader, safetensors_file, tiny
 
 TEXT = ["The old bee watched the hive.", "Nobody moved, slowly."]
 ENCODERS = {"bert", "roberta", "distilbert", "electra", "modernbert", "deberta-v2"}
@@ -95,4 +95,4 @@ def test_the_seed_decides_the_weights(tmp_path):
 def test_a_tied_head_is_stored_once(tmp_path):
     folder = tiny.build("t5-original", tmp_path / "m", TEXT, seed=0)
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"]
-    assert not any("lm_head" in key for key in headers._header(folder / "model.safetensors")[0])
+    assert not any("lm_head" in key for key in safetensors_file.header_of(folder / "model.safetensors", "m"))

@@ -238,3 +238,134 @@ def test_what_is_read_equals_the_file(base):
     ours, theirs = _read(base), load_file(base / "model.safetensors")
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[key], theirs[key]) for key in theirs)
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def _renamed(base, folder, name_of):
+    """A copy of the base whose tensors have other names."""
+    shutil.copytree(base, folder)
+    tensors = load_file(base / "model.safetensors")
+    save_file({name_of(key): w for key, w in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("name_of", [
+    lambda key: f"module.{key}",
+    lambda key: f"_orig_mod.{key}",
+    lambda key: f"module._orig_mod.{key}",
+    lambda key: f"_orig_mod.module.{key}",
+    lambda key: f"module.module.{key}",
+    lambda key: f"_forward_module.{key}",
+    lambda key: f"_fsdp_wrapped_module.{key}".replace(".self_attn.", "._fsdp_wrapped_module.self_attn."),
+    lambda key: key.replace(".mlp.", "._checkpoint_wrapped_module.mlp."),
+    lambda key: key.replace("layers.2.", "layers.2._orig_mod."),
+    lambda key: f"model.{key}",
+    lambda key: f"_forward_module.model.{key}",
+    lambda key: f"model.module.{key}",
+    lambda key: f"base_model.model.module.{key}",
+])  # fmt: skip
+def test_what_training_wrappers_put_into_names_is_left_out(base, tmp_path, name_of):
+    folder = _renamed(base, tmp_path / "m", name_of)
+    found, wanted = (reader.load(checkpoints.resolve(str(each))).model.state_dict() for each in (folder, base))
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5", "bert", "gpt_neox"])
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod."])
+def test_the_names_of_other_families_are_read_without_them_too(tmp_path, family, prefix):
+    base = tiny.build(family, tmp_path / "base", TEXT, seed=0)
+    folder = _renamed(base, tmp_path / "m", lambda key: prefix + key)
+    found, wanted = (reader.load(checkpoints.resolve(str(each))).model.state_dict() for each in (folder, base))
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+def test_a_weight_under_two_names_is_refused_by_both(base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    doubled = tensors | {"_orig_mod.model.norm.weight": tensors["model.norm.weight"] + 1}
+    save_file(doubled, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"model\.norm\.weight and .*model\.norm\.weight are one weight under two names"
+    ):
+        weights.read(folder, "m")
+
+
+def test_a_module_that_is_called_so_in_some_names_alone_is_left(base, tmp_path):
+    """Only what all names begin with is a wrapper."""
+    tensors = {"module.a": torch.ones(2), "b": torch.ones(2)}
+    assert weights.unwrapped(tensors, "m").keys() == tensors.keys()
+
+
+# --- shards that repeat a tensor --------------------------------------------------------------------------------------
+
+
+def _in_two(base, folder, change):
+    """The base in two shards, of which the second repeats a tensor of the first, changed."""
+    shutil.copytree(base, folder)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    first, second = names[::2], names[1::2]
+    save_file({key: tensors[key] for key in first}, folder / "a.safetensors")
+    save_file({**{key: tensors[key] for key in second}, first[0]: change(tensors[first[0]])}, folder / "b.safetensors")
+    index = {key: "a.safetensors" if key in first else "b.safetensors" for key in names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    return folder, first[0]
+
+
+def test_a_tensor_that_two_shards_hold_alike_is_read(base, tmp_path):
+    folder, _ = _in_two(base, tmp_path / "m", torch.clone)
+    found, wanted = _read(folder), load_file(base / "model.safetensors")
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+@pytest.mark.parametrize("change", [
+    lambda tensor: tensor + 1, lambda tensor: tensor.bfloat16(), lambda tensor: tensor[:1].clone(),
+])  # fmt: skip
+def test_a_tensor_that_two_shards_hold_differently_is_refused_by_name_and_files(base, tmp_path, change):
+    folder, key = _in_two(base, tmp_path / "m", change)
+    with pytest.raises(ValueError, match=rf"a\.safetensors and b\.safetensors hold different tensors called {key}"):
+        weights.read(folder, "m")
+
+
+# --- pickles, in all forms --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", [
+    {}, {"_use_new_zipfile_serialization": False},
+], ids=["zip", "before 2020"])  # fmt: skip
+def test_a_pickle_in_any_form_gives_the_tensors_of_the_safetensors(base, tmp_path, form):
+    folder = shutil.copytree(base, tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin", **form)
+    found = _read(folder, allow_pickle=True)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+    with pytest.raises(FileNotFoundError, match=r"Pickled weights .* --allow-pickle"):
+        weights.read(folder, "m")
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is a Git LFS pointer"),
+    (b"", "pytorch_model.bin is damaged"), (b"hello", r"pytorch_model\.bin .*copy it again"),
+    (b"PK\x03\x04" + bytes(100), r"pytorch_model\.bin .*copy it again"),
+])  # fmt: skip
+def test_a_pickle_that_is_none_is_refused(base, tmp_path, content, message):
+    folder = shutil.copytree(base, tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        weights.read(folder, "m", allow_pickle=True)
+
+
+def test_a_pickle_that_is_a_named_pipe_is_not_waited_for(base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin is a named pipe"):
+        weights.read(folder, "m", allow_pickle=True)

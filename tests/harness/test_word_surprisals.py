@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -167,3 +168,55 @@ def test_how_a_corpus_was_read_stands_in_extractions_with_what_is_not_as_the_fil
     again = word_surprisals.run([short], [str(folder), models["gpt2"]], HOW, out, device="cpu")
     assert again.n_read == 0
     assert tables.read(out, "extractions", again.run).reused.all()
+
+
+def test_weights_that_cannot_be_loaded_are_one_failure_each_and_the_others_go_on(models, short, tmp_path):
+    """Headers are looked at where a run is planned, numbers in the workers; neither ends the run."""
+    import peft
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    base = Path(models["llama"])
+
+    def broken(name, change):
+        folder = shutil.copytree(base, tmp_path / name)
+        change(folder / "model.safetensors")
+        return str(folder)
+
+    def pipe(file):
+        file.unlink()
+        os.mkfifo(file)
+
+    def whole_numbers(file):
+        save_file({key: w.to(torch.int8) if "up_proj" in key else w for key, w in load_file(file).items()}, file)
+
+    wrapped = peft.get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), peft.LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
+    )
+    wrapped.save_pretrained(tmp_path / "adapter")  # one that changes nothing yet
+    names = {
+        "pipe": broken("pipe", pipe),
+        "cut": broken("cut", lambda file: file.write_bytes(file.read_bytes()[:-9])),
+        "pointer": broken("pointer", lambda file: file.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")),
+        "numbers": broken("numbers", whole_numbers),
+        "zeros": broken("zeros", lambda file: save_file({key: w * 0 for key, w in load_file(file).items()}, file)),
+    }
+    out = str(tmp_path / "out")
+    given = [*names.values(), models["llama"], str(tmp_path / "adapter")]
+    found = word_surprisals.run([f"local:{short}"], given, HOW, out, device="cpu")
+    failures = {failure.model: (failure.station, failure.message) for failure in found.failures}
+    assert len(found.failures) == len(names)
+    for name, station, words in (
+        ("pipe", "models", "model.safetensors is a named pipe (FIFO)"),
+        ("cut", "models", "model.safetensors is damaged: its header promises"),
+        ("pointer", "models", "model.safetensors is a Git LFS pointer"),
+        ("numbers", "surprisal", "4 weights are no real numbers"),
+        ("zeros", "surprisal", "weights are all zero, the first is model.embed_tokens.weight"),
+    ):
+        assert failures[name][0] == station
+        assert words in failures[name][1]
+        assert "\n" not in failures[name][1]
+    bits = [words_of(out, found.run, name).surprisal_bits for name in ("llama", "adapter")]
+    assert len(bits[0]) == 19
+    np.testing.assert_allclose(bits[1], bits[0], atol=1e-4)
