@@ -40,20 +40,33 @@ def require(context: Context, ids: Integers, offsets: Integers, owners: Integers
         own = np.flatnonzero(owners == stimulus)
         if not len(own) or unknown[own].any():
             continue
+        first, last = _whole_characters(int(own[0]), int(own[-1]), offsets)
         # A token that began before the stimulus reads as more than it; one that reaches past its end is the next one's.
-        start, end = min(int(offsets[own[0], 0]), int(context.spans[stimulus, 0])), int(context.spans[stimulus, 1])
-        after = own[-1] + 1
-        if after < len(ids) and offsets[after, 0] < end:
-            end = int(offsets[own[-1], 1])
-        text, read = context.text[start:end], _decoded(ids[own], tokenizer)
+        start, end = (int(at) for at in context.spans[stimulus])
+        start, end = min(int(offsets[first, 0]), start), max(int(offsets[last, 1]), end)
+        if last + 1 < len(ids) and offsets[last + 1, 0] < end:
+            end = int(offsets[last, 1])
+        text, read = context.text[start:end], _decoded(ids[first : last + 1], tokenizer)
         if not _same(text, read, tokenizer):
-            pieces = " ".join(tokenizer.convert_ids_to_tokens(ids[own].tolist()))
+            pieces = " ".join(tokenizer.convert_ids_to_tokens(ids[first : last + 1].tolist()))
             raise ValueError(
                 f"the tokenizer does not give the text back: stimulus {context.stimulus_ids[stimulus]!r}, "
                 f"{text.strip()!r}, becomes {pieces!r}. {_ADVICE}"
             )
     if _keeps_spaces(tokenizer) and not unknown.any():
         _require_spaces(context.text, _decoded(ids, tokenizer))
+
+
+def _whole_characters(first: int, last: int, offsets: Integers) -> tuple[int, int]:
+    """The tokens from `first` to `last`, and those before and after that hold a part of a character of theirs.
+
+    Tokens of bytes may end within a character, and so may the words of languages that are written without spaces.
+    """
+    while first > 0 and offsets[first, 0] < offsets[first - 1, 1]:
+        first -= 1
+    while last + 1 < len(offsets) and offsets[last + 1, 0] < offsets[last, 1]:
+        last += 1
+    return first, last
 
 
 def unknown_ids(tokenizer: Any) -> frozenset[int]:

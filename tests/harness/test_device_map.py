@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness import architectures, checkpoints, contexts, device_map, extract, pooling, reader, tiny
+from harness import architectures, blocks, checkpoints, contexts, device_map, extract, reader, tiny, trained
 from harness.device_map import Part
 from harness.records import Stimuli
 
@@ -49,15 +49,15 @@ def test_tied_weights_are_on_one_gpu_and_no_block_is_cut(checkpoint):
     assert owners
     assert all(len(gpus) == 1 for gpus in owners.values())
     stacks = ["encoder", "decoder"] if skeleton.config.is_encoder_decoder else ["decoder"]
-    lists = [pooling.blocks(skeleton, stack) for stack in stacks]
-    blocks = [
+    lists = [blocks.blocks_of(skeleton, stack).modules for stack in stacks]
+    names = [
         name
         for name, module in skeleton.named_modules()
-        if any(module is block for blocks in lists for block in blocks)
+        if any(module is block for listed in lists for block in listed)
     ]
     assert len(set(placed.values())) == 3
-    assert len(blocks) == tiny.BLOCKS * len(stacks)
-    assert set(blocks) <= set(placed)
+    assert len(names) == tiny.BLOCKS * len(stacks)
+    assert set(names) <= set(placed)
 
 
 def test_embeddings_come_first_and_blocks_follow_in_their_order(checkpoint):
@@ -110,9 +110,9 @@ def two_devices(monkeypatch):
 
 def test_a_model_cut_over_devices_gives_the_numbers_of_the_whole(checkpoint, two_devices):
     architecture = architectures.read(checkpoint.folder)
-    _, parts = _parts(checkpoint)
+    skeleton, parts = _parts(checkpoint)
     where = {name: f"cpu:{gpu + 1}" for name, gpu in device_map.spread(parts, [10**9] * 2).items()}
-    whole, cut = reader.load(checkpoint), reader._read(architecture, checkpoint, "float32", where, False)
+    whole, cut = reader.load(checkpoint), trained.load(architecture, skeleton, checkpoint, "float32", where)
     hooked = {name for name, module in cut.named_modules() if hasattr(module, "_hf_hook")}
     assert len(hooked) > tiny.BLOCKS
     ids = torch.arange(4, 14)[None]

@@ -78,10 +78,10 @@ def test_a_text_too_long_to_be_read_plainly_is_left_out_and_the_others_are_compa
     encoded, found = read(model)
     plain = parity._hidden
 
-    def small(run, which, **ids):
-        if max(len(part) for part in ids.values()) > 40:
+    def small(reader, stack, *ids):
+        if max(len(part) for part in ids if part is not None) > 40:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return plain(run, which, **ids)
+        return plain(reader, stack, *ids)
 
     monkeypatch.setattr(parity, "_hidden", small)
     said = parity.check(model, encoded, found, PROTOCOL)

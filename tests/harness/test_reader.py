@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from harness import allocation, checkpoints, reader, tiny
+from harness import allocation, checkpoints, reader, tiny, trained
 
 TEXT = ["the old bee watched the hive"]
 
@@ -178,8 +178,8 @@ def test_int8_takes_the_bytes_that_were_counted_and_stays_near_float32(tmp_path,
 
     checkpoint = checkpoints.resolve(str(tiny.build(family, tmp_path / "m", TEXT, seed=0)))
     architecture = architectures.read(checkpoint.folder)
-    eighth = reader._read(architecture, checkpoint, "int8", {"": torch.device("cpu")}, False)
     skeleton = architecture.skeleton("int8")
+    eighth = trained.load(architecture, skeleton, checkpoint, "int8", {"": "cpu"})
     counted = sum(part.n_bytes for part in device_map.parts_of(skeleton, allocation.bytes_of(skeleton, "int8")))
     held = [*eighth.parameters(), *eighth.buffers()]
     assert counted == sum(tensor.numel() * tensor.element_size() for tensor in held)

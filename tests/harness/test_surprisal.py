@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
@@ -133,7 +133,10 @@ def merging(tmp_path_factory):
     """A Llama whose tokenizer holds "New York" and "in New York" as one token each."""
     folder = tiny.build("llama", tmp_path_factory.mktemp("m") / "merging", [TEXT], 3)
     vocabulary = Tokenizer(BPE(unk_token=None))
-    vocabulary.pre_tokenizer, vocabulary.decoder = pre_tokenizers.ByteLevel(False, use_regex=False), None
+    vocabulary.pre_tokenizer, vocabulary.decoder = (
+        pre_tokenizers.ByteLevel(False, use_regex=False),
+        decoders.ByteLevel(),
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = BpeTrainer(vocab_size=300, initial_alphabet=alphabet, special_tokens=["<s>", "</s>"], max_token_length=8)
     vocabulary.train_from_iterator([TEXT.replace("New York", "N")] + [" New York", "e"] * 400, trainer)
@@ -165,6 +168,18 @@ def test_words_of_every_kind_are_cut_from_the_whole_without_loss(tiny_llama, wor
     """Whatever the letters, the words' bits add up to those of the text, and each is the difference of two texts."""
     found = _read(tiny_llama, _words(words))
     costs = [_nats(tiny_llama, " ".join(words[: k + 1])) for k in range(len(words))]
+    np.testing.assert_allclose(found.bits * np.log(2), np.diff([0, *costs]), rtol=1e-5, atol=1e-4)
+
+
+def test_words_joined_without_spaces_are_cut_within_a_character_without_loss(tmp_path):
+    """A token of bytes holds one word's end and two of the three bytes of the next one's only character."""
+    text = "他在河边睡觉。"
+    model = reader.load(checkpoints.resolve(str(tiny.build("llama", tmp_path / "llama", [text], 3))))
+    stimuli = _words(list(text), separator="")
+    (read,) = [model.encode(context) for context in contexts.build(stimuli, "passage")]
+    assert read.apart, "no token reaches past the end of a word"
+    found = _read(model, stimuli)
+    costs = [_nats(model, text[: k + 1]) for k in range(len(text))]
     np.testing.assert_allclose(found.bits * np.log(2), np.diff([0, *costs]), rtol=1e-5, atol=1e-4)
 
 
