@@ -223,7 +223,7 @@ def is_buffer(key: str) -> bool:
 def read_json(path: Path, name: str) -> dict[str, Any]:
     """A JSON object; FileNotFoundError or ValueError that names the model where there is none."""
     if not path.is_file():
-        raise FileNotFoundError(f"{name}: no {path.name} in {path.parent}; give a folder that save_pretrained wrote.")
+        raise FileNotFoundError(f"{name}: no {path.name} in {path.parent}; {_form_of(path.parent)}.")
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
@@ -231,3 +231,19 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{name}: {path.name} holds no JSON object; copy it again.")
     return content
+
+
+# Files by which forms of checkpoints that are not save_pretrained's are known -> what they are, and what to give.
+_OTHER_FORMS = {
+    "*.gguf": "its weights are GGUF (llama.cpp): give the checkpoint that they were converted from",
+    "params.json": "it has the publisher's own form (params.json): give the copy in transformers' form",
+    "*.nemo": "it is a checkpoint of NeMo: convert it to transformers' form",
+    "*.distcp": "it is a distributed checkpoint of torch: save the model with save_pretrained",
+    "flax_model*.msgpack": "its weights are Flax's: give the copy in transformers' form",
+}
+
+
+def _form_of(folder: Path) -> str:
+    """What a folder without a configuration holds, and what to give instead."""
+    found = (words for pattern, words in _OTHER_FORMS.items() if any(folder.glob(pattern)))
+    return next(found, "give a folder that save_pretrained wrote")

@@ -53,6 +53,16 @@ def test_a_broken_folder_is_refused_before_anything_is_loaded(folder, broken, me
         checkpoints.resolve(str(folder))
 
 
+@pytest.mark.parametrize(("file", "said"), [
+    ("model-Q4_K_M.gguf", "GGUF"), ("params.json", "publisher's own form"), ("__0_0.distcp", "distributed checkpoint"),
+    ("notes.txt", "save_pretrained wrote"),
+])  # fmt: skip
+def test_a_folder_in_another_programs_form_is_refused_by_that_form(tmp_path, file, said):
+    (tmp_path / file).write_bytes(b"0")
+    with pytest.raises(FileNotFoundError, match=f"no config.json in .*{said}"):
+        checkpoints.resolve(str(tmp_path))
+
+
 def test_pickled_weights_are_refused_with_advice(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(FileNotFoundError, match="convert them to safetensors"):
