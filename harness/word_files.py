@@ -6,6 +6,7 @@ and column, before a model is loaded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -21,6 +22,8 @@ OPTIONAL = ("passage", "sentence", "word_id")
 _TABLES = {".csv", ".tsv", ".tab"}
 COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
 _CHUNK = 50_000
+# A line of quoted names with spaces between them, as R's write.table begins.
+_QUOTED = re.compile(r'"[^"]*"( "[^"]*")+')
 
 
 @dataclass(frozen=True)
@@ -121,11 +124,13 @@ def _of_words(source: Source, words: list[str]) -> Table:
 
 def _require_no_table(source: Source) -> None:
     """Raise where the first line of a text is the header of a table: its cells would be taken for words."""
-    first = next(blocks_of_text(source), "").lstrip().partition("\n")[0]
-    for separator in "\t,;|":
-        cells = [cell.strip().strip('"') for cell in first.split(separator)]
-        if len(cells) > 1 and "word" in cells:
-            raise ValueError(
-                f"{source.path} looks like a table (its first line is {first[:60]!r}); name it .csv or .tsv, or delete "
-                "that line if it is part of the text."
-            )
+    first, _, more = next(blocks_of_text(source), "").strip().partition("\n")
+    first = first.strip()
+    headers = [re.split(separator, first) for separator in (r"[\t,;|]", r"\s{2,}")]
+    headers += [first.split()] if _QUOTED.fullmatch(first) else []
+    alone = more and first.strip('"') == "word"
+    if alone or any(len(cells) > 1 and "word" in {cell.strip().strip('"') for cell in cells} for cells in headers):
+        raise ValueError(
+            f"{source.path} looks like a table (its first line is {first[:60]!r}); name it .csv or .tsv, or delete "
+            "that line if it is part of the text."
+        )

@@ -13,7 +13,7 @@ import numpy as np
 
 from harness import datasets, frequencies, scripts, sentences, word_files
 from harness.datasets.entry import checksum_of
-from harness.delimited.table import Table
+from harness.delimited.table import SPREADSHEET_ERRORS, Table
 from harness.word_files import COMPRESSED, OPTIONAL, TextOptions
 
 logger = logging.getLogger(__name__)
@@ -169,10 +169,18 @@ def _hashes(ids: list[str]) -> Any:
 
 def _require_words(part: Table, words: list[str], n_before: int) -> None:
     for row, word in enumerate(words):
-        if not word or word != word.strip() or "\n" in word or "\t" in word:
-            what = "has spaces around it; strip it" if word.strip() else "has no text; leave it out"
-            if word.strip() and any(sign in word for sign in "\n\t"):
-                what = "holds a line break or a tab; give each word a row"
+        if not word or word != word.strip() or "\n" in word or "\t" in word or word in SPREADSHEET_ERRORS:
             raise ValueError(
-                f"{part.where(row, 'word')}: word {n_before + row + 1} ({word!r}) {what}. Words are joined by spaces."
+                f"{part.where(row, 'word')}: word {n_before + row + 1} ({word!r}) {_fault_of(word)}. "
+                "Words are joined by spaces."
             )
+
+
+def _fault_of(word: str) -> str:
+    if not word.strip():
+        return "has no text; leave it out"
+    if any(sign in word for sign in "\n\t"):
+        return "holds a line break or a tab; give each word a row"
+    if word in SPREADSHEET_ERRORS:
+        return "is an error of a spreadsheet; write the word that stood there"
+    return "has spaces around it; strip it"

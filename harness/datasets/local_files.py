@@ -19,6 +19,7 @@ from harness.delimited import table
 from harness.delimited.encodings import Source
 from harness.delimited.identifiers import difference_of, join
 from harness.delimited.numerals import read_numbers
+from harness.delimited.table import SPREADSHEET_ERRORS
 from harness.records import Floats
 
 _ENDINGS = ("csv", "tsv", "parquet")
@@ -59,11 +60,16 @@ class Table:
         return ids
 
     def texts(self, column: str) -> tuple[str, ...]:
-        """A column as text; ValueError names the row in which it is empty."""
+        """A column as text; ValueError names the row in which it is empty or an error of a spreadsheet."""
         texts = tuple(self.content.texts(column))
         for row, text in enumerate(texts):
             if not text.strip():
                 raise ValueError(f"{self.file}: column {column!r} is empty in {self.row(row)}; fill it.")
+            if text in SPREADSHEET_ERRORS:
+                raise ValueError(
+                    f"{self.file}: column {column!r} is {text!r} in {self.row(row)}, an error of a spreadsheet; write "
+                    "the text that stood there."
+                )
         return texts
 
     def numbers(self, column: str, *, complete: bool = False) -> Floats:

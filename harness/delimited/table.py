@@ -13,6 +13,8 @@ from harness.delimited.form import Form
 from harness.delimited.numerals import Numerals, read_numbers
 from harness.delimited.rows import Batch, rows_of
 
+# What Excel and its like write into a cell instead of a text that they took for a formula.
+SPREADSHEET_ERRORS = frozenset({"#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NUM!", "#N/A", "#NULL!"})
 _INDEX = re.compile(r"|Unnamed: \d+|\.\.\.\d+|__index_level_\d+__")
 
 

@@ -131,6 +131,10 @@ def test_a_plain_corpus_has_the_key_of_the_first_versions_and_one_that_is_read_o
         ("a.csv", b"word\nna\xefve\n", "line 2, column 'word': byte 0xEF is not UTF-8|line 2: byte 0xEF is not UTF-8"),
         ("a.txt", b"The old\nna\xefve bee", "line 2: byte 0xEF is not UTF-8; in Windows-1252 it would be 'ï'"),
         ("a.txt", "word\tpassage\nThe\tone\n", "looks like a table"),
+        ("a.txt", '"word" "passage"\n"1" "The" "one"\n', "looks like a table"),  # R's write.table
+        ("a.txt", "word      passage\nThe       one\n", "looks like a table"),
+        ("a.txt", "word\nThe\nold\n", "looks like a table"),
+        ("a.csv", "word\nThe\n#NAME?\n", "line 3, column 'word': word 2 .* is an error of a spreadsheet"),
         ("a.txt", "他在河边睡觉。", "'他在河边睡觉。' is in a script without spaces"),
         ("a.txt", "ชายชรานอนหลับ", "is in a script without spaces"),
         ("a.csv", "word\n他\n在\n", 'line 2, column .word.: .他. is in a script without spaces .*--joiner ""'),

@@ -83,6 +83,12 @@ def test_codes_for_missing_values_are_missing(tmp_path, code):
     np.testing.assert_array_equal(found[1:], VALUES[1:].astype(np.float32))
 
 
+def test_an_error_of_a_spreadsheet_is_no_text(tmp_path):
+    text = "stimulus_id,text\n" + "".join(f"s{k},{'#NAME?' if k == 4 else 'A bear sleeps.'}\n" for k in range(N))
+    with pytest.raises(ValueError, match=r"stimuli\.csv: column 'text' is '#NAME\?' in .* an error of a spreadsheet"):
+        datasets.find(lab(tmp_path / "x", stimuli_csv=text))
+
+
 def test_a_number_that_could_be_two_is_refused_with_its_line(tmp_path):
     with pytest.raises(
         ValueError, match=r"responses\.csv: column 'v1' is '1,234' in row_id 's0' \(line 2\): its comma"
