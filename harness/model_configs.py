@@ -99,7 +99,7 @@ def _require_known(family: Any, name: str) -> None:
 
     if not family:
         raise ValueError(f"{name}: config.json names no model_type; copy it again.")
-    if family not in CONFIG_MAPPING:
+    if not isinstance(family, str) or family not in CONFIG_MAPPING:
         raise ValueError(
             f"{name}: transformers {transformers.__version__} has no model_type {family!r}. A newer one may; code that "
             "a model brings with it is never run here."

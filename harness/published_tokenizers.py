@@ -181,7 +181,20 @@ class SentencePieceTokens(_WithOffsets):
         """The text as SentencePiece sees it, with plain spaces."""
         return str(self.model.normalize(text)).replace("\u2581", " ")
 
+    def _require_no_added(self, text: str) -> None:
+        """Raise where a text holds a token that was added beside the SentencePiece model, which would cut it up."""
+        unknown = self.model.unk_id()
+        for token in self._tokenizer.get_added_vocab():
+            is_beside = self.model.piece_to_id(token) == unknown and token != self.model.id_to_piece(unknown)
+            if is_beside and token in text:
+                raise ValueError(
+                    f"the text holds {token!r}, a token that was added beside {self._file.name}, which would cut it "
+                    "into others; save the tokenizer as tokenizer.json (AutoTokenizer ... save_pretrained) in the "
+                    "model's folder."
+                )
+
     def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        self._require_no_added(text)
         pieces = self.model.encode(text, return_type="proto").pieces
         names = [self.model.id_to_piece(piece.id) for piece in pieces]  # the unknown token by its name, not its text
         character = _characters(text)

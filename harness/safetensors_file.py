@@ -108,10 +108,11 @@ def _require_format(file: Path, name: str) -> None:
     n_bytes = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(64)
-    for magic, words in _OTHER_FORMATS.items():
-        if start.startswith(magic):
-            raise ValueError(f"{name}: {file.name} {words}.")
     length = int.from_bytes(start[:8], "little")
+    is_header = start[8:9] == b"{" and length + 8 <= n_bytes  # whatever the bytes of its length look like
+    for magic, words in _OTHER_FORMATS.items():
+        if start.startswith(magic) and not is_header:
+            raise ValueError(f"{name}: {file.name} {words}.")
     if n_bytes < 8 or length + 8 > n_bytes:
         promised = f"its header alone takes {length} bytes" if n_bytes >= 8 else "a header takes 8 bytes and more"
         raise ValueError(f"{name}: {file.name} is damaged: {promised}, the file has {n_bytes}. Copy it again.")

@@ -44,7 +44,7 @@ def require_sound_tensors(tensors: Mapping[str, Any], skeleton: Any, settings: M
     """
     weights = dict(skeleton.named_parameters())
     attributes = {key.rpartition(".")[2] for key in weights}
-    n_numbers = sum(weight.numel() for weight in weights.values())
+    n_numbers = sum(each.numel() for each in (*weights.values(), *skeleton.buffers()))  # buffers are stored too
     for key, tensor in tensors.items():
         n_own = 1
         for size in shape_of(tensor):

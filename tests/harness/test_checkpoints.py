@@ -1,7 +1,9 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from harness import checkpoints, headers, pairs, tiny
 
@@ -60,6 +62,21 @@ def test_a_broken_folder_is_refused_before_anything_is_loaded(folder, broken, me
 def test_a_folder_in_another_programs_form_is_refused_by_that_form(tmp_path, file, said):
     (tmp_path / file).write_bytes(b"0")
     with pytest.raises(FileNotFoundError, match=f"no config.json in .*{said}"):
+        checkpoints.resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize("family", [["llama"], {"a": 1}, 3])
+def test_a_model_type_that_is_no_word_is_refused(folder, family):
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"model_type": family}))
+    with pytest.raises(ValueError, match="has no model_type"):
+        checkpoints.resolve(str(folder))
+
+
+def test_an_adapter_that_names_itself_as_its_base_is_refused(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "."}')
+    save_file({"a": np.zeros(1, np.float32)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match="is itself an adapter"):
         checkpoints.resolve(str(tmp_path))
 
 

@@ -107,3 +107,11 @@ def test_a_file_that_must_not_be_read_says_so(file, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # the tests may run as root, who may read all
     with pytest.raises(ValueError, match="permission denied"):
         header_of(file, "m")
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x093C])
+def test_a_header_whose_length_looks_like_another_format_is_read(file, length):
+    """A pickle begins with the bytes 80 02, a web page with 3C: so do headers of 640 and of 2,364 bytes."""
+    raw = json.dumps({"a": NUMBERS}).encode()
+    write(file, raw + b" " * (length - len(raw)), bytes(8))
+    assert header_of(file, "m") == {"a": Stored("F32", (2,))}
