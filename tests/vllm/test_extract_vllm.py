@@ -99,5 +99,5 @@ def test_the_families_whose_states_are_said_to_be_handed_over_are_those_of_vllm(
 
 def test_what_vllm_does_not_read_is_refused(both):
     checkpoint, _, _ = both
-    with pytest.raises(ValueError, match="no untrained twin"):
+    with pytest.raises(ValueError, match="no untrained control"):
         backends.load("vllm", checkpoint, "cpu", untrained_seed=0)
