@@ -223,8 +223,7 @@ def _of_entry(name: str, entry: Entry, allow_pickle: bool) -> Checkpoint:
 def _adapted(name: str, folder: Path, revision: str, base_name: str, allow_pickle: bool) -> Checkpoint:
     """An adapter without a model beside it; but for its tokenizer, if it brings one, all is its base's."""
     wanted = base_name or adapter_config.base_of(folder, name, adapter_config.read(folder, name))
-    is_own = Path(wanted).is_dir() and Path(wanted).resolve() == folder.resolve()
-    if is_own or (adapter_config.is_adapter(Path(wanted)) and not (Path(wanted) / "config.json").is_file()):
+    if adapter_config.is_adapter(Path(wanted)) and not (Path(wanted) / "config.json").is_file():  # or one of itself
         raise ValueError(
             f"{name}: its base {wanted} is itself an adapter; merge that one first, and name the merged folder."
         )

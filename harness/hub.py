@@ -94,7 +94,7 @@ def _names(hub_id: str, revision: str) -> list[str]:
 
     try:
         found = HfApi().model_info(hub_id, revision=revision).siblings or []
-    except Exception:  # noqa: BLE001 - what is wrong is said where the files are fetched
+    except Exception:  # noqa: BLE001 - fetching the files raises the same error
         return []
     names = (file.rfilename for file in found)
     return [name for name in names if "/" not in name and not any(fnmatch.fnmatch(name, twice) for twice in _TWICE)]

@@ -122,7 +122,7 @@ def _is_sentencepiece(file: Path) -> bool:
 
 
 class _WithOffsets:
-    """A tokenizer of transformers that is told how a text is cut; all but that is its own."""
+    """A tokenizer of transformers with other rules for splitting a text; the rest is its own."""
 
     is_fast = True
 
@@ -181,12 +181,20 @@ class SentencePieceTokens(_WithOffsets):
         """The text as SentencePiece sees it, with plain spaces."""
         return str(self.model.normalize(text)).replace("\u2581", " ")
 
-    def _require_no_added(self, text: str) -> None:
-        """Raise where a text holds a token that was added beside the SentencePiece model, which would cut it up."""
+    @cached_property
+    def _added(self) -> tuple[str, ...]:
+        """The tokens that were added beside the SentencePiece model, which does not know them."""
         unknown = self.model.unk_id()
-        for token in self._tokenizer.get_added_vocab():
-            is_beside = self.model.piece_to_id(token) == unknown and token != self.model.id_to_piece(unknown)
-            if is_beside and token in text:
+        return tuple(
+            token
+            for token in self._tokenizer.get_added_vocab()
+            if self.model.piece_to_id(token) == unknown and token != self.model.id_to_piece(unknown)
+        )
+
+    def _require_no_added(self, text: str) -> None:
+        """Raise where a text holds an added token: SentencePiece would split it into other tokens."""
+        for token in self._added:
+            if token in text:
                 raise ValueError(
                     f"the text holds {token!r}, a token that was added beside {self._file.name}, which would cut it "
                     "into others; save the tokenizer as tokenizer.json (AutoTokenizer ... save_pretrained) in the "

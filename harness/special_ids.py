@@ -3,7 +3,7 @@
 A decoder's text begins with BOS, so that its first word has a surprisal. An encoder reads a text between the tokens
 that its tokenizer puts there, and so does the encoder of an encoder-decoder, whose decoder begins with its start token.
 Published files name ids that are past the embeddings, or that are ordinary words. Such an id is never used: a text is
-then read without it, which is said in a sentence, or the model is refused where it cannot be read without.
+then read without it, and a note says so, or the model is refused where it cannot be read without.
 """
 
 from __future__ import annotations

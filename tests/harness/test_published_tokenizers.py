@@ -120,8 +120,9 @@ def test_the_tokens_of_a_sentencepiece_model_lie_on_their_words(tmp_path):
 def test_a_token_that_was_added_beside_a_sentencepiece_model_is_never_cut_up(tmp_path):
     folder = folder_of(tmp_path / "m", "t5")
     sentencepiece_model(folder / "spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+    size = len(published_tokenizers.load(folder).tokenizer)
+    (folder / "added_tokens.json").write_text(json.dumps({"dogzilla": size}))
     tokenizer = published_tokenizers.load(folder).tokenizer
-    tokenizer.add_tokens(["dogzilla"])
     assert tokenizer("The cat sat.")["input_ids"]
     with pytest.raises(ValueError, match=r"'dogzilla', a token that was added beside spiece\.model"):
         tokenizer("The dogzilla sat.")
