@@ -9,6 +9,7 @@ Source: peft 0.21, PeftModel.from_pretrained and merge_and_unload.
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from harness import adapter_config
 from harness.adapter_tensors import DEFAULT, PREFIX, TO_SAVE
 from harness.headers import read_json
 from harness.weights import dtype_of, shape_of
+
+# Kinds whose layers do not remember that they are merged: PEFT would merge them a second time.
+_MERGED_ONCE = frozenset({"OSF"})
 
 
 def merged(model: Any, folder: Path, tensors: Mapping[str, Any], name: str) -> Any:
@@ -45,7 +49,8 @@ def merged(model: Any, folder: Path, tensors: Mapping[str, Any], name: str) -> A
             wrapped = _wrapped(host, config, name)
             _fill(wrapped, config, tensors, name)
             _untie(model)
-            _merge_in_float32(wrapped)
+            if config.peft_type.value not in _MERGED_ONCE:
+                _merge_in_float32(wrapped)
             inner = wrapped.merge_and_unload()
         except (NotImplementedError, AttributeError) as error:
             raise ValueError(
@@ -99,12 +104,21 @@ def _config(folder: Path, name: str) -> Any:
             f"{name}: its adapter ({kind}) puts learned vectors before the text and changes no weights; it cannot be "
             "merged. Give the base, or an adapter such as LoRA."
         )
+    if "_niter_" in str(getattr(config, "init_lora_weights", "")):
+        raise ValueError(
+            f"{name}: {adapter_config.CONFIG} sets init_lora_weights to {config.init_lora_weights!r}: what it takes "
+            "from the base is computed from random numbers, and differs each time that the adapter is loaded; convert "
+            "it to ordinary LoRA (PEFT's save_pretrained with path_initial_model_for_weight_conversion)."
+        )
     for setting in ("layer_replication", "megatron_config"):
         if getattr(config, setting, None):
             raise ValueError(
                 f"{name}: {adapter_config.CONFIG} sets {setting}, which changes the model and not its weights alone; "
                 "give a merged model."
             )
+    for setting in ("r", "lora_alpha"):
+        if not isinstance(value := getattr(config, setting, 0), (int, float)):
+            raise ValueError(f"{name}: {setting} of {adapter_config.CONFIG} is {value!r}; a number is wanted.")
     config.inference_mode = True
     return config
 
@@ -134,6 +148,11 @@ def _wrapped(host: Any, config: Any, name: str) -> Any:
 
     try:
         return PeftModel(host, config, DEFAULT)
+    except re.error as error:
+        raise ValueError(
+            f"{name}: target_modules of {adapter_config.CONFIG} is no regular expression ({error}): "
+            f"{config.target_modules!r}; a list of names is wanted, or an expression for whole paths."
+        ) from error
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise ValueError(
             f"{name}: its adapter does not fit the base: {_first_line(error).rstrip('.')}; give the base that it was "

@@ -16,8 +16,10 @@ from harness.safetensors_file import Stored, header_of, require_regular
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-# Causal masks that GPT-2 and GPT-NeoX checkpoints store beside their weights.
-_BUFFER = re.compile(r"\.(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$")
+# Masks, tables of positions and the like, which older checkpoints store beside their weights (GPT-2, GPT-J, CodeGen).
+_BUFFER = re.compile(
+    r"\.(attn|attention)\.((masked_)?bias|embed_positions)$|\.causal_mask$|\.(inv_freq|(cos|sin)_cached)$|\.position_ids$"
+)
 # Weights in forms that are not loaded; which of them lie in a folder is named where it has no others.
 _OTHER_WEIGHTS = (
     "*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "original/*",
@@ -225,8 +227,11 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{name}: no {path.name} in {path.parent}; {_form_of(path.parent)}.")
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+        content: dict[str, Any] = json.loads(text)
+    except (ValueError, RecursionError, PermissionError) as error:
+        if isinstance(error, json.JSONDecodeError) and text.startswith("version https://git-lfs"):
+            raise ValueError(f"{name}: {path.name} is a Git LFS pointer; run `git lfs pull` in its folder.") from error
         raise ValueError(f"{name}: {path.name} is not JSON ({error}); copy it again.") from error
     if not isinstance(content, dict):
         raise ValueError(f"{name}: {path.name} holds no JSON object; copy it again.")

@@ -84,13 +84,31 @@ def load(folder: str | Path, name: str) -> ModelConfig:
     from transformers import AutoConfig
 
     path = Path(folder)
-    _require_known(read_json(path / "config.json", name).get("model_type"), name)
+    stated = read_json(path / "config.json", name)
+    _require_known(stated.get("model_type"), name)
+    for key in ("dtype", "torch_dtype"):
+        if isinstance(value := stated.get(key), str) and not isinstance(_of_torch(value), _of_torch("dtype")):
+            raise ValueError(f"{name}: {key} of config.json is {value!r}, no type of torch such as float32; mend it.")
     try:
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+        _answers_in_full(config)
         return of(config, _decoder_start(path, config, name))
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"{name}: config.json cannot be used: {reason}") from error
+
+
+def _of_torch(word: str) -> Any:
+    import torch
+
+    return getattr(torch, word, None)
+
+
+def _answers_in_full(config: Any) -> None:
+    """What a configuration says of the form of outputs (`return_dict`) is the trainer's business."""
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if hasattr(part, "return_dict"):
+            part.return_dict, part.output_attentions, part.output_hidden_states = True, False, False
 
 
 def _require_known(family: Any, name: str) -> None:

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from harness import weights
-from harness.headers import PICKLED, PICKLED_INDEX, is_buffer, pickled_files
+from harness.headers import PICKLED, PICKLED_INDEX, has_safetensors, is_buffer, pickled_files
 
 # As transformers and PEFT name them; other *.bin files are states of a trainer, or of other libraries.
 PATTERNS = ("pytorch_model*.bin", "adapter_model*.bin")
+# Weights that are loaded before any pickle; safetensors of other names (of a trainer, or a value head) are not.
+_SAFETENSORS = ("model*.safetensors", "model*.safetensors.index.json", "adapter_model*.safetensors")
 LONGEST_S = 1800.0  # that counting may take: old files are read whole, at the rate of a disk
 
 
@@ -29,13 +31,16 @@ def are_all(names: Iterable[str]) -> bool:
         names: of its files, without folders.
     """
     names = list(names)
-    pickled = any(Path(name).match(pattern) for name in names for pattern in PATTERNS)
-    return pickled and not any(name.endswith(".safetensors") for name in names)
+    return _are_any(names, PATTERNS) and not _are_any(names, _SAFETENSORS)
 
 
 def are_all_of(folder: Path) -> bool:
     """Whether a folder has weights, and all of them pickled."""
-    return are_all(file.name for file in folder.iterdir())
+    return not has_safetensors(folder) and are_all(file.name for file in folder.iterdir())
+
+
+def _are_any(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    return any(Path(name).match(pattern) for name in names for pattern in patterns)
 
 
 def refusal(name: str, where: str, way_out: str) -> str:

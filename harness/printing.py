@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 
@@ -37,8 +38,16 @@ def _cell(value: Any) -> str:
 
 
 def document(content: Any) -> None:
-    """One JSON document."""
-    print(json.dumps(content, indent=1, default=str))
+    """One JSON document; a number that is not finite, which JSON does not know, is null."""
+    print(json.dumps(_finite(content), indent=1, default=str, allow_nan=False))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def size(n_bytes: int) -> str:

@@ -8,10 +8,12 @@ SentencePiece itself reads it. Special tokens and the chat template are always t
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from harness.offsets import ByteTokens, FoundTokens, SentencePieceTokens
 
 # Files that hold a SentencePiece model, by family.
 SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model", "sentencepiece.model")
@@ -52,30 +54,74 @@ def load(folder: str | Path, config: Any = None) -> PublishedTokenizer:
         config: of the model, where the folder holds none (an adapter's).
 
     Raises:
-        ValueError: if transformers cannot read it, or it is one of Python alone, which tells no character offsets.
+        ValueError: if a file is damaged, if transformers cannot read it, or if it is one of Python alone whose tokens
+            cannot be found in a text again.
     """
     from transformers import AutoTokenizer
 
     path = Path(folder)
     of_model = {} if config is None or (path / "config.json").is_file() else {"config": config}
-    chosen = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, **of_model)
-    file = next((path / name for name in SENTENCEPIECE_FILES if _is_sentencepiece(path / name)), None)
-    if (path / "tokenizer.json").is_file():
-        published, name = _of_json(path, chosen), "tokenizer.json"
-    elif file is not None:
-        published, name = SentencePieceTokens(chosen, file), file.name
-    else:
-        published, name = chosen, ""
-    if name:
-        return PublishedTokenizer(published, _replaced(chosen, name) if _differ(published, chosen) else "")
+    try:
+        chosen = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, **of_model)
+    except Exception as error:
+        raise ValueError(_fault(path) or str(error).strip() or type(error).__name__) from error
+    published, name = _published(path, chosen)
+    notes = [_replaced(chosen, name)] if name and _differ(published, chosen) else []
+    return PublishedTokenizer(published, " ".join([*notes, *_without_dropout(published)]))
+
+
+def _published(folder: Path, chosen: Any) -> tuple[Any, str]:
+    """The tokenizer, and the file that decided instead of transformers' class; "" where the class decides."""
+    file = next((folder / name for name in SENTENCEPIECE_FILES if _is_sentencepiece(folder / name)), None)
+    if (folder / "tokenizer.json").is_file():
+        return _of_json(folder, chosen), "tokenizer.json"
+    if file is not None:
+        return SentencePieceTokens(chosen, file), file.name
     if getattr(chosen, "is_fast", False):
-        return PublishedTokenizer(chosen)
+        return chosen, ""
     if len(chosen(_BYTES, add_special_tokens=False)["input_ids"]) == len(_BYTES.encode()):
-        return PublishedTokenizer(ByteTokens(chosen))
-    raise ValueError(
-        f"its tokenizer ({type(chosen).__name__}) is one of Python alone and tells no character offsets, without which "
-        "tokens cannot be put on words; save a fast one (tokenizer.json) with the model."
-    )
+        return ByteTokens(chosen), ""
+    return FoundTokens(chosen), ""
+
+
+def _without_dropout(tokenizer: Any) -> list[str]:
+    """Switch off what leaves out merges at random (BPE dropout, for training); a sentence where it was on."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    share = getattr(model, "dropout", None)
+    if not share:
+        return []
+    model.dropout = None  # type: ignore[union-attr]
+    return [f"tokenizer.json leaves out {share:.0%} of the merges at random, for training: none is left out here."]
+
+
+_POINTER = b"version https://git-lfs"
+# Small files of a tokenizer that are JSON objects.
+_JSON = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
+
+
+def _fault(folder: Path) -> str:
+    """What is wrong with a file of a tokenizer that could not be read; "" where nothing is seen."""
+    for file in sorted(file for file in folder.iterdir() if file.is_file()):
+        if file.name not in {*FILES, *_JSON, "merges.txt"}:
+            continue
+        with file.open("rb") as stream:
+            if stream.read(len(_POINTER)) == _POINTER:
+                return f"{file.name} is a Git LFS pointer, not the tokenizer; run `git lfs pull` in its folder"
+        if file.stat().st_size == 0:
+            return f"{file.name} is empty; copy it again"
+        if file.name in _JSON:
+            try:
+                content = json.loads(file.read_text())
+            except (ValueError, RecursionError) as error:
+                return f"{file.name} is not JSON ({error}); copy it again"
+            if not isinstance(content, dict):
+                return f"{file.name} holds no JSON object; copy it again"
+            if file.name == "tokenizer.json" and not isinstance(content.get("model"), dict):
+                return f"{file.name} states no model of a tokenizer; copy it again"
+    names = {file.name for file in folder.iterdir()}
+    if "vocab.json" in names and not names & {"merges.txt", "tokenizer.json"}:
+        return "vocab.json is there without merges.txt, which says how its pieces are put together; copy that too"
+    return ""
 
 
 def _of_json(folder: Path, chosen: Any) -> Any:
@@ -119,99 +165,3 @@ def _is_sentencepiece(file: Path) -> bool:
         return bool(SentencePieceProcessor(model_file=str(file)).get_piece_size())
     except (RuntimeError, OSError):
         return False
-
-
-class _WithOffsets:
-    """A tokenizer of transformers with other rules for splitting a text; the rest is its own."""
-
-    is_fast = True
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._tokenizer, name)
-
-    def __len__(self) -> int:
-        return len(self._tokenizer)
-
-    def __call__(self, text: str | list[str], add_special_tokens: bool = False, **_: Any) -> dict[str, Any]:
-        """Tokens of a text or of several, with their characters where there are no special tokens around them."""
-        if add_special_tokens:
-            return {"input_ids": self._tokenizer(text, add_special_tokens=True)["input_ids"]}
-        one = isinstance(text, str)
-        made = [self._tokens(part) for part in ([text] if isinstance(text, str) else text)]
-        ids, offsets = [part[0] for part in made], [part[1] for part in made]
-        return {"input_ids": ids[0] if one else ids, "offset_mapping": offsets[0] if one else offsets}
-
-    def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and characters (first, end) of the tokens of a text; a token always covers a character or more."""
-        raise NotImplementedError
-
-
-class ByteTokens(_WithOffsets):
-    """A tokenizer whose tokens are the bytes of a text (ByT5)."""
-
-    def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        starts = _characters(text)[:-1]
-        return list(ids), [(start, start + 1) for start in starts]
-
-
-class SentencePieceTokens(_WithOffsets):
-    """A tokenizer whose tokens come from its SentencePiece model.
-
-    SentencePiece cuts the text; the ids are transformers', which some families count from another number.
-    """
-
-    def __init__(self, tokenizer: Any, file: Path) -> None:
-        super().__init__(tokenizer)
-        self._file = file
-
-    @cached_property
-    def model(self) -> Any:
-        """The SentencePiece model."""
-        from sentencepiece import SentencePieceProcessor
-
-        return SentencePieceProcessor(model_file=str(self._file))
-
-    def normalize(self, text: str) -> str:
-        """The text as SentencePiece sees it, with plain spaces."""
-        return str(self.model.normalize(text)).replace("\u2581", " ")
-
-    @cached_property
-    def _added(self) -> tuple[str, ...]:
-        """The tokens that were added beside the SentencePiece model, which does not know them."""
-        unknown = self.model.unk_id()
-        return tuple(
-            token
-            for token in self._tokenizer.get_added_vocab()
-            if self.model.piece_to_id(token) == unknown and token != self.model.id_to_piece(unknown)
-        )
-
-    def _require_no_added(self, text: str) -> None:
-        """Raise where a text holds an added token: SentencePiece would split it into other tokens."""
-        for token in self._added:
-            if token in text:
-                raise ValueError(
-                    f"the text holds {token!r}, a token that was added beside {self._file.name}, which would cut it "
-                    "into others; save the tokenizer as tokenizer.json (AutoTokenizer ... save_pretrained) in the "
-                    "model's folder."
-                )
-
-    def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        self._require_no_added(text)
-        pieces = self.model.encode(text, return_type="proto").pieces
-        names = [self.model.id_to_piece(piece.id) for piece in pieces]  # the unknown token by its name, not its text
-        character = _characters(text)
-        starts = [character[piece.begin] for piece in pieces]
-        ends = [max(character[piece.end], start + 1) for piece, start in zip(pieces, starts, strict=True)]
-        return list(self._tokenizer.convert_tokens_to_ids(names)), list(zip(starts, ends, strict=True))
-
-
-def _characters(text: str) -> list[int]:
-    """Offset in bytes of the text in UTF-8, its end included -> the character that has begun there."""
-    characters = [number for number, character in enumerate(text) for _ in character.encode()]
-    return [*characters, len(text)]

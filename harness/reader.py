@@ -172,6 +172,10 @@ def _changes_with_padding(model: Any, stack: Stack, device: torch.device) -> boo
 
 def _not_loaded(checkpoint: Checkpoint, error: Exception) -> ValueError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix(f"{checkpoint.name}: ")
+    if isinstance(error, KeyError):  # a table of transformers': of activations, kinds of positions, ...
+        reason = f"config.json names {reason}, which transformers does not know there"
+    elif "Padding_idx" in reason:
+        reason = "pad_token_id of config.json is past the embeddings; copy config.json again"
     return ValueError(f"{checkpoint.name}: cannot be loaded from {checkpoint.folder}: {reason}")
 
 

@@ -54,7 +54,7 @@ def require(context: Context, ids: Integers, offsets: Integers, owners: Integers
                 f"{text.strip()!r}, becomes {pieces!r}. {_ADVICE}"
             )
     if _keeps_spaces(tokenizer) and not unknown.any():
-        _require_spaces(context.text, _decoded(ids, tokenizer))
+        _require_spaces(*_without_added(context.text, _decoded(ids, tokenizer), ids, tokenizer))
 
 
 def _whole_characters(first: int, last: int, offsets: Integers) -> tuple[int, int]:
@@ -76,6 +76,14 @@ def unknown_ids(tokenizer: Any) -> frozenset[int]:
 
 
 _ADVICE = "Put the model's own tokenizer into its folder, or save it again as tokenizer.json."
+
+
+def _without_added(text: str, read: str, ids: Integers, tokenizer: Any) -> tuple[str, str]:
+    """Two texts with a space for each added token; some of these take the spaces around them with them."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    for token in {str(added[at]) for at in ids.tolist() if at in added}:
+        text, read = text.replace(token, " "), read.replace(token, " ")
+    return text, read
 
 
 def _require_spaces(text: str, read: str) -> None:

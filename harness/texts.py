@@ -51,6 +51,17 @@ def read(model: Model, shard: Shard, how: Protocol) -> Bits:
     return Bits(columns, facts)
 
 
+def _of_model(name: str, model: Model, shard: Shard, how: Protocol) -> Bits:
+    """As `read`, its errors with the name of the model."""
+    try:
+        return read(model, shard, how)
+    except parity.ParityError:
+        raise
+    except ValueError as error:
+        said = str(error)
+        raise ValueError(said if said.startswith(f"{name}: ") else f"{name}: {said}") from error
+
+
 def context_in_words(checkpoint: Checkpoint, how: Protocol) -> str:
     """The column `context`: what is read before a word, and of T5 by which of its two readings."""
     if checkpoint.stack != "encoder-decoder":
@@ -134,7 +145,7 @@ def surprisals(
                     "dtype": precise, "context": context_in_words(checkpoint, reading),
                 }  # fmt: skip
                 for shard in corpora.shards_of(source, how.context, data_root, options):
-                    columns, facts = read(model, shard, reading)
+                    columns, facts = _of_model(checkpoint.name, model, shard, reading)
                     stated = origin | {"dtype": facts.get("dtype", precise)}
                     yield pd.DataFrame({**dict.fromkeys(stated), **columns}).assign(**stated)
                     if progress:

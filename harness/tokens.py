@@ -37,7 +37,7 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
     encoded = tokenizer(context.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids = np.asarray(encoded["input_ids"], dtype=np.int64)
     offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-    ends = offsets[:, 1]
+    ends = offsets[:, 1] - _spaces_taken(ids, offsets, context.text, tokenizer)
     _require_known(ids, tokenizer)
     if n_embeddings is not None and len(ids) and ids.max() >= n_embeddings:
         raise ValueError(
@@ -56,6 +56,17 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
     _require_tokens(context, [k for k in np.flatnonzero(without) if k not in apart])
     round_trip.require(context, ids, offsets, owners, tokenizer)
     return Tokens(ids, owners, np.where(silent, np.maximum.accumulate(last), last), context.stimulus_ids, apart)
+
+
+def _spaces_taken(ids: Integers, offsets: Integers, text: str, tokenizer: Any) -> Integers:
+    """(token,) spaces at the end of each that an added token takes with it (`rstrip`): they are no part of it."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    greedy = [token for token, how in added.items() if getattr(how, "rstrip", False)]
+    found = np.zeros(len(ids), dtype=np.int64)
+    for at in np.flatnonzero(np.isin(ids, greedy)) if greedy else ():
+        covered = text[offsets[at, 0] : offsets[at, 1]]
+        found[at] = len(covered) - len(covered.rstrip())
+    return found
 
 
 # How a piece of a vocabulary begins that begins with a space: as SentencePiece, bytes in GPT-2's alphabet, characters,
@@ -100,7 +111,14 @@ def in_chat(context: Context, tokenizer: Any) -> Context:
 
 
 def _rendered(tokenizer: Any, content: str) -> str:
-    return str(tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False))
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False))
+    except TemplateError as error:
+        raise ValueError(
+            f"its chat template cannot be used for a turn of a user ({error}); read this model without it."
+        ) from error
 
 
 def _silent(context: Context) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -145,8 +163,12 @@ def windows(n_tokens: int, size: int, overlap: float = 0.5) -> list[tuple[int, i
     Raises:
         ValueError: if the size is under 2 or the overlap is not in [0, 1).
     """
-    if size < 2 or not 0 <= overlap < 1:
-        raise ValueError(f"windows: size {size} must be 2 or more and overlap {overlap} in [0, 1).")
+    if size < 2:
+        raise ValueError(
+            f"a window holds {max(size, 0)} tokens after its BOS; 2 or more are wanted: enlarge it."
+        )
+    if not 0 <= overlap < 1:
+        raise ValueError(f"windows overlap by {overlap}; a share of 0 or more and less than 1 is wanted.")
     step = min(max(1, round(size * (1 - overlap))), size - 1)  # a window's first token gets no probability in it
     cuts = [(0, min(size, n_tokens), 0)]
     while cuts[-1][1] < n_tokens:

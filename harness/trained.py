@@ -133,7 +133,9 @@ def _built(
         None, config=config, state_dict=tensors, dtype=torch_dtype(dtype), ignore_mismatched_sizes=True,
         output_loading_info=True, **options,
     )  # fmt: skip
-    weights_checks.require_own_weights(found, f"{model.base_model_prefix}." if _has_head(architecture, model) else "")
+    read = f"{model.base_model_prefix}." if _has_head(architecture, model) else ""
+    found["unexpected_keys"] = weights_checks.without_tables(found["unexpected_keys"], tensors)
+    weights_checks.require_own_weights(found, read, architecture.config)
     if settings:
         _dequantise(model, dtype)
     return model
@@ -172,7 +174,8 @@ def _with_its_library(
         str(folder), config=architecture.config, dtype=torch_dtype(dtype), output_loading_info=True,
         use_safetensors=True, local_files_only=True, **_options(dtype, where),
     )  # fmt: skip
-    weights_checks.require_own_weights(found, f"{model.base_model_prefix}." if _has_head(architecture, model) else "")
+    read = f"{model.base_model_prefix}." if _has_head(architecture, model) else ""
+    weights_checks.require_own_weights(found, read, architecture.config)
     model = model.base_model if _has_head(architecture, model) else model
     weights_checks.require_sound_model(model)
     return model.eval()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from harness.weights import dtype_of, shape_of
 # Types of stored numbers that can be weights, by their safetensors names.
 _IS_REAL = re.compile(r"^(F64|F32|F16|BF16|F8_(E4M3|E5M2)(FNUZ)?)$|^FLOAT")
 _BLOCK = re.compile(r"^(.*?\.?(?:layers|layer|h|block|blocks)\.\d+)\.")
-_OF_A_BLOCK = re.compile(r"\.(layers|layer|h|block|blocks)\.\d+\.")
+_OF_A_BLOCK = re.compile(r"\.(layers|layer|h|block|blocks)\.(\d+)\.")
 # Embeddings are padded to round numbers, by a percent or two; a tokenizer of under half of them is another model's.
 MIN_VOCABULARY_SHARE, MAX_VOCABULARY_SHARE = 0.5, 1.02
 # Largest change of an earlier position's logits in a causal stack, by the largest logit: none where
@@ -103,14 +103,26 @@ def require_whole_blocks(tensors: Mapping[str, Any], settings: Mapping[str, Any]
                 )
 
 
-def require_own_weights(found: dict[str, Any], read: str = "") -> None:
+def without_tables(keys: Iterable[str], tensors: Mapping[str, Any]) -> list[str]:
+    """Stored names without those of whole numbers or truth values that are no quantised weights: masks, tables."""
+    return [
+        key for key in keys
+        if key not in tensors or _IS_REAL.match(dtype_of(tensors[key])) or quantization.is_part(key)
+    ]  # fmt: skip
+
+
+def require_own_weights(found: dict[str, Any], read: str = "", config: Any = None) -> None:
     """Raise where a weight is absent, of another shape, or of a block that the configuration lacks.
 
     Args:
         found: loading_info of transformers: missing_keys, mismatched_keys, unexpected_keys.
         read: how the names of the weights begin that are read; others may be absent (the head of an encoder).
+        config: of the model: its blocks, and those after them that predict further tokens and are not read.
     """
-    blocks = [key for key in found["unexpected_keys"] if _OF_A_BLOCK.search(key) and not is_buffer(key)]
+    blocks = [
+        key for key in found["unexpected_keys"]
+        if (place := _OF_A_BLOCK.search(key)) and not is_buffer(key) and not _predicts_further(int(place[2]), config)
+    ]  # fmt: skip
     quantised = [key for key in blocks if quantization.is_part(key)]
     _refuse("are parts of quantised weights that config.json states no quantization_config for", sorted(quantised))
     missing = sorted(key for key in found["missing_keys"] if key.startswith(read))
@@ -122,7 +134,20 @@ def require_own_weights(found: dict[str, Any], read: str = "") -> None:
         )
     _refuse("are missing in the file", missing)
     _refuse("have another shape than config.json says", sorted(str(key) for key in found["mismatched_keys"]))
+    own = [key for key in blocks if int(_OF_A_BLOCK.search(key)[2]) < _n_blocks(config)]  # type: ignore[index]
+    _refuse("of its blocks have no place in the model that config.json describes", sorted(own))
     _refuse("are of blocks that config.json does not have", sorted(blocks))
+
+
+def _n_blocks(config: Any) -> int:
+    """Blocks of a configuration's text part; 0 where it does not say."""
+    return getattr(config.get_text_config(), "num_hidden_layers", 0) or 0 if config is not None else 0
+
+
+def _predicts_further(block: int, config: Any) -> bool:
+    """Whether a block lies after those of the model and drafts tokens after the next one (DeepSeek-V3, GLM-4.5)."""
+    n_further = getattr(config, "num_nextn_predict_layers", 0) or 0
+    return 0 <= block - _n_blocks(config) < n_further
 
 
 def require_sound_model(model: Any) -> None:

@@ -82,6 +82,24 @@ def test_a_users_own_words_get_surprisals(tmp_path, capsys):
     assert (rows.surprisal_bits > 0).all()
 
 
+def test_json_has_null_for_what_is_not_known(tmp_path, capsys):
+    model = tiny.build("gpt2", tmp_path / "tiny", ["the cat sat"], 0)
+    file = tmp_path / "words.csv"
+    file.write_text("word\nThe\ncat\n")
+    assert main(["surprisal", str(file), "--model", str(model), "--bos", "none", "--json"]) == 0
+    shown = capsys.readouterr().out
+    assert "NaN" not in shown
+    assert [row["surprisal_bits"] is None for row in json.loads(shown)] == [True, False]
+
+
+def test_an_error_while_a_text_is_read_names_the_model(tmp_path, capsys):
+    model = tiny.build("gpt2", tmp_path / "tiny", ["the cat sat"], 0)
+    file = tmp_path / "words.csv"
+    file.write_text("word\nThe\ncat\n")
+    assert main(["surprisal", str(file), "--model", str(model), "--window", "1"]) == 2
+    assert "tiny: a window holds 0 tokens after its BOS; 2 or more are wanted" in capsys.readouterr().err
+
+
 def test_a_table_without_words_is_refused_by_its_columns(tmp_path, capsys):
     file = tmp_path / "words.csv"
     file.write_text("text\nThe\n")

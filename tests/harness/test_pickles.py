@@ -39,6 +39,7 @@ def folder(safe, tmp_path):
     (["pytorch_model.bin", "config.json"], True), (["pytorch_model-00001-of-00002.bin"], True),
     (["adapter_model.bin"], True), (["pytorch_model.bin", "model.safetensors"], False),
     (["pytorch_model.bin", "model.fp16.safetensors"], False), (["training_args.bin", "optimizer.bin"], False),
+    (["pytorch_model.bin", "value_head.safetensors"], True), (["pytorch_model.bin", "rng.safetensors"], True),
     (["rng_state.pth"], False), (["ggml-model.bin"], False), ([], False),
 ])  # fmt: skip
 def test_weights_are_told_from_states_of_a_trainer_and_from_other_libraries(names, are):

@@ -16,6 +16,7 @@ from tokenizers import (
     pre_tokenizers,
     trainers,
 )
+from transformers import AddedToken, AutoTokenizer
 
 from harness import contexts, published_tokenizers, tokens
 from harness.published_tokenizers import PROBE
@@ -117,15 +118,97 @@ def test_the_tokens_of_a_sentencepiece_model_lie_on_their_words(tmp_path):
         assert tokenizer.decode(read.ids[read.owners == word].tolist()).strip() == text
 
 
-def test_a_token_that_was_added_beside_a_sentencepiece_model_is_never_cut_up(tmp_path):
-    folder = folder_of(tmp_path / "m", "t5")
-    sentencepiece_model(folder / "spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
-    size = len(published_tokenizers.load(folder).tokenizer)
-    (folder / "added_tokens.json").write_text(json.dumps({"dogzilla": size}))
+def test_added_and_control_tokens_beside_a_sentencepiece_model_are_cut_out_as_transformers_does(tmp_path):
+    folder = folder_of(tmp_path / "m", "llama", "LlamaTokenizer")
+    of_llama = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity", "vocab_size": 500}
+    model = sentencepiece_model(folder / "tokenizer.model", remove_extra_whitespaces=False, **of_llama)
+    (folder / "added_tokens.json").write_text(json.dumps({"<|im_end|>": model.get_piece_size()}))
+    tokenizer, theirs = published_tokenizers.load(folder).tokenizer, AutoTokenizer.from_pretrained(folder)
+    for text in ("The cat <|im_end|> sat.", "The cat</s> sat", "<|im_end|>The cat sat."):
+        found = tokenizer(text, add_special_tokens=False)
+        assert found["input_ids"] == theirs(text, add_special_tokens=False)["input_ids"]
+        words = text.split()
+        (context,) = contexts.build(
+            Stimuli(tuple("123456"[: len(words)]), tuple(words), ("p",) * len(words)), "passage"
+        )
+        read = tokens.encode(context, tokenizer)
+        for word, shown in enumerate(words):
+            assert tokenizer.decode(read.ids[read.owners == word].tolist()).strip() == shown
+
+
+def test_where_transformers_cuts_the_rest_otherwise_an_added_token_is_refused(tmp_path):
+    folder = folder_of(tmp_path / "m", "llama", "LlamaTokenizer")
+    model = sentencepiece_model(folder / "tokenizer.model")  # a unigram model, which transformers takes for a BPE
+    (folder / "added_tokens.json").write_text(json.dumps({"dogzilla": model.get_piece_size()}))
     tokenizer = published_tokenizers.load(folder).tokenizer
     assert tokenizer("The cat sat.")["input_ids"]
-    with pytest.raises(ValueError, match=r"'dogzilla', a token that was added beside spiece\.model"):
-        tokenizer("The dogzilla sat.")
+    with pytest.raises(ValueError, match=r"'dogzilla', a token that was added beside tokenizer\.model"):
+        tokenizer("The dogzilla sat near the internationalisation.")
+
+
+@pytest.mark.parametrize(("text", "wanted"), [
+    ("The cat <b> sat", ["The", " cat", " <b>", "sat"]), ("The cat <l> sat", ["The", " cat", "<l>", " sat"]),
+])  # fmt: skip
+def test_an_added_token_that_takes_the_spaces_around_it_leaves_the_words_their_own(tmp_path, text, wanted):
+    folder = folder_of(tmp_path / "m", "llama", "PreTrainedTokenizerFast")
+    byte_level(folder)
+    made = AutoTokenizer.from_pretrained(folder)
+    made.add_tokens([AddedToken("<b>", rstrip=True), AddedToken("<l>", lstrip=True)])
+    made.save_pretrained(folder)
+    tokenizer = published_tokenizers.load(folder).tokenizer
+    (context,) = contexts.build(Stimuli(tuple("1234"), tuple(text.split()), ("p",) * 4), "passage")
+    read = tokens.encode(context, tokenizer)
+    assert [tokenizer.decode(read.ids[read.owners == word].tolist()) for word in range(4)] == wanted
+
+
+def test_merges_that_are_left_out_at_random_are_not_left_out(tmp_path):
+    folder = folder_of(tmp_path / "m", "llama", "PreTrainedTokenizerFast")
+    made = byte_level(folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["dropout"] = 0.5
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    found = published_tokenizers.load(folder)
+    assert "leaves out 50% of the merges at random" in found.note
+    for text in PROBE:
+        wanted = made.encode(text, add_special_tokens=False).ids
+        assert found.tokenizer(text, add_special_tokens=False)["input_ids"] == wanted
+
+
+def test_a_tokenizer_of_python_alone_lies_on_its_words(tmp_path):
+    folder = folder_of(tmp_path / "m", "ctrl", "CTRLTokenizer")
+    merges = ["T h", "Th e</w>", "c a", "ca t</w>", "s a"]
+    letters = sorted(set("Thecatsnïv.,"))
+    pieces = ["<unk>", *letters, *(f"{letter}@@" for letter in letters), "Th@@", "The", "ca@@", "cat", "sa@@"]
+    (folder / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    tokenizer, theirs = published_tokenizers.load(folder).tokenizer, AutoTokenizer.from_pretrained(folder)
+    words = ("The", "cat,", "naïve", "Theca", "sat.")
+    (context,) = contexts.build(Stimuli(tuple("12345"), words, ("p",) * 5), "passage")
+    read = tokens.encode(context, tokenizer)
+    assert read.ids.tolist() == theirs(context.text, add_special_tokens=False)["input_ids"]
+    for word, text in enumerate(words):
+        assert tokenizer.decode(read.ids[read.owners == word].tolist()).replace(" ", "") == text
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("tokenizer.json", "version https://git-lfs.github.com/spec/v1", r"tokenizer\.json is a Git LFS pointer"),
+    ("tokenizer_config.json", "version https://git-lfs.github.com/", r"tokenizer_config\.json is a Git LFS pointer"),
+    ("tokenizer.json", "", r"tokenizer\.json is empty"), ("tokenizer.json", "[]", "holds no JSON object"),
+    ("tokenizer.json", "{}", "states no model of a tokenizer"), ("tokenizer.json", "{", "is not JSON"),
+])  # fmt: skip
+def test_a_damaged_file_of_a_tokenizer_is_named(tmp_path, name, content, message):
+    folder = folder_of(tmp_path / "m", "llama", "PreTrainedTokenizerFast")
+    byte_level(folder)
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        published_tokenizers.load(folder)
+
+
+def test_pieces_without_their_merges_are_named(tmp_path):
+    folder = folder_of(tmp_path / "m", "gpt2", "GPT2Tokenizer")
+    (folder / "vocab.json").write_text('{"a": 0}')
+    with pytest.raises(ValueError, match=r"without merges\.txt"):
+        published_tokenizers.load(folder)
 
 
 def test_a_vocabulary_of_words_alone_is_read_as_bert_does(tmp_path):
@@ -159,12 +242,14 @@ def test_the_tokens_of_byt5_are_bytes_and_lie_on_their_characters(tmp_path):
     assert [*tokenizer("a", add_special_tokens=True)["input_ids"]] == [100, 1]
 
 
-def test_a_tokenizer_of_python_alone_is_refused_with_what_to_do(tmp_path):
-    folder = folder_of(tmp_path / "m", "ctrl")
-    (folder / "vocab.json").write_text(json.dumps({"<unk>": 0, "cat</w>": 1}))
-    (folder / "merges.txt").write_text("#version: 0.2\nc at</w>\n")
-    with pytest.raises(ValueError, match=r"CTRLTokenizer\) is one of Python alone .* save a fast one"):
-        published_tokenizers.load(folder)
+def test_tokens_of_python_alone_that_are_not_found_in_the_text_are_refused(tmp_path):
+    folder = folder_of(tmp_path / "m", "prophetnet", "ProphetNetTokenizer")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[X_SEP]", "the", "cat", "##s", "naive", "."]
+    (folder / "prophetnet.tokenizer").write_text("\n".join(pieces))
+    tokenizer = published_tokenizers.load(folder).tokenizer
+    assert tokenizer("The cats.")["offset_mapping"] == [(0, 3), (4, 7), (7, 8), (8, 9)]
+    with pytest.raises(ValueError, match=r"ProphetNetTokenizer\) is one of Python alone, and its token 'naive' is not"):
+        tokenizer("The naïve cat.")
 
 
 # --- published tokenizers of the real models --------------------------------------------------------------------------

@@ -41,11 +41,43 @@ def test_a_block_that_is_missing_is_not_drawn_at_random(folder):
     ({"num_hidden_layers": 2}, "are of blocks that config.json does not have"),
     ({"intermediate_size": 10}, "have another shape"),
     ({"model_type": "nosuch"}, "has no model_type .nosuch."),
+    ({"hidden_act": "nosuch"}, "config.json names 'nosuch', which transformers does not know"),
+    ({"pad_token_id": 10**6}, "pad_token_id of config.json is past the embeddings"),
+    ({"dtype": "auto"}, "dtype of config.json is 'auto', no type of torch"),
 ])  # fmt: skip
 def test_a_configuration_that_does_not_fit_the_weights_is_refused(folder, entries, message):
     _reconfigure(folder, **entries)
     with pytest.raises(ValueError, match=message):
         _load(folder)
+
+
+def test_the_form_of_outputs_that_a_configuration_asks_for_does_not_matter(folder):
+    wanted = _load(folder).model.state_dict()
+    _reconfigure(folder, return_dict=False, output_hidden_states=True, output_attentions=True)
+    assert _load(folder).model.state_dict().keys() == wanted.keys()
+
+
+@pytest.mark.parametrize(("key", "made"), [
+    ("rotary_emb.cos_cached", np.ones(4, np.float32)), ("causal_mask", np.ones(4, bool)),
+    ("table", np.ones(4, np.int64)),
+])  # fmt: skip
+def test_masks_and_tables_that_are_stored_in_a_block_are_passed_over(folder, key, made):
+    _rewrite(folder, lambda tensors: tensors | {f"model.layers.0.self_attn.{key}": made})
+    _load(folder)
+
+
+def test_a_weight_for_which_its_block_has_no_place_is_refused(folder):
+    _rewrite(folder, lambda tensors: tensors | {"model.layers.0.self_attn.q_proj.bias": np.ones(4, np.float32)})
+    with pytest.raises(ValueError, match=r"of its blocks have no place in the model that config\.json describes"):
+        _load(folder)
+
+
+def test_blocks_that_draft_further_tokens_are_passed_over_where_the_configuration_names_them(folder):
+    _rewrite(folder, lambda tensors: tensors | {"model.layers.4.enorm.weight": np.ones(4, np.float32)})
+    with pytest.raises(ValueError, match=r"of blocks that config\.json does not have"):
+        _load(folder)
+    _reconfigure(folder, num_nextn_predict_layers=1)
+    _load(folder)
 
 
 def test_weights_that_are_not_finite_are_refused(folder):

@@ -1,3 +1,4 @@
+import jinja2
 import numpy as np
 import pytest
 
@@ -109,6 +110,18 @@ def test_a_template_that_doubles_turns_or_drops_the_text_is_refused(template):
         tokens.in_chat(_context(("the", "cat", "sat")), chatty)
 
 
+def test_a_template_that_fails_at_a_turn_is_refused():
+    def fail(turns, tokenize):
+        raise jinja2.TemplateError("roles must alternate")
+
+    chatty = _Chatty()
+    chatty.apply_chat_template = fail
+    with pytest.raises(
+        ValueError, match=r"for a turn of a user .roles must alternate.; read this model"
+    ):
+        tokens.in_chat(_context(("the", "cat")), chatty)
+
+
 def test_tokens_of_the_template_belong_to_no_stimulus(tokenizer):
     read = tokens.encode(tokens.in_chat(_context(("the cat", "sat")), _Chatty()), tokenizer)
     assert (read.owners[:2] == -1).all()
@@ -151,5 +164,5 @@ def test_windows_that_overlap_by_half_give_every_later_token_half_the_limit_as_c
 
 
 def test_a_window_of_one_token_is_refused():
-    with pytest.raises(ValueError, match="size 1"):
+    with pytest.raises(ValueError, match="a window holds 1 tokens"):
         tokens.windows(5, 1)
