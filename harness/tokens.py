@@ -164,9 +164,7 @@ def windows(n_tokens: int, size: int, overlap: float = 0.5) -> list[tuple[int, i
         ValueError: if the size is under 2 or the overlap is not in [0, 1).
     """
     if size < 2:
-        raise ValueError(
-            f"a window holds {max(size, 0)} tokens after its BOS; 2 or more are wanted: enlarge it."
-        )
+        raise ValueError(f"a window holds {max(size, 0)} tokens after its BOS; 2 or more are wanted: enlarge it.")
     if not 0 <= overlap < 1:
         raise ValueError(f"windows overlap by {overlap}; a share of 0 or more and less than 1 is wanted.")
     step = min(max(1, round(size * (1 - overlap))), size - 1)  # a window's first token gets no probability in it

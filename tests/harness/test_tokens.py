@@ -116,9 +116,7 @@ def test_a_template_that_fails_at_a_turn_is_refused():
 
     chatty = _Chatty()
     chatty.apply_chat_template = fail
-    with pytest.raises(
-        ValueError, match=r"for a turn of a user .roles must alternate.; read this model"
-    ):
+    with pytest.raises(ValueError, match=r"for a turn of a user .roles must alternate.; read this model"):
         tokens.in_chat(_context(("the", "cat")), chatty)
 
 
