@@ -117,8 +117,28 @@ def load(
         gpu_share: of a GPU's memory, which vLLM takes at once; transformers takes what it needs.
 
     Raises:
-        ValueError: if it cannot be loaded, or does not fit into memory (`room.NoRoomError`).
+        ValueError: if it cannot be loaded, does not fit into memory (`room.NoRoomError`), or its files have changed
+            since it was resolved (`fingerprints.CheckpointChangedError`).
     """
+    from harness import checkpoints
+
+    checkpoints.require_planned(checkpoint)
+    model = _load(
+        backend, checkpoint, device, dtype, untrained_seed, n_gpus=n_gpus, allow_pickle=allow_pickle,
+        gpu_share=gpu_share,
+    )  # fmt: skip
+    try:
+        checkpoints.require_planned(checkpoint)  # nor changed while it was read
+    except ValueError:
+        model.close()
+        raise
+    return model
+
+
+def _load(
+    backend: Backend, checkpoint: Checkpoint, device: str, dtype: Dtype, untrained_seed: int | None, *, n_gpus: int,
+    allow_pickle: bool, gpu_share: float,
+) -> Model:  # fmt: skip
     if backend == "transformers":
         return load_transformers(checkpoint, device, dtype, untrained_seed, n_gpus=n_gpus, allow_pickle=allow_pickle)
     is_whole = not (checkpoint.base_folder or checkpoint.adapter or checkpoint.quantization)

@@ -10,9 +10,9 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from harness import (
     adapter_config,
@@ -64,6 +64,7 @@ class Checkpoint:
         new_rows: of a difference, what its base counts as at tokens that tuning added: "zero", "mean", or "", which
             leaves it to `deltas.recipe_of`.
         quantization: method by which the stored weights are quantised; "" where they are not.
+        stamp: of its folder's files when it was resolved, and after "+" of its base's (`fingerprints.files_stamp`).
     """
 
     name: str
@@ -89,6 +90,7 @@ class Checkpoint:
     adapter: str = ""
     new_rows: str = ""
     quantization: str = ""
+    stamp: str = field(default="", compare=False)
 
     @property
     def config_folder(self) -> str:
@@ -138,8 +140,9 @@ def _of_folder(name: str, folder: Path, allow_pickle: bool, base_name: str = "")
         pickles.require_allowed(folder, name, allow_pickle)
         is_adapter_alone = adapter_config.is_adapter(folder) and not (folder / "config.json").is_file()
         n_parameters = None if is_adapter_alone else pickles.count(folder, name, allow_pickle)
-    revision = fingerprints.revision_of(folder)
-    return _inspect(name, folder, revision, n_parameters, base_name, allow_pickle=allow_pickle)
+    stamp, revision = fingerprints.files_stamp(folder), fingerprints.revision_of(folder)
+    found = _inspect(name, folder, revision, n_parameters, base_name, allow_pickle=allow_pickle)
+    return replace(found, stamp=f"{stamp}+{found.stamp}" if found.stamp else stamp)
 
 
 def require_known(name: str) -> None:
@@ -216,7 +219,7 @@ def _of_entry(name: str, entry: Entry, allow_pickle: bool) -> Checkpoint:
     if entry.delta_of and not found.adapter:
         base = _of_entry(entry.delta_of, _known(entry.delta_of), allow_pickle)
         found = replace(found, base_folder=base.folder, base_hub_id=base.hub_id, new_rows=entry.new_rows)
-        found = replace(found, revision=f"{found.revision}+{base.revision}")
+        found = replace(found, revision=f"{found.revision}+{base.revision}", stamp=f"{found.stamp}+{base.stamp}")
     return replace(found, tuned_from=entry.tuned_from, pair_source="table") if entry.tuned_from else found
 
 
@@ -245,8 +248,8 @@ def _adapted(name: str, folder: Path, revision: str, base_name: str, allow_pickl
     if tokenizer is None:
         return found
     config = model_configs.load(base.folder, name)
-    notes = _notes(folder, config, name)
-    architecture = _architecture(Path(base.folder), tokenizer)
+    notes = _looked_at(folder, config, name).notes
+    architecture = _architecture(Path(base.folder), folder, config, _looked_at(folder, config, name))
     return replace(found, architecture=architecture, notes=notes, reading=_reading(config, notes))
 
 
@@ -285,6 +288,19 @@ def with_weights(checkpoint: Checkpoint, allow_pickle: bool = False) -> Checkpoi
     return checkpoint
 
 
+def require_planned(checkpoint: Checkpoint) -> None:
+    """Raise where a checkpoint's files, or its base's, are no longer those that were planned.
+
+    Raises:
+        fingerprints.CheckpointChangedError: if they have changed; the message says how.
+    """
+    own, _, base = checkpoint.revision.partition("+")
+    own_stamp, _, base_stamp = checkpoint.stamp.partition("+")
+    fingerprints.require_planned(checkpoint.name, checkpoint.folder, own, own_stamp)
+    if base and checkpoint.base_folder:
+        fingerprints.require_planned(checkpoint.name, checkpoint.base_folder, base, base_stamp)
+
+
 def has_chat_template(checkpoint: Checkpoint) -> bool:
     """Whether the checkpoint's folder holds a chat template, in either of the forms that transformers writes."""
     folder = Path(checkpoint.tokenizer_folder)
@@ -310,7 +326,7 @@ def _inspect(
     if adapter and not (folder / "config.json").is_file():
         return _adapted(name, folder, revision, base_name, allow_pickle)
     config = model_configs.load(folder, name)
-    notes = _notes(folder, config, name)
+    seen = _looked_at(folder, config, name)
     base = adapter_config.name_of_base(adapter) if adapter else model_card.base_of(folder)
     return Checkpoint(
         name=name,
@@ -323,13 +339,13 @@ def _inspect(
         vocabulary=config.vocabulary,
         context_size=config.window,
         is_encoder_decoder=config.stack == "encoder-decoder",
-        architecture=_architecture(folder, _tokenizer_file(folder)),
+        architecture=_architecture(folder, folder, config, seen),
         tuned_from=base,
         pair_source=("adapter" if adapter else "model card") if base else "",
         n_heads=config.n_heads,
         is_encoder=config.stack == "encoder",
-        notes=notes,
-        reading=_reading(config, notes),
+        notes=seen.notes,
+        reading=_reading(config, seen.notes),
         adapter=adapter.kind if adapter else "",
         quantization=quantization.method_of(quantization.stated(read_json(folder / "config.json", name))),
     )
@@ -347,24 +363,47 @@ def _tokenizer_file(folder: Path) -> Path | None:
     return next((file for file in map(folder.joinpath, published_tokenizers.FILES) if file.is_file()), None)
 
 
-def _architecture(folder: Path, tokenizer: Path | None) -> str:
-    """16 hex digits over the configuration and the file of the tokenizer."""
-    files = [folder / "config.json", *([tokenizer] if tokenizer else [])]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+# How the names of the files begin that make a tokenizer.
+_OF_TOKENIZERS = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "spm", "spiece", "sentencepiece",
+                  "source", "target", "bpe", "tekken", "prophetnet", "normalizer", "emoji")  # fmt: skip
+# With the configurations they decide what stands around a text and the notes; and, of folders that were looked at
+# before, hash of these files -> both.
+_LOOKED_AT = ("config.json", "generation_config", *_OF_TOKENIZERS)
+_seen: dict[str, _Around] = {}
 
 
-# How the names of the files begin that decide the notes; and, of folders that were looked at before, hash of these
-# files -> the notes.
-_DECIDE_NOTES = ("config.json", "generation_config", "tokenizer", "vocab", "merges", "special_tokens", "added_tokens",
-                 "spm", "spiece", "sentencepiece", "source", "target", "bpe", "tekken")  # fmt: skip
-_noted: dict[str, tuple[str, ...]] = {}
+class _Around(NamedTuple):
+    """What is put around a text (`special_ids`), and the sentences on that and on the tokenizer."""
+
+    ids: tuple[tuple[int, ...], ...]
+    notes: tuple[str, ...]
 
 
-def _notes(folder: Path, config: ModelConfig, name: str) -> tuple[str, ...]:
-    """The sentences on tokenizer and special ids; the checkpoints of a training have the same files, looked at once."""
-    files = (file for file in sorted(folder.iterdir()) if file.is_file() and file.name.startswith(_DECIDE_NOTES))
+def _architecture(folder: Path, of_tokenizer: Path, config: ModelConfig, seen: _Around) -> str:
+    """16 hex digits over what an untrained twin is made from.
+
+    Configuration and tokenizer: tokenizer.json, else all files that make one; and the ids around a text, where they are
+    not the one that the configuration names.
+    """
+    whole = of_tokenizer / "tokenizer.json"
+    files = [whole] if whole.is_file() else _beginning(of_tokenizer, _OF_TOKENIZERS)
+    content = b"".join(file.read_bytes() for file in (folder / "config.json", *files))
+    usual = config.bos if config.stack == "decoder" else config.decoder_start
+    is_usual = seen.ids[0] == (() if usual is None else (usual,)) or config.stack == "encoder"
+    around = b"" if is_usual else repr(seen.ids).encode()
+    return hashlib.sha256(content + around).hexdigest()[:16]
+
+
+def _beginning(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """The files whose names begin so, sorted."""
+    return [file for file in sorted(folder.iterdir()) if file.is_file() and file.name.startswith(names)]
+
+
+def _looked_at(folder: Path, config: ModelConfig, name: str) -> _Around:
+    """Of tokenizer and special ids; the checkpoints of a training have the same files, which are looked at once."""
+    files = _beginning(folder, _LOOKED_AT)
     key = content_hash([(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files])
-    if key not in _noted:
+    if key not in _seen:
         try:
             published = published_tokenizers.load(folder, config.config)
             special = special_ids.around(config, published.tokenizer)
@@ -376,8 +415,9 @@ def _notes(folder: Path, config: ModelConfig, name: str) -> tuple[str, ...]:
                 ) from error
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ValueError(f"{name}: its tokenizer cannot be used: {reason}") from error
-        _noted[key] = (*([published.note] if published.note else []), *special.notes)
-    return _noted[key]
+        ids = (special.prefix, special.suffix, special.source_prefix)
+        _seen[key] = _Around(ids, (*([published.note] if published.note else []), *special.notes))
+    return _seen[key]
 
 
 def _count(folder: Path, name: str) -> int:

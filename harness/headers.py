@@ -82,6 +82,20 @@ def superseded(folder: Path) -> set[str]:
     return {INDEX, *shards} if shards else set()
 
 
+def weights_below(folder: Path) -> list[Path]:
+    """Shards that the index of a folder names in folders below it, sorted; none where there is no such index."""
+    try:
+        explicit = _explicit(folder, folder.name)
+        names = {explicit} if explicit and not explicit.endswith(".index.json") else set()
+        for index in {explicit if explicit.endswith(".index.json") else INDEX, PICKLED_INDEX}:
+            if (folder / index).is_file():
+                names |= set(_weight_map(folder / index, folder.name).values())
+    except (ValueError, OSError):  # told by whoever loads it
+        return []
+    inside = (name for name in names if "/" in name and ".." not in Path(name).parts and not Path(name).is_absolute())
+    return sorted(folder / name for name in inside if (folder / name).is_file())
+
+
 def is_there(file: Path) -> bool:
     """Also where it is a symbolic link to nothing."""
     return file.exists() or file.is_symlink()

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.checkpoints import Checkpoint
+from harness.checkpoints import Checkpoint, require_planned
 from harness.questions import N_SHOTS, PREFIX, Benchmark, Task, write_tasks
 
 # Tokens of an answer at most: the longest of BBH's answers are a line of words. A model's window is short of them.
@@ -46,7 +46,8 @@ def run(checkpoint: Checkpoint, benchmark: Benchmark, root: Path, device: str, b
         limit: questions of each task at most; None is all.
 
     Raises:
-        ValueError: if the weights are published as a difference, which lm-evaluation-harness cannot add.
+        ValueError: if the weights are published as a difference, which lm-evaluation-harness cannot add; or if the
+            checkpoint has changed since it was resolved.
         FileNotFoundError: if there are no questions under the root.
         RuntimeError: if lm-evaluation-harness fails; with what it said last.
     """
@@ -55,6 +56,7 @@ def run(checkpoint: Checkpoint, benchmark: Benchmark, root: Path, device: str, b
         raise ValueError(
             f"{checkpoint.name} is published as {form} its base; save the merged model as a folder, and evaluate that."
         )
+    require_planned(checkpoint)
     with tempfile.TemporaryDirectory(prefix="harness-questions-") as folder:
         tasks = write_tasks(benchmark, root, Path(folder))
         command = [
@@ -69,6 +71,7 @@ def run(checkpoint: Checkpoint, benchmark: Benchmark, root: Path, device: str, b
         found = sorted(Path(folder, "results").rglob("results_*.json"))
         if not found:
             raise RuntimeError(f"lm-evaluation-harness gave no results for {checkpoint.name}. It said last:\n{said}")
+        require_planned(checkpoint)  # nor changed while it was read
         return Ran(json.loads(found[-1].read_text(encoding="utf-8")), tasks, cut)
 
 

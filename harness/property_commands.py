@@ -45,7 +45,8 @@ def properties(arguments: argparse.Namespace) -> int:
 
 def _measure(arguments: argparse.Namespace) -> int:
     from harness import models, properties
-    from harness.checkpoints import resolve
+    from harness.checkpoints import names_of, resolve
+    from harness.fingerprints import CheckpointChangedError
     from harness.knowledge import run
 
     names = list(models.extend(arguments.models)) if arguments.models else []
@@ -55,11 +56,13 @@ def _measure(arguments: argparse.Namespace) -> int:
     root, device = Path(arguments.data_root or ".").absolute(), _device(arguments.device)
     batch = "16" if arguments.batch_size == "auto" and device == "cpu" else arguments.batch_size
     done, failed = [], []
-    for name in names:
+    for name, known_as in names_of(dict.fromkeys(names)).items():
         try:
-            checkpoint = resolve(name, allow_pickle=arguments.allow_pickle)
+            checkpoint = resolve(name, known_as, allow_pickle=arguments.allow_pickle)
+            for note in checkpoint.notes:
+                print(f"note: {checkpoint.name}: {note}", file=sys.stderr)
             ran = run(checkpoint, arguments.what, root, device, batch, arguments.limit)
-        except (RuntimeError, ModuleNotFoundError) as error:  # the others go on
+        except (RuntimeError, ModuleNotFoundError, CheckpointChangedError) as error:  # the others go on
             failed.append({"model": name, "message": str(error)})
             print(f"harness: {name}: {error}", file=sys.stderr)
             continue
