@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -17,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness import analysis, scores, tables, transfer
+from harness import analysis, scores, table_files, tables, transfer
 from harness.score_units import ScoreUnit
 from harness.store import Store
 
@@ -43,7 +44,8 @@ def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, 
         units: finished score units.
         others: rows of the tables that are not scores; `runs` is written last, so that a listed run has its tables.
     """
-    listed = f"{_root(store)}/runs/run={run}"
+    listed = f"{_root(store)}/runs/run={table_files.require_name(run)}"
+    table_files.forget(store.fs, root_of(store), run)
     transfer.remove(store.fs, listed, recursive=True)  # killed while its tables are replaced, it is not listed as done
     folders = [store.folder("scores", unit.key) for unit in units]
     for table in SCORE_TABLES:
@@ -53,6 +55,7 @@ def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, 
         if table != "runs":
             write_rows(store, run, table, rows)
     write_rows(store, run, "runs", others["runs"])
+    table_files.write(store.fs, root_of(store), run)
 
 
 def _statistics(out: str, run: str, others: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
@@ -180,18 +183,27 @@ def write_rows(store: Store, run: str, table: str, rows: list[dict[str, Any]]) -
 
 def _install(store: Store, aside: str, final: str) -> None:
     """Put a folder into place. A rename fails where another driver was faster; its tables have the same content."""
-    transfer.remove(store.fs, final, recursive=True)
     store.fs.makedirs(final.rsplit("/", 1)[0], exist_ok=True)
     if not store.is_local:
+        transfer.remove(store.fs, final, recursive=True)
         store.fs.mv(aside, final, recursive=True)
         return
+    before = Path(f"{_root(store)}/.aside-{uuid.uuid4().hex}")
+    with contextlib.suppress(FileNotFoundError):
+        Path(final).rename(before)
     try:
         Path(aside).rename(final)
     except OSError:
         if not any(Path(final).rglob("*.parquet")):
             raise
-        store.fs.rm(aside, recursive=True)
+        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def root_of(store: Store) -> str:
+    """OUT on its filesystem."""
+    return store.root.rsplit("/", 1)[0]
 
 
 def _root(store: Store) -> str:
-    return f"{store.root.rsplit('/', 1)[0]}/tables"
+    return f"{root_of(store)}/tables"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness import tables, transfer
+from harness import table_files, tables, transfer
 from harness.corpora import CORPORA_VERSION
 from harness.manifest import CorruptUnit, StoredUnit, look
 from harness.store import STALE_S, Store
@@ -95,6 +95,13 @@ def verify(store: Store, heard: Callable[[int, int], None] | None = None) -> tup
     return len(known), read, corrupt
 
 
+def damaged_tables(store: Store) -> list[str]:
+    """What is wrong with the files of the runs' tables, a sentence each; the next run of that name makes them anew."""
+    root = store.root.rpartition("/")[0]
+    runs = table_files.listed(store.fs, root)
+    return [f"run {run}: {fault}" for run in runs for fault in table_files.faults(store.fs, root, run)]
+
+
 def waste(store: Store, *, unused: bool = False) -> list[Waste]:
     """What is of no use, without what a living process works at.
 
@@ -105,10 +112,15 @@ def waste(store: Store, *, unused: bool = False) -> list[Waste]:
     Raises:
         ValueError: if `unused` is asked for while a run is computing: what it has stored stands in no table yet.
     """
-    found = [*_aside(store), *_claims(store)]
+    found, workers = [*_aside(store), *_claims(store)], store.workers()
+    if unused and workers:
+        raise ValueError(
+            f"{workers[0]} is at work here, and what it has stored stands in no table yet; wait for it, or leave out "
+            "--unused."
+        )
     for unit in ls(store):
         path = store.folder(unit.kind, unit.key)
-        if unit.state == "outdated":
+        if unit.state == "outdated" and not workers:
             found.append(Waste(path, unit.bytes, "of another version of the harness", unit.kind, unit.key))
         elif unit.state == "damaged":
             found.append(Waste(path, unit.bytes, "damaged", unit.kind, unit.key))
@@ -209,7 +221,7 @@ def _aside(store: Store) -> Iterator[Waste]:
 
 
 def _claims(store: Store) -> Iterator[Waste]:
-    for kind in SCHEMAS:
+    for kind in (*SCHEMAS, "tables", "runs"):
         for path in store.claims.paths(kind):
             if store.claims.is_dead(path):
                 yield Waste(path, 0, "claimed by a process that has ended")

@@ -21,6 +21,7 @@ from harness import (
     hub,
     model_card,
     model_configs,
+    names,
     pickles,
     published_tokenizers,
     quantization,
@@ -125,7 +126,8 @@ def resolve(name: str, known_as: str = "", *, allow_pickle: bool = False) -> Che
     """
     folder = Path(name)
     if folder.is_dir():
-        return _of_folder(known_as or _folder_name(folder), folder, allow_pickle)
+        return _of_folder(names.require(known_as or _folder_name(folder)), folder, allow_pickle)
+    names.require(name)
     if entry := find(name):
         return _of_entry(name, entry, allow_pickle)
     if _HUB_ID.fullmatch(name):
@@ -172,14 +174,15 @@ def names_of(given: Iterable[str]) -> dict[str, str]:
     A folder has its own name. Where another model has the same, the folders around it come before it: exp1/final and
     exp2/final are exp1-final and exp2-final.
     """
+    given = list(given)
     folders = {name: Path(name).resolve() for name in given if Path(name).is_dir()}
-    names = {name: name_of(name) for name in given}
+    found = {name: name_of(name) for name in given}
     around = {name: list(folder.parents)[_is_step(folder) :][:_MOST_AROUND] for name, folder in folders.items()}
-    while doubled := [name for name in folders if _is_taken(name, names, folders)]:
+    while doubled := [name for name in folders if _is_taken(name, found, folders)]:
         for name in doubled:
             above = around[name].pop(0).name if around[name] else content_hash(str(folders[name]))[:8]
-            names[name] = f"{above}-{names[name]}"
-    return names
+            found[name] = f"{above}-{found[name]}"
+    return found
 
 
 def _is_taken(name: str, names: Mapping[str, str], folders: Mapping[str, Path]) -> bool:

@@ -163,10 +163,15 @@ class Claims:
         """Write a file that must not be there yet; whether it is ours."""
         again(self.fs.makedirs, path.rpartition("/")[0], exist_ok=True)
         if isinstance(self.fs, LocalFileSystem):
-            with suppress(FileExistsError), self.fs.open(path, "xb") as stream:
-                stream.write(_written(holder))
-                return True
-            return False
+            try:
+                with self.fs.open(path, "xb") as stream:
+                    stream.write(_written(holder))
+            except FileExistsError:
+                return False
+            except OSError:  # a full disk leaves an empty file, which nobody would hold
+                remove(self.fs, path)
+                raise
+            return True
         with suppress(FileExistsError):  # of another; or ours, where only the answer was lost
             again(self._write_remote, path, holder)
             time.sleep(_SETTLE_S)

@@ -245,13 +245,17 @@ def _cache_verify(store: Any, arguments: argparse.Namespace) -> int:
         n_units, n_bytes, corrupt = cache.verify(
             store, lambda done, total: progress.update(bar, completed=done, total=total)
         )
+    damaged = cache.damaged_tables(store)
     if arguments.json:
-        document({"units": n_units, "bytes": n_bytes, "corrupt": [vars(error) for error in corrupt]})
+        corrupted = [vars(error) for error in corrupt]
+        document({"units": n_units, "bytes": n_bytes, "corrupt": corrupted, "tables": damaged})
     else:
+        for fault in damaged:
+            print(f"tables of {fault}. Give the command of that run again: they are put together anew.")
         for error in corrupt:
             print(f"{error} It is removed; the next run computes it again.")
         print(f"{n_units} units read, {size(n_bytes)}: {len(corrupt) or 'none'} corrupt")
-    return int(bool(corrupt))
+    return int(bool(corrupt or damaged))
 
 
 def _cache_gc(store: Any, arguments: argparse.Namespace) -> int:

@@ -25,16 +25,23 @@ class Meters:
 
     def scored(self, model: str, dataset: str) -> None:
         """One more score."""
-        self._done.inc(1, {"run": self.run, "model": model, "dataset": dataset, "kind": "scores"})
+        self._done.inc(1, self._labels(model=model, dataset=dataset, kind="scores"))
 
     def read(self, model: str, dataset: str, n_tokens: int) -> None:
         """One more text, of so many tokens."""
-        self._done.inc(1, {"run": self.run, "model": model, "dataset": dataset, "kind": "features"})
+        self._done.inc(1, self._labels(model=model, dataset=dataset, kind="features"))
         if n_tokens > 0:
-            self._tokens.inc(n_tokens, {"run": self.run, "model": model})
+            self._tokens.inc(n_tokens, self._labels(model=model))
 
     def look(self, cluster: Cluster, held: list[Placement], n_waiting: int) -> None:
         """How things are at this moment."""
         share = sum(one.n_gpus * one.gpu_share for one in held)
-        self._share.set(share / cluster.n_gpus if cluster.n_gpus else 0.0, {"run": self.run})
-        self._queue.set(n_waiting, {"run": self.run})
+        self._share.set(share / cluster.n_gpus if cluster.n_gpus else 0.0, self._labels())
+        self._queue.set(n_waiting, self._labels())
+
+    def _labels(self, **values: str) -> dict[str, str]:
+        """Ray takes labels of ASCII alone: other letters are escaped."""
+        return {
+            name: value.encode("ascii", "backslashreplace").decode()
+            for name, value in {"run": self.run, **values}.items()
+        }

@@ -7,6 +7,7 @@ that also reads images or sound. An attribute that a family does not have is Non
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,8 @@ NOT_READ = {
     "voxtral_realtime": "it reads text together with audio only",
     "xlnet": "it was trained to predict words in random order, and sees what comes after a word",
 }
+_MOST = 2**53  # a larger size or number is damage
+_DTYPE = re.compile(r"(torch\.)?(b?float\d+(_\w+)?|float|half|double|u?int\d+|bool)")  # names of torch's types
 _HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads")
 
 
@@ -87,7 +90,7 @@ def load(folder: str | Path, name: str) -> ModelConfig:
     stated = read_json(path / "config.json", name)
     _require_known(stated.get("model_type"), name)
     for key in ("dtype", "torch_dtype"):
-        if isinstance(value := stated.get(key), str) and not isinstance(_of_torch(value), _of_torch("dtype")):
+        if isinstance(value := stated.get(key), str) and not _DTYPE.fullmatch(value):
             raise ValueError(f"{name}: {key} of config.json is {value!r}, no type of torch such as float32; mend it.")
     try:
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
@@ -96,12 +99,6 @@ def load(folder: str | Path, name: str) -> ModelConfig:
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"{name}: config.json cannot be used: {reason}") from error
-
-
-def _of_torch(word: str) -> Any:
-    import torch
-
-    return getattr(torch, word, None)
 
 
 def _answers_in_full(config: Any) -> None:
@@ -224,6 +221,8 @@ def _number(config: Any, *names: str) -> int:
     for name in names:
         value = getattr(config, name, None)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            if value > _MOST:
+                raise ValueError(f"{name} is {value:.3g}, which no model has.")
             return value
     return 0
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import cast
 
 from harness import backends, provenance, quickstart, stopping, tables
-from harness.plan import Failure, Plan, Watcher, make_plan, require_files
+from harness.plan import Failure, Guarded, Plan, Watcher, make_plan, require_files
 from harness.provenance import Account, Outcome
 from harness.score_units import ScoreUnit
 from harness.spec import EvaluationSpec
@@ -49,19 +50,36 @@ def run(
     Raises:
         FileNotFoundError: if a file that a control needs is named and not there.
     """
-    started, watcher, store = time.monotonic(), watcher or Watcher(), Store(out)
+    watcher, store = cast("Watcher", Guarded(watcher or Watcher())), Store(out)
     require_files(spec)
     backends.require_installed(spec.backend)
     store.require_writable()
     store.sweep()
+    with store.at_work():
+        return _run(spec, store, data_root, address, device, pinned, allow_pickle, usd_per_gpu_hour, watcher)
+
+
+def _run(
+    spec: EvaluationSpec,
+    store: Store,
+    data_root: str | None,
+    address: str | None,
+    device: str,
+    pinned: bool,
+    allow_pickle: bool,
+    usd_per_gpu_hour: float | None,
+    watcher: Watcher,
+) -> Outcome:
+    started, out = time.monotonic(), store.out
     if any(name.startswith("synthetic") for name in spec.datasets):
         _prepare_quickstart(spec, out, address, watcher)
     plan = make_plan(spec, out, data_root, pinned=pinned, allow_pickle=allow_pickle)
     for failure in plan.failures:
         watcher.failed(failure)
-    pending = [unit for unit in plan.scores if not store.has("scores", unit.key)]
+    pending = [unit for unit in plan.scores if not store.has("scores", unit.key, every_byte=True)]
     watcher.planned(plan, pending)
-    if not pending and not plan.failures and tables.holds(out, plan.run):
+    was_whole = tables.holds(out, plan.run)
+    if not pending and not plan.failures and was_whole:
         return Outcome(plan.run, len(plan.scores), 0, len(plan.scores), (), time.monotonic() - started)
     from harness import actors, assemble
 
@@ -74,7 +92,10 @@ def run(
             time.monotonic() - started, account.was_stopped,
         )  # fmt: skip
         watcher.busy("putting the tables together")
-        assemble.write(store, plan.run, done, provenance.rows(plan, outcome, done, store, account))
+        with store.tables_of(plan.run):
+            # Where another driver has written them meanwhile they are the same, and somebody may be reading them.
+            if outcome.status != "done" or was_whole or not tables.holds(out, plan.run):
+                assemble.write(store, plan.run, done, provenance.rows(plan, outcome, done, store, account))
     return replace(outcome, seconds=time.monotonic() - started)
 
 
@@ -93,7 +114,7 @@ def _compute(
         from harness.schedule import Schedule
 
         account = Schedule(plan, pending, store, device, watcher, allow_pickle).work(stop)
-    done = {unit.key: unit for unit in plan.scores if store.manifest("scores", unit.key)}
+    done = {unit.key: unit for unit in plan.scores if store.has("scores", unit.key, every_byte=True)}
     known = {(failure.model, failure.dataset, failure.protocol) for failure in plan.failures}
     absent = [(unit.source.name, unit.dataset, unit.protocol.name) for unit in plan.scores if unit.key not in done]
     left = [what for what in absent if what not in known]

@@ -6,16 +6,20 @@ spec asks for is listed as a unit, with the features it needs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from harness import checkpoints, controls, datasets, pairs, precision, quickstart
+from harness import checkpoints, controls, datasets, names, pairs, precision, quickstart
 from harness.datasets.entry import Entry, checksum_of
 from harness.records import Dataset
 from harness.score_units import ScoreUnit
 from harness.spec import AskedDtype, EvaluationSpec, Protocol, content_hash
 from harness.units import FeatureUnit, Source, now
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Failure:
     def of(cls, error: BaseException, station: str, model: str = "", dataset: str = "", protocol: str = "") -> Failure:
         """From an exception, a remote one told by its cause."""
         cause = getattr(error, "cause", None) or error
-        return cls(station, model, dataset, protocol, type(cause).__name__, str(cause).strip())
+        said = names.shown(str(cause).strip())
+        return cls(station, names.shown(model), dataset, protocol, type(cause).__name__, said)
 
 
 @dataclass
@@ -80,6 +85,24 @@ class Watcher:
 
     def failed(self, failure: Failure) -> None:
         """A unit, a model or a data set failed."""
+
+
+class Guarded:
+    """A watcher of which nothing that goes wrong ends a run: it is logged, and the run goes on."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        call = getattr(self._watcher, name)
+
+        def guarded(*arguments: Any) -> None:
+            try:
+                call(*arguments)
+            except Exception as error:  # noqa: BLE001 - whatever a watcher does
+                logger.warning("%s could not be shown: %s", name, names.shown(f"{type(error).__name__}: {error}"))
+
+        return guarded
 
 
 def make_plan(

@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any
 
+from harness import names
+
 
 def show(rows: list[dict[str, Any]], as_json: bool) -> int:
     """Rows as a table for people, or as one JSON document; gives the status 0."""
@@ -14,10 +16,11 @@ def show(rows: list[dict[str, Any]], as_json: bool) -> int:
         return 0
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(*rows[0], box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(Text(names.shown(_cell(value))) for value in row.values()))
     console = Console()
     if not console.is_terminal:  # a pipe has no edge at which to cut words
         console.width = 1000

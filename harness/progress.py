@@ -25,11 +25,11 @@ class Display(Watcher):
         self.said: set[tuple[str, str]] = set()
         self.run = ""
         self.progress = Progress(
-            TextColumn("{task.description:<28.28}"),
+            TextColumn("{task.description:<28.28}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[now]}"),
+            TextColumn("{task.fields[now]}", style="dim", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
@@ -45,7 +45,7 @@ class Display(Watcher):
 
     def busy(self, what: str) -> None:
         """Say what is going on."""
-        self.console.print(f"[dim]{what} ...", highlight=False, soft_wrap=True)
+        self.console.print(f"{what} ...", style="dim", markup=False, highlight=False, soft_wrap=True)
 
     def planned(self, plan: Plan, pending: list[ScoreUnit]) -> None:
         """One bar per model; the controls share one."""
@@ -107,9 +107,9 @@ class Display(Watcher):
             return
         self.said.add((failure.model, failure.message))
         where = " ".join(part for part in (failure.model, failure.dataset, failure.protocol) if part)
-        self.console.print(f"[bold red]failed[/] {where}: ", end="", highlight=False, soft_wrap=True)
         message = failure.message.splitlines()[0] if failure.message else failure.exception
-        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        self.console.print("failed", style="bold red", end=" ", highlight=False, soft_wrap=True)
+        self.console.print(f"{where}: {message}", markup=False, highlight=False, soft_wrap=True)
         if failure.model in self.bars:
             self.progress.update(self.bars[failure.model], now="failed")
 

@@ -166,7 +166,7 @@ def _run_row(plan: Plan, outcome: Outcome, out: str) -> dict[str, Any]:
 # Columns of `extractions` that stand in a feature unit's manifest.
 MEASURED = (
     "context", "backend", "dtype", "device", "host", "n_tokens", "n_windows", "n_reencoded", "n_oom", "batch_tokens",
-    "seconds", "parity_states", "parity_nats", "notes",
+    "seconds", "parity_states", "parity_nats", "notes", "libraries",
 )  # fmt: skip
 
 

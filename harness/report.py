@@ -21,6 +21,7 @@ from harness.figures import PROTOCOLS
 from harness.findings import findings, in_short
 from harness.sections import sections
 from harness.spec import protocol_of
+from harness.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +57,9 @@ def write(out: str, run: str | None = None) -> str:
 
     script = (resources.files("harness") / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    content = _content(out, run)
+    named = tables.pick_run(out, run)["run"]
+    with Store(out).tables_of(named):
+        content = _content(out, named)
     left_out = {"failures", *(["layer_scores"] if content["is_large"] else [])}
     held = downloads.of({name: frame for name, frame in content["frames"].items() if name not in left_out})
     page = _render("report.html.j2", content | {"files": held, "script": script, "script_hash": f"sha256-{digest}"})

@@ -119,6 +119,7 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "device": _TEXT, "host": _TEXT, "node": _TEXT, "gpus": _TEXT, "n_stimuli": _WHOLE, "n_tokens": _WHOLE,
         "n_windows": _WHOLE, "n_reencoded": _WHOLE, "n_oom": _WHOLE, "batch_tokens": _WHOLE, "seconds": _REAL,
         "parity_states": _REAL, "parity_nats": _REAL, "reused": _FLAG, "recoveries": _WHOLE, "notes": _TEXT,
+        "libraries": _TEXT,
     },
     # One row per attempt at a checkpoint of a source that is watched (watch.py); not of one run. stamp: over the files,
     # or a commit. state: "evaluated", "failed" (and tried again) or "parked". evaluated_in: a run that held it.

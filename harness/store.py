@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 # A folder aside that is older than this belongs to a run that was killed.
 STALE_S = 24 * 3600
+LOOK_S = 0.2  # between looks whether another driver has written its tables
 # What this process has compared already: filesystem, path, stamp and checksum of a file.
 _compared: set[tuple[int, str, str, str]] = set()
 
@@ -65,16 +66,20 @@ class Store:
         unit = look(self.fs, self.folder(kind, key), kind, key)
         return unit.manifest if unit and not unit.fault else None
 
-    def has(self, kind: str, key: str) -> bool:
-        """Whether a unit is finished and as it was written; a damaged one is named in the log and removed."""
+    def has(self, kind: str, key: str, *, every_byte: bool = False) -> bool:
+        """Whether a unit is finished and as it was written; a damaged one is named in the log and removed.
+
+        By sizes and dates, or `every_byte` by checksums, as for what goes into a table.
+        """
         unit = look(self.fs, self.folder(kind, key), kind, key)
         if unit is None:
             return False
         try:
             if unit.fault:
                 self._condemn(unit, unit.fault)
+            if every_byte or not unit.is_untouched:
+                self._compare(unit, every_byte=every_byte)
             if not unit.is_untouched:
-                self._compare(unit)
                 self._stamp(unit)
         except FileNotFoundError:  # removed by another driver, which found the same
             return False
@@ -120,13 +125,14 @@ class Store:
             self._condemn(unit, unit.fault)
         return unit
 
-    def _compare(self, unit: StoredUnit, copies: Path | None = None) -> None:
-        """Compare what was not compared before, or all that is copied; what is damaged is removed."""
+    def _compare(self, unit: StoredUnit, copies: Path | None = None, *, every_byte: bool = False) -> None:
+        """Compare what was not compared before, or all that is copied or asked for; what is damaged is removed."""
         known = {
             name: (hash(self.fs), f"{unit.folder}/{name}", unit.stamps[name], facts["sha256"])
             for name, facts in unit.files.items()
         }
-        fault = compare(self.fs, unit, [name for name in known if copies or known[name] not in _compared], copies)
+        wanted = [name for name in known if copies or every_byte or known[name] not in _compared]
+        fault = compare(self.fs, unit, wanted, copies)
         if fault:
             self._condemn(unit, fault)
         _compared.update(entry for name, entry in known.items() if unit.stamps[name])
@@ -254,6 +260,32 @@ class Store:
         finally:
             if claim:
                 claim.release()
+
+    @contextmanager
+    def tables_of(self, run: str) -> Iterator[None]:
+        """While open, no other driver writes or reports the tables of a run; whoever comes meanwhile waits."""
+        while (claim := self.claims.take("tables", run)) is None:
+            time.sleep(LOOK_S)
+        try:
+            yield
+        finally:
+            claim.release()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """While open, this process counts as one that works here: nothing that it has stored is removed as unused."""
+        claim = self.claims.take("runs", uuid.uuid4().hex)
+        try:
+            yield
+        finally:
+            if claim:
+                claim.release()
+
+    def workers(self) -> list[str]:
+        """The processes that work here, in words."""
+        living = [path for path in self.claims.paths("runs") if not self.claims.is_dead(path)]
+        holders = (self.claimed("runs", path.rpartition("/")[2].rpartition(".")[0]) for path in living)
+        return sorted(filter(None, holders))
 
     def claimed(self, kind: str, key: str) -> str:
         """Who computes a unit, in words; "" where nobody does."""

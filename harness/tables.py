@@ -7,23 +7,29 @@ table's folder as it is. Raw score, ceiling and ratio are three columns; nothing
 from __future__ import annotations
 
 import difflib
+import logging
+import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 
-from harness import transfer
+from harness import names, table_files, transfer
 from harness.schemas import SCHEMAS as SCHEMAS
 
 if TYPE_CHECKING:
     import pandas as pd
 
+logger = logging.getLogger(__name__)
+
 # Partition columns stand in the path, not in the file.
 PARTITIONS = ("run", "dataset", "model")
 
+PAUSES_S = (0.1, 0.4, 1.6)  # before a table is read again whose files were moved meanwhile
 READERS = 4  # threads that read the files of a table
 
 
@@ -36,7 +42,27 @@ def rows_to_arrow(table: str, rows: list[dict[str, Any]]) -> pa.Table:
     """Rows as an Arrow table in the table's schema; ValueError names a column that is unknown or missing."""
     for row in rows:
         _require_columns(table, set(row))
-    return pa.Table.from_pylist(rows, schema=schema(table))
+    try:
+        return pa.Table.from_pylist(rows, schema=schema(table))
+    except (UnicodeEncodeError, OverflowError, pa.ArrowException):
+        return pa.Table.from_pylist([_fitting(table, row) for row in rows], schema=schema(table))
+
+
+def _fitting(table: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A row of which every value fits its column: one strange value of one model must not cost all rows.
+
+    What no column can hold is escaped, of a text, or null, and named in the log.
+    """
+    made = {}
+    for name, value in row.items():
+        try:
+            pa.scalar(value, SCHEMAS[table][name])
+            made[name] = value
+        except (UnicodeEncodeError, OverflowError, pa.ArrowException):
+            made[name] = names.shown(value) if isinstance(value, str) else None
+            what = names.shown(str(row.get("model", "")))
+            logger.warning("table %s, model %s: %s cannot be written as it is: %.80r", table, what, name, value)
+    return made
 
 
 def columns_to_arrow(table: str, columns: dict[str, Any]) -> pa.Table:
@@ -89,8 +115,44 @@ def read(
 
     Raises:
         FileNotFoundError: if OUT holds no tables at all.
+        table_files.DamagedTablesError: if files of the run are not as they were written. Of all runs, those that are
+            damaged are named in the log and left out.
     """
-    import fsspec
+    for pause_s in (*PAUSES_S, 0.0):
+        try:
+            return _read(out, table, run, columns, models, where)
+        except (FileNotFoundError, table_files.DamagedTablesError):  # or they were put in place while they were listed
+            if not pause_s or not _has_tables(out):
+                raise
+            time.sleep(pause_s)
+    raise AssertionError  # never reached
+
+
+def _has_tables(out: str) -> bool:
+    filesystem, root = fsspec.core.url_to_fs(out)
+    return transfer.is_there(filesystem, f"{root}/tables")
+
+
+def _damaged(filesystem: Any, root: str, table: str) -> list[str]:
+    """The runs whose files of a table are not as they were written, each named in the log."""
+    found = []
+    for run in table_files.listed(filesystem, root):
+        try:
+            table_files.require(filesystem, root, run, [table])
+        except table_files.DamagedTablesError as error:
+            logger.warning("%s Its rows are left out.", error)
+            found.append(run)
+    return found
+
+
+def _read(
+    out: str,
+    table: str,
+    run: str | None,
+    columns: Sequence[str] | None,
+    models: Collection[str] | None,
+    where: Callable[[dict[str, str]], Any] | None,
+) -> pd.DataFrame:
     import pandas as pd
     import pyarrow.dataset as ds
 
@@ -98,9 +160,13 @@ def read(
     if not transfer.is_there(filesystem, f"{root}/tables"):
         raise FileNotFoundError(f"no tables under {out}: run `harness run quickstart --out {out}` first.")
     path = f"{root}/tables/{table}"
+    wanted = ds.field("run") == run if run else ds.scalar(True)
+    if run:
+        table_files.require(filesystem, root, run, [table])
+    elif "run" in SCHEMAS[table] and (damaged := _damaged(filesystem, root, table)):
+        wanted = ~ds.field("run").isin(pa.array(damaged, pa.string()))
     if not transfer.is_there(filesystem, path):
         return schema(table).empty_table().to_pandas()
-    wanted = ds.field("run") == run if run else ds.scalar(True)
     if models is not None:
         wanted &= ds.field("model").isin(pa.array(list(models), pa.string()))
     data = transfer.again(_dataset, filesystem, path, table)
@@ -142,8 +208,8 @@ def _dataset(filesystem: Any, path: str, table: str) -> Any:
     """Arrow's view of a table's folder."""
     import pyarrow.dataset as ds
 
-    names = [name for name in PARTITIONS if name in SCHEMAS[table]]
-    partitioning = ds.partitioning(pa.schema([(name, pa.string()) for name in names]), flavor="hive")
+    columns = [name for name in PARTITIONS if name in SCHEMAS[table]]
+    partitioning = ds.partitioning(pa.schema([(name, pa.string()) for name in columns]), flavor="hive")
     native = None if "file" in filesystem.protocol else filesystem  # Arrow's own lists thousands of files at once
     return ds.dataset(path, filesystem=native, format="parquet", partitioning=partitioning, schema=schema(table))
 
@@ -167,21 +233,21 @@ def pick_run(out: str, run: str | None = None) -> dict[str, Any]:
 
 def remove(out: str, run: str) -> None:
     """Remove a run from all tables; `runs` first, so that a run that is listed has its tables."""
-    import fsspec
-
     filesystem, root = fsspec.core.url_to_fs(out)
-    for table in sorted(SCHEMAS, key=lambda table: table != "runs"):
-        folder = f"{root}/tables/{table}/run={run}"
-        if "run" in SCHEMAS[table]:
-            transfer.remove(filesystem, folder, recursive=True)
+    run = table_files.require_name(run)
+    table_files.forget(filesystem, root, run)
+    for table in sorted(table_files.of_a_run(), key=lambda table: table != "runs"):
+        transfer.remove(filesystem, f"{root}/tables/{table}/run={run}", recursive=True)
 
 
 def holds(out: str, run: str) -> bool:
-    """Whether all tables of a finished run are there; `runs` is written last."""
-    import fsspec
-
+    """Whether all tables of a finished run are there as they were written; `runs` is written last."""
     filesystem, root = fsspec.core.url_to_fs(out)
-    of_a_run = [table for table in SCHEMAS if "run" in SCHEMAS[table]]
-    if not all(transfer.is_there(filesystem, f"{root}/tables/{table}/run={run}") for table in of_a_run):
+    if not all(transfer.is_there(filesystem, f"{root}/tables/{name}/run={run}") for name in table_files.of_a_run()):
+        return False
+    try:
+        table_files.require(filesystem, root, run)
+    except table_files.DamagedTablesError as error:
+        logger.warning("%s", error)
         return False
     return bool((read(out, "runs", run)["status"] == "done").any())

@@ -11,10 +11,10 @@ import json
 import platform
 import subprocess
 import weakref
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -114,7 +114,7 @@ class FeatureUnit:
         facts = {
             "schema": FEATURES_VERSION, "model": self.source.name, "context": how.context, "backend": model.backend,
             "dtype": self.dtype, "n_tokens": sum(len(part.ids) for part in read), "host": platform.node(),
-            "code_version": code_version(), **found.facts, **parity,
+            "code_version": code_version(), "libraries": libraries(), **found.facts, **parity,
         }  # fmt: skip
         metadata = {"row_ids": json.dumps([i for part in read for i in part.stimulus_ids])}
         store.put(
@@ -153,6 +153,17 @@ def _layer(key: str) -> Layer:
 def now() -> str:
     """The time, UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@cache
+def libraries() -> str:
+    """Versions of the libraries whose change may change what a model gives."""
+    names = ("torch", "transformers", "tokenizers", "sentencepiece", "peft", "vllm", "bitsandbytes")
+    found = []
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return ", ".join(found)
 
 
 @cache

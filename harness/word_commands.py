@@ -106,7 +106,7 @@ def _here(arguments: argparse.Namespace, how: Protocol) -> Iterator[pd.DataFrame
     if options["device"] == "auto":
         options["device"] = room.best_device()
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}: {task.completed} words"), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}: {task.completed} words", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         bars: dict[str, Any] = {}
 

@@ -13,15 +13,27 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import ray
 
-from harness import actors, assemble, backends, checkpoints, corpora, reservations, room, tables, texts, transfer
+from harness import (
+    actors,
+    assemble,
+    backends,
+    checkpoints,
+    corpora,
+    reservations,
+    room,
+    table_files,
+    tables,
+    texts,
+    transfer,
+)
 from harness.cluster import Cluster
 from harness.corpora import Corpus
 from harness.placement import place
-from harness.plan import Failure, Watcher
+from harness.plan import Failure, Guarded, Watcher
 from harness.residents import MADE_UP, demand_of
 from harness.spec import AskedBackend, AskedDtype, Protocol, content_hash
 from harness.store import Store
@@ -91,23 +103,57 @@ def run(
         ValueError: if a corpus cannot be read, or memory is too small for one worker.
         FileNotFoundError: if there is no such corpus.
     """
-    started, watcher, store = time.monotonic(), watcher or Watcher(), Store(out)
+    started, store = time.monotonic(), Store(out)
+    watcher = cast("Watcher", Guarded(watcher or Watcher()))
     store.require_writable()
     store.sweep()
-    watcher.busy("cutting the corpora into shards")
+    with store.at_work():
+        watcher.busy("cutting the corpora into shards")
+        known = _corpora(sources, how, store, data_root, options)
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray warns of how its own pools of actors are made
+        actors.start(address)
+        failures: list[Failure] = []
+        jobs = list(_jobs(names, how, t5_reads, dtype, backend, device, out, allow_pickle, failures))
+        name = _name(jobs, known, how)
+        outcome = Outcome(name, f"{tables.folder(out, 'word_surprisals')}/run={name}", failures=failures)
+        with store.tables_of(name):
+            _write(jobs, known, store, memory_gb, watcher, outcome)
+    for failure in failures:
+        watcher.failed(failure)
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def _corpora(
+    sources: Sequence[str], how: Protocol, store: Store, data_root: str | None, options: TextOptions
+) -> list[Corpus]:
     known = [corpora.put(source, how.context, store, data_root, options) for source in dict.fromkeys(sources)]
     if doubled := {one.name for one in known if sum(one.name == other.name for other in known) > 1}:
         raise ValueError(f"two corpora are called {min(doubled)!r}; rename a file.")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray warns of how its own pools of actors are made
-    actors.start(address)
-    failures: list[Failure] = []
-    jobs = list(_jobs(names, how, t5_reads, dtype, backend, device, out, allow_pickle, failures))
+    return known
+
+
+def _name(jobs: Sequence[Job], known: Sequence[Corpus], how: Protocol) -> str:
+    """Of the run: a hash of what was asked for."""
     content = {
         "schema": SURPRISALS_VERSION, "how": asdict(how), "corpora": {one.name: one.version for one in known},
         "models": {job.name: [job.checkpoint.revision, job.dtype] for job in jobs},
     }  # fmt: skip
-    name = f"surprisal-{content_hash(content)[:10]}"
-    outcome = Outcome(name, f"{tables.folder(out, 'word_surprisals')}/run={name}", failures=failures)
+    return f"surprisal-{content_hash(content)[:10]}"
+
+
+def _write(
+    jobs: Sequence[Job], known: Sequence[Corpus], store: Store, memory_gb: float | None, watcher: Watcher,
+    outcome: Outcome,
+) -> None:  # fmt: skip
+    """Read and put together what is not there, model by model, and list the files of the tables."""
+    root, name = assemble.root_of(store), outcome.run
+    is_whole = name in table_files.listed(store.fs, root)
+    for fault in table_files.faults(store.fs, root, name):
+        logger.warning("run %s: %s; its tables are put together anew.", name, fault)
+        tables.remove(store.out, name)
+        is_whole = False
+        break
     units: list[dict[str, Any]] = []
     extractions: list[dict[str, Any]] = []
     for job in jobs:
@@ -115,22 +161,20 @@ def run(
             watcher.remarked(job.name, note)
         try:
             n_read = outcome.n_read
-            if wrong := _read(job, known, store, memory_gb, watcher, outcome):
-                failures.append(wrong)
+            if wrong := _read(job, known, store, memory_gb, watcher, outcome, every_byte=not is_whole):
+                outcome.failures.append(wrong)
                 continue
             watcher.busy(f"putting together the words of {job.name}")
             for corpus in known:
                 _assemble(job, corpus, store, outcome)
-                units += _unit_rows(job, corpus, outcome.run)
+                units += _unit_rows(job, corpus, name)
                 extractions.append(_extraction_row(job, corpus, store, reused=outcome.n_read == n_read))
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one model, the others go on
-            failures.append(Failure.of(error, "surprisal", job.name, protocol=job.how.name))
+            outcome.failures.append(Failure.of(error, "surprisal", job.name, protocol=job.how.name))
+    table_files.forget(store.fs, root, name)
     assemble.write_rows(store, name, "units", units)
     assemble.write_rows(store, name, "extractions", [{**row, "run": name} for row in extractions])
-    for failure in failures:
-        watcher.failed(failure)
-    outcome.seconds = time.monotonic() - started
-    return outcome
+    table_files.write(store.fs, root, name)
 
 
 def _jobs(
@@ -166,11 +210,12 @@ def _jobs(
 
 
 def _read(
-    job: Job, known: Sequence[Corpus], store: Store, memory_gb: float | None, watcher: Watcher, outcome: Outcome
-) -> Failure | None:
+    job: Job, known: Sequence[Corpus], store: Store, memory_gb: float | None, watcher: Watcher, outcome: Outcome,
+    *, every_byte: bool,
+) -> Failure | None:  # fmt: skip
     """Read what the store does not hold; what was wrong with the first shard that could not be read."""
     sizes = {shard: n for corpus in known for shard, n in zip(corpus.shards, corpus.n_words, strict=True)}
-    pending = [shard for shard in sizes if not store.has("surprisals", job.key(shard))]
+    pending = [shard for shard in sizes if not store.has("surprisals", job.key(shard), every_byte=every_byte)]
     n_words, n_left = sum(sizes.values()), sum(sizes[shard] for shard in pending)
     watcher.words(job.name, n_words - n_left, n_words)
     if not pending:
@@ -257,5 +302,5 @@ def _extraction_row(job: Job, corpus: Corpus, store: Store, *, reused: bool) -> 
         "backend": newest.get("backend"), "device": newest.get("device"), **summed,
         "batch_tokens": min(values("batch_tokens"), default=None), "parity_states": None,
         "parity_nats": max(values("parity_nats"), default=None), "reused": reused, "recoveries": 0,
-        "notes": " ".join(dict.fromkeys(filter(None, values("notes")))),
+        "notes": " ".join(dict.fromkeys(filter(None, values("notes")))), "libraries": newest.get("libraries"),
     }  # fmt: skip

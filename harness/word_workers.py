@@ -15,7 +15,7 @@ from harness.checkpoints import Checkpoint
 from harness.spec import Backend, Dtype, Protocol, content_hash
 from harness.store import Store
 from harness.texts import SURPRISALS_VERSION
-from harness.units import code_version, now
+from harness.units import code_version, libraries, now
 
 
 @dataclass(frozen=True)
@@ -96,5 +96,5 @@ class Worker:
         }  # fmt: skip
         content = tables.columns_to_arrow("word_surprisals", {**origin, **bits.columns})
         facts = {"schema": SURPRISALS_VERSION, "model": job.name, "n_words": n_words, **bits.facts}
-        facts |= {"host": platform.node(), "code_version": code_version()}
+        facts |= {"host": platform.node(), "code_version": code_version(), "libraries": libraries()}
         self.store.put("surprisals", key, lambda to: pq.write_table(content, to / "words.parquet"), facts)

@@ -150,3 +150,13 @@ def test_the_command_that_verifies_fails_where_a_unit_is_corrupt(tmp_path, capsy
 def test_a_folder_without_units_is_wrong_use(tmp_path, capsys):
     assert main(["cache", "ls", str(tmp_path / "nowhere")]) == 2
     assert "no units under" in capsys.readouterr().err
+
+
+def test_while_a_run_is_at_work_nothing_is_unused_or_outdated(store):
+    with store.at_work():
+        assert len(store.workers()) == 1
+        with pytest.raises(ValueError, match=r"process \d+ on .* is at work here, and what it has stored"):
+            cache.waste(store, unused=True)
+        assert [each.why for each in cache.waste(store)] == []
+    assert store.workers() == []
+    assert [each.why for each in cache.waste(store)] == ["of another version of the harness"]

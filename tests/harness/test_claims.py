@@ -1,3 +1,4 @@
+import errno
 import signal
 import subprocess
 import sys
@@ -291,3 +292,19 @@ def test_a_driver_that_is_stopped_while_it_claims_leaves_no_claim(store, monkeyp
     assert mine is not None
     assert mine.path.endswith(".000000")
     mine.release()
+
+
+def test_a_full_disk_leaves_no_empty_claim(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+
+    def full(holder):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(claims, "_written", full)
+        with pytest.raises(OSError, match="no space left"):
+            store.claims.take("scores", "a")
+    assert store.claims.paths("scores") == []
+    claim = store.claims.take("scores", "a")
+    assert claim is not None
+    claim.release()

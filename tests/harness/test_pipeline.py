@@ -1,5 +1,6 @@
 """The whole line on the quickstart: what was planted is found, a second run does nothing, failures do not spread."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pandas.testing import assert_frame_equal
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
@@ -17,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from harness import assemble, datasets, pipeline, quickstart, report, tables
 from harness.plan import make_plan
 from harness.spec import quickstart as quickstart_spec
+from harness.table_files import DamagedTablesError
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +180,32 @@ def test_a_damaged_unit_is_computed_again_and_a_lost_table_is_made_again(out, ou
 
 def _sorted(frame, columns):
     return frame.sort_values(columns)[columns].reset_index(drop=True)
+
+
+def _flip(file):
+    """One bit of a file, whose size and dates stay."""
+    content, stat = bytearray(file.read_bytes()), file.stat()
+    content[len(content) // 2] ^= 4
+    file.write_bytes(bytes(content))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_a_bit_that_changed_in_a_stored_score_or_in_a_table_is_found_and_made_anew(out, outcome):
+    before = tables.read(out, "model_scores", outcome.run)
+    scores = sorted(Path(out, "units", "scores").glob("*/model_scores.parquet"))
+    _flip(scores[0])
+    again = pipeline.run(quickstart_spec(), out)
+    assert (again.run, again.n_computed, again.failures) == (outcome.run, 1, ())
+    _flip(next(Path(out, "tables", "layer_scores").rglob("*.parquet")))
+    with pytest.raises(DamagedTablesError, match="is not what was written"):
+        tables.read(out, "layer_scores", outcome.run)
+    once_more = pipeline.run(quickstart_spec(), out)
+    assert (once_more.n_computed, once_more.failures) == (0, ())
+    tables.read(out, "layer_scores", outcome.run)
+    after = tables.read(out, "model_scores", outcome.run)
+    key = ["model", "dataset", "protocol", "target"]
+    after, before = (frame.sort_values(key, ignore_index=True) for frame in (after, before))
+    assert_frame_equal(after.drop(columns="created"), before.drop(columns="created"))
 
 
 @pytest.fixture

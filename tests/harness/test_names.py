@@ -1,0 +1,147 @@
+"""Whatever a folder is called and its configuration holds: it is right, or refused in one sentence, and alone."""
+
+import io
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from harness import checkpoints, names, printing, tables, tiny
+from harness.meters import Meters
+from harness.names import MOST_BYTES
+from harness.plan import Failure, Guarded, Watcher
+from harness.progress import Display
+
+ODD = (
+    "ünï",
+    "[/b]",
+    "[bold red]x",
+    "=cmd()",
+    "a b",
+    "100%",
+    "org/m1",
+    "../..",
+    "你好",
+    "$(id)",
+    "a;b",
+    "o'brien",
+    "NA",
+)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_name_of_letters_is_right_however_odd(name):
+    assert names.require(name) == name
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("a\nb", r"'a\\nb' holds characters that cannot be shown"), ("a\x1b[31m", r"'a\\x1b\[31m' holds characters"),
+    ("bad\udcff", r"'bad\\udcff' is not of UTF-8"), ("", "has no name"), ("   ", "has no name"),
+    ("x" * 255, "takes 255 bytes in the name of a folder"), ("名" * 80, "takes 720 bytes"),
+    ("m:untrained", "ends as that of a model's own control"), ("a\u202eb", "cannot be shown"),
+])  # fmt: skip
+def test_a_name_that_cannot_stand_in_tables_is_refused_in_a_line_that_can_be_shown(name, said):
+    with pytest.raises(ValueError, match=said) as error:
+        names.require(name)
+    assert str(error.value).isprintable()
+
+
+@given(st.text(max_size=80))
+def test_a_name_is_a_folder_of_a_partition_or_is_refused(name):
+    try:
+        names.require(name)
+    except ValueError as error:
+        assert str(error).isprintable()
+    else:
+        assert name.encode() and len(name.encode()) <= MOST_BYTES
+
+
+@given(st.text(alphabet=st.characters(), max_size=60))
+def test_what_is_shown_can_be_written_and_rules_no_terminal(text):
+    found = names.shown(text)
+    assert found.encode().decode() == found
+    assert all(letter.isprintable() or letter in "\n\t" for letter in found)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.build("llama", tmp_path_factory.mktemp("names") / "m", ["the old bee watched the hive"], seed=0)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=6,
+)  # fmt: skip
+_KEYS = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "bos_token_id",
+    "model_type", "architectures", "torch_dtype", "rope_parameters", "quantization_config", "_name_or_path",
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(_KEYS) | st.text(max_size=8), _JSON, min_size=1, max_size=3))
+def test_any_configuration_is_read_or_refused_in_words(folder, odd):
+    file = folder / "config.json"
+    before = file.read_text()
+    file.write_text(json.dumps(json.loads(before) | odd))
+    try:
+        found = checkpoints.resolve(str(folder))
+        row = dict.fromkeys(tables.SCHEMAS["model_properties"]) | {"model": found.name, "n_layers": found.n_layers}
+        tables.rows_to_arrow("model_properties", [row | {"vocabulary": found.vocabulary}])
+    except (ValueError, FileNotFoundError) as error:
+        assert str(error)
+    finally:
+        file.write_text(before)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(_JSON)
+def test_anything_in_place_of_a_configuration_is_refused_in_words(folder, odd):
+    file = folder / "config.json"
+    before = file.read_text()
+    file.write_text(json.dumps(odd))
+    try:
+        with pytest.raises(ValueError, match=r"config\.json|model_type"):
+            checkpoints.resolve(str(folder))
+    finally:
+        file.write_text(before)
+
+
+def test_a_value_that_no_column_holds_costs_no_other_row(caplog):
+    row = dict.fromkeys(tables.SCHEMAS["model_properties"])
+    rows = [row | {"model": "a", "tuned_from": "x\ud800", "context_size": 10**30}, row | {"model": "b", "n_layers": 2}]
+    found = tables.rows_to_arrow("model_properties", rows).to_pylist()
+    assert [(one["model"], one["tuned_from"], one["context_size"]) for one in found] == [
+        ("a", r"x\ud800", None), ("b", None, None),
+    ]  # fmt: skip
+    assert "model a: context_size cannot be written as it is" in caplog.text
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_names_are_shown_as_they_are(name, capsys):
+    printing.show([{"model": name, "r": math.nan}], as_json=False)
+    assert name in capsys.readouterr().out
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    with Display(console) as display:
+        display.words(name, 1, 2)
+        display.busy(name)
+        display.remarked(name, name)
+        display.failed(Failure("models", name, "", "", "ValueError", f"{name} is wrong"))
+    assert f"{name} is wrong" in console.file.getvalue()
+
+
+def test_what_goes_wrong_in_showing_or_measuring_ends_no_run(caplog):
+    class Broken(Watcher):
+        def busy(self, what):
+            raise UnicodeEncodeError("ascii", what, 0, 1, "no")
+
+    Guarded(Broken()).busy("ünï")
+    assert "busy could not be shown: UnicodeEncodeError" in caplog.text
+    told = []
+    labels = Meters._labels(SimpleNamespace(run="r"), model="ünï")
+    told.append(labels)
+    assert labels["model"].isascii()
