@@ -8,7 +8,6 @@ its weights once, for all data sets, and is killed when its work is done.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 import time
@@ -21,7 +20,7 @@ from typing import Any
 import ray
 
 from harness import fitting as fittings
-from harness import stopping
+from harness import local_ray, stopping
 from harness.backends import Model
 from harness.ceiling_units import compute_ceiling
 from harness.checkpoints import Checkpoint
@@ -191,20 +190,32 @@ def _prepare_quickstart(folder: str, seed: int) -> None:
 
 
 def start(address: str | None) -> None:
-    """Join the cluster at `address`, or start a local Ray without dashboard; does nothing when already connected."""
+    """Join the cluster at `address`, or start a local Ray without dashboard; does nothing when already connected.
+
+    Raises:
+        RuntimeError: in a sentence, if it cannot be joined or started.
+    """
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep CUDA_VISIBLE_DEVICES as the user set it
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
-    local = {} if address else {"include_dashboard": False, "object_store_memory": 512 * 2**20}
-    with stopping.handlers_kept():  # Ray's own ends the process at once
-        ray.init(address=address or "local", logging_level="ERROR", log_to_driver=False, **local)
+    if not address:
+        local_ray.start()
+        return
+    try:
+        with stopping.handlers_kept():  # Ray's own ends the process at once
+            ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    except Exception as error:
+        said = " ".join(str(error).split())[:300]
+        raise RuntimeError(
+            f"no Ray cluster could be joined at {address} ({type(error).__name__}: {said}); is it up, of the same "
+            "version of Ray, and is this machine one of its nodes? From elsewhere use `harness submit`."
+        ) from error
 
 
 def leave() -> None:
     """Leave a cluster that may be lost; `start` joins it anew."""
-    with contextlib.suppress(Exception):
-        ray.shutdown()
+    local_ray.end()
 
 
 def is_fault(error: Exception) -> bool:

@@ -111,6 +111,10 @@ class Checkpoint:
         return "encoder" if self.is_encoder else "decoder"
 
 
+class UnknownModelError(ValueError):
+    """A name is no folder, no Hub id, and not in the table of models."""
+
+
 def resolve(name: str, known_as: str = "", *, allow_pickle: bool = False) -> Checkpoint:
     """Find a model by its name in the table, its Hub id or its folder.
 
@@ -120,7 +124,8 @@ def resolve(name: str, known_as: str = "", *, allow_pickle: bool = False) -> Che
         allow_pickle: whether weights that are pickles only will do. They are not opened here.
 
     Raises:
-        ValueError: if the name is unknown; the nearest names are listed.
+        UnknownModelError: if the name is unknown; the nearest names are listed.
+        ValueError: if it is no checkpoint that can be read.
         FileNotFoundError: if a folder lacks its configuration, tokenizer or weights, if weights are pickles only and
             these are not allowed, or if the Hub cannot be reached.
     """
@@ -128,16 +133,15 @@ def resolve(name: str, known_as: str = "", *, allow_pickle: bool = False) -> Che
     if folder.is_dir():
         return _of_folder(names.require(known_as or _folder_name(folder)), folder, allow_pickle)
     names.require(name)
+    require_known(name)
     if entry := find(name):
         return _of_entry(name, entry, allow_pickle)
-    if _HUB_ID.fullmatch(name):
-        hub_id, _, revision = name.partition("@")
-        return _of_entry(name, Entry(name, hub_id, revision=revision or "main"), allow_pickle)
-    raise _unknown(name)
+    hub_id, _, revision = name.partition("@")
+    return _of_entry(name, Entry(name, hub_id, revision=revision or "main"), allow_pickle)
 
 
 def _of_folder(name: str, folder: Path, allow_pickle: bool, base_name: str = "") -> Checkpoint:
-    n_parameters = None
+    folder, n_parameters = folder.absolute(), None  # workers have another working folder
     if pickles.are_all_of(folder):
         pickles.require_allowed(folder, name, allow_pickle)
         is_adapter_alone = adapter_config.is_adapter(folder) and not (folder / "config.json").is_file()
@@ -148,14 +152,19 @@ def _of_folder(name: str, folder: Path, allow_pickle: bool, base_name: str = "")
 
 
 def require_known(name: str) -> None:
-    """Raise ValueError, with the nearest names, where a name is no folder, no Hub id, and not in the table."""
-    if not (Path(name).is_dir() or find(name) or _HUB_ID.fullmatch(name)):
-        raise _unknown(name)
+    """Raise UnknownModelError, with the nearest names, where a name is no folder, no Hub id, and not in the table.
 
-
-def _unknown(name: str) -> ValueError:
-    near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
-    return ValueError(
+    What looks like a Hub id and is nearly a folder that is here is taken for a mistyped folder.
+    """
+    if Path(name).is_dir() or find(name):
+        return
+    beside = Path(name).parent
+    here = [str(beside / path.name) for path in beside.iterdir() if path.is_dir()] if beside.is_dir() else []
+    near = difflib.get_close_matches(name, here, n=3, cutoff=0.8)
+    if _HUB_ID.fullmatch(name) and not near:
+        return
+    near = [*near, *difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)][:3]
+    raise UnknownModelError(
         f"model {name!r} is neither a folder, nor a Hub id, nor in the table (`harness models`)"
         + (f"; the nearest names are {', '.join(near)}." if near else ".")
     )

@@ -242,6 +242,17 @@ def _machine() -> str:
     return f"{socket.gethostname()}/{boot}/{namespace}"
 
 
+def me() -> str:
+    """Name this process in a word that `has_ended` understands later."""
+    return f"{_machine()} {_process()}"
+
+
+def has_ended(word: str) -> bool:
+    """Whether a process that called itself so (`me`) is known to have ended: only one of this machine."""
+    machine, _, process = word.rpartition(" ")
+    return machine == _machine() and not _lives(process)
+
+
 def _process() -> str:
     return f"{os.getpid()}@{_started(os.getpid())}"
 

@@ -137,6 +137,10 @@ def _add_run(run: argparse.ArgumentParser, is_named: bool = True) -> None:
     run.add_argument("--vectors", default="", metavar="FILE", help="word vectors; adds the control static-vectors")
     run.add_argument("--corpus", default="", metavar="FILE", help="plain text; adds the control ngram")
     run.add_argument("--no-untrained", action="store_true", help="leave out the untrained twins")
+    run.add_argument(
+        "--keep-going", action="store_true",
+        help="where the name of a model is not known: compute the others, instead of nothing",
+    )  # fmt: skip
     run.add_argument("--shuffled", action="store_true", help="each model also reads its text with the words shuffled")
     run.add_argument(
         "--chat-template", action="store_true", help="each model that has one also reads its text in its chat template"

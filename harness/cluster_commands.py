@@ -26,7 +26,7 @@ _ONCE = (
     "data_root",
 )
 _REPEATED = ("model", "dataset")
-_FLAGS = ("allow_pickle", "unpinned", "no_untrained", "shuffled", "chat_template")
+_FLAGS = ("allow_pickle", "unpinned", "no_untrained", "keep_going", "shuffled", "chat_template")
 
 
 def add_address(command: argparse.ArgumentParser) -> None:
@@ -39,7 +39,12 @@ def add_address(command: argparse.ArgumentParser) -> None:
 def add_submission(command: argparse.ArgumentParser) -> None:
     """The options of `submit` beside those of `run`."""
     add_address(command)
-    command.add_argument("--working-dir", default=".", metavar="DIR", help="what is sent (default: this folder)")
+    command.add_argument(
+        "--working-dir", default=".", metavar="DIR", help="whose code is sent, if the program lies in it (default: .)"
+    )
+    command.add_argument(
+        "--send", action="append", metavar="PATH", help="send also this file or folder of --working-dir; repeatable"
+    )
     command.add_argument("--limit-mb", type=float, default=50, metavar="MB", help="send no more (default: 50)")
     command.add_argument("--env", action="append", metavar="NAME=VALUE", help="of the job; no secrets; repeatable")
     command.add_argument("--no-follow", action="store_true", help="return as soon as the job is submitted")
@@ -52,10 +57,15 @@ def submit(arguments: argparse.Namespace) -> int:
     _make_whole(arguments)
     env = dict(_variable(said) for said in arguments.env or ())
     name, why = _name(arguments)
+    if not why and _is_done(arguments.out, name):
+        print(f"run {name} is done already: its tables are in {arguments.out}", file=sys.stderr)
+        if arguments.json:
+            document({"run": name, "submitted": False, "job": name, "status": "SUCCEEDED", "exit_status": 0})
+        return 0
     jobs = Jobs(arguments.address)
     command = command_of("jobs.evaluate", run_arguments(arguments))
     limit = int(arguments.limit_mb * 2**20)
-    state = jobs.submit(name, command, Path(arguments.working_dir), env, limit)
+    state = jobs.submit(name, command, Path(arguments.working_dir), env, limit, arguments.send or ())
     said = {"submitted": "is submitted", "running": "was submitted before, and runs", "done": "is done already"}[state]
     print(f"job {name} {said} ({jobs.address}){why}", file=sys.stderr)
     status = 0
@@ -73,6 +83,16 @@ def submit(arguments: argparse.Namespace) -> int:
     else:
         print(f"job {name}: {row['status'].lower()}, exit status {status}")
     return status
+
+
+def _is_done(out: str, run: str) -> bool:
+    """Whether the store, where it can be seen from here, holds the tables of a finished run."""
+    from harness import tables
+
+    try:
+        return tables.holds(out, run)
+    except (OSError, ImportError, ValueError):  # seen by the nodes alone
+        return False
 
 
 def _make_whole(arguments: argparse.Namespace) -> None:
@@ -108,7 +128,7 @@ def run_arguments(arguments: argparse.Namespace) -> list[str]:
 def _name(arguments: argparse.Namespace) -> tuple[str, str]:
     """The run's name, and why it is another one where the run cannot be planned here."""
     from harness import commands, quickstart
-    from harness.plan import make_plan
+    from harness.plan import make_plan, require_known
     from harness.spec import content_hash
 
     spec = commands.spec_of(arguments)
@@ -122,6 +142,8 @@ def _name(arguments: argparse.Namespace) -> tuple[str, str]:
     )
     if not plan.failures:
         return plan.run, ""
+    if not arguments.keep_going:
+        require_known(plan)
     what = [asdict(spec), arguments.out, arguments.data_root]
     failure = plan.failures[0]
     return f"{spec.name}-{content_hash(what)[:8]}", (
@@ -144,6 +166,12 @@ def manifest(arguments: argparse.Namespace) -> int:
     from harness import commands, kuberay
 
     spec = commands.spec_of(arguments)
+    for name in arguments.model or ():
+        if Path(name).is_dir() and not Path(name).is_absolute():
+            raise ValueError(
+                f"--model {name} is a folder of this machine, and would be one of the Hub on another; give "
+                "its whole path on the volume that the nodes see."
+            )
     evaluate = run_arguments(arguments)
     source = arguments.watch or (arguments.model or spec.models)[0]
     of_run = [part for part in evaluate[1:] if part not in ("--model", *(arguments.model or ()))]

@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
             allow_pickle=arguments.allow_pickle,
             usd_per_gpu_hour=arguments.usd_per_gpu_hour,
             watcher=display,
+            keep_going=arguments.keep_going,
         )
     page = report.write(arguments.out, outcome.run)
     if arguments.json:
@@ -54,7 +55,7 @@ def _last_words(outcome: Any, page: str) -> str:
         did = f"{outcome.n_computed} scores computed, {len(outcome.failures)} failures (table `failures`)"
     elif outcome.n_units == 0:
         did = "nothing to do: no data set of the spec has the protocol asked for"
-    elif outcome.n_computed == 0:
+    elif outcome.n_computed == 0 and not outcome.was_stopped:
         did = f"nothing to do: all {outcome.n_units} scores were there"
     else:
         did = f"{outcome.n_computed} scores computed, {outcome.n_reused} were there"

@@ -175,6 +175,10 @@ def _n_parameters(hub_id: str, folder: Path) -> int:
     return headers.count(tensors, settings)
 
 
+class NotOnHubError(FileNotFoundError):
+    """The Hub answers that it has no such repository or revision."""
+
+
 @contextlib.contextmanager
 def _explained(hub_id: str, revision: str) -> Iterator[None]:
     """What the Hub says, in a sentence; a token stands in none."""
@@ -187,11 +191,11 @@ def _explained(hub_id: str, revision: str) -> Iterator[None]:
             f"{hub_id} is gated: ask for access at https://huggingface.co/{hub_id}, then `hf auth login` (or HF_TOKEN)."
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise FileNotFoundError(
+        raise NotOnHubError(
             f"{hub_id} has no revision {revision!r}; `harness models checkpoints NAME` lists those of a training run."
         ) from error
     except errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(
+        raise NotOnHubError(
             f"{hub_id} is not on the Hub, or is private: look at the name, or `hf auth login` (or HF_TOKEN)."
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:

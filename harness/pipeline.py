@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import cast
 
 from harness import backends, provenance, quickstart, stopping, tables
-from harness.plan import Failure, Guarded, Plan, Watcher, make_plan, require_files
+from harness.plan import Failure, Guarded, Plan, Watcher, make_plan, require_files, require_known, require_something
 from harness.provenance import Account, Outcome
 from harness.score_units import ScoreUnit
 from harness.spec import EvaluationSpec
@@ -30,6 +30,7 @@ def run(
     allow_pickle: bool = False,
     usd_per_gpu_hour: float | None = None,
     watcher: Watcher | None = None,
+    keep_going: bool = False,
 ) -> Outcome:
     """Run a spec and write its tables.
 
@@ -43,12 +44,14 @@ def run(
         allow_pickle: whether pickled weights are loaded where a checkpoint has no safetensors: they can run any code.
         usd_per_gpu_hour: a price, for the column `usd` of the table `runs`.
         watcher: is told what happens.
+        keep_going: whether models whose names nobody knows are failures like others, and what is left is computed.
 
     Returns:
         How it ended; a failing model does not stop the others.
 
     Raises:
         FileNotFoundError: if a file that a control needs is named and not there.
+        ValueError: if the name of a model is not known, or no model or no recording can be had; nothing is computed.
     """
     watcher, store = cast("Watcher", Guarded(watcher or Watcher())), Store(out)
     require_files(spec)
@@ -56,7 +59,9 @@ def run(
     store.require_writable()
     store.sweep()
     with store.at_work():
-        return _run(spec, store, data_root, address, device, pinned, allow_pickle, usd_per_gpu_hour, watcher)
+        return _run(
+            spec, store, data_root, address, device, pinned, allow_pickle, usd_per_gpu_hour, watcher, keep_going
+        )  # fmt: skip
 
 
 def _run(
@@ -69,6 +74,7 @@ def _run(
     allow_pickle: bool,
     usd_per_gpu_hour: float | None,
     watcher: Watcher,
+    keep_going: bool,
 ) -> Outcome:
     started, out = time.monotonic(), store.out
     if any(name.startswith("synthetic") for name in spec.datasets):
@@ -76,6 +82,9 @@ def _run(
     plan = make_plan(spec, out, data_root, pinned=pinned, allow_pickle=allow_pickle)
     for failure in plan.failures:
         watcher.failed(failure)
+    if not keep_going:
+        require_known(plan)
+        require_something(plan)
     pending = [unit for unit in plan.scores if not store.has("scores", unit.key, every_byte=True)]
     watcher.planned(plan, pending)
     was_whole = tables.holds(out, plan.run)

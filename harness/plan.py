@@ -129,6 +129,32 @@ def _add_recording(plan: Plan, entry: Entry, root: str | Path, pinned: bool) -> 
     plan.protocols[entry.name] = {protocol.name: protocol for protocol in entry.protocols}
 
 
+_UNKNOWN = frozenset({"UnknownModelError", "NotOnHubError"})
+
+
+def require_known(plan: Plan) -> None:
+    """Raise ValueError, with the nearest names, where the name of a model is not known."""
+    unknown = [failure for failure in plan.failures if failure.exception in _UNKNOWN]
+    if unknown:
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        raise ValueError(
+            f"{unknown[0].message}{more} Nothing was computed; --keep-going computes what is left without such models."
+        )
+
+
+def require_something(plan: Plan) -> None:
+    """Raise where there is no model or no recording at all.
+
+    Raises:
+        ValueError: that says why the first cannot be had.
+    """
+    has_models = any(source.kind == "model" for source in plan.sources)
+    if (plan.spec.models and not has_models) or not plan.recordings:
+        what, station = ("recording", "datasets") if has_models or not plan.spec.models else ("model", "models")
+        said = next((f": {failure.message}" for failure in plan.failures if failure.station == station), ".")
+        raise ValueError(f"no {what} of those asked for can be had, so nothing was computed{said}")
+
+
 def require_files(spec: EvaluationSpec) -> None:
     """Raise FileNotFoundError where a file that a control needs is named and not there."""
     for file in filter(None, (spec.vectors, spec.corpus)):

@@ -45,7 +45,7 @@ def properties(arguments: argparse.Namespace) -> int:
 
 def _measure(arguments: argparse.Namespace) -> int:
     from harness import models, properties
-    from harness.checkpoints import names_of, resolve
+    from harness.checkpoints import names_of, require_known, resolve
     from harness.fingerprints import CheckpointChangedError
     from harness.knowledge import run
 
@@ -53,6 +53,8 @@ def _measure(arguments: argparse.Namespace) -> int:
     names = arguments.model or names
     if not names:
         raise ValueError("of which model? Give --model NAME_OR_FOLDER, once for each.")
+    for name in names:
+        require_known(name)
     root, device = Path(arguments.data_root or ".").absolute(), _device(arguments.device)
     batch = "16" if arguments.batch_size == "auto" and device == "cpu" else arguments.batch_size
     done, failed = [], []

@@ -16,7 +16,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,10 @@ class Jobs:
         with self._explained():
             return next((one for one in self.client.list_jobs() if job in (one.submission_id, one.job_id)), None)
 
-    def submit(self, job: str, command: str, folder: Path, env: dict[str, str], limit_bytes: int) -> str:
-        """Send a folder and have a command run in it.
+    def submit(
+        self, job: str, command: str, folder: Path, env: dict[str, str], limit_bytes: int, also: Sequence[str] = ()
+    ) -> str:  # fmt: skip
+        """Send what is needed of a folder (`packing.pack`) and have a command run in it.
 
         Returns:
             "submitted"; or, of a job of this name and command that is there, "running" or "done", and nothing was sent.
@@ -124,7 +126,7 @@ class Jobs:
         if there is not None and there.status not in ENDED:
             raise ValueError(f"{job} runs already, with another command: {there.entrypoint}. `harness cancel` ends it.")
         with tempfile.TemporaryDirectory() as packed, self._explained():
-            logger.info("job=%s sends %s of %s", job, packing.pack(folder, Path(packed), limit_bytes), folder)
+            logger.info("job=%s sends %s of %s", job, packing.pack(folder, Path(packed), also, limit_bytes), folder)
             if there is not None:  # ended, and to be done again
                 self.client.delete_job(job)
             standard = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1"}

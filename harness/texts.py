@@ -130,6 +130,8 @@ def surprisals(
     """
     for source in sources:  # whatever is wrong with a text is said before a model is loaded
         corpora.check(source, data_root, options)
+    for name in names:
+        checkpoints.require_known(name)
     for name, known_as in checkpoints.names_of(dict.fromkeys(names)).items():
         checkpoint, precise = resolve(name, dtype, known_as, allow_pickle=allow_pickle)
         if remarked:

@@ -152,6 +152,9 @@ def _tables(arguments: argparse.Namespace, how: Protocol) -> int:
     if arguments.json:
         document(asdict(found))
     else:
-        new = f"{found.n_read:,} read now" if found.n_read else "nothing to do: all were there"
+        is_whole = not (found.n_read or found.failures or found.was_stopped)
+        new = "nothing to do: all were there" if is_whole else f"{found.n_read:,} read now"
         print(f"{found.n_words:,} words ({new}); {found.seconds:.0f} s\ntable: {found.table}")
-    return int(bool(found.failures))
+    if found.was_stopped:
+        print("harness: stopped; the same command goes on where this one ended", file=sys.stderr)
+    return int(bool(found.failures or found.was_stopped))

@@ -25,6 +25,7 @@ from harness import (
     corpora,
     reservations,
     room,
+    stopping,
     table_files,
     tables,
     texts,
@@ -36,6 +37,7 @@ from harness.placement import place
 from harness.plan import Failure, Guarded, Watcher
 from harness.residents import MADE_UP, demand_of
 from harness.spec import AskedBackend, AskedDtype, Protocol, content_hash
+from harness.stopping import Stop
 from harness.store import Store
 from harness.texts import SURPRISALS_VERSION
 from harness.word_files import AS_FOUND, TextOptions
@@ -51,7 +53,11 @@ STORE_BYTES = 256 * 2**20
 
 @dataclass
 class Outcome:
-    """How it ended. n_words: of all models together; n_read: those that were not there before."""
+    """How it ended.
+
+    n_words: of all models together, those in the table; n_read: those that were not there before. was_stopped: whether
+    it was asked to end before it was done.
+    """
 
     run: str
     table: str
@@ -59,6 +65,7 @@ class Outcome:
     n_read: int = 0
     seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
+    was_stopped: bool = False
 
 
 def run(
@@ -100,11 +107,13 @@ def run(
         How it ended; a failing model does not stop the others.
 
     Raises:
-        ValueError: if a corpus cannot be read, or memory is too small for one worker.
+        ValueError: if a corpus cannot be read, the name of a model is not known, or memory is too small for one worker.
         FileNotFoundError: if there is no such corpus.
     """
     started, store = time.monotonic(), Store(out)
     watcher = cast("Watcher", Guarded(watcher or Watcher()))
+    for each in names:
+        checkpoints.require_known(each)
     store.require_writable()
     store.sweep()
     with store.at_work():
@@ -116,8 +125,8 @@ def run(
         jobs = list(_jobs(names, how, t5_reads, dtype, backend, device, out, allow_pickle, failures))
         name = _name(jobs, known, how)
         outcome = Outcome(name, f"{tables.folder(out, 'word_surprisals')}/run={name}", failures=failures)
-        with store.tables_of(name):
-            _write(jobs, known, store, memory_gb, watcher, outcome)
+        with stopping.signals() as stop, store.tables_of(name):
+            _write(jobs, known, store, memory_gb, watcher, outcome, stop)
     for failure in failures:
         watcher.failed(failure)
     outcome.seconds = time.monotonic() - started
@@ -144,7 +153,7 @@ def _name(jobs: Sequence[Job], known: Sequence[Corpus], how: Protocol) -> str:
 
 def _write(
     jobs: Sequence[Job], known: Sequence[Corpus], store: Store, memory_gb: float | None, watcher: Watcher,
-    outcome: Outcome,
+    outcome: Outcome, stop: Stop,
 ) -> None:  # fmt: skip
     """Read and put together what is not there, model by model, and list the files of the tables."""
     root, name = assemble.root_of(store), outcome.run
@@ -161,9 +170,11 @@ def _write(
             watcher.remarked(job.name, note)
         try:
             n_read = outcome.n_read
-            if wrong := _read(job, known, store, memory_gb, watcher, outcome, every_byte=not is_whole):
+            if wrong := _read(job, known, store, memory_gb, watcher, outcome, stop, every_byte=not is_whole):
                 outcome.failures.append(wrong)
                 continue
+            if outcome.was_stopped:  # what was read is stored
+                break
             watcher.busy(f"putting together the words of {job.name}")
             for corpus in known:
                 _assemble(job, corpus, store, outcome)
@@ -211,7 +222,7 @@ def _jobs(
 
 def _read(
     job: Job, known: Sequence[Corpus], store: Store, memory_gb: float | None, watcher: Watcher, outcome: Outcome,
-    *, every_byte: bool,
+    stop: Stop, *, every_byte: bool,
 ) -> Failure | None:  # fmt: skip
     """Read what the store does not hold; what was wrong with the first shard that could not be read."""
     sizes = {shard: n for corpus in known for shard, n in zip(corpus.shards, corpus.n_words, strict=True)}
@@ -219,6 +230,9 @@ def _read(
     n_words, n_left = sum(sizes.values()), sum(sizes[shard] for shard in pending)
     watcher.words(job.name, n_words - n_left, n_words)
     if not pending:
+        return None
+    outcome.was_stopped |= stop.is_asked
+    if outcome.was_stopped:
         return None
     _bound_memory()
     size = _pool_size(job, len(pending), memory_gb)
@@ -236,6 +250,9 @@ def _read(
         outcome.n_read += sizes[row["shard"]]
         n_left -= sizes[row["shard"]]
         watcher.words(job.name, n_words - n_left, n_words)
+        if stop.is_asked and n_left:
+            outcome.was_stopped = True
+            break
     return wrong
 
 

@@ -94,6 +94,7 @@ RANKS = [
     {"harness.word_workers"},
     {"harness.cache"},
     {"harness.listing"},
+    {"harness.local_ray"},
     {"harness.actors", "harness.reservations"},
     {"harness.plan", "harness.residents"},
     {"harness.readings", "harness.provenance"},
@@ -117,6 +118,7 @@ ALLOWED = {
 HOMES = {
     "ray": {
         "harness.actors",
+        "harness.local_ray",
         "harness.reservations",
         "harness.residents",
         "harness.readings",

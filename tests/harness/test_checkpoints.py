@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -232,3 +233,14 @@ def test_folders_of_one_name_are_told_apart_by_the_folders_around_them(given, na
         assert found[name] == (wanted or found[name])
     folders = {str((tmp_path / name).resolve()) for name in given}
     assert len(set(found.values())) == len(folders)
+
+
+def test_what_looks_like_a_hub_id_and_is_nearly_a_folder_is_a_mistyped_folder(tmp_path, monkeypatch):
+    tiny.build("gpt2", tmp_path / "runs" / "final-7b", ["the cat sat"], 0)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        checkpoints.UnknownModelError, match=r"'runs/finl-7b' is neither .* nearest names are runs/final"
+    ):
+        checkpoints.require_known("runs/finl-7b")
+    checkpoints.require_known("google/gemma-3-1b-pt")
+    assert Path(checkpoints.resolve("runs/final-7b").folder).is_absolute()

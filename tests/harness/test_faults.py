@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -147,17 +148,29 @@ def wait_for(found, process, seconds=90):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_the_driver_is_killed(undisturbed, out, how):
+def send_to_all(process, how):
+    """As Slurm, systemd and `timeout` end a job: to every process of it."""
+    for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.send_signal(how)
+
+
+@pytest.mark.parametrize(("how", "send"), [
+    (signal.SIGKILL, subprocess.Popen.send_signal), (signal.SIGTERM, send_to_all),
+], ids=["KILL", "TERM to all"])  # fmt: skip
+def test_the_driver_is_killed(undisturbed, out, how, send):
     """What was stored is not computed again, and the tables are the same."""
     ray.shutdown()
     process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(list(Path(out).glob("units/[!.]*/*/manifest.json"))) >= 4, process)
-    process.send_signal(how)
+    sessions = set(Path("/tmp/ray").glob("session_2*"))
+    send(process, how)
     said = process.communicate(timeout=60)[1]
     if how == signal.SIGTERM:
         assert process.returncode == 1
         assert "stopped; the same command goes on" in said
+        assert "nothing to do" not in said
+        assert len(set(Path("/tmp/ray").glob("session_2*"))) < len(sessions)  # what Ray wrote for itself is gone
         assert not list(Path(out).glob("units/.claims/*/*"))
         assert not list(Path(out).glob("units/.aside-*"))
         (about,) = tables.read(out, "runs", undisturbed[1]).to_dict("records")  # what was done has its tables

@@ -346,3 +346,21 @@ def test_a_run_that_is_killed_loses_no_finished_unit(out, outcome, tmp_path):
     assert _sorted(tables.read(str(target), "neuroid_scores"), columns).equals(
         _sorted(tables.read(out, "neuroid_scores", outcome.run), columns)
     )
+
+
+@pytest.mark.parametrize(("models", "datasets", "said"), [
+    (("tiny-gpt2", "tiny-gtp2"), ("synthetic",), r"'tiny-gtp2' is neither .*nearest names.* Nothing was computed"),
+    (("{tmp_path}",), ("synthetic",), r"no model of those asked for can be had, so nothing was comp.*config\.json"),
+    (("tiny-gpt2",), ("tuckute2024",), "no recording of those asked for can be had, so nothing was computed: tuckute"),
+])  # fmt: skip
+def test_with_a_mistyped_model_no_model_or_no_data_nothing_starts(out, outcome, tmp_path, models, datasets, said):
+    spec = replace(quickstart_spec(), models=tuple(m.format(tmp_path=tmp_path) for m in models), datasets=datasets)
+    with pytest.raises(ValueError, match=said):
+        pipeline.run(spec, out, str(tmp_path))
+
+
+def test_a_fleet_keeps_going_without_a_mistyped_model(out, outcome):
+    spec = replace(quickstart_spec(), models=("tiny-gpt2", "tiny-gtp2"), datasets=("synthetic",), protocols=("strict",))
+    found = pipeline.run(spec, out, keep_going=True)
+    assert [(failure.model, failure.exception) for failure in found.failures] == [("tiny-gtp2", "UnknownModelError")]
+    assert "tiny-gpt2" in set(tables.read(out, "model_scores", found.run).model)
