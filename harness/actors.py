@@ -9,7 +9,7 @@ its weights once, for all data sets, and is killed when its work is done.
 from __future__ import annotations
 
 import os
-import tempfile
+import platform
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -101,7 +101,7 @@ def fetch(checkpoint: Checkpoint, allow_pickle: bool) -> int:
 
     if checkpoint.n_parameters * 2 < PREFETCH_BYTES and not checkpoint.hub_id:
         return 0
-    with FileLock(Path(tempfile.gettempdir()) / f"harness-link-{os.getuid()}.lock"):
+    with FileLock(own_folder() / f"link-{platform.node()}.lock"):
         checkpoint = with_weights(checkpoint, allow_pickle)
         folders = filter(None, (checkpoint.folder, checkpoint.base_folder))
         files = [path for folder in folders for path in sorted(Path(folder).glob("*.safetensors")) if path.is_file()]
@@ -113,6 +113,14 @@ def fetch(checkpoint: Checkpoint, allow_pickle: bool) -> int:
                 while stream.read(2**26):
                     pass
     return n_bytes
+
+
+def own_folder() -> Path:
+    """A folder that is this user's alone, for files that processes of one machine share."""
+    place = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = Path(place) / "brain-alignment-harness"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
 
 
 @ray.remote

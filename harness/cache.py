@@ -221,9 +221,9 @@ def _aside(store: Store) -> Iterator[Waste]:
 
 
 def _claims(store: Store) -> Iterator[Waste]:
-    for kind in (*SCHEMAS, "tables", "runs"):
-        for path in store.claims.paths(kind):
-            if store.claims.is_dead(path):
+    for claims, kinds in ((store.claims, (*SCHEMAS, "runs")), (store.table_claims, ("run",))):
+        for path in (path for kind in kinds for path in claims.paths(kind)):
+            if claims.is_dead(path):
                 yield Waste(path, 0, "claimed by a process that has ended")
 
 

@@ -6,6 +6,7 @@ Exit status: 0 all done, 1 something failed and is listed, 2 wrong use. Nothing 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -16,11 +17,14 @@ from harness import (
     commands,
     fleet_commands,
     logs,
+    names,
     property_commands,
     watch_commands,
     word_commands,
 )
 from harness.spec import SPECS
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,11 +36,20 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads our lines has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError) as error:
-        print(f"harness: {error}", file=sys.stderr)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"harness: {names.shown(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("harness: stopped; the same command goes on where this one ended", file=sys.stderr)
+        return 1
+    except Exception as error:
+        logger.debug("where it came from", exc_info=True)
+        said = names.shown(next(iter(str(error).strip().splitlines()), ""))
+        print(
+            f"harness: {type(error).__name__}: {said}; what was computed is stored, and the same command goes on from "
+            "there. HARNESS_LOG=debug shows where it came from.",
+            file=sys.stderr,
+        )
         return 1
     return status
 

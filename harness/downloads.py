@@ -12,6 +12,8 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.names import for_spreadsheets
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -47,7 +49,7 @@ def _forms(name: str, frame: pd.DataFrame) -> list[tuple[str, str, int]]:
     if parquet.tell() > MOST_BYTES:
         return []
     forms = [_form(f"{name}.parquet", "application/vnd.apache.parquet", parquet.getvalue())]
-    csv = frame.to_csv(index=False).encode()
+    csv = for_spreadsheets(frame).to_csv(index=False).encode()
     if len(csv) > PLAIN_CSV_BYTES:
         csv, name = gzip.compress(csv, compresslevel=6, mtime=0), f"{name}.csv.gz"
         kind = "application/gzip"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import shutil
 import subprocess
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,11 +22,29 @@ PAUSE_S = 1.0  # before a URL is tried a third time; twice as long before the fo
 _BUSY = (429, 500, 502, 503, 504)
 
 
+def require_usable(hook: str, option: str) -> None:
+    """Raise ValueError where a hook is neither a URL nor a command that is there; what a URL holds is not shown."""
+    if hook.startswith(("http://", "https://")):
+        try:
+            is_whole = bool(urlsplit(hook).hostname)
+        except ValueError:
+            is_whole = False
+        if not is_whole:
+            raise ValueError(f"{option}: the URL names no host; give such as https://HOST/PATH.")
+        return
+    try:
+        words = shlex.split(hook)
+    except ValueError as error:
+        raise ValueError(f"{option} {hook!r} is no command ({error}).") from error
+    if not words or shutil.which(words[0]) is None:
+        raise ValueError(f"{option} {hook!r}: there is no command {words[0] if words else ''!r}; give its whole path.")
+
+
 def call(hook: str, event: dict[str, Any]) -> bool:
     """Give an event to a hook; whether it took it. What a URL holds beside its host may be secret and is not logged."""
-    is_url = hook.startswith(("http://", "https://"))
-    where = urlsplit(hook).hostname if is_url else shlex.split(hook)[0]
+    where, is_url = "", hook.startswith(("http://", "https://"))
     try:
+        where = (urlsplit(hook).hostname or "") if is_url else shlex.split(hook)[0]
         if is_url:
             _post(hook, event)
         else:

@@ -1,9 +1,10 @@
 """The same cluster on Kubernetes: node types of cluster.yaml -> manifests of KubeRay (RayCluster, RayJob, RayCronJob).
 
 A worker of a node type becomes a group that scales from none; spot and on-demand differ by the label of the nodes that
-they ask for. The token is a Secret that is made once and stands in no manifest.
+they ask for. The token is a Secret that is made once and stands in no manifest. Passes of a watch may overlap: each
+unit is claimed by whoever computes it, and a checkpoint that another pass evaluates is found in the tables.
 
-Sources: KubeRay's reference of ray.io/v1 (1.6: RayCronJob is alpha, and behind the operator's feature gate).
+Sources: KubeRay's definitions of ray.io/v1, 1.6 to 1.7 (RayCronJob is alpha, and behind the operator's feature gate).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def manifests(
         raise ValueError(f'--schedule {schedule!r} is not of five fields; every hour is "0 * * * *".')
     spec = _cluster(_node_types(file), image, storage)
     jobs = {name: _job(name, arguments, spec) for name, arguments in (("evaluate", evaluate), ("watch", watch))}
-    cron = {"schedule": schedule, "concurrencyPolicy": "Forbid", "jobTemplate": jobs["watch"]}
+    cron = {"schedule": schedule, "jobTemplate": jobs["watch"]}
     return [
         _document("RayCluster", NAME, spec),
         _document("RayJob", f"{NAME}-evaluate", jobs["evaluate"]),
@@ -85,7 +86,7 @@ def _cluster(types: tuple[dict[str, Any], dict[str, dict[str, Any]]], image: str
         "rayVersion": version("ray"),
         "enableInTreeAutoscaling": True,
         "autoscalerOptions": {"version": "v2", "idleTimeoutSeconds": 600},
-        "authOptions": {"mode": "token"},
+        "authOptions": {"mode": "token", "secretName": SECRET},  # else the operator makes a token that nobody has
         "headGroupSpec": {
             # The operator submits to the dashboard from a pod of its own, which loopback would shut out: it listens in
             # the pods' network, and the token guards it. The head runs no work.

@@ -11,7 +11,17 @@ from ast import literal_eval
 from datetime import UTC, datetime
 from typing import Any
 
+from harness import names
+
 _PAIR = re.compile(r"(\w+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S+)")
+
+
+class Lines(logging.Formatter):
+    """Lines for people, without what a terminal would obey, and without credentials."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, or a traceback after it."""
+        return names.shown(super().format(record))
 
 
 class JsonLines(logging.Formatter):
@@ -19,7 +29,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
-        message = record.getMessage()
+        message = names.shown(record.getMessage())
         line: dict[str, Any] = {key: _value(said) for key, said in _PAIR.findall(message)}
         line |= {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -38,8 +48,9 @@ def _value(said: str) -> Any:
 
 
 def configure() -> None:
-    """Log to stderr, as HARNESS_LOG asks."""
-    handler = logging.StreamHandler(sys.stderr)
-    as_json = os.environ.get("HARNESS_LOG", "").lower() == "json"
-    handler.setFormatter(JsonLines() if as_json else logging.Formatter("%(levelname)s %(name)s %(message)s"))
+    """Log to stderr, as HARNESS_LOG asks: json, or debug for more of our own lines."""
+    handler, asked = logging.StreamHandler(sys.stderr), os.environ.get("HARNESS_LOG", "").lower()
+    handler.setFormatter(JsonLines() if asked == "json" else Lines("%(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    if asked == "debug":
+        logging.getLogger("harness").setLevel(logging.DEBUG)

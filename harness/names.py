@@ -5,7 +5,12 @@ One rule for all: a name is text that can be shown, is of UTF-8, and fits the na
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # A folder's name holds 255 bytes on every filesystem in use; partitions write a name so, with what stands before it and
 # what controls add to it ("model=", ":untrained", ":shuffled").
@@ -43,12 +48,34 @@ def require(name: str, what: str = "model") -> str:
     return name
 
 
+# What stands before the host of an address, and what may be a key in its query.
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+@")
+_KEYS = re.compile(r"(?i)([?&](?:[\w-]*(?:token|key|secret|password|signature|credential)[\w-]*)=)[^&\s'\"]+")
+
+
 def shown(text: str) -> str:
     """A text of unknown origin as a terminal, a log and a file of UTF-8 can take it.
 
-    Control characters, but for line ends and tabs, and halves of characters are escaped.
+    Control characters, but for line ends and tabs, and halves of characters are escaped; addresses lose credentials.
     """
-    return "".join(
+    safe = "".join(
         letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode("ascii")
         for letter in text
     )
+    return _KEYS.sub(r"\1...", _CREDENTIALS.sub("", safe)) if "://" in safe else safe
+
+
+# Words of texts and ids of rows: data, and never changed. Other texts of a table are names and sentences.
+_DATA = frozenset({"word", "story", "sentence", "word_id", "row_id", "neuroid_id", "passage"})
+
+
+def for_spreadsheets(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table whose names no spreadsheet takes for formulas: those that begin as one have an apostrophe before them."""
+    made = frame.copy()
+    for column in made.columns.difference(list(_DATA)):
+        if made[column].dtype == object or str(made[column].dtype).startswith("str"):
+            made[column] = [
+                f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+                for cell in made[column]
+            ]
+    return made

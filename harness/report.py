@@ -10,12 +10,13 @@ import base64
 import contextlib
 import hashlib
 import json
+import re
 import uuid
 from dataclasses import replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from harness import analysis, datasets, downloads, figures, scores, tables, transfer
+from harness import analysis, datasets, downloads, figures, names, scores, tables, transfer
 from harness.cells import Table, records
 from harness.figures import PROTOCOLS
 from harness.findings import findings, in_short
@@ -40,6 +41,9 @@ _TEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$", "−": "$-$",
     "–": "--", "Δ": r"$\Delta$", "²": "$^2$", "→": r"$\to$", "’": "'", "“": "``", "”": "''", "…": r"\ldots{}",
 }  # fmt: skip
+
+
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")  # in Markdown, which takes HTML
 
 
 def write(out: str, run: str | None = None) -> str:
@@ -87,13 +91,15 @@ def _render(template: str, content: dict[str, Any]) -> str:
         autoescape=not template.endswith(".tex.j2"), trim_blocks=True, lstrip_blocks=True,  # noqa: S701 - LaTeX has `tex`
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
-    environment.filters["tex"] = lambda text: "".join(
-        _TEX.get(letter, letter) for letter in " ".join(str(text).split())
-    )
-    environment.filters["one_line"] = lambda text: " ".join(str(text).split()).replace("|", "¦")
+    environment.filters["tex"] = lambda text: "".join(_TEX.get(letter, letter) for letter in _one_line(text))
+    environment.filters["one_line"] = lambda text: _TAG.sub("&lt;", _one_line(text)).replace("|", "¦")
     environment.tests["table"] = lambda part: isinstance(part, Table)
     text = (resources.files("harness") / template).read_text(encoding="utf-8")
     return environment.from_string(text).render(content)
+
+
+def _one_line(text: Any) -> str:
+    return " ".join(names.shown(str(text)).split())
 
 
 def _content(out: str, run: str | None) -> dict[str, Any]:
@@ -110,7 +116,7 @@ def _content(out: str, run: str | None) -> dict[str, Any]:
     scored = pd.concat([frames[name][["dataset", "protocol", "seed"]] for name in ("model_scores", "reading_scores")])
     protocols = _protocols(set(scored["dataset"]), known.get("protocols") or [])
     return {
-        "out": out.rstrip("/"),
+        "out": names.shown(out.rstrip("/")),
         "about": about,
         "machine": _mapping(about["machine"]) or {"": about["machine"]},
         "versions": _mapping(about["versions"]) or {"": about["versions"]},
@@ -121,8 +127,25 @@ def _content(out: str, run: str | None) -> dict[str, Any]:
         "answer": in_short(frames, found),
         "findings": findings(frames, protocols, known.get("planted") or {}),
         "sections": sections(frames, protocols, known_scores, found),
-        "failures": records(frames["failures"]),
+        "failures": [*records(frames["failures"]), *_parked(out, about["run"])],
     }
+
+
+def _parked(out: str, run: str) -> list[dict[str, Any]]:
+    """Checkpoints of a watched training that were given up, as failures beside those of its run."""
+    rows = tables.read(out, "watched")
+    of = rows[rows["evaluated_in"] == run][["source", "asked"]].drop_duplicates()
+    last = (
+        rows.merge(of, on=["source", "asked"])
+        .sort_values(["created", "attempt"], kind="stable")
+        .groupby("where")
+        .tail(1)
+    )
+    return [
+        {"exception": "parked", "station": "watch", "model": row.model, "dataset": row.source, "protocol": "",
+         "message": f"given up after {row.attempt} attempts: {row.reason}"}
+        for row in last[last["state"] == "parked"].itertuples()
+    ]  # fmt: skip
 
 
 def _layers(out: str, run: str, brain: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,6 +49,12 @@ class Resident:
     claims: dict[str, Claim]
     node: str = ""
     now: FeatureUnit | None = None
+    since: float = 0.0  # when `now` was begun, by time.monotonic
+
+    @property
+    def limit_s(self) -> float:
+        """How long one text may take, its model's loading included."""
+        return limit_s(self.placement.load_s + self.placement.run_s)
 
     @classmethod
     def of(
@@ -70,7 +77,7 @@ class Resident:
 
     def read_next(self) -> Any:
         """Send it its next text; what Ray refers to it by."""
-        self.now = self.texts.popleft()
+        self.now, self.since = self.texts.popleft(), time.monotonic()
         return self.actor.read.remote(self.now)
 
     def done(self, seconds: float = 0.0, error: Exception | None = None) -> Read:
@@ -87,6 +94,24 @@ class Resident:
         self.reservation.release()
         for claim in self.claims.values():
             claim.release()
+
+
+# A unit that takes longer than this, and than so many times what was forecast for it, hangs.
+LEAST_LIMIT_S, FORECASTS = 3600.0, 50.0
+
+
+class TookTooLongError(RuntimeError):
+    """A unit was not done within its time limit."""
+
+
+def limit_s(forecast_s: float = 0.0) -> float:
+    """The time limit of a unit, from its forecast; HARNESS_UNIT_LIMIT_S (seconds) sets another, 0 none."""
+    asked = os.environ.get("HARNESS_UNIT_LIMIT_S", "")
+    try:
+        given = float(asked) if asked else max(LEAST_LIMIT_S, FORECASTS * forecast_s)
+    except ValueError:
+        raise ValueError(f"HARNESS_UNIT_LIMIT_S is {asked!r}; a number of seconds is wanted.") from None
+    return given or float("inf")
 
 
 def demand_of(checkpoint: Checkpoint, backend: Backend) -> Demand:

@@ -21,13 +21,14 @@ from harness.meters import Meters
 from harness.plan import Failure, Plan, Watcher
 from harness.provenance import Account
 from harness.readings import Readings
-from harness.residents import Read
+from harness.residents import Read, TookTooLongError, limit_s
 from harness.score_units import ScoreUnit
 from harness.stopping import Stop
 from harness.store import CorruptUnit, Store
 
 # How often is looked for what Ray does not tell: other drivers' units, places, nodes.
 LOOK_S = 1.0
+SCORE_S = 15 * 60.0  # forecast of a score, which may have to wait for a core and for a ceiling: twelve hours at most
 
 
 class Schedule:
@@ -49,6 +50,8 @@ class Schedule:
         self.waiting: defaultdict[str, list[ScoreUnit]] = defaultdict(list)  # by the key of their features
         self.ready: deque[ScoreUnit] = deque()
         self.scoring: dict[Any, tuple[ScoreUnit, Claim]] = {}
+        self.begun: dict[Any, float] = {}  # when scores were begun, by time.monotonic
+        limit_s()  # wrong settings are told before anything is computed
         self.elsewhere: dict[str, ScoreUnit] = {}
         self.retried: set[str] = set()
         self.read: set[str] = set()
@@ -155,7 +158,7 @@ class Schedule:
             return
         ceiling, recording = self._ceiling(unit), self.recordings[unit.dataset]
         reference = actors.score.remote(unit, recording, ceiling, self.store.out, self.device)
-        self.scoring[reference] = (unit, claim)
+        self.scoring[reference], self.begun[reference] = (unit, claim), time.monotonic()
 
     def _ceiling(self, unit: ScoreUnit) -> Any:
         key = (unit.dataset, unit.protocol.name)
@@ -165,6 +168,7 @@ class Schedule:
 
     def _scored(self, reference: Any) -> None:
         unit, claim = self.scoring.pop(reference)
+        self.begun.pop(reference)
         try:
             seconds = ray.get(reference)
         except Exception as error:  # noqa: BLE001 - one failing unit must not stop the others
@@ -196,6 +200,7 @@ class Schedule:
         self.looked = time.monotonic()
         self.n_cpus, _ = actors.resources()  # nodes come and go
         self._read(self.readings.look_around())
+        self._end_late_scores()
         held = [resident.placement for resident in self.readings.residents.values()]
         waiting = sum(map(len, self.waiting.values())) + len(self.ready) + len(self.elsewhere)
         self.meters.look(self.readings.cluster, held, waiting)
@@ -204,6 +209,19 @@ class Schedule:
                 self.watcher.found(self.elsewhere.pop(key))
             elif not self.store.claimed("scores", key):  # its driver gave up, or died
                 self.ready.append(self.elsewhere.pop(key))
+
+    def _end_late_scores(self) -> None:
+        """A score that takes too long is a failure; its task is ended, with the worker that it runs in."""
+        late = [one for one, began in self.begun.items() if time.monotonic() - began > limit_s(SCORE_S)]
+        for reference in late:
+            unit, claim = self.scoring.pop(reference)
+            took = time.monotonic() - self.begun.pop(reference)
+            ray.cancel(reference, force=True)
+            claim.release()
+            self._failed(unit, "score", TookTooLongError(
+                f"{unit.source.name}: one score was not done within {took:.0f} s, and was ended; set "
+                "HARNESS_UNIT_LIMIT_S to give it longer."
+            ))  # fmt: skip
 
     def _failed(self, unit: ScoreUnit, station: str, error: Exception) -> None:
         failure = Failure.of(error, station, unit.source.name, unit.dataset, unit.protocol.name)

@@ -54,6 +54,7 @@ class Store:
         self.root = f"{root.rstrip('/')}/units"
         self.is_local = isinstance(self.fs, LocalFileSystem)
         self.claims = Claims(self.fs, f"{self.root}/.claims")
+        self.table_claims = Claims(self.fs, f"{root.rstrip('/')}/tables/.files/claims")
 
     def folder(self, kind: str, key: str) -> str:
         """Where a unit lies or would lie."""
@@ -264,7 +265,7 @@ class Store:
     @contextmanager
     def tables_of(self, run: str) -> Iterator[None]:
         """While open, no other driver writes or reports the tables of a run; whoever comes meanwhile waits."""
-        while (claim := self.claims.take("tables", run)) is None:
+        while (claim := self.table_claims.take("run", run)) is None:
             time.sleep(LOOK_S)
         try:
             yield

@@ -128,7 +128,10 @@ def _in_folder(
     for folder, inside in files.items():
         if "config.json" not in inside and not any(name.endswith(".safetensors") for name in inside):
             continue
-        stamp = fingerprints.files_stamp(Path(folder)) if is_local else _stamp(inside)
+        try:
+            stamp = fingerprints.files_stamp(Path(folder)) if is_local else _stamp(inside)
+        except OSError:  # it disappeared during the look, as a trainer that keeps its last few removes them
+            continue
         where = folder if is_local else fs.unstrip_protocol(folder)
         one = Seen(where, where, stamp)
         if stamp in known:
@@ -139,8 +142,11 @@ def _in_folder(
 
 
 def _stamp(files: dict[str, dict[str, Any]]) -> str:
-    """Over names, sizes and what the filesystem says of a version."""
-    told = sorted((name, facts.get("size"), transfer.stamp(facts)) for name, facts in files.items())
+    """Over names, sizes and what the filesystem says of a version, of the files that are fetched."""
+    told = sorted(
+        (name, facts.get("size"), transfer.stamp(facts)) for name, facts in files.items()
+        if name.endswith(_FETCHED) and not fingerprints.is_of_trainer(name)
+    )  # fmt: skip
     return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 

@@ -74,6 +74,11 @@ class Pass:
     events: list[Event] = field(default_factory=list)
     run: str = ""
     was_stopped: bool = False
+    n_told: int = 0
+
+
+def _silent(_: Event) -> None:
+    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ class Watch:
         cache: folder for checkpoints of a bucket, which every node must see.
         drop: what counts as one, in units of the score.
         allow_pickle: whether folders whose weights are pickles only are evaluated.
+        told: is given each event as soon as its results are stored.
     """
 
     source: str
@@ -102,6 +108,7 @@ class Watch:
     cache: str = ""
     drop: float = DROP
     allow_pickle: bool = False
+    told: Callable[[Event], None] = _silent
 
     @property
     def asked(self) -> str:
@@ -145,12 +152,23 @@ class Watch:
             self.source, quiet_s=self.quiet_s, marker=self.marker, known=known, allow_pickle=self.allow_pickle
         )
         for one in seen:
-            row = last.get((one.where, one.stamp))
+            row = last.get((one.where, one.stamp)) or self._same(one, done)
             state = str(row.state) if row else "new"
             if one.waits_for and state not in {"evaluated", "parked"}:
                 state = "waits"
             found.append((one, state, row))
         return found
+
+    def _same(self, one: Seen, done: list[Any]) -> Any:
+        """The last evaluation of a checkpoint whose files were only touched, or that a trainer has added to."""
+        earlier = [row for row in done if row.where == one.where and row.revision.startswith("files-")]
+        if not earlier or one.waits_for or one.damage or not Path(one.where).is_dir():
+            return None
+        try:
+            revision = fingerprints.revision_of(Path(one.where))
+        except (OSError, ValueError):
+            return None
+        return next((row for row in reversed(earlier) if row.revision.partition("+")[0] == revision), None)
 
     def _tried(self) -> pd.DataFrame:
         """All attempts at this source under this spec, oldest first."""
@@ -165,16 +183,21 @@ class Watch:
         """Evaluate some, beside all that were; gives the folders of those that came through."""
         folders, reasons = self._brought(fresh)
         revisions: dict[str, str] = {}
+        models = dict.fromkeys((*self.spec.models, *before, *folders.values()))
+        named = checkpoints.names_of(models)  # before one of them can disappear
         if folders:
-            models = dict.fromkeys((*self.spec.models, *before, *folders.values()))
             outcome = self.evaluate(replace(self.spec, models=tuple(models)))
             this.run, this.was_stopped = outcome.run, outcome.was_stopped
             if this.was_stopped:  # what it computed is stored, and found by the next pass
                 return []
-            reasons |= _reasons(folders, outcome)
+            reasons |= _reasons({where: named[folder] for where, folder in folders.items()}, outcome)
             rows = tables.read(self.out, "model_properties", outcome.run)
             revisions = dict(zip(rows["model"], rows["revision"], strict=True))
-        rows = [self._row(one, folders.get(one.where, ""), revisions, reasons, tried, this) for one in fresh]
+        rows = [
+            self._row(one, folders.get(one.where, ""), named.get(folders.get(one.where, "")), revisions, reasons, tried,
+                      this)
+            for one in fresh
+        ]  # fmt: skip
         _add(self.out, rows)
         for row in rows:
             {"evaluated": this.evaluated, "failed": this.failed, "parked": this.parked}[row["state"]].append(row)
@@ -183,7 +206,9 @@ class Watch:
                         if row in rows]  # fmt: skip
         if folders:
             _supersede(self.out, {*tried["evaluated_in"], *(row["evaluated_in"] for row in this.evaluated)}, this.run)
-            this.events += self._results({row["model"]: row["revision"] for row in this.evaluated if row in rows}, this)
+            fresh_ones = {row["model"]: row["revision"] for row in this.evaluated if row in rows}
+            this.events += self._results(fresh_ones, this, tried)
+        self._tell(this)
         return [row["folder"] for row in this.evaluated if row in rows]
 
     def _brought(self, fresh: list[Seen]) -> tuple[dict[str, str], dict[str, str]]:
@@ -200,10 +225,12 @@ class Watch:
         return folders, reasons
 
     def _row(
-        self, one: Seen, folder: str, revisions: dict[str, str], reasons: dict[str, str], tried: pd.DataFrame,
-        this: Pass,
+        self, one: Seen, folder: str, known_as: str | None, revisions: dict[str, str], reasons: dict[str, str],
+        tried: pd.DataFrame, this: Pass,
     ) -> dict[str, Any]:  # fmt: skip
-        model, reason = checkpoints.name_of(folder or one.model), reasons.get(one.where, "")
+        model, reason = known_as or checkpoints.name_of(one.model), reasons.get(one.where, "")
+        if not reason and model not in revisions:
+            reason = "it is in no table of the run that was to evaluate it"
         attempt = 1 + int(((tried["where"] == one.where) & (tried["stamp"] == one.stamp)).sum())
         state = "evaluated" if not reason else "failed" if attempt < self.tries else "parked"
         return {
@@ -212,19 +239,49 @@ class Watch:
             "attempt": attempt, "state": state, "reason": reason, "evaluated_in": this.run,
         }  # fmt: skip
 
-    def _results(self, fresh: dict[str, str], this: Pass) -> Iterator[Event]:
-        """Scores of new checkpoints, and which of them are lower than one step before."""
-        brain = tables.read(self.out, "model_scores", this.run)
-        read = tables.read(self.out, "reading_scores", this.run)
-        for frame in (brain[brain["target"] == "all"], read):
-            for _, part in frame[frame["kind"] == "model"].groupby(["dataset", "protocol"]):
-                scores = dict(zip(part["model"], part["r"], strict=True))
-                for row in part[part["model"].isin(list(fresh))].itertuples():
-                    before = _one_before(row.model, scores)
-                    what = (row.model, fresh[row.model], this.run, "", row.dataset, row.protocol, row.r, before)
-                    yield Event("result", *what)
-                    if before is not None and row.r < before - self.drop:
-                        yield Event("drop", *what)
+    def _results(self, fresh: dict[str, str], this: Pass, tried: pd.DataFrame) -> Iterator[Event]:
+        """Scores of new checkpoints, and which of them are lower than one step before, be its files there or not."""
+        for question, part in _by_question(self.out, this.run):
+            before = dict(self._history(tried, this.run, question))
+            scores = before | dict(zip(part["model"], part["r"], strict=True))
+            for row in part[part["model"].isin(list(fresh))].itertuples():
+                earlier = _one_before(row.model, scores)
+                what = (row.model, fresh[row.model], this.run, "", row.dataset, row.protocol, row.r, earlier)
+                yield Event("result", *what)
+                if earlier is not None and row.r < earlier - self.drop:
+                    yield Event("drop", *what)
+
+    def _history(self, tried: pd.DataFrame, but: str, question: tuple[str, str]) -> Iterator[tuple[str, float]]:
+        """Model and score of checkpoints that were evaluated in other runs, the oldest first."""
+        done = tried[tried["state"] == "evaluated"]
+        for run in dict.fromkeys(done["evaluated_in"]):
+            if run == but:
+                continue
+            try:
+                known = [part for asked, part in _by_question(self.out, run) if asked == question]
+            except ValueError as error:
+                logger.warning("run=%s is left out of what came before: %s", run, error)
+                continue
+            mine = set(done["model"][done["evaluated_in"] == run])
+            for part in known:
+                yield from ((row.model, row.r) for row in part.itertuples() if row.model in mine)
+
+    def _tell(self, this: Pass) -> None:
+        """Hand on what is new; whatever the hearer does, the watch goes on."""
+        while this.n_told < len(this.events):
+            event, this.n_told = this.events[this.n_told], this.n_told + 1
+            try:
+                self.told(event)
+            except Exception as error:  # noqa: BLE001 - a hook, or a terminal that is gone
+                logger.warning("event=%s of %s could not be told (%s)", event.event, event.model, type(error).__name__)
+
+
+def _by_question(out: str, run: str) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """The scores of models for each (data set, protocol)."""
+    brain = tables.read(out, "model_scores", run)
+    for frame in (brain[brain["target"] == "all"], tables.read(out, "reading_scores", run)):
+        for (dataset, protocol), part in frame[frame["kind"] == "model"].groupby(["dataset", "protocol"]):
+            yield (str(dataset), str(protocol)), part
 
 
 def _one_before(model: str, scores: dict[str, float]) -> float | None:
@@ -237,7 +294,7 @@ def _one_before(model: str, scores: dict[str, float]) -> float | None:
     return scores[max(earlier)[1]] if earlier else None
 
 
-def _reasons(folders: dict[str, str], outcome: Outcome) -> dict[str, str]:
+def _reasons(named: dict[str, str], outcome: Outcome) -> dict[str, str]:
     """By place, the first thing that went wrong with a checkpoint or its twin.
 
     Raises:
@@ -249,8 +306,7 @@ def _reasons(folders: dict[str, str], outcome: Outcome) -> dict[str, str]:
         if not failure.model:
             raise ValueError(f"{failure.dataset} cannot be had, so no checkpoint is written down as evaluated. {said}")
         first.setdefault(failure.model.partition(":")[0], said)
-    names = {where: checkpoints.name_of(folder) for where, folder in folders.items()}
-    return {where: first[name] for where, name in names.items() if name in first}
+    return {where: first[name] for where, name in named.items() if name in first}
 
 
 def _add(out: str, rows: list[dict[str, Any]]) -> None:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from harness.printing import document
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from harness.stopping import Stop
-    from harness.watch import Pass, Watch
+    from harness.watch import Event, Pass, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +87,24 @@ def _watch(arguments: argparse.Namespace) -> Watch:
     cache = arguments.cache or str(Path("." if "://" in arguments.out else arguments.out).absolute() / "checkpoints")
     return Watch(
         source, spec, arguments.out, partial(_evaluate, arguments), arguments.tries, seconds(arguments.quiet),
-        arguments.marker, cache, arguments.drop, arguments.allow_pickle,
+        arguments.marker, cache, arguments.drop, arguments.allow_pickle, _hooked(arguments),
     )  # fmt: skip
+
+
+def _hooked(arguments: argparse.Namespace) -> Callable[[Event], None]:
+    """What calls the hooks that are asked for; ValueError where one cannot work."""
+    from harness import hooks
+
+    listed = {"result": arguments.on_result, "drop": arguments.on_drop, "parked": arguments.on_parked}
+    for name, hook in listed.items():
+        if hook:
+            hooks.require_usable(hook, f"--on-{name}")
+
+    def tell(event: Event) -> None:
+        if hook := listed[event.event]:
+            hooks.call(hook, asdict(event) | {"text": event.text})
+
+    return tell
 
 
 def _evaluate(arguments: argparse.Namespace, spec: Any) -> Any:
@@ -130,13 +148,7 @@ def _again_and_again(made: Watch, every_s: float, arguments: argparse.Namespace,
 
 
 def _tell(this: Pass, arguments: argparse.Namespace) -> None:
-    """Print what came of a pass, and call the hooks."""
-    from harness import hooks
-
-    listed = {"result": arguments.on_result, "drop": arguments.on_drop, "parked": arguments.on_parked}
-    for event in this.events:
-        if hook := listed[event.event]:
-            hooks.call(hook, asdict(event) | {"text": event.text})
+    """Print what came of a pass."""
     if arguments.json:
         document(asdict(this))
         return

@@ -223,3 +223,18 @@ def test_features_that_are_damaged_are_named_and_read_again(undisturbed, out, ca
     read = tables.read(out, "extractions", again.run)
     assert list(read[~read.reused].key) == [damaged.parent.name]
     assert_same_tables(out, undisturbed[0], first.run)
+
+
+def test_what_takes_too_long_is_a_failure_and_nothing_hangs(out, monkeypatch):
+    """With a limit that no model keeps, which has to be loaded first; of several controls scores are done in time."""
+    ray.shutdown()
+    monkeypatch.setenv("HARNESS_UNIT_LIMIT_S", "1.5")
+    outcome = pipeline.run(SPEC, out)
+    late = {failure.model for failure in outcome.failures if failure.exception == "TookTooLongError"}
+    assert {"tiny-llama", "tiny-gpt2"} <= late
+    assert not list(Path(out).glob("units/.claims/*/*"))
+    monkeypatch.setenv("HARNESS_UNIT_LIMIT_S", "soon")
+    with pytest.raises(ValueError, match="HARNESS_UNIT_LIMIT_S is 'soon'; a number of seconds is wanted"):
+        pipeline.run(SPEC, out)
+    monkeypatch.delenv("HARNESS_UNIT_LIMIT_S")
+    assert not pipeline.run(SPEC, out).failures

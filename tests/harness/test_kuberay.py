@@ -6,6 +6,7 @@ import shlex
 from importlib.metadata import version
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
@@ -57,7 +58,7 @@ def test_workers_are_those_that_a_plan_is_made_for(documents):
 
 def test_a_token_is_needed_and_the_head_has_no_work(documents):
     spec = documents["RayCluster"]["spec"]
-    assert spec["authOptions"] == {"mode": "token"}
+    assert spec["authOptions"] == {"mode": "token", "secretName": kuberay.SECRET}
     start = spec["headGroupSpec"]["rayStartParams"]
     assert (start["num-cpus"], start["num-gpus"]) == ("0", "0")
 
@@ -82,3 +83,26 @@ def test_a_wrong_schedule_or_file_is_wrong_use(capsys, tmp_path):
     assert main([*ASKED, "--cluster", str(tmp_path / "none.yaml")]) == 2
     (tmp_path / "other.yaml").write_text("a: 1")
     assert main([*ASKED, "--cluster", str(tmp_path / "other.yaml")]) == 2
+
+
+def strict(schema):
+    """A definition of the operator that allows no field which it does not know, as `kubectl --validate=strict`."""
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: strict(value) if key != "properties" else {n: strict(v) for n, v in value.items()}
+            for key, value in schema.items()}  # fmt: skip
+    if "properties" in made and not made.get("x-kubernetes-preserve-unknown-fields"):
+        made.setdefault("additionalProperties", False)
+    if made.get("x-kubernetes-int-or-string"):
+        made["type"] = ["integer", "string"]
+    return made
+
+
+def test_every_document_is_what_the_operator_knows(documents, shared):
+    for file in sorted((shared / "forms" / "kuberay").glob("*.yaml")):
+        definition = yaml.safe_load(file.read_text())["spec"]
+        (known,) = (one for one in definition["versions"] if one["name"] == "v1")
+        schema = strict(known["schema"]["openAPIV3Schema"])
+        schema["properties"]["metadata"] = {"type": "object"}
+        found = list(jsonschema.Draft202012Validator(schema).iter_errors(documents[definition["names"]["kind"]]))
+        assert not found, [(list(error.absolute_path), error.message) for error in found]

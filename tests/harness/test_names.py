@@ -2,15 +2,18 @@
 
 import io
 import json
+import logging
 import math
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
+import ray
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from harness import checkpoints, names, printing, tables, tiny
+from harness import checkpoints, cli, commands, logs, names, printing, tables, tiny
 from harness.meters import Meters
 from harness.names import MOST_BYTES
 from harness.plan import Failure, Guarded, Watcher
@@ -145,3 +148,43 @@ def test_what_goes_wrong_in_showing_or_measuring_ends_no_run(caplog):
     labels = Meters._labels(SimpleNamespace(run="r"), model="ünï")
     told.append(labels)
     assert labels["model"].isascii()
+
+
+@pytest.mark.parametrize(("text", "safe"), [
+    ("cannot write to s3://KEY:SECRET@bucket/out", "cannot write to s3://bucket/out"),
+    ("--out https://user:pass@host/x?a=1", "--out https://host/x?a=1"),
+    ("https://hub/x?token=hf_abc&b=2&X-Amz-Signature=00", "https://hub/x?token=...&b=2&X-Amz-Signature=..."),
+    ("mail me at a@b.c, org/model@main", "mail me at a@b.c, org/model@main"), ("a\x1b[31mred\x07", r"a\x1b[31mred\x07"),
+])  # fmt: skip
+def test_addresses_lose_their_credentials_and_terminals_are_not_ruled(text, safe, caplog):
+    assert names.shown(text) == safe
+    assert Failure.of(OSError(text), "store").message == safe
+    record = logging.LogRecord("harness.x", logging.WARNING, "f", 1, text, (), None)
+    assert logs.Lines("%(message)s").format(record) == safe
+    assert json.loads(logs.JsonLines().format(record))["message"] == safe
+
+
+def test_no_name_is_a_formula_of_a_spreadsheet_and_words_stay_as_they_are():
+    frame = pd.DataFrame({"model": ["=cmd()", "-rf", "gpt2"], "word": ["=", "-", "+1"], "r": [-0.1, 0.2, None]})
+    found = names.for_spreadsheets(frame)
+    assert found["model"].tolist() == ["'=cmd()", "'-rf", "gpt2"]
+    assert found[["word", "r"]].equals(frame[["word", "r"]])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Ray is\nlost"), ray.exceptions.RayError("GCS"), KeyError("x")])
+def test_whatever_goes_wrong_ends_in_a_sentence_and_a_status(monkeypatch, capsys, error):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(commands, "specs", fail)
+    assert cli.main(["specs"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith(f"harness: {type(error).__name__}: ")
+
+
+def test_a_filesystem_without_its_library_is_named(tmp_path, capsys):
+    assert cli.main(["run", "quickstart", "--out", "s3://bucket/x"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "s3fs" in said

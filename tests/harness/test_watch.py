@@ -16,7 +16,8 @@ from threading import Thread
 import pytest
 import ray
 
-from harness import assemble, checkpoints, hooks, quickstart, tables, trainings
+from harness import assemble, checkpoints, hooks, quickstart, report, tables, trainings
+from harness.cli import main
 from harness.plan import Failure
 from harness.provenance import Outcome
 from harness.spec import EvaluationSpec, content_hash
@@ -204,6 +205,94 @@ def test_results_and_drops_are_told(watch, training):
     events = watch.once().events
     assert [one.event for one in events] == ["result", "drop"]
     assert events[1].text == "training@step-200: tuckute2024 strict 0.100, a drop from 0.200"
+
+
+def test_a_drop_is_seen_though_the_step_before_was_removed(watch, training):
+    watch.once()
+    shutil.rmtree(training.folder / "step-100")
+    training.add("step-200", "step-0200")
+    events = watch.once().events
+    assert [one.text for one in events if one.event == "drop"] == [
+        "training@step-200: tuckute2024 strict 0.100, a drop from 0.200"
+    ]
+
+
+@pytest.mark.parametrize("change", [
+    lambda folder: os.utime(folder / "model.safetensors"),
+    lambda folder: (folder / "trainer_state.json").write_text("{}"),
+    lambda folder: (folder / "optimizer.pt").write_text("x"),
+], ids=["touched", "trainer_state.json", "optimizer.pt"])  # fmt: skip
+def test_what_decides_nothing_makes_no_new_checkpoint(watch, training, laboratory, change):
+    watch.once()
+    n_runs = len(laboratory.runs)
+    change(training.folder / "step-100")
+    this = watch.once()
+    assert (this.done, this.evaluated, len(laboratory.runs)) == (1, [], n_runs)
+    assert len(tables.read(watch.out, "watched")) == 1
+
+
+def test_checkpoints_of_one_name_are_told_apart(watch, training, laboratory, monkeypatch):
+    def named(spec):
+        known = checkpoints.names_of(spec.models)
+        models = {name: checkpoints.resolve(given).revision for given, name in known.items() if Path(given).is_dir()}
+        laboratory.write("real-1", models)
+        return Outcome("real-1", len(models), len(models), 0, (), 0.0)
+
+    shutil.rmtree(training.folder / "step-100")
+    training.add("a/final")
+    training.add("b/final", "step-0200")
+    this = Watch(watch.source, SPEC, watch.out, named, quiet_s=0).once()
+    assert sorted(names(this.evaluated)) == ["a-final", "b-final"]
+    assert len({row["revision"] for row in this.evaluated}) == 2
+
+
+def test_one_that_disappears_during_a_look_fails_alone(watch, training, monkeypatch):
+    training.add("step-200", "step-0200")
+    stamp = trainings.fingerprints.files_stamp
+
+    def gone(folder):
+        if folder.name == "step-100":
+            shutil.rmtree(folder, ignore_errors=True)
+        return stamp(folder)
+
+    monkeypatch.setattr(trainings.fingerprints, "files_stamp", gone)
+    assert names(watch.once().evaluated) == ["training@step-200"]
+
+
+def test_whoever_is_told_hears_each_result_once_and_cannot_end_the_watch(watch, training, laboratory, monkeypatch):
+    monkeypatch.setattr("harness.watch.MOST_AT_ONCE", 1)
+    training.add("step-200", "step-0200")
+    heard = []
+
+    def told(event):
+        heard.append((event.event, event.model, len(laboratory.runs)))
+        raise SystemError("the hook is broken")
+
+    this = Watch(watch.source, SPEC, watch.out, laboratory, quiet_s=0, told=told).once()
+    assert heard == [
+        ("result", "training@step-100", 1), ("result", "training@step-200", 2), ("drop", "training@step-200", 2),
+    ]  # fmt: skip
+    assert len(this.evaluated) == 2
+
+
+@pytest.mark.parametrize(("hook", "said"), [
+    ("nosuch-command --x", "there is no command 'nosuch-command'"), ("'unclosed", "is no command"),
+    ("http://", "names no host"), ("", None), (sys.executable, None), ("https://host/secret", None),
+])  # fmt: skip
+def test_hooks_are_checked_at_the_start(training, tmp_path, capsys, hook, said):
+    status = main(["watch", str(training.folder), "--out", str(tmp_path / "o"), "--on-drop", hook, "--list"])
+    assert status == (2 if said else 0)
+    assert (said or "") in capsys.readouterr().err
+
+
+def test_what_was_given_up_stands_in_the_report(watch, training, laboratory):
+    training.add("step-200", "step-0200")
+    os.truncate(training.folder / "step-200" / "model.safetensors", 900_000)
+    passes = [watch.once() for _ in range(3)]
+    (row,) = report._parked(watch.out, passes[0].run)
+    assert (row["exception"], row["model"]) == ("parked", "training@step-200")
+    assert "given up after 3 attempts: ValueError: step-200: model.safetensors is damaged" in row["message"]
+    assert report._parked(watch.out, "another") == []
 
 
 def test_another_spec_is_another_watch(watch, laboratory):
