@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import time
+import uuid
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness import fitting as fittings
 from harness import local_ray, stopping
@@ -211,6 +214,7 @@ def start(address: str | None) -> None:
         local_ray.start()
         return
     try:
+        _knock(address)
         with stopping.handlers_kept():  # Ray's own ends the process at once
             ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except Exception as error:
@@ -219,6 +223,53 @@ def start(address: str | None) -> None:
             f"no Ray cluster could be joined at {address} ({type(error).__name__}: {said}); is it up, of the same "
             "version of Ray, and is this machine one of its nodes? From elsewhere use `harness submit`."
         ) from error
+
+
+_KNOCK_S = 10.0  # for a head to take a connection
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at HOST:PORT, over which Ray itself would wait for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and "://" not in address and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+
+
+_SHARED_S = 60.0  # for a node to answer what it sees
+
+
+def require_shared(store: Store) -> None:
+    """Raise where a node of the cluster does not see the folder in which this driver reads and writes.
+
+    Raises:
+        ValueError: naming node and folder. Of a URL nothing is asked; nodes that do not answer are not held against it.
+    """
+    if not store.is_local:
+        return
+    probe = Path(store.root) / f".aside-{uuid.uuid4().hex}"
+    probe.touch()
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        asked = {
+            _sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                str(probe)
+            ): node["NodeManagerAddress"]
+            for node in nodes
+        }
+        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_SHARED_S) if asked else ([], [])
+        blind = [asked[one] for one in answered if not ray.get(one)]
+    finally:
+        probe.unlink(missing_ok=True)
+    if blind:
+        raise ValueError(
+            f"the node {blind[0]} does not see {store.out}, the folder of this machine that --out names; give a folder "
+            "on storage that every node mounts at the same place, or a URL."
+        )
+
+
+@ray.remote(num_cpus=0)
+def _sees(path: str) -> bool:
+    return Path(path).exists()
 
 
 def leave() -> None:

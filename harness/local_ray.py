@@ -45,7 +45,7 @@ def start() -> None:
             f"Ray did not start on this machine ({type(error).__name__}: {said}); look whether memory, disk space "
             "for temporary files and processes are left (`harness doctor`), and give the same command again."
         ) from error
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AttributeError):
         _remember(Path(ray._private.worker._global_node.get_session_dir_path()))
 
 

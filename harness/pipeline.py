@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from typing import cast
 
-from harness import backends, provenance, quickstart, stopping, tables
+from harness import backends, provenance, quickstart, stopping, tables, transfer
 from harness.plan import Failure, Guarded, Plan, Watcher, make_plan, require_files, require_known, require_something
 from harness.provenance import Account, Outcome
 from harness.score_units import ScoreUnit
@@ -56,6 +56,8 @@ def run(
     watcher, store = cast("Watcher", Guarded(watcher or Watcher())), Store(out)
     require_files(spec)
     backends.require_installed(spec.backend)
+    if address:  # the same folder for the workers, which have another working folder
+        store = Store(transfer.whole(out))
     store.require_writable()
     store.sweep()
     with store.at_work():
@@ -93,6 +95,8 @@ def _run(
     from harness import actors, assemble
 
     actors.start(address)
+    if address:
+        actors.require_shared(store)
     with stopping.signals() as stop:
         done, account = _compute(plan, pending, store, device, watcher, allow_pickle, stop)
         account = replace(account, usd_per_gpu_hour=usd_per_gpu_hour)

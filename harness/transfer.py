@@ -51,6 +51,11 @@ def again(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
     return call(*arguments, **named)
 
 
+def whole(place: str) -> str:
+    """A folder by its whole path, which means the same elsewhere; a URL as it is."""
+    return place if "://" in place else str(Path(place).absolute())
+
+
 def is_there(fs: Any, path: str) -> bool:
     """Whether there is a file or folder. A filesystem's own `exists` and `isdir` say no while it is silent."""
     try:

@@ -4,6 +4,10 @@ For each model a pool of actors reads the shards of all corpora, as many at once
 stores each as it is read: what is killed goes on at the shard where it was. When a corpus is whole, Ray Data streams
 its shards into the partition of (run, corpus, model), which takes its place in one step. No more than a shard a worker
 is in memory at any time, however long the corpus.
+
+Ray Data's own checkpointing (2.60) notes which rows of one pipeline have been written, for one driver that begins the
+same pipeline again. A shard here is stored by what defines it: other runs find it, several drivers share the work, a
+copied store keeps it, and every byte is compared before it stands in a table. So that is not used.
 """
 
 from __future__ import annotations
@@ -110,6 +114,7 @@ def run(
         ValueError: if a corpus cannot be read, the name of a model is not known, or memory is too small for one worker.
         FileNotFoundError: if there is no such corpus.
     """
+    out = transfer.whole(out) if address else out
     started, store = time.monotonic(), Store(out)
     watcher = cast("Watcher", Guarded(watcher or Watcher()))
     for each in names:
@@ -121,6 +126,8 @@ def run(
         known = _corpora(sources, how, store, data_root, options)
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray warns of how its own pools of actors are made
         actors.start(address)
+        if address:
+            actors.require_shared(store)
         failures: list[Failure] = []
         jobs = list(_jobs(names, how, t5_reads, dtype, backend, device, out, allow_pickle, failures))
         name = _name(jobs, known, how)

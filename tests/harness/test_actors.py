@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from ray.cluster_utils import Cluster
 from harness import actors, fitting, scoring
 from harness.records import Features, Layer, Responses
 from harness.spec import FoldRule, Protocol, Regression
+from harness.store import Store
 
 N_ROWS, N_NEUROIDS, LAYERS = 90, 5000, (Layer("decoder", 0), Layer("decoder", 1), Layer("decoder", 2))
 ALPHAS = tuple(np.logspace(-2, 7, 10))
@@ -144,3 +146,22 @@ def test_without_an_address_a_ray_of_its_own_is_started_whatever_else_runs_on_th
     monkeypatch.setattr(ray, "init", lambda **how: asked.update(how))
     actors.start(None)
     assert asked["address"] == "local"
+
+
+def test_a_node_that_does_not_see_the_folder_is_named(tmp_path, monkeypatch):
+    ray.shutdown()
+    actors.start(None)
+    store = Store(str(tmp_path / "out"))
+    store.require_writable()
+    actors.require_shared(store)
+    monkeypatch.setattr(actors, "_sees", ray.remote(num_cpus=0)(lambda path: False))
+    with pytest.raises(ValueError, match=r"the node 127\.0\.0\.1 does not see .*out, the folder of this machine"):
+        actors.require_shared(store)
+    assert not list(Path(store.root).glob(".aside-*"))
+    ray.shutdown()
+
+
+def test_a_cluster_that_is_not_there_is_said_in_a_sentence():
+    ray.shutdown()
+    with pytest.raises(RuntimeError, match=r"no Ray cluster could be joined at 127\.0\.0\.1:1 .*harness submit"):
+        actors.start("127.0.0.1:1")
