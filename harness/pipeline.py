@@ -53,63 +53,74 @@ def run(
         FileNotFoundError: if a file that a control needs is named and not there.
         ValueError: if the name of a model is not known, or no model or no recording can be had; nothing is computed.
     """
-    watcher, store = cast("Watcher", Guarded(watcher or Watcher())), Store(out)
+    started, watcher = time.monotonic(), cast("Watcher", Guarded(watcher or Watcher()))
     require_files(spec)
     backends.require_installed(spec.backend)
-    if address:  # the same folder for the workers, which have another working folder
-        store = Store(transfer.whole(out))
+    store = Store(transfer.whole(out) if address else out)  # workers have another working folder
     store.require_writable()
     store.sweep()
     with store.at_work():
-        return _run(
-            spec, store, data_root, address, device, pinned, allow_pickle, usd_per_gpu_hour, watcher, keep_going
-        )  # fmt: skip
+        if any(name.startswith("synthetic") for name in spec.datasets):
+            _prepare_quickstart(spec, store.out, address, watcher)
+        plan = _planned(spec, store, data_root, watcher, pinned, allow_pickle, keep_going)
+        pending = [unit for unit in plan.scores if not store.has("scores", unit.key, every_byte=True)]
+        watcher.planned(plan, pending)
+        was_whole, n_units = tables.holds(store.out, plan.run), len(plan.scores)
+        if not pending and not plan.failures and was_whole:
+            return Outcome(plan.run, n_units, 0, n_units, (), time.monotonic() - started)
+        _join(address, store)
+        with stopping.signals() as stop:
+            done, account = _compute(plan, pending, store, device, watcher, allow_pickle, stop)
+            account = replace(account, usd_per_gpu_hour=usd_per_gpu_hour)
+            n_computed, failures = account.n_scored, tuple(plan.failures)
+            outcome = Outcome(
+                plan.run, n_units, n_computed, len(done) - n_computed, failures, time.monotonic() - started,
+                account.was_stopped,
+            )  # fmt: skip
+            watcher.busy("putting the tables together")
+            _put_together(plan, outcome, done, store, account, was_whole)
+    return replace(outcome, seconds=time.monotonic() - started)
 
 
-def _run(
+def _planned(
     spec: EvaluationSpec,
     store: Store,
     data_root: str | None,
-    address: str | None,
-    device: str,
+    watcher: Watcher,
     pinned: bool,
     allow_pickle: bool,
-    usd_per_gpu_hour: float | None,
-    watcher: Watcher,
     keep_going: bool,
-) -> Outcome:
-    started, out = time.monotonic(), store.out
-    if any(name.startswith("synthetic") for name in spec.datasets):
-        _prepare_quickstart(spec, out, address, watcher)
-    plan = make_plan(spec, out, data_root, pinned=pinned, allow_pickle=allow_pickle)
+) -> Plan:
+    """The plan, its failures told; ValueError where it is not worth beginning."""
+    plan = make_plan(spec, store.out, data_root, pinned=pinned, allow_pickle=allow_pickle)
     for failure in plan.failures:
         watcher.failed(failure)
     if not keep_going:
         require_known(plan)
         require_something(plan)
-    pending = [unit for unit in plan.scores if not store.has("scores", unit.key, every_byte=True)]
-    watcher.planned(plan, pending)
-    was_whole = tables.holds(out, plan.run)
-    if not pending and not plan.failures and was_whole:
-        return Outcome(plan.run, len(plan.scores), 0, len(plan.scores), (), time.monotonic() - started)
-    from harness import actors, assemble
+    return plan
+
+
+def _join(address: str | None, store: Store) -> None:
+    from harness import actors
 
     actors.start(address)
     if address:
         actors.require_shared(store)
-    with stopping.signals() as stop:
-        done, account = _compute(plan, pending, store, device, watcher, allow_pickle, stop)
-        account = replace(account, usd_per_gpu_hour=usd_per_gpu_hour)
-        outcome = Outcome(
-            plan.run, len(plan.scores), account.n_scored, len(done) - account.n_scored, tuple(plan.failures),
-            time.monotonic() - started, account.was_stopped,
-        )  # fmt: skip
-        watcher.busy("putting the tables together")
-        with store.tables_of(plan.run):
-            # Where another driver has written them meanwhile they are the same, and somebody may be reading them.
-            if outcome.status != "done" or was_whole or not tables.holds(out, plan.run):
-                assemble.write(store, plan.run, done, provenance.rows(plan, outcome, done, store, account))
-    return replace(outcome, seconds=time.monotonic() - started)
+
+
+def _put_together(
+    plan: Plan, outcome: Outcome, done: list[ScoreUnit], store: Store, account: Account, was_whole: bool
+) -> None:
+    """Write the tables, alone at them.
+
+    Where another driver has written them meanwhile they are the same, and somebody may be reading them.
+    """
+    from harness import assemble
+
+    with store.tables_of(plan.run):
+        if outcome.status != "done" or was_whole or not tables.holds(store.out, plan.run):
+            assemble.write(store, plan.run, done, provenance.rows(plan, outcome, done, store, account))
 
 
 def _compute(
