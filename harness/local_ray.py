@@ -12,7 +12,8 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ def start() -> None:
             "for temporary files and processes are left (`harness doctor`), and give the same command again."
         ) from error
     with contextlib.suppress(OSError, AttributeError):
-        _remember(Path(ray._private.worker._global_node.get_session_dir_path()))
+        node: Any = ray._private.worker._global_node
+        node.kill_all_processes = partial(_kill, node.kill_all_processes)
+        _remember(Path(node.get_session_dir_path()))
 
 
 def end() -> None:
@@ -55,6 +58,11 @@ def end() -> None:
         ray.shutdown()
     while _sessions:
         shutil.rmtree(_sessions.pop(), ignore_errors=True)
+
+
+def _kill(kill: Callable[..., None], **how: Any) -> None:
+    """Deaf to SIGTERM, Ray's processes would each be waited for in vain before they are killed."""
+    kill(**{**how, "allow_graceful": False})
 
 
 def _remember(session: Path) -> None:

@@ -49,8 +49,12 @@ def handlers_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def signals(grace_s: float = GRACE_S) -> Iterator[Stop]:
+def signals(grace_s: float = GRACE_S, *, ctrl_c: bool = True) -> Iterator[Stop]:
     """While open, SIGTERM and Ctrl-C leave word in what is given; in a thread, where none can be heard, nothing does.
+
+    Args:
+        grace_s: how long what runs is waited for after SIGTERM.
+        ctrl_c: whether Ctrl-C leaves word; else it ends the body at once, as for work that cannot look for the word.
 
     Raises:
         KeyboardInterrupt: in the body, at the second signal, wherever that is.
@@ -65,7 +69,8 @@ def signals(grace_s: float = GRACE_S) -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.ask(grace_s if number == signal.SIGTERM else 0.0)
 
-    before = {number: signal.signal(number, heard) for number in (signal.SIGTERM, signal.SIGINT)}
+    heard_of = (signal.SIGTERM, signal.SIGINT) if ctrl_c else (signal.SIGTERM,)
+    before = {number: signal.signal(number, heard) for number in heard_of}
     try:
         yield stop
     finally:

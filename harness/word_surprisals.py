@@ -132,7 +132,7 @@ def run(
         jobs = list(_jobs(names, how, t5_reads, dtype, backend, device, out, allow_pickle, failures))
         name = _name(jobs, known, how)
         outcome = Outcome(name, f"{tables.folder(out, 'word_surprisals')}/run={name}", failures=failures)
-        with stopping.signals() as stop, store.tables_of(name):
+        with stopping.signals(ctrl_c=False) as stop, store.tables_of(name):
             _write(jobs, known, store, memory_gb, watcher, outcome, stop)
     for failure in failures:
         watcher.failed(failure)

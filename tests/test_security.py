@@ -129,3 +129,5 @@ def test_ray_on_this_machine_listens_on_loopback_alone_and_refuses_who_has_not_i
         assert session.is_dir()
         actors.leave()
     assert not session.exists()
+    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in ours - {os.getpid()} if psutil.pid_exists(pid)], 10)
+    assert not alive
