@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 from harness import claims, stopping
@@ -46,9 +47,10 @@ def start() -> None:
             f"Ray did not start on this machine ({type(error).__name__}: {said}); look whether memory, disk space "
             "for temporary files and processes are left (`harness doctor`), and give the same command again."
         ) from error
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, KeyError):  # of another version of Ray
         node: Any = ray._private.worker._global_node
-        node.kill_all_processes = partial(_kill, node.kill_all_processes)
+        (raylet,) = node.all_processes["raylet"]
+        node.kill_all_processes = partial(_kill, node.kill_all_processes, raylet.process.pid)
         _remember(Path(node.get_session_dir_path()))
 
 
@@ -60,9 +62,15 @@ def end() -> None:
         shutil.rmtree(_sessions.pop(), ignore_errors=True)
 
 
-def _kill(kill: Callable[..., None], **how: Any) -> None:
-    """Deaf to SIGTERM, Ray's processes would each be waited for in vain before they are killed."""
+def _kill(kill: Callable[..., None], raylet: int, **how: Any) -> None:
+    """Kill a node's processes at once: deaf to SIGTERM, each would be waited for; nor do all end with their raylet."""
+    own = []
+    with contextlib.suppress(psutil.Error):
+        own = psutil.Process(raylet).children(recursive=True)
     kill(**{**how, "allow_graceful": False})
+    for process in own:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
 def _remember(session: Path) -> None:
