@@ -7,17 +7,14 @@ with its text. What a tokenizer does to every text (lower case, compatibility fo
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from typing import Any
 
 import numpy as np
 
+from harness import tokenizer_facts
 from harness.records import Context, Integers
 
-# Pre-tokenizers that cut a text at spaces and drop them, so that decoded words stand apart in another way.
-_DROP_SPACES = frozenset({"BertPreTokenizer", "Whitespace", "WhitespaceSplit", "CharDelimiterSplit"})
-_KEEP_SPACES = frozenset({"ByteLevel", "Metaspace"})
 # How pieces of a vocabulary are marked that do not begin, or that end, a word.
 _MARKS = ("##", "</w>", "@@", "\u2581")
 
@@ -35,7 +32,8 @@ def require(context: Context, ids: Integers, offsets: Integers, owners: Integers
     Raises:
         ValueError: with the first stimulus whose tokens read otherwise, and how.
     """
-    unknown = np.isin(ids, sorted(unknown_ids(tokenizer)))
+    facts = tokenizer_facts.of(tokenizer)
+    unknown = np.isin(ids, sorted(facts.unknown))
     for stimulus in range(len(context.stimulus_ids)):
         own = np.flatnonzero(owners == stimulus)
         if not len(own) or unknown[own].any():
@@ -53,8 +51,8 @@ def require(context: Context, ids: Integers, offsets: Integers, owners: Integers
                 f"the tokenizer does not give the text back: stimulus {context.stimulus_ids[stimulus]!r}, "
                 f"{text.strip()!r}, becomes {pieces!r}. {_ADVICE}"
             )
-    if _keeps_spaces(tokenizer) and not unknown.any():
-        _require_spaces(*_without_added(context.text, _decoded(ids, tokenizer), ids, tokenizer))
+    if facts.keeps_spaces and not unknown.any():
+        _require_spaces(*_without_added(context.text, _decoded(ids, tokenizer), ids, facts.added))
 
 
 def _whole_characters(first: int, last: int, offsets: Integers) -> tuple[int, int]:
@@ -69,19 +67,12 @@ def _whole_characters(first: int, last: int, offsets: Integers) -> tuple[int, in
     return first, last
 
 
-def unknown_ids(tokenizer: Any) -> frozenset[int]:
-    """The ids that stand for what a tokenizer does not know: its unknown token, and that of its SentencePiece model."""
-    found = {tokenizer.unk_token_id, *(tokenizer.get_vocab().get(name) for name in ("<unk>", "[UNK]"))}
-    return frozenset(token for token in found if token is not None)
-
-
 _ADVICE = "Put the model's own tokenizer into its folder, or save it again as tokenizer.json."
 
 
-def _without_added(text: str, read: str, ids: Integers, tokenizer: Any) -> tuple[str, str]:
+def _without_added(text: str, read: str, ids: Integers, added: dict[int, str]) -> tuple[str, str]:
     """Two texts with a space for each added token; some of these take the spaces around them with them."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    for token in {str(added[at]) for at in ids.tolist() if at in added}:
+    for token in {added[at] for at in ids.tolist() if at in added}:
         text, read = text.replace(token, " "), read.replace(token, " ")
     return text, read
 
@@ -119,16 +110,3 @@ def _normalised(text: str, tokenizer: Any) -> str:
         return str(tokenizer.normalize(text))
     normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
     return str(normalizer.normalize_str(text)) if normalizer is not None else text
-
-
-def _keeps_spaces(tokenizer: Any) -> bool:
-    """Whether spaces are part of the tokens."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if hasattr(tokenizer, "normalize") or backend is None or backend.pre_tokenizer is None:
-        return True
-    kinds = _kinds(json.loads(backend.pre_tokenizer.__getstate__()))
-    return bool(kinds & _KEEP_SPACES) or not kinds & _DROP_SPACES
-
-
-def _kinds(part: dict[str, Any]) -> set[str]:
-    return {part["type"]}.union(*map(_kinds, part.get("pretokenizers", ())))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import prefixes, round_trip
+from harness import prefixes, round_trip, tokenizer_facts
 from harness.records import Context, Integers, Tokens
 
 # A tokenizer that maps more of a text than this to its unknown token was not made for this model or language.
@@ -60,8 +60,7 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
 
 def _spaces_taken(ids: Integers, offsets: Integers, text: str, tokenizer: Any) -> Integers:
     """(token,) spaces at the end of each that an added token takes with it (`rstrip`): they are no part of it."""
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    greedy = [token for token, how in added.items() if getattr(how, "rstrip", False)]
+    greedy = sorted(tokenizer_facts.of(tokenizer).takes_spaces)
     found = np.zeros(len(ids), dtype=np.int64)
     for at in np.flatnonzero(np.isin(ids, greedy)) if greedy else ():
         covered = text[offsets[at, 0] : offsets[at, 1]]
@@ -139,7 +138,7 @@ def _require_tokens(context: Context, without: Sequence[int]) -> None:
 
 
 def _require_known(ids: np.ndarray[Any, Any], tokenizer: Any) -> None:
-    unknown = np.isin(ids, sorted(round_trip.unknown_ids(tokenizer)))
+    unknown = np.isin(ids, sorted(tokenizer_facts.of(tokenizer).unknown))
     share = float(np.mean(unknown)) if len(ids) else 0.0
     if share > MAX_UNKNOWN_SHARE:
         raise ValueError(

@@ -47,7 +47,7 @@ RANKS = [
     {"harness.knowledge"},
     {"harness.benchmark_results", "harness.benchmark_tables"},
     {"harness.properties"},
-    {"harness.occupancy"},
+    {"harness.occupancy", "harness.tokenizer_facts"},
     {"harness.lexicon", "harness.prefixes", "harness.round_trip"},
     {"harness.ngram"},
     {"harness.controls", "harness.tokens", "harness.tiny", "harness.pooling", "harness.device_map",
