@@ -52,20 +52,20 @@ def add_submission(command: argparse.ArgumentParser) -> None:
 
 def submit(arguments: argparse.Namespace) -> int:
     """Run a spec as a job of a cluster, follow its log, and return its exit status."""
-    from harness.submission import Jobs, command_of
+    from harness.submission import Jobs, command_of, require_no_secrets
 
     _make_whole(arguments)
     env = dict(_variable(said) for said in arguments.env or ())
+    require_no_secrets(env)
     name, why = _name(arguments)
-    if not why and _is_done(arguments.out, name):
-        print(f"run {name} is done already: its tables are in {arguments.out}", file=sys.stderr)
-        if arguments.json:
-            document({"run": name, "submitted": False, "job": name, "status": "SUCCEEDED", "exit_status": 0})
-        return 0
     jobs = Jobs(arguments.address)
-    command = command_of("jobs.evaluate", run_arguments(arguments))
-    limit = int(arguments.limit_mb * 2**20)
-    state = jobs.submit(name, command, Path(arguments.working_dir), env, limit, arguments.send or ())
+    there = jobs.find(name)
+    if not why and _is_done(arguments.out, name):
+        state = "done"
+    else:
+        command = command_of("jobs.evaluate", run_arguments(arguments))
+        limit = int(arguments.limit_mb * 2**20)
+        state = jobs.submit(name, command, Path(arguments.working_dir), env, limit, arguments.send or ())
     said = {"submitted": "is submitted", "running": "was submitted before, and runs", "done": "is done already"}[state]
     print(f"job {name} {said} ({jobs.address}){why}", file=sys.stderr)
     status = 0
@@ -77,7 +77,9 @@ def submit(arguments: argparse.Namespace) -> int:
                 f"\nthe job goes on: `harness status {name}` shows it, `harness cancel {name}` ends it", file=sys.stderr
             )
             return 1
-    row = {"run": name, "submitted": state == "submitted", **jobs.rows(name)[0]}
+    by_the_store = {"job": name, "status": "SUCCEEDED", "exit_status": 0}  # of a job that the cluster has forgotten
+    row: dict[str, Any] = {"run": name, "submitted": state == "submitted"}
+    row |= jobs.rows(name)[0] if there or state != "done" else by_the_store
     if arguments.json:
         document(row)
     else:

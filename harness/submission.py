@@ -16,7 +16,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,13 @@ def _is_loopback(host: str) -> bool:
 def command_of(module: str, arguments: list[str]) -> str:
     """A job's command line: this interpreter where the head has it, else its own `python`."""
     return f"$(command -v {shlex.quote(sys.executable)} || echo python) -m {module} {shlex.join(arguments)}"
+
+
+def require_no_secrets(env: Iterable[str]) -> None:
+    """Raise ValueError where the name of a job's variable looks like a secret's."""
+    secret = [name for name in env if any(word in name.upper() for word in _SECRET)]
+    if secret:
+        raise ValueError(f"{', '.join(secret)}: a job's variables are shown by the dashboard; set it on the nodes.")
 
 
 class Jobs:
@@ -117,9 +124,7 @@ class Jobs:
                 command.
             OSError: as `Jobs`.
         """
-        secret = [name for name in env if any(word in name.upper() for word in _SECRET)]
-        if secret:
-            raise ValueError(f"{', '.join(secret)}: a job's variables are shown by the dashboard; set it on the nodes.")
+        require_no_secrets(env)
         there = self.find(job)
         if there is not None and there.entrypoint == command and there.status != "FAILED" and there.status != "STOPPED":
             return "done" if there.status == "SUCCEEDED" else "running"

@@ -128,7 +128,7 @@ def test_a_job_that_fails_gives_its_exit_status_and_is_submitted_again(cluster, 
     for _ in range(2):
         said = harness("submit", "quickstart", *asked, "--json", env=env, address=address)
         row = json.loads(said.stdout)
-        assert (said.returncode, row["status"], row["exit_status"], row["submitted"]) == (1, "FAILED", 1, True)
+        assert (said.returncode, row["status"], row["exit_status"], row["submitted"]) == (2, "FAILED", 2, True)
         assert "cannot be planned here" in said.stderr
 
 
