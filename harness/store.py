@@ -275,6 +275,9 @@ class Store:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """While open, this process counts as one that works here: nothing that it has stored is removed as unused."""
+        for path in self.claims.paths("runs"):
+            if self.claims.is_dead(path):  # of a run that was killed
+                transfer.remove(self.fs, path)
         claim = self.claims.take("runs", uuid.uuid4().hex)
         try:
             yield

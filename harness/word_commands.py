@@ -60,6 +60,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "--out", metavar="CSV_OR_URL", help="a .csv or .tsv file; else a folder or URL of tables (default: stdout)"
     )
     command.add_argument("--allow-pickle", action="store_true", help="load pickled weights too, which can run any code")
+    command.add_argument(
+        "--keep-going", action="store_true", help="to a folder: where the name of a model is not known, read the others"
+    )
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     command.add_argument("--address", metavar="ADDR", help="a Ray cluster (default: a local Ray)")
     command.add_argument("--memory-gb", type=float, metavar="GB", help="of all workers (default: what is free)")
@@ -147,7 +150,7 @@ def _tables(arguments: argparse.Namespace, how: Protocol) -> int:
     with Display(console) as display, contextlib.redirect_stdout(sys.stderr):
         found = word_surprisals.run(
             arguments.corpus, arguments.model, how, arguments.out, address=arguments.address,
-            memory_gb=arguments.memory_gb, watcher=display, **_options(arguments),
+            memory_gb=arguments.memory_gb, watcher=display, keep_going=arguments.keep_going, **_options(arguments),
         )  # fmt: skip
     if arguments.json:
         document(asdict(found))

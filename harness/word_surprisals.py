@@ -88,6 +88,7 @@ def run(
     allow_pickle: bool = False,
     options: TextOptions = AS_FOUND,
     watcher: Watcher | None = None,
+    keep_going: bool = False,
 ) -> Outcome:
     """Write the partitions of all models and corpora that are not there.
 
@@ -106,6 +107,7 @@ def run(
         allow_pickle: whether pickled weights are loaded.
         options: what the user says of the texts.
         watcher: is told what happens.
+        keep_going: whether models whose names nobody knows are failures like others.
 
     Returns:
         How it ended; a failing model does not stop the others.
@@ -117,7 +119,7 @@ def run(
     out = transfer.whole(out) if address else out
     started, store = time.monotonic(), Store(out)
     watcher = cast("Watcher", Guarded(watcher or Watcher()))
-    for each in names:
+    for each in () if keep_going else names:
         checkpoints.require_known(each)
     store.require_writable()
     store.sweep()

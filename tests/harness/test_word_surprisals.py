@@ -99,7 +99,7 @@ def test_both_readings_of_t5_stand_side_by_side_and_a_model_that_is_not_there_is
     out = str(tmp_path / "out")
     found = word_surprisals.run(
         [f"local:{short}"], [models["t5"], str(tmp_path / "nothing"), "org/none@refs/pr/2"], HOW, out, t5_reads="both",
-        device="cpu",
+        device="cpu", keep_going=True,
     )  # fmt: skip
     assert [(failure.station, failure.model) for failure in found.failures] == [
         ("models", "nothing"), ("models", "org/none@refs/pr/2"),
