@@ -8,6 +8,7 @@ its weights once, for all data sets, and is killed when its work is done.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import socket
@@ -97,14 +98,12 @@ def fetch(checkpoint: Checkpoint, allow_pickle: bool) -> int:
     One model at a time on a node: two that share the link would both come late, and their GPUs wait for both. Nothing
     is read where it is small, or would not fit beside what is in use.
     """
-    from filelock import FileLock
-
     from harness import room
     from harness.checkpoints import with_weights
 
     if checkpoint.n_parameters * 2 < PREFETCH_BYTES and not checkpoint.hub_id:
         return 0
-    with FileLock(own_folder() / f"link-{platform.node()}.lock"):
+    with _link_lock():
         checkpoint = with_weights(checkpoint, allow_pickle)
         folders = filter(None, (checkpoint.folder, checkpoint.base_folder))
         files = [path for folder in folders for path in sorted(Path(folder).glob("*.safetensors")) if path.is_file()]
@@ -118,12 +117,17 @@ def fetch(checkpoint: Checkpoint, allow_pickle: bool) -> int:
     return n_bytes
 
 
-def own_folder() -> Path:
-    """A folder that is this user's alone, for files that processes of one machine share."""
+def _link_lock() -> contextlib.AbstractContextManager[Any]:
+    """A lock that this user's processes on this machine share; none where the user has no writable folder."""
+    from filelock import FileLock
+
     place = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     folder = Path(place) / "brain-alignment-harness"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return contextlib.nullcontext()
+    return FileLock(folder / f"link-{platform.node()}.lock")
 
 
 @ray.remote
@@ -214,7 +218,7 @@ def start(address: str | None) -> None:
         local_ray.start()
         return
     try:
-        _knock(address)
+        _require_listening(address)
         with stopping.handlers_kept():  # Ray's own ends the process at once
             ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except Exception as error:
@@ -225,14 +229,14 @@ def start(address: str | None) -> None:
         ) from error
 
 
-_KNOCK_S = 10.0  # for a head to take a connection
+_CONNECT_S = 10.0  # for a head to take a connection
 
 
-def _knock(address: str) -> None:
+def _require_listening(address: str) -> None:
     """Raise OSError where nobody listens at HOST:PORT, over which Ray itself would wait for minutes."""
     host, colon, port = address.rpartition(":")
     if colon and "://" not in address and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
 
 
 _SHARED_S = 60.0  # for a node to answer what it sees
@@ -251,7 +255,7 @@ def require_shared(store: Store) -> None:
     try:
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         asked = {
-            _sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            _path_exists.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
                 str(probe)
             ): node["NodeManagerAddress"]
             for node in nodes
@@ -268,7 +272,7 @@ def require_shared(store: Store) -> None:
 
 
 @ray.remote(num_cpus=0)
-def _sees(path: str) -> bool:
+def _path_exists(path: str) -> bool:
     return Path(path).exists()
 
 

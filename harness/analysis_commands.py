@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.names import for_spreadsheets
+from harness.downloads import escape_formulas
 from harness.printing import document, show
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _save(folder: Path, found: Analysis) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in found._asdict().items():
         if len(frame):
-            for_spreadsheets(frame).to_csv(folder / f"{name}.csv", index=False)
+            escape_formulas(frame).to_csv(folder / f"{name}.csv", index=False)
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -260,8 +260,8 @@ def _adapted(name: str, folder: Path, revision: str, base_name: str, allow_pickl
     if tokenizer is None:
         return found
     config = model_configs.load(base.folder, name)
-    notes = _looked_at(folder, config, name).notes
-    architecture = _architecture(Path(base.folder), folder, config, _looked_at(folder, config, name))
+    tokenization = _tokenization(folder, config, name)
+    architecture, notes = _architecture(Path(base.folder), folder, config, tokenization), tokenization.notes
     return replace(found, architecture=architecture, notes=notes, reading=_reading(config, notes))
 
 
@@ -338,7 +338,7 @@ def _inspect(
     if adapter and not (folder / "config.json").is_file():
         return _adapted(name, folder, revision, base_name, allow_pickle)
     config = model_configs.load(folder, name)
-    seen = _looked_at(folder, config, name)
+    tokenization = _tokenization(folder, config, name)
     base = adapter_config.name_of_base(adapter) if adapter else model_card.base_of(folder)
     return Checkpoint(
         name=name,
@@ -351,13 +351,13 @@ def _inspect(
         vocabulary=config.vocabulary,
         context_size=config.window,
         is_encoder_decoder=config.stack == "encoder-decoder",
-        architecture=_architecture(folder, folder, config, seen),
+        architecture=_architecture(folder, folder, config, tokenization),
         tuned_from=base,
         pair_source=("adapter" if adapter else "model card") if base else "",
         n_heads=config.n_heads,
         is_encoder=config.stack == "encoder",
-        notes=seen.notes,
-        reading=_reading(config, seen.notes),
+        notes=tokenization.notes,
+        reading=_reading(config, tokenization.notes),
         adapter=adapter.kind if adapter else "",
         quantization=quantization.method_of(quantization.stated(read_json(folder / "config.json", name))),
     )
@@ -375,47 +375,50 @@ def _tokenizer_file(folder: Path) -> Path | None:
     return next((file for file in map(folder.joinpath, published_tokenizers.FILES) if file.is_file()), None)
 
 
-# How the names of the files begin that make a tokenizer.
-_OF_TOKENIZERS = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "spm", "spiece", "sentencepiece",
-                  "source", "target", "bpe", "tekken", "prophetnet", "normalizer", "emoji")  # fmt: skip
-# With the configurations they decide what stands around a text and the notes; and, of folders that were looked at
-# before, hash of these files -> both.
-_LOOKED_AT = ("config.json", "generation_config", *_OF_TOKENIZERS)
-_seen: dict[str, _Around] = {}
+# Prefixes of the names of a tokenizer's files.
+_TOKENIZER_FILES = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "spm", "spiece", "sentencepiece",
+                    "source", "target", "bpe", "tekken", "normalizer", "emoji")  # fmt: skip
+_CONFIG_FILES = ("config.json", "generation_config")
 
 
-class _Around(NamedTuple):
-    """What is put around a text (`special_ids`), and the sentences on that and on the tokenizer."""
+class _Tokenization(NamedTuple):
+    """special_ids: put around a text (`special_ids`). notes: sentences on these and on the tokenizer."""
 
-    ids: tuple[tuple[int, ...], ...]
+    special_ids: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...]
 
 
-def _architecture(folder: Path, of_tokenizer: Path, config: ModelConfig, seen: _Around) -> str:
-    """16 hex digits over what an untrained twin is made from.
+# Hash of the files -> what they gave: checkpoints of one training share them.
+_tokenizations: dict[str, _Tokenization] = {}
 
-    Configuration and tokenizer: tokenizer.json, else all files that make one; and the ids around a text, where they are
-    not the one that the configuration names.
+
+def _architecture(
+    folder: Path, tokenizer_folder: Path, config: ModelConfig, tokenization: _Tokenization
+) -> str:  # fmt: skip
+    """Hash what an untrained control is made from: 16 hex digits.
+
+    The configuration; the tokenizer (tokenizer.json, else all of its files); and the special ids around a text, unless
+    they are just the one that the configuration names.
     """
-    whole = of_tokenizer / "tokenizer.json"
-    files = [whole] if whole.is_file() else _beginning(of_tokenizer, _OF_TOKENIZERS)
+    whole = tokenizer_folder / "tokenizer.json"
+    files = [whole] if whole.is_file() else _with_prefix(tokenizer_folder, _TOKENIZER_FILES)
     content = b"".join(file.read_bytes() for file in (folder / "config.json", *files))
     usual = config.bos if config.stack == "decoder" else config.decoder_start
-    is_usual = seen.ids[0] == (() if usual is None else (usual,)) or config.stack == "encoder"
-    around = b"" if is_usual else repr(seen.ids).encode()
+    is_usual = tokenization.special_ids[0] == (() if usual is None else (usual,)) or config.stack == "encoder"
+    around = b"" if is_usual else repr(tokenization.special_ids).encode()
     return hashlib.sha256(content + around).hexdigest()[:16]
 
 
-def _beginning(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    """The files whose names begin so, sorted."""
-    return [file for file in sorted(folder.iterdir()) if file.is_file() and file.name.startswith(names)]
+def _with_prefix(folder: Path, prefixes: tuple[str, ...]) -> list[Path]:
+    """Files whose names begin with one of the prefixes, sorted."""
+    return [file for file in sorted(folder.iterdir()) if file.is_file() and file.name.startswith(prefixes)]
 
 
-def _looked_at(folder: Path, config: ModelConfig, name: str) -> _Around:
-    """Of tokenizer and special ids; the checkpoints of a training have the same files, which are looked at once."""
-    files = _beginning(folder, _LOOKED_AT)
+def _tokenization(folder: Path, config: ModelConfig, name: str) -> _Tokenization:
+    """Load the tokenizer of a folder once, for its special ids and notes."""
+    files = _with_prefix(folder, (*_CONFIG_FILES, *_TOKENIZER_FILES))
     key = content_hash([(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files])
-    if key not in _seen:
+    if key not in _tokenizations:
         try:
             published = published_tokenizers.load(folder, config.config)
             special = special_ids.around(config, published.tokenizer)
@@ -428,8 +431,8 @@ def _looked_at(folder: Path, config: ModelConfig, name: str) -> _Around:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ValueError(f"{name}: its tokenizer cannot be used: {reason}") from error
         ids = (special.prefix, special.suffix, special.source_prefix)
-        _seen[key] = _Around(ids, (*([published.note] if published.note else []), *special.notes))
-    return _seen[key]
+        _tokenizations[key] = _Tokenization(ids, (*([published.note] if published.note else []), *special.notes))
+    return _tokenizations[key]
 
 
 def _count(folder: Path, name: str) -> int:

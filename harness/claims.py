@@ -242,7 +242,7 @@ def _machine() -> str:
     return f"{socket.gethostname()}/{boot}/{namespace}"
 
 
-def me() -> str:
+def this_process() -> str:
     """Name this process in a word that `has_ended` understands later."""
     return f"{_machine()} {_process()}"
 

@@ -37,14 +37,14 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, ImportError) as error:
-        print(f"harness: {names.shown(str(error))}", file=sys.stderr)
+        print(f"harness: {names.printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("harness: stopped; the same command goes on where this one ended", file=sys.stderr)
         return 1
     except Exception as error:
         logger.debug("where it came from", exc_info=True)
-        said = names.shown(next(iter(str(error).strip().splitlines()), ""))
+        said = names.printable(next(iter(str(error).strip().splitlines()), ""))
         print(
             f"harness: {type(error).__name__}: {said}; what was computed is stored, and the same command goes on from "
             "there. HARNESS_LOG=debug shows where it came from.",

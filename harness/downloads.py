@@ -12,8 +12,6 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.names import for_spreadsheets
-
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -29,6 +27,23 @@ class Download:
     table: str
     n_rows: int
     forms: tuple[tuple[str, str, int], ...]
+
+
+# Columns of data, which stay as they are; other text columns hold names and sentences.
+_DATA_COLUMNS = frozenset({"word", "story", "sentence", "word_id", "row_id", "neuroid_id", "passage"})
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def escape_formulas(frame: pd.DataFrame) -> pd.DataFrame:
+    """Put an apostrophe before names that a spreadsheet would run as formulas; returns a copy for CSV."""
+    escaped = frame.copy()
+    for column in frame.columns.difference(list(_DATA_COLUMNS)):
+        if frame[column].dtype == object or str(frame[column].dtype).startswith("str"):
+            escaped[column] = [
+                f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
+                for cell in frame[column]
+            ]
+    return escaped
 
 
 def of(frames: dict[str, pd.DataFrame]) -> list[Download]:
@@ -49,7 +64,7 @@ def _forms(name: str, frame: pd.DataFrame) -> list[tuple[str, str, int]]:
     if parquet.tell() > MOST_BYTES:
         return []
     forms = [_form(f"{name}.parquet", "application/vnd.apache.parquet", parquet.getvalue())]
-    csv = for_spreadsheets(frame).to_csv(index=False).encode()
+    csv = escape_formulas(frame).to_csv(index=False).encode()
     if len(csv) > PLAIN_CSV_BYTES:
         csv, name = gzip.compress(csv, compresslevel=6, mtime=0), f"{name}.csv.gz"
         kind = "application/gzip"

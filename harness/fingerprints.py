@@ -16,8 +16,8 @@ from harness import adapter_config, headers, pickles
 _HASHED = frozenset((
     ".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken", ".spm", ".bpe", ".codes", ".vocab", ".tokenizer",
 ))  # fmt: skip
-# States and results of a trainer, which decide nothing.
-_OF_TRAINERS = frozenset((
+# Records of a trainer, which change no result.
+OF_TRAINERS = frozenset((
     "trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "test_results.json",
 ))  # fmt: skip
 # Folder -> names, sizes and dates of its files when it was hashed, and the revision.
@@ -26,11 +26,6 @@ _known: dict[str, tuple[str, str]] = {}
 
 class CheckpointChangedError(ValueError):
     """The files of a checkpoint are not those that were planned."""
-
-
-def is_of_trainer(name: str) -> bool:
-    """Whether a file is a trainer's record, which decides nothing."""
-    return name in _OF_TRAINERS
 
 
 def files_stamp(folder: Path) -> str:
@@ -104,7 +99,7 @@ def _hashed_files(folder: Path) -> str:
 
 def _names(folder: Path) -> Iterator[str]:
     """The files that are hashed, by their paths in the folder, sorted."""
-    unread = headers.superseded(folder) | _OF_TRAINERS
+    unread = headers.superseded(folder) | OF_TRAINERS
     is_pickled, is_adapter = pickles.are_all_of(folder), adapter_config.is_adapter(folder)
     for file in sorted(folder.iterdir()):
         is_hashed = file.suffix in _HASHED or (file.suffix == ".bin" and is_pickled)

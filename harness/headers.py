@@ -6,13 +6,14 @@ The files are those that transformers would load from the folder; an index must 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness import quantization
-from harness.safetensors_file import Stored, header_of, require_regular
+from harness.safetensors_file import Stored, header_of, is_lfs_pointer, require_regular
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -84,6 +85,9 @@ def superseded(folder: Path) -> set[str]:
 
 def weights_below(folder: Path) -> list[Path]:
     """Shards that the index of a folder names in folders below it, sorted; none where there is no such index."""
+    with os.scandir(folder) as entries:
+        if not any(entry.is_dir() for entry in entries):  # as in nearly all checkpoints: no file has to be read
+            return []
     try:
         explicit = _explicit(folder, folder.name)
         names = {explicit} if explicit and not explicit.endswith(".index.json") else set()
@@ -241,10 +245,11 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{name}: no {path.name} in {path.parent}; {_form_of(path.parent)}.")
     try:
-        text = path.read_text(encoding="utf-8")
-        content: dict[str, Any] = json.loads(text)
-    except (ValueError, RecursionError, PermissionError) as error:
-        if isinstance(error, json.JSONDecodeError) and text.startswith("version https://git-lfs"):
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except PermissionError as error:
+        raise ValueError(f"{name}: {path} cannot be read (permission denied); look at its permissions.") from error
+    except (ValueError, RecursionError) as error:
+        if is_lfs_pointer(path):
             raise ValueError(f"{name}: {path.name} is a Git LFS pointer; run `git lfs pull` in its folder.") from error
         raise ValueError(f"{name}: {path.name} is not JSON ({error}); copy it again.") from error
     if not isinstance(content, dict):

@@ -39,7 +39,7 @@ def start() -> None:
     """
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
     try:
-        with stopping.handlers_kept(), _deaf_to_sigterm(), _on_loopback():  # Ray's own handler ends the process at once
+        with stopping.handlers_kept(), _sigterm_blocked(), _on_loopback():  # Ray's own handler ends the process at once
             ray.init(address="local", logging_level="ERROR", log_to_driver=False, **options)
     except Exception as error:
         said = " ".join(str(error).split())[:300]
@@ -51,7 +51,7 @@ def start() -> None:
         node: Any = ray._private.worker._global_node
         (raylet,) = node.all_processes["raylet"]
         node.kill_all_processes = partial(_kill, node.kill_all_processes, raylet.process.pid)
-        _remember(Path(node.get_session_dir_path()))
+        _register_session(Path(node.get_session_dir_path()))
 
 
 def end() -> None:
@@ -73,20 +73,20 @@ def _kill(kill: Callable[..., None], raylet: int, **how: Any) -> None:
             process.kill()
 
 
-def _remember(session: Path) -> None:
+def _register_session(session: Path) -> None:
     """Mark a session folder as ours, and remove those of processes that have ended."""
     for mark in session.parent.glob(f"session_*/{_MARK}"):
         with contextlib.suppress(OSError):
             if mark.stat().st_uid == os.getuid() and claims.has_ended(mark.read_text(encoding="utf-8")):
                 shutil.rmtree(mark.parent, ignore_errors=True)
-    (session / _MARK).write_text(claims.me(), encoding="utf-8")
+    (session / _MARK).write_text(claims.this_process(), encoding="utf-8")
     if not _sessions:
         atexit.register(end)  # before Ray's own, which was registered when it was imported
     _sessions.append(session)
 
 
 @contextlib.contextmanager
-def _deaf_to_sigterm() -> Iterator[None]:
+def _sigterm_blocked() -> Iterator[None]:
     """What is started meanwhile never hears SIGTERM: a blocked signal stays blocked in a new program."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:

@@ -21,7 +21,7 @@ class Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, or a traceback after it."""
-        return names.shown(super().format(record))
+        return names.printable(super().format(record))
 
 
 class JsonLines(logging.Formatter):
@@ -29,7 +29,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
-        message = names.shown(record.getMessage())
+        message = names.printable(record.getMessage())
         line: dict[str, Any] = {key: _value(said) for key, said in _PAIR.findall(message)}
         line |= {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),

@@ -94,15 +94,15 @@ def load(folder: str | Path, name: str) -> ModelConfig:
             raise ValueError(f"{name}: {key} of config.json is {value!r}, no type of torch such as float32; mend it.")
     try:
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
-        _answers_in_full(config)
+        _reset_output_flags(config)
         return of(config, _decoder_start(path, config, name))
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"{name}: config.json cannot be used: {reason}") from error
 
 
-def _answers_in_full(config: Any) -> None:
-    """What a configuration says of the form of outputs (`return_dict`) is the trainer's business."""
+def _reset_output_flags(config: Any) -> None:
+    """Undo settings of a training script that change what a forward pass returns (`return_dict: false`)."""
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
         if hasattr(part, "return_dict"):
             part.return_dict, part.output_attentions, part.output_hidden_states = True, False, False

@@ -1,6 +1,6 @@
-"""Tokenizers that tell no character offsets, or cut a text by rules of their own: their tokens, with their characters.
+"""Character offsets for tokenizers that give none, or whose own library splits a text differently than transformers.
 
-Each is used as a tokenizer of transformers is, whose special tokens, ids and chat template stay.
+Each wraps a tokenizer of transformers, whose special tokens, ids and chat template are kept.
 """
 
 from __future__ import annotations
@@ -73,16 +73,17 @@ class SentencePieceTokens(_WithOffsets):
         return str(self.model.normalize(text)).replace("\u2581", " ")
 
     @cached_property
-    def _added(self) -> tuple[str, ...]:
-        """The tokens that transformers cuts out of a text before the rest is cut: added ones, and control tokens."""
-        own = (self.model.is_control, self.model.is_unknown)
-        return tuple(
+    def _added(self) -> re.Pattern[str]:
+        """The tokens that transformers splits off before SentencePiece runs: added tokens and control tokens."""
+        is_foreign = (self.model.is_control, self.model.is_unknown)
+        tokens = [
             token for token in self._tokenizer.get_added_vocab()
-            if token and any(is_odd(self.model.piece_to_id(token)) for is_odd in own)
-        )  # fmt: skip
+            if token and any(test(self.model.piece_to_id(token)) for test in is_foreign)
+        ]  # fmt: skip
+        return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
 
     def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        if any(token in text for token in self._added):
+        if self._added.search(text):
             return self._around_added(text)
         pieces = self.model.encode(text, return_type="proto").pieces
         names = [self.model.id_to_piece(piece.id) for piece in pieces]  # the unknown token by its name, not its text
@@ -92,14 +93,13 @@ class SentencePieceTokens(_WithOffsets):
         return list(self._tokenizer.convert_tokens_to_ids(names)), list(zip(starts, ends, strict=True))
 
     def _around_added(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """A text with added tokens as transformers cuts it, where it cuts all that stands between them as here."""
-        parts = re.split("|".join(map(re.escape, self._added)), text)
-        between = [part.strip() for part in parts if part.strip()]
+        """Tokenise a text with added tokens by transformers, if it agrees with SentencePiece on the text between."""
+        between = [part.strip() for part in self._added.split(text) if part.strip()]
         if not getattr(self._tokenizer, "is_fast", False) or any(
             list(self._tokenizer(part, add_special_tokens=False)["input_ids"]) != self._tokens(part)[0]
             for part in between
         ):
-            token = next(token for token in self._added if token in text)
+            token = self._added.findall(text)[0]
             raise ValueError(
                 f"the text holds {token!r}, a token that was added beside {self._file.name}, which would cut it "
                 "into others; save the tokenizer as tokenizer.json (AutoTokenizer ... save_pretrained) in the "
@@ -109,10 +109,10 @@ class SentencePieceTokens(_WithOffsets):
         return list(made["input_ids"]), [tuple(span) for span in made["offset_mapping"]]
 
 
-class FoundTokens(_WithOffsets):
-    """A tokenizer of Python alone (CTRL, BERTweet): it tells no characters, so its tokens are looked for in the text.
+class AlignedTokens(_WithOffsets):
+    """A pure-Python tokenizer (CTRL, BERTweet), which gives no offsets: its tokens are aligned with the text.
 
-    Each is looked for after the one before it, as its letters stand in the text or in lower case.
+    Each token is matched after the one before it, exactly or in lower case.
     """
 
     def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -120,7 +120,7 @@ class FoundTokens(_WithOffsets):
         return list(self._tokenizer.convert_tokens_to_ids(pieces)), list(self._places(text, pieces))
 
     def _places(self, text: str, pieces: list[str]) -> Iterator[tuple[int, int]]:
-        """Characters of each token; where one is not found: of the unknown token the word, else an error."""
+        """Yield (first, end) characters of each token; the unknown token covers its word. ValueError on a mismatch."""
         lower, at = text.lower() if len(text.lower()) == len(text) else text, 0
         for piece in pieces:
             letters = piece.replace("@@", "").replace("</w>", "").removeprefix("##").strip("\u2581 ") or piece
@@ -130,9 +130,9 @@ class FoundTokens(_WithOffsets):
                 letters = re.match(r"\S*", text[at:])[0]  # type: ignore[index]
             if not text.startswith(letters, at) and not lower.startswith(letters.lower(), at):
                 raise ValueError(
-                    f"its tokenizer ({type(self._tokenizer).__name__}) is one of Python alone, and its token {piece!r} "
-                    f"is not what the text goes on with, {text[at : at + 20]!r}, and tokens cannot be put on words: "
-                    "save a fast one (tokenizer.json) with the model."
+                    f"its pure-Python tokenizer ({type(self._tokenizer).__name__}) gives the token {piece!r} where the "
+                    f"text has {text[at : at + 20]!r}, so tokens cannot be assigned to words: save a fast tokenizer "
+                    "(tokenizer.json) with the model."
                 )
             yield at, max(at + len(letters), at + 1)
             at += len(letters)

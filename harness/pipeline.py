@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import cast
 
 from harness import backends, provenance, quickstart, stopping, tables, transfer
-from harness.plan import Failure, Guarded, Plan, Watcher, make_plan, require_files, require_known, require_something
+from harness.plan import (
+    Failure,
+    Plan,
+    Watcher,
+    guarded,
+    make_plan,
+    require_files,
+    require_known,
+    require_model_and_data,
+)
 from harness.provenance import Account, Outcome
 from harness.score_units import ScoreUnit
 from harness.spec import EvaluationSpec
@@ -53,10 +61,10 @@ def run(
         FileNotFoundError: if a file that a control needs is named and not there.
         ValueError: if the name of a model is not known, or no model or no recording can be had; nothing is computed.
     """
-    started, watcher = time.monotonic(), cast("Watcher", Guarded(watcher or Watcher()))
+    started, watcher = time.monotonic(), guarded(watcher)
     require_files(spec)
     backends.require_installed(spec.backend)
-    store = Store(transfer.whole(out) if address else out)  # workers have another working folder
+    store = Store(transfer.absolute(out) if address else out)  # workers have another working folder
     store.require_writable()
     store.sweep()
     with store.at_work():
@@ -65,20 +73,19 @@ def run(
         plan = _planned(spec, store, data_root, watcher, pinned, allow_pickle, keep_going)
         pending = [unit for unit in plan.scores if not store.has("scores", unit.key, every_byte=True)]
         watcher.planned(plan, pending)
-        was_whole, n_units = tables.holds(store.out, plan.run), len(plan.scores)
-        if not pending and not plan.failures and was_whole:
+        had_tables, n_units = tables.holds(store.out, plan.run), len(plan.scores)
+        if not pending and not plan.failures and had_tables:
             return Outcome(plan.run, n_units, 0, n_units, (), time.monotonic() - started)
         _join(address, store)
         with stopping.signals() as stop:
             done, account = _compute(plan, pending, store, device, watcher, allow_pickle, stop)
             account = replace(account, usd_per_gpu_hour=usd_per_gpu_hour)
-            n_computed, failures = account.n_scored, tuple(plan.failures)
             outcome = Outcome(
-                plan.run, n_units, n_computed, len(done) - n_computed, failures, time.monotonic() - started,
-                account.was_stopped,
+                plan.run, n_units, account.n_scored, len(done) - account.n_scored, tuple(plan.failures),
+                time.monotonic() - started, account.was_stopped,
             )  # fmt: skip
             watcher.busy("putting the tables together")
-            _put_together(plan, outcome, done, store, account, was_whole)
+            _write_tables(plan, outcome, done, store, account, had_tables)
     return replace(outcome, seconds=time.monotonic() - started)
 
 
@@ -97,7 +104,7 @@ def _planned(
         watcher.failed(failure)
     if not keep_going:
         require_known(plan)
-        require_something(plan)
+        require_model_and_data(plan)
     return plan
 
 
@@ -109,8 +116,8 @@ def _join(address: str | None, store: Store) -> None:
         actors.require_shared(store)
 
 
-def _put_together(
-    plan: Plan, outcome: Outcome, done: list[ScoreUnit], store: Store, account: Account, was_whole: bool
+def _write_tables(
+    plan: Plan, outcome: Outcome, done: list[ScoreUnit], store: Store, account: Account, had_tables: bool
 ) -> None:
     """Write the tables, alone at them.
 
@@ -119,7 +126,7 @@ def _put_together(
     from harness import assemble
 
     with store.tables_of(plan.run):
-        if outcome.status != "done" or was_whole or not tables.holds(store.out, plan.run):
+        if outcome.status != "done" or had_tables or not tables.holds(store.out, plan.run):
             assemble.write(store, plan.run, done, provenance.rows(plan, outcome, done, store, account))
 
 
@@ -138,7 +145,10 @@ def _compute(
         from harness.schedule import Schedule
 
         account = Schedule(plan, pending, store, device, watcher, allow_pickle).work(stop)
-    done = {unit.key: unit for unit in plan.scores if store.has("scores", unit.key, every_byte=True)}
+    computed = {unit.key for unit in pending}  # the others were compared when the run was planned
+    done = {
+        unit.key: unit for unit in plan.scores if store.has("scores", unit.key, every_byte=unit.key in computed)
+    }  # fmt: skip
     known = {(failure.model, failure.dataset, failure.protocol) for failure in plan.failures}
     absent = [(unit.source.name, unit.dataset, unit.protocol.name) for unit in plan.scores if unit.key not in done]
     left = [what for what in absent if what not in known]

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from harness import checkpoints, controls, datasets, names, pairs, precision, quickstart
 from harness.datasets.entry import Entry, checksum_of
@@ -37,8 +37,8 @@ class Failure:
     def of(cls, error: BaseException, station: str, model: str = "", dataset: str = "", protocol: str = "") -> Failure:
         """From an exception, a remote one told by its cause."""
         cause = getattr(error, "cause", None) or error
-        said = names.shown(str(cause).strip())
-        return cls(station, names.shown(model), dataset, protocol, type(cause).__name__, said)
+        said = names.printable(str(cause).strip())
+        return cls(station, names.printable(model), dataset, protocol, type(cause).__name__, said)
 
 
 @dataclass
@@ -87,9 +87,12 @@ class Watcher:
         """A unit, a model or a data set failed."""
 
 
-class Guarded:
-    """A watcher of which nothing that goes wrong ends a run: it is logged, and the run goes on."""
+def guarded(watcher: Watcher | None) -> Watcher:
+    """Wrap a watcher so that its exceptions are logged and never end a run."""
+    return cast("Watcher", _Guarded(watcher or Watcher()))
 
+
+class _Guarded:
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
 
@@ -100,7 +103,7 @@ class Guarded:
             try:
                 call(*arguments)
             except Exception as error:  # noqa: BLE001 - whatever a watcher does
-                logger.warning("%s could not be shown: %s", name, names.shown(f"{type(error).__name__}: {error}"))
+                logger.warning("%s could not be shown: %s", name, names.printable(f"{type(error).__name__}: {error}"))
 
         return guarded
 
@@ -142,7 +145,7 @@ def require_known(plan: Plan) -> None:
         )
 
 
-def require_something(plan: Plan) -> None:
+def require_model_and_data(plan: Plan) -> None:
     """Raise where there is no model or no recording at all.
 
     Raises:

@@ -20,7 +20,7 @@ def show(rows: list[dict[str, Any]], as_json: bool) -> int:
 
     table = Table(*rows[0], box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*(Text(names.shown(_cell(value))) for value in row.values()))
+        table.add_row(*(Text(names.printable(_cell(value))) for value in row.values()))
     console = Console()
     if not console.is_terminal:  # a pipe has no edge at which to cut words
         console.width = 1000

@@ -155,7 +155,7 @@ def _run_row(plan: Plan, outcome: Outcome, out: str) -> dict[str, Any]:
         "run": plan.run, "spec": plan.spec.name, "status": outcome.status,
         "started": plan.started, "seconds": outcome.seconds, "n_units": outcome.n_units,
         "n_computed": outcome.n_computed, "n_reused": outcome.n_reused, "n_failed": len(outcome.failures),
-        "command": names.shown(" ".join(["harness", *sys.argv[1:]])), "code_version": code_version(),
+        "command": names.printable(" ".join(["harness", *sys.argv[1:]])), "code_version": code_version(),
         "versions": json.dumps({"python": platform.python_version(), **{name: version(name) for name in libraries}}),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores", "content": json.dumps(content),
     }  # fmt: skip

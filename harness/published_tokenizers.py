@@ -8,12 +8,13 @@ SentencePiece itself reads it. Special tokens and the chat template are always t
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.offsets import ByteTokens, FoundTokens, SentencePieceTokens
+from harness.headers import read_json
+from harness.offsets import AlignedTokens, ByteTokens, SentencePieceTokens
+from harness.safetensors_file import is_lfs_pointer
 
 # Files that hold a SentencePiece model, by family.
 SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model", "sentencepiece.model")
@@ -81,7 +82,7 @@ def _published(folder: Path, chosen: Any) -> tuple[Any, str]:
         return chosen, ""
     if len(chosen(_BYTES, add_special_tokens=False)["input_ids"]) == len(_BYTES.encode()):
         return ByteTokens(chosen), ""
-    return FoundTokens(chosen), ""
+    return AlignedTokens(chosen), ""
 
 
 def _without_dropout(tokenizer: Any) -> list[str]:
@@ -94,33 +95,27 @@ def _without_dropout(tokenizer: Any) -> list[str]:
     return [f"tokenizer.json leaves out {share:.0%} of the merges at random, for training: none is left out here."]
 
 
-_POINTER = b"version https://git-lfs"
-# Small files of a tokenizer that are JSON objects.
+# Files of a tokenizer that are JSON objects.
 _JSON = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 
 
 def _fault(folder: Path) -> str:
-    """What is wrong with a file of a tokenizer that could not be read; "" where nothing is seen."""
-    for file in sorted(file for file in folder.iterdir() if file.is_file()):
-        if file.name not in {*FILES, *_JSON, "merges.txt"}:
-            continue
-        with file.open("rb") as stream:
-            if stream.read(len(_POINTER)) == _POINTER:
-                return f"{file.name} is a Git LFS pointer, not the tokenizer; run `git lfs pull` in its folder"
-        if file.stat().st_size == 0:
-            return f"{file.name} is empty; copy it again"
-        if file.name in _JSON:
-            try:
-                content = json.loads(file.read_text())
-            except (ValueError, RecursionError) as error:
-                return f"{file.name} is not JSON ({error}); copy it again"
-            if not isinstance(content, dict):
-                return f"{file.name} holds no JSON object; copy it again"
-            if file.name == "tokenizer.json" and not isinstance(content.get("model"), dict):
-                return f"{file.name} states no model of a tokenizer; copy it again"
-    names = {file.name for file in folder.iterdir()}
+    """What is wrong with a file of a tokenizer that could not be loaded; "" where nothing is found."""
+    present = [folder / name for name in (*FILES, *_JSON, "merges.txt") if (folder / name).is_file()]
+    try:
+        for file in present:
+            if file.stat().st_size == 0:
+                return f"{file.name} is empty; copy it again"
+            content = read_json(file, folder.name) if file.name in _JSON else None
+            if content is None and is_lfs_pointer(file):
+                return f"{file.name} is a Git LFS pointer; run `git lfs pull` in its folder"
+            if file.name == "tokenizer.json" and not isinstance((content or {}).get("model"), dict):
+                return f"{file.name} has no tokenizer model; copy it again"
+    except ValueError as error:
+        return str(error).removeprefix(f"{folder.name}: ")
+    names = {file.name for file in present}
     if "vocab.json" in names and not names & {"merges.txt", "tokenizer.json"}:
-        return "vocab.json is there without merges.txt, which says how its pieces are put together; copy that too"
+        return "vocab.json is there without merges.txt, the merge rules of its tokens; copy that too"
     return ""
 
 

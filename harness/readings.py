@@ -22,7 +22,7 @@ from harness.cluster import Cluster
 from harness.occupancy import Occupancy, Spot
 from harness.placement import Demand, Placement, place
 from harness.plan import Watcher
-from harness.residents import Read, Resident, TookTooLongError, demand_of
+from harness.residents import Read, Resident, UnitTimeoutError, demand_of
 from harness.room import NoRoomError
 from harness.spec import AskedBackend, Backend, Dtype
 from harness.store import Store
@@ -269,15 +269,15 @@ class Readings:
                 yield from self._failed(resident, NoRoomError(resident.reservation.missing))
             elif resident.now and time.monotonic() - resident.since > resident.limit_s:
                 self.running = {ref: other for ref, other in self.running.items() if other is not resident}
-                yield from self._given_up(resident)
+                yield from self._timed_out(resident)
 
-    def _given_up(self, resident: Resident) -> Iterator[Read]:
-        """A text that takes too long is a failure; the model's other texts are read by another actor."""
+    def _timed_out(self, resident: Resident) -> Iterator[Read]:
+        """Fail the text that exceeds the time limit; a new actor reads the model's other texts."""
         left = resident.left
         self._leave(resident)
-        yield Read(left.pop(0), error=TookTooLongError(
-            f"{resident.checkpoint.name}: one text was not read within {resident.limit_s:.0f} s, and its reading was "
-            "ended; set HARNESS_UNIT_LIMIT_S to give it longer, or look at the model on its own (`harness surprisal`)."
+        yield Read(left.pop(0), error=UnitTimeoutError(
+            f"{resident.checkpoint.name}: extraction of one text took longer than {resident.limit_s:.0f} s and was "
+            "cancelled; set HARNESS_UNIT_LIMIT_S to raise the limit, or try the model alone (`harness surprisal`)."
         ))  # fmt: skip
         for unit in left:
             self.add(unit)

@@ -99,7 +99,7 @@ def _render(template: str, content: dict[str, Any]) -> str:
 
 
 def _one_line(text: Any) -> str:
-    return " ".join(names.shown(str(text)).split())
+    return " ".join(names.printable(str(text)).split())
 
 
 def _content(out: str, run: str | None) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _content(out: str, run: str | None) -> dict[str, Any]:
     scored = pd.concat([frames[name][["dataset", "protocol", "seed"]] for name in ("model_scores", "reading_scores")])
     protocols = _protocols(set(scored["dataset"]), known.get("protocols") or [])
     return {
-        "out": names.shown(out.rstrip("/")),
+        "out": names.printable(out.rstrip("/")),
         "about": about,
         "machine": _mapping(about["machine"]) or {"": about["machine"]},
         "versions": _mapping(about["versions"]) or {"": about["versions"]},

@@ -53,8 +53,8 @@ class Resident:
 
     @property
     def limit_s(self) -> float:
-        """How long one text may take, its model's loading included."""
-        return limit_s(self.placement.load_s + self.placement.run_s)
+        """Seconds that one text may take, including loading the model."""
+        return time_limit_s(self.placement.load_s + self.placement.run_s)
 
     @classmethod
     def of(
@@ -96,16 +96,20 @@ class Resident:
             claim.release()
 
 
-# A unit that takes longer than this, and than so many times what was forecast for it, hangs.
+# A unit is cancelled after this time, or after this multiple of its forecast, whichever is longer.
 LEAST_LIMIT_S, FORECASTS = 3600.0, 50.0
 
 
-class TookTooLongError(RuntimeError):
-    """A unit was not done within its time limit."""
+class UnitTimeoutError(RuntimeError):
+    """A unit exceeded its time limit."""
 
 
-def limit_s(forecast_s: float = 0.0) -> float:
-    """The time limit of a unit, from its forecast; HARNESS_UNIT_LIMIT_S (seconds) sets another, 0 none."""
+def time_limit_s(forecast_s: float = 0.0) -> float:
+    """Time limit of a unit in seconds, from its forecast. HARNESS_UNIT_LIMIT_S overrides it; 0 means no limit.
+
+    Raises:
+        ValueError: if HARNESS_UNIT_LIMIT_S is not a number.
+    """
     asked = os.environ.get("HARNESS_UNIT_LIMIT_S", "")
     try:
         given = float(asked) if asked else max(LEAST_LIMIT_S, FORECASTS * forecast_s)

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 MAX_HEADER_BYTES = 100_000_000
+_POINTER = b"version https://git-lfs"
 # What a file begins with that is called *.safetensors and is none.
 _OTHER_FORMATS = {
-    b"version https://git-lfs": "is a Git LFS pointer, not the weights; run `git lfs pull` in its folder",
+    _POINTER: "is a Git LFS pointer, not the weights; run `git lfs pull` in its folder",
     b"<": "is a web page, not the weights; download it again",
     b"PK\x03\x04": "is a zip archive, as torch.save writes; convert it to safetensors",
     b"\x80\x02": "is a pickle; convert it to safetensors",
@@ -78,6 +79,12 @@ def require_regular(file: Path, name: str) -> None:
         raise ValueError(f"{name}: {file.name} is {kind}, not a file of weights; copy the checkpoint again.")
     if not os.access(file, os.R_OK):
         raise ValueError(f"{name}: {file} cannot be read (permission denied); look at its permissions.")
+
+
+def is_lfs_pointer(file: Path) -> bool:
+    """Whether a file is only a Git LFS pointer to its content."""
+    with file.open("rb") as stream:
+        return stream.read(len(_POINTER)) == _POINTER
 
 
 def header_of(file: Path, name: str) -> dict[str, Stored]:

@@ -21,14 +21,14 @@ from harness.meters import Meters
 from harness.plan import Failure, Plan, Watcher
 from harness.provenance import Account
 from harness.readings import Readings
-from harness.residents import Read, TookTooLongError, limit_s
+from harness.residents import Read, UnitTimeoutError, time_limit_s
 from harness.score_units import ScoreUnit
 from harness.stopping import Stop
 from harness.store import CorruptUnit, Store
 
 # How often is looked for what Ray does not tell: other drivers' units, places, nodes.
 LOOK_S = 1.0
-SCORE_S = 15 * 60.0  # forecast of a score, which may have to wait for a core and for a ceiling: twelve hours at most
+SCORE_S = 15 * 60.0  # nominal forecast of a score, which may wait for a core and a ceiling: a limit of 12.5 hours
 
 
 class Schedule:
@@ -49,9 +49,8 @@ class Schedule:
         self.readings = Readings(store, self.device, watcher, allow_pickle=allow_pickle, backend=plan.spec.backend)
         self.waiting: defaultdict[str, list[ScoreUnit]] = defaultdict(list)  # by the key of their features
         self.ready: deque[ScoreUnit] = deque()
-        self.scoring: dict[Any, tuple[ScoreUnit, Claim]] = {}
-        self.begun: dict[Any, float] = {}  # when scores were begun, by time.monotonic
-        limit_s()  # wrong settings are told before anything is computed
+        self.scoring: dict[Any, tuple[ScoreUnit, Claim, float]] = {}  # with time.monotonic() at submission
+        time_limit_s()  # raises here if it is set wrongly, before anything is computed
         self.elsewhere: dict[str, ScoreUnit] = {}
         self.retried: set[str] = set()
         self.read: set[str] = set()
@@ -158,7 +157,7 @@ class Schedule:
             return
         ceiling, recording = self._ceiling(unit), self.recordings[unit.dataset]
         reference = actors.score.remote(unit, recording, ceiling, self.store.out, self.device)
-        self.scoring[reference], self.begun[reference] = (unit, claim), time.monotonic()
+        self.scoring[reference] = (unit, claim, time.monotonic())
 
     def _ceiling(self, unit: ScoreUnit) -> Any:
         key = (unit.dataset, unit.protocol.name)
@@ -167,8 +166,7 @@ class Schedule:
         return self.ceilings[key]
 
     def _scored(self, reference: Any) -> None:
-        unit, claim = self.scoring.pop(reference)
-        self.begun.pop(reference)
+        unit, claim, _ = self.scoring.pop(reference)
         try:
             seconds = ray.get(reference)
         except Exception as error:  # noqa: BLE001 - one failing unit must not stop the others
@@ -200,7 +198,7 @@ class Schedule:
         self.looked = time.monotonic()
         self.n_cpus, _ = actors.resources()  # nodes come and go
         self._read(self.readings.look_around())
-        self._end_late_scores()
+        self._cancel_timed_out_scores()
         held = [resident.placement for resident in self.readings.residents.values()]
         waiting = sum(map(len, self.waiting.values())) + len(self.ready) + len(self.elsewhere)
         self.meters.look(self.readings.cluster, held, waiting)
@@ -210,17 +208,18 @@ class Schedule:
             elif not self.store.claimed("scores", key):  # its driver gave up, or died
                 self.ready.append(self.elsewhere.pop(key))
 
-    def _end_late_scores(self) -> None:
-        """A score that takes too long is a failure; its task is ended, with the worker that it runs in."""
-        late = [one for one, began in self.begun.items() if time.monotonic() - began > limit_s(SCORE_S)]
-        for reference in late:
-            unit, claim = self.scoring.pop(reference)
-            took = time.monotonic() - self.begun.pop(reference)
+    def _cancel_timed_out_scores(self) -> None:
+        """Cancel scores that exceed the time limit, with their worker processes; each is a failure."""
+        now, limit_s = time.monotonic(), time_limit_s(SCORE_S)
+        late = [reference for reference, (_, _, started) in self.scoring.items() if now - started > limit_s]
+        _, running = ray.wait(late, num_returns=len(late), timeout=0) if late else ([], [])
+        for reference in running:  # cancelling a task that has just ended can crash Ray (see `_close`)
+            unit, claim, started = self.scoring.pop(reference)
             ray.cancel(reference, force=True)
             claim.release()
-            self._failed(unit, "score", TookTooLongError(
-                f"{unit.source.name}: one score was not done within {took:.0f} s, and was ended; set "
-                "HARNESS_UNIT_LIMIT_S to give it longer."
+            self._failed(unit, "score", UnitTimeoutError(
+                f"{unit.source.name}: one score took longer than {now - started:.0f} s and was cancelled; set "
+                "HARNESS_UNIT_LIMIT_S to raise the limit."
             ))  # fmt: skip
 
     def _failed(self, unit: ScoreUnit, station: str, error: Exception) -> None:
@@ -233,6 +232,6 @@ class Schedule:
 
         To cancel one at the moment at which it ends brings Ray down ("Tried to complete task that was not pending").
         """
-        for _, claim in self.scoring.values():
+        for _, claim, _ in self.scoring.values():
             claim.release()
         self.readings.close()

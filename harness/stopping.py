@@ -54,7 +54,7 @@ def signals(grace_s: float = GRACE_S, *, ctrl_c: bool = True) -> Iterator[Stop]:
 
     Args:
         grace_s: how long what runs is waited for after SIGTERM.
-        ctrl_c: whether Ctrl-C leaves word; else it ends the body at once, as for work that cannot look for the word.
+        ctrl_c: whether Ctrl-C only sets the flag; else it raises KeyboardInterrupt at once, for work that cannot poll.
 
     Raises:
         KeyboardInterrupt: in the body, at the second signal, wherever that is.

@@ -6,6 +6,7 @@ table's folder as it is. Raw score, ceiling and ratio are three columns; nothing
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 import time
@@ -59,8 +60,8 @@ def _fitting(table: str, row: dict[str, Any]) -> dict[str, Any]:
             pa.scalar(value, SCHEMAS[table][name])
             made[name] = value
         except (UnicodeEncodeError, OverflowError, pa.ArrowException):
-            made[name] = names.shown(value) if isinstance(value, str) else None
-            what = names.shown(str(row.get("model", "")))
+            made[name] = names.printable(value) if isinstance(value, str) else None
+            what = names.printable(str(row.get("model", "")))
             logger.warning("table %s, model %s: %s cannot be written as it is: %.80r", table, what, name, value)
     return made
 
@@ -118,19 +119,15 @@ def read(
         table_files.DamagedTablesError: if files of the run are not as they were written. Of all runs, those that are
             damaged are named in the log and left out.
     """
-    for pause_s in (*PAUSES_S, 0.0):
-        try:
-            return _read(out, table, run, columns, models, where)
-        except (FileNotFoundError, table_files.DamagedTablesError):  # or they were put in place while they were listed
-            if not pause_s or not _has_tables(out):
-                raise
-            time.sleep(pause_s)
-    raise AssertionError  # never reached
-
-
-def _has_tables(out: str) -> bool:
     filesystem, root = fsspec.core.url_to_fs(out)
-    return transfer.is_there(filesystem, f"{root}/tables")
+    if not transfer.is_there(filesystem, f"{root}/tables"):
+        raise FileNotFoundError(f"no tables under {out}: run `harness run quickstart --out {out}` first.")
+    for pause_s in PAUSES_S:
+        # Another driver may be replacing the files that were just listed.
+        with contextlib.suppress(FileNotFoundError, table_files.DamagedTablesError):
+            return _read(filesystem, root, table, run, columns, models, where)
+        time.sleep(pause_s)
+    return _read(filesystem, root, table, run, columns, models, where)
 
 
 def _damaged(filesystem: Any, root: str, table: str) -> list[str]:
@@ -146,7 +143,8 @@ def _damaged(filesystem: Any, root: str, table: str) -> list[str]:
 
 
 def _read(
-    out: str,
+    filesystem: Any,
+    root: str,
     table: str,
     run: str | None,
     columns: Sequence[str] | None,
@@ -156,9 +154,6 @@ def _read(
     import pandas as pd
     import pyarrow.dataset as ds
 
-    filesystem, root = fsspec.core.url_to_fs(out)
-    if not transfer.is_there(filesystem, f"{root}/tables"):
-        raise FileNotFoundError(f"no tables under {out}: run `harness run quickstart --out {out}` first.")
     path = f"{root}/tables/{table}"
     wanted = ds.field("run") == run if run else ds.scalar(True)
     if run:

@@ -145,7 +145,7 @@ def _stamp(files: dict[str, dict[str, Any]]) -> str:
     """Over names, sizes and what the filesystem says of a version, of the files that are fetched."""
     told = sorted(
         (name, facts.get("size"), transfer.stamp(facts)) for name, facts in files.items()
-        if name.endswith(_FETCHED) and not fingerprints.is_of_trainer(name)
+        if name.endswith(_FETCHED) and name not in fingerprints.OF_TRAINERS
     )  # fmt: skip
     return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 

@@ -51,7 +51,7 @@ def again(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
     return call(*arguments, **named)
 
 
-def whole(place: str) -> str:
+def absolute(place: str) -> str:
     """A folder by its whole path, which means the same elsewhere; a URL as it is."""
     return place if "://" in place else str(Path(place).absolute())
 

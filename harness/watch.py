@@ -74,11 +74,11 @@ class Pass:
     events: list[Event] = field(default_factory=list)
     run: str = ""
     was_stopped: bool = False
-    n_told: int = 0
+    n_reported: int = 0
 
 
-def _silent(_: Event) -> None:
-    """Tell nobody."""
+def _ignore(_: Event) -> None:
+    """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Watch:
         cache: folder for checkpoints of a bucket, which every node must see.
         drop: what counts as one, in units of the score.
         allow_pickle: whether folders whose weights are pickles only are evaluated.
-        told: is given each event as soon as its results are stored.
+        on_event: called with each event as soon as its results are stored.
     """
 
     source: str
@@ -108,7 +108,7 @@ class Watch:
     cache: str = ""
     drop: float = DROP
     allow_pickle: bool = False
-    told: Callable[[Event], None] = _silent
+    on_event: Callable[[Event], None] = _ignore
 
     @property
     def asked(self) -> str:
@@ -152,15 +152,15 @@ class Watch:
             self.source, quiet_s=self.quiet_s, marker=self.marker, known=known, allow_pickle=self.allow_pickle
         )
         for one in seen:
-            row = last.get((one.where, one.stamp)) or self._same(one, done)
+            row = last.get((one.where, one.stamp)) or self._same_content(one, done)
             state = str(row.state) if row else "new"
             if one.waits_for and state not in {"evaluated", "parked"}:
                 state = "waits"
             found.append((one, state, row))
         return found
 
-    def _same(self, one: Seen, done: list[Any]) -> Any:
-        """The last evaluation of a checkpoint whose files were only touched, or that a trainer has added to."""
+    def _same_content(self, one: Seen, done: list[Any]) -> Any:
+        """The row of a checkpoint with the same content, evaluated before its files were touched or records added."""
         earlier = [row for row in done if row.where == one.where and row.revision.startswith("files-")]
         if not earlier or one.waits_for or one.damage or not Path(one.where).is_dir():
             return None
@@ -184,20 +184,20 @@ class Watch:
         folders, reasons = self._brought(fresh)
         revisions: dict[str, str] = {}
         models = dict.fromkeys((*self.spec.models, *before, *folders.values()))
-        named = checkpoints.names_of(models)  # before one of them can disappear
+        names = checkpoints.names_of(models)  # before any folder can disappear
+        known_as = {where: names[folder] for where, folder in folders.items()}
         if folders:
             outcome = self.evaluate(replace(self.spec, models=tuple(models)))
             this.run, this.was_stopped = outcome.run, outcome.was_stopped
             if this.was_stopped:  # what it computed is stored, and found by the next pass
                 return []
-            reasons |= _reasons({where: named[folder] for where, folder in folders.items()}, outcome)
+            reasons |= _reasons(known_as, outcome)
             rows = tables.read(self.out, "model_properties", outcome.run)
             revisions = dict(zip(rows["model"], rows["revision"], strict=True))
         rows = [
-            self._row(one, folders.get(one.where, ""), named.get(folders.get(one.where, "")), revisions, reasons, tried,
-                      this)
+            self._row(one, folders.get(one.where, ""), known_as.get(one.where), revisions, reasons, tried, this)
             for one in fresh
-        ]  # fmt: skip
+        ]
         _add(self.out, rows)
         for row in rows:
             {"evaluated": this.evaluated, "failed": this.failed, "parked": this.parked}[row["state"]].append(row)
@@ -206,9 +206,9 @@ class Watch:
                         if row in rows]  # fmt: skip
         if folders:
             _supersede(self.out, {*tried["evaluated_in"], *(row["evaluated_in"] for row in this.evaluated)}, this.run)
-            fresh_ones = {row["model"]: row["revision"] for row in this.evaluated if row in rows}
-            this.events += self._results(fresh_ones, this, tried)
-        self._tell(this)
+            evaluated = {row["model"]: row["revision"] for row in this.evaluated if row in rows}
+            this.events += self._results(evaluated, this, tried)
+        self._report(this)
         return [row["folder"] for row in this.evaluated if row in rows]
 
     def _brought(self, fresh: list[Seen]) -> tuple[dict[str, str], dict[str, str]]:
@@ -239,62 +239,84 @@ class Watch:
             "attempt": attempt, "state": state, "reason": reason, "evaluated_in": this.run,
         }  # fmt: skip
 
-    def _results(self, fresh: dict[str, str], this: Pass, tried: pd.DataFrame) -> Iterator[Event]:
-        """Scores of new checkpoints, and which of them are lower than one step before, be its files there or not."""
-        for question, part in _by_question(self.out, this.run):
-            before = dict(self._history(tried, this.run, question))
-            scores = before | dict(zip(part["model"], part["r"], strict=True))
-            for row in part[part["model"].isin(list(fresh))].itertuples():
-                earlier = _one_before(row.model, scores)
-                what = (row.model, fresh[row.model], this.run, "", row.dataset, row.protocol, row.r, earlier)
-                yield Event("result", *what)
-                if earlier is not None and row.r < earlier - self.drop:
-                    yield Event("drop", *what)
+    def _results(self, evaluated: dict[str, str], this: Pass, tried: pd.DataFrame) -> Iterator[Event]:
+        """Scores of new checkpoints (model -> revision), and those that dropped below the checkpoint one step before.
 
-    def _history(self, tried: pd.DataFrame, but: str, question: tuple[str, str]) -> Iterator[tuple[str, float]]:
-        """Model and score of checkpoints that were evaluated in other runs, the oldest first."""
+        That checkpoint may have been deleted since; its score is then read from an earlier run.
+        """
+        history = History(self.out, this.run, tried)
+        for (dataset, protocol), scores in history.scores_of(this.run).items():
+            for model in (model for model in scores if model in evaluated):
+                before = history.one_before(model, (dataset, protocol))
+                details = (model, evaluated[model], this.run, "", dataset, protocol, scores[model], before)
+                yield Event("result", *details)
+                if before is not None and scores[model] < before - self.drop:
+                    yield Event("drop", *details)
+
+    def _report(self, this: Pass) -> None:
+        """Pass new events to `on_event`; its exceptions are logged and never end the watch."""
+        for event in this.events[this.n_reported :]:
+            this.n_reported += 1
+            try:
+                self.on_event(event)
+            except Exception as error:  # noqa: BLE001 - a hook, or a closed terminal
+                logger.warning("event=%s model=%s handler failed (%s)", event.event, event.model, type(error).__name__)
+
+
+class History:
+    """Scores of a training's checkpoints over the runs that evaluated them; each run's tables are read once, if needed.
+
+    Args:
+        out: folder or URL of tables.
+        run: the newest run.
+        tried: rows of the table `watched`.
+    """
+
+    def __init__(self, out: str, run: str, tried: pd.DataFrame) -> None:
         done = tried[tried["state"] == "evaluated"]
-        for run in dict.fromkeys(done["evaluated_in"]):
-            if run == but:
-                continue
+        self.out, self.run = out, run
+        self.models, self.runs = list(dict.fromkeys(done["model"])), list(dict.fromkeys(done["evaluated_in"]))
+        self._scores: dict[str, dict[tuple[str, str], dict[str, float]]] = {}
+
+    def scores_of(self, run: str) -> dict[tuple[str, str], dict[str, float]]:
+        """(data set, protocol) -> model -> score."""
+        if run not in self._scores:
+            brain, reading = (tables.read(self.out, table, run) for table in ("model_scores", "reading_scores"))
+            self._scores[run] = {
+                (str(dataset), str(protocol)): dict(zip(rows["model"], rows["r"], strict=True))
+                for frame in (brain[brain["target"] == "all"], reading)
+                for (dataset, protocol), rows in frame[frame["kind"] == "model"].groupby(["dataset", "protocol"])
+            }
+        return self._scores[run]
+
+    def one_before(self, model: str, question: tuple[str, str]) -> float | None:
+        """The score of the same training's checkpoint one step before a model; None if there is none."""
+        current = self.scores_of(self.run)[question]
+        before = _step_before(model, [*current, *self.models])
+        if before is None or before in current:
+            return current.get(before or "")
+        for run in reversed([run for run in self.runs if run != self.run]):
             try:
-                known = [part for asked, part in _by_question(self.out, run) if asked == question]
-            except ValueError as error:
-                logger.warning("run=%s is left out of what came before: %s", run, error)
+                found = self.scores_of(run).get(question, {}).get(before)
+            except ValueError as error:  # damaged tables
+                logger.warning("run=%s is skipped: %s", run, error)
                 continue
-            mine = set(done["model"][done["evaluated_in"] == run])
-            for part in known:
-                yield from ((row.model, row.r) for row in part.itertuples() if row.model in mine)
-
-    def _tell(self, this: Pass) -> None:
-        """Hand on what is new; whatever the hearer does, the watch goes on."""
-        while this.n_told < len(this.events):
-            event, this.n_told = this.events[this.n_told], this.n_told + 1
-            try:
-                self.told(event)
-            except Exception as error:  # noqa: BLE001 - a hook, or a terminal that is gone
-                logger.warning("event=%s of %s could not be told (%s)", event.event, event.model, type(error).__name__)
+            if found is not None:
+                return found
+        return None
 
 
-def _by_question(out: str, run: str) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
-    """The scores of models for each (data set, protocol)."""
-    brain = tables.read(out, "model_scores", run)
-    for frame in (brain[brain["target"] == "all"], tables.read(out, "reading_scores", run)):
-        for (dataset, protocol), part in frame[frame["kind"] == "model"].groupby(["dataset", "protocol"]):
-            yield (str(dataset), str(protocol)), part
-
-
-def _one_before(model: str, scores: dict[str, float]) -> float | None:
-    """The score of the checkpoint of the same training that comes before a model; None where there is none."""
-    mine = scaling.step_of(model)
-    steps = {name: scaling.step_of(name) for name in scores}
+def _step_before(model: str, names: list[str]) -> str | None:
+    """The name of the same training's checkpoint one step before a model; None if there is none."""
+    own = scaling.step_of(model)
+    steps = {name: scaling.step_of(name) for name in names}
     earlier = [
-        (step[1], name) for name, step in steps.items() if step and mine and step[0] == mine[0] and step[1] < mine[1]
+        (step[1], name) for name, step in steps.items() if step and own and step[0] == own[0] and step[1] < own[1]
     ]
-    return scores[max(earlier)[1]] if earlier else None
+    return max(earlier)[1] if earlier else None
 
 
-def _reasons(named: dict[str, str], outcome: Outcome) -> dict[str, str]:
+def _reasons(known_as: dict[str, str], outcome: Outcome) -> dict[str, str]:
     """By place, the first thing that went wrong with a checkpoint or its twin.
 
     Raises:
@@ -306,7 +328,7 @@ def _reasons(named: dict[str, str], outcome: Outcome) -> dict[str, str]:
         if not failure.model:
             raise ValueError(f"{failure.dataset} cannot be had, so no checkpoint is written down as evaluated. {said}")
         first.setdefault(failure.model.partition(":")[0], said)
-    return {where: first[name] for where, name in named.items() if name in first}
+    return {where: first[name] for where, name in known_as.items() if name in first}
 
 
 def _add(out: str, rows: list[dict[str, Any]]) -> None:

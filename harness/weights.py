@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import headers
-from harness.safetensors_file import require_regular
+from harness.safetensors_file import is_lfs_pointer, require_regular
 
 # What torch.compile, FSDP, activation checkpointing and Lightning Fabric put into names, at the top or inside.
 _WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"))
@@ -83,9 +83,8 @@ def unpickled(file: Path, name: str) -> dict[str, Any]:
     import torch
 
     require_regular(file, name)
-    with file.open("rb") as stream:
-        if stream.read(64).startswith(b"version https://git-lfs"):
-            raise ValueError(f"{name}: {file.name} is a Git LFS pointer, not the weights; run `git lfs pull` there.")
+    if is_lfs_pointer(file):
+        raise ValueError(f"{name}: {file.name} is a Git LFS pointer, not the weights; run `git lfs pull` there.")
     try:
         # Files of before 2020 are no zip archives and cannot be mapped.
         found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))

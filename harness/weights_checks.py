@@ -104,24 +104,24 @@ def require_whole_blocks(tensors: Mapping[str, Any], settings: Mapping[str, Any]
 
 
 def without_tables(keys: Iterable[str], tensors: Mapping[str, Any]) -> list[str]:
-    """Stored names without those of whole numbers or truth values that are no quantised weights: masks, tables."""
+    """Drop the names of integer and boolean tensors that are not quantised weights: masks and lookup tables."""
     return [
         key for key in keys
         if key not in tensors or _IS_REAL.match(dtype_of(tensors[key])) or quantization.is_part(key)
     ]  # fmt: skip
 
 
-def require_own_weights(found: dict[str, Any], read: str = "", config: Any = None) -> None:
+def require_own_weights(found: dict[str, Any], read: str, config: Any) -> None:
     """Raise where a weight is absent, of another shape, or of a block that the configuration lacks.
 
     Args:
         found: loading_info of transformers: missing_keys, mismatched_keys, unexpected_keys.
         read: how the names of the weights begin that are read; others may be absent (the head of an encoder).
-        config: of the model: its blocks, and those after them that predict further tokens and are not read.
+        config: of the model: its blocks, and the blocks for multi-token prediction after them, which are not loaded.
     """
     blocks = [
         key for key in found["unexpected_keys"]
-        if (place := _OF_A_BLOCK.search(key)) and not is_buffer(key) and not _predicts_further(int(place[2]), config)
+        if (place := _OF_A_BLOCK.search(key)) and not is_buffer(key) and not _is_mtp_block(int(place[2]), config)
     ]  # fmt: skip
     quantised = [key for key in blocks if quantization.is_part(key)]
     _refuse("are parts of quantised weights that config.json states no quantization_config for", sorted(quantised))
@@ -140,14 +140,13 @@ def require_own_weights(found: dict[str, Any], read: str = "", config: Any = Non
 
 
 def _n_blocks(config: Any) -> int:
-    """Blocks of a configuration's text part; 0 where it does not say."""
-    return getattr(config.get_text_config(), "num_hidden_layers", 0) or 0 if config is not None else 0
+    """Number of blocks of a configuration's text part; 0 if not stated."""
+    return getattr(config.get_text_config(), "num_hidden_layers", 0) or 0
 
 
-def _predicts_further(block: int, config: Any) -> bool:
-    """Whether a block lies after those of the model and drafts tokens after the next one (DeepSeek-V3, GLM-4.5)."""
-    n_further = getattr(config, "num_nextn_predict_layers", 0) or 0
-    return 0 <= block - _n_blocks(config) < n_further
+def _is_mtp_block(block: int, config: Any) -> bool:
+    """Whether a block is for multi-token prediction (DeepSeek-V3, GLM-4.5): such blocks follow those of the model."""
+    return 0 <= block - _n_blocks(config) < (getattr(config, "num_nextn_predict_layers", 0) or 0)
 
 
 def require_sound_model(model: Any) -> None:

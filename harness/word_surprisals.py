@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import ray
 
@@ -38,7 +38,7 @@ from harness import (
 from harness.cluster import Cluster
 from harness.corpora import Corpus
 from harness.placement import place
-from harness.plan import Failure, Guarded, Watcher
+from harness.plan import Failure, Watcher, guarded
 from harness.residents import MADE_UP, demand_of
 from harness.spec import AskedBackend, AskedDtype, Protocol, content_hash
 from harness.stopping import Stop
@@ -116,9 +116,9 @@ def run(
         ValueError: if a corpus cannot be read, the name of a model is not known, or memory is too small for one worker.
         FileNotFoundError: if there is no such corpus.
     """
-    out = transfer.whole(out) if address else out
+    out = transfer.absolute(out) if address else out
     started, store = time.monotonic(), Store(out)
-    watcher = cast("Watcher", Guarded(watcher or Watcher()))
+    watcher = guarded(watcher)
     for each in () if keep_going else names:
         checkpoints.require_known(each)
     store.require_writable()
@@ -166,12 +166,9 @@ def _write(
 ) -> None:  # fmt: skip
     """Read and put together what is not there, model by model, and list the files of the tables."""
     root, name = assemble.root_of(store), outcome.run
-    is_whole = name in table_files.listed(store.fs, root)
-    for fault in table_files.faults(store.fs, root, name):
-        logger.warning("run %s: %s; its tables are put together anew.", name, fault)
+    if fault := next(table_files.faults(store.fs, root, name), ""):
+        logger.warning("run %s: %s; its tables are written again.", name, fault)
         tables.remove(store.out, name)
-        is_whole = False
-        break
     units: list[dict[str, Any]] = []
     extractions: list[dict[str, Any]] = []
     for job in jobs:
@@ -179,7 +176,9 @@ def _write(
             watcher.remarked(job.name, note)
         try:
             n_read = outcome.n_read
-            if wrong := _read(job, known, store, memory_gb, watcher, outcome, stop, every_byte=not is_whole):
+            # What goes into a table is compared byte by byte; what is in one already was compared then.
+            every_byte = not all(_is_assembled(job, corpus, store, name) for corpus in known)
+            if wrong := _read(job, known, store, memory_gb, watcher, outcome, stop, every_byte=every_byte):
                 outcome.failures.append(wrong)
                 continue
             if outcome.was_stopped:  # what was read is stored
@@ -293,14 +292,18 @@ def _pool_size(job: Job, n_shards: int, memory_gb: float | None) -> int:
 def _assemble(job: Job, corpus: Corpus, store: Store, outcome: Outcome) -> None:
     """Stream the bits of a corpus into its partition, unless it is there."""
     outcome.n_words += sum(corpus.n_words)
-    final = tables.folder(store.root.rsplit("/", 1)[0], "word_surprisals")
-    if transfer.is_there(store.fs, f"{final}/{assemble.partition(outcome.run, corpus.name, job.name)}"):
+    if _is_assembled(job, corpus, store, outcome.run):
         return
     files = [f"{store.folder('surprisals', job.key(shard))}/words.parquet" for shard in corpus.shards]
     _bound_memory()
     assemble.write_partition(
         store, "word_surprisals", outcome.run, corpus.name, job.name, files, dataset_version=corpus.version
     )
+
+
+def _is_assembled(job: Job, corpus: Corpus, store: Store, run_name: str) -> bool:
+    folder = tables.folder(assemble.root_of(store), "word_surprisals")
+    return transfer.is_there(store.fs, f"{folder}/{assemble.partition(run_name, corpus.name, job.name)}")
 
 
 def _unit_rows(job: Job, corpus: Corpus, run_id: str) -> list[dict[str, Any]]:

@@ -154,7 +154,7 @@ def test_a_node_that_does_not_see_the_folder_is_named(tmp_path, monkeypatch):
     store = Store(str(tmp_path / "out"))
     store.require_writable()
     actors.require_shared(store)
-    monkeypatch.setattr(actors, "_sees", ray.remote(num_cpus=0)(lambda path: False))
+    monkeypatch.setattr(actors, "_path_exists", ray.remote(num_cpus=0)(lambda path: False))
     with pytest.raises(ValueError, match=r"the node 127\.0\.0\.1 does not see .*out, the folder of this machine"):
         actors.require_shared(store)
     assert not list(Path(store.root).glob(".aside-*"))

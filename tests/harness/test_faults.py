@@ -230,7 +230,7 @@ def test_what_takes_too_long_is_a_failure_and_nothing_hangs(out, monkeypatch):
     ray.shutdown()
     monkeypatch.setenv("HARNESS_UNIT_LIMIT_S", "1.5")
     outcome = pipeline.run(SPEC, out)
-    late = {failure.model for failure in outcome.failures if failure.exception == "TookTooLongError"}
+    late = {failure.model for failure in outcome.failures if failure.exception == "UnitTimeoutError"}
     assert {"tiny-llama", "tiny-gpt2"} <= late
     assert not list(Path(out).glob("units/.claims/*/*"))
     monkeypatch.setenv("HARNESS_UNIT_LIMIT_S", "soon")

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from harness import checkpoints, cli, commands, logs, names, printing, tables, tiny
+from harness import checkpoints, cli, commands, downloads, logs, names, printing, tables, tiny
 from harness.meters import Meters
-from harness.names import MOST_BYTES
-from harness.plan import Failure, Guarded, Watcher
+from harness.names import MAX_BYTES
+from harness.plan import Failure, Watcher, guarded
 from harness.progress import Display
 
 ODD = (
@@ -42,10 +42,10 @@ def test_a_name_of_letters_is_right_however_odd(name):
 
 
 @pytest.mark.parametrize(("name", "said"), [
-    ("a\nb", r"'a\\nb' holds characters that cannot be shown"), ("a\x1b[31m", r"'a\\x1b\[31m' holds characters"),
-    ("bad\udcff", r"'bad\\udcff' is not of UTF-8"), ("", "has no name"), ("   ", "has no name"),
-    ("x" * 255, "takes 255 bytes in the name of a folder"), ("名" * 80, "takes 720 bytes"),
-    ("m:untrained", "ends as that of a model's own control"), ("a\u202eb", "cannot be shown"),
+    ("a\nb", r"'a\\nb' contains control characters"), ("a\x1b[31m", r"'a\\x1b\[31m' contains control characters"),
+    ("bad\udcff", r"'bad\\udcff' is not valid UTF-8"), ("", "has no name"), ("   ", "has no name"),
+    ("x" * 255, "takes 255 bytes as the name of a folder"), ("名" * 80, "takes 720 bytes"),
+    ("m:untrained", "ends like that of a model's own control"), ("a\u202eb", "contains control characters"),
 ])  # fmt: skip
 def test_a_name_that_cannot_stand_in_tables_is_refused_in_a_line_that_can_be_shown(name, said):
     with pytest.raises(ValueError, match=said) as error:
@@ -60,12 +60,12 @@ def test_a_name_is_a_folder_of_a_partition_or_is_refused(name):
     except ValueError as error:
         assert str(error).isprintable()
     else:
-        assert name.encode() and len(name.encode()) <= MOST_BYTES
+        assert name.encode() and len(name.encode()) <= MAX_BYTES
 
 
 @given(st.text(alphabet=st.characters(), max_size=60))
 def test_what_is_shown_can_be_written_and_rules_no_terminal(text):
-    found = names.shown(text)
+    found = names.printable(text)
     assert found.encode().decode() == found
     assert all(letter.isprintable() or letter in "\n\t" for letter in found)
 
@@ -142,11 +142,9 @@ def test_what_goes_wrong_in_showing_or_measuring_ends_no_run(caplog):
         def busy(self, what):
             raise UnicodeEncodeError("ascii", what, 0, 1, "no")
 
-    Guarded(Broken()).busy("ünï")
+    guarded(Broken()).busy("ünï")
     assert "busy could not be shown: UnicodeEncodeError" in caplog.text
-    told = []
     labels = Meters._labels(SimpleNamespace(run="r"), model="ünï")
-    told.append(labels)
     assert labels["model"].isascii()
 
 
@@ -157,7 +155,7 @@ def test_what_goes_wrong_in_showing_or_measuring_ends_no_run(caplog):
     ("mail me at a@b.c, org/model@main", "mail me at a@b.c, org/model@main"), ("a\x1b[31mred\x07", r"a\x1b[31mred\x07"),
 ])  # fmt: skip
 def test_addresses_lose_their_credentials_and_terminals_are_not_ruled(text, safe, caplog):
-    assert names.shown(text) == safe
+    assert names.printable(text) == safe
     assert Failure.of(OSError(text), "store").message == safe
     record = logging.LogRecord("harness.x", logging.WARNING, "f", 1, text, (), None)
     assert logs.Lines("%(message)s").format(record) == safe
@@ -166,7 +164,7 @@ def test_addresses_lose_their_credentials_and_terminals_are_not_ruled(text, safe
 
 def test_no_name_is_a_formula_of_a_spreadsheet_and_words_stay_as_they_are():
     frame = pd.DataFrame({"model": ["=cmd()", "-rf", "gpt2"], "word": ["=", "-", "+1"], "r": [-0.1, 0.2, None]})
-    found = names.for_spreadsheets(frame)
+    found = downloads.escape_formulas(frame)
     assert found["model"].tolist() == ["'=cmd()", "'-rf", "gpt2"]
     assert found[["word", "r"]].equals(frame[["word", "r"]])
 

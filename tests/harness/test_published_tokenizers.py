@@ -194,7 +194,7 @@ def test_a_tokenizer_of_python_alone_lies_on_its_words(tmp_path):
     ("tokenizer.json", "version https://git-lfs.github.com/spec/v1", r"tokenizer\.json is a Git LFS pointer"),
     ("tokenizer_config.json", "version https://git-lfs.github.com/", r"tokenizer_config\.json is a Git LFS pointer"),
     ("tokenizer.json", "", r"tokenizer\.json is empty"), ("tokenizer.json", "[]", "holds no JSON object"),
-    ("tokenizer.json", "{}", "states no model of a tokenizer"), ("tokenizer.json", "{", "is not JSON"),
+    ("tokenizer.json", "{}", "has no tokenizer model"), ("tokenizer.json", "{", "is not JSON"),
 ])  # fmt: skip
 def test_a_damaged_file_of_a_tokenizer_is_named(tmp_path, name, content, message):
     folder = folder_of(tmp_path / "m", "llama", "PreTrainedTokenizerFast")
@@ -248,7 +248,7 @@ def test_tokens_of_python_alone_that_are_not_found_in_the_text_are_refused(tmp_p
     (folder / "prophetnet.tokenizer").write_text("\n".join(pieces))
     tokenizer = published_tokenizers.load(folder).tokenizer
     assert tokenizer("The cats.")["offset_mapping"] == [(0, 3), (4, 7), (7, 8), (8, 9)]
-    with pytest.raises(ValueError, match=r"ProphetNetTokenizer\) is one of Python alone, and its token 'naive' is not"):
+    with pytest.raises(ValueError, match=r"ProphetNetTokenizer\) gives the token 'naive' where the text has 'naïve"):
         tokenizer("The naïve cat.")
 
 

@@ -268,7 +268,7 @@ def test_whoever_is_told_hears_each_result_once_and_cannot_end_the_watch(watch, 
         heard.append((event.event, event.model, len(laboratory.runs)))
         raise SystemError("the hook is broken")
 
-    this = Watch(watch.source, SPEC, watch.out, laboratory, quiet_s=0, told=told).once()
+    this = Watch(watch.source, SPEC, watch.out, laboratory, quiet_s=0, on_event=told).once()
     assert heard == [
         ("result", "training@step-100", 1), ("result", "training@step-200", 2), ("drop", "training@step-200", 2),
     ]  # fmt: skip
