@@ -1,11 +1,14 @@
 """Faults, one after another, on made-up clusters: does the run end, or go on, with the tables of an undisturbed one?
 
-`make chaos`, or `python tests/benchmarks/chaos.py [--only FAULT,...] [--tries 2] [--fleet] [--json]`; twenty minutes,
-half an hour with --fleet, which adds 20 nodes that are killed under 100 models (fleet.py). Two tiny models, a recording
-and reading times under STRICT; each try kills at another moment. The columns:
+`make chaos`, or `python tests/benchmarks/chaos.py [--only FAULT,...] [--tries 2] [--full] [--fleet] [--json]`. Two tiny
+models, a recording and reading times under STRICT; each try strikes at another moment. By default two tries of each
+fault of this file, half an hour; --full takes the counts of COUNTS and adds damage.py (bit flips, two drivers, hostile
+checkpoints, a watch that is killed), two hours; --fleet adds 20 nodes that are killed under 100 models (fleet.py).
 
-fault, tried; survived: tries that ended with every table of scores equal, after the same command was given again where
-a driver is killed; rows_lost: rows that differ, over all tries; units_repeated: units that were begun more than once.
+The columns: fault; tried; survived: tries that ended with all score tables equal to those of an undisturbed run, after
+the same command was given again where the run ended, and without a traceback; rows_lost: rows that differ, over all
+tries; units_repeated: units begun more than once (what was in work at a kill is begun again); computed_twice: finished
+units that were computed again; silent: tries that reported success although rows differ.
 """
 
 from __future__ import annotations
@@ -38,9 +41,7 @@ from harness.provenance import Outcome
 from harness.spec import EvaluationSpec
 from harness.spec import quickstart as quickstart_spec
 
-SPEC = replace(
-    quickstart_spec(), models=("tiny-llama", "tiny-gpt2"), protocols=("strict",), controls=("length", "random")
-)
+SPEC = replace(quickstart_spec(), models=("tiny-llama", "tiny-gpt2"), protocols=("strict",))
 TABLES = ("neuroid_scores", "layer_scores", "model_scores", "reading_scores", "word_surprisals", "folds")
 OF_A_RUN = {"created", "code_version", "run"}
 MEMORY = {"object_store_memory": 2**27}
@@ -49,11 +50,14 @@ READS, SCORES = "ray::ModelActor.read", "ray::score"
 
 @dataclass
 class Tried:
-    """What came of one try. repeated: units begun more than once; lost: rows that differ."""
+    """What came of n tries; the columns of the table, summed."""
 
-    survived: bool
+    survived: int
     lost: int
     repeated: int
+    twice: int = 0
+    silent: int = 0
+    n: int = 1
 
 
 @dataclass
@@ -71,12 +75,17 @@ class Bench:
 
     def judge(self, out: str, repeated: int, *, without: str = "", good: str = "", run: str = "") -> Tried:
         """Compare all tables of scores with those of the undisturbed run; rows of one model may be left out."""
+        lost = self.differences(out, without=without, good=good, run=run)
+        return Tried(not lost, lost, repeated, silent=int(lost > 0))
+
+    def differences(self, out: str, *, without: str = "", good: str = "", run: str = "") -> int:
+        """How many rows of the tables of scores differ."""
         lost = 0
         for table in TABLES:
             both = (out, good or str(self.good))
             ours, theirs = (_rows(tables.read(each, table, run or self.run), without) for each in both)
             lost += len(ours ^ theirs)
-        return Tried(not lost, lost, repeated)
+        return lost
 
 
 def _rows(frame: Any, without: str) -> set[tuple[Any, ...]]:
@@ -140,12 +149,28 @@ def node_of(made: Cluster, process: psutil.Process) -> Any:
 
 def command(out: str) -> list[str]:
     """The same run as a command."""
-    script = (
-        "import sys, json; sys.path[:0] = sys.argv[1:3]; import chaos; from harness import pipeline;"
-        "print(json.dumps({'computed': pipeline.run(chaos.SPEC, sys.argv[3]).n_computed}))"
-    )
-    here = Path(__file__).resolve()
-    return [sys.executable, "-c", script, str(here.parents[2]), str(here.parent), out]
+    models = [part for name in SPEC.models for part in ("--model", name)]
+    run = ["run", "quickstart", *models, "--protocol", "strict", "--out", out, "--json"]
+    return [sys.executable, "-m", "harness.cli", *run]
+
+
+def descendants(process: subprocess.Popen[str], name: str = "") -> list[psutil.Process]:
+    """The processes that a command started, of such a name or all."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [one for one in psutil.Process(process.pid).children(recursive=True) if name in one.name()]
+    return []
+
+
+def kill_all(process: subprocess.Popen[str]) -> None:
+    """SIGKILL for a command and all that it started."""
+    for one in [*descendants(process), psutil.Process(process.pid)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
+def manifests(out: str) -> dict[Path, int]:
+    """The manifests of finished units, and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in Path(out).glob("units/[!.]*/*/manifest.json")}
 
 
 # --- the faults -------------------------------------------------------------------------------------------------------
@@ -196,21 +221,42 @@ def node_preempted(bench: Bench, folder: Path) -> Tried:
     return bench.judge(out, recoveries(out, outcome.run))
 
 
-def _driver(bench: Bench, folder: Path, how: Callable[[subprocess.Popen[str]], Any]) -> Tried:
+def _driver(bench: Bench, folder: Path, strike: Callable[[subprocess.Popen[str]], Any]) -> Tried:
+    """Start a command, strike once some units are finished, and give the same command again."""
     out = bench.out(folder)
-    first = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
-    wanted, until = bench.numbers.randint(2, 9), time.monotonic() + 120
-    while len(list(Path(out).glob("units/[!.]*/*/manifest.json"))) < wanted and time.monotonic() < until:
+    first = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wanted, until = bench.numbers.randint(1, 30), time.monotonic() + 120
+    while len(manifests(out)) < wanted and time.monotonic() < until and first.poll() is None:
         time.sleep(0.02)
-    how(first)
-    first.wait(timeout=120)
+    time.sleep(bench.numbers.uniform(0, 0.5))
+    strike(first)
+    printed = first.communicate(timeout=300)[1]
     begun = len(list(Path(out).glob("units/.claims/*/*")))
     time.sleep(1)  # a worker that outlives its driver may store one more
-    stored = len(list(Path(out).glob("units/scores/*/manifest.json")))
+    claimed_success = first.returncode == 0 and bench.differences(out) > 0
+    before = manifests(out)
     done = subprocess.run(command(out), capture_output=True, text=True, check=True)
-    computed = json.loads(done.stdout.splitlines()[-1])["computed"]
-    n_units = len(list(Path(out).glob("units/scores/*/manifest.json")))
-    return bench.judge(out, begun + stored + computed - n_units)
+    twice = sum(manifests(out).get(path) != written for path, written in before.items())
+    tried = bench.judge(out, begun)
+    clean = "Traceback" not in printed and not json.loads(done.stdout)["failures"]
+    if not clean:
+        print(printed, done.stderr, file=sys.stderr)
+    return replace(tried, survived=int(tried.survived and clean), twice=twice, silent=int(claimed_success))
+
+
+def group_killed(bench: Bench, folder: Path) -> Tried:
+    """SIGKILL for the driver and every process of its Ray; the same command again."""
+    return _driver(bench, folder, kill_all)
+
+
+def gcs_killed(bench: Bench, folder: Path) -> Tried:
+    """SIGKILL for Ray's control plane alone: the run ends, or goes on; the same command again."""
+    return _driver(bench, folder, lambda process: [one.kill() for one in descendants(process, "gcs_server")])
+
+
+def raylet_killed(bench: Bench, folder: Path) -> Tried:
+    """SIGKILL for the raylet alone: the run ends, or goes on; the same command again."""
+    return _driver(bench, folder, lambda process: [one.kill() for one in descendants(process, "raylet")])
 
 
 def driver_killed(bench: Bench, folder: Path) -> Tried:
@@ -221,19 +267,6 @@ def driver_killed(bench: Bench, folder: Path) -> Tried:
 def driver_terminated(bench: Bench, folder: Path) -> Tried:
     """SIGTERM: it drains, and writes the tables of what is done; the same command again."""
     return _driver(bench, folder, lambda process: process.send_signal(signal.SIGTERM))
-
-
-def head_killed(bench: Bench, folder: Path) -> Tried:
-    """The cluster's control plane is gone, and the driver with it; the same command again, on another cluster."""
-
-    def end(process: subprocess.Popen[str]) -> None:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            if "gcs_server" in child.name():
-                child.kill()
-        time.sleep(2)
-        process.kill()
-
-    return _driver(bench, folder, end)
 
 
 def storage_fails(bench: Bench, folder: Path) -> Tried:
@@ -313,33 +346,38 @@ def model_poisoned(bench: Bench, folder: Path) -> Tried:
 FAULTS: dict[str, Callable[[Bench, Path], Tried]] = {
     call.__name__: call
     for call in (
-        actor_killed, worker_killed, node_killed, node_preempted, driver_killed, driver_terminated, head_killed,
-        storage_fails, disk_full, model_poisoned,
+        actor_killed, worker_killed, node_killed, node_preempted, driver_killed, driver_terminated, group_killed,
+        gcs_killed, raylet_killed, storage_fails, disk_full, model_poisoned,
     )
 }  # fmt: skip
+COLUMNS = ("fault", "tried", "survived", "rows_lost", "units_repeated", "computed_twice", "silent")
+COUNTS = {"group_killed": 20, "gcs_killed": 5, "raylet_killed": 5, "worker_killed": 5, "driver_killed": 5}
 
 
 def main() -> int:
     """Print the table; 1 where a try did not survive."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--only", type=lambda text: text.split(","), default=list(FAULTS), help=f"of {', '.join(FAULTS)}"
-    )
+    import damage
+
+    faults = FAULTS | damage.FAULTS
+    parser.add_argument("--only", type=lambda text: text.split(","), help=f"of {', '.join(faults)}")
     parser.add_argument("--tries", type=int, default=2)
+    parser.add_argument("--full", action="store_true", help="the counts of COUNTS, and the faults of damage.py")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fleet", action="store_true", help="also 20 nodes killed under 100 models")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    arguments.faults = {name: faults[name] for name in arguments.only or (faults if arguments.full else FAULTS)}
     logging.getLogger().setLevel(logging.CRITICAL)
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as folder:
         rows = list(tried(Path(folder), arguments))
     if arguments.json:
         print(json.dumps(rows, indent=1))
     else:
-        names = ("fault", "tried", "survived", "rows_lost", "units_repeated")
-        print("{:<18} {:>5} {:>8} {:>9} {:>14}".format(*names))
+        line = "{:<18} {:>5} {:>8} {:>9} {:>14} {:>14} {:>6}"
+        print(line.format(*COLUMNS))
         for row in rows:
-            print("{:<18} {:>5} {:>8} {:>9} {:>14}".format(*(row[name] for name in names)))
+            print(line.format(*(row[name] for name in COLUMNS)))
     return int(any(row["survived"] < row["tried"] for row in rows))
 
 
@@ -348,17 +386,18 @@ def tried(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any
     good = folder / "good"
     run = pipeline.run(SPEC, str(good)).run
     ray.shutdown()
-    for name in arguments.only:
+    for name, fault in arguments.faults.items():
         bench = Bench(good, run, random.Random(f"{arguments.seed} {name}"))  # noqa: S311
         results = []
-        for k in range(arguments.tries):
+        for k in range(COUNTS.get(name, arguments.tries) if arguments.full else arguments.tries):
             try:
-                results.append(FAULTS[name](bench, folder / f"{name}-{k}"))
+                results.append(fault(bench, folder / f"{name}-{k}"))
             except Exception as error:  # noqa: BLE001 - a fault that was not survived is what is counted
                 print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
-                results.append(Tried(False, 0, 0))
+                results.append(Tried(0, 0, 0))
             finally:
                 ray.shutdown()
+                shutil.rmtree(folder / f"{name}-{k}", ignore_errors=True)
         yield _row(name, results)
     if arguments.fleet:
         import fleet
@@ -371,8 +410,9 @@ def tried(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any
 
 def _row(name: str, results: list[Tried]) -> dict[str, Any]:
     row = {
-        "fault": name, "tried": len(results), "survived": sum(one.survived for one in results),
+        "fault": name, "tried": sum(one.n for one in results), "survived": sum(one.survived for one in results),
         "rows_lost": sum(one.lost for one in results), "units_repeated": sum(one.repeated for one in results),
+        "computed_twice": sum(one.twice for one in results), "silent": sum(one.silent for one in results),
     }  # fmt: skip
     print(row, file=sys.stderr, flush=True)
     return row
