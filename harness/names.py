@@ -9,7 +9,7 @@ import re
 from typing import get_args
 from urllib.parse import quote
 
-from harness.spec import Variant
+from harness.protocol import Variant
 
 # Common filesystems allow 255 bytes for the name of a folder; a partition adds "model=" and the ending of a control.
 MAX_BYTES = 255 - 24

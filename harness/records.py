@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from harness.recording import GROUP, Dataset, Floats, Integers, ReadingTimes, Responses, Stimuli, require_unique
+from harness.recordings import GROUP, Dataset, Floats, Integers, ReadingTimes, Responses, Stimuli, require_unique
 
 __all__ = [
     "GROUP", "Ceiling", "Context", "Dataset", "Extraction", "Features", "Floats", "Fold", "Integers", "Layer",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.spec import FoldRule, Protocol, Regression, Sampling
+from harness.protocol import FoldRule, Protocol, Regression, Sampling
 
 
 def in_words(protocol: Protocol) -> str:

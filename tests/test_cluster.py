@@ -34,7 +34,7 @@ def test_workers_come_from_none_spot_before_on_demand(config):
 
 
 def test_the_head_says_which_node_is_the_largest_that_may_come(config):
-    from harness.reservations import LARGEST
+    from harness.runs.reservations import LARGEST
 
     sizes = [(kind["resources"]["GPU"], int(kind["labels"]["gpu-memory-gb"]))
              for kind in config["available_node_types"].values() if "GPU" in kind["resources"]]  # fmt: skip
@@ -65,8 +65,8 @@ def test_the_image_has_the_ray_of_the_lock(config):
 
 
 def test_plans_are_made_from_it():
-    from harness import planning
+    from harness.cluster import forecast
 
-    cluster = planning.cluster_of(str(CLUSTER))
+    cluster = forecast.cluster_of(str(CLUSTER))
     assert len(cluster.nodes) == 8
     assert {(node.n_gpus, node.gpu_bytes) for node in cluster.nodes} == {(8, 80 * 10**9), (1, 24 * 10**9)}

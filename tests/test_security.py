@@ -15,7 +15,7 @@ import psutil
 import pytest
 import ray
 
-from harness import actors
+from harness.runs import ray_session
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(path for folder in ("harness", "kernels", "jobs") for path in (ROOT / folder).rglob("*.py"))
@@ -110,7 +110,7 @@ def listening(pids):
 
 def test_ray_on_this_machine_listens_on_loopback_alone_and_refuses_who_has_not_its_token(tmp_path):
     ray.shutdown()
-    actors.start(None)
+    ray_session.start(None)
     try:
         ray.get(ray.remote(lambda: None).remote())  # a worker too
         ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
@@ -127,7 +127,7 @@ def test_ray_on_this_machine_listens_on_loopback_alone_and_refuses_who_has_not_i
     finally:
         session = Path(ray._private.worker._global_node.get_session_dir_path())
         assert session.is_dir()
-        actors.leave()
+        ray_session.leave()
     assert not session.exists()
     _, alive = psutil.wait_procs([psutil.Process(pid) for pid in ours - {os.getpid()} if psutil.pid_exists(pid)], 10)
     assert not alive

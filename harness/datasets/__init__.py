@@ -14,7 +14,6 @@ from harness.datasets import (
     blank2014,
     brennan2016,
     futrell2018,
-    local,
     pereira2018,
     synthetic,
     tuckute2024,
@@ -22,8 +21,9 @@ from harness.datasets import (
     wikitext2,
 )
 from harness.datasets.entry import Entry, File, checksum_of
+from harness.datasets.own import recording
+from harness.protocol import Protocol
 from harness.records import Dataset
-from harness.spec import Protocol
 
 _TABLE = (
     pereira2018.ENTRY,
@@ -43,8 +43,8 @@ def find(name: str) -> Entry:
 
     Of "local:FOLDER" the whole folder is read and checked, and what is wrong with it is a ValueError too.
     """
-    if name.startswith(local.PREFIX):
-        entry = local.entry(name)
+    if name.startswith(recording.PREFIX):
+        entry = recording.entry(name)
         if entry.name in DATASETS or entry.name.startswith("synthetic"):
             raise ValueError(f"{name}: {entry.name!r} is the name of another data set; give its dataset.json a name.")
         return entry
@@ -59,8 +59,8 @@ def expand(name: str) -> tuple[str, ...]:
 
     A folder of one's own need only be there: what is wrong within it must not stop the other data sets of a run.
     """
-    if name.startswith(local.PREFIX):
-        local.folder_of(name)
+    if name.startswith(recording.PREFIX):
+        recording.folder_of(name)
         return (name,)
     releases = tuple(known for known in DATASETS if known.startswith(f"{name}-"))
     return releases if name not in DATASETS and releases else (find(name).name,)

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.datasets import netcdf
 from harness.datasets.entry import Entry, File, version_of
+from harness.datasets.formats import netcdf
+from harness.protocol import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, equal_dimension
 from harness.records import Dataset, Responses, Stimuli
-from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, equal_dimension
 
 _FILE = "blank2014/assy_Blank2014_fROI.nc"
 _PRESENTATION = ("stimulus_id", "stimulus", "story", "sentence_number_in_story", "part_number_in_sentence")

@@ -34,8 +34,8 @@ from pathlib import Path
 import numpy as np
 
 from harness.datasets.entry import Entry, File, version_of
+from harness.protocol import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, Sampling, equal_dimension
 from harness.records import Dataset, Floats, Responses, Stimuli
-from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, Sampling, equal_dimension
 
 REGIONS = ("LATL", "RATL", "LPTL", "LIPL", "LPreM", "LIFG")
 _N_SCANS, _N_DISCARDED, _TR_S = 362, 10, 2.0

@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from harness.frequencies import ENGLISH
+from harness.protocol import Protocol, content_hash
 from harness.records import Dataset, Floats, ReadingTimes, Responses, Stimuli
-from harness.spec import Protocol, content_hash
+from harness.text.frequencies import ENGLISH
 
 State = Literal["here", "missing", "damaged"]
 

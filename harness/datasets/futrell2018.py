@@ -28,11 +28,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import sentences
-from harness.datasets import readers
 from harness.datasets.entry import Entry, File, version_of
+from harness.datasets.formats import natural_stories
+from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Dataset, Floats, ReadingTimes, Stimuli
-from harness.spec import FoldRule, Protocol, Regression
+from harness.text import sentences
 
 _FOLDER = "naturalstories"
 _MEANS = {"2016": "processed_wordinfo_2016_d5cbe5aa.tsv", "2021": "processed_wordinfo_2021_HEAD.tsv"}
@@ -84,7 +84,9 @@ def load_2021(root: Path) -> Dataset:
     stimuli = _read_words(root / _FOLDER / "all_stories.tok")
     mean_ms = _read_means(root / _FOLDER / _MEANS["2021"], stimuli)
     if (path := root / _READERS.path).is_file():
-        return _dataset("2021", stimuli, mean_ms, people=readers.read(path, stimuli, mean_ms, readers.SAME))
+        return _dataset(
+            "2021", stimuli, mean_ms, people=natural_stories.read(path, stimuli, mean_ms, natural_stories.SAME)
+        )
     return _dataset(
         "2021", stimuli, mean_ms, f"{_CEILING_SOURCE}; computed on the 2016 release, none is published for this one"
     )
@@ -97,12 +99,16 @@ def load_batch2(root: Path) -> Dataset:
     rows = np.flatnonzero([story in _STORIES_OF_BATCH2 for story in every.passages])
     ids, texts, stories = (tuple(column[row] for row in rows) for column in (every.ids, every.texts, every.passages))
     stimuli = Stimuli(ids, texts, stories)
-    found = readers.read(root / _BATCH2.path, stimuli, published[rows], readers.ALIKE)
-    return _dataset("batch2", stimuli, readers.mean_of_readers(found.by_subject_ms), people=found)
+    found = natural_stories.read(root / _BATCH2.path, stimuli, published[rows], natural_stories.ALIKE)
+    return _dataset("batch2", stimuli, natural_stories.mean_of_readers(found.by_subject_ms), people=found)
 
 
 def _dataset(
-    release: str, stimuli: Stimuli, mean_ms: Floats, ceiling_source: str = "", people: readers.Readers | None = None
+    release: str,
+    stimuli: Stimuli,
+    mean_ms: Floats,
+    ceiling_source: str = "",
+    people: natural_stories.Readers | None = None,
 ) -> Dataset:
     """The published ceiling, with its source, where there are no readers to compute one from."""
     starts = sentence_starts(stimuli)

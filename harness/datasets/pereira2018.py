@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.datasets import netcdf
 from harness.datasets.entry import Entry, File, version_of
+from harness.datasets.formats import netcdf
+from harness.protocol import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, equal_dimension
 from harness.records import Dataset, Responses, Stimuli
-from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, equal_dimension
 
 _FILE = "pereira2018/assy_Pereira2018_language.nc"
 _PRESENTATION = ("stimulus_id", "sentence", "experiment", "passage_index", "stimulus_num", "story")

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.datasets.entry import Entry, version_of
+from harness.protocol import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, equal_dimension
 from harness.records import Dataset, Features, Floats, Layer, ReadingTimes, Responses, Stimuli, Surprisals, indices_of
-from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, equal_dimension
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from harness.datasets.entry import Entry, File, version_of
+from harness.protocol import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, equal_dimension
 from harness.records import Dataset, Responses, Stimuli
-from harness.spec import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, equal_dimension
 
 _FILE = "tuckute2024/bold_response_LH.csv"
 _COPY = (

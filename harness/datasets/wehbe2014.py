@@ -10,7 +10,7 @@ Words are the tokens that were shown, "@" (italics) and "+" (a new line) among t
 Voxels: those of the mask "all" of the published regions. A voxel's region is the first that holds it, in the order of
 REGIONS, or "other". `row_groups` and `row_blocks` are the runs. Left out: voxels outside the mask, neighbourhoods.
 
-`HP_subj_roi_inds.npy` is a pickle, and is read by harness/datasets/pickled.py, which runs no code.
+`HP_subj_roi_inds.npy` is a pickle, and is read by harness/datasets/formats/pickles.py, which runs no code.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.datasets import pickled
 from harness.datasets.entry import Entry, File, version_of
+from harness.datasets.formats import pickles
+from harness.protocol import WIDE_RIDGE, FoldRule, Protocol, Regression, Sampling, equal_dimension
 from harness.records import Dataset, Floats, Integers, Responses, Stimuli
-from harness.spec import WIDE_RIDGE, FoldRule, Protocol, Regression, Sampling, equal_dimension
 
 SUBJECTS = ("F", "H", "I", "J", "K", "L", "M", "N")
 REGIONS = ("PostTemp", "AntTemp", "AngularG", "IFG", "MFG", "IFGorb", "pCingulate", "dmpfc")
@@ -171,7 +171,7 @@ def _read_clock(root: Path) -> tuple[Integers, Integers, Floats]:
 
 def _read_rois(path: Path) -> dict[str, dict[str, Mask]]:
     """Subject -> region -> (voxel,) mask; ValueError where a subject, or a region of one, is missing."""
-    rois = pickled.load(path)
+    rois = pickles.load(path)
     if not isinstance(rois, dict):
         raise ValueError(f"{path} holds a {type(rois).__name__}; wanted a dictionary of subjects. Fetch it anew.")
     return {subject: _masks(path, subject, rois.get(subject)) for subject in SUBJECTS}

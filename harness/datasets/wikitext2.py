@@ -12,8 +12,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.datasets.entry import Entry, File, version_of
+from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Dataset, Stimuli
-from harness.spec import FoldRule, Protocol, Regression
 
 _FILE = "wikitext2/wiki.test.txt"
 _NOTES = (

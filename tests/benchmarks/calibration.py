@@ -22,8 +22,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from harness import scores, tuning
-from harness.correlations import correlations
+from harness.statistics import scores, tuning
+from harness.statistics.correlations import correlations
 
 SIZES = (5, 2, 2, 2, 2, 2, 1, 1)
 OF = np.repeat(np.arange(len(SIZES)), SIZES)

@@ -36,10 +36,12 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
-from harness import pipeline, quickstart, tables
-from harness.provenance import Outcome
+from harness.runs import pipeline
+from harness.runs.outcome import Outcome
 from harness.spec import EvaluationSpec
 from harness.spec import quickstart as quickstart_spec
+from harness.storage import tables
+from harness.units import quickstart
 
 SPEC = replace(quickstart_spec(), models=("tiny-llama", "tiny-gpt2"), protocols=("strict",))
 TABLES = ("neuroid_scores", "layer_scores", "model_scores", "reading_scores", "word_surprisals", "folds")

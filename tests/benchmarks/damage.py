@@ -22,8 +22,11 @@ import ray
 from chaos import SPEC, Bench, Tried, _rows, kill_all
 from safetensors.numpy import load_file, save_file
 
-from harness import pipeline, quickstart, tables, tiny
+from harness.models import tiny
+from harness.runs import pipeline
 from harness.spec import quickstart as quickstart_spec
+from harness.storage import tables
+from harness.units import quickstart
 
 N_FLIPS, N_ROUNDS, N_CHECKPOINTS, N_WATCH_KILLS = 50, 200, 100, 5
 

@@ -22,13 +22,14 @@ import ray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from harness import actors
-from harness.plan import Plan, Watcher
-from harness.schedule import Schedule
-from harness.score_units import ScoreUnit
-from harness.spec import EvaluationSpec, FoldRule, Protocol, Regression
-from harness.store import Store
-from harness.units import Source
+from harness.protocol import FoldRule, Protocol, Regression
+from harness.runs import actors, ray_session
+from harness.runs.schedule import Schedule
+from harness.runs.workload import Plan, Watcher
+from harness.spec import EvaluationSpec
+from harness.storage.store import Store
+from harness.units.feature_units import Source
+from harness.units.score_units import ScoreUnit
 
 PROTOCOL = Protocol("strict", "none", FoldRule("grouped", n=5), Regression("ols"), "max")
 
@@ -67,7 +68,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     logging.getLogger().setLevel(logging.ERROR)
-    actors.start(None)
+    ray_session.start(None)
     actors.score, actors.ceiling = no_work, no_ceiling
     with tempfile.TemporaryDirectory() as out:
         plan = Plan(EvaluationSpec("no-work", (), ()))

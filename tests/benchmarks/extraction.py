@@ -18,9 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import checkpoints, contexts, extract, reader, tiny, tokens
+from harness.checkpoints import checkpoints
 from harness.datasets import synthetic
+from harness.extraction import with_transformers
+from harness.loading import loaded_model
+from harness.models import tiny
 from harness.records import Layer, Stimuli, Tokens
+from harness.text import contexts, tokens
 
 SHARED = Path(os.environ.get("HARNESS_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 # A Llama of some 50 million parameters, and what is varied for the growth: one at a time.
@@ -41,7 +45,9 @@ def story(n_words: int | None = None) -> Stimuli:
     return Stimuli(tuple(map(str, range(len(words)))), tuple(words), (name,) * len(words))
 
 
-def model_of(width: int, layers: int, text: Stimuli, device: str = "cpu", dtype: Any = "float32") -> reader.Reader:
+def model_of(
+    width: int, layers: int, text: Stimuli, device: str = "cpu", dtype: Any = "float32"
+) -> loaded_model.Reader:
     """A random Llama of a size, saved and loaded as a real checkpoint."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -57,7 +63,7 @@ def model_of(width: int, layers: int, text: Stimuli, device: str = "cpu", dtype:
         with torch.device(device):
             made = LlamaForCausalLM(config)
         made.eval().save_pretrained(path, safe_serialization=True)
-        return reader.load(checkpoints.resolve(str(path)), device, dtype=dtype)
+        return loaded_model.load(checkpoints.resolve(str(path)), device, dtype=dtype)
 
 
 def one_pass(n_words: int | None, every: int, repeats: int, sizes: dict[str, int]) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def one_pass(n_words: int | None, every: int, repeats: int, sizes: dict[str, int
     return {"said": compare(model_of(**sizes, text=text), text, every, repeats, 1e-4)}
 
 
-def compare(model: reader.Reader, text: Stimuli, every: int, repeats: int, allowed: float) -> dict[str, Any]:
+def compare(model: loaded_model.Reader, text: Stimuli, every: int, repeats: int, allowed: float) -> dict[str, Any]:
     """Both ways, in turn, for the states of all layers at the words of a text; gate: they are equal.
 
     Args:
@@ -107,23 +113,23 @@ def growth(axis: str, points: list[int], sizes: dict[str, int]) -> dict[str, Any
         read = tokens.encode(contexts.build(text, "passage")[0], model.tokenizer)
         n = min(len(read.ids), point if axis == "tokens" else 512)
         part = Tokens(read.ids[:n], np.arange(n), np.arange(n), tuple(map(str, range(n))))  # each token a stimulus
-        extract.extract(model, [part], 4096)
-        seconds.append(min(_timed(extract.extract, model, [part], 4096)[0] for _ in range(3)))
+        with_transformers.extract(model, [part], 4096)
+        seconds.append(min(_timed(with_transformers.extract, model, [part], 4096)[0] for _ in range(3)))
         flops.append(_flops(model, n + 1))
     return {"said": {"points": points, "seconds": seconds, "flops": flops}}
 
 
-def many(model: reader.Reader, text: Stimuli, copies: int) -> float:
+def many(model: loaded_model.Reader, text: Stimuli, copies: int) -> float:
     """Tokens a second, states and what is expected, of a text given so many times over; the best of three."""
     names = [f"copy {k}" for k in range(copies) for _ in text.texts]
     stimuli = Stimuli(tuple(map(str, range(len(names)))), text.texts * copies, tuple(names))
     texts = [model.encode(context) for context in contexts.build(stimuli, "passage")]
-    extract.extract(model, texts, 4096)
-    seconds = min(_timed(extract.extract, model, texts, 4096)[0] for _ in range(3))
+    with_transformers.extract(model, texts, 4096)
+    seconds = min(_timed(with_transformers.extract, model, texts, 4096)[0] for _ in range(3))
     return sum(len(read.ids) + 1 for read in texts) / seconds
 
 
-def _flops(model: reader.Reader, n: int) -> float:
+def _flops(model: loaded_model.Reader, n: int) -> float:
     """Two operations a parameter and token, the embeddings' table left out and the head counted; and attention's."""
     config = model.model.config
     weights = sum(part.numel() for part in model.model.parameters()) - model.model.get_input_embeddings().weight.numel()
@@ -132,7 +138,7 @@ def _flops(model: reader.Reader, n: int) -> float:
 
 def _ours(model: Any, read: Any) -> dict[Layer, np.ndarray]:
     """Layer -> (word, hidden)."""
-    features = extract.extract(model, [read], 4096).features
+    features = with_transformers.extract(model, [read], 4096).features
     return dict(features.values)
 
 

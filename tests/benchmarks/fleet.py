@@ -30,13 +30,18 @@ import ray
 from ray._private import utils as ray_utils
 from ray.cluster_utils import Cluster
 
-from harness import actors, models, pipeline, planning, reservations, tables, tiny
-from harness import readings as readings_of
-from harness.placement import Placement
-from harness.plan import Watcher
+from harness.cluster import forecast
+from harness.cluster.placement import Placement
+from harness.models import model_table as models
+from harness.models import tiny
+from harness.runs import actors, pipeline, reservations
+from harness.runs import model_queue as readings_of
+from harness.runs.workload import Watcher
 from harness.spec import SPECS, EvaluationSpec
-from harness.store import Store
-from harness.units import FEATURES_VERSION, FeatureUnit
+from harness.storage import tables
+from harness.storage.origin import FEATURES_VERSION
+from harness.storage.store import Store
+from harness.units.feature_units import FeatureUnit
 
 SPEED = 6.0  # seconds of the plan in one second here
 N_SENTENCES, WIDTH, LAYERS = 40, 8, ("decoder.0", "decoder.1")
@@ -116,7 +121,7 @@ def sentences(folder: Path) -> Path:
 
 def nominal(names: tuple[str, ...]) -> dict[str, Any]:
     """What the models ask for that the stand-ins stand for."""
-    return {demand.model: demand for demand in planning.demands_of(names)}
+    return {demand.model: demand for demand in forecast.demands_of(names)}
 
 
 def machines(n_nodes: int, gpus: int) -> tuple[Cluster, dict[str, Any]]:
@@ -168,7 +173,7 @@ def once(spec: EvaluationSpec, out: str, kills: int, seed: int, within_s: float)
     """One run on a cluster of its own."""
     made, node = machines(4, 8)
     cluster = reservations.cluster("cuda")
-    planned = planning.plan(WANTED.values(), cluster, "bfloat16")
+    planned = forecast.plan(WANTED.values(), cluster, "bfloat16")
     killer = Killer(made, node, kills, within_s, seed, out)
     killer.start()
     began = time.monotonic()

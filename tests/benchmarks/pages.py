@@ -20,10 +20,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from harness import report, tables
+from harness.report import page as report
+from harness.storage import tables
 
 spec = importlib.util.spec_from_file_location(
-    "small_tables", Path(__file__).resolve().parents[1] / "harness" / "test_report.py"
+    "small_tables", Path(__file__).resolve().parents[1] / "harness" / "report" / "test_page.py"
 )
 small = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(small)

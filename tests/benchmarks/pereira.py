@@ -29,11 +29,12 @@ import peers
 import workloads
 from rounds import say
 
-from harness import controls, folds
 from harness.datasets import pereira2018
+from harness.features import controls
 from harness.records import Dataset, Features, Layer, Responses
-from harness.scoring import score_layers
-from harness.unique import over_controls
+from harness.scoring import folds
+from harness.scoring.brain_scores import score_layers
+from harness.scoring.unique_variance import over_controls
 from tests.harness.datasets import published
 
 PART = "384sentences"

@@ -25,8 +25,8 @@ import pandas as pd
 import psutil
 import pyarrow.dataset as ds
 
-from harness import tiny
 from harness.datasets import synthetic
+from harness.models import tiny
 
 SHARED = Path(os.environ.get("HARNESS_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 MODELS = ("llama", "gpt2", "gpt_neox")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from harness import download
+from harness.datasets.fetching import download
 
 
 @dataclass

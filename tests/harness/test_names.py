@@ -13,11 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from harness import checkpoints, cli, commands, downloads, logs, names, printing, tables, tiny
-from harness.meters import Meters
+from harness import names
+from harness.checkpoints import checkpoints
+from harness.cli import commands, logs, printing, run_commands
+from harness.models import tiny
 from harness.names import MAX_BYTES
-from harness.plan import Failure, Watcher, guarded
-from harness.progress import Display
+from harness.report import embedded_files
+from harness.runs.metrics import Meters
+from harness.runs.progress import Display
+from harness.runs.workload import Failure, Watcher, guarded
+from harness.storage import tables
 
 ODD = (
     "ünï",
@@ -164,7 +169,7 @@ def test_addresses_lose_their_credentials_and_terminals_are_not_ruled(text, safe
 
 def test_no_name_is_a_formula_of_a_spreadsheet_and_words_stay_as_they_are():
     frame = pd.DataFrame({"model": ["=cmd()", "-rf", "gpt2"], "word": ["=", "-", "+1"], "r": [-0.1, 0.2, None]})
-    found = downloads.escape_formulas(frame)
+    found = embedded_files.escape_formulas(frame)
     assert found["model"].tolist() == ["'=cmd()", "'-rf", "gpt2"]
     assert found[["word", "r"]].equals(frame[["word", "r"]])
 
@@ -174,15 +179,15 @@ def test_whatever_goes_wrong_ends_in_a_sentence_and_a_status(monkeypatch, capsys
     def fail(_):
         raise error
 
-    monkeypatch.setattr(commands, "specs", fail)
-    assert cli.main(["specs"]) == 1
+    monkeypatch.setattr(run_commands, "specs", fail)
+    assert commands.main(["specs"]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert said.startswith(f"harness: {type(error).__name__}: ")
 
 
 def test_a_filesystem_without_its_library_is_named(tmp_path, capsys):
-    assert cli.main(["run", "quickstart", "--out", "s3://bucket/x"]) == 2
+    assert commands.main(["run", "quickstart", "--out", "s3://bucket/x"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "s3fs" in said

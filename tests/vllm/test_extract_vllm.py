@@ -7,11 +7,14 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from harness import backends, checkpoints, contexts, extract, extract_vllm, tiny
+from harness.checkpoints import checkpoints
+from harness.extraction import backends, with_transformers, with_vllm
+from harness.models import tiny
+from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Stimuli
-from harness.spec import FoldRule, Protocol, Regression
-from harness.store import Store
-from harness.units import FeatureUnit, Source, stored_features
+from harness.storage.store import Store
+from harness.text import contexts
+from harness.units.feature_units import FeatureUnit, Source, stored_features
 
 WORDS = (
     "the old bee watched the hive and nobody moved while a king and a fox hid the golden snow slowly " * 140
@@ -51,9 +54,9 @@ def test_states_and_log_probabilities_equal_those_of_transformers(both, rule, po
     _, ours, served = both
     read = [ours.reader.encode(context) for context in contexts.build(STIMULI, rule)]
     if window == CONTEXT:
-        assert len(read[0].ids) > extract_vllm.BATCH_TOKENS
-    theirs = extract.extract(ours.reader, read, window, pooling=pooling)
-    found = extract_vllm.extract(served.reader, read, window, pooling=pooling)
+        assert len(read[0].ids) > with_vllm.BATCH_TOKENS
+    theirs = with_transformers.extract(ours.reader, read, window, pooling=pooling)
+    found = with_vllm.extract(served.reader, read, window, pooling=pooling)
     assert found.features.layers == theirs.features.layers
     for layer, states in theirs.features.values.items():
         most = np.abs(states).max()
@@ -81,8 +84,8 @@ def test_a_feature_unit_says_who_read_it_and_leaves_no_file_behind(both, tmp_pat
 def test_states_and_probabilities_can_be_asked_for_alone(both):
     _, ours, served = both
     read = [ours.reader.encode(context) for context in contexts.build(STIMULI, "passage")][:2]
-    assert extract_vllm.extract(served.reader, read, states=False).features is None
-    assert extract_vllm.extract(served.reader, read, log_probabilities=False).log_probabilities is None
+    assert with_vllm.extract(served.reader, read, states=False).features is None
+    assert with_vllm.extract(served.reader, read, log_probabilities=False).log_probabilities is None
 
 
 def test_the_families_whose_states_are_said_to_be_handed_over_are_those_of_vllm():

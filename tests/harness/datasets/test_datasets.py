@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import datasets, folds
+from harness import datasets
 from harness.datasets import DATASETS
 from harness.datasets.entry import version_of
 from harness.records import Dataset, Stimuli
+from harness.scoring import folds
 
 WITH_FILES = [name for name, entry in DATASETS.items() if entry.files and entry.kind != "text"]
 # Those whose files the tests have as they are published; of the others they write files of the published form.

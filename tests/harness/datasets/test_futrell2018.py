@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import ceilings, datasets
-from harness.datasets import readers
+from harness import datasets
+from harness.datasets.formats import natural_stories
 from harness.datasets.futrell2018 import sentence_starts
 from harness.records import Stimuli
+from harness.scoring import ceilings
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +182,9 @@ def test_the_file_of_all_readers_is_read_in_either_alignment(with_readers, relea
     loaded = datasets.load("futrell2018-2021", root)
     assert loaded.reading.alignment.startswith(told)
     assert loaded.reading.subjects == ("A1", "A2")
-    np.testing.assert_allclose(readers.mean_of_readers(loaded.reading.by_subject_ms), loaded.reading.mean_ms, rtol=1e-6)
+    np.testing.assert_allclose(
+        natural_stories.mean_of_readers(loaded.reading.by_subject_ms), loaded.reading.mean_ms, rtol=1e-6
+    )
     assert loaded.published_ceiling is None
     assert loaded.version != release_2021.version
     assert datasets.load("futrell2018-2016", root).published_ceiling == 0.858

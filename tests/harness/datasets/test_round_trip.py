@@ -16,11 +16,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from harness import aggregate, datasets, folds, reading
+from harness import datasets
 from harness.datasets import DATASETS, blank2014, pereira2018, synthetic
+from harness.protocol import Protocol
 from harness.records import Dataset, Features, Layer, Responses, Surprisals
-from harness.scoring import score_layers
-from harness.spec import Protocol
+from harness.scoring import aggregate, folds, reading_times
+from harness.scoring.brain_scores import score_layers
 from tests.harness.datasets import published, wehbe_files
 
 FORMS: dict[str, Callable[[Path], Dataset]] = {"pereira2018": pereira2018.read, "blank2014": blank2014.read}
@@ -193,7 +194,9 @@ def test_reading_times_given_back_score_1_and_random_ones_near_0_under_every_pro
     noise = np.random.default_rng(NOISE_SEED).standard_normal(len(dataset.reading.mean_ms))
     for name, protocol in datasets.protocols(dataset.name).items():
         splits = folds.make(protocol.folds, dataset.stimuli.groups)
-        human, random = (reading.score(given, dataset, protocol, splits) for given in (dataset.reading.mean_ms, noise))
+        human, random = (
+            reading_times.score(given, dataset, protocol, splits) for given in (dataset.reading.mean_ms, noise)
+        )
         assert human.r == pytest.approx(1), name
         assert (human.n_missing, random.n_missing) == (0, 0)
         assert abs(random.r) < 4 * random.n_words**-0.5, name  # four standard deviations of an r of noise

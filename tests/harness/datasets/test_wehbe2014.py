@@ -9,14 +9,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import aggregate, backends, controls, datasets, scoring, tiny
+from harness import datasets
 from harness.datasets import wehbe2014
 from harness.datasets.wehbe2014 import PAPER, STRICT, SUBJECTS
-from harness.folds import make
-from harness.plan import make_plan
+from harness.extraction import backends
+from harness.features import controls
+from harness.models import tiny
 from harness.records import Ceiling, Features, Layer
+from harness.runs.workload import make_plan
+from harness.scoring import aggregate, brain_scores
+from harness.scoring.folds import make
 from harness.spec import EvaluationSpec
-from harness.store import Store
+from harness.storage.store import Store
 from tests.harness.datasets.wehbe_files import masks, write
 
 LAYER = Layer("human", 0)
@@ -195,7 +199,7 @@ def test_people_predict_each_other_and_noise_predicts_nobody(loaded, protocol):
     others = np.mean([responses.values[:, subjects == subject][:, :5] for subject in SUBJECTS[1:]], axis=0)
     for X, low, high in ((others, 0.95, 1.0), (rng.standard_normal((1_211, 64)), -0.05, 0.05)):
         features = Features({LAYER: X.astype(np.float32)}, responses.row_ids)
-        r = scoring.score_layers(features, responses, protocol)[LAYER].r[:, voxels]
+        r = brain_scores.score_layers(features, responses, protocol)[LAYER].r[:, voxels]
         assert low < np.median(r) < high
 
 

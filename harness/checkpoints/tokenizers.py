@@ -1,0 +1,162 @@
+"""A checkpoint's folder -> its tokenizer, as it was published.
+
+transformers chooses a tokenizer class by name and, for many classes, builds a tokenizer of its own from the vocabulary
+in the files. Where that is another tokenizer than the published one, every number after it is wrong without a message.
+So the published file decides: tokenizer.json as the `tokenizers` library reads it, a SentencePiece model as
+SentencePiece itself reads it. Special tokens and the chat template are always those of transformers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.checkpoints.headers import read_json
+from harness.checkpoints.offsets import AlignedTokens, ByteTokens, SentencePieceTokens
+from harness.checkpoints.safetensors_file import is_lfs_pointer
+
+# Files that hold a SentencePiece model, by family.
+SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model", "sentencepiece.model")
+# Any of these makes a tokenizer; the first that is there names it in messages and in the hash of an architecture.
+FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "spm.model",
+         "sentencepiece.bpe.model", "sentencepiece.model", "source.spm", "tekken.json", "vocab-src.json",
+         "bpe.codes")  # fmt: skip
+# Texts on which two tokenizers are compared: letters, digits, marks, accents, other scripts, spaces, line breaks.
+PROBE = (
+    "The old bee watched the hive, and the hive watched the bee.",
+    "It's 12,345.67 pounds -- don't \"quote\" me (2024-01-31)!\n\nNew line;  two  spaces\tand a tab.",
+    "naïve café, Straße, señor, Ångström, 你好世界, こんにちは, Привет мир, مرحبا, 😀 ﬁne ½",
+    "unbelievably internationalisation pneumonoultramicroscopicsilicovolcanoconiosis",
+)
+
+
+# Has more bytes than characters.
+_BYTES = "a naïve bee"
+
+
+@dataclass(frozen=True)
+class PublishedTokenizer:
+    """A tokenizer and what was done to have it as published.
+
+    tokenizer: of transformers, or of the same use (`SentencePieceTokens`). note: a sentence where transformers' own
+    class would give other tokens; else "".
+    """
+
+    tokenizer: Any
+    note: str = ""
+
+
+def load(folder: str | Path, config: Any = None) -> PublishedTokenizer:
+    """The tokenizer of a checkpoint's folder.
+
+    Args:
+        folder: with the tokenizer's files.
+        config: of the model, where the folder holds none (an adapter's).
+
+    Raises:
+        ValueError: if a file is damaged, if transformers cannot read it, or if it is one of Python alone whose tokens
+            cannot be found in a text again.
+    """
+    from transformers import AutoTokenizer
+
+    path = Path(folder)
+    of_model = {} if config is None or (path / "config.json").is_file() else {"config": config}
+    try:
+        chosen = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, **of_model)
+    except Exception as error:
+        raise ValueError(_fault(path) or str(error).strip() or type(error).__name__) from error
+    published, name = _published(path, chosen)
+    notes = [_replaced(chosen, name)] if name and _differ(published, chosen) else []
+    return PublishedTokenizer(published, " ".join([*notes, *_without_dropout(published)]))
+
+
+def _published(folder: Path, chosen: Any) -> tuple[Any, str]:
+    """The tokenizer, and the file that decided instead of transformers' class; "" where the class decides."""
+    file = next((folder / name for name in SENTENCEPIECE_FILES if _is_sentencepiece(folder / name)), None)
+    if (folder / "tokenizer.json").is_file():
+        return _of_json(folder, chosen), "tokenizer.json"
+    if file is not None:
+        return SentencePieceTokens(chosen, file), file.name
+    if getattr(chosen, "is_fast", False):
+        return chosen, ""
+    if len(chosen(_BYTES, add_special_tokens=False)["input_ids"]) == len(_BYTES.encode()):
+        return ByteTokens(chosen), ""
+    return AlignedTokens(chosen), ""
+
+
+def _without_dropout(tokenizer: Any) -> list[str]:
+    """Switch off what leaves out merges at random (BPE dropout, for training); a sentence where it was on."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    share = getattr(model, "dropout", None)
+    if not share:
+        return []
+    model.dropout = None  # type: ignore[union-attr]
+    return [f"tokenizer.json leaves out {share:.0%} of the merges at random, for training: none is left out here."]
+
+
+# Files of a tokenizer that are JSON objects.
+_JSON = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
+
+
+def _fault(folder: Path) -> str:
+    """What is wrong with a file of a tokenizer that could not be loaded; "" where nothing is found."""
+    present = [folder / name for name in (*FILES, *_JSON, "merges.txt") if (folder / name).is_file()]
+    try:
+        for file in present:
+            if file.stat().st_size == 0:
+                return f"{file.name} is empty; copy it again"
+            content = read_json(file, folder.name) if file.name in _JSON else None
+            if content is None and is_lfs_pointer(file):
+                return f"{file.name} is a Git LFS pointer; run `git lfs pull` in its folder"
+            if file.name == "tokenizer.json" and not isinstance((content or {}).get("model"), dict):
+                return f"{file.name} has no tokenizer model; copy it again"
+    except ValueError as error:
+        return str(error).removeprefix(f"{folder.name}: ")
+    names = {file.name for file in present}
+    if "vocab.json" in names and not names & {"merges.txt", "tokenizer.json"}:
+        return "vocab.json is there without merges.txt, the merge rules of its tokens; copy that too"
+    return ""
+
+
+def _of_json(folder: Path, chosen: Any) -> Any:
+    """tokenizer.json as it is, with the special tokens that transformers' class knows."""
+    from transformers import PreTrainedTokenizerFast
+
+    if type(chosen) is PreTrainedTokenizerFast or "__init__" not in type(chosen).__dict__:
+        return chosen  # transformers builds nothing of its own
+    published = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    for name in ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"):
+        token = getattr(chosen, name)
+        if getattr(published, name) is None and token is not None and token in published.get_vocab():
+            setattr(published, name, token)
+    if not getattr(published, "chat_template", None):
+        published.chat_template = getattr(chosen, "chat_template", None)
+    return published
+
+
+def _differ(published: Any, chosen: Any) -> bool:
+    """Whether two tokenizers give other tokens for any text of the probe."""
+    if published is chosen or not getattr(chosen, "is_fast", False):
+        return False
+    ours, theirs = (each(list(PROBE), add_special_tokens=False, verbose=False) for each in (published, chosen))
+    return list(ours["input_ids"]) != list(theirs["input_ids"])
+
+
+def _replaced(chosen: Any, file: str) -> str:
+    return (
+        f"{file} is used as published: the class that transformers chooses ({type(chosen).__name__}) gives other "
+        "tokens for some texts."
+    )
+
+
+def _is_sentencepiece(file: Path) -> bool:
+    """Whether a file is a SentencePiece model; Llama 3 and Qwen have published tables of ranks under such names."""
+    if not file.is_file():
+        return False
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        return bool(SentencePieceProcessor(model_file=str(file)).get_piece_size())
+    except (RuntimeError, OSError):
+        return False

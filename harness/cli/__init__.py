@@ -1,0 +1,5 @@
+"""The `harness` command."""
+
+from harness.cli.commands import main
+
+__all__ = ["main"]

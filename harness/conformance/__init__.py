@@ -1,0 +1,1 @@
+"""The harness's figures against recorded vectors of other programs."""

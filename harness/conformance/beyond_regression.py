@@ -1,0 +1,216 @@
+"""Conformance beyond regression: reading times and their ceiling, ceilings from other subjects, a model's states.
+
+Each function takes a checked case and gives its results. What one number of a `Result` means here: `max_dr` the largest
+difference of what is recorded in parts (halves, splits, hidden states), `max_dscore` that of what is made of them
+(corrected halves, ceiling, score; bits of surprisal).
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.conformance import crossvalidation
+from harness.conformance.vectors import DamagedError, NotRunError, Vectors
+from harness.conformance.verdicts import Result, Tolerance
+from harness.datasets.futrell2018 import PAPER
+from harness.protocol import BRAINSCORE_RIDGE, FoldRule, Protocol, Regression
+from harness.records import Context, Dataset, Floats, Integers, Layer, ReadingTimes, Stimuli
+from harness.scoring import ceilings, extrapolation, folds, reading_times, saturation
+from kernels.similarity import linear_cka, rsa
+
+if TYPE_CHECKING:
+    from harness.loading.loaded_model import Reader
+
+_FLOAT64 = Tolerance(r=1e-9, score=1e-10)
+# Hidden states of order 1 and bits of order 10, both computed in float32.
+_FLOAT32 = Tolerance(r=1e-4, score=1e-4)
+# Of v0 in one bootstrap, and of its median: SciPy stops at 1e-8 of the sum of squares, which leaves that much open.
+_CURVES = Tolerance(r=1e-5, score=3e-6)
+_OF_SCIPY = "SciPy's own v0 move by 2e-6, medians by 5e-7, with the last digit of the data"
+
+
+def compare(vectors: Vectors, folder: Path) -> list[Result]:
+    """The results of a case that is no regression; errors as in `vectors.read`. `folder` holds the models."""
+    if vectors.kind == "model":
+        return [_model(vectors, folder)]
+    if vectors.kind == "extrapolation":
+        return _extrapolation(vectors)
+    return [{"futrell": _futrell, "similarity": _similarity}[vectors.kind](vectors)]
+
+
+def _result(vectors: Vectors, n: int, parts: Floats, whole: Floats, tolerance: Tolerance, reason: str) -> Result:
+    """A judged result from differences; what is not finite cannot pass."""
+    largest = (float(np.where(np.isfinite(values), np.abs(values), np.inf).max()) for values in (parts, whole))
+    dr, dscore = largest
+    return Result(
+        vectors.case, vectors.kind, "", n, dr, dscore, tolerance=tolerance, precision="float64", reason=reason
+    ).judged()
+
+
+# --- reading times ----------------------------------------------------------------------------------------------------
+
+
+def _futrell(vectors: Vectors) -> Result:
+    """Halves of the readers, their correction, the ceiling, and |r| of a model's surprisal over it."""
+    times, in_first = vectors["rt"], vectors["half1_member"].astype(bool)
+    if times.ndim != 2 or in_first.shape[1:] != times.shape[1:]:
+        raise DamagedError(f"half1_member is {in_first.shape} for reading times {times.shape}; wanted (half, reader).")
+    corrected = ceilings.corrected_halves(times, in_first)
+    ceiling = float(np.median(corrected))
+    score = reading_times.score(vectors["model_output"].astype(float), _read(vectors, times), PAPER)
+    halves = corrected / (2.0 - corrected) - vectors["uncorrected"]
+    parts = np.array([*halves, score.abs_r - abs(float(vectors["rvalue"]))])
+    whole = [ceiling - float(vectors["ceiling"]), score.abs_r / ceiling - float(vectors["score"])]
+    differences = np.array([*(corrected - vectors["corrected"]), *whole])
+    return _result(vectors, len(in_first), parts, differences, _FLOAT64, "the first word of a sentence is not scored")
+
+
+def _read(vectors: Vectors, times: Floats) -> Dataset:
+    """The case as a data set: means over readers, sentences from the words' places in them."""
+    first = vectors["word_within_sentence_id"] == 1
+    ids = tuple(f"word.{row}" for row in range(len(times)))
+    present = np.isfinite(times)
+    n_readers = present.sum(axis=1)
+    means = np.where(present, times, 0.0).sum(axis=1) / np.where(n_readers, n_readers, np.nan)
+    sentences = tuple(map(str, np.cumsum(first)))
+    return Dataset(
+        vectors.case,
+        "",
+        Stimuli(ids, ids, ("text",) * len(ids), sentences=sentences),
+        reading=ReadingTimes(ids, means, ~first, ""),
+    )
+
+
+# --- whole matrices ---------------------------------------------------------------------------------------------------
+
+# Score and its splits in the file -> the kernel that gives it from (row, feature) and (row, neuroid).
+SIMILARITIES: dict[str, Callable[[Floats, Floats], float]] = {"cka": linear_cka, "rdm": rsa}
+
+
+def _similarity(vectors: Vectors) -> Result:
+    """Linear CKA and the correlation of dissimilarities on the test rows of each split."""
+    if "test" not in vectors.arrays:
+        raise DamagedError("`test` missing: (split, row) the rows that are compared. Record the case again.")
+    parts, whole = [], []
+    for name, kernel in SIMILARITIES.items():
+        if f"{name}_score" in vectors.arrays:
+            ours = np.array([kernel(vectors["X"][rows], vectors["Y"][rows]) for rows in vectors["test"]])
+            parts.extend(ours - vectors[f"{name}_per_split"])
+            whole.append(float(ours.mean()) - float(vectors[f"{name}_score"]))
+    return _result(vectors, len(vectors["test"]), np.array(parts), np.array(whole), _FLOAT64, "")
+
+
+# --- ceilings from other subjects -------------------------------------------------------------------------------------
+
+
+def _extrapolation(vectors: Vectors) -> list[Result]:
+    """The scores of subjects predicted from others; then, from the recorded scores, the curves and the ceilings."""
+    subjects, names = vectors["subject_id"], [str(name) for name in vectors["collected_subsets"]]
+    rule, groups = _rule_and_groups(vectors)
+    splits, collected = folds.make(rule, groups), vectors["collected"]
+    wanted = (len(names), len(splits), len(subjects))
+    if collected.ndim != 4 or collected.shape[1:] != wanted:
+        raise DamagedError(f"collected is {collected.shape}; wanted (number of subjects, *{wanted}).")
+    sizes, subsets = vectors["collected_num_subjects"].tolist(), [ast.literal_eval(name) for name in names]
+    recorded = np.stack([collected[sizes.index(len(subset)), place] for place, subset in enumerate(subsets)])
+    regression = BRAINSCORE_RIDGE if vectors.meta.get("metric") == "ridge_pearsonr" else Regression("ols")
+    protocol = Protocol("brainscore2026", "none", rule, regression, "max", metric="brainscore_r")
+    every = 2 ** len(set(subjects.tolist()))
+    ours = extrapolation.collect(vectors["Y"], subjects.tolist(), groups, splits, protocol, n_pools=every)
+    differences, scores = [], []
+    for subset, theirs in zip(subsets, recorded, strict=True):
+        for subject in subset:
+            own, pool = subjects == subject, tuple(sorted(set(subset) - {subject}))
+            r = ours.scores[ours.pools.index(pool)][:, own]
+            differences.append(np.abs(r - theirs[:, own]).max())
+            scores.append(np.median(r, axis=1).mean() - np.median(theirs[:, own], axis=1).mean())
+    found = _result(
+        vectors, len(splits), np.array(differences), np.array(scores), _FLOAT64, "the scores of all subsets of subjects"
+    )
+    return [found, _curves(vectors, extrapolation.Collected(tuple(subset[1:] for subset in subsets), recorded))]
+
+
+def _curves(vectors: Vectors, recorded: extrapolation.Collected) -> Result:
+    """v0 of each bootstrap, the curve at each number of subjects, where it ends; ceilings of neuroids and of all."""
+    theirs = vectors["boot_params"]
+    if theirs.ndim != 3 or theirs.shape[::2] != (recorded.scores.shape[2], 2):
+        raise DamagedError(f"boot_params are {theirs.shape}; wanted ({recorded.scores.shape[2]}, bootstrap, 2).")
+    ours = extrapolation.extrapolate(recorded, n_bootstraps=theirs.shape[1])
+    x = vectors["collected_num_subjects"]
+    v0 = ours[..., 0] - theirs[..., 0]
+    curves = saturation.curve(x, ours) - saturation.curve(x, theirs)
+    ends = (_ends(ours) - vectors["endpoint_x"]).astype(float)
+    parts = np.concatenate([v0.ravel(), curves.ravel(), ends])
+    ceiling = np.median(ours[..., 0], axis=1)
+    whole = np.array([*(ceiling - vectors["neuroid_ceiling"]), np.median(ceiling) - float(vectors["ceiling"])])
+    found = _result(vectors, theirs.shape[1], parts, whole, _CURVES, "v0, curves and their ends; " + _OF_SCIPY)
+    return replace(found, case=f"{vectors.case}: curves")
+
+
+def _ends(parameters: Floats) -> Integers:
+    """(neuroid,) the first number of subjects after which the median curve rises by less than .0005."""
+    medians = np.median(saturation.curve(np.arange(1000), parameters), axis=1)
+    ends: Integers = (np.diff(medians, axis=-1) < 0.0005).argmax(axis=-1)
+    return ends
+
+
+def _rule_and_groups(vectors: Vectors) -> tuple[FoldRule, list[str]]:
+    """Folds of the case's own arguments: no rows are recorded with it."""
+    rule = crossvalidation.rule_of(vectors.meta.get("crossvalidation_kwargs") or {})
+    if rule.kind.startswith("stratified"):
+        raise NotRunError("stratified splits, and no labels in the file")
+    return rule, vectors["group"].tolist() if "group" in vectors.arrays else [""] * len(vectors["Y"])
+
+
+# --- a model's hidden states and surprisals ---------------------------------------------------------------------------
+
+
+def _model(vectors: Vectors, folder: Path) -> Result:
+    """States at the last token of each part, and bits of each part, from the model beside the vectors.
+
+    Ours puts a BOS token before a text; Brain-Score does not, so it is left out here. Parts past the model's window are
+    not compared.
+    """
+    from harness.checkpoints import checkpoints
+    from harness.loading.loaded_model import load
+
+    models = sorted(path.parent for path in folder.glob("*/config.json"))
+    if len(models) != 1:
+        raise NotRunError(f"wanted one model in a folder beside the vectors, found {len(models)}")
+    reader = replace(load(checkpoints.resolve(str(models[0]))), prefix=())
+    states, bits, n_parts, n_left_out = [], [], 0, 0
+    for text, contexts in vectors.meta["contexts"].items():
+        ours_states, ours_bits, inside = _read_parts(reader, contexts, vectors.meta["layers"])
+        states.append(np.abs(ours_states - vectors[f"{text}__neural"])[inside].max())
+        recorded = vectors[f"{text}__surprisal_bits"]
+        known = inside & ~(np.isnan(ours_bits) & np.isnan(recorded))
+        bits.extend((ours_bits - recorded)[known])
+        n_parts, n_left_out = n_parts + int(inside.sum()), n_left_out + int((~inside).sum())
+    said = f"{n_parts} parts read without BOS, {n_left_out} past the window of {reader.limit} tokens left out"
+    return _result(vectors, len(states), np.array(states), np.array([0.0, *bits]), _FLOAT32, said)
+
+
+def _read_parts(reader: Reader, contexts: list[str], layers: list[str]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """(part, layer x hidden) states, (part,) bits, (part,) whether inside the first window; contexts grow by a part."""
+    from harness.extraction.with_transformers import extract
+
+    ends = np.array([len(context) for context in contexts])
+    spans = np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
+    read = reader.encode(Context(contexts[-1], tuple(f"part.{k}" for k in range(len(contexts))), spans))
+    found = extract(reader, [read], reader.limit)
+    assert found.features is not None and found.log_probabilities is not None  # noqa: S101 - both are asked for
+    blocks = [Layer("decoder", int(layer.rsplit(".", 1)[1]) + 1) for layer in layers]
+    states = np.hstack([found.features.values[block] for block in blocks])
+    bits = np.full(len(contexts), np.nan)
+    for part in range(len(contexts)):
+        logs = found.log_probabilities[0][read.owners == part]
+        logs = logs[np.isfinite(logs)]  # nothing precedes the first token
+        bits[part] = -logs.sum() / np.log(2) if len(logs) else np.nan
+    return states, bits, read.last < reader.limit

@@ -1,0 +1,1 @@
+"""Published files of data sets: downloaded, checked, resumed."""

@@ -1,0 +1,1 @@
+"""Published file formats of recordings: netCDF, pickles, the tables of Natural Stories."""

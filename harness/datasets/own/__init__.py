@@ -1,0 +1,1 @@
+"""A laboratory's own recording, as `local:FOLDER`."""

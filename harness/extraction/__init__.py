@@ -1,0 +1,1 @@
+"""A loaded model and a text -> hidden states and surprisal."""

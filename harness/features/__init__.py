@@ -1,0 +1,1 @@
+"""Features without a language model: controls, word vectors, n-grams; and what is made of features afterwards."""

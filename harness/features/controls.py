@@ -1,0 +1,231 @@
+"""Feature sources without a language model: what a score owes to length, rate, position and time alone.
+
+Controls are scored like models: they walk the same line and stand in the same tables. Under shuffled splits OASM, made
+of nothing but time, beats every language model; sentence length, position and word rate take most of GPT2-XL's
+variance; word length alone beats every model's surprisal on reading times.
+
+Static word vectors and n-gram surprisal need a file of the user's. Untrained twins and shuffled word order are made
+elsewhere, since they need a model.
+
+Source: METHODS section 6; Feghhi, Hadidi et al. (Nat Commun 2026, arXiv 2406.01538).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+import numpy as np
+
+from harness.features import ngram, word_vectors
+from harness.records import Dataset, Features, Floats, Layer, Responses, Stimuli
+from harness.text.frequencies import zipf_frequencies
+
+OASM_WIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
+N_RANDOM = 64
+_POSITION_TERMS = 3
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control.
+
+    Attributes:
+        kinds: the data it can be made for: "sentences" and "scans" (brain), "words" (reading times).
+        pool: how words become scans: "sum" or "mean"; None leaves it to the protocol. Matters only for "scans".
+        row_level: whether its rows are those of the responses, so that `hemodynamics` must leave it alone.
+        one_unit: whether its columns are in one unit and must not be z-scored: a column of OASM that is nearly nothing
+            in the training rows would be blown up in its own row.
+        needs: the field of EvaluationSpec that names its file; "" where it needs none.
+    """
+
+    name: str
+    title: str
+    kinds: tuple[str, ...]
+    pool: Literal["sum", "mean"] | None = None
+    row_level: bool = False
+    one_unit: bool = False
+    needs: Literal["", "vectors", "corpus"] = ""
+
+    @property
+    def described(self) -> dict[str, str]:
+        """What a user is told of it."""
+        needs = f"--{self.needs} FILE" if self.needs else ""
+        return {"name": self.name, "about": self.title, "applies_to": ", ".join(self.kinds), "needs": needs}
+
+
+CONTROLS: dict[str, Control] = {
+    control.name: control
+    for control in (
+        Control("length", "characters of a word; characters and words of a sentence", ("sentences", "scans", "words")),
+        Control("word-rate", "words heard in a scan; words of a sentence", ("sentences", "scans"), pool="sum"),
+        Control("position", "place in the passage or story", ("sentences", "scans", "words"), row_level=True),
+        Control("oasm", "identity of the block, smoothed over time", ("sentences", "scans"), row_level=True,
+                one_unit=True),
+        Control("random", "normal vectors", ("sentences", "scans", "words")),
+        Control("frequency", "Zipf frequency of the word", ("words",)),
+        Control("static-vectors", "mean of the words' vectors in FILE", ("sentences", "scans"), needs="vectors"),
+        Control(
+            "ngram", "bits per word, trigrams of the text FILE; sum and mean of a sentence",
+            ("sentences", "scans", "words"), needs="corpus",
+        ),
+    )
+}  # fmt: skip
+
+
+_ALL_KINDS = "sentences, scans, words"
+# Controls that need a model, made by harness/units/feature_units.py; what a user is told of them.
+OF_A_MODEL: tuple[dict[str, str], ...] = (
+    {"name": "MODEL:untrained", "about": "the model with weights drawn anew", "applies_to": _ALL_KINDS, "needs": ""},
+    {"name": "MODEL:shuffled", "about": "the model on the stimuli with their words in another order",
+     "applies_to": _ALL_KINDS, "needs": "--shuffled"},
+)  # fmt: skip
+
+
+def find(name: str) -> Control:
+    """The control of that name; ValueError lists the nearest names where there is none."""
+    if name not in CONTROLS:
+        near = get_close_matches(name, CONTROLS, n=3, cutoff=0.4) or list(CONTROLS)
+        raise ValueError(f"control {name!r} is unknown; the nearest are {', '.join(near)}.")
+    return CONTROLS[name]
+
+
+def kind_of(dataset: Dataset) -> Literal["sentences", "scans", "words", "text"]:
+    """What the rows of the people's data are: sentences, scans of the brain, or words that were read; a mere text."""
+    if dataset.responses is None:
+        return "words" if dataset.reading else "text"
+    return "sentences" if dataset.responses.times_s is None else "scans"
+
+
+def applies(name: str, dataset: Dataset) -> bool:
+    """Whether the control can be made for the data set; position needs a passage of more than one row.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    if kind_of(dataset) not in find(name).kinds:
+        return False
+    if name != "position" or dataset.responses is None:
+        return True
+    return len(set(dataset.responses.row_blocks)) < len(dataset.responses.row_blocks)
+
+
+def features(name: str, dataset: Dataset, seed: int, file: str = "") -> Features:
+    """A control as features of a brain data set.
+
+    Args:
+        name: a name of the table that applies to the data set.
+        dataset: with responses.
+        seed: of the control "random"; no other one uses it.
+        file: the vectors or the corpus of a control that needs one.
+
+    Returns:
+        Features with stimulus ids as rows, or with the responses' rows where the control is row-level; (row, column)
+        float32 under Layer(name, 0), for "oasm" one layer ("width", i) for each of OASM_WIDTHS.
+
+    Raises:
+        ValueError: if the name is unknown, the control does not apply, or its file is not given or damaged.
+    """
+    _require(name, dataset, file)
+    responses = dataset.responses
+    if responses is None:
+        raise ValueError(f"{dataset.name} has no responses; use reading_predictor for reading times.")
+    if name == "oasm":
+        return oasm(responses)
+    if name == "position":
+        return Features({Layer(name, 0): position_terms(responses.row_blocks)}, responses.row_ids)
+    stimuli = dataset.stimuli
+    if name == "random":
+        values = _random(stimuli, seed)
+    elif name == "static-vectors":
+        values = word_vectors.embed(stimuli.texts, file)
+    elif name == "ngram":
+        values = ngram.bits_of(stimuli, file)[:, : 1 if kind_of(dataset) == "scans" else 2]
+    else:
+        values = _counts(name, stimuli, kind_of(dataset))
+    return Features({Layer(name, 0): values.astype(np.float32)}, stimuli.ids)
+
+
+def reading_predictor(name: str, dataset: Dataset, seed: int, file: str = "") -> Floats:
+    """A control as one number per word, to stand where surprisal stands: (word,) float64.
+
+    "position" is the place in the story from 0, "random" the first column of the random vectors, "ngram" in bits.
+
+    Raises:
+        ValueError: as `features`.
+    """
+    _require(name, dataset, file)
+    stimuli = dataset.stimuli
+    if name == "length":
+        return characters(stimuli.texts)
+    if name == "frequency":
+        return zipf_frequencies(stimuli.texts, dataset.language)
+    if name == "position":
+        return stimuli.positions().astype(np.float64)
+    if name == "ngram":
+        return ngram.bits_of(stimuli, file)[:, 0]
+    return _random(stimuli, seed)[:, 0]
+
+
+def characters(texts: Sequence[str]) -> Floats:
+    """(text,) float64 number of characters as shown, punctuation included, spaces around it not."""
+    return np.array([len(text.strip()) for text in texts], dtype=np.float64)
+
+
+def position_terms(blocks: Sequence[str]) -> Floats:
+    """(row, 3) float32: t, t^2, t^3, with t from -1 to 1 over the rows of each block; 0 where a block is one row.
+
+    A polynomial, so that one control takes drifts, and the slowing down or wearing off within a passage.
+    """
+    place = np.arange(len(blocks), dtype=np.float64)
+    time = np.zeros(len(blocks))
+    labels = np.array(blocks)
+    for block in dict.fromkeys(blocks):
+        rows = labels == block
+        first, last = place[rows].min(), place[rows].max()
+        time[rows] = 2 * (place[rows] - first) / max(last - first, 1) - (last > first)
+    return np.stack([time**power for power in range(1, _POSITION_TERMS + 1)], axis=1).astype(np.float32)
+
+
+def oasm(responses: Responses) -> Features:
+    """Orthogonal autocorrelated sequences: each row's identity, smoothed over the rows of its block.
+
+    Returns:
+        Layers ("width", i) with (row, row) float32: exp(-(i - j)^2 / 2 s^2) for the rows i, j of one block, else 0;
+        s = OASM_WIDTHS[i] rows. Where every block is one row this is the identity, which predicts nothing.
+
+    Source: Feghhi, Hadidi et al. (arXiv 2406.01538); their width is searched, here each width is a layer.
+    """
+    place = np.arange(len(responses.row_ids))
+    blocks = np.array(responses.row_blocks)
+    same = blocks[:, None] == blocks[None, :]
+    squared = np.square(place[:, None] - place[None, :], dtype=np.float64)
+    smoothed = {
+        Layer("width", i): np.where(same, np.exp(-squared / (2 * width**2)), 0).astype(np.float32)
+        for i, width in enumerate(OASM_WIDTHS)
+    }
+    return Features(smoothed, responses.row_ids)
+
+
+def _counts(name: str, stimuli: Stimuli, kind: str) -> Floats:
+    """(stimulus, 1 or 2) of "length" or "word-rate": a spoken word counts 1, to be summed over the words of a scan."""
+    words = np.array([len(text.split()) for text in stimuli.texts], dtype=np.float64)
+    if name == "word-rate":
+        return np.ones((len(stimuli), 1)) if kind == "scans" else words[:, None]
+    length = characters(stimuli.texts)
+    return length[:, None] if kind == "scans" else np.stack([length, words], axis=1)
+
+
+def _random(stimuli: Stimuli, seed: int) -> Floats:
+    """(stimulus, 64) normal vectors, the same for the same seed and number of stimuli."""
+    return np.random.default_rng(seed).standard_normal((len(stimuli), N_RANDOM))
+
+
+def _require(name: str, dataset: Dataset, file: str) -> None:
+    if not applies(name, dataset):
+        fitting = [control for control in CONTROLS if applies(control, dataset)]
+        raise ValueError(f"control {name!r} does not apply to {dataset.name}; those that do: {', '.join(fitting)}.")
+    if CONTROLS[name].needs and not file:
+        raise ValueError(f"control {name!r} needs a file; give the spec `{CONTROLS[name].needs}`.")

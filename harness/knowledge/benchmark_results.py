@@ -1,0 +1,245 @@
+"""Results files of lm-evaluation-harness, 0.3 to 0.4.13, and of both Open LLM leaderboards, by benchmark.
+
+Questions asked in another way are another benchmark: MMLU scored by the text of the answers ("continuation"), by
+generated answers, or with reasoning, BBH with reasoning or as multiple choice, MMLU-Pro. Each is kept under its own
+name, and only what is measured as we do is called "mmlu" and "bbh".
+
+Source: the task files and `evaluator.py` of lm-evaluation-harness 0.2.0 to 0.4.13. Version 0 of hendrycksTest (until
+May 2023) scored the text of the answers; question counts are in the files since 0.4.3.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from harness.delimited.encodings import Source, text_of
+from harness.knowledge.questions import PREFIX
+
+logger = logging.getLogger(__name__)
+
+_SIZES = Path(__file__).with_name("benchmark_sizes.csv")
+_TOLERANCE = 0.05  # of a standard error, by which it may miss the published number of questions
+_UNNAMED = {"none", "get-answer", "get_response", "custom-extract", ""}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Tasks of one kind.
+
+    Attributes:
+        benchmark: the name in our tables.
+        pattern: of a task's name, with the subject or task of the benchmark as its group.
+        metric: the metric of correct answers, without its filter.
+        kind: whose subjects they are; "" where they are those of another benchmark.
+    """
+
+    benchmark: str
+    pattern: str
+    metric: str
+    kind: Literal["mmlu", "bbh", ""]
+
+
+# The first that fits.
+FAMILIES = (
+    Family("mmlu", rf"{PREFIX}mmlu_(\w+)", "acc", "mmlu"),
+    Family("bbh", rf"{PREFIX}bbh_(\w+)", "exact_match", "bbh"),
+    Family("bbh-choice", rf"{PREFIX}bbh-choice_(\w+)", "acc", "bbh"),
+    Family("mmlu-continuation", r"mmlu_continuation_(\w+)", "acc", "mmlu"),
+    Family("mmlu-continuation", r"mmlu_(\w+)_continuation", "acc", "mmlu"),
+    Family("mmlu-redux", r"mmlu_redux_(\w+?)(?:_generative)?", "exact_match", "mmlu"),
+    Family("mmlu-generative", r"mmlu_(\w+)_generative", "exact_match", "mmlu"),
+    Family("mmlu-flan-generative", r"mmlu_flan_n_shot_generative_(\w+)", "exact_match", "mmlu"),
+    Family("mmlu-flan-loglikelihood", r"mmlu_flan_n_shot_loglikelihood_(\w+)", "acc", "mmlu"),
+    Family("mmlu-flan-cot-fewshot", r"mmlu_flan_cot_fewshot_(\w+)", "exact_match", "mmlu"),
+    Family("mmlu-flan-cot-zeroshot", r"mmlu_flan_cot_zeroshot_(\w+)", "exact_match", "mmlu"),
+    Family("mmlu-cot-llama", r"mmlu_cot_llama_(\w+)", "exact_match", "mmlu"),
+    Family("mmlu-llama", r"mmlu_llama_(\w+)", "exact_match", "mmlu"),
+    Family("mmlu-pro-plus", r"mmlu_pro_plus_(\w+)", "exact_match", ""),
+    Family("mmlu-pro-llama", r"mmlu_pro_llama_(\w+)", "exact_match", ""),
+    Family("mmlu-pro", r"mmlu_pro_(\w+)", "exact_match", ""),
+    Family("mmlu-pro-leaderboard", r"leaderboard_(mmlu_pro)", "acc", ""),
+    Family("mmlu", r"mmlu_(\w+)", "acc", "mmlu"),
+    Family("mmlu", r"(?:harness\|)?hendrycksTest-(\w+)(?:\|\d+)?", "acc", "mmlu"),
+    Family("bbh", r"bbh_fewshot_(\w+)", "exact_match", "bbh"),
+    Family("bbh-cot", r"bbh_cot_fewshot_(\w+)", "exact_match", "bbh"),
+    Family("bbh-zeroshot", r"bbh_zeroshot_(\w+)", "exact_match", "bbh"),
+    Family("bbh-cot-zeroshot", r"bbh_cot_zeroshot_(\w+)", "exact_match", "bbh"),
+    Family("bbh-leaderboard", r"leaderboard_bbh_(\w+)", "acc_norm", "bbh"),
+)
+_ANSWER_TEXT = "mmlu-answer-text"
+
+
+class Measured(NamedTuple):
+    """One task. task: of the benchmark. accuracy: fraction of correct answers. n: questions."""
+
+    task: str
+    accuracy: float
+    n: int
+
+
+class Results(NamedTuple):
+    """Tasks of one kind. kind: as of `Family`. n_shots: examples before each question; None where not known."""
+
+    benchmark: str
+    kind: str
+    metric: str
+    n_shots: int | None
+    tasks: list[Measured]
+
+
+def read(file: str) -> tuple[list[Results], str]:
+    """The results of one file, and the version of the program that wrote it.
+
+    Raises:
+        ValueError: naming file and task, if a value is not a fraction, a task has no questions or appears twice, tasks
+            of one kind have different numbers of examples, or no task is known.
+    """
+    content = _json(file)
+    found: dict[tuple[str, str, str], dict[str, tuple[str, float]]] = defaultdict(dict)
+    others = []
+    for name, values in content["results"].items():
+        family, task = _family_of(name)
+        if family is None or not isinstance(values, dict):
+            others.append(name)
+            continue
+        benchmark = _ANSWER_TEXT if content.get("versions", {}).get(name) == 0 and "hendrycks" in name else ""
+        for suffix, accuracy in _accuracies(file, name, values, family.metric).items():
+            place = found[(benchmark or family.benchmark) + suffix, family.kind, family.metric]
+            if task in place:
+                raise ValueError(f"{file}: {task} appears twice, as {place[task][0]} and {name}; leave one out.")
+            place[task] = (name, accuracy)
+    if not found:
+        shown = ", ".join(others[:8]) + (", ..." if len(others) > 8 else "")
+        raise ValueError(
+            f"{file}: no results of tasks mmlu_* or bbh_* that are known; it has {shown or 'none'} (the value of a "
+            "group is not enough: the results of its single tasks are needed)."
+        )
+    results = [_results(file, content, key, tasks) for key, tasks in found.items()]
+    _log_notes(file, content, results)
+    return results, str(content.get("lm_eval_version") or content.get("git_hash") or "of an unknown version")
+
+
+def _json(file: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text_of(Source(file)))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
+        raise ValueError(f"{file}: expected the results of lm-evaluation-harness, an object with `results`.")
+    return content
+
+
+def _family_of(name: str) -> tuple[Family | None, str]:
+    """The family of a task, and the subject or task of the benchmark; None for groups and for other benchmarks."""
+    for family in FAMILIES:
+        found = re.fullmatch(family.pattern, name)
+        if found and (not family.kind or name.startswith(PREFIX) or found[1] in sizes(family.kind)):
+            return family, found[1]
+    return None, ""
+
+
+def _accuracies(file: str, name: str, values: dict[str, Any], metric: str) -> dict[str, float]:
+    """The fraction of correct answers under each filter; the filter is named where there are several."""
+    by_filter = {key.partition(",")[2]: value for key, value in values.items() if key.partition(",")[0] == metric}
+    if not by_filter:
+        there = ", ".join(key for key in values if "stderr" not in key and key != "alias")
+        raise ValueError(f"{file}: {name} has no {metric}; it has {there or 'nothing'}.")
+    for value in by_filter.values():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number:
+            raise ValueError(
+                f"{file}: {metric} of {name} is {value!r}; expected a fraction of correct answers; remove the task or "
+                "measure it again."
+            )
+        if not 0 <= value <= 1:
+            raise ValueError(
+                f"{file}: {metric} of {name} is {value}, which is not a fraction between 0 and 1; divide percentages "
+                "by 100."
+            )
+    one = len(by_filter) == 1
+    return {"" if one or name in _UNNAMED else f"-{name}": float(value) for name, value in by_filter.items()}
+
+
+def _results(
+    file: str, content: dict[str, Any], key: tuple[str, str, str], tasks: dict[str, tuple[str, float]]
+) -> Results:  # fmt: skip
+    benchmark, kind, metric = key
+    shots = {name: n for name, _ in tasks.values() if (n := _n_shots(content, name)) is not None}
+    if len(set(shots.values())) > 1:
+        (one, n), (other, m) = [min(shots.items(), key=lambda item: item[1]), max(shots.items(), key=lambda i: i[1])]
+        raise ValueError(f"{file}: {one} was measured with {n} examples, {other} with {m}; import them from two files.")
+    measured = [
+        Measured(task, accuracy, _n(file, content, name, task, kind)) for task, (name, accuracy) in tasks.items()
+    ]
+    return Results(benchmark, kind, metric, next(iter(shots.values()), None), measured)
+
+
+def _n_shots(content: dict[str, Any], name: str) -> int | None:
+    """Examples before each question of a task, from wherever the file states it."""
+    stated = [
+        content.get("n-shot", {}).get(name), content.get("configs", {}).get(name, {}).get("num_fewshot"),
+        name.rpartition("|")[2] if "|" in name else None, content.get("config", {}).get("num_fewshot"),
+    ]  # fmt: skip
+    known = [str(value).strip() for value in stated if value is not None]
+    return next((int(value) for value in known if value.isdigit()), None)
+
+
+def _n(file: str, content: dict[str, Any], name: str, task: str, kind: str) -> int:
+    """The questions of a task: as the file states, else those of the published test set."""
+    given = (content.get("n-samples") or {}).get(name)
+    if isinstance(given, dict):
+        effective, original = given.get("effective"), given.get("original")
+        if isinstance(effective, float) and 0 < effective < 1 and original:  # a limit that is a fraction, since 0.4.3
+            return math.ceil(int(original) * effective)
+        if not isinstance(effective, int | float) or effective < 1:
+            raise ValueError(f"{file}: {name} has {effective} questions (n-samples); remove the task from the file.")
+        return int(effective)
+    published = sizes(kind).get(task) if kind else None
+    if published is None:
+        raise ValueError(f"{file}: the number of questions of {name} is not stated (n-samples); add it to the file.")
+    limit = float((content.get("config") or {}).get("limit") or 0)
+    n = published if not limit else min(published, math.ceil(published * limit) if limit < 1 else int(limit))
+    _require_agreement(file, name, content["results"][name], n)
+    return n
+
+
+def _require_agreement(file: str, name: str, values: dict[str, Any], n: int) -> None:
+    """Raise where a standard error belongs to another number of questions."""
+    accuracy = next((value for key, value in values.items() if key.partition(",")[0] in {"acc", "acc_norm"}), None)
+    error = next((value for key, value in values.items() if key.partition(",")[0].endswith("acc_stderr")), None)
+    if isinstance(accuracy, float) and isinstance(error, float) and error > 0 and 0 < accuracy < 1 and n > 1:
+        wanted = math.sqrt(accuracy * (1 - accuracy) / (n - 1))
+        if abs(error - wanted) > _TOLERANCE * wanted:
+            about = round(accuracy * (1 - accuracy) / error**2 + 1)
+            raise ValueError(
+                f"{file}: the standard error of {name} is that of about {about} questions, where its test set has {n}; "
+                "add the number of questions to the file (n-samples)."
+            )
+
+
+@cache
+def sizes(kind: str) -> dict[str, int]:
+    """Task -> questions of the published test set of "mmlu" or "bbh"."""
+    with _SIZES.open(encoding="utf-8", newline="") as stream:
+        return {row["task"]: int(row["n"]) for row in csv.DictReader(stream) if row["benchmark"] == kind}
+
+
+def _log_notes(file: str, content: dict[str, Any], results: list[Results]) -> None:
+    for each in results:
+        if each.kind and len(each.tasks) < len(sizes(each.kind)):
+            logger.warning("%s: %s: %d of %d tasks.", file, each.benchmark, len(each.tasks), len(sizes(each.kind)))
+        if each.benchmark not in {"mmlu", "bbh", "bbh-choice"}:
+            logger.warning(
+                "%s: %s is measured differently from ours and kept under its own name.", file, each.benchmark
+            )
+    if not content.get("n-samples"):
+        logger.warning("%s: no question counts are stated; those of the published test sets are used.", file)

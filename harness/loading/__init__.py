@@ -1,0 +1,1 @@
+"""A checkpoint -> a model in memory, whole and checked."""

@@ -1,0 +1,152 @@
+"""Tiny models of each family, built from a configuration and a seed, saved as real checkpoints.
+
+The quickstart and the tests read them through the same loading code as a model from the Hub. Their weights are random,
+drawn wide enough that blocks differ from each other and next-word probabilities from uniform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+WIDTH = 48
+BLOCKS = 4
+HEADS = 4
+CONTEXT = 256
+VOCABULARY = 800
+
+# What a tokenizer's special tokens are for, in the order of their ids. Nothing here puts them around a text: the reader
+# does (Reader.prefix, Reader.suffix), as it does for tokenizers that would by themselves.
+_LLAMA = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+_BERT = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
+_ROBERTA = {**_LLAMA, "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"}
+
+_SHAPE = {
+    "hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": BLOCKS, "num_attention_heads": HEADS,
+    "max_position_embeddings": CONTEXT, "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 1,
+    "pad_token_id": 2,
+}  # fmt: skip
+_GROUPED = {**_SHAPE, "num_key_value_heads": HEADS // 2, "head_dim": WIDTH // HEADS}
+# The window is shorter than the context, so that sliding attention slides.
+_GEMMA = {**_GROUPED, "query_pre_attn_scalar": WIDTH // HEADS, "sliding_window": CONTEXT // 4}
+_T5 = {
+    "d_model": WIDTH, "d_ff": 2 * WIDTH, "d_kv": WIDTH // HEADS, "num_layers": BLOCKS, "num_heads": HEADS,
+    "initializer_factor": 0.3, "decoder_start_token_id": 2, "eos_token_id": 1, "pad_token_id": 2,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Family:
+    """A small model of a family.
+
+    name: of its classes in transformers, without Config and the rest. model: the rest of the model's class. settings:
+    of the configuration. special: the tokenizer's special tokens.
+    """
+
+    name: str
+    model: str
+    settings: Mapping[str, Any]
+    special: Mapping[str, str] = field(default_factory=lambda: _LLAMA)
+
+
+FAMILIES = {
+    "llama": Family("Llama", "ForCausalLM", _SHAPE),
+    "gpt2": Family("GPT2", "LMHeadModel", {
+        "n_embd": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "n_positions": CONTEXT, "initializer_range": 0.3,
+        "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+    }),
+    "gpt_neox": Family("GPTNeoX", "ForCausalLM", _SHAPE),
+    "mistral": Family("Mistral", "ForCausalLM", {**_GROUPED, "sliding_window": CONTEXT // 4}),
+    "qwen2": Family("Qwen2", "ForCausalLM", _GROUPED),
+    "qwen3": Family("Qwen3", "ForCausalLM", _GROUPED),
+    "olmo2": Family("Olmo2", "ForCausalLM", _GROUPED),
+    "gemma2": Family("Gemma2", "ForCausalLM", _GEMMA),
+    "gemma3_text": Family("Gemma3Text", "ForCausalLM", _GEMMA),
+    "gemma": Family("Gemma", "ForCausalLM", _GROUPED),
+    "olmo": Family("Olmo", "ForCausalLM", _GROUPED),
+    "phi3": Family("Phi3", "ForCausalLM", _GROUPED),
+    "granite": Family("Granite", "ForCausalLM", {**_GROUPED, "logits_scaling": 2.0}),
+    "cohere": Family("Cohere", "ForCausalLM", {**_GROUPED, "logit_scale": 0.25}),
+    "opt": Family("OPT", "ForCausalLM", {
+        **_SHAPE, "ffn_dim": 2 * WIDTH, "word_embed_proj_dim": WIDTH, "init_std": 0.3,
+    }),
+    "bloom": Family("Bloom", "ForCausalLM", {
+        "hidden_size": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "initializer_range": 0.3, "bos_token_id": 0,
+        "eos_token_id": 1, "pad_token_id": 2, "seq_length": CONTEXT,
+    }),
+    "falcon": Family("Falcon", "ForCausalLM", _SHAPE),
+    "falcon-alibi": Family("Falcon", "ForCausalLM", {**_SHAPE, "alibi": True, "new_decoder_architecture": False}),
+    "gptj": Family("GPTJ", "ForCausalLM", {
+        "n_embd": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "n_positions": CONTEXT, "rotary_dim": WIDTH // HEADS // 2,
+        "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+    }),
+    # T5 v1.1, which Flan-T5 is tuned from: gated, the head its own.
+    "t5": Family("T5", "ForConditionalGeneration", {
+        **_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
+    }),
+    "t5-original": Family("T5", "ForConditionalGeneration", {
+        **_T5, "feed_forward_proj": "relu", "tie_word_embeddings": True,
+    }),
+    "bert": Family("Bert", "ForMaskedLM", _SHAPE, _BERT),
+    # Positions begin after the padding token's id.
+    "roberta": Family("Roberta", "ForMaskedLM", {**_SHAPE, "max_position_embeddings": CONTEXT + 3}, _ROBERTA),
+    "distilbert": Family("DistilBert", "ForMaskedLM", {
+        "dim": WIDTH, "hidden_dim": 2 * WIDTH, "n_layers": BLOCKS, "n_heads": HEADS, "initializer_range": 0.3,
+        "max_position_embeddings": CONTEXT, "pad_token_id": 2,
+    }, _BERT),
+    "electra": Family("Electra", "ForMaskedLM", {**_SHAPE, "embedding_size": WIDTH // 2}, _BERT),
+    "modernbert": Family("ModernBert", "ForMaskedLM", {
+        **_SHAPE, "cls_token_id": 0, "sep_token_id": 1, "local_attention": CONTEXT // 4,
+    }, _BERT),
+    "deberta-v2": Family("DebertaV2", "ForMaskedLM", {**_SHAPE, "relative_attention": True}, _BERT),
+}  # fmt: skip
+
+
+def build(family: str, folder: Path, corpus: Iterable[str], seed: int) -> Path:
+    """Write a tiny checkpoint (config.json, model.safetensors, tokenizer.json) and return its folder.
+
+    Args:
+        family: a key of FAMILIES.
+        folder: is made; must not hold another model.
+        corpus: text on which the byte-level BPE tokenizer is trained.
+        seed: of the weights.
+    """
+    import torch
+    import transformers
+
+    chosen = FAMILIES[family]
+    tokenizer = _tokenizer(corpus, chosen.special)
+    config = getattr(transformers, f"{chosen.name}Config")(vocab_size=len(tokenizer), **chosen.settings)
+    torch.manual_seed(seed)
+    # The class of Gemma 3's text model leaves the word out.
+    model = getattr(transformers, chosen.name.removesuffix("Text") + chosen.model)(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.eval().save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer(corpus: Iterable[str], special: Mapping[str, str] = _LLAMA) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY,
+            special_tokens=list(dict.fromkeys(special.values())),
+            initial_alphabet=alphabet,
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=CONTEXT, **special)
+
+
+MODELS = {"tiny-llama": "llama", "tiny-gpt2": "gpt2", "tiny-t5": "t5"}
+PLANTED, PLANTED_READING = "tiny-llama", "tiny-gpt2"

@@ -1,0 +1,45 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+
+
+def number(value: float, digits: int = 3, sign: bool = False) -> str:
+    """A number for people: a true minus sign; an en dash where it is NaN, which means not measurable."""
+    rounded = round(value, digits) + 0.0  # no minus before a nought
+    return "–" if math.isnan(value) else f"{rounded:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+
+
+def interval(low: float, high: float, digits: int = 3) -> str:
+    """Two ends of an interval, or an en dash where there is none."""
+    return "–" if math.isnan(low + high) else f"{number(low, digits)} to {number(high, digits)}"
+
+
+def count(value: float | None) -> str:
+    """A whole number with separators, millions and billions shortened; an en dash where unknown."""
+    if value is None or math.isnan(value):
+        return "–"
+    for unit, name in ((1e9, "B"), (1e6, "M")):
+        if value >= unit:
+            return f"{value / unit:.3g} {name}"
+    return f"{int(value):,}"
+
+
+def p_value(p: float) -> str:
+    """Three digits."""
+    return "< 0.001" if p < 0.001 else number(p)
+
+
+def size(n_bytes: int) -> str:
+    """Bytes for people, in powers of a thousand."""
+    for power, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if n_bytes >= power:
+            return f"{n_bytes / power:.1f} {unit}"
+    return f"{n_bytes} B"
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

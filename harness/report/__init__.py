@@ -1,0 +1,1 @@
+"""The tables of a run -> one page that needs no network, Markdown or LaTeX."""

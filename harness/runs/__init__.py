@@ -1,0 +1,1 @@
+"""A spec from beginning to end, on Ray."""

@@ -1,0 +1,1 @@
+"""Features and responses -> scores: folds, fits, ceilings, unique variance, reading times."""

@@ -1,0 +1,238 @@
+"""Surprisal (or a control) and reading times -> behavioural scores.
+
+PAPER: Pearson r of the predictor with the mean reading time of each word. STRICT adds what the predictor knows beyond
+word length, frequency, position and spill-over: the gain in held-out log-likelihood, and a partial correlation. Words
+of one sentence are not independent, so intervals come from resampling sentences.
+
+Source: METHODS sections 2 and 6; held-out gain as in Goodkind & Bicknell (2018) and Wilcox et al. (2020).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.features.controls import characters
+from harness.protocol import Protocol
+from harness.records import Dataset, Floats, Fold, Integers, ReadingTimes
+from harness.text.frequencies import ENGLISH, zipf_frequencies
+
+log = logging.getLogger(__name__)
+
+INTERVAL = "95 % percentile bootstrap over sentences, 1000 resamples"
+_N_RESAMPLES = 1000
+_QUANTILES = (0.025, 0.975)
+_SPILL_OVER = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class ReadingScore:
+    """How well one predictor follows reading times.
+
+    Attributes:
+        r, abs_r, r_low, r_high: signed Pearson r over the scored words, its size, and the interval of r.
+        partial_r, partial_low, partial_high: r of predictor and reading time, both without what the controls and the
+            story explain, and its interval.
+        delta_ll, delta_ll_low, delta_ll_high: nats per word by which predictor and spill-over raise the held-out
+            log-likelihood over the controls. These six are NaN under the protocol "correlation".
+        n_words: words of r. n_missing: scored words without a finite predictor and reading time.
+        n_regression: words of partial_r and delta_ll; less than n_words by those without two words before them.
+    """
+
+    r: float
+    abs_r: float
+    r_low: float
+    r_high: float
+    partial_r: float
+    partial_low: float
+    partial_high: float
+    delta_ll: float
+    delta_ll_low: float
+    delta_ll_high: float
+    n_words: int
+    n_missing: int
+    n_regression: int
+    interval_kind: str = INTERVAL
+
+
+def score(
+    predictor: Floats, dataset: Dataset, protocol: Protocol, folds: Sequence[Fold] = (), seed: int = 0
+) -> ReadingScore:
+    """Score one predictor of reading times.
+
+    Args:
+        predictor: (word,) float64 in the order of the data set's words; NaN where a word has none.
+        dataset: with reading times.
+        protocol: `reading` says whether r alone ("correlation") or the regression too.
+        folds: of all words, made from the words' groups; needed for "regression", otherwise unused.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: if the data set has no reading times, the lengths differ, the protocol is not one of reading, or
+            folds are missing.
+    """
+    reading = _check(predictor, dataset, protocol, folds)
+    usable = reading.scored & np.isfinite(predictor) & np.isfinite(reading.mean_ms)
+    sentences = np.unique(dataset.stimuli.sentences, return_inverse=True)[1]
+    r, r_low, r_high = _correlation(predictor[usable], reading.mean_ms[usable], sentences[usable], seed)
+    partial, gains = (np.nan,) * 3, (np.nan,) * 3
+    n_regression = 0
+    if protocol.reading == "regression":
+        controls, terms = control_terms(dataset), with_words_before(predictor, stories_of(dataset))
+        complete = usable & np.isfinite(controls).all(axis=1) & np.isfinite(terms).all(axis=1)
+        n_regression = int(complete.sum())
+        x, y = _residuals(predictor, reading.mean_ms, controls, stories_of(dataset), complete)
+        partial = _correlation(x, y, sentences[complete], seed)
+        gains = _mean_interval(_held_out_gain(terms, reading.mean_ms, controls, folds, complete), sentences, seed)
+    n_words, n_scored = int(usable.sum()), int(reading.scored.sum())
+    language = dataset.language or f"{ENGLISH} (assumed)"
+    log.info(
+        "reading dataset=%s language=%r n_words=%d n_regression=%d r=%.4f",
+        dataset.name,
+        language,
+        n_words,
+        n_regression,
+        r,
+    )
+    return ReadingScore(r, abs(r), r_low, r_high, *partial, *gains, n_words, n_scored - n_words, n_regression)
+
+
+def control_terms(dataset: Dataset) -> Floats:
+    """(word, 9) float64: what is known of reading without a language model; NaN in the first two words of a story.
+
+    Characters and Zipf frequency (in the data set's language) of the word and of the two before it (spill-over); place
+    in the story and its logarithm (readers speed up, first fast); whether the word before began a sentence. A story's
+    own level is left out: it cannot be fitted on other stories.
+
+    Raises:
+        ValueError: if the data set has no reading times.
+    """
+    stimuli, stories = dataset.stimuli, stories_of(dataset)
+    if dataset.reading is None:
+        raise ValueError(f"{dataset.name} has no reading times.")
+    starts = np.array([True, *(before != after for before, after in pairwise(stimuli.sentences))])
+    places = stimuli.positions().astype(np.float64)
+    columns = [
+        with_words_before(characters(stimuli.texts), stories),
+        with_words_before(zipf_frequencies(stimuli.texts, dataset.language), stories),
+        np.stack([places, np.log1p(places)], axis=1),
+        _before(starts.astype(np.float64), stories, 1)[:, None],
+    ]
+    return np.concatenate(columns, axis=1)
+
+
+def _check(predictor: Floats, dataset: Dataset, protocol: Protocol, folds: Sequence[Fold]) -> ReadingTimes:
+    if dataset.reading is None:
+        raise ValueError(f"{dataset.name} has no reading times; use scoring for brain data.")
+    if predictor.shape != dataset.reading.mean_ms.shape:
+        raise ValueError(f"predictor: shape {predictor.shape} for {len(dataset.reading.mean_ms)} words.")
+    if protocol.reading is None:
+        raise ValueError(
+            f"protocol {protocol.name!r} says nothing of reading; set reading to correlation or regression."
+        )
+    if protocol.reading == "regression" and not folds:
+        raise ValueError("protocol with regression: no folds; make them from the groups of the words.")
+    return dataset.reading
+
+
+def stories_of(dataset: Dataset) -> Integers:
+    """(word,) number of each word's passage."""
+    return np.unique(dataset.stimuli.passages, return_inverse=True)[1]
+
+
+def _before(values: Floats, stories: Integers, lag: int) -> Floats:
+    """(word,) the value `lag` words before, in the same story; NaN where there is none."""
+    shifted = np.full(len(values), np.nan)
+    same = stories[lag:] == stories[: len(stories) - lag]
+    shifted[lag:][same] = values[: len(values) - lag][same]
+    return shifted
+
+
+def with_words_before(values: Floats, stories: Integers) -> Floats:
+    """(word, 3) the value of the word and of the two words before it."""
+    return np.stack([_before(values, stories, lag) for lag in _SPILL_OVER], axis=1)
+
+
+def _resamples(n_sentences: int, seed: int) -> Floats:
+    """(resample, sentence) how often each sentence is drawn."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n_sentences, np.full(n_sentences, 1 / n_sentences), size=_N_RESAMPLES).astype(np.float64)
+
+
+def _sums(columns: Sequence[Floats], sentences: Integers) -> Floats:
+    """(sentence, column) sum of each column over the words of each sentence, for the sentences that occur."""
+    numbers = np.unique(sentences, return_inverse=True)[1]
+    return np.stack([np.bincount(numbers, weights=column) for column in columns], axis=1)
+
+
+def _pearson(sums: Floats) -> Floats:
+    """(row,) r from rows of n, sum x, sum y, sum xx, sum yy, sum xy; NaN where a variable does not vary."""
+    n, x, y, xx, yy, xy = sums.T
+    spread = (xx - x * x / n) * (yy - y * y / n)
+    r: Floats = (xy - x * y / n) / np.sqrt(np.where(spread > 0, spread, np.nan))
+    return r
+
+
+def _correlation(x: Floats, y: Floats, sentences: Integers, seed: int) -> tuple[float, float, float]:
+    """Pearson r and its interval; centred first, so that the sums keep their digits."""
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return np.nan, np.nan, np.nan
+    x, y = x - x.mean(), y - y.mean()
+    sums = _sums([np.ones(len(x)), x, y, x * x, y * y, x * y], sentences)
+    low, high = np.nanquantile(_pearson(_resamples(len(sums), seed) @ sums), _QUANTILES)
+    return float(_pearson(sums.sum(axis=0, keepdims=True))[0]), float(low), float(high)
+
+
+def _mean_interval(values: Floats, sentences: Integers, seed: int) -> tuple[float, float, float]:
+    """Mean over the words that have a value, and its interval over sentences."""
+    known = np.isfinite(values)
+    if not known.any():
+        return np.nan, np.nan, np.nan
+    sums = _sums([np.ones(int(known.sum())), values[known]], sentences[known])
+    drawn = _resamples(len(sums), seed) @ sums
+    low, high = np.quantile(drawn[:, 1] / drawn[:, 0], _QUANTILES)
+    return float(values[known].mean()), float(low), float(high)
+
+
+def _residuals(
+    predictor: Floats, mean_ms: Floats, controls: Floats, stories: Integers, complete: NDArray[np.bool_]
+) -> tuple[Floats, Floats]:
+    """(complete word,) of predictor and reading time, what the controls and the level of each story leave of them."""
+    numbers = np.unique(stories[complete], return_inverse=True)[1]
+    columns = np.column_stack([predictor, mean_ms, controls])[complete]
+    sums = np.stack([np.bincount(numbers, weights=column) for column in columns.T], axis=1)
+    columns = columns - (sums / np.bincount(numbers)[:, None])[numbers]
+    pair, given = columns[:, :2], columns[:, 2:]
+    x, y = (pair - given @ np.linalg.lstsq(given, pair, rcond=None)[0]).T
+    # A predictor that the controls hold leaves rounding errors, whose r means nothing.
+    return (x * 0 if np.linalg.norm(x) <= 1e-8 * np.linalg.norm(pair[:, 0]) else x), y
+
+
+def _held_out_gain(
+    terms: Floats, mean_ms: Floats, controls: Floats, folds: Sequence[Fold], complete: NDArray[np.bool_]
+) -> Floats:
+    """(word,) nats by which the terms raise the held-out log-likelihood; NaN where no fold tests the word."""
+    total, count = np.zeros(len(mean_ms)), np.zeros(len(mean_ms))
+    for fold in folds:
+        train, test = fold.train[complete[fold.train]], fold.test[complete[fold.test]]
+        alone = _log_likelihood(controls, mean_ms, train, test)
+        joint = _log_likelihood(np.concatenate([controls, terms], axis=1), mean_ms, train, test)
+        total[test] += joint - alone
+        count[test] += 1
+    gain: Floats = total / np.where(count > 0, count, np.nan)
+    return gain
+
+
+def _log_likelihood(X: Floats, y: Floats, train: Integers, test: Integers) -> Floats:
+    """(test word,) nats under a Gaussian linear model fitted, with its variance, on the training words."""
+    centre, scale = X[train].mean(axis=0), X[train].std(axis=0)
+    Z = np.column_stack([np.ones(len(X)), (X - centre) / np.where(scale > 0, scale, 1)])
+    weights, _, rank, _ = np.linalg.lstsq(Z[train], y[train], rcond=None)
+    variance = np.square(y[train] - Z[train] @ weights).sum() / (len(train) - rank)
+    nats: Floats = -0.5 * (np.log(2 * np.pi * variance) + np.square(y[test] - Z[test] @ weights) / variance)
+    return nats

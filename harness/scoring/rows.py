@@ -1,0 +1,122 @@
+"""The fits of one source on one recording, as rows of the score tables.
+
+Raw score, ceiling and ratio are three columns, and nothing is clipped; no ratio to a ceiling that is next to nothing.
+`origin` are the columns that make a row again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.protocol import Protocol
+from harness.records import Ceiling, Layer, LayerFit, Responses
+from harness.scoring import aggregate
+from harness.scoring.aggregate import Chosen, Target
+from harness.scoring.unique_variance import Unique
+
+Row = dict[str, Any]
+# Where people share so little, a ratio would be noise over noise (extrapolated ceilings of noise end at 1e-8).
+LEAST_CEILING = 0.01
+
+
+@dataclass(frozen=True)
+class BrainRows:
+    """Rows of `neuroid_scores`, `layer_scores` and `model_scores` from the fits of all layers."""
+
+    origin: Row
+    responses: Responses
+    fits: dict[Layer, LayerFit]
+    ceiling: Ceiling
+    protocol: Protocol
+    seed: int
+    unique: Unique | None = None
+
+    def neuroids(self) -> Iterator[Row]:
+        """For each layer the columns of its rows, (neuroid,) or one value for all: rows may be half a million."""
+        of, ceiling = self.responses, aggregate.mean_over_folds(self.ceiling.values)
+        names = {"neuroid_id": of.neuroid_ids, "subject": of.subjects, "roi": of.rois}
+        for layer, fit in self.fits.items():
+            r = aggregate.mean_over_folds(fit.r)
+            yield {
+                **self.origin, **_place(layer), **names, "r": r, "ceiling": ceiling, "ceiling_kind": self.ceiling.kinds,
+                "ratio": r / np.where(ceiling > LEAST_CEILING, ceiling, np.nan),
+                "alpha": aggregate.median_over_folds(fit.alpha), "n_folds_nan": np.isnan(fit.r).sum(axis=0),
+                **_sizes(fit),
+            }  # fmt: skip
+
+    def layers(self) -> list[Row]:
+        """One row per layer and target."""
+        return [
+            self._layer_row(layer, fit, name, target)
+            for name, target in aggregate.targets(self.responses).items()
+            for layer, fit in self.fits.items()
+        ]
+
+    def _layer_row(self, layer: Layer, fit: LayerFit, name: str, target: Target) -> Row:
+        inner = aggregate.mean_of_parts(aggregate.fold_scores(fit, target, "inner"), aggregate.fold_parts(fit, target))
+        return {
+            **self.origin, **_place(layer), "target": name,
+            **self._against_ceiling(aggregate.layer_score(fit, target), target),
+            "r_std_folds": aggregate.deviation(aggregate.fold_scores(fit, target)),
+            "inner": inner, "alpha_at_low": fit.at_low,
+            "alpha_at_high": fit.at_high, "rank": float(np.mean(fit.rank)), "n_neuroids": len(target.neuroids),
+            "n_nan": np.isnan(target.of(fit.r, fit.parts)).all(axis=0).sum(), **_sizes(fit, target),
+        }  # fmt: skip
+
+    def models(self) -> list[Row]:
+        """One row per target: the layer that the protocol chooses."""
+        return [self._model_row(name, target) for name, target in aggregate.targets(self.responses).items()]
+
+    def chosen(self, target: str) -> Chosen:
+        """The layer that the protocol chooses for a target, and its score."""
+        of = aggregate.targets(self.responses)[target]
+        return aggregate.choose(self.fits, self.protocol.layer_choice, self.responses, of, self.seed)
+
+    def _model_row(self, name: str, target: Target) -> Row:
+        chosen = self.chosen(name)
+        score = asdict(chosen) | _place(chosen.layer) | self._against_ceiling(chosen.r, target)
+        sizes = _sizes(self.fits[chosen.layer], target)
+        return {**self.origin, "target": name, **score, **self._beyond_controls(target), **sizes}
+
+    def _beyond_controls(self, target: Target) -> Row:
+        """Median over neuroids of each R2, mean over folds, as r is; NaN where it was not computed."""
+        if self.unique is None:
+            return dict.fromkeys(("unique_r2", "unique_low", "unique_high", "controls_r2", "joint_r2"), np.nan) | {
+                "unique_over": ""
+            }
+        found, fit = self.unique, next(iter(self.fits.values()))
+        parts = aggregate.fold_parts(fit, target)
+        unique, controls, joint = (
+            aggregate.mean_of_parts(aggregate.medians(target.of(values, found.parts)), parts)
+            for values in (found.unique, found.controls, found.joint)
+        )
+        subjects = np.array(self.responses.subjects)[target.neuroids]
+        low, high, _ = aggregate.interval(
+            target.of(found.unique, found.parts), parts, fit.test_share, subjects, self.seed
+        )
+        return {
+            "unique_r2": unique, "unique_low": low, "unique_high": high, "controls_r2": controls, "joint_r2": joint,
+            "unique_over": ", ".join(found.names),
+        }  # fmt: skip
+
+    def _against_ceiling(self, r: float, target: Target) -> Row:
+        kinds = sorted({self.ceiling.kinds[i] for i in target.neuroids} - {""})
+        return _ratio(r, aggregate.median_ceiling(self.ceiling, target), ", ".join(kinds))
+
+
+def _place(layer: Layer) -> Row:
+    return {"stack": layer.stack, "layer": layer.index}
+
+
+def _ratio(r: float, ceiling: float, kind: str) -> Row:
+    ratio = r / ceiling if ceiling > LEAST_CEILING else np.nan
+    return {"r": r, "ceiling": ceiling, "ceiling_kind": kind, "ratio": ratio}
+
+
+def _sizes(fit: LayerFit, target: Target | None = None) -> Row:
+    n_folds = len(aggregate.fold_parts(fit, target)) if target else len(fit.r)
+    return {"n_rows": fit.n_rows, "n_features": fit.n_features, "n_folds": n_folds}

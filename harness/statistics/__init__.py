@@ -1,0 +1,1 @@
+"""Scores -> tests and intervals: tuning, correlations, scaling, comparison with the paper."""

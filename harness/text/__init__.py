@@ -1,0 +1,1 @@
+"""Stimuli -> contexts -> tokens, and which token belongs to which stimulus."""

@@ -1,0 +1,1 @@
+"""What is computed and stored by itself: features, scores, ceilings, corpora, word surprisals."""

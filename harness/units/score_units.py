@@ -1,0 +1,205 @@
+"""The second unit of work, without Ray: the scores of one source on one data set under one protocol."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.features import controls, hemodynamics
+from harness.features.principal_components import Reduction, RowReduction
+from harness.protocol import Protocol, Sampling, content_hash
+from harness.records import Ceiling, Dataset, Features, Surprisals, indices_of
+from harness.scoring import brain_scores as scoring
+from harness.scoring import folds, next_word, reader_slopes, reading_times
+from harness.scoring.fitting import Spread, here
+from harness.scoring.rows import BrainRows
+from harness.scoring.unique_variance import over_controls
+from harness.storage import tables
+from harness.storage.origin import SCORES_VERSION, code_version, now
+from harness.storage.store import Store
+from harness.units.feature_units import FeatureUnit, Source, stored_features
+
+
+@cache
+def _wordfreq() -> str:
+    """Version of the frequencies that controls are made of."""
+    return version("wordfreq")
+
+
+@dataclass(frozen=True)
+class ScoreUnit:
+    """One source on one data set under one protocol.
+
+    features: what the model reads; None for controls. beside: the controls beyond which a model's variance is unique.
+    """
+
+    source: Source
+    dataset: str
+    dataset_version: str
+    protocol: Protocol
+    seed: int
+    features: FeatureUnit | None = None
+    beside: tuple[Source, ...] = ()
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of source, recording and method. The name is part of it, since it stands in the rows."""
+        made_of = {
+            "schema": SCORES_VERSION, "name": self.source.name, **self.source.identity, "seed": self.seed,
+            "dataset": self.dataset, "version": self.dataset_version, "protocol": self.protocol.hash,
+            "wordfreq": _wordfreq(),
+            "features": self.features.key if self.features else None,
+            "beside": [source.identity for source in self.beside],
+        }  # fmt: skip
+        return content_hash(made_of)[:32]
+
+    def run(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: Spread = here) -> None:
+        """Score, and store the rows of each table as Parquet under this unit's key (all columns but the run).
+
+        `spread` says who fits the pieces of a scoring.
+        """
+        if dataset.responses:
+            made = self._brain_tables(dataset, ceiling, store, spread)
+        elif dataset.reading:
+            made = self._reading_tables(dataset, ceiling, store)
+        else:
+            made = self._text_tables(dataset, store)
+
+        def write(folder: Path) -> None:
+            for table, content in made.items():
+                pq.write_table(content, folder / f"{table}.parquet")
+
+        facts = {
+            "schema": SCORES_VERSION, "model": self.source.name, "dataset": self.dataset,
+            "protocol": self.protocol.name, "features": self.features.key if self.features else None,
+        }  # fmt: skip
+        store.put("scores", self.key, write, facts)
+
+    def _brain_tables(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: Spread) -> dict[str, pa.Table]:
+        responses = dataset.responses
+        assert responses is not None  # noqa: S101 - people's data are one or the other
+        features, words = self._features(dataset, store)
+        protocol = self.protocol if self.features else self._protocol_of_control()
+        fits = scoring.score_layers(features, responses, protocol, spread)
+        origin = self._origin(self.protocol.metric, store)
+        brain = BrainRows(origin, responses, fits, ceiling, protocol, self.seed)
+        if self.beside and isinstance(features, Features) and protocol.metric == "pearson_r":
+            unique = over_controls(features, brain.chosen("all").layer, self._controls(dataset), responses, protocol)
+            brain = replace(brain, unique=unique)
+        by_layer = [tables.columns_to_arrow("neuroid_scores", columns) for columns in brain.neuroids()]
+        rows = {"layer_scores": brain.layers(), "model_scores": brain.models()}
+        rows |= {"word_surprisals": self._word_rows(dataset, words, store)} if words else {}
+        return {"neuroid_scores": pa.concat_tables(by_layer)} | _to_arrow(rows)
+
+    def _protocol_of_control(self) -> Protocol:
+        """The protocol, but that a variant (OASM's width) is chosen on training rows, never on held-out scores."""
+        regression = self.protocol.regression
+        if controls.CONTROLS[self.source.name].one_unit:
+            regression = replace(regression, scale="center")
+        return replace(self.protocol, layer_choice="nested", regression=regression)
+
+    def _features(
+        self, dataset: Dataset, store: Store
+    ) -> tuple[Features | Reduction | RowReduction, Surprisals | None]:
+        """Features on the rows of the responses, and surprisals where they were read in the same pass."""
+        if self.features is None:
+            return self._of_control(self.source, dataset), None
+        features, words = stored_features(self.features, store)
+        assert features is not None  # noqa: S101 - asked for
+        return self._on_rows(features, dataset, self.protocol.sampling), words
+
+    def _of_control(self, source: Source, dataset: Dataset) -> Features | Reduction | RowReduction:
+        """A control's features on the rows of the responses."""
+        features, sampling = controls.features(source.name, dataset, source.seed, source.file), self.protocol.sampling
+        control = controls.CONTROLS[source.name]
+        if control.row_level:
+            return features
+        return self._on_rows(
+            features, dataset, replace(sampling, pool=control.pool or sampling.pool) if sampling else None
+        )
+
+    def _on_rows(
+        self, features: Features, dataset: Dataset, sampling: Sampling | None
+    ) -> Features | Reduction | RowReduction:
+        """Stimuli are the rows, or words are carried to scans and, by fold, reduced."""
+        if sampling is None:
+            n = self.protocol.components
+            return RowReduction(features, n) if n else features
+        assert dataset.responses is not None  # noqa: S101 - only responses have scans
+        if not self.protocol.components:
+            return hemodynamics.at_scans(features, dataset.stimuli, dataset.responses, sampling)
+        scans = hemodynamics.scans(dataset.stimuli, dataset.responses, sampling)
+        at = indices_of(dataset.stimuli.ids, features.row_ids, "features for the words")
+        return Reduction(features, at, scans, self.protocol.components)
+
+    def _controls(self, dataset: Dataset) -> dict[str, Features]:
+        """Those that the model is held against, by name."""
+        found = {source.name: self._of_control(source, dataset) for source in self.beside}
+        return {name: features for name, features in found.items() if isinstance(features, Features)}
+
+    def _reading_tables(self, dataset: Dataset, ceiling: Ceiling, store: Store) -> dict[str, pa.Table]:
+        words = stored_features(self.features, store)[1] if self.features else None
+        if words:
+            predictor = words.bits[indices_of(dataset.stimuli.ids, words.word_ids, "surprisals")]
+        else:
+            predictor = controls.reading_predictor(self.source.name, dataset, self.source.seed, self.source.file)
+        splits = folds.make(self.protocol.folds, dataset.stimuli.groups)
+        score = asdict(reading_times.score(predictor, dataset, self.protocol, splits, self.seed))
+        best, (kind,) = float(ceiling.values.item()), ceiling.kinds
+        row = {
+            **self._origin("pearson_r", store), **score, "predictor": "surprisal" if words else self.source.name,
+            "ceiling": best, "ceiling_kind": kind, "ratio": abs(score["r"]) / best if best > 0 else np.nan,
+        }  # fmt: skip
+        rows = {"reading_scores": [row]}
+        if dataset.reading and dataset.reading.by_subject_ms is not None and self.protocol.reading == "regression":
+            of = {**self._origin("log_ms", store), "predictor": row["predictor"]}
+            found = [{**of, **asdict(each)} for each in reader_slopes.fit(predictor, dataset)]
+            rows |= {"reader_slopes": found} if found else {}
+        return _to_arrow(rows | ({"word_surprisals": self._word_rows(dataset, words, store)} if words else {}))
+
+    def _text_tables(self, dataset: Dataset, store: Store) -> dict[str, pa.Table]:
+        words = stored_features(self.features, store)[1] if self.features else None
+        assert words is not None  # noqa: S101 - no control predicts a text
+        shown = dataset.stimuli
+        at = indices_of(words.word_ids, shown.ids, "surprisals")
+        found = next_word.score(words, [shown.texts[row] for row in at], shown.separator)
+        return _to_arrow({"next_word_scores": [{**self._origin("loss_nats", store), **asdict(found)}]})
+
+    def _word_rows(self, dataset: Dataset, words: Surprisals, store: Store) -> list[dict[str, Any]]:
+        origin, shown = self._origin("surprisal_bits", store), dataset.stimuli
+        times = dataset.reading.mean_ms if dataset.reading else np.full(len(shown), np.nan)
+        scored = dataset.reading.scored if dataset.reading else np.ones(len(shown), dtype=bool)
+        at = indices_of(shown.ids, words.word_ids, "surprisals")
+        sentences = shown.sentences or (None,) * len(shown)
+        columns = zip(
+            shown.passages, sentences, shown.ids, shown.texts, words.bits[at], words.bits[at] + words.space_bits[at],
+            words.n_tokens[at], words.entropy_bits[at], words.ranks[at], times, scored, strict=True,
+        )  # fmt: skip
+        names = (
+            "story", "sentence", "word_id", "word", "surprisal_bits", "corrected_bits", "n_tokens", "entropy_bits",
+            "rank", "reading_ms", "scored",
+        )  # fmt: skip
+        return [{**origin, **dict(zip(names, row, strict=True))} for row in columns]
+
+    def _origin(self, metric: str, store: Store) -> dict[str, Any]:
+        """The columns that make a row again; the run is added when a run's tables are put together."""
+        how = (store.manifest("features", self.features.key) if self.features else None) or {}
+        return {
+            "run": None, "model": self.source.name, "kind": self.source.kind, "revision": self.source.revision,
+            "code_version": code_version(), "created": now(), "dataset": self.dataset,
+            "dataset_version": self.dataset_version, "protocol": self.protocol.name,
+            "protocol_hash": self.protocol.hash, "context": self.source.context_of(self.protocol),
+            "backend": how.get("backend", ""), "dtype": how.get("dtype", "float64"),
+            "seed": self.source.seed, "metric": metric,
+        }  # fmt: skip
+
+
+def _to_arrow(rows: dict[str, list[dict[str, Any]]]) -> dict[str, pa.Table]:
+    return {table: tables.rows_to_arrow(table, content) for table, content in rows.items()}

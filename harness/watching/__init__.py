@@ -1,0 +1,1 @@
+"""New checkpoints of a training, each evaluated once."""

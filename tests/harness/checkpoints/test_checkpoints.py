@@ -1,0 +1,247 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from harness.checkpoints import checkpoints, headers, pairs
+from harness.models import tiny
+
+TEXT = ("The old bee watched the hive.",)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny.build("gpt2", tmp_path / "tiny", TEXT, seed=0)
+
+
+def test_what_a_run_records_is_read_from_the_checkpoint(folder):
+    from transformers import AutoModelForCausalLM
+
+    found = checkpoints.resolve(str(folder))
+    # Tied weights are stored once.
+    assert found.n_parameters == AutoModelForCausalLM.from_pretrained(folder).num_parameters()
+    assert (found.family, found.n_layers, found.hidden_size, found.context_size) == ("gpt2", 4, 48, 256)
+
+
+def test_a_revision_changes_with_the_weights_and_not_with_the_folder(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    one, other = checkpoints.resolve(str(folder)), checkpoints.resolve(str(copy))
+    assert one.revision == other.revision
+    weights = copy / "model.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-1] ^= 1
+    weights.write_bytes(raw)
+    assert checkpoints.resolve(str(copy)).revision != one.revision
+
+
+def test_an_unknown_name_lists_the_nearest():
+    with pytest.raises(ValueError, match="flan-t5-small"):
+        checkpoints.resolve("flan-t5-smal")
+
+
+@pytest.mark.parametrize(("broken", "message"), [
+    (lambda f: (f / "model.safetensors").unlink(), "no weights"),
+    (lambda f: (f / "config.json").unlink(), r"no config\.json"),
+    (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer"),
+    (lambda f: (f / "config.json").write_text("{"), "not JSON"),
+    (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-10]), "damaged"),
+    (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:100]), "damaged"),
+    (lambda f: (f / "model.safetensors").write_bytes(b""), "damaged"),
+])  # fmt: skip
+def test_a_broken_folder_is_refused_before_anything_is_loaded(folder, broken, message):
+    broken(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        checkpoints.resolve(str(folder))
+
+
+@pytest.mark.parametrize(("file", "said"), [
+    ("model-Q4_K_M.gguf", "GGUF"), ("params.json", "publisher's own form"), ("__0_0.distcp", "distributed checkpoint"),
+    ("notes.txt", "save_pretrained wrote"),
+])  # fmt: skip
+def test_a_folder_in_another_programs_form_is_refused_by_that_form(tmp_path, file, said):
+    (tmp_path / file).write_bytes(b"0")
+    with pytest.raises(FileNotFoundError, match=f"no config.json in .*{said}"):
+        checkpoints.resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize("family", [["llama"], {"a": 1}, 3])
+def test_a_model_type_that_is_no_word_is_refused(folder, family):
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"model_type": family}))
+    with pytest.raises(ValueError, match="has no model_type"):
+        checkpoints.resolve(str(folder))
+
+
+def test_an_adapter_that_names_itself_as_its_base_is_refused(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "."}')
+    save_file({"a": np.zeros(1, np.float32)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match="is itself an adapter"):
+        checkpoints.resolve(str(tmp_path))
+
+
+def test_pickled_weights_are_refused_with_advice(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match="convert them to safetensors"):
+        checkpoints.resolve(str(folder))
+
+
+def test_a_missing_shard_is_named(folder):
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(FileNotFoundError, match="model-00001-of-00002"):
+        checkpoints.resolve(str(folder))
+
+
+def test_a_folder_of_a_training_step_is_named_by_its_parent(tmp_path):
+    assert checkpoints.resolve(str(tiny.build("gpt2", tmp_path / "m" / "step-0600", TEXT, 0))).name == "m@step-0600"
+
+
+def test_a_tuned_version_is_known_by_its_name_only_beside_a_base_of_the_same_shape(tmp_path):
+    base, tuned, other = (
+        checkpoints.resolve(str(tiny.build(family, tmp_path / name, TEXT, 0)))
+        for family, name in (("llama", "m"), ("llama", "m-instruct"), ("gpt2", "m-chat"))
+    )
+    found = {checkpoint.name: checkpoint for checkpoint in pairs.pair([base, tuned, other])}
+    assert (found["m-instruct"].tuned_from, found["m-instruct"].pair_source) == ("m", "name")
+    assert found["m-chat"].tuned_from == found["m"].tuned_from == ""
+    assert pairs.pair([tuned])[0].tuned_from == ""
+
+
+def test_a_model_card_says_the_base(folder):
+    (folder / "README.md").write_text("---\nlicense: mit\nbase_model: org/base\n---\n# A model\n")
+    found = checkpoints.resolve(str(folder))
+    assert (found.tuned_from, found.pair_source) == ("org/base", "model card")
+    (folder / "README.md").write_text("---\nbase_model:\n- org/base\n- org/other\n---\n# base_model: wrong\n")
+    assert checkpoints.resolve(str(folder)).tuned_from == "org/base"
+    (folder / "README.md").write_text("---\nlicense: mit\n---\nbase_model: wrong\n")
+    assert checkpoints.resolve(str(folder)).tuned_from == ""
+
+
+def _named(name, tuned_from="", source=""):
+    return checkpoints.Checkpoint(name, "", "", "llama", 1, 2, 8, 9, 16, False, "", tuned_from, source)
+
+
+@pytest.mark.parametrize(("base", "tuned"), [
+    ("Llama-2-7b-hf", "Llama-2-7b-chat-hf"), ("Mistral-7B-v0.2", "Mistral-7B-Instruct-v0.2"),
+    ("gemma-3-1b-pt", "gemma-3-1b-it"), ("Qwen3-8B-Base", "Qwen3-8B-Instruct"), ("m", "m-instruct@step-0600"),
+])  # fmt: skip
+def test_names_of_tuned_versions_are_understood(base, tuned):
+    found = {checkpoint.name: checkpoint for checkpoint in pairs.pair([_named(base), _named(tuned)])}
+    assert (found[tuned].tuned_from, found[tuned].pair_source) == (base, "name")
+    assert found[base].tuned_from == ""
+
+
+def test_a_base_that_a_card_names_by_its_hub_id_is_found_among_folders_and_the_table():
+    for base, card in (("base", "org/base"), ("gpt2-small", "openai-community/gpt2"), ("org/base", "org/base")):
+        paired = pairs.pair([_named(base), _named("other", card, "model card")])[1]
+        assert (paired.tuned_from, paired.pair_source) == (base, "model card")
+
+
+def test_a_base_that_is_not_in_the_run_leaves_the_name_to_speak():
+    assert pairs.pair([_named("m"), _named("m-chat", "org/elsewhere", "model card")])[1].tuned_from == "m"
+
+
+def test_a_model_of_several_stages_is_paired_with_the_nearest_stage_of_the_run():
+    instruct = _named("olmo-2-7b-instruct", "olmo-2-7b-dpo", "table")
+    base, sft = _named("olmo-2-7b"), _named("olmo-2-7b-sft", "olmo-2-7b", "table")
+    found = {one.name: (one.tuned_from, one.pair_source) for one in pairs.pair([base, instruct])}
+    assert found["olmo-2-7b-instruct"] == ("olmo-2-7b", "table")
+    found = {one.name: (one.tuned_from, one.pair_source) for one in pairs.pair([base, sft, instruct])}
+    assert found["olmo-2-7b-instruct"] == ("olmo-2-7b-sft", "table")
+    assert found["olmo-2-7b-sft"] == ("olmo-2-7b", "table")
+    assert found["olmo-2-7b"] == ("", "")
+
+
+def test_a_card_that_names_a_stage_of_the_table_leads_to_the_stages_before_it():
+    mine = _named("mine", "allenai/OLMo-2-1124-7B-DPO", "model card")
+    assert pairs.pair([_named("allenai/OLMo-2-1124-7B"), mine])[1].tuned_from == "allenai/OLMo-2-1124-7B"
+
+
+def test_flan_t5_is_paired_with_the_papers_parent_and_without_it_with_the_lm_adapted_one():
+    flan = _named("flan-t5-base", "t5-base", "table")
+    adapted = _named("t5-base-lm-adapt")
+    assert pairs.pair([_named("t5-base"), adapted, flan])[2].tuned_from == "t5-base"
+    assert pairs.pair([adapted, flan])[1].tuned_from == "t5-base-lm-adapt"
+    assert pairs.pair([_named("t5-base"), adapted])[1].tuned_from == ""  # LM adaptation is no tuning
+
+
+def test_a_converted_copy_in_a_pull_request_is_the_model_and_a_training_step_is_not():
+    flan = _named("flan-t5-base", "t5-base", "table")
+    assert pairs.pair([_named("t5-base@refs/pr/2"), flan])[1].tuned_from == "t5-base@refs/pr/2"
+    vicuna = _named("vicuna-7b@refs/pr/9", "llama-7b", "table")
+    assert pairs.pair([_named("llama-7b"), vicuna])[1].tuned_from == "llama-7b"
+    assert pairs.pair([_named("t5-base@step1000"), flan])[1].tuned_from == "t5-base"  # which is not in the run
+    sft, mid = _named("smollm3-3b-sft"), _named("smollm3-3b-mid", "smollm3-3b-base", "table")  # of one repository
+    final = _named("smollm3-3b", "smollm3-3b-apo", "table")
+    assert pairs.pair([mid, final])[1].tuned_from == "smollm3-3b-mid"
+    assert pairs.pair([mid, sft, final])[2].tuned_from == "smollm3-3b-sft"
+
+
+def test_masks_that_old_checkpoints_store_are_no_parameters(tmp_path):
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    tensors = {
+        "h.0.attn.bias": np.ones((1, 1, 8, 8)),
+        "h.0.attn.c_attn.bias": np.ones(4),
+        "wte.weight": np.ones((5, 2)),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert headers.n_numbers(tmp_path / "model.safetensors") == 14
+
+
+def test_a_model_that_cannot_be_fetched_says_what_to_do(monkeypatch):
+    import huggingface_hub
+
+    def unreachable(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(FileNotFoundError, match="copy the model's folder here"):
+        checkpoints.resolve("gpt2-small")
+
+
+def test_a_model_of_the_table_is_found_in_the_hubs_cache_by_its_commit(folder, monkeypatch):
+    import huggingface_hub
+
+    snapshot = folder.rename(folder.parent / "0123456789abcdef0123456789abcdef01234567")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(snapshot))
+    found = checkpoints.resolve("gpt2-small-alpaca")
+    assert (found.name, found.revision) == ("gpt2-small-alpaca", snapshot.name)
+    assert (found.tuned_from, found.pair_source) == ("gpt2-small", "table")
+
+
+@pytest.mark.parametrize(("given", "names"), [
+    (("exp1/final", "exp2/final"), ("exp1-final", "exp2-final")),
+    (("exp1/final", "exp1/best"), ("final", "best")),
+    (("a/run/final", "b/run/final"), ("a-run-final", "b-run-final")),
+    (("exp1/step-100", "exp1/step-200"), ("exp1@step-100", "exp1@step-200")),
+    (("a/m/step-1", "b/m/step-1"), ("a-m@step-1", "b-m@step-1")),
+    (("exp1/final", "exp1/../exp1/final"), ("final", "final")),
+    (("mine/gpt2-xl", "gpt2-xl"), ("mine-gpt2-xl", "gpt2-xl")),
+    (("exp1/final", "exp2/final", "exp1-final"), (None, "exp2-final", None)),
+])  # fmt: skip
+def test_folders_of_one_name_are_told_apart_by_the_folders_around_them(given, names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in given:
+        if "/" in name or name.startswith("exp"):
+            (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    found = checkpoints.names_of(given)
+    for name, wanted in zip(given, names, strict=True):
+        assert found[name] == (wanted or found[name])
+    folders = {str((tmp_path / name).resolve()) for name in given}
+    assert len(set(found.values())) == len(folders)
+
+
+def test_what_looks_like_a_hub_id_and_is_nearly_a_folder_is_a_mistyped_folder(tmp_path, monkeypatch):
+    tiny.build("gpt2", tmp_path / "runs" / "final-7b", ["the cat sat"], 0)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        checkpoints.UnknownModelError, match=r"'runs/finl-7b' is neither .* nearest names are runs/final"
+    ):
+        checkpoints.require_known("runs/finl-7b")
+    checkpoints.require_known("google/gemma-3-1b-pt")
+    assert Path(checkpoints.resolve("runs/final-7b").folder).is_absolute()

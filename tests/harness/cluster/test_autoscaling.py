@@ -1,0 +1,127 @@
+"""A cluster that grows from a head without GPUs: Ray's own autoscaler, over its stand-in for a cloud."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from harness.models import tiny
+from harness.storage import tables
+
+KINDS = {
+    "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
+    "gpus": {
+        "resources": {"CPU": 2, "GPU": 2, "object_store_memory": 2**27}, "labels": {"gpu-memory-gb": "24"},
+        "node_config": {}, "min_workers": 0, "max_workers": 1,
+    },
+}  # fmt: skip
+HEAD_ID = "f" * 51 + "00000"  # as Ray's stand-in calls it
+STEPS = (
+    "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
+    "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude", "rsync_filter",
+)  # fmt: skip
+CLOUD = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+
+
+def free_port():
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return bound.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory):
+    """A head with two cores, whose autoscaler may start one node of two made-up GPUs: its process, address, and how."""
+    ray.shutdown()
+    tmp_path = tmp_path_factory.mktemp("head")
+    address = f"{ray.util.get_node_ip_address()}:{free_port()}"
+    config = {
+        "cluster_name": "grows", "max_workers": 1, "upscaling_speed": 1, "idle_timeout_minutes": 0.1,
+        "provider": {
+            "type": "external", "module": CLOUD, "gcs_address": address, "launch_multiple": True,
+            "head_node_id": HEAD_ID, "disable_node_updaters": True,
+        },
+        "available_node_types": KINDS, "head_node_type": "ray.head.default",
+        "file_mounts": {}, "file_mounts_sync_continuously": False, **{step: [] for step in STEPS}, "auth": {},
+    }  # fmt: skip
+    (tmp_path / "cluster.yaml").write_text(json.dumps(config))
+    (tmp_path / "token").write_text("a-token-of-this-test-and-of-nothing-else")
+    env = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "HARNESS_MADE_UP_GPUS": "1",
+        "RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": HEAD_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / "ray", "start", "--head", "--block", f"--port={address.rpartition(':')[2]}",
+         "--num-cpus=2", "--num-gpus=0", "--labels=largest-gpu-node=2x24", "--include-dashboard=false",
+         "--object-store-memory=200000000", f"--autoscaling-config={tmp_path / 'cluster.yaml'}",
+         "--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0", "--metrics-export-port=0"],
+        env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    until = time.monotonic() + 90
+    while not nodes(process):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.5)
+    yield process, address, env
+    for one in (*psutil.Process(process.pid).children(recursive=True), process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    process.wait(timeout=60)
+
+
+def nodes(process):
+    """How many nodes live: each has a raylet."""
+    n = 0
+    for one in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            n += one.name() == "raylet" and one.status() != psutil.STATUS_ZOMBIE
+    return n
+
+
+def test_a_model_waits_for_the_gpus_that_may_come_and_the_node_goes_again(head, tmp_path):
+    process = head[0]
+    out = harness(head, tmp_path, "run", "quickstart", "--model", "tiny-gpt2", "--protocol", "strict", "--no-untrained")
+    assert nodes(process) == 2
+    read = tables.read(out, "extractions")
+    assert len(read)
+    assert set(read.gpus) <= {"0", "1"}
+    await_one_node(process)
+
+
+def test_words_are_read_on_the_gpus_that_may_come(head, tmp_path):
+    model = tiny.build("llama", tmp_path / "model", ["a word and another word"], 0)
+    (tmp_path / "words.txt").write_text("a word and another word")
+    out = harness(head, tmp_path, "surprisal", str(tmp_path / "words.txt"), "--model", str(model))
+    assert nodes(head[0]) == 2
+    assert tables.read(out, "word_surprisals").word.tolist() == ["a", "word", "and", "another", "word"]
+    await_one_node(head[0])
+
+
+def harness(head, folder, *arguments):
+    """Run a command on the cluster; its OUT."""
+    _, address, env = head
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.cli", *arguments, "--out", folder / "out", "--address", address],
+        capture_output=True, text=True, env=env, cwd=Path(__file__).parents[3], timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return str(folder / "out")
+
+
+def await_one_node(process):
+    until = time.monotonic() + 60
+    while nodes(process) > 1 and time.monotonic() < until:
+        time.sleep(1)
+    assert nodes(process) == 1

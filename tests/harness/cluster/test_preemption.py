@@ -1,0 +1,84 @@
+"""A spot machine's notice, as the clouds' metadata services give it, reaches Ray, and no model is placed there."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from harness.cluster import preemption
+from harness.runs import reservations
+
+
+@pytest.fixture
+def metadata(monkeypatch):
+    """What the service answers: path -> (status, text)."""
+    answers = {}
+
+    class Service(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, text = answers.get(self.path, (404, ""))
+            if "latest" in self.path and self.headers.get("X-aws-ec2-metadata-token") != "for a minute":
+                status, text = 401, ""
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def do_PUT(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"for a minute")
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Service) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        where = f"127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://{where}")
+        monkeypatch.setenv("GCE_METADATA_HOST", where)
+        yield answers
+        server.shutdown()
+
+
+def test_no_notice_is_none(metadata):
+    assert preemption.seconds_left() is None
+
+
+def test_amazon_says_when_and_google_that(metadata):
+    at = datetime.now(UTC) + timedelta(seconds=100)
+    said = f'{{"action": "terminate", "time": "{at:%Y-%m-%dT%H:%M:%SZ}"}}'
+    metadata["/latest/meta-data/spot/instance-action"] = (200, said)
+    assert preemption.seconds_left() == pytest.approx(100, abs=3)
+    metadata.clear()
+    metadata["/computeMetadata/v1/instance/preempted"] = (200, "FALSE\n")
+    assert preemption.seconds_left() is None
+    metadata["/computeMetadata/v1/instance/preempted"] = (200, "TRUE\n")
+    assert preemption.seconds_left() == preemption.GOOGLE_S
+
+
+def test_a_node_that_is_to_go_gets_no_more_models(metadata, monkeypatch):
+    monkeypatch.setattr(preemption, "LOOK_S", 0.1)
+    ray.shutdown()
+    memory = {"object_store_memory": 2**27}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
+    stays, goes = (made.add_node(num_cpus=1, **memory) for _ in range(2))
+    ray.init(address=made.address, logging_level="ERROR", log_to_driver=False)
+    try:
+        assert {node.name for node in reservations.cluster("cpu").nodes} == {stays.node_id, goes.node_id}
+        thread = Thread(target=preemption.watch, args=(made.address, goes.node_id))
+        thread.start()
+        time.sleep(0.5)
+        assert thread.is_alive()
+        metadata["/computeMetadata/v1/instance/preempted"] = (200, "TRUE")
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+        assert {node.name for node in reservations.cluster("cpu").nodes} == {stays.node_id}
+    finally:
+        ray.shutdown()
+        made.shutdown()

@@ -1,0 +1,148 @@
+"""Where the modules of a model go is decided before it is read."""
+
+import itertools
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from harness.checkpoints import checkpoints
+from harness.extraction import with_transformers
+from harness.loading import architectures, blocks, device_map, loaded_model, trained
+from harness.loading.device_map import Part
+from harness.models import tiny
+from harness.records import Stimuli
+from harness.text import contexts
+
+TEXT = ("The old bee watched the hive.", "Nobody moved, slowly.", "A king hid the snow.")
+
+
+@pytest.fixture(scope="module", params=sorted(tiny.FAMILIES))
+def checkpoint(request, tmp_path_factory):
+    folder = tiny.build(request.param, tmp_path_factory.mktemp("models") / "m", TEXT, seed=0)
+    return checkpoints.resolve(str(folder))
+
+
+def _parts(checkpoint):
+    skeleton = architectures.read(checkpoint.folder).skeleton("float32")
+    return skeleton, device_map.parts_of(skeleton, lambda _module, _name, tensor: tensor.numel() * 4)
+
+
+def _holder(name, placed):
+    """The parts that a tensor or module of this name belongs to."""
+    return [part for part in placed if name == part or name.startswith(f"{part}.")]
+
+
+def test_every_weight_is_in_one_part_and_counted_once(checkpoint):
+    skeleton, parts = _parts(checkpoint)
+    placed = device_map.spread(parts, [10**9] * 3)
+    names = [name for name, _ in [*skeleton.named_parameters(remove_duplicate=False), *skeleton.named_buffers()]]
+    assert len(placed) == len(parts) > tiny.BLOCKS
+    assert all(len(_holder(name, placed)) == 1 for name in names)
+    own = [*skeleton.parameters(), *skeleton.buffers()]
+    assert sum(part.n_bytes for part in parts) == 4 * sum(tensor.numel() for tensor in own)
+
+
+def test_tied_weights_are_on_one_gpu_and_no_block_is_cut(checkpoint):
+    skeleton, parts = _parts(checkpoint)
+    placed = device_map.spread(parts, [10**9] * 3)
+    owners: dict[int, set[int]] = {}
+    for name, weight in skeleton.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(weight), set()).add(placed[_holder(name, placed)[0]])
+    assert owners
+    assert all(len(gpus) == 1 for gpus in owners.values())
+    stacks = ["encoder", "decoder"] if skeleton.config.is_encoder_decoder else ["decoder"]
+    lists = [blocks.blocks_of(skeleton, stack).modules for stack in stacks]
+    names = [
+        name
+        for name, module in skeleton.named_modules()
+        if any(module is block for listed in lists for block in listed)
+    ]
+    assert len(set(placed.values())) == 3
+    assert len(names) == tiny.BLOCKS * len(stacks)
+    assert set(names) <= set(placed)
+
+
+def test_embeddings_come_first_and_blocks_follow_in_their_order(checkpoint):
+    _, parts = _parts(checkpoint)
+    placed = device_map.spread(parts, [10**9] * 4)
+    in_order = [placed[part.name] for part in parts if not part.tied_to]
+    assert in_order == sorted(in_order)
+    assert in_order[0] == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_fullest_gpu_is_as_empty_as_any_cut_leaves_it(seed):
+    generator = np.random.default_rng(seed)
+    parts = [Part(str(k), int(size)) for k, size in enumerate(generator.integers(0, 50, 9))]
+    room = [int(size) for size in generator.integers(150, 400, 3)]
+
+    def fullest(placed):
+        return max(sum(p.n_bytes for p in parts if placed[p.name] == gpu) / room[gpu] for gpu in range(3))
+
+    cuts = itertools.combinations_with_replacement(range(len(parts) + 1), 2)
+    best = min(fullest({p.name: (k >= one) + (k >= two) for k, p in enumerate(parts)}) for one, two in cuts)
+    assert fullest(device_map.spread(parts, room)) == best
+
+
+def test_seventy_billion_parameters_fit_on_two_gpus_of_eighty_gigabytes_and_not_on_one():
+    """Llama 70B in bfloat16: 80 blocks of 1.71 GB, embeddings and head of 2.1 GB each."""
+    blocks = [Part(f"model.layers.{k}", 1_711_000_000) for k in range(80)]
+    parts = [Part("model.embed_tokens", 2_101_000_000), *blocks, Part("lm_head", 2_101_000_000)]
+    placed = device_map.spread(parts, [76 * 10**9] * 2)
+    on = [sum(p.n_bytes for p in parts if placed[p.name] == gpu) for gpu in range(2)]
+    assert abs(on[0] - on[1]) <= 1_711_000_000
+    with pytest.raises(ValueError, match=r"141\.1 GB of weights fit on no cut over 1 GPUs with 76\.0 GB free"):
+        device_map.spread(parts, [76 * 10**9])
+
+
+def test_a_part_that_fits_nowhere_is_refused_though_the_sum_would_fit():
+    with pytest.raises(ValueError, match="fit on no cut"):
+        device_map.spread([Part("a", 10), Part("b", 10), Part("c", 10)], [16, 16])
+
+
+@pytest.fixture
+def two_devices(monkeypatch):
+    """accelerate, told that "cpu:1" and "cpu:2" are two devices: all that moves to one stays where it is."""
+    if os.environ.get("CI") != "true":
+        pytest.importorskip("accelerate")
+    import accelerate.hooks
+
+    monkeypatch.setattr(accelerate.hooks, "set_module_tensor_to_device", lambda *_, **__: None)
+
+
+def test_a_model_cut_over_devices_gives_the_numbers_of_the_whole(checkpoint, two_devices):
+    architecture = architectures.read(checkpoint.folder)
+    skeleton, parts = _parts(checkpoint)
+    where = {name: f"cpu:{gpu + 1}" for name, gpu in device_map.spread(parts, [10**9] * 2).items()}
+    whole, cut = loaded_model.load(checkpoint), trained.load(architecture, skeleton, checkpoint, "float32", where)
+    hooked = {name for name, module in cut.named_modules() if hasattr(module, "_hf_hook")}
+    assert len(hooked) > tiny.BLOCKS
+    ids = torch.arange(4, 14)[None]
+    more = {"decoder_input_ids": ids} if whole.stack == "encoder-decoder" else {}
+    with torch.inference_mode():
+        ours, theirs = (model(input_ids=ids, **more)[0] for model in (cut, whole.model))
+    assert torch.equal(ours, theirs)
+
+
+def test_an_untrained_twin_is_cut_as_the_trained_model_is(checkpoint, two_devices):
+    architecture = architectures.read(checkpoint.folder)
+    where = {name: f"cpu:{gpu + 1}" for name, gpu in device_map.spread(_parts(checkpoint)[1], [10**9] * 2).items()}
+    cut = loaded_model._drawn(architecture, 5, "float32", where)
+    whole = loaded_model.load(checkpoint, untrained_seed=5).model
+    assert sum(hasattr(module, "_hf_hook") for module in cut.modules()) > tiny.BLOCKS
+    assert all(one.equal(other) for one, other in zip(cut.parameters(), whole.parameters(), strict=True))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="wants two GPUs")
+def test_two_gpus_give_the_states_of_one(checkpoint):
+    one, two = (loaded_model.load(checkpoint, "cuda", n_gpus=n) for n in (1, 2))
+    if one.stack == "encoder":
+        pytest.skip("no log-probabilities")
+    assert len({weight.device for weight in two.model.parameters()}) == 2
+    stimuli = Stimuli(("a", "b", "c"), TEXT, ("p", "p", "q"))
+    encoded = [one.encode(context) for context in contexts.build(stimuli, "passage")]
+    found = [with_transformers.extract(model, encoded) for model in (one, two)]
+    for layer, matrix in found[0].features.values.items():
+        np.testing.assert_allclose(found[1].features.values[layer], matrix, atol=1e-5)

@@ -1,0 +1,173 @@
+"""The report in a browser: it sorts, filters, shows one protocol alone, and says nothing to the console.
+
+Needs playwright and Chromium, which tests find as `chromium` or by HARNESS_CHROMIUM.
+"""
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from harness.report import page as report
+
+CHROMIUM = os.environ.get("HARNESS_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+QUIET = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+EVIL = "<script>document.title='taken'</script>"
+
+spec = importlib.util.spec_from_file_location("small_tables", Path(__file__).with_name("test_page.py"))
+small = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(small)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM:
+        message = "no Chromium; install it, or set HARNESS_CHROMIUM to its path."
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A page of a few models, one of them named by somebody who means no good."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(small.MODELS, EVIL, (EVIL, 1_000_000))
+        out = small.write_tables(
+            tmp_path_factory.mktemp("page"), small.BRAIN | {EVIL: (0.5, 0.5)}, small.READING | {EVIL: 0.4}
+        )
+        return report.write(out)
+
+
+@pytest.fixture
+def page(browser, path):
+    """The page at desktop size; whatever it says to the console, or asks of a network, is an error."""
+    yield from opened(browser, path)
+
+
+def opened(browser, path, size="desktop", scheme="light"):
+    width, height = SIZES[size]
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page, said = context.new_page(), []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
+    page.goto(Path(path).absolute().as_uri())
+    yield page
+    assert said == []
+    context.close()
+
+
+def column(table, n):
+    """The texts of a column, of the rows that are seen."""
+    return [row.locator("th, td").nth(n).inner_text() for row in table.locator("tbody tr:visible").all()]
+
+
+def test_a_click_on_a_heading_sorts_and_a_second_turns_round(page):
+    table = page.locator("#scores ~ .scroll table").first
+    before = column(table, 0)
+    table.get_by_role("button", name="Source").click()
+    assert column(table, 0) == sorted(before, key=str.lower) != before
+    button = table.get_by_role("button", name="r", exact=True).first
+    button.click()
+    values = column(table, 3)
+    assert values[-1] == "–"  # not measurable stays last
+    numbers = [float(value.replace("−", "-")) for value in values if value != "–"]
+    assert numbers == sorted(numbers)
+    button.click()
+    values = column(table, 3)
+    assert [float(value.replace("−", "-")) for value in values if value != "–"] == numbers[::-1]
+    assert values[-1] == "–"
+    assert table.locator("th[aria-sort=descending]").count() == 1
+
+
+def test_headings_sort_by_the_keyboard(page):
+    table = page.locator("#ran ~ .scroll table").first
+    button = table.get_by_role("button", name="Parameters")
+    button.focus()
+    page.keyboard.press("Enter")
+    assert column(table, 5) == ["81,000", "1 M", "124 M", "124 M", "7.24 B"]
+
+
+def test_words_filter_rows(page):
+    table = page.locator("#scores ~ .scroll table").first
+    field = page.locator("#scores ~ .filter input").first
+    n = len(column(table, 0))
+    field.fill("tiny untrained")
+    assert column(table, 0) == ["tiny-llama:untrained", "tiny-gpt2:untrained", "tiny-t5:untrained"]
+    assert page.locator("#scores ~ .filter [role=status]").first.inner_text() == f"3 of {n} rows"
+    field.fill("")
+    assert len(column(table, 0)) == n
+
+
+def test_one_protocol_is_shown_alone(page):
+    panels = page.locator("svg.panel")
+    n = panels.count()
+    page.get_by_label("STRICT alone").check()
+    assert page.locator("svg.panel:visible").count() == page.locator("svg[data-protocol=strict]").count() < n
+    table = page.locator("#scores ~ .scroll table").first
+    assert table.locator("thead tr").first.locator("th:visible").all_inner_texts() == ["STRICT"]
+    assert table.locator("tbody tr").first.locator("th:visible, td:visible").count() == 2 + 6
+    assert "PAPER" not in column(page.locator("#tuning ~ .scroll table").first, 1)
+    page.get_by_label("all protocols").check()
+    assert page.locator("svg.panel:visible").count() == n
+    assert table.locator("tbody tr").first.locator("th:visible, td:visible").count() == 2 + 12
+
+
+def test_figures_have_words_for_those_who_do_not_see_them(page):
+    for panel in page.locator("svg.panel").all():
+        assert len(panel.get_attribute("aria-label")) > 30
+        assert panel.get_attribute("role") == "img"
+    assert page.locator("svg.panel .mark title").count() > 50  # values on hover
+
+
+def test_names_from_outside_are_text(page):
+    assert page.title() != "taken"
+    assert page.get_by_role("rowheader", name=EVIL, exact=True).count() > 0
+    assert page.locator("script").count() == 1
+
+
+def test_the_files_it_holds_can_be_taken_out(page, tmp_path):
+    with page.expect_download() as found:
+        page.get_by_role("row", name="model_scores").get_by_role("link", name="csv", exact=True).click()
+    found.value.save_as(tmp_path / "scores.csv")
+    assert found.value.suggested_filename == f"{small.RUN}-model_scores.csv"
+    assert (tmp_path / "scores.csv").read_text().startswith("run,model,kind,revision")
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_the_screen_in_light_and_dark(browser, path, size, scheme):
+    for page in opened(browser, path, size, scheme):
+        assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, ground[4:-1].split(","))) > 380) == (scheme == "light")
+
+
+def test_without_scripts_everything_is_shown(browser, path):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(Path(path).absolute().as_uri())
+    assert page.locator("#protocols:visible").count() == 0
+    assert page.locator("svg.panel:visible").count() == page.locator("svg.panel").count()
+    context.close()
+
+
+def test_what_is_folded_is_printed(browser, path):
+    for page in opened(browser, path):
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.locator("details:not([open])").count() == 0
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert page.locator("details[open]").count() == 0

@@ -1,0 +1,170 @@
+"""Pieces of a scoring over a cluster: made-up GPUs on several nodes, arrays on the CPU."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from harness.protocol import FoldRule, Protocol, Regression
+from harness.records import Features, Layer, Responses
+from harness.runs import actors, ray_session
+from harness.scoring import brain_scores, fitting
+from harness.storage.store import Store
+
+N_ROWS, N_NEUROIDS, LAYERS = 90, 5000, (Layer("decoder", 0), Layer("decoder", 1), Layer("decoder", 2))
+ALPHAS = tuple(np.logspace(-2, 7, 10))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head and two workers with two made-up GPUs each."""
+    ray.shutdown()
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 2**27})
+    for _ in range(2):
+        made.add_node(num_cpus=1, num_gpus=2, object_store_memory=2**27)
+    ray.init(address=made.address, logging_level="ERROR", log_to_driver=False)
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(0)
+    ids = tuple(f"s{i}" for i in range(N_ROWS))
+    values = {layer: rng.standard_normal((N_ROWS, 40 + 60 * layer.index)).astype(np.float32) for layer in LAYERS}
+    Y = values[LAYERS[1]] @ rng.standard_normal((100, N_NEUROIDS)) / 10 + 2 * rng.standard_normal((N_ROWS, N_NEUROIDS))
+    Y[:20, :700] = np.nan  # a block of neuroids that missed a session, cut through by the pieces
+    groups = tuple(f"g{i // 6}" for i in range(N_ROWS))
+    neuroids = tuple(f"n{i}" for i in range(N_NEUROIDS))
+    subjects = ("a",) * N_NEUROIDS
+    return Features(values, ids), Responses(
+        Y.astype(np.float32), ids, groups, groups, neuroids, subjects, subjects, "z"
+    )
+
+
+REGRESSIONS = {
+    "own alphas, groups, mixed": Regression("ridge", ALPHAS, inner="groups", scale="zscore", precision="mixed"),
+    "own alphas, rows": Regression("ridge", ALPHAS),
+    "one alpha for all": Regression("ridge", ALPHAS, per_neuroid=False),
+    "least squares": Regression("ols"),
+}
+
+
+@pytest.mark.parametrize("name", REGRESSIONS)
+@pytest.mark.parametrize("n_blocks", [1, 2, 5])
+def test_scores_do_not_depend_on_how_they_were_cut_and_where_they_were_computed(
+    cluster, problem, name, n_blocks, monkeypatch
+):
+    features, responses = problem
+    protocol = Protocol("strict", "none", FoldRule("grouped", n=5), REGRESSIONS[name], "max")
+    whole = brain_scores.score_layers(features, responses, protocol)
+    edges = np.linspace(0, N_NEUROIDS, n_blocks + 1).astype(int)
+    cuts = [slice(int(a), int(b)) for a, b in pairwise(edges)]
+    monkeypatch.setattr(fitting, "cut", lambda *_: cuts)
+    spread = partial(actors.over_cluster, device="cuda", least_flops=0)
+    pieces = brain_scores.score_layers(features, responses, protocol, spread)
+    for layer in LAYERS:
+        assert np.isfinite(whole[layer].r).mean() > 0.99
+        np.testing.assert_array_equal(pieces[layer].alpha, whole[layer].alpha)
+        np.testing.assert_allclose(pieces[layer].r, whole[layer].r, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(pieces[layer].inner, whole[layer].inner, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(pieces[layer].rank, whole[layer].rank)
+        ends = [(fit.at_low, fit.at_high) for fit in (pieces[layer], whole[layer])]
+        np.testing.assert_allclose(*ends)
+
+
+def test_all_gpus_of_all_nodes_take_part(cluster, problem, monkeypatch):
+    features, responses = problem
+    seen = ray.remote(num_cpus=0)(_Seen).remote()
+
+    def noted(fitting, X, Y, **how):
+        ray.get(seen.note.remote(ray.get_runtime_context().get_node_id(), tuple(ray.get_gpu_ids())))
+        return _fit(fitting, X, Y, **how)
+
+    _fit = fitting.Fitting.fit
+    slow = ray.remote(max_retries=0)(lambda fitting, X, Y: noted(fitting, X, Y))
+    monkeypatch.setattr(actors, "_fit", slow)
+    protocol = Protocol("strict", "none", FoldRule("grouped", n=5), Regression("ridge", ALPHAS), "max")
+    brain_scores.score_layers(features, responses, protocol, partial(actors.over_cluster, device="cuda", least_flops=0))
+    assert len(ray.get(seen.all.remote())) == 4
+
+
+class _Seen:
+    """Where pieces ran."""
+
+    def __init__(self):
+        self.places = set()
+
+    def note(self, node, gpus):
+        self.places.add((node, gpus))
+
+    def all(self):
+        return self.places
+
+
+def test_what_is_wrong_with_a_layer_comes_back_by_its_name(cluster, problem):
+    features, responses = problem
+    bad = features.values[LAYERS[1]].copy()
+    bad[3, 7] = np.inf
+    broken = Features({**features.values, LAYERS[1]: bad}, features.row_ids)
+    protocol = Protocol("strict", "none", FoldRule("grouped", n=5), Regression("ridge", ALPHAS), "max")
+    with pytest.raises(ValueError, match=r"^layer decoder\.1: features: column 7 of 100"):
+        brain_scores.score_layers(
+            broken, responses, protocol, partial(actors.over_cluster, device="cuda", least_flops=0)
+        )
+
+
+def test_small_work_is_not_sent_anywhere(problem):
+    """No cluster is asked for."""
+    features, responses = problem
+    few = Responses(
+        responses.values[:, 4000:4010], responses.row_ids, responses.row_groups, responses.row_blocks,
+        responses.neuroid_ids[4000:4010], ("a",) * 10, ("a",) * 10, "z",
+    )  # fmt: skip
+    protocol = Protocol("strict", "none", FoldRule("grouped", n=5), Regression("ridge", ALPHAS), "max")
+    fits = brain_scores.score_layers(features, few, protocol, partial(actors.over_cluster, device="nowhere"))
+    assert np.isfinite(fits[LAYERS[0]].r).all()
+
+
+@pytest.mark.parametrize(
+    ("n_neuroids", "n_layers", "n_workers", "n_blocks"),
+    [(25000, 33, 8, 1), (25000, 1, 8, 16), (25000, 5, 8, 4), (60, 1, 8, 1), (2500, 1, 8, 2)],
+)
+def test_layers_are_cut_only_where_they_are_too_few_for_the_workers(n_neuroids, n_layers, n_workers, n_blocks):
+    blocks = fitting.cut(n_neuroids, n_layers, n_workers)
+    assert len(blocks) == n_blocks
+    np.testing.assert_array_equal(np.concatenate([np.arange(n_neuroids)[b] for b in blocks]), np.arange(n_neuroids))
+
+
+def test_without_an_address_a_ray_of_its_own_is_started_whatever_else_runs_on_the_machine(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **how: asked.update(how))
+    ray_session.start(None)
+    assert asked["address"] == "local"
+
+
+def test_a_node_that_does_not_see_the_folder_is_named(tmp_path, monkeypatch):
+    ray.shutdown()
+    ray_session.start(None)
+    store = Store(str(tmp_path / "out"))
+    store.require_writable()
+    ray_session.require_shared(store)
+    monkeypatch.setattr(actors, "_path_exists", ray.remote(num_cpus=0)(lambda path: False))
+    with pytest.raises(ValueError, match=r"the node 127\.0\.0\.1 does not see .*out, the folder of this machine"):
+        ray_session.require_shared(store)
+    assert not list(Path(store.root).glob(".aside-*"))
+    ray.shutdown()
+
+
+def test_a_cluster_that_is_not_there_is_said_in_a_sentence():
+    ray.shutdown()
+    with pytest.raises(RuntimeError, match=r"no Ray cluster could be joined at 127\.0\.0\.1:1 .*harness submit"):
+        ray_session.start("127.0.0.1:1")

@@ -1,0 +1,370 @@
+"""The whole line on the quickstart: what was planted is found, a second run does nothing, failures do not spread."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pandas.testing import assert_frame_equal
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from harness import datasets
+from harness.report import page
+from harness.runs import assemble, pipeline
+from harness.runs.workload import make_plan
+from harness.spec import quickstart as quickstart_spec
+from harness.storage import tables
+from harness.storage.table_files import DamagedTablesError
+from harness.units import quickstart
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("out"))
+
+
+@pytest.fixture(scope="module")
+def outcome(out):
+    return pipeline.run(quickstart_spec(), out)
+
+
+def _scores(out, run, protocol):
+    frame = tables.read(out, "model_scores", run)
+    frame = frame[(frame.target == "all") & (frame.protocol == protocol)]
+    return frame.set_index("model")
+
+
+def test_everything_is_computed_and_nothing_fails(outcome):
+    assert outcome.failures == ()
+    assert outcome.n_computed == outcome.n_units > 40
+
+
+def test_strict_finds_the_planted_model_and_layer(out, outcome):
+    scores = _scores(out, outcome.run, "strict")
+    best = scores.loc[scores.r.idxmax()]
+    assert (best.name, best.stack, best.layer) == ("tiny-llama", "decoder", 3)
+    assert best.r_low > scores.drop(best.name).r.max()
+    assert 0.7 < best.ratio < 1
+    layers = tables.read(out, "layer_scores", outcome.run)
+    layers = layers[(layers.model == "tiny-llama") & (layers.protocol == "strict") & (layers.target == "all")]
+    assert layers.loc[layers.r.idxmax(), "layer"] == 3
+
+
+def test_the_control_that_knows_only_time_is_as_good_as_a_model_under_shuffled_splits_alone(out, outcome):
+    shuffled, grouped = (_scores(out, outcome.run, protocol) for protocol in ("paper", "strict"))
+    assert shuffled.loc["oasm", "r"] > shuffled.loc["tiny-llama", "r"] - 0.05
+    # It predicts the same for every row of a new topic: nothing to measure, for any voxel.
+    assert np.isnan(grouped.loc["oasm", "r"])
+    assert grouped.loc["oasm", "n_nan"] == grouped.loc["oasm", "n_neuroids"] == 60
+
+
+def test_what_the_right_model_knows_beyond_the_controls_is_what_was_planted(out, outcome):
+    """Of the signal's .30 a fit on 270 sentences holds some; the others hold nothing."""
+    for protocol in ("strict", "paper"):
+        scores = _scores(out, outcome.run, protocol)
+        assert scores.loc["tiny-llama", "unique_low"] > 0.1
+        assert 0.2 < scores.loc["tiny-llama", "unique_r2"] < 0.3
+        others = scores[scores.kind != "control"].drop("tiny-llama")
+        assert (others.unique_r2.abs() < 0.01).all()
+        assert (others.unique_low <= 0).all()
+        assert scores[scores.kind == "control"].unique_r2.isna().all()
+        np.testing.assert_array_less(scores.loc["tiny-llama", "controls_r2"], scores.loc["tiny-llama", "joint_r2"])
+        assert scores.loc["tiny-llama", "unique_over"] == "length, word-rate, position, oasm"
+
+
+def test_the_folds_are_stored_and_are_those_of_scikit_learn(out, outcome):
+    from sklearn.model_selection import ShuffleSplit
+
+    folds = tables.read(out, "folds", outcome.run)
+    recording = datasets.load("synthetic", quickstart.folder_of(out))
+    ids = np.array(recording.responses.row_ids)
+    found = folds[(folds.dataset == "synthetic") & (folds.protocol == "paper")]
+    for k, (train, test) in enumerate(ShuffleSplit(10, test_size=0.1, random_state=1).split(ids)):
+        for side, rows in (("train", train), ("test", test)):
+            assert list(found[(found.fold == k) & (found.side == side)].row_id) == list(ids[rows])
+    strict = folds[(folds.dataset == "synthetic") & (folds.protocol == "strict")]
+    topic = strict.row_id.str.split(".").str[0]
+    assert strict.assign(topic=topic).groupby(["fold", "topic"]).side.nunique().max() == 1
+    assert set(folds[folds.dataset == "synthetic-reading"].protocol) == {"strict"}
+
+
+def test_the_planted_surprisal_is_found_in_the_reading_times(out, outcome):
+    scores = tables.read(out, "reading_scores", outcome.run)
+    strict = scores[scores.protocol == "strict"].set_index("model")
+    assert strict.delta_ll.idxmax() == "tiny-gpt2"
+    assert strict.loc["tiny-gpt2", "delta_ll_low"] > strict.drop("tiny-gpt2").delta_ll.max()
+    assert strict.loc["length", "delta_ll"] == pytest.approx(0, abs=1e-3)
+
+
+def test_every_table_can_be_read_by_pandas_duckdb_and_ray(out, outcome):
+    import duckdb
+    import pandas as pd
+    import ray
+
+    for table in (name for name in tables.SCHEMAS if "run" in tables.SCHEMAS[name]):
+        folder = tables.folder(out, table)
+        ours = tables.read(out, table)
+        assert list(ours) == list(tables.SCHEMAS[table])
+        assert len(pd.read_parquet(folder)) == len(ours)
+        found = duckdb.sql(f"select count(*) from read_parquet('{folder}/**/*.parquet', hive_partitioning = true)")  # noqa: S608
+        assert found.fetchall() == [(len(ours),)]
+    assert ray.data.read_parquet(tables.folder(out, "model_scores")).count() == len(tables.read(out, "model_scores"))
+
+
+def test_a_row_tells_how_to_make_it_again(out, outcome):
+    for table in ("neuroid_scores", "layer_scores", "model_scores", "reading_scores", "word_surprisals"):
+        frame = tables.read(out, table, outcome.run)
+        assert len(frame)
+        wanted = [
+            "run",
+            "dataset",
+            "dataset_version",
+            "protocol",
+            "protocol_hash",
+            "context",
+            "code_version",
+            "created",
+            "metric",
+        ]
+        assert (frame[wanted] != "").all(axis=None)
+        assert frame[wanted].notna().all(axis=None)
+        assert (frame[frame.kind != "control"].revision.str.startswith("files-")).all()
+
+
+def test_scores_ceilings_and_ratios_are_three_columns_that_agree(out, outcome):
+    frame = tables.read(out, "neuroid_scores", outcome.run)
+    np.testing.assert_allclose(frame.ratio, frame.r / frame.ceiling)
+    assert (frame.r.isna() == (frame.n_folds_nan == frame.n_folds)).all()
+
+
+def test_a_second_run_computes_nothing_and_changes_nothing(out, outcome):
+    before = {table: tables.read(out, table) for table in tables.SCHEMAS}
+    again = pipeline.run(quickstart_spec(), out)
+    assert (again.run, again.n_computed, again.n_reused) == (outcome.run, 0, outcome.n_units)
+    for table, frame in before.items():
+        assert frame.equals(tables.read(out, table)), table
+
+
+def test_lost_tables_are_put_together_again_from_the_units(out, outcome, tmp_path):
+    copy = shutil.copytree(out, tmp_path / "copy")
+    shutil.rmtree(copy / "tables")
+    again = pipeline.run(quickstart_spec(), str(copy))
+    assert again.n_computed == 0
+    columns = ["dataset", "protocol", "model", "target", "r"]
+    for frame in (tables.read(out, "model_scores"), tables.read(str(copy), "model_scores")):
+        assert len(frame)
+    assert _sorted(tables.read(out, "model_scores"), columns).equals(
+        _sorted(tables.read(str(copy), "model_scores"), columns)
+    )
+
+
+def test_a_damaged_unit_is_computed_again_and_a_lost_table_is_made_again(out, outcome, tmp_path):
+    copy = shutil.copytree(out, tmp_path / "copy")
+    for kind in ("scores", "features"):
+        file = max((copy / "units" / kind).glob("*/*.[ps]a*"), key=lambda file: file.stat().st_size)
+        raw = bytearray(file.read_bytes())
+        raw[len(raw) // 3] ^= 1
+        file.write_bytes(raw)
+    shutil.rmtree(copy / "tables" / "layer_scores")
+    again = pipeline.run(quickstart_spec(), str(copy))
+    assert (again.n_computed, again.failures) == (1, ())
+    columns = ["dataset", "protocol", "model", "stack", "layer", "neuroid_id", "r"]
+    ours, theirs = (_sorted(tables.read(place, "neuroid_scores", outcome.run), columns) for place in (str(copy), out))
+    assert ours.equals(theirs)
+    assert len(tables.read(str(copy), "layer_scores", outcome.run)) > 50
+
+
+def _sorted(frame, columns):
+    return frame.sort_values(columns)[columns].reset_index(drop=True)
+
+
+def _flip(file):
+    """One bit of a file, whose size and dates stay."""
+    content, stat = bytearray(file.read_bytes()), file.stat()
+    content[len(content) // 2] ^= 4
+    file.write_bytes(bytes(content))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_a_bit_that_changed_in_a_stored_score_or_in_a_table_is_found_and_made_anew(out, outcome):
+    before = tables.read(out, "model_scores", outcome.run)
+    scores = sorted(Path(out, "units", "scores").glob("*/model_scores.parquet"))
+    _flip(scores[0])
+    again = pipeline.run(quickstart_spec(), out)
+    assert (again.run, again.n_computed, again.failures) == (outcome.run, 1, ())
+    _flip(next(Path(out, "tables", "layer_scores").rglob("*.parquet")))
+    with pytest.raises(DamagedTablesError, match="is not what was written"):
+        tables.read(out, "layer_scores", outcome.run)
+    once_more = pipeline.run(quickstart_spec(), out)
+    assert (once_more.n_computed, once_more.failures) == (0, ())
+    tables.read(out, "layer_scores", outcome.run)
+    after = tables.read(out, "model_scores", outcome.run)
+    key = ["model", "dataset", "protocol", "target"]
+    after, before = (frame.sort_values(key, ignore_index=True) for frame in (after, before))
+    assert_frame_equal(after.drop(columns="created"), before.drop(columns="created"))
+
+
+@pytest.fixture
+def with_broken_models(out, outcome, tmp_path):
+    """A whole model under four names, two of them odd, beside three broken ones."""
+    built = quickstart.folder_of(out)
+    names = {
+        name: shutil.copytree(built / "tiny-gpt2", tmp_path / name)
+        for name in ("whole", "again", "ünï", "[b]x", "weightless", "short", "misfit")
+    }
+    (names["weightless"] / "model.safetensors").unlink()
+    weights = names["short"] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    words = {f"word{k}": k for k in range(5000)}
+    stranger = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, unk_token="word0")))
+    stranger.save_pretrained(names["misfit"])
+    return tuple(str(folder) for folder in names.values())
+
+
+def test_broken_models_are_written_down_and_the_others_go_on(out, with_broken_models):
+    spec = replace(
+        quickstart_spec(), models=with_broken_models, datasets=("synthetic",), protocols=("strict",), variants=()
+    )
+    found = pipeline.run(spec, out)
+    failures = tables.read(out, "failures", found.run).set_index("model")
+    messages = {name.rsplit("/", 1)[-1]: message for name, message in failures.message.items()}
+    assert set(messages) == {"weightless", "short", "misfit"}
+    assert "no weights" in messages["weightless"]
+    assert "damaged" in messages["short"]
+    assert "does not fit the model" in messages["misfit"]
+    scores = tables.read(out, "model_scores", found.run).set_index("model")
+    assert len({scores.loc[name, "r"] for name in ("whole", "again", "ünï", "[b]x")}) == 1
+    assert tables.read(out, "runs", found.run).status.item() == "failed"
+
+
+def test_folders_of_one_name_are_told_apart(out, outcome, tmp_path):
+    built = quickstart.folder_of(out)
+    same, other = tmp_path / "a" / "tiny-gpt2", tmp_path / "b" / "tiny-gpt2"
+    shutil.copytree(built / "tiny-gpt2", same)
+    shutil.copytree(built / "tiny-llama", other)
+    spec = replace(quickstart_spec(), models=(str(built / "tiny-gpt2"), str(same), str(other)))
+    plan = make_plan(spec, out, None)
+    assert not plan.failures
+    found = [source for source in plan.sources if source.kind == "model"]
+    assert [source.name for source in found] == [f"{built.name}-tiny-gpt2", "a-tiny-gpt2", "b-tiny-gpt2"]
+    assert found[0].revision == found[1].revision != found[2].revision
+
+
+def test_a_run_killed_while_its_tables_are_put_together_is_not_taken_for_whole(out, outcome, tmp_path, monkeypatch):
+    copy = str(shutil.copytree(out, tmp_path / "copy"))
+    shutil.rmtree(tables.folder(copy, "runs"))  # so that the tables are put together again
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(assemble, "_write_scores", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(quickstart_spec(), copy)
+    monkeypatch.undo()
+    assert not tables.holds(copy, outcome.run)
+    again = pipeline.run(quickstart_spec(), copy)
+    assert (again.n_computed, tables.holds(copy, again.run)) == (0, True)
+    assert len(tables.read(copy, "neuroid_scores", again.run)) == len(tables.read(out, "neuroid_scores", again.run))
+
+
+def test_a_table_whose_writing_a_lost_node_broke_off_is_begun_again_and_nothing_lies_about(
+    out, outcome, tmp_path, monkeypatch
+):
+    copy, install, calls = str(shutil.copytree(out, tmp_path / "copy")), assemble._install, []
+    shutil.rmtree(tables.folder(copy, "runs"))
+
+    def broken_off(store, aside, final):
+        if "/run=" in aside:  # of Ray Data, written whole by now
+            calls.append(final.split("/")[-2])
+            if calls.count(calls[-1]) == 1:
+                raise RuntimeError("a node was lost")
+        install(store, aside, final)
+
+    monkeypatch.setattr(assemble, "_install", broken_off)
+    again = pipeline.run(quickstart_spec(), copy)
+    assert calls.count("model_scores") == 2
+    for table in ("neuroid_scores", "model_scores", "word_surprisals"):
+        assert len(tables.read(copy, table, again.run)) == len(tables.read(out, table, again.run))
+    assert not list(Path(copy).glob("tables/.aside-*"))
+
+
+def test_a_missing_recording_says_where_to_get_it_and_the_others_go_on(out, outcome, tmp_path):
+    spec = replace(
+        quickstart_spec(), models=("tiny-gpt2",), datasets=("tuckute2024", "synthetic"), protocols=("strict",)
+    )
+    found = pipeline.run(spec, out, str(tmp_path))
+    (failure,) = found.failures
+    assert failure.dataset == "tuckute2024"
+    assert str(tmp_path) in failure.message
+    assert "harness fetch tuckute2024" in failure.message
+    assert set(tables.read(out, "model_scores", found.run).dataset) == {"synthetic"}
+
+
+def test_brainscore2026_runs_where_a_recording_has_it_and_stands_in_the_report(out, outcome):
+    spec = replace(
+        quickstart_spec(), models=("tiny-gpt2",), controls=("length",), variants=(),
+        protocols=("strict", "paper", "brainscore2026"),
+    )  # fmt: skip
+    found = pipeline.run(spec, out)
+    assert not found.failures
+    brain, reading = (tables.read(out, name, found.run) for name in ("model_scores", "reading_scores"))
+    metrics = {"strict": "pearson_r", "paper": "pearson_r", "brainscore2026": "brainscore_r"}
+    assert dict(zip(brain.protocol, brain.metric, strict=True)) == metrics
+    assert set(reading.protocol) == {"strict", "paper"}
+    assert "Under BRAINSCORE2026 tiny-gpt2" in page.markdown(out, found.run)
+    assert "BRAINSCORE2026" in Path(page.write(out, found.run)).read_text(encoding="utf-8")
+
+
+def test_an_unknown_data_set_lists_the_nearest(out):
+    with pytest.raises(ValueError, match="tuckute2024"):
+        pipeline.run(replace(quickstart_spec(), datasets=("tuckute2042",)), out)
+
+
+def test_a_run_that_is_killed_loses_no_finished_unit(out, outcome, tmp_path):
+    """SIGKILL as soon as some scores are stored; the next run computes only the others and gives the same tables."""
+    target = tmp_path / "killed"
+    shutil.copytree(quickstart.folder_of(out), target / "quickstart")
+    command = [sys.executable, "-m", "harness.cli", "run", "quickstart", "--out", str(target)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(list(target.glob("units/scores/*/manifest.json"))) < 5:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    survived = len(list(target.glob("units/scores/*/manifest.json")))
+    again = pipeline.run(quickstart_spec(), str(target))
+    assert again.run == outcome.run
+    assert again.n_reused >= survived >= 5
+    assert again.n_reused + again.n_computed == again.n_units
+    columns = ["dataset", "protocol", "model", "stack", "layer", "neuroid_id", "r", "alpha"]
+    assert _sorted(tables.read(str(target), "neuroid_scores"), columns).equals(
+        _sorted(tables.read(out, "neuroid_scores", outcome.run), columns)
+    )
+
+
+@pytest.mark.parametrize(("models", "datasets", "said"), [
+    (("tiny-gpt2", "tiny-gtp2"), ("synthetic",), r"'tiny-gtp2' is neither .*nearest names.* Nothing was computed"),
+    (("{tmp_path}",), ("synthetic",), r"no model of those asked for can be had, so nothing was comp.*config\.json"),
+    (("tiny-gpt2",), ("tuckute2024",), "no recording of those asked for can be had, so nothing was computed: tuckute"),
+])  # fmt: skip
+def test_with_a_mistyped_model_no_model_or_no_data_nothing_starts(out, outcome, tmp_path, models, datasets, said):
+    spec = replace(quickstart_spec(), models=tuple(m.format(tmp_path=tmp_path) for m in models), datasets=datasets)
+    with pytest.raises(ValueError, match=said):
+        pipeline.run(spec, out, str(tmp_path))
+
+
+def test_a_fleet_keeps_going_without_a_mistyped_model(out, outcome):
+    spec = replace(quickstart_spec(), models=("tiny-gpt2", "tiny-gtp2"), datasets=("synthetic",), protocols=("strict",))
+    found = pipeline.run(spec, out, keep_going=True)
+    assert [(failure.model, failure.exception) for failure in found.failures] == [("tiny-gtp2", "UnknownModelError")]
+    assert "tiny-gpt2" in set(tables.read(out, "model_scores", found.run).model)

@@ -1,0 +1,81 @@
+"""Lines through bases, and checkpoints told by their names."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from harness.statistics import scaling, scores
+
+
+def of(r, sizes, bases=None, families=None):
+    names = list(r)
+    models = pd.DataFrame({"family": [(families or {}).get(name, "x") for name in names], "pair_source": "",
+                           "base": [(bases or {}).get(name, "") for name in names],
+                           "is_main": True, "n_parameters": [float(sizes[name]) for name in names]},
+                          index=pd.Index(names, name="model"))  # fmt: skip
+    rows = pd.DataFrame({"model": names, "dataset": "synthetic", "protocol": "strict", "target": "all",
+                         "metric": "pearson_r", "score": list(r.values())})  # fmt: skip
+    models.insert(1, "base", models.pop("base"))
+    return scores.of_frames("a test", rows, models)
+
+
+SIZES = {"a": 1e6, "b": 1e7, "c": 1e8, "d": 1e9, "e": 1e10}
+SCORES = {"a": 0.11, "b": 0.19, "c": 0.18, "d": 0.31, "e": 0.33}
+
+
+def test_the_slope_is_that_of_scipy_and_its_interval_that_of_t():
+    (row,) = scaling.scaling(of(SCORES, SIZES)).to_dict("records")
+    expected = stats.linregress(range(6, 11), list(SCORES.values()))
+    half = stats.t.ppf(0.975, 3) * expected.stderr
+    assert (row["slope"], row["p"], row["r2"]) == pytest.approx((expected.slope, expected.pvalue, expected.rvalue**2))
+    assert (row["low"], row["high"]) == pytest.approx((expected.slope - half, expected.slope + half))
+    assert math.isnan(row["slope_in_family"])
+
+
+def test_the_models_of_a_base_are_one_point():
+    r = SCORES | {"e-tuned": 0.53}
+    (row,) = scaling.scaling(of(r, SIZES | {"e-tuned": 1e10}, {"e-tuned": "e"})).to_dict("records")
+    assert (row["n_models"], row["n_bases"]) == (6, 5)
+    assert row["slope"] == pytest.approx(stats.linregress(range(6, 11), [0.11, 0.19, 0.18, 0.31, 0.43]).slope)
+
+
+def test_within_families_the_slope_is_their_own():
+    sizes = {f"{family}{k}": 10.0 ** (6 + k + 3 * (family == "y")) for family in "xy" for k in range(4)}
+    r = {name: 0.1 * (name[0] == "y") - 0.02 * int(name[1]) for name in sizes}
+    (row,) = scaling.scaling(of(r, sizes, families={name: name[0] for name in r})).to_dict("records")
+    assert row["slope"] > 0 > row["slope_in_family"] == pytest.approx(-0.02)
+
+
+def test_three_bases_and_equal_sizes_have_no_line():
+    assert scaling.scaling(of({name: SCORES[name] for name in "abc"}, SIZES)).empty
+    assert scaling.scaling(of(SCORES, dict.fromkeys(SIZES, 1e6))).empty
+
+
+def test_the_drawn_line_has_the_interval_of_its_mean():
+    x, y = np.arange(6.0), np.array([0.0, 1.2, 1.9, 3.1, 3.8, 5.2])
+    at, line, low, high = scaling.curve(x, y)
+    expected = stats.linregress(x, y)
+    assert line == pytest.approx(expected.intercept + expected.slope * at)
+    middle = len(at) // 2  # at the mean of x the interval is narrowest
+    assert (high - low)[middle] == min(high - low)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("pythia-1b@step1000", ("pythia-1b", 1000)), ("runs/tuned/checkpoint-105", ("runs/tuned", 105)),
+     ("olmo@step_000500", ("olmo", 500)), ("m-2000steps", ("m", 2000)), ("llama-7b", None), ("gpt2", None),
+     ("t5-v1_1-xl", None), ("m@main", None)],
+)  # fmt: skip
+def test_checkpoints_are_told_by_their_names(name, expected):
+    assert scaling.step_of(name) == expected
+
+
+def test_a_score_that_rises_along_a_training_is_found():
+    r = {f"m@step{k}": 0.1 * k for k in range(1, 7)} | {"other@step1": 0.3, "n": 0.2}
+    (row,) = scaling.trajectories(of(r, dict.fromkeys(r, 1e6))).to_dict("records")
+    assert (row["training"], row["n_checkpoints"], row["first_step"], row["last_step"]) == ("m", 6, 1, 6)
+    assert row["rho"] == pytest.approx(1)
+    assert row["p"] == pytest.approx(2 / math.factorial(6), rel=0.01)

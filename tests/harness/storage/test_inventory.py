@@ -1,0 +1,162 @@
+import json
+import os
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+from harness.cli.commands import main
+from harness.storage import inventory, tables
+from harness.storage.origin import FEATURES_VERSION, SCORES_VERSION
+from harness.storage.store import Store
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request, tmp_path):
+    store = Store(str(tmp_path / "out") if request.param == "local" else f"memory://{tmp_path.name}")
+    _put(store, "features", "f" * 32, FEATURES_VERSION, model="gpt2", context="passage")
+    _put(store, "scores", "a" * 32, SCORES_VERSION, model="gpt2", dataset="pereira2018", protocol="strict")
+    _put(store, "scores", "b" * 32, SCORES_VERSION - 1, model="gpt2", dataset="pereira2018", protocol="paper")
+    return store
+
+
+def _put(store, kind, key, schema, **facts):
+    content = f"{kind} {key}".encode()
+    store.put(kind, key, lambda folder: (folder / "a.bin").write_bytes(content), {"schema": schema, **facts})
+
+
+def _used(store, kind, key):
+    """A run whose tables are made of a unit."""
+    row = {"run": "r1", "kind": kind, "key": key, "model": "", "dataset": "", "protocol": ""}
+    folder = f"{store.root.rpartition('/')[0]}/tables/units/run=r1"
+    store.fs.makedirs(folder)
+    with store.fs.open(f"{folder}/part-0.parquet", "wb") as stream:
+        pq.write_table(tables.rows_to_arrow("units", [row]).drop_columns(["run"]), stream)
+
+
+def _listed(store):
+    return {(unit.kind, unit.key[0]): unit for unit in inventory.ls(store)}
+
+
+def test_every_unit_is_listed_with_what_it_is_of(store):
+    found = _listed(store)
+    assert set(found) == {("features", "f"), ("scores", "a"), ("scores", "b")}
+    assert (found["scores", "a"].model, found["scores", "a"].dataset, found["scores", "a"].protocol) == (
+        "gpt2", "pereira2018", "strict",
+    )  # fmt: skip
+    assert found["features", "f"].protocol == "passage"
+    assert found["scores", "a"].bytes == len("scores ") + 32
+
+
+def test_the_state_of_a_unit_says_whether_it_is_of_use(store):
+    store.fs.rm(f"{store.folder('features', 'f' * 32)}/a.bin")
+    store.fs.makedirs(store.folder("scores", "c" * 32))
+    store.fs.pipe_file(f"{store.folder('scores', 'c' * 32)}/a.bin", b"half")
+    claim = store.claims.take("scores", "a" * 32)
+    states = {key: unit.state for key, unit in _listed(store).items()}
+    claim.release()
+    assert states == {
+        ("features", "f"): "damaged", ("scores", "a"): "computing", ("scores", "b"): "outdated",
+        ("scores", "c"): "unfinished",
+    }  # fmt: skip
+
+
+def test_a_corrupt_unit_is_named_with_its_file_and_removed_and_the_others_stay(store):
+    with store.fs.open(f"{store.folder('scores', 'a' * 32)}/a.bin", "wb") as stream:
+        stream.write(b"x" * (len("scores ") + 32))
+    heard = []
+    n_units, n_bytes, (error,) = inventory.verify(store, lambda *told: heard.append(told))
+    assert n_units == 3 and n_bytes < heard[-1][1]  # what is corrupt is not counted as read
+    assert (error.kind, error.key, error.file) == ("scores", "a" * 32, "a.bin")
+    assert not store.has("scores", "a" * 32)
+    assert store.has("features", "f" * 32)
+    assert inventory.verify(store)[2] == []
+
+
+def test_what_an_older_version_made_is_waste_and_what_a_run_uses_is_not(store):
+    assert [each.key[0] for each in inventory.waste(store)] == ["b"]
+    _used(store, "scores", "a" * 32)
+    assert sorted(each.key[0] for each in inventory.waste(store, unused=True)) == ["b", "f"]
+    assert _listed(store)["scores", "a"].runs == ("r1",)
+
+
+def test_gc_removes_what_it_showed_and_nothing_else(store):
+    inventory.remove(store, inventory.waste(store))
+    assert set(_listed(store)) == {("features", "f"), ("scores", "a")}
+
+
+def test_nothing_that_is_being_computed_is_removed(store):
+    found = inventory.waste(store)
+    claim = store.claims.take("scores", "b" * 32)
+    assert inventory.waste(store) == []
+    with pytest.raises(ValueError, match="computes scores unit bbb"):
+        inventory.waste(store, unused=True)
+    inventory.remove(store, found)  # it was claimed in between
+    assert ("scores", "b") in _listed(store)
+    claim.release()
+
+
+def test_leftovers_of_killed_runs_are_waste_once_they_are_a_day_old(tmp_path):
+    store = Store(str(tmp_path))
+    old, young = tmp_path / "units" / ".aside-1", tmp_path / "tables" / ".aside-2"
+    half = tmp_path / "units" / "features" / ("e" * 32)
+    for folder in (old, young, half):
+        folder.mkdir(parents=True)
+        (folder / "a.bin").write_bytes(b"half")
+    for folder in (old, half):
+        os.utime(folder / "a.bin", (time.time() - 2 * 24 * 3600,) * 2)
+    assert {each.path for each in inventory.waste(store)} == {str(old), str(half)}
+    inventory.remove(store, inventory.waste(store))
+    assert young.exists() and not old.exists() and not half.exists()
+
+
+def test_the_claim_of_a_process_that_has_ended_is_waste(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+    claim = store.claims.take("scores", "a" * 32)
+    assert inventory.waste(store) == []
+    monkeypatch.setattr("harness.storage.claims._lives", lambda process: False)
+    (found,) = inventory.waste(store)
+    assert found.path == claim.path
+    inventory.remove(store, [found])
+    claim.release()
+    assert store.claims.paths("scores") == []
+
+
+def test_the_command_shows_before_it_removes(tmp_path, capsys):
+    store = Store(str(tmp_path))
+    _put(store, "scores", "b" * 32, SCORES_VERSION - 1, model="gpt2")
+    assert main(["cache", "gc", str(tmp_path)]) == 0
+    assert "would remove 1 things" in capsys.readouterr().out
+    assert store.has("scores", "b" * 32)
+    assert main(["cache", "gc", str(tmp_path), "--yes", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["removed"] and said["waste"][0]["key"] == "b" * 32
+    assert not store.has("scores", "b" * 32)
+
+
+def test_the_command_that_verifies_fails_where_a_unit_is_corrupt(tmp_path, capsys):
+    store = Store(str(tmp_path))
+    _put(store, "scores", "b" * 32, SCORES_VERSION, model="gpt2")
+    assert main(["cache", "verify", str(tmp_path)]) == 0
+    with (tmp_path / "units" / "scores" / ("b" * 32) / "a.bin").open("r+b") as stream:
+        stream.write(b"X")
+    assert main(["cache", "verify", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "a.bin is corrupt: written with sha256" in said and "the next run computes it again" in said
+    assert main(["cache", "ls", str(tmp_path)]) == 0
+    assert "0 units" in capsys.readouterr().out
+
+
+def test_a_folder_without_units_is_wrong_use(tmp_path, capsys):
+    assert main(["cache", "ls", str(tmp_path / "nowhere")]) == 2
+    assert "no units under" in capsys.readouterr().err
+
+
+def test_while_a_run_is_at_work_nothing_is_unused_or_outdated(store):
+    with store.at_work():
+        assert len(store.workers()) == 1
+        with pytest.raises(ValueError, match=r"process \d+ on .* is at work here, and what it has stored"):
+            inventory.waste(store, unused=True)
+        assert [each.why for each in inventory.waste(store)] == []
+    assert store.workers() == []
+    assert [each.why for each in inventory.waste(store)] == ["of another version of the harness"]

@@ -1,0 +1,149 @@
+"""The files of a run's tables are as they were written, or what is wrong with them is named."""
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.cli.commands import main
+from harness.runs import assemble
+from harness.storage import inventory, table_files, tables
+from harness.storage.store import Store
+from harness.storage.table_files import DamagedTablesError
+
+RUN = "r-1"
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request, tmp_path):
+    """A store with two runs, whose tables have a row or none."""
+    store = Store(str(tmp_path / "out") if request.param == "local" else f"memory://{tmp_path.name}")
+    for run in (RUN, "r-2"):
+        put(store, run)
+    return store
+
+
+def put(store, run, status="done"):
+    failure = {"model": "m", "dataset": "d", "protocol": "", "station": "s", "exception": "e", "message": "m"}
+    for table in table_files.of_a_run():
+        rows = [{"run": run, "created": "now", **failure}] if table == "failures" else []
+        if table == "runs":
+            row = dict.fromkeys(tables.SCHEMAS["runs"])
+            rows = [row | {"run": run, "status": status, "started": run}]
+        assemble.write_rows(store, run, table, rows)
+    table_files.write(store.fs, assemble.root_of(store), run)
+
+
+def file_of(store, table, run=RUN):
+    (path,) = store.fs.glob(f"{assemble.root_of(store)}/tables/{table}/run={run}/*.parquet")
+    return path
+
+
+def flip(file, at):
+    """One bit, in a file whose size and dates stay."""
+    content, stat = bytearray(Path(file).read_bytes()), Path(file).stat()
+    content[at] ^= 1 << at % 8
+    Path(file).write_bytes(bytes(content))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_whole_tables_are_read_and_hold(store):
+    assert tables.read(store.out, "failures", RUN)["model"].tolist() == ["m"]
+    assert len(tables.read(store.out, "failures")) == 2
+    assert tables.holds(store.out, RUN)
+    assert inventory.damaged_tables(store) == []
+
+
+@pytest.mark.parametrize(("damage", "said"), [
+    (lambda store, path: store.fs.rm(path), r"part-0\.parquet is missing"),
+    (lambda store, path: store.fs.pipe_file(path, store.fs.cat_file(path)[:-9]), r"was written with \d+ bytes and has"),
+    (lambda store, path: store.fs.cp_file(path, path.replace("part-0", "part-1")), r"part-1\.parquet is not of this"),
+])  # fmt: skip
+def test_a_file_that_is_missing_cut_or_another_runs_is_named_and_the_other_run_is_read(store, caplog, damage, said):
+    damage(store, file_of(store, "failures"))
+    with pytest.raises(DamagedTablesError, match=rf"the tables of run r-1 are damaged: failures/run=r-1/.*{said}"):
+        tables.read(store.out, "failures", RUN)
+    assert not tables.holds(store.out, RUN)
+    assert len(tables.read(store.out, "failures", "r-2")) == 1
+    with caplog.at_level(logging.WARNING):
+        assert tables.read(store.out, "failures")["run"].tolist() == ["r-2"]
+    assert "Its rows are left out" in caplog.text
+    assert len(inventory.damaged_tables(store)) == 1
+
+
+def test_a_partition_that_is_gone_is_named(store):
+    store.fs.rm(f"{assemble.root_of(store)}/tables/runs/run={RUN}", recursive=True)
+    with pytest.raises(DamagedTablesError, match=r"runs/run=r-1/part-0\.parquet is missing"):
+        tables.read(store.out, "runs", RUN)
+    assert tables.pick_run(store.out)["run"] == "r-2"
+
+
+def test_every_flipped_bit_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "PAUSES_S", ())  # before it is read again
+    store = Store(str(tmp_path))
+    put(store, RUN)
+    draw = np.random.default_rng(0)
+    for _ in range(50):
+        table = str(draw.choice(table_files.of_a_run()))
+        file = file_of(store, table)
+        at = int(draw.integers(Path(file).stat().st_size))
+        flip(file, at)
+        with pytest.raises(DamagedTablesError, match="is not what was written"):
+            tables.read(store.out, table, RUN)
+        flip(file, at)
+        tables.read(store.out, table, RUN)
+
+
+def test_verify_names_damaged_tables_with_what_to_do(tmp_path, capsys):
+    store = Store(str(tmp_path))
+    put(store, RUN)
+    store.require_writable()
+    flip(file_of(store, "runs"), 100)
+    assert main(["cache", "verify", str(tmp_path)]) == 1
+    assert "tables of run r-1: runs/run=r-1/part-0.parquet is not what was written" in capsys.readouterr().out
+
+
+def test_tables_that_have_no_list_are_read_as_they_are(store):
+    table_files.forget(store.fs, assemble.root_of(store), RUN)
+    store.fs.pipe_file(f"{assemble.root_of(store)}/tables/failures/run={RUN}/more.txt", b"")
+    assert tables.holds(store.out, RUN)
+
+
+@pytest.mark.parametrize("run", ["../..", "a/b", "..", ".hidden", "", "a\0b", "a\nb"])
+def test_nothing_is_removed_by_a_name_that_is_no_run(store, run):
+    with pytest.raises(ValueError, match="is no name of a run"):
+        tables.remove(store.out, run)
+    assert tables.holds(store.out, RUN)
+
+
+def test_a_run_is_removed_with_its_list(store):
+    tables.remove(store.out, RUN)
+    assert table_files.listed(store.fs, assemble.root_of(store)) == ["r-2"]
+    assert tables.read(store.out, "runs")["run"].tolist() == ["r-2"]
+
+
+def test_drivers_that_put_the_tables_of_one_run_together_take_turns_and_readers_find_them(tmp_path):
+    out, failed = str(tmp_path), []
+    put(Store(out), RUN)
+
+    def drive():
+        store = Store(out)
+        for _ in range(8):
+            try:
+                with store.tables_of(RUN):
+                    table_files.forget(store.fs, assemble.root_of(store), RUN)
+                    put(store, RUN)
+                assert len(tables.read(out, "failures", RUN)) == 1
+            except Exception as error:  # noqa: BLE001 - told by the test
+                failed.append(error)
+
+    threads = [threading.Thread(target=drive) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert tables.holds(out, RUN)
