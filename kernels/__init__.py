@@ -1,1 +1,1 @@
-"""The arithmetic: ridge regression and column-wise scores, one code for NumPy and CuPy."""
+"""Ridge regression and metrics on NumPy and CuPy; installed as `harness.kernels`."""

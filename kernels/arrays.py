@@ -31,7 +31,7 @@ def namespace(*arrays: Array) -> ModuleType:
     if len(libraries) != 1:
         raise TypeError(
             f"arrays of {' and '.join(sorted(libraries)) or 'no library'} given; wanted all of one. "
-            "Move them with kernels.arrays.to_device or to_host first."
+            "Move them with harness.kernels.arrays.to_device or to_host first."
         )
     (library,) = libraries.values()
     return library or _cupy()

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernels.arrays import Array, to_host
-from kernels.gram import Bands, Design
-from kernels.metrics import r2
-from kernels.penalty import Penalty
-from kernels.ridge import FoldFit, Split, fit_folds
+from harness.kernels.arrays import Array, to_host
+from harness.kernels.gram import Bands, Design
+from harness.kernels.metrics import r2
+from harness.kernels.penalty import Penalty
+from harness.kernels.ridge import FoldFit, Split, fit_folds
 
 
 class BandedFit(NamedTuple):

@@ -27,9 +27,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from kernels.arrays import Array, namespace, products
-from kernels.gram import Basis
-from kernels.search import FITTED_EXACTLY, ROUNDING, by_promise
+from harness.kernels.arrays import Array, namespace, products
+from harness.kernels.gram import Basis
+from harness.kernels.search import FITTED_EXACTLY, ROUNDING, by_promise
 
 # A triangle is gone through in this many steps, of at least so many rows that a step is a proper matrix product.
 _STEPS, _STEP_ROWS = 8, 48

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernels.arrays import Array, namespace, products
-from kernels.blocks import Blocks, Triangles, blocks
-from kernels.gram import Bands, Basis, Design, decompose
-from kernels.penalty import Penalty
-from kernels.responses import Block
-from kernels.search import ROUNDING, SingleRows, chosen, single_rows
-from kernels.split import Split
+from harness.kernels.arrays import Array, namespace, products
+from harness.kernels.blocks import Blocks, Triangles, blocks
+from harness.kernels.gram import Bands, Basis, Design, decompose
+from harness.kernels.penalty import Penalty
+from harness.kernels.responses import Block
+from harness.kernels.search import ROUNDING, SingleRows, chosen, single_rows
+from harness.kernels.split import Split
 
 # Training rows are far from the mean of all rows where its square is so many times their variance.
 _FAR = 256.0

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from kernels.arrays import Array, namespace, to_host
+from harness.kernels.arrays import Array, namespace, to_host
 
 Scale = Literal["center", "zscore"]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Literal, NamedTuple
 
-from kernels.arrays import Array, namespace, products
+from harness.kernels.arrays import Array, namespace, products
 
 
 def pearson_r(predicted: Array, observed: Array) -> Array:

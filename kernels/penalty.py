@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from kernels.arrays import Array, namespace
+from harness.kernels.arrays import Array, namespace
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernels.arrays import Array, namespace, to_host
+from harness.kernels.arrays import Array, namespace, to_host
 
 
 class Pattern(NamedTuple):

@@ -30,13 +30,13 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from kernels.arrays import Array, namespace, to_host
-from kernels.fold import Fold, HeldOut, prepare
-from kernels.gram import Bands, Design, Scale, design
-from kernels.metrics import pearson_r
-from kernels.penalty import Penalty
-from kernels.responses import Pattern, block, patterns, stand_ins
-from kernels.split import Split
+from harness.kernels.arrays import Array, namespace, to_host
+from harness.kernels.fold import Fold, HeldOut, prepare
+from harness.kernels.gram import Bands, Design, Scale, design
+from harness.kernels.metrics import pearson_r
+from harness.kernels.penalty import Penalty
+from harness.kernels.responses import Pattern, block, patterns, stand_ins
+from harness.kernels.split import Split
 
 __all__ = [
     "FoldFit", "HeldOut", "Penalty", "Split", "beside", "fit_fold", "fit_folds", "fit_layers", "predict_held_out",

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernels.arrays import Array, namespace, to_host
-from kernels.gram import Basis
+from harness.kernels.arrays import Array, namespace, to_host
+from harness.kernels.gram import Basis
 
 # Under least squares P is a projector; a row with a diagonal under this is fitted exactly and says nothing.
 FITTED_EXACTLY = 1e-9

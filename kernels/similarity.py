@@ -10,8 +10,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Literal
 
-from kernels.arrays import Array, namespace, products
-from kernels.metrics import constant, pearson_r
+from harness.kernels.arrays import Array, namespace, products
+from harness.kernels.metrics import constant, pearson_r
 
 
 def two_vs_two(

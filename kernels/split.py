@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernels.arrays import Array
+from harness.kernels.arrays import Array
 
 
 class Split(NamedTuple):

@@ -44,12 +44,17 @@ def _room(name):
     return name.removeprefix("harness.").split(".")[0]
 
 
+def _at_the_top(name):
+    """harness/kernels and harness/jobs are links to folders at the top of the repository."""
+    return name.removeprefix("harness.") if name.startswith(("harness.kernels", "harness.jobs")) else name
+
+
 def _imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from (_at_the_top(alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (_at_the_top(f"{node.module}.{alias.name}") for alias in node.names)
 
 
 def _modules(path):
@@ -99,7 +104,7 @@ def _loads(code):
 
 @pytest.mark.parametrize("code", [
     "import harness",
-    "import kernels, kernels.ridge",
+    "import harness.kernels, harness.kernels.ridge",
     "import contextlib\nfrom harness.cli import main\nwith contextlib.suppress(SystemExit): main(['--help'])",
     "import contextlib\nfrom harness.cli import main\nwith contextlib.suppress(SystemExit): main(['run', '--help'])",
 ])  # fmt: skip
@@ -119,7 +124,7 @@ def test_help_is_there_at_once():
 
 
 def test_a_tiny_llama_can_be_built_with_our_kernels_first_on_the_path():
-    """transformers probes for a PyPI package called `kernels`; ours must not be taken for it."""
+    """transformers probes for a PyPI package called `kernels`; our folder of that name must not be taken for it."""
     script = (
         "import kernels; from transformers import LlamaConfig, LlamaForCausalLM\n"
         "LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,"

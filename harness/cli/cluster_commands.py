@@ -63,7 +63,7 @@ def submit(arguments: argparse.Namespace) -> int:
     if not why and _is_done(arguments.out, name):
         state = "done"
     else:
-        command = command_of("jobs.evaluate", run_arguments(arguments))
+        command = command_of("harness.jobs.evaluate", run_arguments(arguments))
         limit = int(arguments.limit_mb * 2**20)
         state = jobs.submit(name, command, Path(arguments.working_dir), env, limit, arguments.send or ())
     said = {"submitted": "is submitted", "running": "was submitted before, and runs", "done": "is done already"}[state]
@@ -157,7 +157,9 @@ def _name(arguments: argparse.Namespace) -> tuple[str, str]:
 
 def add_manifest(command: argparse.ArgumentParser) -> None:
     """The options of `manifest` beside those of `run`, which are of the RayJob."""
-    command.add_argument("--cluster", default="cluster.yaml", metavar="FILE", help="node types (default: cluster.yaml)")
+    command.add_argument(
+        "--cluster", metavar="FILE", help="node types (default: ./cluster.yaml, or the one that is shipped)"
+    )
     command.add_argument("--image", required=True, metavar="IMAGE", help="with Ray and this project, better by digest")
     command.add_argument("--watch", default="", metavar="SOURCE", help="of the RayCronJob; default: as --model")
     command.add_argument("--schedule", default="0 * * * *", metavar="CRON", help="of the watch (default: each hour)")
@@ -167,7 +169,7 @@ def add_manifest(command: argparse.ArgumentParser) -> None:
 def manifest(arguments: argparse.Namespace) -> int:
     """Print manifests for KubeRay, of the node types that `harness plan` plans for."""
     from harness.cli import run_commands
-    from harness.cluster import kuberay
+    from harness.cluster import kuberay, machines
 
     spec = run_commands.spec_of(arguments)
     for name in arguments.model or ():
@@ -181,7 +183,12 @@ def manifest(arguments: argparse.Namespace) -> int:
     of_run = [part for part in evaluate[1:] if part not in ("--model", *(arguments.model or ()))]
     watch = [source, "--once", "--spec", arguments.spec, *of_run]
     documents = kuberay.manifests(
-        arguments.cluster, arguments.image, evaluate, watch, arguments.schedule, arguments.storage
+        str(machines.cluster_file(arguments.cluster)),
+        arguments.image,
+        evaluate,
+        watch,
+        arguments.schedule,
+        arguments.storage,
     )
     if arguments.json:
         document(documents)

@@ -246,7 +246,9 @@ def _add_fleet(add: Callable[..., argparse.ArgumentParser]) -> None:
     plan.add_argument("--model", action="append", metavar="NAME_OR_FOLDER", help="instead of the spec's; repeatable")
     plan.add_argument("--allow-pickle", action="store_true", help="count folders whose weights are pickles only")
     _add_precision(plan)
-    plan.add_argument("--cluster", metavar="FILE", help="of Ray's launcher (default: cluster.yaml)")
+    plan.add_argument(
+        "--cluster", metavar="FILE", help="of Ray's launcher (default: ./cluster.yaml, or the one that is shipped)"
+    )
     plan.add_argument("--nodes", type=int, metavar="N", help="a made-up cluster instead")
     plan.add_argument("--gpus-per-node", type=int, metavar="G", help="of the made-up cluster; 0 reads on cores")
     plan.add_argument("--gpu-memory-gb", type=float, metavar="M", help="of one GPU")

@@ -164,8 +164,7 @@ def _spec_models(name: str) -> tuple[str, ...]:
 
 
 def _cluster(arguments: argparse.Namespace) -> Any:
-    from harness.cluster import forecast
-    from harness.cluster.machines import Cluster
+    from harness.cluster import forecast, machines
 
     rates = {
         "storage_bytes_s": arguments.storage_gb_s * 1e9, "gpu_flops": arguments.gpu_tflops * 1e12,
@@ -174,11 +173,11 @@ def _cluster(arguments: argparse.Namespace) -> Any:
     if any(not value > 0 for value in rates.values() if value is not None):
         raise ValueError("--storage-gb-s, --gpu-tflops and --usd-per-gpu-hour must be more than 0.")
     if arguments.nodes is None and arguments.gpus_per_node is None:
-        return forecast.cluster_of(arguments.cluster or "cluster.yaml", arguments.gpu_memory_gb, **rates)
+        return forecast.cluster_of(str(machines.cluster_file(arguments.cluster)), arguments.gpu_memory_gb, **rates)
     if arguments.cluster:
         raise ValueError("give --cluster, or --nodes with --gpus-per-node and --gpu-memory-gb, not both.")
     n_nodes = 1 if arguments.nodes is None else arguments.nodes
     n_gpus = 1 if arguments.gpus_per_node is None else arguments.gpus_per_node
     if n_gpus and arguments.gpu_memory_gb is None:
         raise ValueError("how much memory has a GPU? Give --gpu-memory-gb.")
-    return Cluster.made_up(n_nodes, n_gpus, arguments.gpu_memory_gb or 0, **rates)
+    return machines.Cluster.made_up(n_nodes, n_gpus, arguments.gpu_memory_gb or 0, **rates)

@@ -143,6 +143,6 @@ def _pod(resources: dict[str, Any], image: str, storage: str, spot: bool | None)
 
 def _job(name: str, arguments: list[str], cluster: dict[str, Any]) -> dict[str, Any]:
     return {
-        "entrypoint": f"python -m jobs.{name} {shlex.join(arguments)}", "shutdownAfterJobFinishes": True,
+        "entrypoint": f"python -m harness.jobs.{name} {shlex.join(arguments)}", "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 600, "backoffLimit": 2, "submissionMode": "K8sJobMode", "rayClusterSpec": cluster,
     }  # fmt: skip

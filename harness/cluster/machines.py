@@ -6,6 +6,7 @@ Facts about machines only; what runs where is decided in placement.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,14 @@ class Cluster:
             )
         node = (max(1, 8 * gpus_per_node), gpus_per_node, int(gpu_memory_gb * 1e9), int(memory_gb * 1e9))
         return cls(tuple(Node(f"node-{k}", *node) for k in range(n_nodes)), **rates)
+
+
+def cluster_file(given: str | None = None) -> Path:
+    """The file of machines: as given, else cluster.yaml of the working directory, else the one that is shipped."""
+    if given:
+        return Path(given)
+    here = Path("cluster.yaml")
+    return here if here.is_file() else Path(__file__).with_name("cluster.yaml")
 
 
 # A field of our own in a node type of cluster.yaml, beside Ray's: memory of one GPU in GB. As a label, Ray keeps it.

@@ -16,7 +16,7 @@ from harness.numbers import size
 
 LIMIT_BYTES = 50 * 2**20
 # The program: its packages, and the forms of the files that they consist of.
-_PACKAGES = ("harness", "kernels", "jobs")
+_PACKAGES = ("harness", "harness/kernels", "harness/jobs")
 _FORMS = frozenset((".py", ".j2", ".js", ".csv"))
 
 

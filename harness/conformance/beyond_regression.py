@@ -20,10 +20,10 @@ from harness.conformance import crossvalidation
 from harness.conformance.vectors import DamagedError, NotRunError, Vectors
 from harness.conformance.verdicts import Result, Tolerance
 from harness.datasets.futrell2018 import PAPER
+from harness.kernels.similarity import linear_cka, rsa
 from harness.protocol import BRAINSCORE_RIDGE, FoldRule, Protocol, Regression
 from harness.records import Context, Dataset, Floats, Integers, Layer, ReadingTimes, Stimuli
 from harness.scoring import ceilings, extrapolation, folds, reading_times, saturation
-from kernels.similarity import linear_cka, rsa
 
 if TYPE_CHECKING:
     from harness.loading.loaded_model import Reader

@@ -20,11 +20,11 @@ import numpy as np
 from harness.conformance import beyond_regression, crossvalidation
 from harness.conformance.vectors import LINEAR, RIDGE, DamagedError, NotRunError, Vectors, read
 from harness.conformance.verdicts import Result, Tolerance
+from harness.kernels.gram import Design, decompose, design
+from harness.kernels.metrics import brainscore_r
+from harness.kernels.ridge import Penalty, Split, predict_held_out
 from harness.records import Floats, Fold
 from harness.scoring import aggregate
-from kernels.gram import Design, decompose, design
-from kernels.metrics import brainscore_r
-from kernels.ridge import Penalty, Split, predict_held_out
 
 Precision = Literal["float64", "mixed"]
 

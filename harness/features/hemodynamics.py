@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from harness.kernels.gram import standardise
 from harness.protocol import Sampling
 from harness.records import Features, Floats, Integers, OnDemand, Responses, Stimuli, indices_of
-from kernels.gram import standardise
 
 # Clock readings are compared to the microsecond, so that .1 + .2 falls where .3 does.
 _DECIMALS = 6

@@ -23,6 +23,8 @@ import ray
 from harness.checkpoints.checkpoints import Checkpoint
 from harness.cluster.placement import Placement
 from harness.extraction.backends import Model
+from harness.kernels.arrays import gpu_available
+from harness.kernels.ridge import FoldFit
 from harness.protocol import Protocol
 from harness.records import Ceiling, Dataset, Floats
 from harness.runs.ray_session import resources
@@ -32,8 +34,6 @@ from harness.storage.store import Store
 from harness.units.ceiling_units import compute_ceiling
 from harness.units.feature_units import FeatureUnit
 from harness.units.score_units import ScoreUnit
-from kernels.arrays import gpu_available
-from kernels.ridge import FoldFit
 
 # Weights smaller than this are read faster than a process starts.
 PREFETCH_BYTES = 2**28

@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from harness.kernels.ridge import FoldFit
 from harness.protocol import Protocol
 from harness.records import Features, Floats, Fold, Integers, Layer, LayerFit, Responses, indices_of
 from harness.scoring import fitting, folds
 from harness.scoring.fitting import ByFold, Fitting, Layers, Matrices, Spread, here
-from kernels.ridge import FoldFit
 
 logger = logging.getLogger(__name__)
 

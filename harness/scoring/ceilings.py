@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.kernels.metrics import pearson_r
 from harness.protocol import Protocol
 from harness.records import GROUP, Floats, Fold, ReadingTimes, Responses
 from harness.scoring import extrapolation, folds
-from kernels.metrics import pearson_r
 
 EXTRAPOLATED = "extrapolated to infinitely many subjects"
 OTHER_SUBJECTS, SPLIT_HALF = "r of other subjects", "reliability by split half"

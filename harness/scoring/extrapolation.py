@@ -24,10 +24,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.kernels.gram import Bands, Design, Scale, design
 from harness.protocol import Protocol
 from harness.records import GROUP, Floats, Fold, Integers
 from harness.scoring import fitting, saturation
-from kernels.gram import Bands, Design, Scale, design
 
 # Neuroids whose bootstraps are in memory at once.
 _NEUROIDS = 256

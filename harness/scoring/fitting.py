@@ -14,13 +14,13 @@ from typing import Protocol as Interface
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from harness.kernels.arrays import to_device
+from harness.kernels.gram import Bands, Design, design, standardise
+from harness.kernels.metrics import METRICS
+from harness.kernels.ridge import FoldFit, Penalty, Split, beside, fit_folds, stand_ins
 from harness.protocol import Protocol, Regression
 from harness.records import Features, Floats, Fold, Integers, Layer
 from harness.scoring import folds
-from kernels.arrays import to_device
-from kernels.gram import Bands, Design, design, standardise
-from kernels.metrics import METRICS
-from kernels.ridge import FoldFit, Penalty, Split, beside, fit_folds, stand_ins
 
 
 @dataclass(frozen=True)

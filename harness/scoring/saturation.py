@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.kernels.arrays import Array
 from harness.records import Floats
-from kernels.arrays import Array
 
 # SciPy's: of the reduction of the sum of squares, of the step, and of the gradient; evaluations of two parameters.
 _TOLERANCE = 1e-8

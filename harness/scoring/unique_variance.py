@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from harness.kernels.banded import unique_variance
+from harness.kernels.gram import Design, design
 from harness.protocol import WIDE_RIDGE, Protocol
 from harness.records import Features, Floats, Integers, Layer, Responses, indices_of
 from harness.scoring import fitting, folds
-from kernels.banded import unique_variance
-from kernels.gram import Design, design
 
 # Controls of so few columns share one band.
 _FEW_COLUMNS = 8

@@ -26,10 +26,10 @@ from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from harness.kernels.metrics import brainscore_r
 from harness.protocol import BRAINSCORE_RIDGE, FoldRule, Protocol, Regression
 from harness.scoring import folds
 from harness.scoring.extrapolation import Collected, collect, extrapolate
-from kernels.metrics import brainscore_r
 
 RULE = FoldRule("shuffled", n=10, train_fraction=0.9, test_fraction=None, seed=1)
 REGRESSIONS = {"least squares": Regression("ols"), "ridge": BRAINSCORE_RIDGE}

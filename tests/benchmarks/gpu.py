@@ -29,7 +29,7 @@ _SIZES = {"width": 2048, "layers": 22}
 
 def everything(is_quick: bool) -> dict[str, Any]:
     """All rows, or why there are none."""
-    from kernels.arrays import gpu_available
+    from harness.kernels.arrays import gpu_available
 
     if not gpu_available():
         return {"said": {"rows": [], "not_run": "gpu: not run: no GPU"}}

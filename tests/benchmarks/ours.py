@@ -32,7 +32,7 @@ def _fit(
     layers: list[Array], Y: Array, folds: list[tuple[Array, Array]], rule: str, precision: str, threads: int
 ) -> Any:
     """For each layer, one fit per fold."""
-    from kernels.ridge import Penalty, Split, fit_layers
+    from harness.kernels.ridge import Penalty, Split, fit_layers
 
     inner = [inner_blocks(len(train)) if rule == "inner 5-fold" else None for train, _ in folds]
     penalty = Penalty(

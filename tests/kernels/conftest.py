@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from kernels.arrays import Array, gpu_available, namespace, to_device, to_host
+from harness.kernels.arrays import Array, gpu_available, namespace, to_device, to_host
 from tests.kernels import stand_in
 
 

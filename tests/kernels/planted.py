@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernels.gram import design
-from kernels.ridge import FoldFit, Penalty, Split, fit_fold
+from harness.kernels.gram import design
+from harness.kernels.ridge import FoldFit, Penalty, Split, fit_fold
 
 ALPHAS = tuple(np.logspace(-3, 5, 9))
 SHAPES = {"p<n": (60, 12), "p=n": (60, 48), "p>n": (60, 300)}

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from kernels.arrays import gpu_available, namespace, to_device, to_host
+from harness.kernels.arrays import gpu_available, namespace, to_device, to_host
 
 ELSEWHERE = ModuleType("elsewhere")
 
@@ -89,7 +89,7 @@ def test_an_array_survives_the_way_to_the_device_and_back():
 
 def test_computing_with_host_arrays_loads_no_gpu_library():
     code = (
-        "import sys, numpy as np, kernels.ridge; from kernels.metrics import pearson_r\n"
+        "import sys, numpy as np, harness.kernels.ridge; from harness.kernels.metrics import pearson_r\n"
         "pearson_r(np.eye(3), np.eye(3)); sys.exit('cupy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

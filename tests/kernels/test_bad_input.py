@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kernels.gram import design
-from kernels.ridge import Penalty, Split, fit_fold, fit_folds, predict_held_out
+from harness.kernels.gram import design
+from harness.kernels.ridge import Penalty, Split, fit_fold, fit_folds, predict_held_out
 from tests.kernels.planted import ALPHAS, LABELS, SINGLE, TEST, TRAIN, fit, planted
 from tests.kernels.stand_in import asarray
 

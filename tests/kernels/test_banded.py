@@ -7,11 +7,11 @@ import pytest
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.metrics import r2_score
 
-from kernels import banded
-from kernels.banded import band_weights, fit_banded, unique_variance
-from kernels.gram import design
-from kernels.metrics import pearson_r, r2
-from kernels.ridge import Penalty, Split, fit_fold
+from harness.kernels import banded
+from harness.kernels.banded import band_weights, fit_banded, unique_variance
+from harness.kernels.gram import design
+from harness.kernels.metrics import pearson_r, r2
+from harness.kernels.ridge import Penalty, Split, fit_fold
 
 ALPHAS = tuple(np.logspace(-2, 6, 9))
 ROWS = np.arange(80)

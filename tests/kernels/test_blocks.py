@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
-from kernels import blocks as module
-from kernels.blocks import Blocks, Triangles, blocks
-from kernels.gram import decompose, design
-from kernels.metrics import pearson_r
-from kernels.ridge import Penalty, Split
-from kernels.search import ROUNDING
+from harness.kernels import blocks as module
+from harness.kernels.blocks import Blocks, Triangles, blocks
+from harness.kernels.gram import decompose, design
+from harness.kernels.metrics import pearson_r
+from harness.kernels.ridge import Penalty, Split
+from harness.kernels.search import ROUNDING
 from tests.kernels.planted import fit, left_out_errors, variation
 from tests.kernels.test_search import ALPHAS, outside, problem, problems
 

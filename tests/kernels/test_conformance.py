@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kernels.gram import design
-from kernels.metrics import brainscore_r, pearson_r
-from kernels.ridge import Penalty, Split, predict_held_out
+from harness.kernels.gram import design
+from harness.kernels.metrics import brainscore_r, pearson_r
+from harness.kernels.ridge import Penalty, Split, predict_held_out
 
 RIDGE = [
     "ridge_blank_like", "ridge_degenerate_targets", "ridge_group_n120_p900_v50", "ridge_group_n243_p64_v300",

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kernels.gram import _centre, _gram, _of_features, _of_rows, decompose, design
+from harness.kernels.gram import _centre, _gram, _of_features, _of_rows, decompose, design
 
 
 @pytest.mark.parametrize("n_features", [5, 200])

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import pearsonr, zscore
 from sklearn.metrics import explained_variance_score, r2_score
 
-from kernels.metrics import (
+from harness.kernels.metrics import (
     METRICS,
     against_ceiling,
     brainscore_r,

@@ -7,9 +7,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from kernels.gram import design
-from kernels.metrics import pearson_r
-from kernels.ridge import Penalty, Split, fit_folds
+from harness.kernels.gram import design
+from harness.kernels.metrics import pearson_r
+from harness.kernels.ridge import Penalty, Split, fit_folds
 from tests.kernels.planted import BLOCKS, SHAPES, SINGLE, fit, planted
 
 GRIDS = {"usual": np.logspace(-3, 5, 9), "useless top": np.logspace(0, 25, 26), "far out": np.logspace(-12, 18, 21)}

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.metrics import pearson_r
-from kernels.ridge import FoldFit, Penalty, Split
+from harness.kernels.metrics import pearson_r
+from harness.kernels.ridge import FoldFit, Penalty, Split
 from tests.kernels.planted import BLOCKS, SINGLE, TEST, TRAIN, assert_same_fit, planted
 from tests.kernels.planted import fit as fit_with
 

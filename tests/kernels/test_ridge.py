@@ -9,9 +9,9 @@ import pytest
 from sklearn.linear_model import LinearRegression, Ridge, RidgeCV
 from sklearn.preprocessing import StandardScaler
 
-from kernels.gram import design
-from kernels.metrics import pearson_r, r2
-from kernels.ridge import Penalty, Split, fit_folds, predict_held_out, stand_ins
+from harness.kernels.gram import design
+from harness.kernels.metrics import pearson_r, r2
+from harness.kernels.ridge import Penalty, Split, fit_folds, predict_held_out, stand_ins
 from tests.kernels.planted import (
     ALPHAS,
     BLOCKS,

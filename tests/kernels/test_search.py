@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.blocks import Blocks, blocks
-from kernels.gram import decompose, design
-from kernels.search import ROUNDING, single_rows
+from harness.kernels.blocks import Blocks, blocks
+from harness.kernels.gram import decompose, design
+from harness.kernels.search import ROUNDING, single_rows
 
 ALPHAS = np.logspace(-4, 8, 13)
 

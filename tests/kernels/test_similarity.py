@@ -9,7 +9,7 @@ import pytest
 from scipy.spatial.distance import cdist, pdist
 from scipy.stats import spearmanr
 
-from kernels.similarity import SIMILARITIES, linear_cka, rsa, two_vs_two
+from harness.kernels.similarity import SIMILARITIES, linear_cka, rsa, two_vs_two
 
 
 def slow_two_vs_two(predicted, observed, distance="correlation"):

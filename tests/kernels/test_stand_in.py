@@ -7,7 +7,7 @@ import operator
 import numpy as np
 import pytest
 
-from kernels.arrays import namespace, to_host
+from harness.kernels.arrays import namespace, to_host
 from tests.kernels.stand_in import CONSTANTS, FUNCTIONS, LINALG, METHODS, REFUSAL, DeviceArray, library
 
 OPERATORS = [

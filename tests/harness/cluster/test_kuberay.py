@@ -68,7 +68,7 @@ def test_what_jobs_are_given_is_taken_by_the_command(documents):
     entries = [documents["RayJob"]["spec"]["entrypoint"], documents["RayCronJob"]["spec"]["jobTemplate"]["entrypoint"]]
     for entry, module, command in zip(entries, ("evaluate", "watch"), ("run", "watch"), strict=True):
         python, _, name, *arguments = shlex.split(entry)
-        assert (python, name) == ("python", f"jobs.{module}")
+        assert (python, name) == ("python", f"harness.jobs.{module}")
         found = cli._parser().parse_args([command, *arguments, "--address", "auto"])
         assert (found.spec, found.out, found.data_root) == ("paper", "s3://bucket/results", "/mnt/shared/data")
         assert found.protocol == "strict"

@@ -27,11 +27,12 @@ def project(tmp_path):
         (folder / name).write_text(name)
     (tmp_path / "outside.py").write_text("secret")
     (folder / "harness" / "link.py").symlink_to(tmp_path / "outside.py")
+    (folder / "harness" / "jobs").symlink_to("../jobs")
     return folder
 
 
-CODE = {"harness/__init__.py", "harness/cli/run.py", "harness/report.html.j2", "harness/models.csv", "jobs/__init__.py",
-        "jobs/evaluate.py"}  # fmt: skip
+CODE = {"harness/__init__.py", "harness/cli/run.py", "harness/report.html.j2", "harness/models.csv",
+        "harness/jobs/__init__.py", "harness/jobs/evaluate.py"}  # fmt: skip
 
 
 def names_in(folder):
@@ -75,5 +76,7 @@ def test_of_the_project_itself_all_that_a_job_needs_goes(tmp_path):
     root = Path(__file__).parents[3]
     pack(root, tmp_path / "sent")
     ours = [path for package in ("harness", "kernels", "jobs") for path in (root / package).rglob("*")]
-    wanted = {path for path in ours if path.is_file() and "__pycache__" not in path.parts}
-    assert names_in(tmp_path / "sent") == {str(path.relative_to(root)) for path in wanted}
+    wanted = {path.relative_to(root) for path in ours if path.is_file() and "__pycache__" not in path.parts}
+    assert names_in(tmp_path / "sent") == {
+        str(path if path.parts[0] == "harness" else "harness" / path) for path in wanted
+    }

@@ -11,13 +11,13 @@ from threadpoolctl import threadpool_limits
 
 from harness.conformance import crossvalidation, vectors
 from harness.datasets.synthetic import BRAINSCORE2026
+from harness.kernels.gram import design
+from harness.kernels.ridge import Penalty, Split, fit_fold
 from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Features, Layer, Responses
 from harness.scoring import aggregate
 from harness.scoring.brain_scores import score_layers
 from harness.scoring.fitting import here
-from kernels.gram import design
-from kernels.ridge import Penalty, Split, fit_fold
 
 LAYER = Layer("decoder", 1)
 RIDGE = Regression("ridge", tuple(np.logspace(-2, 6, 9)))

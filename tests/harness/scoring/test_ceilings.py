@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
+from harness.kernels.gram import design
+from harness.kernels.ridge import Penalty, Split, fit_fold
 from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Responses
 from harness.scoring.ceilings import corrected_halves, of_responses, split_half
-from kernels.gram import design
-from kernels.ridge import Penalty, Split, fit_fold
 
 PROTOCOL = Protocol(
     "strict", "passage", FoldRule("grouped", n=5), Regression("ridge", (0.1, 1.0, 10.0, 100.0), inner="groups"), "max"

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
+from harness.kernels import gram
 from harness.protocol import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression
 from harness.scoring import brain_scores, extrapolation, folds
 from harness.scoring.extrapolation import Collected, collect, draw_pools, extrapolate
-from kernels import gram
 
 OLS = Protocol("paper", "none", FoldRule("shuffled", n=4), Regression("ols"), "max", metric="brainscore_r")
 GROUPS = [f"g{row // 5}" for row in range(60)]
