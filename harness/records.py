@@ -16,8 +16,8 @@ from harness.recordings import GROUP, Dataset, Floats, Integers, ReadingTimes, R
 
 __all__ = [
     "GROUP", "Ceiling", "Context", "Dataset", "Extraction", "Features", "Floats", "Fold", "Integers", "Layer",
-    "LayerFit", "OnDemand", "Predictions", "ReadingTimes", "Responses", "Stimuli", "Surprisals", "Tokens", "indices_of",
-    "require_unique",
+    "LayerFit", "LazyMapping", "Predictions", "ReadingTimes", "Responses", "Stimuli", "Surprisals", "Tokens",
+    "indices_of", "require_unique",
 ]  # fmt: skip
 
 
@@ -50,7 +50,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Apart:
+class Retokenised:
     """A stimulus whose text so far, tokenised by itself, is not the tokens so far: some token reaches past its end.
 
     n_kept: the leading tokens of the context that are those of the text so far too. ids: (token,)
@@ -77,11 +77,11 @@ class Tokens:
     owners: Integers
     last: Integers
     stimulus_ids: tuple[str, ...]
-    apart: Mapping[int, Apart] = field(default_factory=dict)
+    apart: Mapping[int, Retokenised] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
-class OnDemand(Mapping[Layer, Floats]):
+class LazyMapping(Mapping[Layer, Floats]):
     """Matrices that are made when they are asked for and not kept: all layers of a large model do not fit in memory.
 
     Attributes:
@@ -125,7 +125,7 @@ class Features:
     @property
     def shapes(self) -> Mapping[Layer, tuple[int, ...]]:
         """Layer -> (row, hidden), without making a matrix."""
-        if isinstance(self.values, OnDemand):
+        if isinstance(self.values, LazyMapping):
             return self.values.shapes
         return {layer: matrix.shape for layer, matrix in self.values.items()}
 

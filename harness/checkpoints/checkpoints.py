@@ -146,7 +146,7 @@ def _of_folder(name: str, folder: Path, allow_pickle: bool, base_name: str = "")
         pickles.require_allowed(folder, name, allow_pickle)
         is_adapter_alone = adapter_config.is_adapter(folder) and not (folder / "config.json").is_file()
         n_parameters = None if is_adapter_alone else pickles.count(folder, name, allow_pickle)
-    stamp, revision = fingerprints.files_stamp(folder), fingerprints.revision_of(folder)
+    stamp, revision = fingerprints.files_fingerprint(folder), fingerprints.revision_of(folder)
     found = _inspect(name, folder, revision, n_parameters, base_name, allow_pickle=allow_pickle)
     return replace(found, stamp=f"{stamp}+{found.stamp}" if found.stamp else stamp)
 

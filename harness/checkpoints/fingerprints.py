@@ -28,7 +28,7 @@ class CheckpointChangedError(ValueError):
     """The files of a checkpoint are not those that were planned."""
 
 
-def files_stamp(folder: Path) -> str:
+def files_fingerprint(folder: Path) -> str:
     """Another one whenever a file of a folder, or a shard below it, has changed, as far as sizes and dates tell."""
     files = [*sorted(folder.iterdir()), *headers.weights_below(folder)]
     facts = [(file.relative_to(folder).as_posix(),
@@ -51,7 +51,7 @@ def revision_of(folder: Path) -> str:
     Raises:
         ValueError: if a file must not be read.
     """
-    stamp = files_stamp(folder)
+    stamp = files_fingerprint(folder)
     if _known.get(str(folder), ("",))[0] != stamp:
         _known[str(folder)] = (stamp, _hashed_files(folder))
     return _known[str(folder)][1]
@@ -73,7 +73,7 @@ def require_planned(name: str, folder: str, planned: str, stamp: str) -> None:
     if not planned.startswith("files-"):  # a commit of the Hub, whose files never change
         return
     try:
-        if files_stamp(path) == stamp:
+        if files_fingerprint(path) == stamp:
             remember(folder, stamp, planned)
             return
         found = revision_of(path)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.checkpoints import quantization
-from harness.checkpoints.safetensors_file import Stored, header_of, is_lfs_pointer, require_regular
+from harness.checkpoints.safetensors_file import StoredTensor, header_of, is_lfs_pointer, require_regular
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -222,7 +222,7 @@ def n_numbers(file: Path) -> int:
     return count([header_of(file, file.name)], {})
 
 
-def count(headers: Iterable[Mapping[str, Stored]], settings: Mapping[str, Any]) -> int:
+def count(headers: Iterable[Mapping[str, StoredTensor]], settings: Mapping[str, Any]) -> int:
     """Parameters that the headers of a checkpoint's files stand for.
 
     A tensor that several shards repeat counts once; masks, and the scales of quantised weights, are none.

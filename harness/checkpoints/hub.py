@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.checkpoints import headers, pickles, quantization
-from harness.checkpoints.safetensors_file import Stored
+from harness.checkpoints.safetensors_file import StoredTensor
 from harness.models.model_table import Entry
 
 SMALL = [
@@ -167,7 +167,7 @@ def _n_parameters(hub_id: str, folder: Path) -> int:
     except Exception:  # noqa: BLE001 - not there, or not to be reached: the size is not known yet
         return 0
     tensors = (
-        {key: Stored(info.dtype, tuple(info.shape)) for key, info in file.tensors.items()}
+        {key: StoredTensor(info.dtype, tuple(info.shape)) for key, info in file.tensors.items()}
         for file in found.files_metadata.values()
     )
     config = folder / "config.json"

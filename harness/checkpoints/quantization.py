@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from harness.checkpoints.safetensors_file import Stored
+from harness.checkpoints.safetensors_file import StoredTensor
 
 
 @dataclass(frozen=True)
-class Method:
+class QuantizationMethod:
     """How weights of one quantisation method are loaded.
 
     modules: Python modules that must be there. install: what to give pip. dequantises: whether transformers turns them
@@ -32,28 +32,28 @@ class Method:
 
 
 _EXTRA = "'brain-alignment-harness[{}]'"
-METHODS: dict[str, Method] = {
-    "fp8": Method(dequantises=True),
-    "mxfp8": Method(dequantises=True),
-    "mxfp4": Method(dequantises=True),
-    "compressed-tensors": Method(("compressed_tensors",), _EXTRA.format("compressed"), dequantises=True),
-    "bitsandbytes": Method(("bitsandbytes",), _EXTRA.format("int8"), dequantises=True),
-    "gptq": Method(("gptqmodel", "optimum"), _EXTRA.format("gptq")),
-    "awq": Method(("gptqmodel",), _EXTRA.format("gptq")),
-    "torchao": Method(("torchao",), "torchao"),
-    "fbgemm_fp8": Method(("fbgemm_gpu",), "fbgemm-gpu-genai"),
-    "auto-round": Method(("auto_round",), "auto-round"),
-    "aqlm": Method(("aqlm",), "'aqlm[gpu,cpu]'"),
-    "quanto": Method(("optimum.quanto",), "optimum-quanto"),
-    "hqq": Method(("hqq",), "hqq"),
-    "vptq": Method(("vptq",), "vptq"),
-    "spqr": Method(("spqr_quant",), "'spqr_quant[gpu]'"),
-    "quark": Method(("quark",), "amd-quark"),
-    "eetq": Method(("eetq",), "eetq"),
-    "higgs": Method(("flute",), "flute-kernel"),
-    "fp_quant": Method(("fp_quant",), "fp_quant"),
-    "sinq": Method(("sinq",), "sinq"),
-    "bitnet": Method(),
+METHODS: dict[str, QuantizationMethod] = {
+    "fp8": QuantizationMethod(dequantises=True),
+    "mxfp8": QuantizationMethod(dequantises=True),
+    "mxfp4": QuantizationMethod(dequantises=True),
+    "compressed-tensors": QuantizationMethod(("compressed_tensors",), _EXTRA.format("compressed"), dequantises=True),
+    "bitsandbytes": QuantizationMethod(("bitsandbytes",), _EXTRA.format("int8"), dequantises=True),
+    "gptq": QuantizationMethod(("gptqmodel", "optimum"), _EXTRA.format("gptq")),
+    "awq": QuantizationMethod(("gptqmodel",), _EXTRA.format("gptq")),
+    "torchao": QuantizationMethod(("torchao",), "torchao"),
+    "fbgemm_fp8": QuantizationMethod(("fbgemm_gpu",), "fbgemm-gpu-genai"),
+    "auto-round": QuantizationMethod(("auto_round",), "auto-round"),
+    "aqlm": QuantizationMethod(("aqlm",), "'aqlm[gpu,cpu]'"),
+    "quanto": QuantizationMethod(("optimum.quanto",), "optimum-quanto"),
+    "hqq": QuantizationMethod(("hqq",), "hqq"),
+    "vptq": QuantizationMethod(("vptq",), "vptq"),
+    "spqr": QuantizationMethod(("spqr_quant",), "'spqr_quant[gpu]'"),
+    "quark": QuantizationMethod(("quark",), "amd-quark"),
+    "eetq": QuantizationMethod(("eetq",), "eetq"),
+    "higgs": QuantizationMethod(("flute",), "flute-kernel"),
+    "fp_quant": QuantizationMethod(("fp_quant",), "fp_quant"),
+    "sinq": QuantizationMethod(("sinq",), "sinq"),
+    "bitnet": QuantizationMethod(),
 }
 
 # Tensors beside quantised weights that are no parameters: scales, zero points, orders, and what describes them.
@@ -103,14 +103,14 @@ def computed_in(settings: Mapping[str, Any]) -> str:
     Dequantised layers of compressed-tensors still round their inputs where the checkpoint says so.
     """
     method = method_of(settings)
-    if method and not METHODS.get(method, Method()).dequantises:
+    if method and not METHODS.get(method, QuantizationMethod()).dequantises:
         bits = bits_of(settings)
         return f"{method} {bits}-bit weights" if bits else f"{method} weights"
     inputs = _of_groups(settings, "input_activations")
     return f"{method} {inputs.get('num_bits', 8)}-bit activations" if inputs else ""
 
 
-def require_loadable(name: str, settings: Mapping[str, Any]) -> Method:
+def require_loadable(name: str, settings: Mapping[str, Any]) -> QuantizationMethod:
     """How quantised weights are loaded.
 
     Args:
@@ -151,7 +151,7 @@ def is_part(key: str) -> bool:
     return bool(_NO_PARAMETER.search(key) or _PACKED.search(key))
 
 
-def n_parameters(tensors: Mapping[str, Stored], settings: Mapping[str, Any]) -> int:
+def n_parameters(tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any]) -> int:
     """Parameters that stored tensors stand for: packed ones by their bits, scales and zero points left out.
 
     Args:
@@ -169,7 +169,7 @@ def n_parameters(tensors: Mapping[str, Stored], settings: Mapping[str, Any]) -> 
     )
 
 
-def _numbers_in_one(key: str, stored: Stored, names: set[str], bits: int) -> int:
+def _numbers_in_one(key: str, stored: StoredTensor, names: set[str], bits: int) -> int:
     """Parameters that one stored number holds: eight of 4 bits in an int32, two in a byte."""
     if stored.dtype == "I32" and _PACKED.search(key) and bits:
         return 32 // bits

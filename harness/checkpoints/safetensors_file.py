@@ -37,7 +37,7 @@ _KINDS = (
 )  # fmt: skip
 
 
-class Stored(NamedTuple):
+class StoredTensor(NamedTuple):
     """A tensor as a header describes it: type by its safetensors name (F32, BF16, F8_E4M3, ...), and shape."""
 
     dtype: str
@@ -87,7 +87,7 @@ def is_lfs_pointer(file: Path) -> bool:
         return stream.read(len(_POINTER)) == _POINTER
 
 
-def header_of(file: Path, name: str) -> dict[str, Stored]:
+def header_of(file: Path, name: str) -> dict[str, StoredTensor]:
     """The tensors of a safetensors file; no number is read.
 
     Args:
@@ -105,7 +105,7 @@ def header_of(file: Path, name: str) -> dict[str, Stored]:
     try:
         opened = safe_open(file, "np", backend="pread")
         slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
-        return {key: Stored(part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
+        return {key: StoredTensor(part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{name}: {file.name} is damaged: {_reason(file, error)}. Copy it again.") from error
 
@@ -152,7 +152,7 @@ def _oddity(key: str, entry: dict[str, Any]) -> str:
     dtype, shape = entry["dtype"], entry["shape"]
     if dtype not in _BITS:
         return f"its header gives {key} the type {dtype}, which safetensors does not know"
-    if Stored(dtype, tuple(shape)).n_numbers * _BITS[dtype] / 8 != end - begin:
+    if StoredTensor(dtype, tuple(shape)).n_numbers * _BITS[dtype] / 8 != end - begin:
         return (
             f"its header gives {key} the shape {shape} of {dtype}, which does not take the {end - begin} bytes it has"
         )

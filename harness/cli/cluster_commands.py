@@ -131,7 +131,7 @@ def _name(arguments: argparse.Namespace) -> tuple[str, str]:
     """The run's name, and why it is another one where the run cannot be planned here."""
     from harness.cli import run_commands
     from harness.protocol import content_hash
-    from harness.runs.workload import make_plan, require_known
+    from harness.runs.workload import make_workload, require_known
     from harness.units import quickstart
 
     spec = run_commands.spec_of(arguments)
@@ -140,7 +140,7 @@ def _name(arguments: argparse.Namespace) -> tuple[str, str]:
         if not quickstart.is_built(folder):
             print("building three tiny models and a recording with a known answer ...", file=sys.stderr)
             quickstart.build(str(folder), spec.seed)
-    plan = make_plan(
+    plan = make_workload(
         spec, arguments.out, arguments.data_root, pinned=not arguments.unpinned, allow_pickle=arguments.allow_pickle
     )
     if not plan.failures:

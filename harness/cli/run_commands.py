@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
             pinned=not arguments.unpinned,
             allow_pickle=arguments.allow_pickle,
             usd_per_gpu_hour=arguments.usd_per_gpu_hour,
-            watcher=display,
+            listener=display,
             keep_going=arguments.keep_going,
         )
     page = report.write(arguments.out, outcome.run)
@@ -268,7 +268,7 @@ def _cache_verify(store: Any, arguments: argparse.Namespace) -> int:
 def _cache_gc(store: Any, arguments: argparse.Namespace) -> int:
     from harness.storage import inventory as cache
 
-    found = cache.waste(store, unused=arguments.unused)
+    found = cache.unused_files(store, unused=arguments.unused)
     if arguments.yes:
         cache.remove(store, found)
     if arguments.json:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from harness.runs.stopping import Stop
-    from harness.watching.watch import Event, Pass, Watch
+    from harness.watching.watch import CheckpointWatcher, Event, WatchPass
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +73,9 @@ def seconds(said: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
-def _watch(arguments: argparse.Namespace) -> Watch:
+def _watch(arguments: argparse.Namespace) -> CheckpointWatcher:
     from harness.cli import run_commands
-    from harness.watching.watch import Watch
+    from harness.watching.watch import CheckpointWatcher
 
     if arguments.tries < 1:
         raise ValueError("--tries must be 1 or more.")
@@ -85,7 +85,7 @@ def _watch(arguments: argparse.Namespace) -> Watch:
     if Path(source).exists():
         source = str(Path(source).absolute())
     cache = arguments.cache or str(Path("." if "://" in arguments.out else arguments.out).absolute() / "checkpoints")
-    return Watch(
+    return CheckpointWatcher(
         source, spec, arguments.out, partial(_evaluate, arguments), arguments.tries, seconds(arguments.quiet),
         arguments.marker, cache, arguments.drop, arguments.allow_pickle, _hooked(arguments),
     )  # fmt: skip
@@ -124,7 +124,7 @@ def _evaluate(arguments: argparse.Namespace, spec: Any) -> Any:
     return outcome
 
 
-def _again_and_again(made: Watch, every_s: float, arguments: argparse.Namespace, stop: Stop) -> None:
+def _again_and_again(made: CheckpointWatcher, every_s: float, arguments: argparse.Namespace, stop: Stop) -> None:
     from harness.runs import ray_session
 
     pause_s = FIRST_PAUSE_S
@@ -148,7 +148,7 @@ def _again_and_again(made: Watch, every_s: float, arguments: argparse.Namespace,
             time.sleep(min(1.0, wait_s))
 
 
-def _tell(this: Pass, arguments: argparse.Namespace) -> None:
+def _tell(this: WatchPass, arguments: argparse.Namespace) -> None:
     """Print what came of a pass."""
     if arguments.json:
         document(asdict(this))
@@ -168,7 +168,7 @@ def _tell(this: Pass, arguments: argparse.Namespace) -> None:
     sys.stdout.flush()
 
 
-def _list(made: Watch, arguments: argparse.Namespace) -> int:
+def _list(made: CheckpointWatcher, arguments: argparse.Namespace) -> int:
     rows = made.listed()
     if arguments.json:
         document(rows)

@@ -151,7 +151,7 @@ def _tables(arguments: argparse.Namespace, how: Protocol) -> int:
     with Display(console) as display, contextlib.redirect_stdout(sys.stderr):
         found = word_surprisals.run(
             arguments.corpus, arguments.model, how, arguments.out, address=arguments.address,
-            memory_gb=arguments.memory_gb, watcher=display, keep_going=arguments.keep_going, **_options(arguments),
+            memory_gb=arguments.memory_gb, listener=display, keep_going=arguments.keep_going, **_options(arguments),
         )  # fmt: skip
     if arguments.json:
         document(asdict(found))

@@ -22,7 +22,7 @@ from harness.protocol import AskedDtype, Backend, Dtype
 
 
 @dataclass(frozen=True)
-class Planned:
+class Forecast:
     """A plan, what no plan could beat, and what was assumed. seconds are from the beginning of the run.
 
     forms: model -> form of its weights, of models.WEIGHTS; only where it is known.
@@ -59,7 +59,7 @@ def _gpu_hours(one: Placement) -> float:
     return one.n_gpus * one.gpu_share * (one.end_s - one.start_s) / 3600
 
 
-def plan(demands: Iterable[Demand], cluster: Cluster, asked: AskedDtype = "auto") -> Planned:
+def plan(demands: Iterable[Demand], cluster: Cluster, asked: AskedDtype = "auto") -> Forecast:
     """Place models on a cluster.
 
     Args:
@@ -78,7 +78,7 @@ def plan(demands: Iterable[Demand], cluster: Cluster, asked: AskedDtype = "auto"
     placed = placement.place(wanted, cluster, dtypes)
     jobs = [one.job(cluster.start_s) for one in placed if not one.refused]
     forms = {demand.model: demand.weights_form for demand in wanted if demand.weights_form}
-    return Planned(tuple(placed), cluster, simulate.lower_bound(jobs, cluster), forms)
+    return Forecast(tuple(placed), cluster, simulate.lower_bound(jobs, cluster), forms)
 
 
 # --- who --------------------------------------------------------------------------------------------------------------

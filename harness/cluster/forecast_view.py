@@ -6,13 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.cluster import placement
-from harness.cluster.forecast import Planned, _gpu_hours
+from harness.cluster.forecast import Forecast, _gpu_hours
 from harness.cluster.machines import Cluster
 from harness.cluster.placement import Placement
 from harness.numbers import clock, size
 
 
-def as_json(planned: Planned) -> dict[str, Any]:
+def as_json(planned: Forecast) -> dict[str, Any]:
     """One document: makespan_s, lower_bound_s, ratio, gpu_hours, usd, assignments, refused, cluster, assumptions."""
     bound = planned.lower_bound_s
     return {
@@ -25,7 +25,7 @@ def as_json(planned: Planned) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _row(one: Placement, planned: Planned) -> dict[str, Any]:
+def _row(one: Placement, planned: Forecast) -> dict[str, Any]:
     price, held = planned.cluster.usd_per_gpu_hour, _gpu_hours(one)
     return {
         "model": one.model, "node": one.node, "gpus": list(one.gpus), "n_gpus": one.n_gpus,
@@ -53,7 +53,7 @@ def _assumptions(cluster: Cluster) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def in_rows(planned: Planned) -> list[dict[str, Any]]:
+def in_rows(planned: Forecast) -> list[dict[str, Any]]:
     """A row a model, for a table."""
     rows, price = [], planned.cluster.usd_per_gpu_hour
     for one in planned.placed:
@@ -69,7 +69,7 @@ def in_rows(planned: Planned) -> list[dict[str, Any]]:
     return rows
 
 
-def in_words(planned: Planned) -> list[str]:
+def in_words(planned: Forecast) -> list[str]:
     """The refused with their reasons, what is pickled, and the sums."""
     said = [f"refused {one.model}: {one.refused}" for one in planned.placements if one.refused]
     said += _pickled(planned)
@@ -89,7 +89,7 @@ def in_words(planned: Planned) -> list[str]:
     return said
 
 
-def _pickled(planned: Planned) -> list[str]:
+def _pickled(planned: Forecast) -> list[str]:
     """One line about the models that a run would refuse without a word from the user."""
     names = [model for model, form in planned.forms.items() if "pickle" in form.split("+")]
     if not names:

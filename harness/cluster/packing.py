@@ -21,7 +21,7 @@ _FORMS = frozenset((".py", ".j2", ".js", ".csv"))
 
 
 @dataclass(frozen=True)
-class Packed:
+class Package:
     """What is sent."""
 
     n_files: int
@@ -31,7 +31,7 @@ class Packed:
         return f"{self.n_files} files, {size(self.n_bytes)}"
 
 
-def pack(folder: Path, to: Path, also: Sequence[str] = (), limit_bytes: int = LIMIT_BYTES) -> Packed:
+def pack(folder: Path, to: Path, also: Sequence[str] = (), limit_bytes: int = LIMIT_BYTES) -> Package:
     """Copy what is sent of a working directory into an empty one, after a look at its size.
 
     Args:
@@ -59,7 +59,7 @@ def pack(folder: Path, to: Path, also: Sequence[str] = (), limit_bytes: int = LI
     for path in files:
         (to / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(folder / path, to / path)
-    return Packed(len(files), total)
+    return Package(len(files), total)
 
 
 def _code(folder: Path) -> Iterator[Path]:

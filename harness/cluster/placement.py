@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from harness.cluster import simulate
 from harness.cluster.machines import Cluster, Node
-from harness.cluster.simulate import Job
+from harness.cluster.simulate import ModelJob
 from harness.protocol import Backend, Dtype
 
 BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
@@ -92,11 +92,11 @@ class Placement:
         """Of vLLM; transformers lays blocks on GPUs in turn."""
         return max(1, self.n_gpus) if self.backend == "vllm" else 1
 
-    def job(self, start_s: float) -> Job:
+    def job(self, start_s: float) -> ModelJob:
         """For a replay."""
         spots = self.gpus or (simulate.CORES,)
         share = self.gpu_share
-        return Job(self.model, self.node, spots, share, self.need.weights, start_s, self.run_s)
+        return ModelJob(self.model, self.node, spots, share, self.need.weights, start_s, self.run_s)
 
 
 def need_of(demand: Demand, dtype: Dtype, batch_tokens: int = 8192, n_stimuli: int = 16384) -> Need:

@@ -17,7 +17,7 @@ CORES = -1
 
 
 @dataclass(frozen=True)
-class Job:
+class ModelJob:
     """A model in a plan.
 
     spots: GPUs of its node, each by `share`. n_bytes: of weights, from storage. start_s: until its process is there.
@@ -54,7 +54,7 @@ class Replay:
 class _Running:
     """A model on its GPUs. left: bytes to come; ready_s: when its process is there; done_s: when it leaves."""
 
-    job: Job
+    job: ModelJob
     left: float
     ready_s: float
     done_s: float | None = None
@@ -63,12 +63,12 @@ class _Running:
 @dataclass
 class _State:
     now: float = 0.0
-    waiting: list[Job] = field(default_factory=list)
+    waiting: list[ModelJob] = field(default_factory=list)
     running: dict[str, _Running] = field(default_factory=dict)
     fetched: dict[str, float] = field(default_factory=dict)  # model -> bytes still to come, of those sent for
 
 
-def replay(jobs: Sequence[Job], cluster: Cluster, dies: Iterable[tuple[float, str]] = ()) -> Replay:
+def replay(jobs: Sequence[ModelJob], cluster: Cluster, dies: Iterable[tuple[float, str]] = ()) -> Replay:
     """Run a plan.
 
     Args:
@@ -189,13 +189,13 @@ def _lose(state: _State, name: str, cluster: Cluster) -> list[str]:
             if len(job.spots) > max(1, other.n_gpus):
                 raise ValueError(f"{job.model} can never begin: no node with {len(job.spots)} GPUs is left.")
             spots = tuple(range(len(job.spots))) if job.spots != (CORES,) else job.spots
-            job = Job(job.model, other.name, spots, job.share, job.n_bytes, job.start_s, job.run_s)
+            job = ModelJob(job.model, other.name, spots, job.share, job.n_bytes, job.start_s, job.run_s)
         moved.append(job)
     state.waiting = moved
     return [job.model for job in lost]
 
 
-def lower_bound(jobs: Sequence[Job], cluster: Cluster) -> float:
+def lower_bound(jobs: Sequence[ModelJob], cluster: Cluster) -> float:
     """Seconds that no plan of these jobs beats: the largest of three.
 
     All bytes over all links; the longest job, alone; the GPU time of all jobs, had each its weights in main memory

@@ -26,7 +26,7 @@ from harness.records import Context, Dataset, Floats, Integers, Layer, ReadingTi
 from harness.scoring import ceilings, extrapolation, folds, reading_times, saturation
 
 if TYPE_CHECKING:
-    from harness.loading.loaded_model import Reader
+    from harness.loading.loaded_model import LoadedModel
 
 _FLOAT64 = Tolerance(r=1e-9, score=1e-10)
 # Hidden states of order 1 and bits of order 10, both computed in float32.
@@ -134,10 +134,10 @@ def _extrapolation(vectors: Vectors) -> list[Result]:
     found = _result(
         vectors, len(splits), np.array(differences), np.array(scores), _FLOAT64, "the scores of all subsets of subjects"
     )
-    return [found, _curves(vectors, extrapolation.Collected(tuple(subset[1:] for subset in subsets), recorded))]
+    return [found, _curves(vectors, extrapolation.PooledScores(tuple(subset[1:] for subset in subsets), recorded))]
 
 
-def _curves(vectors: Vectors, recorded: extrapolation.Collected) -> Result:
+def _curves(vectors: Vectors, recorded: extrapolation.PooledScores) -> Result:
     """v0 of each bootstrap, the curve at each number of subjects, where it ends; ceilings of neuroids and of all."""
     theirs = vectors["boot_params"]
     if theirs.ndim != 3 or theirs.shape[::2] != (recorded.scores.shape[2], 2):
@@ -197,7 +197,9 @@ def _model(vectors: Vectors, folder: Path) -> Result:
     return _result(vectors, len(states), np.array(states), np.array([0.0, *bits]), _FLOAT32, said)
 
 
-def _read_parts(reader: Reader, contexts: list[str], layers: list[str]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+def _read_parts(
+    reader: LoadedModel, contexts: list[str], layers: list[str]
+) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     """(part, layer x hidden) states, (part,) bits, (part,) whether inside the first window; contexts grow by a part."""
     from harness.extraction.with_transformers import extract
 

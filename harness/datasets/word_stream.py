@@ -13,7 +13,7 @@ import numpy as np
 
 from harness import datasets
 from harness.datasets.entry import checksum_of
-from harness.delimited.table import SPREADSHEET_ERRORS, Table
+from harness.delimited.table import SPREADSHEET_ERRORS, DelimitedTable
 from harness.text import frequencies, scripts, sentences, word_files
 from harness.text.word_files import COMPRESSED, OPTIONAL, TextOptions
 
@@ -50,7 +50,7 @@ class WordStream:
 
     name: str
     version: str
-    parts: Callable[[], Iterator[Table]]
+    parts: Callable[[], Iterator[DelimitedTable]]
     notes: tuple[str, ...]
     joiner: str
     options: TextOptions
@@ -107,16 +107,16 @@ def opened(source: str, data_root: str | None, options: TextOptions) -> WordStre
     return WordStream(dataset.name, dataset.version, lambda: _of_stimuli(dataset), (), joiner, options)
 
 
-def _of_stimuli(dataset: Any) -> Iterator[Table]:
+def _of_stimuli(dataset: Any) -> Iterator[DelimitedTable]:
     import pandas as pd
 
     stimuli = dataset.stimuli
     columns = {"passage": stimuli.passages, "word_id": stimuli.ids, "word": stimuli.texts}
     columns |= {"sentence": stimuli.sentences} if stimuli.sentences else {}
-    yield Table(dataset.name, pd.DataFrame(columns, dtype=object), range(1, len(stimuli) + 1), "row")
+    yield DelimitedTable(dataset.name, pd.DataFrame(columns, dtype=object), range(1, len(stimuli) + 1), "row")
 
 
-def _rows(parts: Iterator[Table], name: str, options: TextOptions) -> Iterator[Any]:
+def _rows(parts: Iterator[DelimitedTable], name: str, options: TextOptions) -> Iterator[Any]:
     """The words of all tables, checked; the sentence is None where it is not given."""
     n_words, last, file = 0, "", ""
     seen: set[str] = set()
@@ -142,7 +142,7 @@ def _rows(parts: Iterator[Table], name: str, options: TextOptions) -> Iterator[A
         raise ValueError(f"{file}: the word_id of row {row_number + 1} stands more than once; ids must be unique.")
 
 
-def _columns(part: Table, n_before: int, options: TextOptions) -> dict[str, Any]:
+def _columns(part: DelimitedTable, n_before: int, options: TextOptions) -> dict[str, Any]:
     """The columns of words, complete."""
     words = part.texts("word")
     _require_words(part, words, n_before)
@@ -168,7 +168,7 @@ def _hashes(ids: list[str]) -> Any:
     return pd.util.hash_array(np.array(ids, dtype=object), categorize=False)
 
 
-def _require_words(part: Table, words: list[str], n_before: int) -> None:
+def _require_words(part: DelimitedTable, words: list[str], n_before: int) -> None:
     for row, word in enumerate(words):
         if not word or word != word.strip() or "\n" in word or "\t" in word or word in SPREADSHEET_ERRORS:
             raise ValueError(

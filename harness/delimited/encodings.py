@@ -42,7 +42,7 @@ _COMMON = ("utf-8", "utf-16", "windows-1252", "latin-1", "mac-roman", "shift_jis
 
 
 @dataclass(frozen=True)
-class Source:
+class TextSource:
     """A file of text.
 
     Attributes:
@@ -97,7 +97,7 @@ def _opened(path: str) -> IO[bytes]:
         return io.BytesIO(stream.read())
 
 
-def blocks_of_lines(source: Source) -> Iterator[list[str]]:
+def blocks_of_lines(source: TextSource) -> Iterator[list[str]]:
     r"""The lines of a file, about a megabyte at a time; each ends in "\n" but perhaps the last.
 
     Lines end at LF, CR or CR LF, and nowhere else: not at a form feed or a Unicode line separator.
@@ -117,7 +117,7 @@ def blocks_of_lines(source: Source) -> Iterator[list[str]]:
             yield block
 
 
-def blocks_of_text(source: Source) -> Iterator[str]:
+def blocks_of_text(source: TextSource) -> Iterator[str]:
     """The text of a file, some hundred thousand characters at a time, however long its lines; errors as above."""
     with open_text(source) as text, _errors_of(source):
         while block := text.read(_CHARACTERS):
@@ -127,7 +127,7 @@ def blocks_of_text(source: Source) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _errors_of(source: Source) -> Iterator[None]:
+def _errors_of(source: TextSource) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
@@ -136,13 +136,13 @@ def _errors_of(source: Source) -> Iterator[None]:
         raise ValueError(f"{source.path}: the compression is damaged ({error}); get the file again.") from None
 
 
-def open_text(source: Source) -> io.TextIOWrapper:
+def open_text(source: TextSource) -> io.TextIOWrapper:
     """The text of a file, from its beginning; `blocks_of_lines` reports what is wrong with it."""
     encoding = encoding_of(source)
     return io.TextIOWrapper(open_bytes(source.path), encoding=encoding)
 
 
-def holds(source: Source, what: bytes) -> bool:
+def holds(source: TextSource, what: bytes) -> bool:
     """Whether a file holds some ASCII text, in any encoding that keeps its bytes."""
     before = b""
     with open_bytes(source.path) as stream:
@@ -153,12 +153,12 @@ def holds(source: Source, what: bytes) -> bool:
     return False
 
 
-def text_of(source: Source) -> str:
+def text_of(source: TextSource) -> str:
     """The whole text of a small file; errors of `blocks_of_lines`."""
     return "".join(line for block in blocks_of_lines(source) for line in block)
 
 
-def encoding_of(source: Source) -> str:
+def encoding_of(source: TextSource) -> str:
     """The encoding in which a file is read.
 
     Raises:
@@ -181,14 +181,14 @@ def encoding_of(source: Source) -> str:
     return "utf-8"
 
 
-def _first_bytes(source: Source, stream: IO[bytes]) -> bytes:
+def _first_bytes(source: TextSource, stream: IO[bytes]) -> bytes:
     try:
         return stream.read(_HEAD)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{source.path}: the compression is damaged ({error}); get the file again.") from None
 
 
-def _named(source: Source) -> str:
+def _named(source: TextSource) -> str:
     try:
         codec: Any = codecs.lookup(str(source.encoding))
         if not codec._is_text_encoding:
@@ -219,12 +219,12 @@ def _is_beyond_ascii_and_utf8(path: str) -> bool:
     return not is_ascii
 
 
-def _remedy(source: Source) -> str:
+def _remedy(source: TextSource) -> str:
     named = source.remedy.replace("NAME", _SUGGESTED)
     return f"If that is right, name the encoding ({named}), else save it as UTF-8." if named else "Save it as UTF-8."
 
 
-def _first_bad_line(source: Source, encoding: str) -> tuple[str, int, bytes, int]:
+def _first_bad_line(source: TextSource, encoding: str) -> tuple[str, int, bytes, int]:
     """The header; of the first line that cannot be decoded its number, its bytes, and the place of the first bad."""
     header, n_lines = "", 0
     with open_bytes(source.path) as stream:
@@ -239,7 +239,7 @@ def _first_bad_line(source: Source, encoding: str) -> tuple[str, int, bytes, int
     raise ValueError(f"{source.path} changed while it was read; read it again.")
 
 
-def _undecodable(source: Source, error: UnicodeDecodeError) -> UndecodableError:
+def _undecodable(source: TextSource, error: UnicodeDecodeError) -> UndecodableError:
     """Find the first line that cannot be decoded, and what its byte would be in Windows-1252."""
     encoding = encoding_of(source)
     if encoding.startswith(("utf-16", "utf-32")):

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from harness.delimited.encodings import Source, UndecodableError, blocks_of_lines, holds
+from harness.delimited.encodings import TextSource, UndecodableError, blocks_of_lines, holds
 from harness.delimited.header import SEPARATORS, Header, layout_of, read
 from harness.delimited.plain import is_plain
 from harness.delimited.rows import Layout, MalformedError, Quoting, has_bare_quotes
@@ -38,7 +38,7 @@ class Form:
     is_plain: bool = False
 
 
-def find(source: Source, wanted: Collection[str] = (), multiline: Collection[str] = ()) -> Form:
+def find(source: TextSource, wanted: Collection[str] = (), multiline: Collection[str] = ()) -> Form:
     """Go through a file and find how it is written.
 
     Args:
@@ -75,7 +75,7 @@ def _with_column(error: UndecodableError) -> ValueError:
 class _Candidates:
     """The surveys of a file under each way of quoting, made when they are asked for."""
 
-    def __init__(self, source: Source, layout: Layout, header: list[str]) -> None:
+    def __init__(self, source: TextSource, layout: Layout, header: list[str]) -> None:
         self.made: dict[Quoting, Survey | MalformedError] = {}
         self.of = source, layout, header
 
@@ -103,7 +103,7 @@ class _Candidates:
         return found.multiline or (row.line if row else 1)
 
 
-def _form(source: Source, header: Header, layout: Layout, multiline: Collection[str]) -> Form:
+def _form(source: TextSource, header: Header, layout: Layout, multiline: Collection[str]) -> Form:
     cells = header.cells(layout.separator)
     quoted = holds(source, b'"')
     layout = replace(layout, quoting="doubled" if quoted else "none")
@@ -121,7 +121,7 @@ def _form(source: Source, header: Header, layout: Layout, multiline: Collection[
 
 
 def _quoting(
-    source: Source, header: Header, layout: Layout, candidates: _Candidates, multiline: Collection[str]
+    source: TextSource, header: Header, layout: Layout, candidates: _Candidates, multiline: Collection[str]
 ) -> tuple[Quoting, str]:
     """What quotes are in this file, and a note where that is unusual; MalformedError where two readings fit."""
     doubled, bare = candidates.fitting("doubled"), None
@@ -154,7 +154,7 @@ def _literal_note(line: int) -> str:
     return f"quotes belong to the text, because one in line {line} does not enclose a cell."
 
 
-def _bare_line(source: Source, layout: Layout) -> int | None:
+def _bare_line(source: TextSource, layout: Layout) -> int | None:
     """The first line with a quote in a cell that no quotes enclose."""
     lines = (line for block in blocks_of_lines(source) for line in block)
     place = has_bare_quotes(islice(lines, layout.header_line, None), layout.separator)
@@ -164,7 +164,7 @@ def _bare_line(source: Source, layout: Layout) -> int | None:
 # --- columns ----------------------------------------------------------------------------------------------------------
 
 
-def _checked(source: Source, header: Header, layout: Layout, cells: list[str], found: Survey) -> Form:
+def _checked(source: TextSource, header: Header, layout: Layout, cells: list[str], found: Survey) -> Form:
     """Names and places of the columns, once every row is known to fit them."""
     names = [cell for cell in cells if cell]
     if doubled := next((name for name, n in Counter(names).items() if n > 1), None):
@@ -186,7 +186,7 @@ def _checked(source: Source, header: Header, layout: Layout, cells: list[str], f
     return Form(layout, tuple(names), places, _notes(source, cells, found, has_row_names=has_row_names))
 
 
-def _notes(source: Source, cells: list[str], found: Survey, *, has_row_names: bool) -> tuple[str, ...]:
+def _notes(source: TextSource, cells: list[str], found: Survey, *, has_row_names: bool) -> tuple[str, ...]:
     notes = []
     if has_row_names:
         notes.append("each row begins with a cell that the header lacks (R's row names); it is ignored.")

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from harness.delimited.encodings import Source, blocks_of_lines
+from harness.delimited.encodings import TextSource, blocks_of_lines
 from harness.delimited.rows import NO_SEPARATOR, Layout, MalformedError
 from harness.delimited.survey import survey
 
@@ -43,7 +43,7 @@ class Header:
         return [unicodedata.normalize("NFC", cell.strip("\ufeff\u200b").strip()) for cell in cells]
 
 
-def read(source: Source) -> Header:
+def read(source: TextSource) -> Header:
     """The header of a file; ValueError where there is no line with text."""
     number, stated = 0, ""
     for block in blocks_of_lines(source):
@@ -57,7 +57,7 @@ def read(source: Source) -> Header:
     raise ValueError(f"{source.path} is empty; a header line with the names of the columns was expected.")
 
 
-def layout_of(source: Source, header: Header, wanted: Collection[str]) -> Layout:
+def layout_of(source: TextSource, header: Header, wanted: Collection[str]) -> Layout:
     """The separator that header and rows use.
 
     Args:
@@ -92,7 +92,7 @@ def _blank(header: str) -> str:
     return " " if re.fullmatch(r'"[^"]*"( "[^"]*")+', header.strip()) else ""
 
 
-def _agrees(source: Source, header: Header, separator: str) -> bool:
+def _agrees(source: TextSource, header: Header, separator: str) -> bool:
     try:
         found = survey(source, Layout(separator, "doubled", header.line), header.cells(separator))
     except MalformedError:
@@ -100,7 +100,7 @@ def _agrees(source: Source, header: Header, separator: str) -> bool:
     return found.is_regular
 
 
-def _of_one_column(source: Source, header: Header, layout: Layout) -> Layout:
+def _of_one_column(source: TextSource, header: Header, layout: Layout) -> Layout:
     """A header of one name: each line is one cell, unless all rows have two, which must be explained."""
     after = islice((line for block in blocks_of_lines(source) for line in block), header.line, None)
     first = next((line for line in after if line.strip()), "")
@@ -123,7 +123,7 @@ def _of_one_column(source: Source, header: Header, layout: Layout) -> Layout:
     return layout
 
 
-def _require_one_cell(source: Source, header: Header) -> None:
+def _require_one_cell(source: TextSource, header: Header) -> None:
     """Raise where a line of a table of one column holds what looks like a separator: within, not at its end."""
     number = 0
     for block in blocks_of_lines(source):

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from itertools import islice, repeat
 from typing import Any
 
-from harness.delimited.encodings import Source, blocks_of_lines, open_text
+from harness.delimited.encodings import TextSource, blocks_of_lines, open_text
 from harness.delimited.rows import Layout
 
 _CHUNK = 50_000
 
 
-def is_plain(source: Source, layout: Layout, header: Sequence[str]) -> bool:
+def is_plain(source: TextSource, layout: Layout, header: Sequence[str]) -> bool:
     """Whether every line after the header is one row with its cells, and every column has a name.
 
     Quotes, if the layout knows them, enclose whole cells and do nothing else. Blank lines stand at the end alone, and
@@ -54,7 +54,7 @@ def _whole(separator: str, n_cells: int) -> re.Pattern[str]:
     return re.compile(f"{cell}(?:{re.escape(separator)}{cell}){{{n_cells - 1}}}\n?" if separator else f"{cell}\n?")
 
 
-def chunks(source: Source, layout: Layout, names: Sequence[str]) -> Iterator[Any]:
+def chunks(source: TextSource, layout: Layout, names: Sequence[str]) -> Iterator[Any]:
     """Frames of some thousand rows of a plain file; every cell is a str."""
     import pandas as pd
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Literal, NamedTuple
 
-from harness.delimited.encodings import Source, blocks_of_lines
+from harness.delimited.encodings import TextSource, blocks_of_lines
 
 Quoting = Literal["none", "doubled", "escaped"]
 NO_SEPARATOR = "\x1f"  # for csv, which wants one
@@ -56,7 +56,7 @@ class MalformedError(ValueError):
         self.line = line
 
 
-def rows_of(source: Source, layout: Layout) -> Iterator[Batch]:
+def rows_of(source: TextSource, layout: Layout) -> Iterator[Batch]:
     """The rows after the header, some thousands at a time, without blank lines and without empty rows at the end.
 
     Raises:
@@ -75,7 +75,7 @@ def rows_of(source: Source, layout: Layout) -> Iterator[Batch]:
         held = Batch(lines[n_filled:], rows[n_filled:], multiline)
 
 
-def _blocks(source: Source, layout: Layout) -> Iterator[tuple[int, list[str]]]:
+def _blocks(source: TextSource, layout: Layout) -> Iterator[tuple[int, list[str]]]:
     """Blocks of lines after the header, each with the number of its first line."""
     number = 1
     for block in blocks_of_lines(source):
@@ -86,7 +86,7 @@ def _blocks(source: Source, layout: Layout) -> Iterator[tuple[int, list[str]]]:
             yield first + skipped, lines[skipped:]
 
 
-def _unquoted(source: Source, layout: Layout) -> Iterator[Batch]:
+def _unquoted(source: TextSource, layout: Layout) -> Iterator[Batch]:
     separator = layout.separator
     for first, block in _blocks(source, layout):
         texts = [line.rstrip("\n") for line in block]
@@ -100,7 +100,7 @@ def _unquoted(source: Source, layout: Layout) -> Iterator[Batch]:
         yield Batch(numbers, rows, [])
 
 
-def _doubled(source: Source, layout: Layout) -> Iterator[Batch]:
+def _doubled(source: TextSource, layout: Layout) -> Iterator[Batch]:
     lines = chain.from_iterable(block for _, block in _blocks(source, layout))
     reader = csv.reader(
         lines, delimiter=layout.separator or NO_SEPARATOR, strict=True, skipinitialspace=layout.spaced
@@ -130,7 +130,7 @@ def _numbered(reader: Iterator[list[str]], layout: Layout) -> Iterator[tuple[int
         ) from None
 
 
-def _escaped(source: Source, layout: Layout) -> Iterator[Batch]:
+def _escaped(source: TextSource, layout: Layout) -> Iterator[Batch]:
     end = f"(?={re.escape(layout.separator)}|$)" if layout.separator else "$"
     bare = f'[^"{re.escape(layout.separator)}]*' if layout.separator else '[^"]*'
     cell = re.compile(rf'(?:"((?:[^"\\]|\\.|"")*)"|({bare})){end}')

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from harness.delimited.encodings import Source
+from harness.delimited.encodings import TextSource
 from harness.delimited.rows import Batch, Layout, Row, rows_of
 
 
@@ -43,7 +43,7 @@ class Survey:
         return self.short is None and (self.long is None or self.n_one_more == self.n_rows)
 
 
-def survey(source: Source, layout: Layout, header: Sequence[str], *, quotes: bool = True) -> Survey:
+def survey(source: TextSource, layout: Layout, header: Sequence[str], *, quotes: bool = True) -> Survey:
     """Count the rows of a file.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.delimited import form, plain
-from harness.delimited.encodings import Source, open_bytes
+from harness.delimited.encodings import TextSource, open_bytes
 from harness.delimited.form import Form
 from harness.delimited.numerals import Numerals, read_numbers
 from harness.delimited.rows import Batch, rows_of
@@ -19,7 +19,7 @@ _INDEX = re.compile(r"|Unnamed: \d+|\.\.\.\d+|__index_level_\d+__")
 
 
 @dataclass(frozen=True)
-class Table:
+class DelimitedTable:
     """Columns of one file.
 
     Attributes:
@@ -68,7 +68,7 @@ def text_of(value: Any) -> str:
     return "" if value is None or str(value) in {"nan", "<NA>", "NaT"} else str(value)
 
 
-def read(source: Source, wanted: Collection[str] = (), multiline: Collection[str] = ()) -> Table:
+def read(source: TextSource, wanted: Collection[str] = (), multiline: Collection[str] = ()) -> DelimitedTable:
     """Read a delimited file whole.
 
     Args:
@@ -83,43 +83,43 @@ def read(source: Source, wanted: Collection[str] = (), multiline: Collection[str
     found = form.find(source, wanted, multiline)
     parts = list(stream(source, found))
     if not parts:
-        return Table(source.name, _frame(found.names, [()] * len(found.names)), (), notes=found.notes)
+        return DelimitedTable(source.name, _frame(found.names, [()] * len(found.names)), (), notes=found.notes)
     import pandas as pd
 
     frame = pd.concat([part.frame for part in parts], ignore_index=True) if len(parts) > 1 else parts[0].frame
     lines = [line for part in parts for line in part.lines]
-    return without_index(Table(source.name, frame, lines, notes=found.notes))
+    return without_index(DelimitedTable(source.name, frame, lines, notes=found.notes))
 
 
-def stream(source: Source, found: Form) -> Iterator[Table]:
+def stream(source: TextSource, found: Form) -> Iterator[DelimitedTable]:
     """Read a delimited file some thousand rows at a time, however long it is; as `form.find` found it."""
     if not found.is_plain:
         for batch in rows_of(source, found.layout):
-            yield Table(source.name, _frame(found.names, _cells(batch, found)), batch.lines, notes=found.notes)
+            yield DelimitedTable(source.name, _frame(found.names, _cells(batch, found)), batch.lines, notes=found.notes)
         return
     first = found.layout.header_line + 1
     for chunk in plain.chunks(source, found.layout, found.names):
-        yield Table(source.name, chunk, range(first, first + len(chunk)))
+        yield DelimitedTable(source.name, chunk, range(first, first + len(chunk)))
         first += len(chunk)
 
 
-def read_parquet(path: str) -> Table:
+def read_parquet(path: str) -> DelimitedTable:
     """Read a Parquet file whole; a local path or an fsspec URL."""
     import pyarrow.parquet as pq
 
     with open_bytes(path) as stream:
         frame = pq.ParquetFile(stream).read().to_pandas(ignore_metadata=True)
-    return without_index(Table(path.rsplit("/", 1)[-1], frame, range(1, len(frame) + 1), "row"))
+    return without_index(DelimitedTable(path.rsplit("/", 1)[-1], frame, range(1, len(frame) + 1), "row"))
 
 
-def without_index(table: Table) -> Table:
+def without_index(table: DelimitedTable) -> DelimitedTable:
     """Leave out an index that pandas or R wrote beside the columns: known by its name and its numbers."""
     kept = [
         name
         for name in table.frame.columns
         if not (_INDEX.fullmatch(str(name)) and _is_index(str(name), table.frame[name]))
     ]
-    return Table(table.file, table.frame[kept], table.lines, table.unit, table.notes)
+    return DelimitedTable(table.file, table.frame[kept], table.lines, table.unit, table.notes)
 
 
 def _is_index(name: str, column: Any) -> bool:

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 
 from harness.extraction import heads, predictions
-from harness.extraction.pooling import Pool
+from harness.extraction.pooling import StatePool
 from harness.loading.batches import Batches, padded
 from harness.loading.blocks import blocks_of, body, call
-from harness.loading.loaded_model import Reader
+from harness.loading.loaded_model import LoadedModel
 from harness.records import Floats, Integers, Layer, Predictions, Tokens
 from harness.text.tokens import so_far
 
 
 @dataclass(frozen=True)
-class Source:
+class EncoderInput:
     """The text up to and including one stimulus, and what T5's decoder reads with it.
 
     source, following: what the encoder reads, and the decoder (nothing: it is not run). at, rows: positions in `source`
@@ -43,9 +43,9 @@ class Source:
         return max(len(self.source), len(self.following))
 
 
-def sources(
-    reader: Reader, tokens: Sequence[Tokens], limit: int, pooling: str, follows: str, *, whole: bool = False
-) -> Iterator[Source]:
+def encoder_inputs(
+    reader: LoadedModel, tokens: Sequence[Tokens], limit: int, pooling: str, follows: str, *, whole: bool = False
+) -> Iterator[EncoderInput]:
     """One encoder pass serves two stimuli where the decoder reads the next: the text so far is that one's context.
 
     Args:
@@ -82,7 +82,7 @@ def sources(
                 following = np.concatenate([start, theirs[tail][-(limit - len(start)) :]])
                 next_at = np.arange(len(start), len(following))
                 next_at = next_at[-1:] if pooling == "last" else next_at
-            yield Source(
+            yield EncoderInput(
                 source, at, np.full(len(at), row + i), following, next_at, np.full(len(next_at), of),
                 (context, i + 1, n_own),
             )  # fmt: skip
@@ -90,8 +90,8 @@ def sources(
 
 
 def read(
-    reader: Reader,
-    found: Sequence[Source],
+    reader: LoadedModel,
+    found: Sequence[EncoderInput],
     n_rows: int,
     pooling: str,
     batches: Batches,
@@ -101,16 +101,16 @@ def read(
 ) -> dict[Layer, Floats]:
     """Read the sources: pooled states of each layer, and into `expected` what the decoder expects of each stimulus."""
     both, model = reader.is_encoder_decoder, reader.model
-    encoder = Pool("encoder", blocks_of(model, "encoder"), n_rows, pooling)
-    decoder = Pool("decoder", blocks_of(model, "decoder"), n_rows, pooling) if both else None
+    encoder = StatePool("encoder", blocks_of(model, "encoder"), n_rows, pooling)
+    decoder = StatePool("decoder", blocks_of(model, "decoder"), n_rows, pooling) if both else None
     spoken = [each for each in found if len(each.following)]
     head = None
     if expected and spoken:
         longest = max(spoken, key=lambda each: len(each.following)).following
         head = heads.of(reader, padded([longest], reader.device)[0])
-        heads.make_room(head, reader, batches)
+        heads.free_memory(head, reader, batches)
 
-    def forward(batch: list[Source]) -> None:
+    def forward(batch: list[EncoderInput]) -> None:
         source, mask = padded([each.source for each in batch], reader.device)
         with torch.inference_mode(), encoder.hooked([p.at for p in batch], [p.rows for p in batch], on=states):
             run = model.get_encoder() if both else body(model)

@@ -14,7 +14,7 @@ import torch
 
 from harness.loading.batches import Batches
 from harness.loading.blocks import body, call
-from harness.loading.loaded_model import Reader
+from harness.loading.loaded_model import LoadedModel
 
 # Bytes of float32 logits that are made at once; as much twice again is at work on them.
 LOGIT_BYTES = 128 * 2**20
@@ -61,14 +61,14 @@ class Head:
         return torch.stack([own[:, 0], rank.float(), entropy, space], dim=-1)
 
 
-def make_room(head: Head, reader: Reader, batches: Batches) -> None:
+def free_memory(head: Head, reader: LoadedModel, batches: Batches) -> None:
     """Smaller batches where the logits of all their positions are made at once."""
     if head.project is None:
         width = reader.n_embeddings
         batches.budget = min(batches.budget, max(1, LOGIT_BYTES // (4 * width)))
 
 
-def of(reader: Reader, ids: torch.Tensor) -> Head:
+def of(reader: LoadedModel, ids: torch.Tensor) -> Head:
     """The head of a model, tried on the first tokens of (1, token) ids against the model's own logits."""
     model, openings = reader.model, torch.from_numpy(reader.openings)
     own = Head(None, openings)
@@ -93,7 +93,7 @@ def of(reader: Reader, ids: torch.Tensor) -> Head:
 
 
 def forward(
-    reader: Reader,
+    reader: LoadedModel,
     ids: torch.Tensor,
     mask: torch.Tensor | None,
     head: Head | None,
@@ -127,7 +127,7 @@ def forward(
     return found.last_hidden_state  # type: ignore[no-any-return]
 
 
-def empty_source(reader: Reader, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+def empty_source(reader: LoadedModel, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The last states of the encoder for a text without a word, and their mask, `n` times."""
     around = torch.tensor([[*reader.before_source, *reader.suffix]], device=reader.device).repeat(n, 1)
     mask = torch.ones_like(around)

@@ -17,7 +17,7 @@ import torch
 
 from harness.extraction.backends import Model
 from harness.loading.blocks import blocks_of, body, call
-from harness.loading.loaded_model import Reader
+from harness.loading.loaded_model import LoadedModel
 from harness.protocol import Dtype, Protocol
 from harness.records import Extraction, Floats, Integers, Tokens
 from harness.text.tokens import Window, cut, so_far
@@ -27,7 +27,7 @@ N_STIMULI = 4
 
 
 @dataclass(frozen=True)
-class Tolerance:
+class ParityTolerance:
     """states: of a layer's largest number; nats: of a token's log-probability."""
 
     states: float
@@ -35,11 +35,11 @@ class Tolerance:
 
 
 # float32: a sum in another order. Else the size of a batch alone changes bits: 1 % in the last layer (SCALE).
-TOLERANCES: dict[Dtype, Tolerance] = {
-    "float32": Tolerance(1e-4, 1e-3),
-    "bfloat16": Tolerance(0.1, 0.5),
-    "float16": Tolerance(0.02, 0.1),
-    "int8": Tolerance(0.2, 1.0),
+TOLERANCES: dict[Dtype, ParityTolerance] = {
+    "float32": ParityTolerance(1e-4, 1e-3),
+    "bfloat16": ParityTolerance(0.1, 0.5),
+    "float16": ParityTolerance(0.02, 0.1),
+    "int8": ParityTolerance(0.2, 1.0),
 }
 
 
@@ -102,7 +102,7 @@ def _chosen(tokens: Sequence[Tokens]) -> list[tuple[int, int]]:
     return list(dict.fromkeys([*apart, *(usable[i][1:] for i in spread)]))
 
 
-def _window_of(reader: Reader, tokens: Sequence[Tokens], how: Protocol, context: int, stimulus: int) -> Window:
+def _window_of(reader: LoadedModel, tokens: Sequence[Tokens], how: Protocol, context: int, stimulus: int) -> Window:
     """The window that answers for a stimulus, of its context alone."""
     read = tokens[context]
     limit = min(how.window, reader.limit)
@@ -110,12 +110,12 @@ def _window_of(reader: Reader, tokens: Sequence[Tokens], how: Protocol, context:
     return next(window for window in made if stimulus in window.rows)
 
 
-def _bos(reader: Reader, how: Protocol) -> str:
+def _bos(reader: LoadedModel, how: Protocol) -> str:
     return how.bos if reader.stack == "decoder" else "window"
 
 
 def _states_differ(
-    reader: Reader, tokens: Sequence[Tokens], found: Extraction, how: Protocol, context: int, stimulus: int
+    reader: LoadedModel, tokens: Sequence[Tokens], found: Extraction, how: Protocol, context: int, stimulus: int
 ) -> float | None:
     """The largest over the layers, of a layer's largest number."""
     assert found.features is not None  # noqa: S101 - asked for
@@ -153,7 +153,7 @@ def _pooled(states: Floats, pooling: str) -> Floats:
 
 
 def _plain(
-    reader: Reader, tokens: Sequence[Tokens], how: Protocol, context: int, stimulus: int
+    reader: LoadedModel, tokens: Sequence[Tokens], how: Protocol, context: int, stimulus: int
 ) -> dict[str, tuple[list[Floats], Integers]]:
     """Stack -> each layer's (token, hidden) states but the last, whose norm transformers applies; positions."""
     read = tokens[context]
@@ -183,7 +183,7 @@ def _plain(
     return {"encoder": (encoder, at), "decoder": (_hidden(reader, "decoder", heard, spoken), of)}
 
 
-def _hidden(reader: Reader, stack: str, ids: Integers, decoder_ids: Integers | None = None) -> list[Floats]:
+def _hidden(reader: LoadedModel, stack: str, ids: Integers, decoder_ids: Integers | None = None) -> list[Floats]:
     """Transformers' own states of a stack but the last, each (token, hidden)."""
     whole, form = reader.model, blocks_of(reader.model, stack).form
     given = {"input_ids": ids} | ({} if decoder_ids is None else {"decoder_input_ids": decoder_ids})
@@ -206,7 +206,7 @@ def _batch(given: Mapping[str, Integers], device: torch.device) -> dict[str, tor
 
 
 def _nats_differ(
-    reader: Reader, tokens: Sequence[Tokens], found: Extraction, how: Protocol, context: int, stimulus: int
+    reader: LoadedModel, tokens: Sequence[Tokens], found: Extraction, how: Protocol, context: int, stimulus: int
 ) -> float | None:
     """The largest over the stimulus's tokens that the window of its last one answers for."""
     assert found.predictions is not None  # noqa: S101 - asked for
@@ -242,7 +242,7 @@ def _nats_differ(
     return float(differs.max()) if len(differs) else None
 
 
-def _log_probabilities(reader: Reader, ids: Integers, heard: Integers | None = None) -> Floats:
+def _log_probabilities(reader: LoadedModel, ids: Integers, heard: Integers | None = None) -> Floats:
     """(token - 1,) nats of each but the first; what T5's encoder reads is empty where nothing is given."""
     options = {"input_ids": ids}
     if reader.is_encoder_decoder:

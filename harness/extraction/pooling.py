@@ -18,7 +18,7 @@ from harness.loading.blocks import Blocks, recorded
 from harness.records import Floats, Layer
 
 
-class Pool:
+class StatePool:
     """Collects the state at chosen positions of every block into a (stimulus, hidden) float32 matrix per layer.
 
     Where a stimulus has several positions they are averaged, or added up for the pooling "sum".

@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 import torch
 
 from harness.extraction import encoders, heads, predictions
-from harness.extraction.pooling import Pool
+from harness.extraction.pooling import StatePool
 from harness.loading.batches import Batches, padded
 from harness.loading.blocks import blocks_of
-from harness.loading.loaded_model import Reader
+from harness.loading.loaded_model import LoadedModel
 from harness.records import Extraction, Features, Floats, Layer, Predictions, Tokens
 from harness.text.tokens import Window, cut
 
@@ -31,7 +31,7 @@ BATCH_TOKENS = 8192
 
 
 def extract(
-    reader: Reader,
+    reader: LoadedModel,
     tokens: Sequence[Tokens],
     window: int = 2048,
     *,
@@ -83,14 +83,14 @@ def extract(
     if causal and (log_probabilities or (states and reader.stack != "encoder")):
         # A decoder of T5's cannot do without its start token.
         windows = cut(tokens, limit, reader.prefix, overlap, pooling, bos if reader.stack == "decoder" else "window")
-        pool = Pool("decoder", blocks_of(reader.model, "decoder"), len(ids), pooling)
+        pool = StatePool("decoder", blocks_of(reader.model, "decoder"), len(ids), pooling)
         expected = _read_windows(reader, tokens, windows, pool, states, log_probabilities, batches)
         pooled |= pool.values()
     by_stimulus = log_probabilities and not causal
     if reader.stack != "decoder" and (states or by_stimulus):
         follows = decoder_reads if reader.is_encoder_decoder else "text"
         told = tuple(Predictions.unknown(len(read.ids)) for read in tokens) if by_stimulus else ()
-        sources = encoders.sources(reader, tokens, limit, pooling, follows, whole=by_stimulus)
+        sources = encoders.encoder_inputs(reader, tokens, limit, pooling, follows, whole=by_stimulus)
         pooled |= encoders.read(reader, list(sources), len(ids), pooling, batches, told, states=states)
         expected = told or expected
     seconds = time.perf_counter() - started
@@ -105,7 +105,7 @@ def extract(
     return Extraction(Features(pooled, ids) if states else None, expected, facts)
 
 
-def _require(reader: Reader, pooling: str, decoder_reads: str, bos: str, *, log_probabilities: bool) -> None:
+def _require(reader: LoadedModel, pooling: str, decoder_reads: str, bos: str, *, log_probabilities: bool) -> None:
     for what, given, known in (
         ("pooling", pooling, ("last", "mean", "sum")),
         ("decoder_reads", decoder_reads, ("stimulus", "text", "nothing")),
@@ -130,10 +130,10 @@ def _name(device: torch.device) -> str:
 
 
 def _read_windows(
-    reader: Reader,
+    reader: LoadedModel,
     tokens: Sequence[Tokens],
     windows: Sequence[Window],
-    pool: Pool,
+    pool: StatePool,
     states: bool,
     log_probabilities: bool,
     batches: Batches,
@@ -144,7 +144,7 @@ def _read_windows(
     if log_probabilities and windows:
         longest = max(windows, key=lambda window: len(window.ids))
         head = heads.of(reader, padded([longest.ids], reader.device)[0])
-        heads.make_room(head, reader, batches)
+        heads.free_memory(head, reader, batches)
         for window in windows:
             if window.apart >= 0:
                 n_own = len(tokens[window.context].apart[window.apart].ids)

@@ -20,7 +20,7 @@ import torch
 
 from harness.checkpoints.checkpoints import Checkpoint
 from harness.loading import architectures
-from harness.loading.loaded_model import Reader
+from harness.loading.loaded_model import LoadedModel
 from harness.protocol import Dtype
 from harness.records import Extraction, Features, Floats, Layer, Predictions, Tokens
 from harness.text.tokens import Window, cut
@@ -52,7 +52,7 @@ def load(
     memory_share: float = 0.9,
     *,
     states: bool = True,
-) -> Reader:  # fmt: skip
+) -> LoadedModel:  # fmt: skip
     """Start vLLM with a checkpoint.
 
     Args:
@@ -103,7 +103,7 @@ def load(
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{checkpoint.name}: vLLM cannot load it: {said}") from error
     engine = Engine(llm, architecture.config, folder)
-    return Reader(
+    return LoadedModel(
         engine,
         architecture.tokenizer,
         architecture.stack,
@@ -115,7 +115,7 @@ def load(
     )
 
 
-def close(reader: Reader) -> None:
+def close(reader: LoadedModel) -> None:
     """End vLLM: its processes, its share of the GPUs, and the folder."""
     import gc
 
@@ -129,7 +129,7 @@ def close(reader: Reader) -> None:
 
 
 def extract(
-    reader: Reader,
+    reader: LoadedModel,
     tokens: Sequence[Tokens],
     window: int = 2048,
     *,

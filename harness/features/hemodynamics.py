@@ -17,7 +17,7 @@ from scipy import sparse
 
 from harness.kernels.gram import standardise
 from harness.protocol import Sampling
-from harness.records import Features, Floats, Integers, OnDemand, Responses, Stimuli, indices_of
+from harness.records import Features, Floats, Integers, LazyMapping, Responses, Stimuli, indices_of
 
 # Clock readings are compared to the microsecond, so that .1 + .2 falls where .3 does.
 _DECIMALS = 6
@@ -67,7 +67,7 @@ def at_scans(features: Features, stimuli: Stimuli, responses: Responses, samplin
     rows = indices_of(stimuli.ids, features.row_ids, "features for the words")
     n_scans, n_delays = len(responses.row_ids), len(sampling.delays)
     shapes = {layer: (n_scans, hidden * n_delays) for layer, (_, hidden) in features.shapes.items()}
-    return Features(OnDemand(shapes, lambda layer: how.carry(features.values[layer][rows])), responses.row_ids)
+    return Features(LazyMapping(shapes, lambda layer: how.carry(features.values[layer][rows])), responses.row_ids)
 
 
 def scans(stimuli: Stimuli, responses: Responses, sampling: Sampling) -> Scans:

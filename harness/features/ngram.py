@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness.delimited.encodings import Source, blocks_of_lines
+from harness.delimited.encodings import TextSource, blocks_of_lines
 from harness.features.word_vectors import bare, report_known
 from harness.records import Floats, Integers, Stimuli
 
@@ -109,7 +109,7 @@ def words(text: str) -> list[str]:
 
 def corpus(path: str) -> Iterator[list[str]]:
     """The words of each line; wikitext's headings (` = Heading = `) are left out, its marks (@-@, 's) undone."""
-    for block in blocks_of_lines(Source(path, remedy="")):
+    for block in blocks_of_lines(TextSource(path, remedy="")):
         for line in block:
             if not (line.startswith(" = ") and line.rstrip().endswith(" =")):
                 yield words(_CLITIC.sub(r"\1", _MARK.sub(r"\1", line)))

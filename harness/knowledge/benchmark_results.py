@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from harness.delimited.encodings import Source, text_of
+from harness.delimited.encodings import TextSource, text_of
 from harness.knowledge.questions import PREFIX
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ _UNNAMED = {"none", "get-answer", "get_response", "custom-extract", ""}
 
 
 @dataclass(frozen=True)
-class Family:
+class BenchmarkFamily:
     """Tasks of one kind.
 
     Attributes:
@@ -50,30 +50,30 @@ class Family:
 
 # The first that fits.
 FAMILIES = (
-    Family("mmlu", rf"{PREFIX}mmlu_(\w+)", "acc", "mmlu"),
-    Family("bbh", rf"{PREFIX}bbh_(\w+)", "exact_match", "bbh"),
-    Family("bbh-choice", rf"{PREFIX}bbh-choice_(\w+)", "acc", "bbh"),
-    Family("mmlu-continuation", r"mmlu_continuation_(\w+)", "acc", "mmlu"),
-    Family("mmlu-continuation", r"mmlu_(\w+)_continuation", "acc", "mmlu"),
-    Family("mmlu-redux", r"mmlu_redux_(\w+?)(?:_generative)?", "exact_match", "mmlu"),
-    Family("mmlu-generative", r"mmlu_(\w+)_generative", "exact_match", "mmlu"),
-    Family("mmlu-flan-generative", r"mmlu_flan_n_shot_generative_(\w+)", "exact_match", "mmlu"),
-    Family("mmlu-flan-loglikelihood", r"mmlu_flan_n_shot_loglikelihood_(\w+)", "acc", "mmlu"),
-    Family("mmlu-flan-cot-fewshot", r"mmlu_flan_cot_fewshot_(\w+)", "exact_match", "mmlu"),
-    Family("mmlu-flan-cot-zeroshot", r"mmlu_flan_cot_zeroshot_(\w+)", "exact_match", "mmlu"),
-    Family("mmlu-cot-llama", r"mmlu_cot_llama_(\w+)", "exact_match", "mmlu"),
-    Family("mmlu-llama", r"mmlu_llama_(\w+)", "exact_match", "mmlu"),
-    Family("mmlu-pro-plus", r"mmlu_pro_plus_(\w+)", "exact_match", ""),
-    Family("mmlu-pro-llama", r"mmlu_pro_llama_(\w+)", "exact_match", ""),
-    Family("mmlu-pro", r"mmlu_pro_(\w+)", "exact_match", ""),
-    Family("mmlu-pro-leaderboard", r"leaderboard_(mmlu_pro)", "acc", ""),
-    Family("mmlu", r"mmlu_(\w+)", "acc", "mmlu"),
-    Family("mmlu", r"(?:harness\|)?hendrycksTest-(\w+)(?:\|\d+)?", "acc", "mmlu"),
-    Family("bbh", r"bbh_fewshot_(\w+)", "exact_match", "bbh"),
-    Family("bbh-cot", r"bbh_cot_fewshot_(\w+)", "exact_match", "bbh"),
-    Family("bbh-zeroshot", r"bbh_zeroshot_(\w+)", "exact_match", "bbh"),
-    Family("bbh-cot-zeroshot", r"bbh_cot_zeroshot_(\w+)", "exact_match", "bbh"),
-    Family("bbh-leaderboard", r"leaderboard_bbh_(\w+)", "acc_norm", "bbh"),
+    BenchmarkFamily("mmlu", rf"{PREFIX}mmlu_(\w+)", "acc", "mmlu"),
+    BenchmarkFamily("bbh", rf"{PREFIX}bbh_(\w+)", "exact_match", "bbh"),
+    BenchmarkFamily("bbh-choice", rf"{PREFIX}bbh-choice_(\w+)", "acc", "bbh"),
+    BenchmarkFamily("mmlu-continuation", r"mmlu_continuation_(\w+)", "acc", "mmlu"),
+    BenchmarkFamily("mmlu-continuation", r"mmlu_(\w+)_continuation", "acc", "mmlu"),
+    BenchmarkFamily("mmlu-redux", r"mmlu_redux_(\w+?)(?:_generative)?", "exact_match", "mmlu"),
+    BenchmarkFamily("mmlu-generative", r"mmlu_(\w+)_generative", "exact_match", "mmlu"),
+    BenchmarkFamily("mmlu-flan-generative", r"mmlu_flan_n_shot_generative_(\w+)", "exact_match", "mmlu"),
+    BenchmarkFamily("mmlu-flan-loglikelihood", r"mmlu_flan_n_shot_loglikelihood_(\w+)", "acc", "mmlu"),
+    BenchmarkFamily("mmlu-flan-cot-fewshot", r"mmlu_flan_cot_fewshot_(\w+)", "exact_match", "mmlu"),
+    BenchmarkFamily("mmlu-flan-cot-zeroshot", r"mmlu_flan_cot_zeroshot_(\w+)", "exact_match", "mmlu"),
+    BenchmarkFamily("mmlu-cot-llama", r"mmlu_cot_llama_(\w+)", "exact_match", "mmlu"),
+    BenchmarkFamily("mmlu-llama", r"mmlu_llama_(\w+)", "exact_match", "mmlu"),
+    BenchmarkFamily("mmlu-pro-plus", r"mmlu_pro_plus_(\w+)", "exact_match", ""),
+    BenchmarkFamily("mmlu-pro-llama", r"mmlu_pro_llama_(\w+)", "exact_match", ""),
+    BenchmarkFamily("mmlu-pro", r"mmlu_pro_(\w+)", "exact_match", ""),
+    BenchmarkFamily("mmlu-pro-leaderboard", r"leaderboard_(mmlu_pro)", "acc", ""),
+    BenchmarkFamily("mmlu", r"mmlu_(\w+)", "acc", "mmlu"),
+    BenchmarkFamily("mmlu", r"(?:harness\|)?hendrycksTest-(\w+)(?:\|\d+)?", "acc", "mmlu"),
+    BenchmarkFamily("bbh", r"bbh_fewshot_(\w+)", "exact_match", "bbh"),
+    BenchmarkFamily("bbh-cot", r"bbh_cot_fewshot_(\w+)", "exact_match", "bbh"),
+    BenchmarkFamily("bbh-zeroshot", r"bbh_zeroshot_(\w+)", "exact_match", "bbh"),
+    BenchmarkFamily("bbh-cot-zeroshot", r"bbh_cot_zeroshot_(\w+)", "exact_match", "bbh"),
+    BenchmarkFamily("bbh-leaderboard", r"leaderboard_bbh_(\w+)", "acc_norm", "bbh"),
 )
 _ANSWER_TEXT = "mmlu-answer-text"
 
@@ -87,7 +87,7 @@ class Measured(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Tasks of one kind. kind: as of `Family`. n_shots: examples before each question; None where not known."""
+    """Tasks of one kind. kind: as of `BenchmarkFamily`. n_shots: examples per question; None if unknown."""
 
     benchmark: str
     kind: str
@@ -130,7 +130,7 @@ def read(file: str) -> tuple[list[Results], str]:
 
 def _json(file: str) -> dict[str, Any]:
     try:
-        content = json.loads(text_of(Source(file)))
+        content = json.loads(text_of(TextSource(file)))
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
@@ -138,7 +138,7 @@ def _json(file: str) -> dict[str, Any]:
     return content
 
 
-def _family_of(name: str) -> tuple[Family | None, str]:
+def _family_of(name: str) -> tuple[BenchmarkFamily | None, str]:
     """The family of a task, and the subject or task of the benchmark; None for groups and for other benchmarks."""
     for family in FAMILIES:
         found = re.fullmatch(family.pattern, name)

@@ -23,14 +23,14 @@ import pyarrow.parquet as pq
 
 from harness.knowledge import benchmark_results, benchmark_tables
 from harness.knowledge.benchmark_tables import Value
-from harness.knowledge.lm_eval import Ran
+from harness.knowledge.lm_eval import LmEvalRun
 from harness.knowledge.questions import METRICS, N_SHOTS, PREFIX, Benchmark, category_of, task_of
 from harness.storage import tables
 
 Row = dict[str, Any]
 
 
-def rows_of(ran: Ran, benchmark: Benchmark, model: str, revision: str, limit: int | None = None) -> list[Row]:
+def rows_of(ran: LmEvalRun, benchmark: Benchmark, model: str, revision: str, limit: int | None = None) -> list[Row]:
     """Rows of "benchmark_scores" of what was just measured: of each task, each category, and the whole.
 
     Args:

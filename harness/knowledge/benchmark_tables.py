@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.delimited import table
-from harness.delimited.encodings import Source
+from harness.delimited.encodings import TextSource
 from harness.delimited.numerals import MISSING
-from harness.delimited.table import Table
+from harness.delimited.table import DelimitedTable
 from harness.records import Floats
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def read(file: str, benchmarks: tuple[str, ...], *, percent: bool = False, encod
         ValueError: naming file, line and column, if a column is missing, a value is not a number, appears twice, or is
             above 1 though nothing states that it is percent.
     """
-    content = _named(table.read(Source(file, encoding), ("model", *benchmarks, "benchmark")), benchmarks)
+    content = _named(table.read(TextSource(file, encoding), ("model", *benchmarks, "benchmark")), benchmarks)
     for note in content.notes:
         logger.warning("%s", note)
     names = [str(name) for name in content.frame]
@@ -73,14 +73,14 @@ def read(file: str, benchmarks: tuple[str, ...], *, percent: bool = False, encod
     return values
 
 
-def _named(content: Table, benchmarks: tuple[str, ...]) -> Table:
+def _named(content: DelimitedTable, benchmarks: tuple[str, ...]) -> DelimitedTable:
     """Known columns in lower case, however they are written."""
     known = {"model", "benchmark", "value", *benchmarks, *_TEXTS, *_WHOLE, *_NUMBERS}
     names = {name: name.lower() for name in content.frame if name.lower() in known}
     return replace(content, frame=content.frame.rename(columns=names))
 
 
-def _of_column(content: Table, column: str, percent: bool) -> list[Value]:
+def _of_column(content: DelimitedTable, column: str, percent: bool) -> list[Value]:
     """The values of one column that are there."""
     cells = [cell.strip() for cell in content.texts(column)]
     values, is_percent = content.numerals(column, percent=True)
@@ -122,7 +122,7 @@ def _factor(at: str, cell: str, value: float, metric: str, *, percent: bool) -> 
     return 1.0
 
 
-def _require_fractions(content: Table, column: str, found: list[Value], *, percent: bool) -> None:
+def _require_fractions(content: DelimitedTable, column: str, found: list[Value], *, percent: bool) -> None:
     """Raise where --percent is given for values that are fractions already, or an interval is not one."""
     of_fractions = [value for value in found if value.texts.get("metric", "").lower() in _FRACTIONS]
     for value in of_fractions:
@@ -138,7 +138,7 @@ def _require_fractions(content: Table, column: str, found: list[Value], *, perce
         )
 
 
-def _whole(content: Table, name: str) -> list[int | None]:
+def _whole(content: DelimitedTable, name: str) -> list[int | None]:
     values: Floats = content.numerals(name, whole=True).values
     for row in np.flatnonzero(np.isfinite(values) & (values != np.round(values))):
         raise ValueError(f"{content.where(int(row), name)} is {values[row]:g}; wanted a whole number.")

@@ -24,7 +24,7 @@ _CUT = re.compile(r"Left truncation applied|exceeds model's maximum length")
 _SAID = 2000  # letters of what it printed last that stand in an error
 
 
-class Ran(NamedTuple):
+class LmEvalRun(NamedTuple):
     """results: the content of its file; tasks: the questions; cut: whether prompts were too long for the model."""
 
     results: dict[str, Any]
@@ -32,7 +32,9 @@ class Ran(NamedTuple):
     cut: bool
 
 
-def run(checkpoint: Checkpoint, benchmark: Benchmark, root: Path, device: str, batch: str, limit: int | None) -> Ran:
+def run(
+    checkpoint: Checkpoint, benchmark: Benchmark, root: Path, device: str, batch: str, limit: int | None
+) -> LmEvalRun:
     """Evaluate one model on one benchmark, few-shot.
 
     MMLU is by the likelihood of the four letters, BBH by greedy answers, bbh-choice by the likelihood of those offered.
@@ -72,7 +74,7 @@ def run(checkpoint: Checkpoint, benchmark: Benchmark, root: Path, device: str, b
         if not found:
             raise RuntimeError(f"lm-evaluation-harness gave no results for {checkpoint.name}. It said last:\n{said}")
         require_planned(checkpoint)  # nor changed while it was read
-        return Ran(json.loads(found[-1].read_text(encoding="utf-8")), tasks, cut)
+        return LmEvalRun(json.loads(found[-1].read_text(encoding="utf-8")), tasks, cut)
 
 
 def _weights(checkpoint: Checkpoint) -> str:

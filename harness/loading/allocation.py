@@ -77,14 +77,14 @@ def places(
     batch = placement.need_of(demand, "bfloat16" if dtype == "int8" else dtype).activations
     said = f"{n_bytes / 1e9:.2f} GB of weights in {dtype}, {batch / 1e9:.2f} GB for a batch"
     if drawn and "cpu" not in devices:
-        memory.require_room(name, {"cpu": n_bytes}, free, said)
+        memory.require_memory(name, {"cpu": n_bytes}, free, said)
     if len(devices) == 1:
-        memory.require_room(name, {devices[0]: n_bytes + batch}, free, said)
+        memory.require_memory(name, {devices[0]: n_bytes + batch}, free, said)
         return {"": devices[0]}
     try:
         cut = device_map.spread(parts, [free[device] - batch for device in devices])
     except ValueError as error:
-        raise memory.NoRoomError(f"{name}: {error}") from error
+        raise memory.InsufficientMemoryError(f"{name}: {error}") from error
     return {part: devices[gpu] for part, gpu in cut.items()}
 
 

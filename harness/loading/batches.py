@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.loading.memory import NoRoomError
+from harness.loading.memory import InsufficientMemoryError
 from harness.records import Integers
 
 # Largest change of a text's states by padding after it that is rounding, by the largest state; and the length to which
@@ -84,7 +84,7 @@ class Batches:
         self.n_oom += 1
         self.oom = (str(error).strip() or type(error).__name__).splitlines()[0]
         if n == 1:
-            raise NoRoomError(
+            raise InsufficientMemoryError(
                 f"one sequence of {longest} tokens does not fit into memory beside the weights ({self.oom}); use more "
                 "GPUs, bfloat16 or a smaller window."
             ) from error

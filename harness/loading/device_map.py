@@ -13,7 +13,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Part:
+class ModulePart:
     """A module that stays whole.
 
     name: its path in the model. n_bytes: of its weights and buffers, but for those that an earlier part holds. tied_to:
@@ -25,14 +25,14 @@ class Part:
     tied_to: str = ""
 
 
-def parts_of(model: Any, bytes_of: Callable[[Any, str, Any], int]) -> list[Part]:
+def parts_of(model: Any, bytes_of: Callable[[Any, str, Any], int]) -> list[ModulePart]:
     """The parts of a model, each of its modules in exactly one: blocks, and what has no children.
 
     Args:
         model: of transformers, best on the meta device.
         bytes_of: (module, name, tensor) -> bytes that one of the module's own tensors takes.
     """
-    parts: list[Part] = []
+    parts: list[ModulePart] = []
     holder: dict[int, str] = {}  # id of a tensor -> the part that holds it
     for name, module in _whole_modules(model, "", whole=False):
         tied_to, n_bytes = "", 0
@@ -47,7 +47,7 @@ def parts_of(model: Any, bytes_of: Callable[[Any, str, Any], int]) -> list[Part]
             tied_to = parts[0].name  # tables that every block reads (rotary angles) are made beside the embeddings
         for key in [key for key, part in holder.items() if part == name and tied_to]:
             holder[key] = tied_to
-        parts.append(Part(name, n_bytes, tied_to))
+        parts.append(ModulePart(name, n_bytes, tied_to))
     return parts
 
 
@@ -65,7 +65,7 @@ def _whole_modules(module: Any, name: str, whole: bool) -> list[tuple[str, Any]]
     return [part for child, inner in children for part in _whole_modules(inner, path + child, of_a_list)]
 
 
-def spread(parts: Sequence[Part], room: Sequence[int]) -> dict[str, int]:
+def spread(parts: Sequence[ModulePart], room: Sequence[int]) -> dict[str, int]:
     """Cut the parts, in order, into one stretch for each GPU.
 
     Args:

@@ -31,7 +31,7 @@ NO_LIMIT = 2**20
 
 
 @dataclass(frozen=True)
-class Reader:
+class LoadedModel:
     """A loaded model with its tokenizer, ready to read.
 
     Attributes:
@@ -75,7 +75,7 @@ class Reader:
     @cached_property
     def openings(self) -> Integers:
         """The tokens that begin with a space (`tokens.openings`), of those that the model knows."""
-        found = tokens.openings(self.tokenizer)
+        found = tokens.word_initial_tokens(self.tokenizer)
         return found[found < self.n_embeddings]
 
     @property
@@ -99,7 +99,7 @@ def load(
     n_gpus: int = 1,
     max_memory: Mapping[str, int] | None = None,
     allow_pickle: bool = False,
-) -> Reader:
+) -> LoadedModel:
     """Load a checkpoint, or its untrained twin.
 
     A checkpoint with a `base_folder` is a difference or an adapter: base and difference are added, or the adapter is
@@ -147,7 +147,7 @@ def load(
         raise _not_loaded(checkpoint, error) from error
     if architecture.stack == "decoder":
         checks.require_causal(checkpoint.name, model, torch.device(devices[0]), dtype)
-    return Reader(
+    return LoadedModel(
         model=model,
         tokenizer=architecture.tokenizer,
         stack=architecture.stack,

@@ -13,7 +13,7 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
-class NoRoomError(ValueError):
+class InsufficientMemoryError(ValueError):
     """A model does not fit into the memory that is free now."""
 
 
@@ -38,7 +38,7 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def require_room(name: str, wanted: Mapping[str, int], free: Mapping[str, int], said: str) -> None:
+def require_memory(name: str, wanted: Mapping[str, int], free: Mapping[str, int], said: str) -> None:
     """Raise where a device has less than a model wants of it.
 
     Args:
@@ -53,7 +53,7 @@ def require_room(name: str, wanted: Mapping[str, int], free: Mapping[str, int], 
     for device, n_bytes in wanted.items():
         if n_bytes > free[device]:
             memory, advice = ("main memory", "a larger machine") if device == "cpu" else (device, "more GPUs, int8")
-            raise NoRoomError(
+            raise InsufficientMemoryError(
                 f"{name} wants {n_bytes / 1e9:.2f} GB of {memory} ({said}), {free[device] / 1e9:.2f} GB are free. Use "
                 f"{advice}, or bfloat16 where it is float32; or end what else runs there."
             )

@@ -101,7 +101,9 @@ def _require_stated(tensors: Mapping[str, Any], folder: Path, name: str) -> None
         )
 
 
-def _require_plain(checkpoint: Checkpoint, dtype: Dtype, settings: Mapping[str, Any]) -> quantization.Method:
+def _require_plain(
+    checkpoint: Checkpoint, dtype: Dtype, settings: Mapping[str, Any]
+) -> quantization.QuantizationMethod:
     """How quantised weights are loaded, where nothing else is to be done with them that would quantise them again."""
     method = quantization.require_loadable(checkpoint.name, settings)
     words = quantization.method_of(settings)

@@ -17,7 +17,7 @@ from harness.protocol import AskedDtype, Dtype
 
 
 @dataclass(frozen=True)
-class Rule:
+class PrecisionRule:
     """Models of up to so many parameters are read in this precision, and why."""
 
     n_parameters: float
@@ -26,9 +26,9 @@ class Rule:
 
 
 POLICY = (
-    Rule(3e9, "float32", "12 GB at most: exact, and no family overflows"),
-    Rule(float("inf"), "bfloat16", "half the memory at the range of float32: 1 % relative error in the last layer, "
-         "cosine .99995, surprisal .004 nats; T5 and Gemma, which leave float16's range, stay in it"),
+    PrecisionRule(3e9, "float32", "12 GB at most: exact, and no family overflows"),
+    PrecisionRule(float("inf"), "bfloat16", "half the memory at the range of float32: 1 % relative error in the last "
+                  "layer, cosine .99995, surprisal .004 nats; T5 and Gemma, which leave float16's range, stay in it"),
 )  # fmt: skip
 
 _T5 = (

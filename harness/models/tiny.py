@@ -38,7 +38,7 @@ _T5 = {
 
 
 @dataclass(frozen=True)
-class Family:
+class TinyFamily:
     """A small model of a family.
 
     name: of its classes in transformers, without Config and the rest. model: the rest of the model's class. settings:
@@ -52,55 +52,55 @@ class Family:
 
 
 FAMILIES = {
-    "llama": Family("Llama", "ForCausalLM", _SHAPE),
-    "gpt2": Family("GPT2", "LMHeadModel", {
+    "llama": TinyFamily("Llama", "ForCausalLM", _SHAPE),
+    "gpt2": TinyFamily("GPT2", "LMHeadModel", {
         "n_embd": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "n_positions": CONTEXT, "initializer_range": 0.3,
         "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
     }),
-    "gpt_neox": Family("GPTNeoX", "ForCausalLM", _SHAPE),
-    "mistral": Family("Mistral", "ForCausalLM", {**_GROUPED, "sliding_window": CONTEXT // 4}),
-    "qwen2": Family("Qwen2", "ForCausalLM", _GROUPED),
-    "qwen3": Family("Qwen3", "ForCausalLM", _GROUPED),
-    "olmo2": Family("Olmo2", "ForCausalLM", _GROUPED),
-    "gemma2": Family("Gemma2", "ForCausalLM", _GEMMA),
-    "gemma3_text": Family("Gemma3Text", "ForCausalLM", _GEMMA),
-    "gemma": Family("Gemma", "ForCausalLM", _GROUPED),
-    "olmo": Family("Olmo", "ForCausalLM", _GROUPED),
-    "phi3": Family("Phi3", "ForCausalLM", _GROUPED),
-    "granite": Family("Granite", "ForCausalLM", {**_GROUPED, "logits_scaling": 2.0}),
-    "cohere": Family("Cohere", "ForCausalLM", {**_GROUPED, "logit_scale": 0.25}),
-    "opt": Family("OPT", "ForCausalLM", {
+    "gpt_neox": TinyFamily("GPTNeoX", "ForCausalLM", _SHAPE),
+    "mistral": TinyFamily("Mistral", "ForCausalLM", {**_GROUPED, "sliding_window": CONTEXT // 4}),
+    "qwen2": TinyFamily("Qwen2", "ForCausalLM", _GROUPED),
+    "qwen3": TinyFamily("Qwen3", "ForCausalLM", _GROUPED),
+    "olmo2": TinyFamily("Olmo2", "ForCausalLM", _GROUPED),
+    "gemma2": TinyFamily("Gemma2", "ForCausalLM", _GEMMA),
+    "gemma3_text": TinyFamily("Gemma3Text", "ForCausalLM", _GEMMA),
+    "gemma": TinyFamily("Gemma", "ForCausalLM", _GROUPED),
+    "olmo": TinyFamily("Olmo", "ForCausalLM", _GROUPED),
+    "phi3": TinyFamily("Phi3", "ForCausalLM", _GROUPED),
+    "granite": TinyFamily("Granite", "ForCausalLM", {**_GROUPED, "logits_scaling": 2.0}),
+    "cohere": TinyFamily("Cohere", "ForCausalLM", {**_GROUPED, "logit_scale": 0.25}),
+    "opt": TinyFamily("OPT", "ForCausalLM", {
         **_SHAPE, "ffn_dim": 2 * WIDTH, "word_embed_proj_dim": WIDTH, "init_std": 0.3,
     }),
-    "bloom": Family("Bloom", "ForCausalLM", {
+    "bloom": TinyFamily("Bloom", "ForCausalLM", {
         "hidden_size": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "initializer_range": 0.3, "bos_token_id": 0,
         "eos_token_id": 1, "pad_token_id": 2, "seq_length": CONTEXT,
     }),
-    "falcon": Family("Falcon", "ForCausalLM", _SHAPE),
-    "falcon-alibi": Family("Falcon", "ForCausalLM", {**_SHAPE, "alibi": True, "new_decoder_architecture": False}),
-    "gptj": Family("GPTJ", "ForCausalLM", {
+    "falcon": TinyFamily("Falcon", "ForCausalLM", _SHAPE),
+    "falcon-alibi": TinyFamily("Falcon", "ForCausalLM", {**_SHAPE, "alibi": True, "new_decoder_architecture": False}),
+    "gptj": TinyFamily("GPTJ", "ForCausalLM", {
         "n_embd": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "n_positions": CONTEXT, "rotary_dim": WIDTH // HEADS // 2,
         "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
     }),
     # T5 v1.1, which Flan-T5 is tuned from: gated, the head its own.
-    "t5": Family("T5", "ForConditionalGeneration", {
+    "t5": TinyFamily("T5", "ForConditionalGeneration", {
         **_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
     }),
-    "t5-original": Family("T5", "ForConditionalGeneration", {
+    "t5-original": TinyFamily("T5", "ForConditionalGeneration", {
         **_T5, "feed_forward_proj": "relu", "tie_word_embeddings": True,
     }),
-    "bert": Family("Bert", "ForMaskedLM", _SHAPE, _BERT),
+    "bert": TinyFamily("Bert", "ForMaskedLM", _SHAPE, _BERT),
     # Positions begin after the padding token's id.
-    "roberta": Family("Roberta", "ForMaskedLM", {**_SHAPE, "max_position_embeddings": CONTEXT + 3}, _ROBERTA),
-    "distilbert": Family("DistilBert", "ForMaskedLM", {
+    "roberta": TinyFamily("Roberta", "ForMaskedLM", {**_SHAPE, "max_position_embeddings": CONTEXT + 3}, _ROBERTA),
+    "distilbert": TinyFamily("DistilBert", "ForMaskedLM", {
         "dim": WIDTH, "hidden_dim": 2 * WIDTH, "n_layers": BLOCKS, "n_heads": HEADS, "initializer_range": 0.3,
         "max_position_embeddings": CONTEXT, "pad_token_id": 2,
     }, _BERT),
-    "electra": Family("Electra", "ForMaskedLM", {**_SHAPE, "embedding_size": WIDTH // 2}, _BERT),
-    "modernbert": Family("ModernBert", "ForMaskedLM", {
+    "electra": TinyFamily("Electra", "ForMaskedLM", {**_SHAPE, "embedding_size": WIDTH // 2}, _BERT),
+    "modernbert": TinyFamily("ModernBert", "ForMaskedLM", {
         **_SHAPE, "cls_token_id": 0, "sep_token_id": 1, "local_attention": CONTEXT // 4,
     }, _BERT),
-    "deberta-v2": Family("DebertaV2", "ForMaskedLM", {**_SHAPE, "relative_attention": True}, _BERT),
+    "deberta-v2": TinyFamily("DebertaV2", "ForMaskedLM", {**_SHAPE, "relative_attention": True}, _BERT),
 }  # fmt: skip
 
 

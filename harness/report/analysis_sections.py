@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.numbers import count, interval, number, p_value
 from harness.report import figures, property_figures
-from harness.report.cells import Columns, Parts, Table, records, strict_first, table, text
+from harness.report.cells import Columns, Parts, ReportTable, records, strict_first, table, text
 from harness.report.figures import PROTOCOLS, Figure, of_many
 from harness.statistics import scaling
 from harness.statistics.correlations import LOG_SIZE
@@ -51,7 +51,7 @@ def tuning(found: Analysis) -> Parts:
     return parts
 
 
-def _tests(rows: pd.DataFrame) -> Table:
+def _tests(rows: pd.DataFrame) -> ReportTable:
     columns: Columns = {
         **_WHERE, "Pairs": ("n_pairs", count), "Bases": ("n_bases", count), "Gain %": ("gain_percent", _percent),
         "Difference": ("difference", partial(number, digits=4, sign=True)),
@@ -69,7 +69,7 @@ def _tests(rows: pd.DataFrame) -> Table:
     return table(caption, columns, _ordered(rows), n_words=3)
 
 
-def _families(rows: pd.DataFrame) -> Table:
+def _families(rows: pd.DataFrame) -> ReportTable:
     columns: Columns = {
         "Family": ("family", text), **_WHERE, "Pairs": ("n_pairs", count), "Bases": ("n_bases", count),
         "Gain %": ("gain_percent", _percent), "Difference": ("difference", partial(number, digits=4, sign=True)),

@@ -25,7 +25,7 @@ MOST_ROWS, MOST_FOLDED = 1100, 300  # of a shown table; the rest is in the files
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """Cells as they are shown. The first column names the row; `n_words` columns from the left hold words.
 
     groups: (name, number of columns) of the headings above the headings; folded: shown on demand; protocol: of all
@@ -58,7 +58,7 @@ class Table:
         return [*(name for name, n in self.groups for _ in range(n)), *[""] * len(self.columns)][column]
 
 
-Parts = list[str | Figure | Table]  # a string is a heading: the data set that what follows is about
+Parts = list[str | Figure | ReportTable]  # a string is a heading: the data set that what follows is about
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
@@ -72,18 +72,20 @@ def records(frame: pd.DataFrame) -> list[Row]:
 
 def table(
     caption: str, columns: Columns, rows: list[Row], n_words: int = 2, folded: bool = False, protocol: str = ""
-) -> Table:
+) -> ReportTable:
     """One line per row, as far as a page holds them."""
     most = MOST_FOLDED if folded else MOST_ROWS
     lines = [_cells(columns, row) for row in rows[:most]]
-    return Table(caption + _cut(len(rows), most), list(columns), lines, n_words, folded=folded, protocol=protocol)
+    return ReportTable(caption + _cut(len(rows), most), list(columns), lines, n_words, folded=folded, protocol=protocol)
 
 
 def _cut(n: int, most: int) -> str:
     return f" The first {most:,} of {n:,} rows." if n > most else ""
 
 
-def beside(caption: str, columns: Columns, rows: pd.DataFrame, second: str = "Kind", folded: bool = False) -> Table:
+def beside(
+    caption: str, columns: Columns, rows: pd.DataFrame, second: str = "Kind", folded: bool = False
+) -> ReportTable:
     """One row per source and target, the protocols beside each other, STRICT first; `second` is "Kind" or "Target"."""
     shown = [name for name in PROTOCOLS if name in set(rows["protocol"])]
     lines: list[list[str]] = []
@@ -103,7 +105,7 @@ def beside(caption: str, columns: Columns, rows: pd.DataFrame, second: str = "Ki
     most = MOST_FOLDED if folded else MOST_ROWS
     n_rows = len(rows.drop_duplicates(["model", "target"]))
     caption += _cut(n_rows, most)
-    return Table(caption, ["Source", second, *list(columns) * len(shown)], lines[:most], 2, groups, folded)
+    return ReportTable(caption, ["Source", second, *list(columns) * len(shown)], lines[:most], 2, groups, folded)
 
 
 def _cells(columns: Columns, row: Row | None) -> list[str]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from harness import datasets, names
 from harness.protocol import protocol_of
 from harness.report import embedded_files, figures
-from harness.report.cells import Table, records
+from harness.report.cells import ReportTable, records
 from harness.report.figures import PROTOCOLS
 from harness.report.findings import findings, in_short
 from harness.report.sections import sections
@@ -72,8 +72,8 @@ def write(out: str, run: str | None = None) -> str:
     page = _render("report.html.j2", content | {"files": held, "script": script, "script_hash": f"sha256-{digest}"})
     filesystem, root = fsspec.core.url_to_fs(out)
     aside = f"{root}/.report-{uuid.uuid4().hex}.html"
-    transfer.again(filesystem.pipe_file, aside, page.encode())
-    transfer.again(filesystem.mv, aside, f"{root}/report.html")
+    transfer.retry(filesystem.pipe_file, aside, page.encode())
+    transfer.retry(filesystem.mv, aside, f"{root}/report.html")
     return f"{out.rstrip('/')}/report.html"
 
 
@@ -96,7 +96,7 @@ def _render(template: str, content: dict[str, Any]) -> str:
     )  # fmt: skip
     environment.filters["tex"] = lambda text: "".join(_TEX.get(letter, letter) for letter in _one_line(text))
     environment.filters["one_line"] = lambda text: _TAG.sub("&lt;", _one_line(text)).replace("|", "¦")
-    environment.tests["table"] = lambda part: isinstance(part, Table)
+    environment.tests["table"] = lambda part: isinstance(part, ReportTable)
     text = (resources.files("harness.report") / template).read_text(encoding="utf-8")
     return environment.from_string(text).render(content)
 

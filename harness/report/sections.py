@@ -15,7 +15,7 @@ from harness.report import analysis_sections, figures
 from harness.report.cells import (
     Columns,
     Parts,
-    Table,
+    ReportTable,
     beside,
     kind,
     kinds_of,
@@ -174,7 +174,7 @@ def _score_parts(dataset: str, rows: pd.DataFrame) -> Parts:
     return parts
 
 
-def _beyond_controls(rows: pd.DataFrame) -> Table:
+def _beyond_controls(rows: pd.DataFrame) -> ReportTable:
     """What each model explains that the controls do not."""
     columns: Columns = {
         "Unique R²": ("unique_r2", partial(number, sign=True)), "Interval": ("unique_low unique_high", interval),

@@ -151,7 +151,7 @@ def over_cluster(
         least_flops: what is less is small work.
     """
     if fittings.flops(fitting, layers, Y.shape[1]) < least_flops:
-        yield from fittings.here(fitting, layers, Y)
+        yield from fittings.fit_locally(fitting, layers, Y)
         return
     n_cpus, n_gpus = resources()
     on_gpus = device == "cuda" and n_gpus  # nodes with GPUs may have gone when the last model had read

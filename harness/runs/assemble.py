@@ -51,7 +51,7 @@ def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, 
     folders = [store.folder("scores", unit.key) for unit in units]
     for table in SCORE_TABLES:
         files = [f"{folder}/{table}.parquet" for folder in folders]
-        _write_scores(store, run, table, [file for file in files if transfer.is_there(store.fs, file)])
+        _write_scores(store, run, table, [file for file in files if transfer.exists(store.fs, file)])
     for table, rows in (others | _statistics(store.out, run, others)).items():
         if table != "runs":
             write_rows(store, run, table, rows)
@@ -124,7 +124,7 @@ def _aside(store: Store, write: Callable[[str], None]) -> None:
         write(begun[-1])
 
     try:
-        transfer.again(attempt)
+        transfer.retry(attempt)
     finally:
         with contextlib.suppress(Exception):  # what a filesystem keeps that fails for good, `harness cache gc` removes
             for aside in begun:

@@ -12,7 +12,7 @@ from harness.cluster.machines import Cluster
 from harness.cluster.placement import Placement
 
 
-class Meters:
+class RunMetrics:
     """The metrics of one run."""
 
     def __init__(self, run: str) -> None:

@@ -21,12 +21,12 @@ from harness.cluster.forecast import demand_of
 from harness.cluster.machines import Cluster
 from harness.cluster.placement import Demand, Placement, place
 from harness.extraction import backends
-from harness.loading.memory import NoRoomError
+from harness.loading.memory import InsufficientMemoryError
 from harness.protocol import AskedBackend, Backend, Dtype
 from harness.runs import actors, ray_session, reservations
-from harness.runs.model_worker import Read, Resident, UnitTimeoutError
+from harness.runs.model_worker import ExtractionResult, ModelWorker, UnitTimeoutError
 from harness.runs.occupancy import Occupancy, Spot
-from harness.runs.workload import Watcher
+from harness.runs.workload import ProgressListener
 from harness.storage.store import Store
 from harness.units.feature_units import FeatureUnit
 
@@ -43,7 +43,7 @@ class LostActorError(RuntimeError):
 
 
 @dataclass
-class Readings:
+class ModelQueue:
     """What models have to read, and those that do it.
 
     plan: of each model. running: reference of Ray -> whose it is. elsewhere: units that another driver computes.
@@ -52,15 +52,15 @@ class Readings:
 
     store: Store
     device: str
-    watcher: Watcher
+    listener: ProgressListener
     reserve_s: float = reservations.RESERVE_S
     allow_pickle: bool = False
     backend: AskedBackend = "auto"
     cluster: Cluster = field(default_factory=lambda: Cluster(()))
     plan: dict[Checkpoint, Placement] = field(default_factory=dict)
     unread: dict[Checkpoint, dict[str, FeatureUnit]] = field(default_factory=dict)
-    residents: dict[Checkpoint, Resident] = field(default_factory=dict)
-    running: dict[Any, Resident] = field(default_factory=dict)
+    residents: dict[Checkpoint, ModelWorker] = field(default_factory=dict)
+    running: dict[Any, ModelWorker] = field(default_factory=dict)
     elsewhere: dict[str, FeatureUnit] = field(default_factory=dict)
     recoveries: Counter[str] = field(default_factory=Counter)
     landed: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class Readings:
 
     # --- who comes next -----------------------------------------------------------------------------------------------
 
-    def admit(self) -> Iterator[Read]:
+    def admit(self) -> Iterator[ExtractionResult]:
         """Give free places to those that come next; gives what can be read nowhere."""
         if not self.unread:
             self._ask([])  # early, for a driver that is killed cannot, and nodes would stay
@@ -105,7 +105,7 @@ class Readings:
             elif self._settle(checkpoint, placement):
                 occupancy.take(placement)
 
-    def _replan(self) -> Iterator[Read]:
+    def _replan(self) -> Iterator[ExtractionResult]:
         """A plan for those that have none, or for all that wait where the cluster is no longer what it was."""
         now = reservations.cluster(self.device)
         waiting = {one.name: one for one in self.unread if now != self.cluster or one not in self.plan}
@@ -125,7 +125,7 @@ class Readings:
                 continue
             self.plan[waiting[name]] = placement
             if placement.refused:
-                error = NoRoomError(f"{name}: {placement.refused}")
+                error = InsufficientMemoryError(f"{name}: {placement.refused}")
                 yield from self._refuse([waiting[name]], error)
 
     def _held(self, refused: list[Demand], dtypes: dict[str, Dtype]) -> dict[str, Placement]:
@@ -137,21 +137,21 @@ class Readings:
             self._held_since = None
         elif larger and self._held_since is None:
             self._held_since = time.monotonic()
-            self.watcher.busy(f"waiting for a larger node: {', '.join(held)}")
+            self.listener.busy(f"waiting for a larger node: {', '.join(held)}")
             self._ask([one.n_gpus for one in held.values()], larger.gpu_bytes)
         is_late = self._held_since is not None and time.monotonic() - self._held_since > self.reserve_s
         return {} if is_late else held
 
-    def _await_nodes(self) -> Iterator[Read]:
+    def _await_nodes(self) -> Iterator[ExtractionResult]:
         """An autoscaler is asked for nodes; who waits too long for the first is refused."""
         if self._asked_since is None:
             self._asked_since = time.monotonic()
             kind = "GPUs" if self.device == "cuda" else "cores"
-            self.watcher.busy(f"waiting for a node with {kind}")
+            self.listener.busy(f"waiting for a node with {kind}")
             self._ask([1] * len(self.unread))
         if time.monotonic() - self._asked_since > self.reserve_s:
             said = f"no node with {'GPUs' if self.device == 'cuda' else 'cores'} came in {self.reserve_s:.0f} s"
-            error = NoRoomError(f"{said}: start one, or look at max_workers of the cluster file.")
+            error = InsufficientMemoryError(f"{said}: start one, or look at max_workers of the cluster file.")
             yield from self._refuse(list(self.unread), error)
 
     def _ask(self, bundles: list[int], gpu_bytes: int = 0) -> None:
@@ -165,13 +165,13 @@ class Readings:
         states = any(unit.states for unit in self.unread[checkpoint].values())
         backend, why = backends.choose(checkpoint, self.backend, self.device, dtype, states=states)
         if backend != self.backend != "auto":
-            self.watcher.noted(checkpoint.name, f"is read by {backend}: {why}")
+            self.listener.noted(checkpoint.name, f"is read by {backend}: {why}")
         return backend
 
-    def _refuse(self, checkpoints: list[Checkpoint], error: Exception) -> Iterator[Read]:
+    def _refuse(self, checkpoints: list[Checkpoint], error: Exception) -> Iterator[ExtractionResult]:
         for checkpoint in checkpoints:
             for unit in self.unread.pop(checkpoint).values():
-                yield Read(unit, error=error)
+                yield ExtractionResult(unit, error=error)
 
     def _settle(self, checkpoint: Checkpoint, placement: Placement) -> bool:
         """Claim what a model has to read, and send it to its place; whether any of it is ours to read."""
@@ -183,10 +183,10 @@ class Readings:
         held = {key: claim for key, claim in claims.items() if claim}
         if not held:
             return False
-        resident = Resident.of(placement, units, held, self.store, self.device, self.reserve_s, self.allow_pickle)
+        resident = ModelWorker.of(placement, units, held, self.store, self.device, self.reserve_s, self.allow_pickle)
         self.residents[checkpoint] = resident
         self.running[resident.actor.where.remote()] = resident
-        self.watcher.noted(checkpoint.name, "waits for its place")
+        self.listener.noted(checkpoint.name, "waits for its place")
         self._prefetch_behind(placement)
         return True
 
@@ -197,11 +197,11 @@ class Readings:
             checkpoint = min(behind, key=lambda one: self.plan[one].order)
             if checkpoint.n_parameters * 2 >= actors.PREFETCH_BYTES:
                 actors.prefetch.options(**reservations.near(placement.node)).remote(checkpoint, self.allow_pickle)
-                self.watcher.noted(checkpoint.name, "its weights are on their way")
+                self.listener.noted(checkpoint.name, "its weights are on their way")
 
     # --- what comes back ----------------------------------------------------------------------------------------------
 
-    def take(self, reference: Any) -> Iterator[Read]:
+    def take(self, reference: Any) -> Iterator[ExtractionResult]:
         """What a finished reference of `running` brought."""
         resident = self.running.pop(reference)
         try:
@@ -216,26 +216,26 @@ class Readings:
             yield resident.done(brought)
         self._read_next(resident)
 
-    def _read_next(self, resident: Resident) -> None:
+    def _read_next(self, resident: ModelWorker) -> None:
         if resident.texts:
             self.running[resident.read_next()] = resident
         else:
             self._leave(resident)
 
-    def _leave(self, resident: Resident) -> None:
+    def _leave(self, resident: ModelWorker) -> None:
         resident.leave()
         del self.residents[resident.checkpoint]
 
-    def _failed(self, resident: Resident, error: Exception) -> Iterator[Read]:
+    def _failed(self, resident: ModelWorker, error: Exception) -> Iterator[ExtractionResult]:
         """A text that cannot be read; the model's other texts are tried. Without a place none can."""
         if resident.now is None:
             self._leave(resident)
-            yield from (Read(unit, error=error) for unit in resident.texts)
+            yield from (ExtractionResult(unit, error=error) for unit in resident.texts)
         else:
             yield resident.done(error=error)
             self._read_next(resident)
 
-    def _lost(self, resident: Resident, error: Exception) -> Iterator[Read]:
+    def _lost(self, resident: ModelWorker, error: Exception) -> Iterator[ExtractionResult]:
         """An actor is gone, or its node is: what is not read is read by another, unless this happens too often."""
         checkpoint, left = resident.checkpoint, resident.left
         self._leave(resident)
@@ -246,38 +246,38 @@ class Readings:
         logger.warning("model=%s lost its actor, the %d. time over this text: %s", checkpoint.name, n, said)
         living = reservations.living()
         n_alone = sum(node in living for node in self._lost_on[left[0].key])
-        self.watcher.noted(checkpoint.name, f"lost its actor ({n_alone} of {RECOVERIES} on nodes that live)")
+        self.listener.noted(checkpoint.name, f"lost its actor ({n_alone} of {RECOVERIES} on nodes that live)")
         if self.store.has("features", left[0].key):  # lost after its work was done
-            yield Read(left.pop(0))
+            yield ExtractionResult(left.pop(0))
         elif n_alone > RECOVERIES or n > RECOVERIES_IN_ALL:
             why = "is there memory enough (`harness plan`), is the checkpoint sound?"
-            yield Read(left.pop(0), error=LostActorError(
+            yield ExtractionResult(left.pop(0), error=LostActorError(
                 f"{checkpoint.name}: {n} actors were lost over one text ({said}); {why}"))  # fmt: skip
         for unit in left:
             self.add(unit)
         self._not_before[checkpoint] = time.monotonic() + min(2.0 ** (n - 1), 8)  # until a dead node is known as dead
 
-    def look_around(self) -> Iterator[Read]:
+    def look_around(self) -> Iterator[ExtractionResult]:
         """Texts that another driver has read by now, or gave up; and models that waited too long for their place."""
         for key, unit in list(self.elsewhere.items()):
             if self.store.has("features", key):
                 del self.elsewhere[key]
-                yield Read(unit, is_ours=False)
+                yield ExtractionResult(unit, is_ours=False)
             elif not self.store.claimed("features", key):
                 self.add(self.elsewhere.pop(key))
         for resident in list(self.residents.values()):
             if not resident.node and resident.reservation.is_late:
                 self.running = {ref: other for ref, other in self.running.items() if other is not resident}
-                yield from self._failed(resident, NoRoomError(resident.reservation.missing))
+                yield from self._failed(resident, InsufficientMemoryError(resident.reservation.missing))
             elif resident.now and time.monotonic() - resident.since > resident.limit_s:
                 self.running = {ref: other for ref, other in self.running.items() if other is not resident}
                 yield from self._timed_out(resident)
 
-    def _timed_out(self, resident: Resident) -> Iterator[Read]:
+    def _timed_out(self, resident: ModelWorker) -> Iterator[ExtractionResult]:
         """Fail the text that exceeds the time limit; a new actor reads the model's other texts."""
         left = resident.left
         self._leave(resident)
-        yield Read(left.pop(0), error=UnitTimeoutError(
+        yield ExtractionResult(left.pop(0), error=UnitTimeoutError(
             f"{resident.checkpoint.name}: extraction of one text took longer than {resident.limit_s:.0f} s and was "
             "cancelled; set HARNESS_UNIT_LIMIT_S to raise the limit, or try the model alone (`harness surprisal`)."
         ))  # fmt: skip

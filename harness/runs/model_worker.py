@@ -24,7 +24,7 @@ MADE_UP = "HARNESS_MADE_UP_GPUS"
 
 
 @dataclass(frozen=True)
-class Read:
+class ExtractionResult:
     """A text that was read, or could not be. is_ours: whether it was by this driver."""
 
     unit: FeatureUnit
@@ -34,7 +34,7 @@ class Read:
 
 
 @dataclass
-class Resident:
+class ModelWorker:
     """A model that has a place, or waits for it.
 
     texts: what it has to read besides `now`. claims: on all of it. node: where it is; "" while it waits for its place.
@@ -59,7 +59,7 @@ class Resident:
     def of(
         cls, placement: Placement, units: dict[str, FeatureUnit], claims: dict[str, Claim], store: Store, device: str,
         reserve_s: float, allow_pickle: bool,
-    ) -> Resident:  # fmt: skip
+    ) -> ModelWorker:  # fmt: skip
         """Ask for its place and send its actor there, which reads on the cores where GPUs are made up."""
         texts = deque(sorted(units.values(), key=lambda unit: unit.source.kind))  # the trained before the untrained
         checkpoint = texts[0].source.checkpoint
@@ -79,12 +79,12 @@ class Resident:
         self.now, self.since = self.texts.popleft(), time.monotonic()
         return self.actor.read.remote(self.now)
 
-    def done(self, seconds: float = 0.0, error: Exception | None = None) -> Read:
+    def done(self, seconds: float = 0.0, error: Exception | None = None) -> ExtractionResult:
         """Its present text is read, or cannot be."""
         assert self.now is not None  # noqa: S101 - it was sent one
         unit, self.now = self.now, None
         self.claims.pop(unit.key).release()
-        return Read(unit, seconds, error)
+        return ExtractionResult(unit, seconds, error)
 
     def leave(self) -> None:
         """Give back place and claims; the actor is killed."""

@@ -15,10 +15,10 @@ from harness.runs.outcome import Account, Outcome
 from harness.runs.stopping import Stop
 from harness.runs.workload import (
     Failure,
-    Plan,
-    Watcher,
+    ProgressListener,
+    Workload,
     guarded,
-    make_plan,
+    make_workload,
     require_files,
     require_known,
     require_model_and_data,
@@ -40,7 +40,7 @@ def run(
     pinned: bool = True,
     allow_pickle: bool = False,
     usd_per_gpu_hour: float | None = None,
-    watcher: Watcher | None = None,
+    listener: ProgressListener | None = None,
     keep_going: bool = False,
 ) -> Outcome:
     """Run a spec and write its tables.
@@ -54,7 +54,7 @@ def run(
         pinned: whether recordings must be the published files, by checksum.
         allow_pickle: whether pickled weights are loaded where a checkpoint has no safetensors: they can run any code.
         usd_per_gpu_hour: a price, for the column `usd` of the table `runs`.
-        watcher: is told what happens.
+        listener: is told what happens.
         keep_going: whether models whose names nobody knows are failures like others, and what is left is computed.
 
     Returns:
@@ -64,7 +64,7 @@ def run(
         FileNotFoundError: if a file that a control needs is named and not there.
         ValueError: if the name of a model is not known, or no model or no recording can be had; nothing is computed.
     """
-    started, watcher = time.monotonic(), guarded(watcher)
+    started, listener = time.monotonic(), guarded(listener)
     require_files(spec)
     backends.require_installed(spec.backend)
     store = Store(transfer.absolute(out) if address else out)  # workers have another working folder
@@ -72,22 +72,22 @@ def run(
     store.sweep()
     with store.at_work():
         if any(name.startswith("synthetic") for name in spec.datasets):
-            _prepare_quickstart(spec, store.out, address, watcher)
-        plan = _planned(spec, store, data_root, watcher, pinned, allow_pickle, keep_going)
+            _prepare_quickstart(spec, store.out, address, listener)
+        plan = _planned(spec, store, data_root, listener, pinned, allow_pickle, keep_going)
         pending = [unit for unit in plan.scores if not store.has("scores", unit.key, every_byte=True)]
-        watcher.planned(plan, pending)
+        listener.planned(plan, pending)
         had_tables, n_units = tables.holds(store.out, plan.run), len(plan.scores)
         if not pending and not plan.failures and had_tables:
             return Outcome(plan.run, n_units, 0, n_units, (), time.monotonic() - started)
         _join(address, store)
         with stopping.signals() as stop:
-            done, account = _compute(plan, pending, store, device, watcher, allow_pickle, stop)
+            done, account = _compute(plan, pending, store, device, listener, allow_pickle, stop)
             account = replace(account, usd_per_gpu_hour=usd_per_gpu_hour)
             outcome = Outcome(
                 plan.run, n_units, account.n_scored, len(done) - account.n_scored, tuple(plan.failures),
                 time.monotonic() - started, account.was_stopped,
             )  # fmt: skip
-            watcher.busy("putting the tables together")
+            listener.busy("putting the tables together")
             _write_tables(plan, outcome, done, store, account, had_tables)
     return replace(outcome, seconds=time.monotonic() - started)
 
@@ -96,15 +96,15 @@ def _planned(
     spec: EvaluationSpec,
     store: Store,
     data_root: str | None,
-    watcher: Watcher,
+    listener: ProgressListener,
     pinned: bool,
     allow_pickle: bool,
     keep_going: bool,
-) -> Plan:
+) -> Workload:
     """The plan, its failures told; ValueError where it is not worth beginning."""
-    plan = make_plan(spec, store.out, data_root, pinned=pinned, allow_pickle=allow_pickle)
+    plan = make_workload(spec, store.out, data_root, pinned=pinned, allow_pickle=allow_pickle)
     for failure in plan.failures:
-        watcher.failed(failure)
+        listener.failed(failure)
     if not keep_going:
         require_known(plan)
         require_model_and_data(plan)
@@ -120,7 +120,7 @@ def _join(address: str | None, store: Store) -> None:
 
 
 def _write_tables(
-    plan: Plan, outcome: Outcome, done: list[ScoreUnit], store: Store, account: Account, had_tables: bool
+    plan: Workload, outcome: Outcome, done: list[ScoreUnit], store: Store, account: Account, had_tables: bool
 ) -> None:
     """Write the tables, alone at them.
 
@@ -134,11 +134,11 @@ def _write_tables(
 
 
 def _compute(
-    plan: Plan,
+    plan: Workload,
     pending: list[ScoreUnit],
     store: Store,
     device: str,
-    watcher: Watcher,
+    listener: ProgressListener,
     allow_pickle: bool,
     stop: Stop,
 ) -> tuple[list[ScoreUnit], Account]:
@@ -147,7 +147,7 @@ def _compute(
     if pending:
         from harness.runs.schedule import Schedule
 
-        account = Schedule(plan, pending, store, device, watcher, allow_pickle).work(stop)
+        account = Schedule(plan, pending, store, device, listener, allow_pickle).work(stop)
     computed = {unit.key for unit in pending}  # the others were compared when the run was planned
     done = {
         unit.key: unit for unit in plan.scores if store.has("scores", unit.key, every_byte=unit.key in computed)
@@ -162,11 +162,11 @@ def _compute(
     return list(done.values()), replace(account, was_stopped=account.was_stopped and bool(left))
 
 
-def _prepare_quickstart(spec: EvaluationSpec, out: str, address: str | None, watcher: Watcher) -> None:
+def _prepare_quickstart(spec: EvaluationSpec, out: str, address: str | None, listener: ProgressListener) -> None:
     folder = quickstart.folder_of(out)
     if not quickstart.is_built(folder):
         from harness.runs import actors, ray_session
 
-        watcher.busy("building three tiny models and a recording with a known answer")
+        listener.busy("building three tiny models and a recording with a known answer")
         ray_session.start(address)
         actors.prepare_quickstart(str(folder), spec.seed)

@@ -9,15 +9,15 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from harness.runs.workload import Failure, Plan, Watcher
+from harness.runs.workload import Failure, ProgressListener, Workload
 from harness.units.feature_units import FeatureUnit
 from harness.units.score_units import ScoreUnit
 
 logger = logging.getLogger(__name__)
 
 
-class Display(Watcher):
-    """A watcher that people can look at; a context manager."""
+class Display(ProgressListener):
+    """A listener that people can look at; a context manager."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -47,7 +47,7 @@ class Display(Watcher):
         """Say what is going on."""
         self.console.print(f"{what} ...", style="dim", markup=False, highlight=False, soft_wrap=True)
 
-    def planned(self, plan: Plan, pending: list[ScoreUnit]) -> None:
+    def planned(self, plan: Workload, pending: list[ScoreUnit]) -> None:
         """One bar per model; the controls share one."""
         self.run = plan.run
         if pending:

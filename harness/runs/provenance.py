@@ -18,17 +18,17 @@ import pyarrow.parquet as pq
 from harness import names
 from harness.features import controls
 from harness.runs.outcome import Account, Outcome
-from harness.runs.workload import Plan
+from harness.runs.workload import Workload
 from harness.scoring import folds
 from harness.storage.origin import code_version, now
 from harness.storage.store import Store
 from harness.units import quickstart
-from harness.units.feature_units import FeatureUnit, Source
+from harness.units.feature_units import FeatureSource, FeatureUnit
 from harness.units.score_units import ScoreUnit
 
 
 def rows(
-    plan: Plan, outcome: Outcome, done: list[ScoreUnit], store: Store, account: Account
+    plan: Workload, outcome: Outcome, done: list[ScoreUnit], store: Store, account: Account
 ) -> dict[str, list[dict[str, Any]]]:
     """Rows of `model_properties`, `folds`, `units`, `extractions`, `failures` and `runs`."""
     extractions = list(_extractions(plan.run, done, store, account))
@@ -56,7 +56,7 @@ def _unit_rows(run: str, done: list[ScoreUnit]) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def _fold_rows(plan: Plan) -> Iterator[dict[str, Any]]:
+def _fold_rows(plan: Workload) -> Iterator[dict[str, Any]]:
     """Which rows trained and which tested, for whoever wants to score the same folds elsewhere."""
     used = {
         (unit.dataset, unit.protocol) for unit in plan.scores
@@ -75,7 +75,7 @@ def _fold_rows(plan: Plan) -> Iterator[dict[str, Any]]:
                     yield from ({**of, "row_id": ids[row], "side": side} for row in rows)
 
 
-def _next_word(plan: Plan, done: Iterable[ScoreUnit], store: Store) -> defaultdict[str, dict[str, Any]]:
+def _next_word(plan: Workload, done: Iterable[ScoreUnit], store: Store) -> defaultdict[str, dict[str, Any]]:
     """Model -> how well it predicts the run's text; of several the first by name."""
     names = {"next_word_loss": "loss_nats", "next_word_perplexity": "perplexity", "next_word_accuracy": "accuracy"}
     found: defaultdict[str, dict[str, Any]] = defaultdict(lambda: {"next_word_text": "", **dict.fromkeys(names)})
@@ -88,7 +88,7 @@ def _next_word(plan: Plan, done: Iterable[ScoreUnit], store: Store) -> defaultdi
     return found
 
 
-def _properties(source: Source, run_id: str) -> dict[str, Any]:
+def _properties(source: FeatureSource, run_id: str) -> dict[str, Any]:
     checkpoint = source.checkpoint
     assert checkpoint is not None  # noqa: S101 - a model has one
     names = (
@@ -107,7 +107,7 @@ def _properties(source: Source, run_id: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _run_row(plan: Plan, outcome: Outcome, out: str) -> dict[str, Any]:
+def _run_row(plan: Workload, outcome: Outcome, out: str) -> dict[str, Any]:
     libraries = ("numpy", "scipy", "scikit-learn", "torch", "transformers", "ray", "pyarrow", "pandas")
     used = {unit.protocol.hash: asdict(unit.protocol) for unit in plan.scores}
     content: dict[str, Any] = {"spec": asdict(plan.spec), "protocols": list(used.values())}

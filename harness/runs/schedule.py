@@ -16,12 +16,12 @@ from typing import Any
 import ray
 
 from harness.runs import actors, ray_session, reservations
-from harness.runs.metrics import Meters
-from harness.runs.model_queue import Readings
-from harness.runs.model_worker import Read, UnitTimeoutError, time_limit_s
+from harness.runs.metrics import RunMetrics
+from harness.runs.model_queue import ModelQueue
+from harness.runs.model_worker import ExtractionResult, UnitTimeoutError, time_limit_s
 from harness.runs.outcome import Account
 from harness.runs.stopping import Stop
-from harness.runs.workload import Failure, Plan, Watcher
+from harness.runs.workload import Failure, ProgressListener, Workload
 from harness.storage.claims import Claim
 from harness.storage.store import CorruptUnit, Store
 from harness.units.score_units import ScoreUnit
@@ -36,17 +36,17 @@ class Schedule:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: Workload,
         pending: Iterable[ScoreUnit],
         store: Store,
         device: str,
-        watcher: Watcher,
+        listener: ProgressListener,
         allow_pickle: bool = False,
     ) -> None:
-        self.plan, self.store, self.watcher = plan, store, watcher
+        self.plan, self.store, self.listener = plan, store, listener
         self.n_cpus, _ = ray_session.resources()
         self.device = reservations.device_of(device)
-        self.readings = Readings(store, self.device, watcher, allow_pickle=allow_pickle, backend=plan.spec.backend)
+        self.readings = ModelQueue(store, self.device, listener, allow_pickle=allow_pickle, backend=plan.spec.backend)
         self.waiting: defaultdict[str, list[ScoreUnit]] = defaultdict(list)  # by the key of their features
         self.ready: deque[ScoreUnit] = deque()
         self.scoring: dict[Any, tuple[ScoreUnit, Claim, float]] = {}  # with time.monotonic() at submission
@@ -58,7 +58,7 @@ class Schedule:
         self.recordings = {name: ray.put(dataset) for name, dataset in plan.recordings.items()}
         self.ceilings: dict[tuple[str, str], Any] = {}
         self.looked = 0.0
-        self.meters = Meters(plan.run)
+        self.meters = RunMetrics(plan.run)
         for unit in pending:
             self._wait_or_score(unit)
 
@@ -131,7 +131,7 @@ class Schedule:
             self.readings.add(features)
         self.waiting[features.key].append(unit)
 
-    def _read(self, reads: Iterable[Read]) -> None:
+    def _read(self, reads: Iterable[ExtractionResult]) -> None:
         for read in reads:
             scores = self.waiting.pop(read.unit.key, [])
             if read.error:
@@ -141,10 +141,10 @@ class Schedule:
                 if read.is_ours:
                     self.read.add(read.unit.key)
                     self._count(read, scores)
-                    self.watcher.finished(read.unit, read.seconds)
+                    self.listener.finished(read.unit, read.seconds)
                 self.ready.extend(scores)
 
-    def _count(self, read: Read, scores: list[ScoreUnit]) -> None:
+    def _count(self, read: ExtractionResult, scores: list[ScoreUnit]) -> None:
         said = self.store.manifest("features", read.unit.key) or {}
         self.meters.read(read.unit.source.name, scores[0].dataset if scores else "", said.get("n_tokens", 0))
 
@@ -177,7 +177,7 @@ class Schedule:
             claim.release()
             self.n_scored += 1
             self.meters.scored(unit.source.name, unit.dataset)
-            self.watcher.finished(unit, seconds)
+            self.listener.finished(unit, seconds)
 
     def _read_again(self, unit: ScoreUnit, error: Exception) -> bool:
         """Whether a score failed because its features are damaged, and gone since; they are then read again, once."""
@@ -185,7 +185,7 @@ class Schedule:
         if not unit.features or unit.key in self.retried or not isinstance(cause, CorruptUnit | FileNotFoundError):
             return False
         self.retried.add(unit.key)
-        self.watcher.noted(unit.source.name, f"{cause} It is computed again.")
+        self.listener.noted(unit.source.name, f"{cause} It is computed again.")
         self._wait_or_score(unit)
         return True
 
@@ -204,7 +204,7 @@ class Schedule:
         self.meters.look(self.readings.cluster, held, waiting)
         for key in list(self.elsewhere):
             if self.store.has("scores", key):
-                self.watcher.found(self.elsewhere.pop(key))
+                self.listener.found(self.elsewhere.pop(key))
             elif not self.store.claimed("scores", key):  # its driver gave up, or died
                 self.ready.append(self.elsewhere.pop(key))
 
@@ -225,7 +225,7 @@ class Schedule:
     def _failed(self, unit: ScoreUnit, station: str, error: Exception) -> None:
         failure = Failure.of(error, station, unit.source.name, unit.dataset, unit.protocol.name)
         self.plan.failures.append(failure)
-        self.watcher.failed(failure)
+        self.listener.failed(failure)
 
     def _close(self) -> None:
         """Give back what is held. Scores that are under way end with the driver, or by themselves.

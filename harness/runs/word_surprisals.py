@@ -31,14 +31,14 @@ from harness.protocol import AskedBackend, AskedDtype, Protocol, content_hash
 from harness.runs import assemble, ray_session, reservations, stopping
 from harness.runs.model_worker import MADE_UP
 from harness.runs.stopping import Stop
-from harness.runs.workload import Failure, Watcher, guarded
+from harness.runs.workload import Failure, ProgressListener, guarded
 from harness.storage import table_files, tables, transfer
 from harness.storage.origin import SURPRISALS_VERSION
 from harness.storage.store import Store
 from harness.text.word_files import AS_FOUND, TextOptions
 from harness.units import corpora, word_units
 from harness.units.corpora import Corpus
-from harness.units.word_workers import Job, Worker
+from harness.units.word_workers import WordJob, WordWorker
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ STORE_BYTES = 256 * 2**20
 
 
 @dataclass
-class Outcome:
+class WordsOutcome:
     """How it ended.
 
     n_words: of all models together, those in the table; n_read: those that were not there before. was_stopped: whether
@@ -80,9 +80,9 @@ def run(
     memory_gb: float | None = None,
     allow_pickle: bool = False,
     options: TextOptions = AS_FOUND,
-    watcher: Watcher | None = None,
+    listener: ProgressListener | None = None,
     keep_going: bool = False,
-) -> Outcome:
+) -> WordsOutcome:
     """Write the partitions of all models and corpora that are not there.
 
     Args:
@@ -99,7 +99,7 @@ def run(
         memory_gb: what workers may take together; None is what is free.
         allow_pickle: whether pickled weights are loaded.
         options: what the user says of the texts.
-        watcher: is told what happens.
+        listener: is told what happens.
         keep_going: whether models whose names nobody knows are failures like others.
 
     Returns:
@@ -111,13 +111,13 @@ def run(
     """
     out = transfer.absolute(out) if address else out
     started, store = time.monotonic(), Store(out)
-    watcher = guarded(watcher)
+    listener = guarded(listener)
     for each in () if keep_going else names:
         checkpoints.require_known(each)
     store.require_writable()
     store.sweep()
     with store.at_work():
-        watcher.busy("cutting the corpora into shards")
+        listener.busy("cutting the corpora into shards")
         known = _corpora(sources, how, store, data_root, options)
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray warns of how its own pools of actors are made
         ray_session.start(address)
@@ -126,11 +126,11 @@ def run(
         failures: list[Failure] = []
         jobs = list(_jobs(names, how, t5_reads, dtype, backend, device, out, allow_pickle, failures))
         name = _name(jobs, known, how)
-        outcome = Outcome(name, f"{tables.folder(out, 'word_surprisals')}/run={name}", failures=failures)
+        outcome = WordsOutcome(name, f"{tables.folder(out, 'word_surprisals')}/run={name}", failures=failures)
         with stopping.signals(ctrl_c=False) as stop, store.tables_of(name):
-            _write(jobs, known, store, memory_gb, watcher, outcome, stop)
+            _write(jobs, known, store, memory_gb, listener, outcome, stop)
     for failure in failures:
-        watcher.failed(failure)
+        listener.failed(failure)
     outcome.seconds = time.monotonic() - started
     return outcome
 
@@ -144,7 +144,7 @@ def _corpora(
     return known
 
 
-def _name(jobs: Sequence[Job], known: Sequence[Corpus], how: Protocol) -> str:
+def _name(jobs: Sequence[WordJob], known: Sequence[Corpus], how: Protocol) -> str:
     """Of the run: a hash of what was asked for."""
     content = {
         "schema": SURPRISALS_VERSION, "how": asdict(how), "corpora": {one.name: one.version for one in known},
@@ -154,8 +154,8 @@ def _name(jobs: Sequence[Job], known: Sequence[Corpus], how: Protocol) -> str:
 
 
 def _write(
-    jobs: Sequence[Job], known: Sequence[Corpus], store: Store, memory_gb: float | None, watcher: Watcher,
-    outcome: Outcome, stop: Stop,
+    jobs: Sequence[WordJob], known: Sequence[Corpus], store: Store, memory_gb: float | None, listener: ProgressListener,
+    outcome: WordsOutcome, stop: Stop,
 ) -> None:  # fmt: skip
     """Read and put together what is not there, model by model, and list the files of the tables."""
     root, name = assemble.root_of(store), outcome.run
@@ -166,17 +166,17 @@ def _write(
     extractions: list[dict[str, Any]] = []
     for job in jobs:
         for note in job.checkpoint.notes:
-            watcher.remarked(job.name, note)
+            listener.remarked(job.name, note)
         try:
             n_read = outcome.n_read
             # What goes into a table is compared byte by byte; what is in one already was compared then.
             every_byte = not all(_is_assembled(job, corpus, store, name) for corpus in known)
-            if wrong := _read(job, known, store, memory_gb, watcher, outcome, stop, every_byte=every_byte):
+            if wrong := _read(job, known, store, memory_gb, listener, outcome, stop, every_byte=every_byte):
                 outcome.failures.append(wrong)
                 continue
             if outcome.was_stopped:  # what was read is stored
                 break
-            watcher.busy(f"putting together the words of {job.name}")
+            listener.busy(f"putting together the words of {job.name}")
             for corpus in known:
                 _assemble(job, corpus, store, outcome)
                 units += _unit_rows(job, corpus, name)
@@ -192,11 +192,11 @@ def _write(
 def _jobs(
     names: Sequence[str], how: Protocol, t5_reads: str, dtype: AskedDtype, backend: AskedBackend, device: str, out: str,
     allow_pickle: bool, failures: list[Failure],
-) -> list[Job]:  # fmt: skip
+) -> list[WordJob]:  # fmt: skip
     device = reservations.device_of(device)
     cluster = reservations.cluster(device)
     larger = reservations.to_come() if device == "cuda" else None
-    made: dict[str, Job] = {}
+    made: dict[str, WordJob] = {}
     for name, known_as in checkpoints.names_of(dict.fromkeys(names)).items():
         try:
             checkpoint, precise = word_units.resolve(name, dtype, known_as, allow_pickle=allow_pickle)
@@ -206,10 +206,10 @@ def _jobs(
             if placement.refused and larger:  # Ray has an autoscaler start a node, once workers are asked for
                 (placement,) = place(demands, Cluster((larger,)), dtypes)
             if placement.refused:
-                raise memory.NoRoomError(f"{checkpoint.name}: {placement.refused}")
+                raise memory.InsufficientMemoryError(f"{checkpoint.name}: {placement.refused}")
             for reading in word_units.readings_of(checkpoint, how, t5_reads):
                 where = "cpu" if MADE_UP in os.environ else device
-                job = Job(
+                job = WordJob(
                     checkpoint, precise, reading, library, where, out, allow_pickle, placement.n_gpus,
                     placement.gpu_share,
                 )  # fmt: skip
@@ -222,14 +222,14 @@ def _jobs(
 
 
 def _read(
-    job: Job, known: Sequence[Corpus], store: Store, memory_gb: float | None, watcher: Watcher, outcome: Outcome,
-    stop: Stop, *, every_byte: bool,
+    job: WordJob, known: Sequence[Corpus], store: Store, memory_gb: float | None, listener: ProgressListener,
+    outcome: WordsOutcome, stop: Stop, *, every_byte: bool,
 ) -> Failure | None:  # fmt: skip
     """Read what the store does not hold; what was wrong with the first shard that could not be read."""
     sizes = {shard: n for corpus in known for shard, n in zip(corpus.shards, corpus.n_words, strict=True)}
     pending = [shard for shard in sizes if not store.has("surprisals", job.key(shard), every_byte=every_byte)]
     n_words, n_left = sum(sizes.values()), sum(sizes[shard] for shard in pending)
-    watcher.words(job.name, n_words - n_left, n_words)
+    listener.words(job.name, n_words - n_left, n_words)
     if not pending:
         return None
     outcome.was_stopped |= stop.is_asked
@@ -241,7 +241,7 @@ def _read(
     if job.n_gpus:
         need = {"num_cpus": 0, "num_gpus": job.n_gpus if job.n_gpus > 1 else job.gpu_share}
     read = ray.data.from_items([{"shard": shard} for shard in pending], override_num_blocks=len(pending)).map_batches(
-        Worker.of(job), batch_size=1, compute=ray.data.ActorPoolStrategy(size=size), **need
+        WordWorker.of(job), batch_size=1, compute=ray.data.ActorPoolStrategy(size=size), **need
     )
     wrong: Failure | None = None
     for row in read.iter_rows():
@@ -250,7 +250,7 @@ def _read(
             continue
         outcome.n_read += sizes[row["shard"]]
         n_left -= sizes[row["shard"]]
-        watcher.words(job.name, n_words - n_left, n_words)
+        listener.words(job.name, n_words - n_left, n_words)
         if stop.is_asked and n_left:
             outcome.was_stopped = True
             break
@@ -265,7 +265,7 @@ def _bound_memory() -> None:
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=STORE_BYTES)
 
 
-def _pool_size(job: Job, n_shards: int, memory_gb: float | None) -> int:
+def _pool_size(job: WordJob, n_shards: int, memory_gb: float | None) -> int:
     """Workers that there is work, a core or GPUs, and memory for."""
     n_cpus, n_gpus = ray_session.resources()
     larger = reservations.to_come()
@@ -275,14 +275,14 @@ def _pool_size(job: Job, n_shards: int, memory_gb: float | None) -> int:
     each = WORKER_BYTES + job.checkpoint.n_parameters * (4 if job.dtype == "float32" else 2)
     free = memory_gb * 1e9 if memory_gb else memory.free_bytes("cpu")
     if free < each:
-        raise memory.NoRoomError(
+        raise memory.InsufficientMemoryError(
             f"{job.name}: a worker takes about {each / 1e9:.1f} GB, {free / 1e9:.1f} GB are given or free; give more "
             "(--memory-gb), or use bfloat16."
         )
     return max(1, min(n_shards, n_cpus, int(free / each)))
 
 
-def _assemble(job: Job, corpus: Corpus, store: Store, outcome: Outcome) -> None:
+def _assemble(job: WordJob, corpus: Corpus, store: Store, outcome: WordsOutcome) -> None:
     """Stream the bits of a corpus into its partition, unless it is there."""
     outcome.n_words += sum(corpus.n_words)
     if _is_assembled(job, corpus, store, outcome.run):
@@ -294,12 +294,12 @@ def _assemble(job: Job, corpus: Corpus, store: Store, outcome: Outcome) -> None:
     )
 
 
-def _is_assembled(job: Job, corpus: Corpus, store: Store, run_name: str) -> bool:
+def _is_assembled(job: WordJob, corpus: Corpus, store: Store, run_name: str) -> bool:
     folder = tables.folder(assemble.root_of(store), "word_surprisals")
-    return transfer.is_there(store.fs, f"{folder}/{assemble.partition(run_name, corpus.name, job.name)}")
+    return transfer.exists(store.fs, f"{folder}/{assemble.partition(run_name, corpus.name, job.name)}")
 
 
-def _unit_rows(job: Job, corpus: Corpus, run_id: str) -> list[dict[str, Any]]:
+def _unit_rows(job: WordJob, corpus: Corpus, run_id: str) -> list[dict[str, Any]]:
     """What the partition is made of, for `harness cache`."""
     of = {"run": run_id, "model": job.name, "dataset": corpus.name, "protocol": job.how.name}
     keys = [("corpora", corpus.key), *(("corpora", shard) for shard in corpus.shards)]
@@ -307,7 +307,7 @@ def _unit_rows(job: Job, corpus: Corpus, run_id: str) -> list[dict[str, Any]]:
     return [{**of, "kind": kind, "key": key} for kind, key in keys]
 
 
-def _extraction_row(job: Job, corpus: Corpus, store: Store, *, reused: bool) -> dict[str, Any]:
+def _extraction_row(job: WordJob, corpus: Corpus, store: Store, *, reused: bool) -> dict[str, Any]:
     """A row of `extractions`: how a model read a corpus, over its shards."""
     found = [store.manifest("surprisals", job.key(shard)) or {} for shard in corpus.shards]
 

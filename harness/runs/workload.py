@@ -22,7 +22,7 @@ from harness.records import Dataset
 from harness.spec import EvaluationSpec
 from harness.storage.origin import now
 from harness.units import quickstart
-from harness.units.feature_units import FeatureUnit, Source
+from harness.units.feature_units import FeatureSource, FeatureUnit
 from harness.units.score_units import ScoreUnit
 
 logger = logging.getLogger(__name__)
@@ -48,11 +48,11 @@ class Failure:
 
 
 @dataclass
-class Plan:
+class Workload:
     """What a run consists of, and what stood in the way of planning it."""
 
     spec: EvaluationSpec
-    sources: list[Source] = field(default_factory=list)
+    sources: list[FeatureSource] = field(default_factory=list)
     recordings: dict[str, Dataset] = field(default_factory=dict)
     protocols: dict[str, dict[str, Protocol]] = field(default_factory=dict)
     scores: list[ScoreUnit] = field(default_factory=list)
@@ -65,10 +65,10 @@ class Plan:
         return f"{self.spec.name}-{content_hash([asdict(self.spec), sorted(unit.key for unit in self.scores)])[:8]}"
 
 
-class Watcher:
+class ProgressListener:
     """Hears what a run does; the base class hears and says nothing."""
 
-    def planned(self, plan: Plan, pending: list[ScoreUnit]) -> None:
+    def planned(self, plan: Workload, pending: list[ScoreUnit]) -> None:
         """The plan is made; `pending` is what the store does not hold."""
 
     def busy(self, what: str) -> None:
@@ -93,32 +93,32 @@ class Watcher:
         """A unit, a model or a data set failed."""
 
 
-def guarded(watcher: Watcher | None) -> Watcher:
-    """Wrap a watcher so that its exceptions are logged and never end a run."""
-    return cast("Watcher", _Guarded(watcher or Watcher()))
+def guarded(listener: ProgressListener | None) -> ProgressListener:
+    """Wrap a listener so that its exceptions are logged and never end a run."""
+    return cast("ProgressListener", _Guarded(listener or ProgressListener()))
 
 
 class _Guarded:
-    def __init__(self, watcher: Watcher) -> None:
-        self._watcher = watcher
+    def __init__(self, listener: ProgressListener) -> None:
+        self._listener = listener
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        call = getattr(self._watcher, name)
+        call = getattr(self._listener, name)
 
         def guarded(*arguments: Any) -> None:
             try:
                 call(*arguments)
-            except Exception as error:  # noqa: BLE001 - whatever a watcher does
+            except Exception as error:  # noqa: BLE001 - whatever a listener does
                 logger.warning("%s could not be shown: %s", name, names.printable(f"{type(error).__name__}: {error}"))
 
         return guarded
 
 
-def make_plan(
+def make_workload(
     spec: EvaluationSpec, out: str, data_root: str | None, *, pinned: bool = True, allow_pickle: bool = False
-) -> Plan:
+) -> Workload:
     """Resolve the models, load the recordings and list the units; what cannot be had becomes a failure."""
-    plan = Plan(spec)
+    plan = Workload(spec)
     plan.sources = [*_models(plan, out, allow_pickle), *_controls(spec)]
     for name in dict.fromkeys(member for group in spec.datasets for member in datasets.expand(group)):
         root = quickstart.folder_of(out) if name.startswith("synthetic") else data_root or "."
@@ -130,7 +130,7 @@ def make_plan(
     return plan
 
 
-def _add_recording(plan: Plan, entry: Entry, root: str | Path, pinned: bool) -> None:
+def _add_recording(plan: Workload, entry: Entry, root: str | Path, pinned: bool) -> None:
     """Recordings and their protocols go by the name in the tables, which of a "local:FOLDER" is another one."""
     if entry.name in plan.recordings:
         raise ValueError(f"two data sets are called {entry.name!r}; give one of them a `name` in its dataset.json.")
@@ -141,7 +141,7 @@ def _add_recording(plan: Plan, entry: Entry, root: str | Path, pinned: bool) -> 
 _UNKNOWN = frozenset({"UnknownModelError", "NotOnHubError"})
 
 
-def require_known(plan: Plan) -> None:
+def require_known(plan: Workload) -> None:
     """Raise ValueError, with the nearest names, where the name of a model is not known."""
     unknown = [failure for failure in plan.failures if failure.exception in _UNKNOWN]
     if unknown:
@@ -151,7 +151,7 @@ def require_known(plan: Plan) -> None:
         )
 
 
-def require_model_and_data(plan: Plan) -> None:
+def require_model_and_data(plan: Workload) -> None:
     """Raise where there is no model or no recording at all.
 
     Raises:
@@ -171,7 +171,7 @@ def require_files(spec: EvaluationSpec) -> None:
             raise FileNotFoundError(f"{file} is no file; give the vectors or the corpus of a control by its path.")
 
 
-def _controls(spec: EvaluationSpec) -> Iterator[Source]:
+def _controls(spec: EvaluationSpec) -> Iterator[FeatureSource]:
     """The controls, without those whose file is not given.
 
     The revision is by all of a file's content, each time: a second for a gigabyte, which is less than reading it costs.
@@ -181,10 +181,10 @@ def _controls(spec: EvaluationSpec) -> Iterator[Source]:
         file = getattr(spec, needs) if needs else ""
         if file or not needs:
             revision = checksum_of(Path(file), "sha256").replace(":", "-")[:23] if file else ""
-            yield Source(name, "control", revision, spec.seed, file=str(Path(file).absolute()) if file else "")
+            yield FeatureSource(name, "control", revision, spec.seed, file=str(Path(file).absolute()) if file else "")
 
 
-def _models(plan: Plan, out: str, allow_pickle: bool) -> Iterator[Source]:
+def _models(plan: Workload, out: str, allow_pickle: bool) -> Iterator[FeatureSource]:
     found: dict[str, checkpoints.Checkpoint] = {}
     names = checkpoints.names_of(dict.fromkeys(plan.spec.models))
     for name in names:
@@ -198,11 +198,11 @@ def _models(plan: Plan, out: str, allow_pickle: bool) -> Iterator[Source]:
         else:
             found[checkpoint.name] = checkpoint
     for checkpoint in pairs.pair(found.values()):
-        yield Source(checkpoint.name, "model", checkpoint.revision, plan.spec.seed, checkpoint)
+        yield FeatureSource(checkpoint.name, "model", checkpoint.revision, plan.spec.seed, checkpoint)
         for variant in plan.spec.variants:
             if variant != "chat" or checkpoints.has_chat_template(checkpoint):
                 name = f"{checkpoint.name}:{variant}"
-                yield Source(name, variant, checkpoint.revision, plan.spec.seed, checkpoint)
+                yield FeatureSource(name, variant, checkpoint.revision, plan.spec.seed, checkpoint)
 
 
 def _require_other_name(checkpoint: checkpoints.Checkpoint, found: dict[str, checkpoints.Checkpoint]) -> None:
@@ -214,7 +214,7 @@ def _require_other_name(checkpoint: checkpoints.Checkpoint, found: dict[str, che
         )
 
 
-def _score_units(plan: Plan) -> Iterator[ScoreUnit]:
+def _score_units(plan: Workload) -> Iterator[ScoreUnit]:
     for name, dataset in plan.recordings.items():
         known = plan.protocols[name]
         for protocol in (known[wanted] for wanted in plan.spec.protocols if wanted in known):
@@ -227,7 +227,7 @@ def _score_units(plan: Plan) -> Iterator[ScoreUnit]:
                 yield ScoreUnit(source, name, dataset.version, protocol, plan.spec.seed, features, held_against)
 
 
-def _beside(plan: Plan, dataset: Dataset) -> tuple[Source, ...]:
+def _beside(plan: Workload, dataset: Dataset) -> tuple[FeatureSource, ...]:
     """The controls beyond which a model's variance is unique: all that apply to a recording but noise."""
     if dataset.responses is None:
         return ()
@@ -235,7 +235,9 @@ def _beside(plan: Plan, dataset: Dataset) -> tuple[Source, ...]:
     return tuple(source for source in known if controls.applies(source.name, dataset))
 
 
-def feature_unit(source: Source, dataset: Dataset, protocol: Protocol, asked: AskedDtype = "auto") -> FeatureUnit:
+def feature_unit(
+    source: FeatureSource, dataset: Dataset, protocol: Protocol, asked: AskedDtype = "auto"
+) -> FeatureUnit:
     """What a model must read for a data set: states for responses, surprisals for reading times.
 
     A decoder gives the surprisals of a recording's stimuli in the pass that gives its states; T5 would need a second,

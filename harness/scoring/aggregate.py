@@ -22,7 +22,7 @@ _COUNTS = 2**22  # numbers in memory at once
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenLayer:
     """The score of a model on one target.
 
     Attributes:
@@ -95,7 +95,9 @@ def mean_of_parts(scores: Floats, parts: tuple[str, ...]) -> float:
     return mean(np.array([mean(scores[of == part]) for part in dict.fromkeys(parts)]))
 
 
-def choose(fits: dict[Layer, LayerFit], layer_choice: str, responses: Responses, target: Target, seed: int) -> Chosen:
+def choose(
+    fits: dict[Layer, LayerFit], layer_choice: str, responses: Responses, target: Target, seed: int
+) -> ChosenLayer:
     """Choose a layer and give the model's score on one target.
 
     Args:
@@ -117,7 +119,7 @@ def choose(fits: dict[Layer, LayerFit], layer_choice: str, responses: Responses,
     held_out = [target.of(fits[layer].r, fits[layer].parts) for layer in layers]
     r = np.stack([held_out[k][fold] for fold, k in enumerate(picked)])  # (fold, neuroid)
     low, high, kind = interval(r, parts, any_fit.test_share, np.array(responses.subjects)[target.neuroids], seed)
-    return Chosen(
+    return ChosenLayer(
         layer=layers[np.bincount(picked).argmax()],
         layer_folds=int(np.bincount(picked).max()),
         layer_choice=how,

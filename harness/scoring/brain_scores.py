@@ -16,13 +16,13 @@ from harness.kernels.ridge import FoldFit
 from harness.protocol import Protocol
 from harness.records import Features, Floats, Fold, Integers, Layer, LayerFit, Responses, indices_of
 from harness.scoring import fitting, folds
-from harness.scoring.fitting import ByFold, Fitting, Layers, Matrices, Spread, here
+from harness.scoring.fitting import ByFold, Fitting, Layers, Matrices, Spread, fit_locally
 
 logger = logging.getLogger(__name__)
 
 
 def score_layers(
-    features: Features | ByFold, responses: Responses, protocol: Protocol, spread: Spread = here
+    features: Features | ByFold, responses: Responses, protocol: Protocol, spread: Spread = fit_locally
 ) -> dict[Layer, LayerFit]:
     """Score every layer on every neuroid.
 

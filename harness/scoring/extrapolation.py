@@ -33,7 +33,7 @@ from harness.scoring import fitting, saturation
 _NEUROIDS = 256
 
 
-class Collected(NamedTuple):
+class PooledScores(NamedTuple):
     """Scores of subjects predicted from others.
 
     Attributes:
@@ -55,7 +55,7 @@ def collect(
     n_pools: int = 10,
     seed: int = 0,
     threads: int = 1,
-) -> Collected:
+) -> PooledScores:
     """Predict every subject from pools of others.
 
     Args:
@@ -91,7 +91,7 @@ def collect(
             if len(predicted):
                 fits = way.fit_design(features, values[:, predicted], threads=threads)
                 found[:, predicted] = [fit.r for fit in fits]
-    return Collected(tuple(pools), scores)
+    return PooledScores(tuple(pools), scores)
 
 
 def _features(
@@ -128,7 +128,7 @@ def draw_pools(subjects: Sequence[str], n_pools: int, seed: int) -> list[tuple[s
     return pools
 
 
-def extrapolate(collected: Collected, *, n_bootstraps: int = 100, threads: int = 1) -> Floats:
+def extrapolate(collected: PooledScores, *, n_bootstraps: int = 100, threads: int = 1) -> Floats:
     """Bootstrap the scores of every neuroid and fit the curve to each bootstrap.
 
     A bootstrap draws, for each size of pool in turn, as many scores as there are, with replacement, from pools and

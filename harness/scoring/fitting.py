@@ -124,7 +124,7 @@ class Layers:
 Spread = Callable[[Fitting, Matrices, Floats], Iterator[list[list[FoldFit]]]]
 
 
-def here(fitting: Fitting, layers: Matrices, Y: Floats) -> Iterator[list[list[FoldFit]]]:
+def fit_locally(fitting: Fitting, layers: Matrices, Y: Floats) -> Iterator[list[list[FoldFit]]]:
     """All layers in this process, uncut, as many beside each other as BLAS has threads (one, in a worker of Ray).
 
     A product of a few hundred rows keeps two BLAS threads busy waiting for each other, the more where others compute.

@@ -15,8 +15,8 @@ import numpy as np
 from harness.protocol import Protocol
 from harness.records import Ceiling, Layer, LayerFit, Responses
 from harness.scoring import aggregate
-from harness.scoring.aggregate import Chosen, Target
-from harness.scoring.unique_variance import Unique
+from harness.scoring.aggregate import ChosenLayer, Target
+from harness.scoring.unique_variance import UniqueVariance
 
 Row = dict[str, Any]
 # Where people share so little, a ratio would be noise over noise (extrapolated ceilings of noise end at 1e-8).
@@ -33,7 +33,7 @@ class BrainRows:
     ceiling: Ceiling
     protocol: Protocol
     seed: int
-    unique: Unique | None = None
+    unique: UniqueVariance | None = None
 
     def neuroids(self) -> Iterator[Row]:
         """For each layer the columns of its rows, (neuroid,) or one value for all: rows may be half a million."""
@@ -71,7 +71,7 @@ class BrainRows:
         """One row per target: the layer that the protocol chooses."""
         return [self._model_row(name, target) for name, target in aggregate.targets(self.responses).items()]
 
-    def chosen(self, target: str) -> Chosen:
+    def chosen(self, target: str) -> ChosenLayer:
         """The layer that the protocol chooses for a target, and its score."""
         of = aggregate.targets(self.responses)[target]
         return aggregate.choose(self.fits, self.protocol.layer_choice, self.responses, of, self.seed)

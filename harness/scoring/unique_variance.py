@@ -28,7 +28,7 @@ _FEW_COLUMNS = 8
 _TRIED = ((1.0, 1.0), (1.0, 1e-2), (1e-2, 1.0), (1.0, 0.0), (0.0, 1.0))
 
 
-class Unique(NamedTuple):
+class UniqueVariance(NamedTuple):
     """Variance explained; (fold, neuroid) each, NaN where not measurable.
 
     Attributes:
@@ -53,7 +53,7 @@ def over_controls(
     protocol: Protocol,
     *,
     threads: int = 1,
-) -> Unique:
+) -> UniqueVariance:
     """The unique variance of one layer of a model over controls.
 
     Args:
@@ -78,7 +78,7 @@ def over_controls(
         found.append(wide)
         parts += [part] * wide.shape[1]
     joint, alone, unique = np.concatenate(found, axis=1)
-    return Unique(joint, alone, unique, tuple(parts), tuple(controls))
+    return UniqueVariance(joint, alone, unique, tuple(parts), tuple(controls))
 
 
 def _of_part(

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from harness.delimited import table
-from harness.delimited.encodings import Source, text_of
+from harness.delimited.encodings import TextSource, text_of
 from harness.delimited.numerals import MISSING, looks_like_a_number, read_numbers
-from harness.delimited.table import Table
+from harness.delimited.table import DelimitedTable
 from harness.models import sizes
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Cells(NamedTuple):
     notes: list[str]
 
 
-def load(path: str, wanted: Collection[str], encoding: str | None = None) -> Table:
+def load(path: str, wanted: Collection[str], encoding: str | None = None) -> DelimitedTable:
     """Read a file of scores, every cell unchanged.
 
     Args:
@@ -65,26 +65,26 @@ def load(path: str, wanted: Collection[str], encoding: str | None = None) -> Tab
     if name.endswith(".json"):
         return _of_json(path, encoding)
     if name.endswith(_DELIMITED):
-        return table.read(Source(path, encoding), wanted)
+        return table.read(TextSource(path, encoding), wanted)
     raise ValueError(f"{path}: wanted .csv, .tsv, .json or .parquet.")
 
 
-def _of_json(path: str, encoding: str | None) -> Table:
+def _of_json(path: str, encoding: str | None) -> DelimitedTable:
     """Records, or columns as pandas writes them."""
     import pandas as pd
 
     try:
-        content = json.loads(text_of(Source(path, encoding)))
+        content = json.loads(text_of(TextSource(path, encoding)))
         frame = pd.DataFrame(content, dtype=object)
     except ValueError as error:
         raise ValueError(f"{path} is not JSON records: {error}") from None
     nested = [name for name in frame if frame[name].map(lambda value: isinstance(value, dict | list)).any()]
     if nested:
         raise ValueError(f"{path}: {nested[0]} holds lists or objects; wanted one text or number in each cell.")
-    return table.without_index(Table(path.rsplit("/", 1)[-1], frame, range(1, len(frame) + 1), "row"))
+    return table.without_index(DelimitedTable(path.rsplit("/", 1)[-1], frame, range(1, len(frame) + 1), "row"))
 
 
-def typed(content: Table, texts: Collection[str], scores: Collection[str], size: str) -> Cells:
+def typed(content: DelimitedTable, texts: Collection[str], scores: Collection[str], size: str) -> Cells:
     """Tell numbers from text, column by column.
 
     Args:
@@ -117,12 +117,12 @@ def typed(content: Table, texts: Collection[str], scores: Collection[str], size:
     return Cells(frame, content.lines, content.unit, notes)
 
 
-def _counts_rows(content: Table, name: str) -> bool:
+def _counts_rows(content: DelimitedTable, name: str) -> bool:
     cells = [cell.removesuffix(".0") for cell in content.texts(name)]
     return any(cells == [str(number) for number in range(start, start + len(cells))] for start in (0, 1))
 
 
-def _is_mostly_numbers(content: Table, name: str, size: str) -> bool:
+def _is_mostly_numbers(content: DelimitedTable, name: str, size: str) -> bool:
     """Whether at least half of the cells that hold something are numbers."""
     cells = [cell.strip() for cell in content.texts(name)]
     present = [cell for cell in cells if cell.lower() not in MISSING]
@@ -133,7 +133,7 @@ def _is_mostly_numbers(content: Table, name: str, size: str) -> bool:
     )
 
 
-def _numbers(content: Table, name: str, size: str) -> Any:
+def _numbers(content: DelimitedTable, name: str, size: str) -> Any:
     """A column as float64; sizes such as 7B where it is that of sizes."""
 
     def tell(row: int, cell: str) -> str:

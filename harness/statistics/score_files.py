@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness import datasets
 from harness.delimited.identifiers import difference_of
 from harness.delimited.numerals import MISSING
-from harness.delimited.table import Table
+from harness.delimited.table import DelimitedTable
 from harness.statistics import score_cells
 from harness.statistics.scores import AVERAGE, SIZE, Scores, of_frames
 
@@ -69,7 +69,7 @@ def read(
     return of_frames(path, rows, models, people, brain, (*cells.notes, *notes_of_names, *notes))
 
 
-def _columns(content: Table) -> Table:
+def _columns(content: DelimitedTable) -> DelimitedTable:
     """Our names of the columns, whatever their case and alias."""
     known = _NEVER | _LONG | {SIZE} | set(_ALIASES)
     frame = content.frame
@@ -92,7 +92,7 @@ def _compose_names(frame: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _require_names(content: Table, names: Sequence[str]) -> None:
+def _require_names(content: DelimitedTable, names: Sequence[str]) -> None:
     for name in names:
         texts = [text.strip() for text in content.texts(name)] if name in content.frame else []
         if "" in texts:

@@ -28,7 +28,7 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from harness.storage.transfer import again, is_there, remove
+from harness.storage.transfer import exists, remove, retry
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Claims:
 
     def _write_first(self, path: str, holder: Holder) -> bool:
         """Write a file that must not be there yet; whether it is ours."""
-        again(self.fs.makedirs, path.rpartition("/")[0], exist_ok=True)
+        retry(self.fs.makedirs, path.rpartition("/")[0], exist_ok=True)
         if isinstance(self.fs, LocalFileSystem):
             try:
                 with self.fs.open(path, "xb") as stream:
@@ -173,7 +173,7 @@ class Claims:
                 raise
             return True
         with suppress(FileExistsError):  # of another; or ours, where only the answer was lost
-            again(self._write_remote, path, holder)
+            retry(self._write_remote, path, holder)
             time.sleep(_SETTLE_S)
         found = self._read(path)[1]
         return found is not None and found.owner == holder.owner
@@ -183,7 +183,7 @@ class Claims:
         try:
             self.fs.pipe_file(path, _written(holder), mode="create")
         except (NotImplementedError, TypeError, ValueError):
-            if is_there(self.fs, path):
+            if exists(self.fs, path):
                 raise FileExistsError(path) from None
             self.fs.pipe_file(path, _written(holder))
 
@@ -196,14 +196,14 @@ class Claims:
         folder = f"{self.folder}/{kind}"
         self.fs.invalidate_cache(folder)
         try:
-            return sorted(f"{folder}/{path.rpartition('/')[2]}" for path in again(self.fs.ls, folder, detail=False))
+            return sorted(f"{folder}/{path.rpartition('/')[2]}" for path in retry(self.fs.ls, folder, detail=False))
         except FileNotFoundError:
             return []
 
     def _read(self, path: str) -> tuple[bytes | None, Holder | None]:
         """What a file says, raw and understood; None where it is gone, or half written."""
         try:
-            raw: bytes = again(self.fs.cat_file, path)
+            raw: bytes = retry(self.fs.cat_file, path)
         except FileNotFoundError:
             return None, None
         try:

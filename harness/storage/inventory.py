@@ -23,7 +23,7 @@ SCHEMAS = {
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedUnit:
     """A unit as `harness cache ls` shows it.
 
     Attributes:
@@ -47,7 +47,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Waste:
+class UnusedFiles:
     """What `harness cache gc` would remove, and why; kind and key are "" of what is no unit."""
 
     path: str
@@ -57,7 +57,7 @@ class Waste:
     key: str = ""
 
 
-def ls(store: Store) -> list[Listed]:
+def ls(store: Store) -> list[ListedUnit]:
     """Every unit, by kind and time of making."""
     runs = _runs(store)
     found = [
@@ -100,7 +100,7 @@ def damaged_tables(store: Store) -> list[str]:
     return [f"run {run}: {fault}" for run in runs for fault in table_files.faults(store.fs, root, run)]
 
 
-def waste(store: Store, *, unused: bool = False) -> list[Waste]:
+def unused_files(store: Store, *, unused: bool = False) -> list[UnusedFiles]:
     """What is of no use, without what a living process works at.
 
     Args:
@@ -119,22 +119,22 @@ def waste(store: Store, *, unused: bool = False) -> list[Waste]:
     for unit in ls(store):
         path = store.folder(unit.kind, unit.key)
         if unit.state == "outdated" and not workers:
-            found.append(Waste(path, unit.bytes, "of another version of the harness", unit.kind, unit.key))
+            found.append(UnusedFiles(path, unit.bytes, "of another version of the harness", unit.kind, unit.key))
         elif unit.state == "damaged":
-            found.append(Waste(path, unit.bytes, "damaged", unit.kind, unit.key))
+            found.append(UnusedFiles(path, unit.bytes, "damaged", unit.kind, unit.key))
         elif unit.state == "unfinished" and _age_s(store, path) > STALE_S:
-            found.append(Waste(path, unit.bytes, "left unfinished by a run that was killed", unit.kind, unit.key))
+            found.append(UnusedFiles(path, unit.bytes, "left unfinished by a run that was killed", unit.kind, unit.key))
         elif unused and unit.state == "computing":
             raise ValueError(
                 f"{store.claimed(unit.kind, unit.key)} computes {unit.kind} unit {unit.key} here, and its tables are "
                 "not written yet; wait for it, or leave out --unused."
             )
         elif unused and unit.state == "whole" and unit.kind != "ceilings" and not unit.runs:
-            found.append(Waste(path, unit.bytes, "no run's tables are made of it", unit.kind, unit.key))
+            found.append(UnusedFiles(path, unit.bytes, "no run's tables are made of it", unit.kind, unit.key))
     return found
 
 
-def remove(store: Store, found: Sequence[Waste]) -> None:
+def remove(store: Store, found: Sequence[UnusedFiles]) -> None:
     """Remove what `waste` found; what is computed again meanwhile stays."""
     for each in found:
         if each.kind:
@@ -158,9 +158,9 @@ def _units(store: Store, kind: str, *, manifest_only: bool = True) -> Iterator[t
             yield key, unit
 
 
-def _listed(store: Store, kind: str, key: str, unit: StoredUnit | None, runs: Mapping[str, set[str]]) -> Listed:
+def _listed(store: Store, kind: str, key: str, unit: StoredUnit | None, runs: Mapping[str, set[str]]) -> ListedUnit:
     facts: dict[str, Any] = unit.manifest if unit else {}
-    return Listed(
+    return ListedUnit(
         kind=kind,
         key=key,
         model=str(facts.get("model") or ""),
@@ -203,26 +203,26 @@ def _entries(store: Store, folder: str) -> list[str]:
     """What lies in a folder, hidden things left out; nothing where there is none."""
     store.fs.invalidate_cache(folder)
     try:
-        paths = transfer.again(store.fs.ls, folder, detail=False)
+        paths = transfer.retry(store.fs.ls, folder, detail=False)
     except FileNotFoundError:
         return []
     return sorted(path for path in paths if not path.rpartition("/")[2].startswith("."))
 
 
-def _aside(store: Store) -> Iterator[Waste]:
+def _aside(store: Store) -> Iterator[UnusedFiles]:
     """Folders in which a killed run was writing."""
     out = store.root.rpartition("/")[0]
     for pattern in (".aside-*", "units/.aside-*", "tables/.aside-*"):
         for path in store.fs.glob(f"{out}/{pattern}"):
             if _age_s(store, path) > STALE_S:
-                yield Waste(path, int(store.fs.du(path)), "left aside by a run that was killed")
+                yield UnusedFiles(path, int(store.fs.du(path)), "left aside by a run that was killed")
 
 
-def _claims(store: Store) -> Iterator[Waste]:
+def _claims(store: Store) -> Iterator[UnusedFiles]:
     for claims, kinds in ((store.claims, (*SCHEMAS, "runs")), (store.table_claims, ("run",))):
         for path in (path for kind in kinds for path in claims.paths(kind)):
             if claims.is_dead(path):
-                yield Waste(path, 0, "claimed by a process that has ended")
+                yield UnusedFiles(path, 0, "claimed by a process that has ended")
 
 
 def _age_s(store: Store, path: str) -> float:

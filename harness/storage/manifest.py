@@ -72,7 +72,7 @@ def look(fs: Any, folder: str, kind: str, key: str) -> StoredUnit | None:
     """The unit in a folder; None where there is no manifest that can be read."""
     fs.invalidate_cache(folder)
     try:
-        manifest = json.loads(transfer.again(fs.cat_file, f"{folder}/{MANIFEST}"))
+        manifest = json.loads(transfer.retry(fs.cat_file, f"{folder}/{MANIFEST}"))
         files = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest["files"].items()}
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -82,7 +82,7 @@ def look(fs: Any, folder: str, kind: str, key: str) -> StoredUnit | None:
     stamps, fault = {}, None
     for name, (wanted, _) in files.items():
         try:
-            info = transfer.again(fs.info, f"{folder}/{name}")
+            info = transfer.retry(fs.info, f"{folder}/{name}")
         except FileNotFoundError:
             info = {}
         stamps[name], size = transfer.stamp(info), info.get("size")

@@ -225,10 +225,10 @@ class Store:
         """File by file, the manifest last; where one fails, those that were sent are taken back."""
         try:
             for name, facts in manifest["files"].items():
-                transfer.again(self.fs.put_file, str(aside / name), f"{folder}/{name}")
+                transfer.retry(self.fs.put_file, str(aside / name), f"{folder}/{name}")
                 self.fs.invalidate_cache(folder)
-                facts["stamp"] = transfer.stamp(transfer.again(self.fs.info, f"{folder}/{name}"))
-            transfer.again(self.fs.pipe_file, f"{folder}/{MANIFEST}", _written(manifest))
+                facts["stamp"] = transfer.stamp(transfer.retry(self.fs.info, f"{folder}/{name}"))
+            transfer.retry(self.fs.pipe_file, f"{folder}/{MANIFEST}", _written(manifest))
         except Exception:
             with suppress(Exception):
                 for name in manifest["files"]:

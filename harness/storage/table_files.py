@@ -53,10 +53,10 @@ def write(fs: Any, root: str, run: str) -> None:
         for table in of_a_run() for path, facts in _files(fs, f"{root}/tables/{table}/run={run}")
     }  # fmt: skip
     file = _list(root, run)
-    transfer.again(fs.makedirs, file.rpartition("/")[0], exist_ok=True)
+    transfer.retry(fs.makedirs, file.rpartition("/")[0], exist_ok=True)
     aside = f"{file}.{uuid.uuid4().hex[:8]}"
-    transfer.again(fs.pipe_file, aside, json.dumps(found, indent=1, sort_keys=True).encode())
-    transfer.again(fs.mv, aside, file)
+    transfer.retry(fs.pipe_file, aside, json.dumps(found, indent=1, sort_keys=True).encode())
+    transfer.retry(fs.mv, aside, file)
 
 
 def forget(fs: Any, root: str, run: str) -> None:
@@ -69,7 +69,7 @@ def listed(fs: Any, root: str) -> list[str]:
     folder = f"{root}/tables/.files"
     fs.invalidate_cache(folder)
     try:
-        names = [path.rpartition("/")[2] for path in transfer.again(fs.ls, folder, detail=False)]
+        names = [path.rpartition("/")[2] for path in transfer.retry(fs.ls, folder, detail=False)]
     except FileNotFoundError:
         return []
     return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
@@ -85,7 +85,7 @@ def faults(fs: Any, root: str, run: str, tables: Iterable[str] | None = None) ->
         tables: only of these.
     """
     try:
-        content = json.loads(transfer.again(fs.cat_file, _list(root, run)))
+        content = json.loads(transfer.retry(fs.cat_file, _list(root, run)))
         wanted = {str(name): (int(facts["bytes"]), str(facts["sha256"])) for name, facts in content.items()}
     except FileNotFoundError:
         return
@@ -135,7 +135,7 @@ def _files(fs: Any, folder: str) -> list[tuple[str, dict[str, Any]]]:
     """The Parquet files of a folder and what the filesystem says of them."""
     fs.invalidate_cache(folder)
     try:
-        found = transfer.again(fs.find, folder, detail=True)
+        found = transfer.retry(fs.find, folder, detail=True)
     except FileNotFoundError:
         return []
     return sorted((path, facts) for path, facts in found.items() if path.endswith(".parquet"))

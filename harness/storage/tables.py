@@ -121,7 +121,7 @@ def read(
             damaged are named in the log and left out.
     """
     filesystem, root = fsspec.core.url_to_fs(out)
-    if not transfer.is_there(filesystem, f"{root}/tables"):
+    if not transfer.exists(filesystem, f"{root}/tables"):
         raise FileNotFoundError(f"no tables under {out}: run `harness run quickstart --out {out}` first.")
     for pause_s in PAUSES_S:
         # Another driver may be replacing the files that were just listed.
@@ -161,11 +161,11 @@ def _read(
         table_files.require(filesystem, root, run, [table])
     elif "run" in SCHEMAS[table] and (damaged := _damaged(filesystem, root, table)):
         wanted = ~ds.field("run").isin(pa.array(damaged, pa.string()))
-    if not transfer.is_there(filesystem, path):
+    if not transfer.exists(filesystem, path):
         return schema(table).empty_table().to_pandas()
     if models is not None:
         wanted &= ds.field("model").isin(pa.array(list(models), pa.string()))
-    data = transfer.again(_dataset, filesystem, path, table)
+    data = transfer.retry(_dataset, filesystem, path, table)
     found = _rows_of(data, wanted, list(columns or SCHEMAS[table]), table, where)
     with pd.option_context("mode.string_storage", "python"):  # row by row, Arrow's strings are several times slower
         frame = found.to_pandas()
@@ -189,7 +189,7 @@ def _rows_of(data: Any, wanted: Any, columns: list[str], table: str, where: Call
         return rows
 
     with ThreadPoolExecutor(READERS) as pool:
-        parts = list(pool.map(partial(transfer.again, read_one), data.get_fragments(filter=wanted)))
+        parts = list(pool.map(partial(transfer.retry, read_one), data.get_fragments(filter=wanted)))
     whole = schema(table)
     if not parts:
         return whole.empty_table().select(columns)
@@ -239,7 +239,7 @@ def remove(out: str, run: str) -> None:
 def holds(out: str, run: str) -> bool:
     """Whether all tables of a finished run are there as they were written; `runs` is written last."""
     filesystem, root = fsspec.core.url_to_fs(out)
-    if not all(transfer.is_there(filesystem, f"{root}/tables/{name}/run={run}") for name in table_files.of_a_run()):
+    if not all(transfer.exists(filesystem, f"{root}/tables/{name}/run={run}") for name in table_files.of_a_run()):
         return False
     try:
         table_files.require(filesystem, root, run)

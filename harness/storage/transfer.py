@@ -36,7 +36,7 @@ _STAMPS = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "la
 T = TypeVar("T")
 
 
-def again(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
+def retry(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
     """The result of a call to a filesystem, tried five times with pauses."""
     for pause_s in PAUSES_S:
         try:
@@ -56,10 +56,10 @@ def absolute(place: str) -> str:
     return place if "://" in place else str(Path(place).absolute())
 
 
-def is_there(fs: Any, path: str) -> bool:
+def exists(fs: Any, path: str) -> bool:
     """Whether there is a file or folder. A filesystem's own `exists` and `isdir` say no while it is silent."""
     try:
-        again(fs.info, path)
+        retry(fs.info, path)
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
@@ -109,7 +109,7 @@ def fetch(fs: Any, path: str, size: int, file: Path | None) -> str:
     with ThreadPoolExecutor(STREAMS) as pool, file.open("wb") if file else contextlib.nullcontext() as stream:
         coming: deque[Any] = deque()
         for start in range(0, size, CHUNK_BYTES):
-            coming.append(pool.submit(again, piece, start))
+            coming.append(pool.submit(retry, piece, start))
             if len(coming) == STREAMS or start + CHUNK_BYTES >= size:
                 _take(coming, 1 if start + CHUNK_BYTES < size else len(coming), digest, stream)
     return digest.hexdigest()
@@ -142,4 +142,4 @@ def sync(path: Path) -> None:
 def remove(fs: Any, path: str, *, recursive: bool = False) -> None:
     """Remove what is there; what is gone already is no harm."""
     with contextlib.suppress(FileNotFoundError):
-        again(fs.rm, path, recursive=recursive)
+        retry(fs.rm, path, recursive=recursive)

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from harness.records import Apart, Context, Integers
+from harness.records import Context, Integers, Retokenised
 
 # Characters before a stimulus's end that are tokenised again. What stands further off has no say in its last tokens.
 TAIL = 96
 
 
-def apart(context: Context, ids: Integers, offsets: Integers, tokenizer: Any) -> dict[int, Apart]:
+def retokenised(context: Context, ids: Integers, offsets: Integers, tokenizer: Any) -> dict[int, Retokenised]:
     """The stimuli whose text so far has other tokens, by their index.
 
     Args:
@@ -81,10 +81,10 @@ def _is_beginning(ids: Integers, offsets: Integers, end: int, part: Integers) ->
     return bool(np.array_equal(ids[: len(part)], part)) and not straddles
 
 
-def _of_stimulus(stimulus: int, ids: Integers, part: Integers, places: Integers, context: Context) -> Apart:
+def _of_stimulus(stimulus: int, ids: Integers, part: Integers, places: Integers, context: Context) -> Retokenised:
     n = min(len(ids), len(part))
     differs = np.flatnonzero(ids[:n] != part[:n])
     n_kept = int(differs[0]) if len(differs) else n
     begin = context.spans[stimulus - 1, 1] if stimulus else context.spans[0, 0] - 1  # as in tokens.encode
     n_own = max(1, int((places[:, 1] - 1 >= begin).sum()))
-    return Apart(n_kept, part[n_kept:], n_own)
+    return Retokenised(n_kept, part[n_kept:], n_own)

@@ -49,7 +49,7 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
     owners = np.where((owners < len(context.stimulus_ids)) & (ends - 1 >= begins), owners, -1)
     last = np.full(len(context.stimulus_ids), -1, dtype=np.int64)
     last[owners[owners >= 0]] = np.flatnonzero(owners >= 0)  # later tokens overwrite earlier ones
-    apart, silent = boundaries.apart(context, ids, offsets, tokenizer), _silent(context)
+    apart, silent = boundaries.retokenised(context, ids, offsets, tokenizer), _silent(context)
     owned = np.flatnonzero(owners >= 0)
     inside = owned[ends[owned] > context.spans[owners[owned], 0]]  # the space before a word, alone, is not the word
     without = ~silent & ~np.isin(np.arange(len(silent)), owners[inside])
@@ -73,7 +73,7 @@ def _spaces_taken(ids: Integers, offsets: Integers, text: str, tokenizer: Any) -
 _SPACES = ("\u2581", "Ġ", "Ċ", "ĉ", "č", " ", "\n", "\t", "\r", "<0x20>", "<0x0A>", "<0x09>", "<0x0D>")
 
 
-def openings(tokenizer: Any) -> Integers:
+def word_initial_tokens(tokenizer: Any) -> Integers:
     """The tokens that begin with a space, and that which ends a text; none where no token begins with a space."""
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     found = [i for i, piece in enumerate(pieces) if piece and str(piece).startswith(_SPACES)]

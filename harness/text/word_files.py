@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.delimited import form, table
-from harness.delimited.encodings import Source, blocks_of_text
-from harness.delimited.table import Table
+from harness.delimited.encodings import TextSource, blocks_of_text
+from harness.delimited.table import DelimitedTable
 from harness.text import scripts
 
 OPTIONAL = ("passage", "sentence", "word_id")
@@ -54,7 +54,7 @@ class WordFile:
         notes: what was unusual about the file and how it was read.
     """
 
-    parts: Callable[[], Iterator[Table]]
+    parts: Callable[[], Iterator[DelimitedTable]]
     notes: tuple[str, ...] = ()
 
 
@@ -66,7 +66,7 @@ def opened(path: Path, options: TextOptions) -> WordFile:
             of a text but is a table.
     """
     suffix = next((suffix.lower() for suffix in reversed(path.suffixes) if suffix.lower() not in COMPRESSED), "")
-    source = Source(str(path), options.encoding)
+    source = TextSource(str(path), options.encoding)
     if suffix == ".parquet":
         return WordFile(lambda: _parquet(path))
     if suffix not in _TABLES:
@@ -86,18 +86,18 @@ def _require_columns(file: str, names: tuple[str, ...]) -> None:
             raise ValueError(f"{file}: column {name!r} is not known; is it {near[0]!r}? Rename it or leave it out.")
 
 
-def _parquet(path: Path) -> Iterator[Table]:
+def _parquet(path: Path) -> Iterator[DelimitedTable]:
     import pyarrow.parquet as pq
 
     first = 1
     for batch in pq.ParquetFile(path).iter_batches(_CHUNK):
         frame = batch.to_pandas()
         _require_columns(path.name, tuple(map(str, frame.columns)))
-        yield Table(path.name, frame, range(first, first + len(frame)), "row")
+        yield DelimitedTable(path.name, frame, range(first, first + len(frame)), "row")
         first += len(frame)
 
 
-def _plain(source: Source, options: TextOptions) -> Iterator[Table]:
+def _plain(source: TextSource, options: TextOptions) -> Iterator[DelimitedTable]:
     """The words between spaces, whatever their number."""
     rest, is_first = "", options.joiner is None
     for block in blocks_of_text(source):
@@ -115,14 +115,14 @@ def _plain(source: Source, options: TextOptions) -> Iterator[Table]:
     yield _of_words(source, [rest] if rest else [])
 
 
-def _of_words(source: Source, words: list[str]) -> Table:
+def _of_words(source: TextSource, words: list[str]) -> DelimitedTable:
     import pandas as pd
 
     frame: Any = pd.DataFrame({"word": words}, dtype=object)
-    return Table(source.name, frame, range(1, len(words) + 1), "row")
+    return DelimitedTable(source.name, frame, range(1, len(words) + 1), "row")
 
 
-def _require_no_table(source: Source) -> None:
+def _require_no_table(source: TextSource) -> None:
     """Raise where the first line of a text is the header of a table: its cells would be taken for words."""
     first, _, more = next(blocks_of_text(source), "").strip().partition("\n")
     first = first.strip()

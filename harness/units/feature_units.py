@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.checkpoints.checkpoints import Checkpoint
 from harness.extraction import surprisal
 from harness.protocol import Dtype, Protocol, content_hash
-from harness.records import Features, Layer, OnDemand, Stimuli, Surprisals
+from harness.records import Features, Layer, LazyMapping, Stimuli, Surprisals
 from harness.storage.origin import FEATURES_VERSION, code_version, libraries
 from harness.storage.store import Store
 from harness.text import contexts
@@ -30,7 +30,7 @@ WORD_ARRAYS = ("bits", "n_tokens", "space_bits", "entropy_bits", "ranks", "n_fir
 
 
 @dataclass(frozen=True)
-class Source:
+class FeatureSource:
     """Where features come from: a model, a variant of it, or a control.
 
     kind: of a model's variants "untrained" has weights drawn anew, "shuffled" reads the words of a stimulus in another
@@ -69,7 +69,7 @@ class Source:
 class FeatureUnit:
     """Hidden states and surprisals of one model on one text, in one pass, read as the protocol says."""
 
-    source: Source
+    source: FeatureSource
     stimuli: Stimuli
     protocol: Protocol
     states: bool
@@ -135,7 +135,7 @@ def stored_features(unit: FeatureUnit, store: Store) -> tuple[Features | None, S
             return None, words
         keys = sorted((_layer(key), key) for key in file.keys() if "." in key)  # noqa: SIM118 - not a mapping
         shapes = {layer: tuple(file.get_slice(key).get_shape()) for layer, key in keys}
-        layers = OnDemand(shapes, lambda layer: file.get_tensor(str(layer)))
+        layers = LazyMapping(shapes, lambda layer: file.get_tensor(str(layer)))
         weakref.finalize(layers, stack.pop_all().close)
     return Features(layers, ids), words
 

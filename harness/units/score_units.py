@@ -18,13 +18,13 @@ from harness.protocol import Protocol, Sampling, content_hash
 from harness.records import Ceiling, Dataset, Features, Surprisals, indices_of
 from harness.scoring import brain_scores as scoring
 from harness.scoring import folds, next_word, reader_slopes, reading_times
-from harness.scoring.fitting import Spread, here
+from harness.scoring.fitting import Spread, fit_locally
 from harness.scoring.rows import BrainRows
 from harness.scoring.unique_variance import over_controls
 from harness.storage import tables
 from harness.storage.origin import SCORES_VERSION, code_version, now
 from harness.storage.store import Store
-from harness.units.feature_units import FeatureUnit, Source, stored_features
+from harness.units.feature_units import FeatureSource, FeatureUnit, stored_features
 
 
 @cache
@@ -40,13 +40,13 @@ class ScoreUnit:
     features: what the model reads; None for controls. beside: the controls beyond which a model's variance is unique.
     """
 
-    source: Source
+    source: FeatureSource
     dataset: str
     dataset_version: str
     protocol: Protocol
     seed: int
     features: FeatureUnit | None = None
-    beside: tuple[Source, ...] = ()
+    beside: tuple[FeatureSource, ...] = ()
 
     @cached_property
     def key(self) -> str:
@@ -60,7 +60,7 @@ class ScoreUnit:
         }  # fmt: skip
         return content_hash(made_of)[:32]
 
-    def run(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: Spread = here) -> None:
+    def run(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: Spread = fit_locally) -> None:
         """Score, and store the rows of each table as Parquet under this unit's key (all columns but the run).
 
         `spread` says who fits the pieces of a scoring.
@@ -115,7 +115,7 @@ class ScoreUnit:
         assert features is not None  # noqa: S101 - asked for
         return self._on_rows(features, dataset, self.protocol.sampling), words
 
-    def _of_control(self, source: Source, dataset: Dataset) -> Features | Reduction | RowReduction:
+    def _of_control(self, source: FeatureSource, dataset: Dataset) -> Features | Reduction | RowReduction:
         """A control's features on the rows of the responses."""
         features, sampling = controls.features(source.name, dataset, source.seed, source.file), self.protocol.sampling
         control = controls.CONTROLS[source.name]

@@ -20,14 +20,14 @@ from harness.units import corpora
 from harness.units.corpora import Shard
 
 
-class Bits(NamedTuple):
+class WordSurprisals(NamedTuple):
     """Of the words of a shard: columns of the table `word_surprisals`, and how they were read, for the manifest."""
 
     columns: dict[str, Any]
     facts: dict[str, Any]
 
 
-def read(model: Model, shard: Shard, how: Protocol) -> Bits:
+def read(model: Model, shard: Shard, how: Protocol) -> WordSurprisals:
     """What a model expected of each word of a shard.
 
     Raises:
@@ -48,10 +48,10 @@ def read(model: Model, shard: Shard, how: Protocol) -> Bits:
         "corrected_bits": words.bits + space_bits, "n_tokens": words.n_tokens,
         "entropy_bits": words.entropy_bits, "rank": words.ranks,
     }  # fmt: skip
-    return Bits(columns, facts)
+    return WordSurprisals(columns, facts)
 
 
-def _of_model(name: str, model: Model, shard: Shard, how: Protocol) -> Bits:
+def _of_model(name: str, model: Model, shard: Shard, how: Protocol) -> WordSurprisals:
     """As `read`, its errors with the name of the model."""
     try:
         return read(model, shard, how)

@@ -20,7 +20,7 @@ from harness.units import corpora, word_units
 
 
 @dataclass(frozen=True)
-class Job:
+class WordJob:
     """One model in one of its readings: what it reads by, and what its rows say of it."""
 
     checkpoint: Checkpoint
@@ -47,19 +47,19 @@ class Job:
         return content_hash({**made_of, "shard": shard})[:32]
 
 
-class Worker:
+class WordWorker:
     """Holds one model and reads shards; an actor of Ray Data's."""
 
-    job: Job
+    job: WordJob
 
     def __init__(self) -> None:
         self.store = Store(self.job.out)
         self.model: Model | None = None
 
     @classmethod
-    def of(cls, job: Job) -> type[Worker]:
+    def of(cls, job: WordJob) -> type[WordWorker]:
         """The class for one job. An argument would lie in the object store, where it can be lost with a node."""
-        return type("Worker", (cls,), {"job": job})
+        return type("WordWorker", (cls,), {"job": job})
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Read the shards of a batch and store their bits; what is wrong with one comes back in words."""
@@ -84,7 +84,7 @@ class Worker:
             )  # fmt: skip
         self._store(key, word_units.read(self.model, corpora.read(shard, self.store), job.how))
 
-    def _store(self, key: str, bits: word_units.Bits) -> None:
+    def _store(self, key: str, bits: word_units.WordSurprisals) -> None:
         job = self.job
         n_words = len(bits.columns["word"])
         origin = {

@@ -33,7 +33,7 @@ _DATES = ("mtime", "LastModified", "last_modified", "updated", "created")
 
 
 @dataclass(frozen=True)
-class Seen:
+class FoundCheckpoint:
     """A checkpoint as a look found it.
 
     Attributes:
@@ -51,14 +51,14 @@ class Seen:
     damage: str = ""
 
 
-def look(
+def list_checkpoints(
     source: str,
     *,
     quiet_s: float = QUIET_S,
     marker: str = "",
     known: frozenset[str] = frozenset(),
     allow_pickle: bool = False,
-) -> list[Seen]:
+) -> list[FoundCheckpoint]:
     """All checkpoints of a source, in the order of their steps.
 
     Args:
@@ -88,7 +88,7 @@ def _parts(where: str) -> list[str]:
     return [part for part in re.split(r"(\d+)", where) if part]
 
 
-def bring(seen: Seen, cache: Path) -> str:
+def download(seen: FoundCheckpoint, cache: Path) -> str:
     """The checkpoint where models can be read from; a bucket's is fetched into a folder, once for each stamp.
 
     Raises:
@@ -104,9 +104,9 @@ def bring(seen: Seen, cache: Path) -> str:
     aside = folder.with_name(f".{name}.aside")
     aside.mkdir(parents=True, exist_ok=True)
     with transfer.space_for(f"a copy of {seen.where}", str(cache)):
-        for path in transfer.again(fs.ls, root, detail=False):
+        for path in transfer.retry(fs.ls, root, detail=False):
             if path.endswith(_FETCHED):
-                transfer.again(fs.get_file, path, str(aside / path.rpartition("/")[2]))
+                transfer.retry(fs.get_file, path, str(aside / path.rpartition("/")[2]))
     aside.replace(folder)
     return str(folder)
 
@@ -116,12 +116,12 @@ def bring(seen: Seen, cache: Path) -> str:
 
 def _in_folder(
     source: str, quiet_s: float, marker: str, known: frozenset[str], allow_pickle: bool
-) -> Iterator[Seen]:  # fmt: skip
+) -> Iterator[FoundCheckpoint]:  # fmt: skip
     fs, root = fsspec.core.url_to_fs(source)
     is_local = isinstance(fs, LocalFileSystem)
     fs.invalidate_cache()
     files: defaultdict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    for path, facts in transfer.again(fs.find, root, detail=True).items():
+    for path, facts in transfer.retry(fs.find, root, detail=True).items():
         folder, _, name = path.rpartition("/")
         files[folder][name] = facts
     if not files and not fs.isdir(root):
@@ -130,11 +130,11 @@ def _in_folder(
         if "config.json" not in inside and not any(name.endswith(".safetensors") for name in inside):
             continue
         try:
-            stamp = fingerprints.files_stamp(Path(folder)) if is_local else _stamp(inside)
+            stamp = fingerprints.files_fingerprint(Path(folder)) if is_local else _stamp(inside)
         except OSError:  # it disappeared during the look, as a trainer that keeps its last few removes them
             continue
         where = folder if is_local else fs.unstrip_protocol(folder)
-        one = Seen(where, where, stamp)
+        one = FoundCheckpoint(where, where, stamp)
         if stamp in known:
             yield one
             continue
@@ -197,7 +197,7 @@ def _missing(files: dict[str, dict[str, Any]]) -> str:
 # --- the Hub, a list --------------------------------------------------------------------------------------------------
 
 
-def _on_hub(name: str, revision: str = "") -> Iterator[Seen]:
+def _on_hub(name: str, revision: str = "") -> Iterator[FoundCheckpoint]:
     """Branches and tags with their commits; of a training of the table those that it names, and no others.
 
     A revision asked for by name is given too where the repository has it: main, or refs/pr/N of a pull request.
@@ -210,7 +210,7 @@ def _on_hub(name: str, revision: str = "") -> Iterator[Seen]:
     wanted = model_table.steps(entry) if entry and entry.checkpoints else None
     for ref, commit in hub.heads(hub_id, pull_requests=revision.startswith("refs/")).items():
         if ref == revision or ((wanted is None or ref in wanted) and not ref.startswith("refs/")):
-            yield Seen(f"{name}@{ref}", f"{hub_id}@{ref}", commit)
+            yield FoundCheckpoint(f"{name}@{ref}", f"{hub_id}@{ref}", commit)
 
 
 def _lines(file: str) -> list[str]:
@@ -220,7 +220,7 @@ def _lines(file: str) -> list[str]:
 
 def _listed(
     name: str, quiet_s: float, marker: str, known: frozenset[str], allow_pickle: bool
-) -> Iterator[Seen]:  # fmt: skip
+) -> Iterator[FoundCheckpoint]:  # fmt: skip
     """A line of a list: a folder or URL of checkpoints, or a model of the Hub at a revision."""
     if "://" in name or Path(name).is_dir():
         yield from _in_folder(name, quiet_s, marker, known, allow_pickle)

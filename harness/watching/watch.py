@@ -26,7 +26,7 @@ from harness.statistics import scaling
 from harness.storage import tables, transfer
 from harness.storage.origin import now
 from harness.watching import sources
-from harness.watching.sources import QUIET_S, Seen
+from harness.watching.sources import QUIET_S, FoundCheckpoint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,12 +66,12 @@ class Event:
 
 
 @dataclass
-class Pass:
+class WatchPass:
     """What one look found, and what came of it. waiting: not complete yet. done, parked: before this pass."""
 
     seen: int = 0
     done: int = 0
-    waiting: list[Seen] = field(default_factory=list)
+    waiting: list[FoundCheckpoint] = field(default_factory=list)
     evaluated: list[dict[str, Any]] = field(default_factory=list)
     failed: list[dict[str, Any]] = field(default_factory=list)
     parked: list[dict[str, Any]] = field(default_factory=list)
@@ -86,7 +86,7 @@ def _ignore(_: Event) -> None:
 
 
 @dataclass(frozen=True)
-class Watch:
+class CheckpointWatcher:
     """A source that is watched.
 
     Attributes:
@@ -119,7 +119,7 @@ class Watch:
         """What decides a result beside the checkpoint."""
         return content_hash(asdict(self.spec))[:16]
 
-    def once(self) -> Pass:
+    def once(self) -> WatchPass:
         """Look, and evaluate what is new, until nothing is; a checkpoint that fails is tried once.
 
         Raises:
@@ -127,7 +127,7 @@ class Watch:
         """
         tried = self._tried()
         found = self._look(tried)
-        this = Pass(len(found), waiting=[one for one, state, _ in found if state == "waits"])
+        this = WatchPass(len(found), waiting=[one for one, state, _ in found if state == "waits"])
         before = [row.folder for _, state, row in found if state == "evaluated"]
         this.done = len(before)
         fresh = [one for one, state, _ in found if state in {"new", "failed"}]
@@ -144,7 +144,7 @@ class Watch:
             for one, state, row in self._look(self._tried())
         ]  # fmt: skip
 
-    def _look(self, tried: pd.DataFrame) -> list[tuple[Seen, str, Any]]:
+    def _look(self, tried: pd.DataFrame) -> list[tuple[FoundCheckpoint, str, Any]]:
         """The checkpoints of the source, each with its state and its last attempt."""
         last = {(row.where, row.stamp): row for row in tried.itertuples()}
         done = [row for row in last.values() if row.state == "evaluated"]
@@ -152,7 +152,7 @@ class Watch:
             fingerprints.remember(row.folder, row.stamp, row.revision)
         known = frozenset(row.stamp for row in done)
         found = []
-        seen = sources.look(
+        seen = sources.list_checkpoints(
             self.source, quiet_s=self.quiet_s, marker=self.marker, known=known, allow_pickle=self.allow_pickle
         )
         for one in seen:
@@ -163,7 +163,7 @@ class Watch:
             found.append((one, state, row))
         return found
 
-    def _same_content(self, one: Seen, done: list[Any]) -> Any:
+    def _same_content(self, one: FoundCheckpoint, done: list[Any]) -> Any:
         """The row of a checkpoint with the same content, evaluated before its files were touched or records added."""
         earlier = [row for row in done if row.where == one.where and row.revision.startswith("files-")]
         if not earlier or one.waits_for or one.damage or not Path(one.where).is_dir():
@@ -183,7 +183,7 @@ class Watch:
         rows = rows[(rows["asked"] == self.asked) & (rows["source"] == self.source)]
         return rows.sort_values(["created", "attempt"], kind="stable")
 
-    def _try(self, fresh: list[Seen], before: list[str], tried: pd.DataFrame, this: Pass) -> list[str]:
+    def _try(self, fresh: list[FoundCheckpoint], before: list[str], tried: pd.DataFrame, this: WatchPass) -> list[str]:
         """Evaluate some, beside all that were; gives the folders of those that came through."""
         folders, reasons = self._brought(fresh)
         revisions: dict[str, str] = {}
@@ -215,7 +215,7 @@ class Watch:
         self._report(this)
         return [row["folder"] for row in this.evaluated if row in rows]
 
-    def _brought(self, fresh: list[Seen]) -> tuple[dict[str, str], dict[str, str]]:
+    def _brought(self, fresh: list[FoundCheckpoint]) -> tuple[dict[str, str], dict[str, str]]:
         """By place: the folder (or name) to read it from, or the reason why there is none."""
         folders, reasons = {}, {}
         for one in fresh:
@@ -223,14 +223,14 @@ class Watch:
                 reasons[one.where] = one.damage
                 continue
             try:
-                folders[one.where] = sources.bring(one, Path(self.cache))
+                folders[one.where] = sources.download(one, Path(self.cache))
             except Exception as error:  # noqa: BLE001 - the library of a remote raises what it likes
                 reasons[one.where] = f"{type(error).__name__}: {error}"
         return folders, reasons
 
     def _row(
-        self, one: Seen, folder: str, known_as: str | None, revisions: dict[str, str], reasons: dict[str, str],
-        tried: pd.DataFrame, this: Pass,
+        self, one: FoundCheckpoint, folder: str, known_as: str | None, revisions: dict[str, str],
+        reasons: dict[str, str], tried: pd.DataFrame, this: WatchPass,
     ) -> dict[str, Any]:  # fmt: skip
         model, reason = known_as or checkpoints.name_of(one.model), reasons.get(one.where, "")
         if not reason and model not in revisions:
@@ -243,7 +243,7 @@ class Watch:
             "attempt": attempt, "state": state, "reason": reason, "evaluated_in": this.run,
         }  # fmt: skip
 
-    def _results(self, evaluated: dict[str, str], this: Pass, tried: pd.DataFrame) -> Iterator[Event]:
+    def _results(self, evaluated: dict[str, str], this: WatchPass, tried: pd.DataFrame) -> Iterator[Event]:
         """Scores of new checkpoints (model -> revision), and those that dropped below the checkpoint one step before.
 
         That checkpoint may have been deleted since; its score is then read from an earlier run.
@@ -257,7 +257,7 @@ class Watch:
                 if before is not None and scores[model] < before - self.drop:
                     yield Event("drop", *details)
 
-    def _report(self, this: Pass) -> None:
+    def _report(self, this: WatchPass) -> None:
         """Pass new events to `on_event`; its exceptions are logged and never end the watch."""
         for event in this.events[this.n_reported :]:
             this.n_reported += 1
@@ -341,9 +341,9 @@ def _add(out: str, rows: list[dict[str, Any]]) -> None:
     content = io.BytesIO()
     pq.write_table(tables.rows_to_arrow("watched", rows), content)
     folder, name = f"{root}/tables/watched", f"{now().replace(':', '')}-{uuid.uuid4().hex[:8]}.parquet"
-    transfer.again(fs.makedirs, folder, exist_ok=True)
-    transfer.again(fs.pipe_file, f"{folder}/.{name}.aside", content.getvalue())
-    transfer.again(fs.mv, f"{folder}/.{name}.aside", f"{folder}/{name}")
+    transfer.retry(fs.makedirs, folder, exist_ok=True)
+    transfer.retry(fs.pipe_file, f"{folder}/.{name}.aside", content.getvalue())
+    transfer.retry(fs.mv, f"{folder}/.{name}.aside", f"{folder}/{name}")
 
 
 def _supersede(out: str, runs: set[str], by: str) -> None:

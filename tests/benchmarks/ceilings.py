@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from harness.kernels.metrics import brainscore_r
 from harness.protocol import BRAINSCORE_RIDGE, FoldRule, Protocol, Regression
 from harness.scoring import folds
-from harness.scoring.extrapolation import Collected, collect, extrapolate
+from harness.scoring.extrapolation import PooledScores, collect, extrapolate
 
 RULE = FoldRule("shuffled", n=10, train_fraction=0.9, test_fraction=None, seed=1)
 REGRESSIONS = {"least squares": Regression("ols"), "ridge": BRAINSCORE_RIDGE}
@@ -110,7 +110,7 @@ def make(size: Size) -> tuple[np.ndarray, np.ndarray]:
 
 
 def seconds_of_a_fit(
-    values: np.ndarray, subjects: np.ndarray, splits: list[Any], collected: Collected, name: str
+    values: np.ndarray, subjects: np.ndarray, splits: list[Any], collected: PooledScores, name: str
 ) -> float:
     """Mean over three sizes of pool of one split by scikit-learn, in float64 as Brain-Score."""
     spent, (train, test) = [], splits[0]
@@ -134,7 +134,7 @@ def fit_and_predict(model: Any, X: np.ndarray, Y: np.ndarray, test: np.ndarray) 
     return model.fit(X, Y).predict(test)
 
 
-def seconds_of_a_neuroid(collected: Collected, curves: np.ndarray) -> float:
+def seconds_of_a_neuroid(collected: PooledScores, curves: np.ndarray) -> float:
     """Mean over two neuroids of 100 bootstraps and fits, one after the other."""
     sizes = np.array([len(pool) for pool in collected.pools])
     spent = []

@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from harness.protocol import FoldRule, Protocol, Regression
 from harness.runs import actors, ray_session
 from harness.runs.schedule import Schedule
-from harness.runs.workload import Plan, Watcher
+from harness.runs.workload import ProgressListener, Workload
 from harness.spec import EvaluationSpec
 from harness.storage.store import Store
-from harness.units.feature_units import Source
+from harness.units.feature_units import FeatureSource
 from harness.units.score_units import ScoreUnit
 
 PROTOCOL = Protocol("strict", "none", FoldRule("grouped", n=5), Regression("ols"), "max")
@@ -46,7 +46,7 @@ def no_ceiling(*_: object) -> None:
     """Computes none."""
 
 
-class Recorder(Watcher):
+class Recorder(ProgressListener):
     """Notes the driver's memory, in MB, after every so many units."""
 
     def __init__(self, every: int) -> None:
@@ -71,9 +71,9 @@ def main() -> None:
     ray_session.start(None)
     actors.score, actors.ceiling = no_work, no_ceiling
     with tempfile.TemporaryDirectory() as out:
-        plan = Plan(EvaluationSpec("no-work", (), ()))
+        plan = Workload(EvaluationSpec("no-work", (), ()))
         plan.recordings["nothing"] = np.zeros(1)
-        source = Source("nobody", "control", "", 0)
+        source = FeatureSource("nobody", "control", "", 0)
         plan.scores = [ScoreUnit(replace(source, seed=k), "nothing", "1", PROTOCOL, k) for k in range(arguments.units)]
         store, recorder = Store(out), Recorder(max(1, arguments.units // 10))
         began = time.perf_counter()

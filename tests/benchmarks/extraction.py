@@ -47,7 +47,7 @@ def story(n_words: int | None = None) -> Stimuli:
 
 def model_of(
     width: int, layers: int, text: Stimuli, device: str = "cpu", dtype: Any = "float32"
-) -> loaded_model.Reader:
+) -> loaded_model.LoadedModel:
     """A random Llama of a size, saved and loaded as a real checkpoint."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -72,7 +72,7 @@ def one_pass(n_words: int | None, every: int, repeats: int, sizes: dict[str, int
     return {"said": compare(model_of(**sizes, text=text), text, every, repeats, 1e-4)}
 
 
-def compare(model: loaded_model.Reader, text: Stimuli, every: int, repeats: int, allowed: float) -> dict[str, Any]:
+def compare(model: loaded_model.LoadedModel, text: Stimuli, every: int, repeats: int, allowed: float) -> dict[str, Any]:
     """Both ways, in turn, for the states of all layers at the words of a text; gate: they are equal.
 
     Args:
@@ -119,7 +119,7 @@ def growth(axis: str, points: list[int], sizes: dict[str, int]) -> dict[str, Any
     return {"said": {"points": points, "seconds": seconds, "flops": flops}}
 
 
-def many(model: loaded_model.Reader, text: Stimuli, copies: int) -> float:
+def many(model: loaded_model.LoadedModel, text: Stimuli, copies: int) -> float:
     """Tokens a second, states and what is expected, of a text given so many times over; the best of three."""
     names = [f"copy {k}" for k in range(copies) for _ in text.texts]
     stimuli = Stimuli(tuple(map(str, range(len(names)))), text.texts * copies, tuple(names))
@@ -129,7 +129,7 @@ def many(model: loaded_model.Reader, text: Stimuli, copies: int) -> float:
     return sum(len(read.ids) + 1 for read in texts) / seconds
 
 
-def _flops(model: loaded_model.Reader, n: int) -> float:
+def _flops(model: loaded_model.LoadedModel, n: int) -> float:
     """Two operations a parameter and token, the embeddings' table left out and the head counted; and attention's."""
     config = model.model.config
     weights = sum(part.numel() for part in model.model.parameters()) - model.model.get_input_embeddings().weight.numel()

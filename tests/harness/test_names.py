@@ -19,9 +19,9 @@ from harness.cli import commands, logs, printing, run_commands
 from harness.models import tiny
 from harness.names import MAX_BYTES
 from harness.report import embedded_files
-from harness.runs.metrics import Meters
+from harness.runs.metrics import RunMetrics
 from harness.runs.progress import Display
-from harness.runs.workload import Failure, Watcher, guarded
+from harness.runs.workload import Failure, ProgressListener, guarded
 from harness.storage import tables
 
 ODD = (
@@ -143,13 +143,13 @@ def test_names_are_shown_as_they_are(name, capsys):
 
 
 def test_what_goes_wrong_in_showing_or_measuring_ends_no_run(caplog):
-    class Broken(Watcher):
+    class Broken(ProgressListener):
         def busy(self, what):
             raise UnicodeEncodeError("ascii", what, 0, 1, "no")
 
     guarded(Broken()).busy("ünï")
     assert "busy could not be shown: UnicodeEncodeError" in caplog.text
-    labels = Meters._labels(SimpleNamespace(run="r"), model="ünï")
+    labels = RunMetrics._labels(SimpleNamespace(run="r"), model="ünï")
     assert labels["model"].isascii()
 
 

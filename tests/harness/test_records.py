@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from harness.records import Features, Layer, OnDemand, Responses, Stimuli, indices_of
+from harness.records import Features, Layer, LazyMapping, Responses, Stimuli, indices_of
 
 
 def test_an_id_that_stands_twice_is_named():
@@ -45,10 +45,10 @@ def test_matrices_on_demand_are_made_when_asked_for_and_their_shapes_are_known_b
         return np.zeros((2, 3))
 
     first, absent = Layer("decoder", 0), Layer("decoder", 1)
-    features = Features(OnDemand({first: (2, 3)}, make), ("a", "b"))
+    features = Features(LazyMapping({first: (2, 3)}, make), ("a", "b"))
     assert features.layers == (first,) and features.shapes[first] == (2, 3) and not asked
     assert features.values[first].shape == (2, 3) and asked == [first]
     with pytest.raises(KeyError):
         features.values[absent]
     with pytest.raises(ValueError, match=r"decoder\.0"):
-        Features(OnDemand({first: (3, 3)}, make), ("a", "b"))
+        Features(LazyMapping({first: (3, 3)}, make), ("a", "b"))

@@ -14,7 +14,7 @@ from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Stimuli
 from harness.storage.store import Store
 from harness.text import contexts
-from harness.units.feature_units import FeatureUnit, Source, stored_features
+from harness.units.feature_units import FeatureSource, FeatureUnit, stored_features
 
 WORDS = (
     "the old bee watched the hive and nobody moved while a king and a fox hid the golden snow slowly " * 140
@@ -71,7 +71,7 @@ def test_a_feature_unit_says_who_read_it_and_leaves_no_file_behind(both, tmp_pat
 
     checkpoint, _, served = both
     protocol = Protocol("strict", "passage", FoldRule("grouped", n=5), Regression("ols"), "max")
-    source = Source("m", "model", checkpoint.revision, 0, checkpoint)
+    source = FeatureSource("m", "model", checkpoint.revision, 0, checkpoint)
     unit, store = FeatureUnit(source, STIMULI, protocol, states=True, surprisals=True), Store(str(tmp_path))
     unit.run(served, store)
     features, words = stored_features(unit, store)

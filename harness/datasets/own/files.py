@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from harness.delimited import table
-from harness.delimited.encodings import Source
+from harness.delimited.encodings import TextSource
 from harness.delimited.identifiers import difference_of, join
 from harness.delimited.numerals import read_numbers
 from harness.delimited.table import SPREADSHEET_ERRORS
@@ -32,7 +32,7 @@ class Table:
     """One file: the column that names its rows, and its content."""
 
     key: str
-    content: table.Table
+    content: table.DelimitedTable
 
     @property
     def file(self) -> str:
@@ -133,7 +133,7 @@ def find(
         if path.suffix == ".parquet":
             content = table.read_parquet(str(path))
         else:
-            content = table.read(Source(str(path), encoding, _REMEDY), required, _MULTILINE)
+            content = table.read(TextSource(str(path), encoding, _REMEDY), required, _MULTILINE)
     except (ValueError, OSError) as error:
         told = " ".join(str(error).replace(f"{path}", path.name).split())
         raise ValueError(told if told.startswith(path.name) else f"{path.name} cannot be read: {told}") from error

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.datasets.own.files import nearest
-from harness.delimited.encodings import Source, text_of
+from harness.delimited.encodings import TextSource, text_of
 from harness.protocol import FoldRule
 from harness.text.frequencies import require_language
 
@@ -59,7 +59,7 @@ def read(folder: Path) -> Settings:
     """Read and check dataset.json; ValueError names the key that is wrong, and the nearest known one."""
     path = folder / _FILE
     try:
-        content = json.loads(text_of(Source(str(path)))) if path.is_file() else {}
+        content = json.loads(text_of(TextSource(str(path)))) if path.is_file() else {}
     except ValueError as error:
         raise ValueError(f"{_FILE} is no JSON: {error}") from error
     texts = ("name", "title", "licence", "citation", "unit", "context", "language", "joiner", "encoding")

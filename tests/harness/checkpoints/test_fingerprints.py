@@ -59,17 +59,17 @@ def test_what_a_trainer_leaves_is_no_part_of_it(folder, name):
 
 def test_a_revision_changes_with_a_shard_in_a_folder_below(folder):
     sharded_below(folder)
-    before, stamp = revision_of(folder), fingerprints.files_stamp(folder)
+    before, stamp = revision_of(folder), fingerprints.files_fingerprint(folder)
     shard = folder / "shards/1.safetensors"
     save_file({key: weight + 1 for key, weight in load_file(shard).items()}, shard, {"format": "pt"})
     assert revision_of(folder) != before
-    assert fingerprints.files_stamp(folder) != stamp
+    assert fingerprints.files_fingerprint(folder) != stamp
 
 
 def test_a_checkpoint_that_is_only_touched_is_read(folder):
     planned = checkpoints.resolve(str(folder))
     os.utime(folder / "model.safetensors")
-    assert fingerprints.files_stamp(folder) != planned.stamp
+    assert fingerprints.files_fingerprint(folder) != planned.stamp
     checkpoints.require_planned(planned)
     backends.load("transformers", planned, "cpu")
 

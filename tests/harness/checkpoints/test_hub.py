@@ -266,11 +266,11 @@ def test_a_model_of_the_table_is_had_from_a_pull_request(site, folder, pickled, 
     assert checkpoints.resolve("t5-base@refs/pr/2").revision == commit
     assert hub.heads("google/t5-v1_1-base") == {"main": hub.pinned()["t5-base"]["commit"]}
     assert "refs/pr/2" in hub.heads("google/t5-v1_1-base", pull_requests=True)
-    (seen,) = sources.look(str(_list(folder.parent / "list.txt", "t5-base@refs/pr/2")))
+    (seen,) = sources.list_checkpoints(str(_list(folder.parent / "list.txt", "t5-base@refs/pr/2")))
     assert seen.model == "t5-base@refs/pr/2"
     with pytest.raises(ValueError, match="t5-base@refs/pr/9 is not among"):
-        sources.look(str(_list(folder.parent / "list.txt", "t5-base@refs/pr/9")))
-    assert [one.model for one in sources.look("t5-base")] == ["t5-base@main"]
+        sources.list_checkpoints(str(_list(folder.parent / "list.txt", "t5-base@refs/pr/9")))
+    assert [one.model for one in sources.list_checkpoints("t5-base")] == ["t5-base@main"]
 
 
 def _list(file, name):

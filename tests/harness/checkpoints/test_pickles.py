@@ -207,7 +207,7 @@ def test_a_plan_counts_a_pickled_folder_and_says_what_it_is(folder, capsys):
 
 
 def test_a_training_of_pickled_folders_is_watched_where_they_are_allowed(folder):
-    (seen,) = sources.look(str(folder.parent / "pickled"), quiet_s=0, allow_pickle=True)
+    (seen,) = sources.list_checkpoints(str(folder.parent / "pickled"), quiet_s=0, allow_pickle=True)
     assert not seen.damage
-    (seen,) = sources.look(str(folder.parent / "pickled"), quiet_s=0)
+    (seen,) = sources.list_checkpoints(str(folder.parent / "pickled"), quiet_s=0)
     assert "convert them to safetensors, or give --allow-pickle" in seen.damage

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.checkpoints import checkpoints, quantization
-from harness.checkpoints.safetensors_file import Stored
+from harness.checkpoints.safetensors_file import StoredTensor
 from harness.extraction import backends
 from harness.loading import loaded_model
 from harness.models import tiny
@@ -236,7 +236,7 @@ def test_vllm_leaves_quantised_weights_to_transformers(fp8):
     ({}, {"q.weight": ("F32", (48, 48)), "norm.scale": ("F32", (48,))}, 48 * 48 + 48),
 ])  # fmt: skip
 def test_parameters_are_counted_by_what_packed_weights_stand_for(settings, tensors, n):
-    assert quantization.n_parameters({key: Stored(*stored) for key, stored in tensors.items()}, settings) == n
+    assert quantization.n_parameters({key: StoredTensor(*stored) for key, stored in tensors.items()}, settings) == n
 
 
 @pytest.mark.parametrize(("settings", "words"), [

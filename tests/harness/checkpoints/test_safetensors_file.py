@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.checkpoints.safetensors_file import MAX_HEADER_BYTES, Stored, header_of
+from harness.checkpoints.safetensors_file import MAX_HEADER_BYTES, StoredTensor, header_of
 
 NUMBERS = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
@@ -32,8 +32,8 @@ def test_a_header_gives_types_and_shapes_of_all_kinds(file):
         "__metadata__": {"format": "pt"},
     }
     found = header_of(write(file, entries, bytes(22)), "m")
-    assert found == {"a": Stored("F32", (2,)), "b": Stored("F8_E4M3", (2, 2)), "c": Stored("F4", (4,)),
-                     "d": Stored("I64", ())}  # fmt: skip
+    assert found == {"a": StoredTensor("F32", (2,)), "b": StoredTensor("F8_E4M3", (2, 2)),
+                     "c": StoredTensor("F4", (4,)), "d": StoredTensor("I64", ())}  # fmt: skip
     assert [found[key].n_numbers for key in "abcd"] == [2, 4, 4, 1]
 
 
@@ -114,4 +114,4 @@ def test_a_header_whose_length_looks_like_another_format_is_read(file, length):
     """A pickle begins with the bytes 80 02, a web page with 3C: so do headers of 640 and of 2,364 bytes."""
     raw = json.dumps({"a": NUMBERS}).encode()
     write(file, raw + b" " * (length - len(raw)), bytes(8))
-    assert header_of(file, "m") == {"a": Stored("F32", (2,))}
+    assert header_of(file, "m") == {"a": StoredTensor("F32", (2,))}

@@ -181,7 +181,7 @@ def test_a_node_that_dies_has_its_models_begun_again_elsewhere():
 def test_a_replay_by_hand():
     """Two models of 10 GB and 4 s on one GPU: the second is loaded while the first computes."""
     cluster = Cluster((Node("n", 8, 1, 80 * GB, 0),), storage_bytes_s=GB, start_s=1)
-    jobs = [simulate.Job(name, "n", (0,), 1.0, 10 * GB, 1.0, 4.0) for name in "ab"]
+    jobs = [simulate.ModelJob(name, "n", (0,), 1.0, 10 * GB, 1.0, 4.0) for name in "ab"]
     found = simulate.replay(jobs, cluster)
     assert found.start_s == {"a": 0.0, "b": pytest.approx(14.0)}
     assert found.end_s == {"a": pytest.approx(14.0), "b": pytest.approx(24.0)}

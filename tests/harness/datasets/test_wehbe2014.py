@@ -16,7 +16,7 @@ from harness.extraction import backends
 from harness.features import controls
 from harness.models import tiny
 from harness.records import Ceiling, Features, Layer
-from harness.runs.workload import make_plan
+from harness.runs.workload import make_workload
 from harness.scoring import aggregate, brain_scores
 from harness.scoring.folds import make
 from harness.spec import EvaluationSpec
@@ -209,7 +209,7 @@ def tables(root, loaded, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("out"))
     folder = tiny.build("gpt2", Path(out) / "tiny", sorted(set(loaded.stimuli.texts)), seed=3)
     spec = EvaluationSpec("wehbe", (str(folder),), ("wehbe2014",), controls=CONTROLS, variants=())
-    plan, store = make_plan(spec, out, str(root)), Store(out)
+    plan, store = make_workload(spec, out, str(root)), Store(out)
     assert not plan.failures
     texts = {unit.features.key: unit.features for unit in plan.scores if unit.features}
     assert len(texts) == 1  # both protocols read the words alike: one pass

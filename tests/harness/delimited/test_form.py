@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from harness.delimited import form, table
-from harness.delimited.encodings import Source
+from harness.delimited.encodings import TextSource
 
 WANTED = ("word", "stimulus_id", "model")
 
@@ -17,7 +17,7 @@ WANTED = ("word", "stimulus_id", "model")
 def read(path, content, encoding=None, multiline=("text",)):
     data = content if isinstance(content, bytes) else content.encode()
     path.write_bytes(data)
-    return table.read(Source(str(path), encoding), WANTED, multiline)
+    return table.read(TextSource(str(path), encoding), WANTED, multiline)
 
 
 def rows(found):
@@ -176,9 +176,9 @@ def test_a_plain_file_is_what_pandas_reads(tmp_path):
     rng = np.random.default_rng(0)
     words = rng.choice(["a", "NA", "", " x", "y ", "ü", "a b", "1e5", "'"], (5_000, 3))
     pd.DataFrame(words, columns=["word", "b", "c"]).to_csv(tmp_path / "t.csv", index=False)
-    found = form.find(Source(str(tmp_path / "t.csv")), WANTED)
+    found = form.find(TextSource(str(tmp_path / "t.csv")), WANTED)
     theirs = pd.read_csv(tmp_path / "t.csv", dtype=str, keep_default_na=False)
-    parts = [part.frame for part in table.stream(Source(str(tmp_path / "t.csv")), found)]
+    parts = [part.frame for part in table.stream(TextSource(str(tmp_path / "t.csv")), found)]
     filled = (theirs != "").any(axis=1)
     ours = pd.concat(parts, ignore_index=True)
     assert ours[(ours != "").any(axis=1)].to_numpy().tolist() == theirs[filled].to_numpy().tolist()

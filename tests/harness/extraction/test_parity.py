@@ -15,7 +15,7 @@ from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Extraction, Features, Layer, Stimuli
 from harness.storage.store import Store
 from harness.text import contexts
-from harness.units.feature_units import FeatureUnit, Source
+from harness.units.feature_units import FeatureSource, FeatureUnit
 
 TEXTS = tuple(f"The {word} bee watched the hive, and {word} it was." for word in ("old", "red", "lame", "tall", "slow"))
 STIMULI = Stimuli(tuple("abcde"), TEXTS, tuple("ppppp"))
@@ -100,7 +100,7 @@ def test_nothing_is_stored_of_a_model_that_does_not_compute_the_same_thing_twice
     for block in model.reader.model.model.layers:
         block.self_attn.attention_dropout = 0.5
     store = Store(str(tmp_path / "out"))
-    unit = FeatureUnit(Source("m", "model", checkpoint.revision, 0, checkpoint), STIMULI, PROTOCOL, True, True)
+    unit = FeatureUnit(FeatureSource("m", "model", checkpoint.revision, 0, checkpoint), STIMULI, PROTOCOL, True, True)
     with pytest.raises(parity.ParityError, match="Nothing is stored"):
         unit.run(model, store)
     assert not store.has("features", unit.key)

@@ -268,7 +268,7 @@ def test_the_states_and_probabilities_of_every_family_of_decoders_are_its_own(fa
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(_config(family)).eval()
     tokenizer = tiny._tokenizer(SENTENCES)
-    ours = loaded_model.Reader(model, tokenizer, "decoder", (0,), 128, torch.device("cpu"))
+    ours = loaded_model.LoadedModel(model, tokenizer, "decoder", (0,), 128, torch.device("cpu"))
     encoded, found = _read(ours)
     row = 0
     for read, logs in zip(encoded, found.log_probabilities, strict=True):

@@ -8,7 +8,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from harness.cli import commands as cli
 from harness.knowledge import benchmark_scores
-from harness.knowledge.lm_eval import Ran
+from harness.knowledge.lm_eval import LmEvalRun
 from harness.knowledge.questions import Task
 from harness.statistics import scores
 from harness.storage import tables
@@ -32,7 +32,7 @@ def by(rows):
 def test_mmlu_is_over_all_questions():
     tasks = [Task("anatomy", "anatomy", "Other", 100, 0.25), Task("virology", "virology", "Other", 300, 0.25),
              Task("astronomy", "astronomy", "STEM", 100, 0.25)]  # fmt: skip
-    ran = Ran(
+    ran = LmEvalRun(
         results(brain_mmlu_anatomy=(0.5, 100), brain_mmlu_virology=(0.3, 300), brain_mmlu_astronomy=(0.2, 100)),
         tasks,
         True,
@@ -54,7 +54,7 @@ def test_bbh_is_the_mean_over_tasks_and_sizes_are_one_task():
     tasks = [Task(name, "tracking_shuffled_objects", "Algorithmic", 50, 0.5) for name in names]
     tasks.append(Task("snarks", "snarks", "Language understanding", 50, 0.5))
     names["snarks"] = 0.6
-    ran = Ran(results(**{f"brain_bbh_{name}": (share, 50) for name, share in names.items()}), tasks, False)
+    ran = LmEvalRun(results(**{f"brain_bbh_{name}": (share, 50) for name, share in names.items()}), tasks, False)
     rows = by(benchmark_scores.rows_of(ran, "bbh", "m", ""))
     assert rows["Algorithmic", "tracking_shuffled_objects"]["value"] == pytest.approx(0.2)
     assert rows["Algorithmic", "tracking_shuffled_objects"]["n"] == 150
@@ -65,7 +65,7 @@ def test_bbh_is_the_mean_over_tasks_and_sizes_are_one_task():
 
 
 def test_nothing_right_has_an_interval_above_nothing():
-    ran = Ran(
+    ran = LmEvalRun(
         results(brain_bbh_snarks=(0.0, 100)), [Task("snarks", "snarks", "Language understanding", 100, 0.5)], False
     )
     row = by(benchmark_scores.rows_of(ran, "bbh", "m", ""))["", ""]

@@ -10,7 +10,7 @@ from harness.checkpoints import checkpoints
 from harness.extraction import with_transformers
 from harness.loading import batches, loaded_model
 from harness.loading.batches import Batches
-from harness.loading.memory import NoRoomError
+from harness.loading.memory import InsufficientMemoryError
 from harness.models import tiny
 from harness.records import Stimuli
 from harness.text import contexts
@@ -50,7 +50,7 @@ def test_one_sequence_alone_that_does_not_fit_says_what_to_do():
     def forward(_):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    with pytest.raises(NoRoomError, match=r"one sequence of 5 tokens does not fit .*CUDA out of memory"):
+    with pytest.raises(InsufficientMemoryError, match=r"one sequence of 5 tokens does not fit .*CUDA out of memory"):
         Batches(100).read([[0] * 5, [0] * 3], len, forward)
 
 

@@ -10,7 +10,7 @@ import torch
 from harness.checkpoints import checkpoints
 from harness.extraction import with_transformers
 from harness.loading import architectures, blocks, device_map, loaded_model, trained
-from harness.loading.device_map import Part
+from harness.loading.device_map import ModulePart
 from harness.models import tiny
 from harness.records import Stimuli
 from harness.text import contexts
@@ -75,7 +75,7 @@ def test_embeddings_come_first_and_blocks_follow_in_their_order(checkpoint):
 @pytest.mark.parametrize("seed", range(5))
 def test_the_fullest_gpu_is_as_empty_as_any_cut_leaves_it(seed):
     generator = np.random.default_rng(seed)
-    parts = [Part(str(k), int(size)) for k, size in enumerate(generator.integers(0, 50, 9))]
+    parts = [ModulePart(str(k), int(size)) for k, size in enumerate(generator.integers(0, 50, 9))]
     room = [int(size) for size in generator.integers(150, 400, 3)]
 
     def fullest(placed):
@@ -88,8 +88,8 @@ def test_the_fullest_gpu_is_as_empty_as_any_cut_leaves_it(seed):
 
 def test_seventy_billion_parameters_fit_on_two_gpus_of_eighty_gigabytes_and_not_on_one():
     """Llama 70B in bfloat16: 80 blocks of 1.71 GB, embeddings and head of 2.1 GB each."""
-    blocks = [Part(f"model.layers.{k}", 1_711_000_000) for k in range(80)]
-    parts = [Part("model.embed_tokens", 2_101_000_000), *blocks, Part("lm_head", 2_101_000_000)]
+    blocks = [ModulePart(f"model.layers.{k}", 1_711_000_000) for k in range(80)]
+    parts = [ModulePart("model.embed_tokens", 2_101_000_000), *blocks, ModulePart("lm_head", 2_101_000_000)]
     placed = device_map.spread(parts, [76 * 10**9] * 2)
     on = [sum(p.n_bytes for p in parts if placed[p.name] == gpu) for gpu in range(2)]
     assert abs(on[0] - on[1]) <= 1_711_000_000
@@ -99,7 +99,7 @@ def test_seventy_billion_parameters_fit_on_two_gpus_of_eighty_gigabytes_and_not_
 
 def test_a_part_that_fits_nowhere_is_refused_though_the_sum_would_fit():
     with pytest.raises(ValueError, match="fit on no cut"):
-        device_map.spread([Part("a", 10), Part("b", 10), Part("c", 10)], [16, 16])
+        device_map.spread([ModulePart("a", 10), ModulePart("b", 10), ModulePart("c", 10)], [16, 16])
 
 
 @pytest.fixture

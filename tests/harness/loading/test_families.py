@@ -17,7 +17,7 @@ from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Layer, Stimuli
 from harness.storage.store import Store
 from harness.text import contexts
-from harness.units.feature_units import FeatureUnit, Source, stored_features
+from harness.units.feature_units import FeatureSource, FeatureUnit, stored_features
 
 SENTENCES = (
     "The old bee watched the hive.", "Nobody moved.", "A king and a fox hid the golden snow, slowly.",
@@ -36,7 +36,7 @@ def read(family, folder, protocol=PROTOCOL, surprisals=True):
     """The model as the program loads it, its encoded contexts, and what its feature unit stored."""
     checkpoint = checkpoints.resolve(str(tiny.build(family, folder / family, SENTENCES, seed=3)))
     model, store = backends.load("transformers", checkpoint, "cpu"), Store(str(folder / "out"))
-    source = Source(checkpoint.name, "model", checkpoint.revision, 0, checkpoint)
+    source = FeatureSource(checkpoint.name, "model", checkpoint.revision, 0, checkpoint)
     unit = FeatureUnit(source, STIMULI, protocol, states=True, surprisals=surprisals)
     unit.run(model, store)
     features, words = stored_features(unit, store)

@@ -20,13 +20,15 @@ def checkpoint(tmp_path):
 def test_a_model_that_does_not_fit_is_refused_with_figures_and_what_to_do(checkpoint, monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda _: 20_000_000)
     message = r"m wants 0\.\d+ GB of main memory \(0\.00 GB of weights in float32, 0\.\d+ GB for a batch\), 0\.02 GB"
-    with pytest.raises(memory.NoRoomError, match=message + r" are free\. Use a larger machine, or bfloat16"):
+    with pytest.raises(
+        memory.InsufficientMemoryError, match=message + r" are free\. Use a larger machine, or bfloat16"
+    ):
         loaded_model.load(checkpoint)
 
 
 def test_what_may_be_taken_can_be_less_than_what_is_free(checkpoint):
     assert loaded_model.load(checkpoint, max_memory={"cpu": GB}).stack == "decoder"
-    with pytest.raises(memory.NoRoomError, match=r"0\.01 GB are free"):
+    with pytest.raises(memory.InsufficientMemoryError, match=r"0\.01 GB are free"):
         loaded_model.load(checkpoint, max_memory={"cpu": 10_000_000})
 
 
@@ -37,7 +39,7 @@ def test_it_is_refused_before_a_weight_is_read(checkpoint, tmp_path):
              "num_key_value_heads": 8, "head_dim": 128}  # fmt: skip
     config.write_text(json.dumps(json.loads(config.read_text()) | large))
     (tmp_path / "m" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(memory.NoRoomError, match=r"803\.\d+ GB of weights in bfloat16"):
+    with pytest.raises(memory.InsufficientMemoryError, match=r"803\.\d+ GB of weights in bfloat16"):
         loaded_model.load(checkpoint, dtype="bfloat16")
 
 
@@ -46,7 +48,7 @@ def test_half_the_precision_is_half_the_weights(checkpoint, tmp_path):
     config.write_text(json.dumps(json.loads(config.read_text()) | {"intermediate_size": 10**9}))
     found = []
     for dtype in ("float32", "bfloat16"):
-        with pytest.raises(memory.NoRoomError) as refused:
+        with pytest.raises(memory.InsufficientMemoryError) as refused:
             loaded_model.load(checkpoint, dtype=dtype)
         found.append(float(str(refused.value).partition("(")[2].partition(" GB of weights")[0]))
     assert found == [pytest.approx(4 * 3 * 48 * n_bytes, rel=0.01) for n_bytes in (4, 2)]
@@ -101,12 +103,12 @@ def test_main_memory_is_what_the_kernel_calls_available(tmp_path):
 def test_an_untrained_twin_is_drawn_in_main_memory(checkpoint, monkeypatch):
     monkeypatch.setattr(allocation, "devices", lambda *_: ["cuda:0"])
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1000 if device == "cpu" else 10**12)
-    with pytest.raises(memory.NoRoomError, match="of main memory"):
+    with pytest.raises(memory.InsufficientMemoryError, match="of main memory"):
         loaded_model.load(checkpoint, "cuda", untrained_seed=1)
 
 
 def test_over_several_gpus_each_must_hold_its_share_and_a_batch(checkpoint, monkeypatch):
     monkeypatch.setattr(allocation, "devices", lambda *_: ["cuda:0", "cuda:1"])
     monkeypatch.setattr(memory, "free_bytes", lambda device: GB if device == "cpu" else 20_000_000)
-    with pytest.raises(memory.NoRoomError, match=r"m: 0\.0 GB of weights fit on no cut over 2 GPUs"):
+    with pytest.raises(memory.InsufficientMemoryError, match=r"m: 0\.0 GB of weights fit on no cut over 2 GPUs"):
         loaded_model.load(dataclasses.replace(checkpoint), "cuda", n_gpus=2)

@@ -16,7 +16,7 @@ from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Stimuli
 from harness.storage.store import Store
 from harness.text import contexts
-from harness.units.feature_units import FeatureUnit, Source, stored_features
+from harness.units.feature_units import FeatureSource, FeatureUnit, stored_features
 from tests.harness.loading import model_types
 from tests.harness.loading.model_types import BOTH, DECODER, ENCODER
 
@@ -42,7 +42,7 @@ def read(name, stack, folder):
     checkpoint = checkpoints.resolve(str(folder))
     assert checkpoint.stack == stack
     model, store = backends.load("transformers", checkpoint, "cpu"), Store(str(folder.parent / "out"))
-    source = Source(checkpoint.name, "model", checkpoint.revision, 0, checkpoint)
+    source = FeatureSource(checkpoint.name, "model", checkpoint.revision, 0, checkpoint)
     unit = FeatureUnit(source, STIMULI, PROTOCOL, states=True, surprisals=stack != ENCODER)
     unit.run(model, store)
     encoded = [model.reader.encode(context) for context in contexts.build(STIMULI, PROTOCOL.context)]

@@ -218,7 +218,7 @@ def test_features_that_are_damaged_are_named_and_read_again(undisturbed, out, ca
     os.utime(damaged, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # so that the date does not tell
 
     with caplog.at_level("INFO"), Display(Console(quiet=True)) as display:
-        again = pipeline.run(SPEC, out, watcher=display)
+        again = pipeline.run(SPEC, out, listener=display)
     assert not again.failures
     assert f"features unit {damaged.parent.name}: features.safetensors is corrupt" in caplog.text
     assert "It is computed again" in caplog.text

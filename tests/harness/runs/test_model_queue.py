@@ -18,11 +18,11 @@ from harness.cluster.placement import Need, Placement
 from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Stimuli
 from harness.runs import actors, model_queue, reservations
-from harness.runs.model_queue import Readings
+from harness.runs.model_queue import ModelQueue
 from harness.runs.occupancy import PATIENCE_S, Occupancy
-from harness.runs.workload import Watcher
+from harness.runs.workload import ProgressListener
 from harness.storage.store import Store
-from harness.units.feature_units import FeatureUnit, Source
+from harness.units.feature_units import FeatureSource, FeatureUnit
 
 SIZES = [70e9, 65e9, 33e9, 30e9, 13e9, 13e9, 12e9, 8e9, 7e9, 7e9, 3e9, 1e9, 4e8, 7e7]
 PROTOCOL = Protocol("strict", "none", FoldRule("grouped", n=5), Regression("ols"), "max")
@@ -83,7 +83,7 @@ def text_of(name, n_parameters, word="reads"):
     )
     stimuli = Stimuli(("s0",), (word,), ("p",), ("p",), None)
     return FeatureUnit(
-        Source(name, "model", checkpoint.revision, 0, checkpoint), stimuli, PROTOCOL, True, False, "bfloat16"
+        FeatureSource(name, "model", checkpoint.revision, 0, checkpoint), stimuli, PROTOCOL, True, False, "bfloat16"
     )
 
 
@@ -102,7 +102,7 @@ def finish(found, seconds=60):
 
 
 def test_actors_land_where_the_plan_says_largest_first_and_never_two_on_a_whole_gpu(cluster, store):
-    found = Readings(store, "cuda", Watcher())
+    found = ModelQueue(store, "cuda", ProgressListener())
     units = [text_of(f"m{k}", size) for k, size in enumerate(SIZES)]
     for unit in units:
         found.add(unit)
@@ -131,7 +131,7 @@ def _assert_no_gpu_is_over_full(said, plan):
 
 
 def test_a_model_that_fits_nowhere_is_refused_with_a_reason_before_anything_runs(cluster, store):
-    found = Readings(store, "cuda", Watcher())
+    found = ModelQueue(store, "cuda", ProgressListener())
     found.add(text_of("far-too-large", 1e12))
     (read,) = finish(found)
     assert type(read.error).__name__ == "NoRoomError"
@@ -140,7 +140,7 @@ def test_a_model_that_fits_nowhere_is_refused_with_a_reason_before_anything_runs
 
 
 def test_a_lost_actor_is_followed_by_another_and_what_was_stored_is_not_read_again(cluster, store):
-    found = Readings(store, "cuda", Watcher())
+    found = ModelQueue(store, "cuda", ProgressListener())
     once, stored = text_of("a", 7e9, "kills once"), text_of("b", 7e9, "stored, then kills")
     for unit in (once, stored):
         found.add(unit)
@@ -152,7 +152,7 @@ def test_a_lost_actor_is_followed_by_another_and_what_was_stored_is_not_read_aga
 
 def test_a_text_that_kills_every_actor_is_given_up_and_the_models_other_texts_are_read(cluster, store, monkeypatch):
     monkeypatch.setattr(model_queue, "RECOVERIES", 1)
-    found = Readings(store, "cuda", Watcher())
+    found = ModelQueue(store, "cuda", ProgressListener())
     bad = text_of("a", 7e9, "kills")
     good = replace(bad, stimuli=Stimuli(("s1",), ("reads",), ("p",), ("p",), None))
     for unit in (bad, good):
@@ -166,14 +166,14 @@ def test_actors_that_are_lost_with_their_nodes_do_not_count_until_they_are_very_
     monkeypatch.setattr(model_queue, "RECOVERIES", 0)
     monkeypatch.setattr(model_queue, "RECOVERIES_IN_ALL", 2)
     monkeypatch.setattr(reservations, "living", set)  # wherever it was, that node is dead
-    found = Readings(store, "cuda", Watcher())
+    found = ModelQueue(store, "cuda", ProgressListener())
     found.add(text_of("unlucky", 1e9, "kills"))
     (read,) = finish(found)
     assert "3 actors were lost over one text" in str(read.error)
 
 
 def test_what_is_wrong_with_a_text_is_not_tried_again(cluster, store):
-    found = Readings(store, "cuda", Watcher())
+    found = ModelQueue(store, "cuda", ProgressListener())
     found.add(text_of("a", 7e9, "wrong"))
     (read,) = finish(found)
     assert "a text that cannot be read" in str(read.error)
@@ -183,7 +183,7 @@ def test_what_is_wrong_with_a_text_is_not_tried_again(cluster, store):
 def test_what_another_driver_holds_is_waited_for_and_done_when_it_gives_up(cluster, store):
     unit = text_of("a", 7e9)
     claim = store.claims.take("features", unit.key)
-    found = Readings(Store(store.out), "cuda", Watcher())
+    found = ModelQueue(Store(store.out), "cuda", ProgressListener())
     found.add(unit)
     assert list(found.admit()) == []
     assert list(found.elsewhere) == [unit.key]
@@ -197,7 +197,7 @@ def test_who_waits_too_long_for_a_place_is_told_what_is_missing(cluster, store):
     held = ray.util.placement_group([{"GPU": 8}], strategy="STRICT_PACK")
     assert held.wait(30)
     try:
-        found = Readings(store, "cuda", Watcher(), reserve_s=1.0)
+        found = ModelQueue(store, "cuda", ProgressListener(), reserve_s=1.0)
         found.add(text_of("eight", 215e9))
         (read,) = finish(found)
         assert "eight got no place in 1 s: it wants 8 GPU on one node" in str(read.error)
@@ -225,12 +225,12 @@ def test_models_wait_for_the_first_node_of_a_cluster_that_grows_and_not_for_ever
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
     ray.init(address=made.address, logging_level="ERROR", log_to_driver=False)
     try:
-        found = Readings(store, "cuda", Watcher(), reserve_s=0.5)
+        found = ModelQueue(store, "cuda", ProgressListener(), reserve_s=0.5)
         found.add(text_of("a", 7e9))
         (read,) = finish(found)
         assert "no node with GPUs came in 0 s" in str(read.error) or "came in 1 s" in str(read.error)
         asked.clear()
-        found = Readings(store, "cuda", Watcher(), reserve_s=6)
+        found = ModelQueue(store, "cuda", ProgressListener(), reserve_s=6)
         for name in ("a", "b"):  # the node of the first is gone again, long ago, when the second comes
             found.add(text_of(name, 7e9))
             assert list(found.admit()) == []
@@ -259,7 +259,7 @@ def test_a_model_too_large_for_the_nodes_that_live_waits_for_a_larger_one_that_m
     small = made.add_node(num_cpus=1, num_gpus=1, labels={reservations.LABEL: "24"}, **memory)
     ray.init(address=made.address, logging_level="ERROR", log_to_driver=False)
     try:
-        found = Readings(store, "cuda", Watcher(), reserve_s=1)
+        found = ModelQueue(store, "cuda", ProgressListener(), reserve_s=1)
         for name, size in (("large", 30e9), ("small", 1e9), ("too large", 400e9)):
             found.add(text_of(name, size))
         reads = {read.unit.source.name: read.error for read in finish(found)}
@@ -270,7 +270,7 @@ def test_a_model_too_large_for_the_nodes_that_live_waits_for_a_larger_one_that_m
         found.close()
         assert asked == [([1], 80 * 10**9), ([], 0)]
         asked.clear()
-        found = Readings(store, "cuda", Watcher())
+        found = ModelQueue(store, "cuda", ProgressListener())
         found.add(text_of("later", 30e9))
         assert list(found.admit()) == []
         assert found.is_waiting

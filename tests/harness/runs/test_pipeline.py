@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from harness import datasets
 from harness.report import page
 from harness.runs import assemble, pipeline
-from harness.runs.workload import make_plan
+from harness.runs.workload import make_workload
 from harness.spec import quickstart as quickstart_spec
 from harness.storage import tables
 from harness.storage.table_files import DamagedTablesError
@@ -251,7 +251,7 @@ def test_folders_of_one_name_are_told_apart(out, outcome, tmp_path):
     shutil.copytree(built / "tiny-gpt2", same)
     shutil.copytree(built / "tiny-llama", other)
     spec = replace(quickstart_spec(), models=(str(built / "tiny-gpt2"), str(same), str(other)))
-    plan = make_plan(spec, out, None)
+    plan = make_workload(spec, out, None)
     assert not plan.failures
     found = [source for source in plan.sources if source.kind == "model"]
     assert [source.name for source in found] == [f"{built.name}-tiny-gpt2", "a-tiny-gpt2", "b-tiny-gpt2"]

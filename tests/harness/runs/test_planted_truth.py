@@ -34,7 +34,7 @@ from harness.scoring.brain_scores import score_layers
 from harness.scoring.rows import BrainRows
 from harness.scoring.unique_variance import over_controls
 from harness.storage.store import Store
-from harness.units.feature_units import FeatureUnit, Source, stored_features
+from harness.units.feature_units import FeatureSource, FeatureUnit, stored_features
 from harness.units.score_units import ScoreUnit
 from tests.harness.datasets.published import STORIES
 
@@ -94,7 +94,7 @@ def read(store, tmp_path_factory) -> dict[tuple[str, str], FeatureUnit]:
     checkpoint, found = checkpoints.resolve(str(folder)), {}
     for kind, seed in (("model", None), ("untrained", 0)):
         model = backends.load("transformers", checkpoint, "cpu", untrained_seed=seed)
-        source = Source(f"{checkpoint.name}:{kind}", kind, checkpoint.revision, 0, checkpoint)
+        source = FeatureSource(f"{checkpoint.name}:{kind}", kind, checkpoint.revision, 0, checkpoint)
         for name, (shown, _) in SHOWN.items():
             unit = FeatureUnit(source, shown, datasets.protocols(name)["strict"], states=True, surprisals=False)
             unit.run(model, store)
@@ -176,7 +176,7 @@ def scores_of(dataset: Dataset, protocol: str, features: Features, *, beside: tu
 
 
 def unit_scores(
-    dataset: Dataset, protocol: str, source: Source | FeatureUnit, store: Store, *, beside: tuple[str, ...] = ()
+    dataset: Dataset, protocol: str, source: FeatureSource | FeatureUnit, store: Store, *, beside: tuple[str, ...] = ()
 ) -> pd.DataFrame:
     """Rows of model_scores by target, as a run stores them: of a control, or of a model whose states are stored."""
     features = source if isinstance(source, FeatureUnit) else None
@@ -189,8 +189,8 @@ def unit_scores(
         return pd.read_parquet(Path(folder) / "model_scores.parquet").set_index("target")
 
 
-def control(name: str) -> Source:
-    return Source(name, "control", "", 0)
+def control(name: str) -> FeatureSource:
+    return FeatureSource(name, "control", "", 0)
 
 
 def recordings_of(rows: pd.DataFrame) -> pd.DataFrame:

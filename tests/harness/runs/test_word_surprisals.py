@@ -95,7 +95,7 @@ def test_a_run_that_is_killed_goes_on_and_gives_what_one_process_gives(models, c
     again = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert (again["n_read"], again["run"]) == (0, ended["run"])
     store = Store(out)
-    assert not inventory.waste(store, unused=True)
+    assert not inventory.unused_files(store, unused=True)
     assert {unit.kind for unit in inventory.ls(store)} == {"corpora", "surprisals"}
 
 

@@ -15,16 +15,16 @@ from harness.datasets.synthetic import PAPER
 from harness.features import controls
 from harness.protocol import FoldRule
 from harness.records import Ceiling, Dataset, Layer, Responses, Stimuli
-from harness.runs.workload import make_plan
+from harness.runs.workload import make_workload
 from harness.scoring import aggregate, brain_scores
 from harness.spec import EvaluationSpec
 from harness.storage.store import Store
-from harness.units.feature_units import FeatureUnit, Source, stored_features
+from harness.units.feature_units import FeatureSource, FeatureUnit, stored_features
 from harness.units.score_units import ScoreUnit
 
 
 def sources(spec, out):
-    return {source.name: source for source in make_plan(spec, str(out), None).sources}
+    return {source.name: source for source in make_workload(spec, str(out), None).sources}
 
 
 def test_a_control_appears_with_its_file_and_is_known_by_what_the_file_holds(tmp_path):
@@ -74,7 +74,7 @@ def test_a_variant_reads_what_its_name_says(shared, tmp_path):
     shown = Stimuli(("a", "b"), ("the cat sat on the mat", "and the dog ran to the big house"), ("p", "p"))
     found = {}
     for kind in ("model", "shuffled", "chat"):
-        unit = FeatureUnit(Source(kind, kind, checkpoint.revision, 1, checkpoint), shown, PAPER, True, True)
+        unit = FeatureUnit(FeatureSource(kind, kind, checkpoint.revision, 1, checkpoint), shown, PAPER, True, True)
         unit.run(loaded, store)
         features, words = stored_features(unit, store)
         assert features.row_ids == words.word_ids == shown.ids
@@ -82,7 +82,7 @@ def test_a_variant_reads_what_its_name_says(shared, tmp_path):
     assert np.abs(found["shuffled"] - found["model"]).max(axis=1).min() > 1e-3
     assert np.abs(found["chat"] - found["model"]).max(axis=1).min() > 1e-3
     by_hand = replace(shown, texts=("Once the cat sat on the mat", "and the dog ran to the big house"))
-    unit = FeatureUnit(Source("x", "model", "other", 1, checkpoint), by_hand, PAPER, True, True)
+    unit = FeatureUnit(FeatureSource("x", "model", "other", 1, checkpoint), by_hand, PAPER, True, True)
     unit.run(loaded, store)
     np.testing.assert_allclose(found["chat"], stored_features(unit, store)[0].values[Layer("decoder", 3)], atol=1e-5)
 
@@ -96,7 +96,7 @@ def test_stored_layers_are_read_when_asked_for_and_outlive_the_unit(out, tmp_pat
     checkpoint = checkpoints.resolve(str(shared / "models" / "stories260K"))
     store = Store(str(tmp_path / out) if out == "disk" else out)
     shown = Stimuli(("a", "b"), ("the cat sat on the mat", "and the dog ran"), ("p", "p"))
-    unit = FeatureUnit(Source("m", "model", checkpoint.revision, 1, checkpoint), shown, PAPER, True, True)
+    unit = FeatureUnit(FeatureSource("m", "model", checkpoint.revision, 1, checkpoint), shown, PAPER, True, True)
     unit.run(backends.load("transformers", checkpoint, "cpu"), store)
     features, _ = stored_features(unit, store)
     assert features.shapes[Layer("decoder", 2)] == (2, 64)
@@ -126,7 +126,7 @@ def test_a_controls_variant_is_chosen_on_training_rows_whatever_the_protocol_say
     dataset = Dataset("drift", "0", Stimuli(ids, ("a bee",) * n, blocks), responses)
     protocol = replace(PAPER, folds=FoldRule("shuffled", n=5, test_fraction=0.2))
     store = Store(str(tmp_path))
-    unit = ScoreUnit(Source("oasm", "control", "", 0), "drift", "0", protocol, 0)
+    unit = ScoreUnit(FeatureSource("oasm", "control", "", 0), "drift", "0", protocol, 0)
     unit.run(dataset, Ceiling(responses.parts, np.full((1, 6), np.nan), ("",) * 6), store)
     with store.open("scores", unit.key) as folder:
         row = pq.read_table(folder / "model_scores.parquet").to_pylist()[0]

@@ -17,7 +17,7 @@ from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Features, Layer, Responses
 from harness.scoring import aggregate
 from harness.scoring.brain_scores import score_layers
-from harness.scoring.fitting import here
+from harness.scoring.fitting import fit_locally
 
 LAYER = Layer("decoder", 1)
 RIDGE = Regression("ridge", tuple(np.logspace(-2, 6, 9)))
@@ -224,7 +224,7 @@ def test_layers_are_fitted_beside_each_other_on_the_cores_that_there_are():
                 seen[threads].add(threading.get_ident())
                 return super().__getitem__(index)
 
-        return here(how, Watched(matrices.features, matrices.rows), Y)
+        return fit_locally(how, Watched(matrices.features, matrices.rows), Y)
 
     found = {}
     for threads in seen:

@@ -13,7 +13,7 @@ from scipy.optimize import curve_fit
 from harness.kernels import gram
 from harness.protocol import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression
 from harness.scoring import brain_scores, extrapolation, folds
-from harness.scoring.extrapolation import Collected, collect, draw_pools, extrapolate
+from harness.scoring.extrapolation import PooledScores, collect, draw_pools, extrapolate
 
 OLS = Protocol("paper", "none", FoldRule("shuffled", n=4), Regression("ols"), "max", metric="brainscore_r")
 GROUPS = [f"g{row // 5}" for row in range(60)]
@@ -44,7 +44,7 @@ def recorded(case):
     subsets = [ast.literal_eval(str(name)) for name in case["collected_subsets"]]
     sizes = case["collected_num_subjects"].tolist()
     scores = [case["collected"][sizes.index(len(subset)), place] for place, subset in enumerate(subsets)]
-    return Collected(tuple(subset[1:] for subset in subsets), np.stack(scores)), subsets
+    return PooledScores(tuple(subset[1:] for subset in subsets), np.stack(scores)), subsets
 
 
 def test_scores_are_those_of_brain_score(case, recorded):
@@ -230,7 +230,7 @@ def scores():
     for pool, of_pool in zip(pools, values, strict=True):
         of_pool[:, np.isin(own, pool)] = np.nan
     values[-1, 1, 0] = values[3, 2, 0] = np.nan
-    return Collected(tuple(pools), values)
+    return PooledScores(tuple(pools), values)
 
 
 def test_all_at_once_is_one_after_the_other(scores):
@@ -243,7 +243,7 @@ def test_every_neuroid_draws_the_same(scores):
     """So that a neuroid's ceiling does not depend on which others were measured."""
     ours = extrapolate(scores, n_bootstraps=10)
     for neuroid in (0, 1, 29):
-        alone = extrapolate(Collected(scores.pools, scores.scores[..., [neuroid]]), n_bootstraps=10)
+        alone = extrapolate(PooledScores(scores.pools, scores.scores[..., [neuroid]]), n_bootstraps=10)
         np.testing.assert_allclose(alone[0, :, 0], ours[neuroid, :, 0], rtol=0, atol=1e-4)
 
 
@@ -257,5 +257,5 @@ def test_threads_and_blocks_change_nothing(scores, monkeypatch):
 
 def test_through_one_number_of_subjects_there_is_no_curve(scores):
     of_two = np.array([len(pool) == 2 for pool in scores.pools])
-    pairs = Collected(tuple(pool for pool in scores.pools if len(pool) == 2), scores.scores[of_two])
+    pairs = PooledScores(tuple(pool for pool in scores.pools if len(pool) == 2), scores.scores[of_two])
     assert np.isnan(extrapolate(pairs, n_bootstraps=3)).all()

@@ -74,23 +74,23 @@ def test_a_corrupt_unit_is_named_with_its_file_and_removed_and_the_others_stay(s
 
 
 def test_what_an_older_version_made_is_waste_and_what_a_run_uses_is_not(store):
-    assert [each.key[0] for each in inventory.waste(store)] == ["b"]
+    assert [each.key[0] for each in inventory.unused_files(store)] == ["b"]
     _used(store, "scores", "a" * 32)
-    assert sorted(each.key[0] for each in inventory.waste(store, unused=True)) == ["b", "f"]
+    assert sorted(each.key[0] for each in inventory.unused_files(store, unused=True)) == ["b", "f"]
     assert _listed(store)["scores", "a"].runs == ("r1",)
 
 
 def test_gc_removes_what_it_showed_and_nothing_else(store):
-    inventory.remove(store, inventory.waste(store))
+    inventory.remove(store, inventory.unused_files(store))
     assert set(_listed(store)) == {("features", "f"), ("scores", "a")}
 
 
 def test_nothing_that_is_being_computed_is_removed(store):
-    found = inventory.waste(store)
+    found = inventory.unused_files(store)
     claim = store.claims.take("scores", "b" * 32)
-    assert inventory.waste(store) == []
+    assert inventory.unused_files(store) == []
     with pytest.raises(ValueError, match="computes scores unit bbb"):
-        inventory.waste(store, unused=True)
+        inventory.unused_files(store, unused=True)
     inventory.remove(store, found)  # it was claimed in between
     assert ("scores", "b") in _listed(store)
     claim.release()
@@ -105,17 +105,17 @@ def test_leftovers_of_killed_runs_are_waste_once_they_are_a_day_old(tmp_path):
         (folder / "a.bin").write_bytes(b"half")
     for folder in (old, half):
         os.utime(folder / "a.bin", (time.time() - 2 * 24 * 3600,) * 2)
-    assert {each.path for each in inventory.waste(store)} == {str(old), str(half)}
-    inventory.remove(store, inventory.waste(store))
+    assert {each.path for each in inventory.unused_files(store)} == {str(old), str(half)}
+    inventory.remove(store, inventory.unused_files(store))
     assert young.exists() and not old.exists() and not half.exists()
 
 
 def test_the_claim_of_a_process_that_has_ended_is_waste(tmp_path, monkeypatch):
     store = Store(str(tmp_path))
     claim = store.claims.take("scores", "a" * 32)
-    assert inventory.waste(store) == []
+    assert inventory.unused_files(store) == []
     monkeypatch.setattr("harness.storage.claims._lives", lambda process: False)
-    (found,) = inventory.waste(store)
+    (found,) = inventory.unused_files(store)
     assert found.path == claim.path
     inventory.remove(store, [found])
     claim.release()
@@ -156,7 +156,7 @@ def test_while_a_run_is_at_work_nothing_is_unused_or_outdated(store):
     with store.at_work():
         assert len(store.workers()) == 1
         with pytest.raises(ValueError, match=r"process \d+ on .* is at work here, and what it has stored"):
-            inventory.waste(store, unused=True)
-        assert [each.why for each in inventory.waste(store)] == []
+            inventory.unused_files(store, unused=True)
+        assert [each.why for each in inventory.unused_files(store)] == []
     assert store.workers() == []
-    assert [each.why for each in inventory.waste(store)] == ["of another version of the harness"]
+    assert [each.why for each in inventory.unused_files(store)] == ["of another version of the harness"]

@@ -38,29 +38,29 @@ def names(found):
 
 
 def test_checkpoints_come_in_the_order_of_their_steps(source):
-    found = sources.look(str(source))
+    found = sources.list_checkpoints(str(source))
     assert names(found) == ["step-50", "step-200", "step-1000"]
     assert all(not one.waits_for and not one.damage and one.model == one.where for one in found)
     assert len({one.stamp for one in found}) == 3
-    assert sources.look(str(source)) == found
+    assert sources.list_checkpoints(str(source)) == found
 
 
 def test_a_folder_that_is_a_checkpoint_is_one(source):
-    assert names(sources.look(str(source / "step-50"))) == ["step-50"]
+    assert names(sources.list_checkpoints(str(source / "step-50"))) == ["step-50"]
 
 
 def test_what_is_still_written_waits_and_is_complete_when_it_is_quiet_or_marked(source, checkpoint):
     copy(checkpoint, source / "step-2000", age_s=2)
-    last = sources.look(str(source))[-1]
+    last = sources.list_checkpoints(str(source))[-1]
     assert "quiet for 60 s (written 2 s ago)" in last.waits_for
-    assert not sources.look(str(source), quiet_s=1)[-1].waits_for
+    assert not sources.list_checkpoints(str(source), quiet_s=1)[-1].waits_for
     (source / "step-2000" / "COMPLETE").touch()
-    assert not sources.look(str(source))[-1].waits_for
+    assert not sources.list_checkpoints(str(source))[-1].waits_for
 
 
 def test_with_a_marker_only_the_marked_are_complete(source):
     (source / "step-50" / "finished").touch()
-    found = sources.look(str(source), marker="finished")
+    found = sources.list_checkpoints(str(source), marker="finished")
     assert [one.waits_for for one in found] == ["", "its marker finished", "its marker finished"]
 
 
@@ -74,40 +74,40 @@ def test_with_a_marker_only_the_marked_are_complete(source):
 ])  # fmt: skip
 def test_what_is_not_whole_says_why(source, damage, said):
     damage(source / "step-200")
-    found = sources.look(str(source))
+    found = sources.list_checkpoints(str(source))
     assert [bool(one.damage) for one in found] == [False, True, False]
     assert said in found[1].damage
 
 
 def test_a_change_in_place_is_another_stamp_even_with_the_size_and_date_of_before(source):
-    before = sources.look(str(source))
+    before = sources.list_checkpoints(str(source))
     file = source / "step-200" / "model.safetensors"
     content, stamp = bytearray(file.read_bytes()), file.stat()
     content[-5] ^= 1
     file.write_bytes(content)
     os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    after = sources.look(str(source))
+    after = sources.list_checkpoints(str(source))
     assert [one.stamp == other.stamp for one, other in zip(before, after, strict=True)] == [True, False, True]
 
 
 def test_a_list_names_folders_and_models_of_the_hub(source, tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "heads", lambda hub_id, pull_requests=False: {"main": "c" * 40, "step7": "d" * 40})
     (tmp_path / "list.txt").write_text(f"{source / 'step-50'}  # first\n\norg/model@step7\norg/other\n")
-    found = sources.look(str(tmp_path / "list.txt"))
+    found = sources.list_checkpoints(str(tmp_path / "list.txt"))
     assert {one.model for one in found} == {str(source / "step-50"), "org/model@step7", "org/other"}
     (tmp_path / "list.txt").write_text("org/model@step8\n")
     with pytest.raises(ValueError, match=r"org/model@step8 is not among the 2 revisions"):
-        sources.look(str(tmp_path / "list.txt"))
+        sources.list_checkpoints(str(tmp_path / "list.txt"))
 
 
 def test_a_repository_gives_its_revisions_and_of_a_training_of_the_table_only_its_steps(monkeypatch):
     heads = {"main": "a" * 40, "step1000": "b" * 40, "step2000": "c" * 40, "odd": "d" * 40}
     monkeypatch.setattr(hub, "heads", lambda hub_id, pull_requests=False: heads)
-    found = {one.model: one.stamp for one in sources.look("org/model")}
+    found = {one.model: one.stamp for one in sources.list_checkpoints("org/model")}
     assert found == {f"org/model@{name}": commit for name, commit in heads.items()}
-    assert [one.model for one in sources.look("pythia-1b")] == ["pythia-1b@step1000", "pythia-1b@step2000"]
+    assert [one.model for one in sources.list_checkpoints("pythia-1b")] == ["pythia-1b@step1000", "pythia-1b@step2000"]
     heads["step1000"] = "e" * 40
-    assert {one.model: one.stamp for one in sources.look("pythia-1b")}["pythia-1b@step1000"] == "e" * 40
+    assert {one.model: one.stamp for one in sources.list_checkpoints("pythia-1b")}["pythia-1b@step1000"] == "e" * 40
 
 
 def test_a_bucket_is_looked_at_and_a_checkpoint_fetched_once(checkpoint, tmp_path):
@@ -117,19 +117,19 @@ def test_a_bucket_is_looked_at_and_a_checkpoint_fetched_once(checkpoint, tmp_pat
         fs.pipe_file(f"/watched/run/step-5/{file.name}", file.read_bytes())
     fs.pipe_file("/watched/run/step-5/optimizer.pt", b"not fetched")
     fs.pipe_file("/watched/run/step-6/config.json", b"{}")
-    one, other = sources.look("memory://watched/run", quiet_s=0)
+    one, other = sources.list_checkpoints("memory://watched/run", quiet_s=0)
     assert one.where.startswith("memory://")
     assert (one.damage, other.damage) == ("", "no *.safetensors")
-    folder = sources.bring(one, tmp_path)
+    folder = sources.download(one, tmp_path)
     assert folder.endswith("run/step-5")
     assert {file.name for file in checkpoint.iterdir()} == {name.name for name in (tmp_path / one.stamp).rglob("*.*")}
     fs.rm("/watched/run/step-5/model.safetensors")
-    assert sources.bring(one, tmp_path) == folder
+    assert sources.download(one, tmp_path) == folder
     assert not list(tmp_path.rglob("*.aside"))
 
 
 def test_a_source_that_is_not_there_is_named():
     with pytest.raises(FileNotFoundError, match="memory://nowhere"):
-        sources.look("memory://nowhere")
+        sources.list_checkpoints("memory://nowhere")
     with pytest.raises(ValueError, match="neither a folder"):
-        sources.look("no-such-model")
+        sources.list_checkpoints("no-such-model")

@@ -28,7 +28,7 @@ from harness.storage import tables
 from harness.storage.store import Store
 from harness.units import quickstart
 from harness.watching import hooks, sources
-from harness.watching.watch import Watch
+from harness.watching.watch import CheckpointWatcher
 
 SPEC = EvaluationSpec("real", ("base",), ("tuckute2024",))
 
@@ -105,7 +105,7 @@ def laboratory(tmp_path):
 
 @pytest.fixture
 def watch(training, laboratory, tmp_path):
-    return Watch(str(training.folder), SPEC, str(tmp_path / "out"), laboratory, quiet_s=0)
+    return CheckpointWatcher(str(training.folder), SPEC, str(tmp_path / "out"), laboratory, quiet_s=0)
 
 
 def names(rows):
@@ -122,7 +122,7 @@ def test_what_is_new_is_evaluated_beside_all_that_was_and_nothing_twice(watch, t
         "base", "training@step-100", "training@step-200", "training@step-300",
     }  # fmt: skip
     n_runs = len(laboratory.runs)
-    again = Watch(watch.source, SPEC, watch.out, laboratory, quiet_s=0).once()  # another process
+    again = CheckpointWatcher(watch.source, SPEC, watch.out, laboratory, quiet_s=0).once()  # another process
     assert (again.done, again.evaluated, len(laboratory.runs)) == (3, [], n_runs)
     rows = tables.read(watch.out, "watched")
     assert list(rows.state) == ["evaluated"] * 3
@@ -178,7 +178,7 @@ def test_one_that_fails_is_tried_again_and_then_parked_with_its_reason(watch, tr
 
 
 def test_one_that_is_not_complete_waits_and_is_not_tried(watch, training, laboratory):
-    waiting = Watch(watch.source, SPEC, watch.out, laboratory, marker="finished")
+    waiting = CheckpointWatcher(watch.source, SPEC, watch.out, laboratory, marker="finished")
     this = waiting.once()
     assert [one.where for one in this.waiting] == [str(training.folder / "step-100")]
     assert laboratory.runs == []
@@ -201,7 +201,7 @@ def test_a_data_set_that_is_missing_is_no_fault_of_a_checkpoint(watch, laborator
         return Outcome("run", 0, 0, 0, (failure,), 0.0)
 
     with pytest.raises(ValueError, match="tuckute2024 cannot be had"):
-        Watch(watch.source, SPEC, watch.out, evaluate, quiet_s=0).once()
+        CheckpointWatcher(watch.source, SPEC, watch.out, evaluate, quiet_s=0).once()
     assert names(watch.once().evaluated) == ["training@step-100"]
 
 
@@ -247,7 +247,7 @@ def test_checkpoints_of_one_name_are_told_apart(watch, training, laboratory, mon
     shutil.rmtree(training.folder / "step-100")
     training.add("a/final")
     training.add("b/final", "step-0200")
-    this = Watch(watch.source, SPEC, watch.out, named, quiet_s=0).once()
+    this = CheckpointWatcher(watch.source, SPEC, watch.out, named, quiet_s=0).once()
     assert sorted(names(this.evaluated)) == ["a-final", "b-final"]
     assert len({row["revision"] for row in this.evaluated}) == 2
 
@@ -274,7 +274,7 @@ def test_whoever_is_told_hears_each_result_once_and_cannot_end_the_watch(watch, 
         heard.append((event.event, event.model, len(laboratory.runs)))
         raise SystemError("the hook is broken")
 
-    this = Watch(watch.source, SPEC, watch.out, laboratory, quiet_s=0, on_event=told).once()
+    this = CheckpointWatcher(watch.source, SPEC, watch.out, laboratory, quiet_s=0, on_event=told).once()
     assert heard == [
         ("result", "training@step-100", 1), ("result", "training@step-200", 2), ("drop", "training@step-200", 2),
     ]  # fmt: skip
@@ -303,7 +303,9 @@ def test_what_was_given_up_stands_in_the_report(watch, training, laboratory):
 
 def test_another_spec_is_another_watch(watch, laboratory):
     watch.once()
-    other = Watch(watch.source, EvaluationSpec("real", (), ("brennan2016",)), watch.out, laboratory, quiet_s=0)
+    other = CheckpointWatcher(
+        watch.source, EvaluationSpec("real", (), ("brennan2016",)), watch.out, laboratory, quiet_s=0
+    )
     assert names(other.once().evaluated) == ["training@step-100"]
 
 
@@ -421,6 +423,6 @@ def test_a_thousand_checkpoints_are_looked_at(training):
         to.mkdir(exist_ok=True)
         for file in (training.models / "step-0050").iterdir():
             (to / file.name).symlink_to(file) if not (to / file.name).exists() else None
-    found = sources.look(str(training.folder), quiet_s=0)
+    found = sources.list_checkpoints(str(training.folder), quiet_s=0)
     assert len(found) == 1000
     assert not any(one.damage for one in found)

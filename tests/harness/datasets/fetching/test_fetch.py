@@ -313,5 +313,5 @@ def test_unpinned_reaches_the_loader(tmp_path, monkeypatch):
     monkeypatch.setattr(workload.datasets, "load", lambda *_, pinned: asked.append(pinned) or 1 / 0)
     spec = replace(SPECS["quickstart"](), models=(), datasets=("tuckute2024",))
     for pinned in (True, False):
-        workload.make_plan(spec, str(tmp_path), str(tmp_path), pinned=pinned)
+        workload.make_workload(spec, str(tmp_path), str(tmp_path), pinned=pinned)
     assert asked == [True, False]
