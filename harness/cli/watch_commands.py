@@ -118,7 +118,7 @@ def _evaluate(arguments: argparse.Namespace, spec: Any) -> Any:
         outcome = pipeline.run(
             spec, arguments.out, arguments.data_root, address=arguments.address, device=arguments.device,
             pinned=not arguments.unpinned, allow_pickle=arguments.allow_pickle,
-            usd_per_gpu_hour=arguments.usd_per_gpu_hour, watcher=display, keep_going=True,
+            usd_per_gpu_hour=arguments.usd_per_gpu_hour, listener=display, keep_going=True,
         )  # fmt: skip
     page.write(arguments.out, outcome.run)
     return outcome

@@ -165,7 +165,9 @@ def descendants(process: subprocess.Popen[str], name: str = "") -> list[psutil.P
 
 def kill_all(process: subprocess.Popen[str]) -> None:
     """SIGKILL for a command and all that it started."""
-    for one in [*descendants(process), psutil.Process(process.pid)]:
+    children = descendants(process)
+    process.kill()
+    for one in children:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()
 
@@ -227,10 +229,10 @@ def _driver(bench: Bench, folder: Path, strike: Callable[[subprocess.Popen[str]]
     """Start a command, strike once some units are finished, and give the same command again."""
     out = bench.out(folder)
     first = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wanted, until = bench.numbers.randint(1, 30), time.monotonic() + 120
-    while len(manifests(out)) < wanted and time.monotonic() < until and first.poll() is None:
+    wanted, until = bench.numbers.randint(1, len(manifests(str(bench.good))) - 4), time.monotonic() + 120
+    while len(manifests(out)) < wanted and time.monotonic() < until:
         time.sleep(0.02)
-    time.sleep(bench.numbers.uniform(0, 0.5))
+    time.sleep(bench.numbers.uniform(0, 0.3))
     strike(first)
     printed = first.communicate(timeout=300)[1]
     begun = len(list(Path(out).glob("units/.claims/*/*")))
