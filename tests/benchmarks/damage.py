@@ -41,7 +41,7 @@ def bits_flipped(bench: Bench, folder: Path) -> Tried:
     shutil.copytree(bench.good, folder)
     out, survived, lost, silent = str(folder), 0, 0, 0
     for k in range(N_FLIPS):
-        kind = bench.numbers.choice(["units/scores", "units/features", "units/ceilings", "tables"])
+        kind = bench.numbers.choice(["units/scores", "units/features", "tables"])
         files = [path for path in sorted((folder / kind).rglob("*")) if path.is_file() and path.stat().st_size]
         file = bench.numbers.choice(files)
         content = bytearray(file.read_bytes())
