@@ -9,13 +9,22 @@ PEERS := $(VENV)/peers-$(LOCK)
 VLLM ?= .venv-vllm
 VLLM_INSTALLED := $(VLLM)/installed-$(shell cat pyproject.toml .ci/vllm-constraints.txt | cksum | tr -d ' ')
 
-.PHONY: run test test-vllm lint bench chaos install clean
+# Files of tests are divided over so many processes; each starts its own Ray if it needs one.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
+.PHONY: run test test-slow test-all test-vllm lint bench chaos install clean
 
 run: install  ## the main job on the embedded default: three tiny models, a recording with a known answer
 	$(BIN)/harness run quickstart
 
-test: install  ## the whole test suite; recordings are looked for in HARNESS_SHARED or ../shared
-	$(BIN)/python -m pytest
+test: install  ## the tests but the slow ones, 8 minutes; recordings are looked for in HARNESS_SHARED or ../shared
+	$(PYTEST) -m "not slow"
+
+test-slow: install  ## the slow ones: clusters, killed processes, every model type
+	$(PYTEST) -m slow
+
+test-all: test test-slow  ## all tests, 20 minutes
 
 test-vllm: $(VLLM_INSTALLED)  ## vLLM against transformers on the CPU, in an environment of its own; 3 minutes
 	$(VLLM)/bin/python -m pytest tests/vllm

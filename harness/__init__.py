@@ -1,1 +1,1 @@
-"""Brain-alignment harness: language models in, scores against brain and reading data out."""
+"""Brain-alignment harness: scores language models against brain recordings and reading times."""

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Formatting of numbers for display."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import math
 
 
 def number(value: float, digits: int = 3, sign: bool = False) -> str:
-    """A number for people: a true minus sign; an en dash where it is NaN, which means not measurable."""
-    rounded = round(value, digits) + 0.0  # no minus before a nought
+    """Format a number with a true minus sign; NaN (not measurable) as an en dash."""
+    rounded = round(value, digits) + 0.0  # avoids a minus sign before zero
     return "–" if math.isnan(value) else f"{rounded:{'+' if sign else ''}.{digits}f}".replace("-", "−")
 
 
 def interval(low: float, high: float, digits: int = 3) -> str:
-    """Two ends of an interval, or an en dash where there is none."""
+    """Format an interval; an en dash if an end is NaN."""
     return "–" if math.isnan(low + high) else f"{number(low, digits)} to {number(high, digits)}"
 
 
 def count(value: float | None) -> str:
-    """A whole number with separators, millions and billions shortened; an en dash where unknown."""
+    """Format a whole number with separators, millions and billions abbreviated; an en dash if unknown."""
     if value is None or math.isnan(value):
         return "–"
     for unit, name in ((1e9, "B"), (1e6, "M")):
@@ -27,12 +27,12 @@ def count(value: float | None) -> str:
 
 
 def p_value(p: float) -> str:
-    """Three digits."""
+    """Format a p value with three decimals, or as "< 0.001"."""
     return "< 0.001" if p < 0.001 else number(p)
 
 
 def size(n_bytes: int) -> str:
-    """Bytes for people, in powers of a thousand."""
+    """Format a number of bytes with decimal units."""
     for power, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if n_bytes >= power:
             return f"{n_bytes / power:.1f} {unit}"
@@ -40,6 +40,6 @@ def size(n_bytes: int) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """Format seconds as hours, minutes and seconds."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

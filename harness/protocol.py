@@ -1,6 +1,6 @@
-"""The method as data: a protocol says everything that decides a score except the model and the recording.
+"""Protocols: every choice that determines a score, except the model and the recording.
 
-Its hash stands in every row of the tables.
+Every row of the tables carries the hash of its protocol. What the protocols mean: harness/scoring/README.md#protocols.
 """
 
 from __future__ import annotations
@@ -24,15 +24,20 @@ FoldKind = Literal[
 
 @dataclass(frozen=True)
 class FoldRule:
-    """How rows are divided into train and test.
+    """How rows are divided into training and test rows; see harness/scoring/README.md#folds.
 
-    kind: "shuffled" (random splits, scikit-learn's ShuffleSplit), "kfold" (shuffled k-fold), "stratified shuffled" and
-    "stratified kfold" (the same with the classes of the rows in equal shares), "grouped" (whole groups, shuffled with
-    the seed), "leave one group out" (LeaveOneGroupOut), "contiguous" (blocks in time). `gap` rows are dropped at both
-    sides of what tests, unless single rows are drawn at random. "trimmed": blocks in time, the last with what is left
-    over; `gap` rows dropped at both ends of a middle test block, at the first and the last from the training rows
-    beside it.
-    test_fraction, train_fraction: of random splits, as scikit-learn's sizes; None is what the other leaves.
+    Attributes:
+        kind: "shuffled" (random splits, scikit-learn's ShuffleSplit), "kfold" (shuffled k-fold), "stratified shuffled"
+            and "stratified kfold" (the same, with the classes of the rows in equal proportions), "grouped" (whole
+            groups, shuffled with the seed), "leave one group out" (LeaveOneGroupOut), "contiguous" (blocks of time), or
+            "trimmed" (blocks of time, the last one taking the remainder).
+        n: number of folds or splits.
+        test_fraction, train_fraction: sizes of random splits, as in scikit-learn; None is the complement of the other.
+        seed: of the random kinds.
+        gap: rows dropped on both sides of a test block; unused where single rows are drawn at random. Under "trimmed"
+            they are dropped from both ends of a middle test block; at the first and last block, from the adjacent
+            training rows.
+        min_test_rows: smallest test fold allowed.
     """
 
     kind: FoldKind
@@ -46,16 +51,23 @@ class FoldRule:
 
 @dataclass(frozen=True)
 class Regression:
-    """How features are mapped to responses.
+    """How features are mapped to responses; see harness/scoring/README.md#ridge-and-the-choice-of-alpha.
 
-    kind: "ols" (minimum norm; directions with a squared singular value under `cutoff` times the largest are dropped)
-    or "ridge". alphas: the grid; with `relative` they are multiplied by tr(C)/n of the training rows' centred Gram
-    matrix. inner: how alpha is chosen within the training rows: "loo", "groups" (leave a group of rows out; where
-    each group is one row this is leave-one-out), or "kfold" (leave out each of `inner_folds` blocks of the training
-    rows, not shuffled). scale: of the features, "center" or "zscore" on training rows, or "zscore sides": training rows
-    by their own mean and sd, test rows by theirs. per_neuroid: one alpha each, or one for all. tie: which alpha to keep
-    of equals. precision: "float64", or "mixed": float32 where it is safe (kernels/ridge.py: the same alphas, r to about
-    1e-6), for twice the speed.
+    Attributes:
+        kind: "ols" (minimum norm) or "ridge".
+        alphas: the grid.
+        relative: multiply the grid by tr(C)/n of the training rows' centred Gram matrix C.
+        inner: how alpha is chosen within the training rows: "loo" (leave one row out), "groups" (leave one group of
+            rows out; where each group is one row this is leave-one-out), or "kfold" (leave out each of `inner_folds`
+            unshuffled blocks of the training rows).
+        inner_folds: number of blocks for inner="kfold".
+        scale: of the features: "center" or "zscore" with the training rows' mean and sd, or "zscore sides": training
+            and test rows each by their own mean and sd.
+        per_neuroid: one alpha per neuroid, or one for all neuroids.
+        cutoff: "ols" drops directions whose squared singular value is under this fraction of the largest.
+        tie: which of several equally good alphas to keep.
+        precision: "float64", or "mixed": float32 where it is safe (kernels/ridge.py), with the same alphas, r to about
+            1e-6, and twice the speed.
     """
 
     kind: Literal["ols", "ridge"]
@@ -70,11 +82,11 @@ class Regression:
     precision: Literal["float64", "mixed"] = "float64"
 
 
-# STRICT's: relative to tr(C)/n from far below to far above it, wide enough for every recording seen.
+# STRICT: a grid from far below tr(C)/n to far above it; wide enough for every recording tried.
 WIDE_RIDGE = Regression(
     "ridge", alphas=tuple(10.0**k for k in range(-5, 8)), relative=True, inner="groups", scale="zscore"
 )
-# Brain-Score language's of August 2026: not scaled, one alpha for all neuroids, by leave-one-out.
+# Brain-Score language, August 2026: features not scaled, one alpha for all neuroids, chosen by leave-one-out.
 BRAINSCORE_RIDGE = Regression(
     "ridge", alphas=tuple(10.0**k for k in range(-3, 4)), inner="loo", scale="center", per_neuroid=False, tie="smaller"
 )
@@ -84,11 +96,14 @@ BRAINSCORE_RIDGE = Regression(
 class Sampling:
     """How features at word times become features at scan times.
 
-    pool: "mean", "sum" or "last" over the words of a TR. clock: the words of a scan at t are those that ended in
-    (t - TR, t] ("end"), or those whose onset lies in (t, t + TR], so that a word belongs to the last scan before its
-    onset ("onset"). shift_s: by which words are late. delays: TRs by which the features are delayed, one copy each.
-    zscore: "run" standardises every column within each run (block of rows), test rows included; "" does not.
-    skip_words: so many of the first stimuli are context alone, and in no scan.
+    Attributes:
+        pool: "mean", "sum" or "last" over the words of a TR.
+        shift_s: seconds added to the word times.
+        delays: in TRs; the features are concatenated once per delay.
+        clock: "end": a scan at t takes the words that ended in (t - TR, t]. "onset": the words whose onset lies in
+            (t, t + TR], so that a word belongs to the last scan before its onset.
+        zscore: "run" standardises every column within each run (block of rows), test rows included; "" does not.
+        skip_words: number of initial stimuli that serve as context only and enter no scan.
     """
 
     pool: Literal["mean", "sum", "last"] = "mean"
@@ -101,19 +116,30 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to score one kind of data. `notes` cite the source and say aloud what the source does not state.
+    """One way to score one kind of data.
 
-    context: what is read before a stimulus: "none", the "sentence" or the "passage" so far, the whole "corpus", or
-    a running "window" of `context_words` stimuli of its passage. pooling: the state of a stimulus is that at its
-    "last" token, or the "mean" or "sum" over its tokens. components: principal components to which the features of
-    rows (or of the words of scans) are reduced, fitted on each fold's training rows; 0 keeps the features as they are.
-    window: tokens that are read at once at most, whatever more a model could take, so that models are compared on
-    the same context (LLaMA-1's 2,048). overlap: share of a window that the one before has read already.
-    decoder_reads: of an encoder-decoder, whose encoder always reads the text so far: "stimulus" (the decoder reads
-    the stimulus while the encoder holds what came before), "text" (teacher-forced on the whole text, with an empty
-    source), "nothing" (only the encoder's layers). bos: which windows of a decoder begin with its BOS: each, the
-    first of a text, or none. metric: the score of a neuroid, a name of kernels/metrics.py: "pearson_r" (NaN for
-    what is constant) or "brainscore_r" (1e-8 added to the norms, 0 for what is constant, and counted).
+    Attributes:
+        name: "paper", "strict", ...
+        context: text before a stimulus: "none", the "sentence" or "passage" so far, the whole "corpus" so far, or a
+            running "window" of `context_words` stimuli of the passage.
+        folds, regression: see there.
+        layer_choice: "max" (best held-out score) or "nested" (best inner score on each fold's training rows).
+        sampling: for scans, else None.
+        reading: for reading times: "correlation" alone, or "regression" too.
+        context_words: length of the "window" context.
+        pooling: hidden state of a stimulus: at its "last" token, or the "mean" or "sum" over its tokens.
+        components: number of principal components to which features (of rows, or of the words of scans) are reduced,
+            fitted on each fold's training rows; 0 keeps the features as they are.
+        window: maximum number of tokens per forward pass, even if a model could take more, so that models are compared
+            on the same context (2,048 is LLaMA-1's limit).
+        overlap: fraction of a window that repeats the window before.
+        decoder_reads: input of an encoder-decoder's decoder; the encoder reads the text so far. "stimulus": the decoder
+            reads the stimulus and the encoder what came before it. "text": the decoder reads the whole text, with an
+            empty source. "nothing": only encoder layers are used.
+        bos: which windows of a decoder start with BOS: every "window", the first of a "text", or "none".
+        metric: score of a neuroid, a name of kernels/metrics.py: "pearson_r" (NaN for a constant column) or
+            "brainscore_r" (1e-8 added to the norms; a constant column scores 0 and counts).
+        notes: sources, and what the sources do not state; not part of the hash.
     """
 
     name: ProtocolName
@@ -135,11 +161,14 @@ class Protocol:
 
     def __post_init__(self) -> None:
         if (self.context == "window") != (self.context_words > 0):
-            raise ValueError(f"context {self.context!r} with {self.context_words} context_words; a window needs some.")
+            raise ValueError(
+                f"context {self.context!r} with context_words={self.context_words}; wanted context_words > 0 "
+                "for context 'window' and 0 for all others."
+            )
 
     @property
     def hash(self) -> str:
-        """12 hex digits over everything that decides a score (the notes do not)."""
+        """12 hex digits over all fields that determine a score, which excludes the notes."""
         return content_hash({k: v for k, v in asdict(self).items() if k != "notes"})[:12]
 
 
@@ -147,25 +176,25 @@ EQUAL_COMPONENTS = 50
 
 
 def equal_dimension(strict: Protocol) -> Protocol:
-    """STRICT, but that every model has the same number of features, so that a wide one has no more to fit with.
+    """STRICT with the same number of features for every model, so that wide models gain nothing from their width.
 
-    Source: METHODS.md, section 6.4 (equal feature counts beside raw). The number is ours: small enough for the rows of
-    every recording; a model of no more features than that keeps its own.
+    Why: harness/scoring/README.md#protocols. The number of components is our choice, small enough for the rows of
+    every recording; a model with no more features than that keeps its own.
     """
     note = f"as STRICT, on {EQUAL_COMPONENTS} principal components of the training rows: width is no advantage."
     return replace(strict, name="equal", components=EQUAL_COMPONENTS, notes=(*strict.notes, note))
 
 
-def protocol_of(said: dict[str, Any]) -> Protocol:
-    """A protocol from what `asdict` and JSON made of it; TypeError if another version of the program wrote it."""
+def protocol_of(fields: dict[str, Any]) -> Protocol:
+    """Rebuild a protocol from its `asdict` form after JSON; TypeError if another version of the program wrote it."""
     parts: dict[str, Any] = {"folds": FoldRule, "regression": Regression, "sampling": Sampling}
 
-    def made(key: str, value: Any) -> Any:
+    def rebuilt(key: str, value: Any) -> Any:
         if isinstance(value, dict):
-            return parts[key](**{name: made(name, part) for name, part in value.items()})
+            return parts[key](**{name: rebuilt(name, part) for name, part in value.items()})
         return tuple(value) if isinstance(value, list) else value
 
-    return Protocol(**{key: made(key, value) for key, value in said.items()})
+    return Protocol(**{key: rebuilt(key, value) for key, value in fields.items()})
 
 
 def surprisal_alone(
@@ -174,7 +203,7 @@ def surprisal_alone(
     overlap: float = 0.5,
     bos: Literal["window", "text", "none"] = "window",
 ) -> Protocol:
-    """How words are read for their surprisal, where nothing is scored."""
+    """The protocol for surprisal only: context and windows, without a score."""
     return Protocol(
         "surprisal", context, FoldRule("grouped"), Regression("ols"), "max", window=window, overlap=overlap, bos=bos,
         decoder_reads="text",

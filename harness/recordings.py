@@ -1,7 +1,6 @@
-"""What people read or heard, and what was recorded from them: the records that every data set is loaded into.
+"""Records of data sets: stimuli, brain responses, and reading times.
 
-Frozen and checked where they are made, so that a station can trust what it is given. Rows are known by their ids, never
-by their place.
+All records are frozen and validated when created. Rows are identified by their ids, never by position.
 """
 
 from __future__ import annotations
@@ -16,20 +15,20 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
-GROUP = "group"  # the subject of neuroids that are means over subjects
+GROUP = "group"  # subject of neuroids that are means over subjects
 
 
 @dataclass(frozen=True)
 class Stimuli:
-    """What the participants read or heard, in order of presentation.
+    """Texts that the participants read or heard, in order of presentation.
 
     Attributes:
         ids, texts: one per stimulus; ids are unique, a text is a sentence or a word.
-        passages: the passage or story of each stimulus; a passage is contiguous and is one context.
-        groups: what must not be divided over train and test (a topic, a story); defaults to the passages.
-        sentences: the sentence of each word, where stimuli are words and that is known; contiguous within a passage.
-        onsets_s, ends_s: (stimulus,) seconds at which a word began and ended, where words are aligned to scans.
-        separator: what stands between stimuli in a context; "" where the texts bring their own spaces.
+        passages: passage or story of each stimulus; a passage is contiguous and forms one context.
+        groups: groups that must not be divided between train and test (topics, stories); default: the passages.
+        sentences: sentence of each word, if stimuli are words and it is known; contiguous within a passage.
+        onsets_s, ends_s: (stimulus,) onset and end of each word in seconds, if words are aligned to scans.
+        separator: string between stimuli in a context; "" if the texts contain their own spaces.
     """
 
     ids: tuple[str, ...]
@@ -46,13 +45,13 @@ class Stimuli:
             object.__setattr__(self, "groups", self.passages)
         for name in ("texts", "passages", "groups", "onsets_s", "ends_s", "sentences"):
             column = getattr(self, name)
-            absent = column is None or (name == "sentences" and not column)
-            if not absent and len(column) != len(self.ids):
+            is_absent = column is None or (name == "sentences" and not column)
+            if not is_absent and len(column) != len(self.ids):
                 raise ValueError(f"stimuli: {len(self.ids)} ids but {len(column)} {name}; give one per stimulus.")
         require_unique(self.ids, "stimuli")
         seen: set[str] = set()
-        for before, passage in zip((None, *self.passages), self.passages, strict=False):
-            if passage != before and passage in seen:
+        for previous, passage in zip((None, *self.passages), self.passages, strict=False):
+            if passage != previous and passage in seen:
                 raise ValueError(f"stimuli: passage {passage!r} is not contiguous; sort the stimuli by passage.")
             seen.add(passage)
 
@@ -60,13 +59,13 @@ class Stimuli:
         return len(self.ids)
 
     def positions(self) -> Integers:
-        """(stimulus,) place of each stimulus in its passage, from 0."""
+        """(stimulus,) position of each stimulus in its passage, from 0."""
         count: Counter[str] = Counter()
-        places = np.empty(len(self), dtype=np.int64)
+        positions = np.empty(len(self), dtype=np.int64)
         for i, passage in enumerate(self.passages):
-            places[i] = count[passage]
+            positions[i] = count[passage]
             count[passage] += 1
-        return places
+        return positions
 
 
 @dataclass(frozen=True)
@@ -75,12 +74,13 @@ class Responses:
 
     Attributes:
         values: (row, neuroid) float32, NaN where a neuroid was not measured.
-        row_ids, row_groups: (row,) stimulus or scan; what must not be divided over train and test.
-        row_blocks: (row,) the run of rows over which time passes without a break (a passage, a story).
-        row_parts: (row,) the experiment of each row, where a recording holds several, each scored on its own.
+        row_ids: (row,) stimulus or scan.
+        row_groups: (row,) groups that must not be divided between train and test.
+        row_blocks: (row,) block of consecutive rows without a break in time (a passage, a story).
+        row_parts: (row,) experiment of each row, for recordings with several experiments that are scored separately.
         neuroid_ids, subjects, rois: (neuroid,); subject "group" marks a mean over subjects.
         unit: unit of `values`, as published.
-        times_s: (row,) time of each scan in the clock of the stimuli's onsets; None when rows are stimuli.
+        times_s: (row,) time of each scan on the clock of the stimuli's onsets; None if rows are stimuli.
     """
 
     values: Floats
@@ -98,28 +98,28 @@ class Responses:
         if not self.row_parts:
             object.__setattr__(self, "row_parts", ("",) * len(self.row_ids))
         n_rows, n_neuroids = self.values.shape
-        for name, wanted in (
+        for name, length in (
             ("row_ids", n_rows), ("row_groups", n_rows), ("row_blocks", n_rows), ("times_s", n_rows),
             ("row_parts", n_rows),
             ("neuroid_ids", n_neuroids), ("subjects", n_neuroids), ("rois", n_neuroids),
         ):  # fmt: skip
             column = getattr(self, name)
-            if column is not None and len(column) != wanted:
+            if column is not None and len(column) != length:
                 raise ValueError(f"responses: values are {self.values.shape} but there are {len(column)} {name}.")
         require_unique(self.row_ids, "rows of the responses")
         require_unique(self.neuroid_ids, "neuroids")
-        infinite, absent = np.isinf(self.values).any(axis=0), np.isnan(self.values).all(axis=0)
-        for what, bad in (("infinite values; write NaN for what is absent", infinite), ("no value", absent)):
-            if n_rows and bad.any():
-                raise ValueError(f"responses: neuroid {self.neuroid_ids[int(bad.argmax())]!r} has {what}.")
+        infinite, empty = np.isinf(self.values).any(axis=0), np.isnan(self.values).all(axis=0)
+        for fault, is_faulty in (("infinite values; use NaN for missing values", infinite), ("no value", empty)):
+            if n_rows and is_faulty.any():
+                raise ValueError(f"responses: neuroid {self.neuroid_ids[int(is_faulty.argmax())]!r} has {fault}.")
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The experiments, in order; ("",) where there is one."""
+        """The experiments, in order; ("",) if there is only one."""
         return tuple(dict.fromkeys(self.row_parts))
 
     def of_part(self, part: str) -> tuple[Responses, Integers]:
-        """The rows of one experiment with the neuroids measured in it, and the columns of these."""
+        """Rows of one experiment with the neuroids measured in it, and the column indices of these neuroids."""
         if self.parts == (part,):
             return self, np.arange(len(self.neuroid_ids))
         rows = np.flatnonzero(np.array(self.row_parts) == part)
@@ -127,10 +127,10 @@ class Responses:
         return self.of(rows, neuroids), neuroids
 
     def of(self, rows: Integers, neuroids: Integers) -> Responses:
-        """Some rows and some neuroids."""
+        """A subset of rows and neuroids, by index."""
 
-        def at(names: tuple[str, ...], places: Integers) -> tuple[str, ...]:
-            return tuple(names[place] for place in places)
+        def at(names: tuple[str, ...], indices: Integers) -> tuple[str, ...]:
+            return tuple(names[index] for index in indices)
 
         return Responses(
             values=self.values[np.ix_(rows, neuroids)],
@@ -152,12 +152,12 @@ class ReadingTimes:
 
     Attributes:
         word_ids: (word,) stimulus id of each word.
-        mean_ms: (word,) float64 milliseconds, NaN where no reader is left.
-        scored: (word,) bool; False where the protocol leaves a word out (the first of a sentence).
-        release: which release of the corpus the means come from.
-        subjects, by_subject_ms: the readers, where they are at hand; (word, subject) float32 milliseconds, NaN where a
-            word was not read or its time was left out.
-        alignment: how the readers' times were put on the words, where that had to be found out.
+        mean_ms: (word,) float64 milliseconds, NaN if no reader remains after exclusions.
+        scored: (word,) bool; False for words that the protocol excludes (the first of a sentence).
+        release: release of the corpus that the means come from.
+        subjects: the individual readers, if available.
+        by_subject_ms: (word, subject) float32 milliseconds, NaN where a word was not read or its time was excluded.
+        alignment: how the readers' times were aligned to the words, if this had to be inferred.
     """
 
     word_ids: tuple[str, ...]
@@ -169,20 +169,23 @@ class ReadingTimes:
     alignment: str = ""
 
     def __post_init__(self) -> None:
-        wanted = (len(self.word_ids), len(self.subjects))
-        if self.by_subject_ms is not None and self.by_subject_ms.shape != wanted:
-            raise ValueError(f"reading times: by_subject_ms is {self.by_subject_ms.shape}, wanted {wanted}.")
+        shape = (len(self.word_ids), len(self.subjects))
+        if self.by_subject_ms is not None and self.by_subject_ms.shape != shape:
+            raise ValueError(f"reading times: by_subject_ms has shape {self.by_subject_ms.shape}, must be {shape}.")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Stimuli with the responses or the reading times of people, or with neither: a text to be predicted.
+    """Stimuli with brain responses, with reading times, or with neither (text only, for next-token prediction).
 
     Attributes:
-        name, version: in the table of data sets; sha256 over the content that was loaded, 16 hex digits.
-        published_ceiling, ceiling_source: a known ceiling, of each experiment where there are several, and where it is
-            from. It stands where none can be computed from subjects, and before all where it `is_planted`.
-        language: BCP 47, of the texts; "" where none is stated, which is read as English.
+        name: name in the table of data sets.
+        version: SHA-256 over the loaded content, 16 hex digits.
+        stimuli, responses, reading: the data.
+        published_ceiling, ceiling_source: a published noise ceiling, by experiment if there are several, and its
+            source. It is used if no ceiling can be computed from subjects, and always if it `is_planted`.
+        is_planted: whether the ceiling is known exactly, because the data are synthetic.
+        language: BCP 47 code of the texts; "" is not stated, and treated as English.
     """
 
     name: str
@@ -197,19 +200,21 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if self.reading is not None and self.reading.word_ids != self.stimuli.ids:
-            raise ValueError(f"{self.name}: the words of the reading times are not the stimuli, in their order.")
+            raise ValueError(
+                f"{self.name}: the words of the reading times differ from the stimuli; give the same ids in order."
+            )
         if self.reading is not None and not self.stimuli.sentences:
-            raise ValueError(f"{self.name}: words that were read need the sentence of each.")
+            raise ValueError(f"{self.name}: reading times need the sentence of each word; give `sentences`.")
 
     def known_ceiling(self, part: str = "") -> float:
-        """The published ceiling of an experiment; NaN where there is none."""
-        known = self.published_ceiling
-        found = known.get(part) if isinstance(known, Mapping) else known
-        return float("nan") if found is None else float(found)
+        """Published ceiling of an experiment; NaN if there is none."""
+        published = self.published_ceiling
+        ceiling = published.get(part) if isinstance(published, Mapping) else published
+        return float("nan") if ceiling is None else float(ceiling)
 
 
 def require_unique(ids: Sequence[str], what: str) -> None:
-    """Raise ValueError naming the first id that stands twice."""
-    doubled = next((i for i, n in Counter(ids).items() if n > 1), None)
-    if doubled is not None:
-        raise ValueError(f"{what}: id {doubled!r} stands more than once; ids must be unique.")
+    """Raise ValueError naming the first duplicate id."""
+    duplicate = next((i for i, n in Counter(ids).items() if n > 1), None)
+    if duplicate is not None:
+        raise ValueError(f"{what}: id {duplicate!r} occurs more than once; ids must be unique.")

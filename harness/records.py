@@ -1,7 +1,7 @@
-"""Every record that travels between stations.
+"""Records passed between the steps of the pipeline.
 
-Records are frozen and checked where they are made, so that a station can trust what it is given. Rows are known by
-their ids, never by their place: a join that loses or doubles an id is an error that names it.
+All records are frozen and validated when created. Rows are identified by their ids, never by position: a join that
+loses or duplicates an id is an error that names it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ __all__ = [
 
 @dataclass(frozen=True, order=True)
 class Layer:
-    """One place in a model where features are read.
+    """One layer of a feature source.
 
-    Of a language model, `stack` is "decoder" or "encoder", index 0 the embeddings, k the output of block k before the
-    final norm. Of a control, `stack` is its own word (for OASM "width") and index counts its variants.
+    For a language model, `stack` is "decoder" or "encoder"; index 0 is the embeddings and k the output of block k
+    before the final norm. For a control, `stack` is a name of its own ("width" for OASM) and `index` counts its
+    variants.
     """
 
     stack: str
@@ -38,10 +39,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Context:
-    """A text that a model reads in one pass, and where the stimuli lie in it.
+    """Text of one forward pass, and the positions of its stimuli.
 
-    text: the whole passage, story or corpus, or a stimulus with what is read before it. stimulus_ids, spans: the
-    stimuli in it, in order; (stimulus, 2) first character of each and one past its last.
+    Attributes:
+        text: a passage, story or corpus, or a stimulus with its preceding context.
+        stimulus_ids: the stimuli in it, in order.
+        spans: (stimulus, 2) first character of each stimulus, and one past its last.
     """
 
     text: str
@@ -51,10 +54,12 @@ class Context:
 
 @dataclass(frozen=True)
 class Retokenised:
-    """A stimulus whose text so far, tokenised by itself, is not the tokens so far: some token reaches past its end.
+    """A stimulus whose prefix has other tokens than the context, because a token extends past the end of the stimulus.
 
-    n_kept: the leading tokens of the context that are those of the text so far too. ids: (token,)
-    what follows them there. n_own: how many of the last are the stimulus's own.
+    Attributes:
+        n_kept: number of leading tokens that prefix and context share.
+        ids: (token,) remaining tokens of the prefix.
+        n_own: how many of the last tokens belong to the stimulus.
     """
 
     n_kept: int
@@ -68,9 +73,10 @@ class Tokens:
 
     Attributes:
         ids: (token,) without special tokens.
-        owners: (token,) index into `stimulus_ids` of the stimulus that holds the token's last character; -1 for none.
-        last, stimulus_ids: (stimulus,) index of the last token of each stimulus, -1 where it has none; its id.
-        apart: by their index, the stimuli that a causal model, too, reads by themselves.
+        owners: (token,) index into `stimulus_ids` of the stimulus that contains a token's last character; -1 for none.
+        last: (stimulus,) index of the last token of each stimulus; -1 if it has none.
+        stimulus_ids: (stimulus,) ids.
+        apart: index of a stimulus -> its own tokens, for retokenised stimuli, which need a forward pass of their own.
     """
 
     ids: Integers
@@ -82,11 +88,11 @@ class Tokens:
 
 @dataclass(frozen=True, eq=False)
 class LazyMapping(Mapping[Layer, Floats]):
-    """Matrices that are made when they are asked for and not kept: all layers of a large model do not fit in memory.
+    """Matrices that are loaded on access and not cached, since all layers of a large model do not fit in memory.
 
     Attributes:
-        shapes: layer -> (row, hidden), known beforehand.
-        make: gives the matrix of a layer, to several threads at once.
+        shapes: layer -> (row, hidden), known without loading.
+        make: loads the matrix of a layer; must be thread-safe.
     """
 
     shapes: Mapping[Layer, tuple[int, ...]]
@@ -110,7 +116,7 @@ class Features:
 
     Attributes:
         values: layer -> (row, hidden) float32; the hidden size may differ between stacks.
-        row_ids: stimuli, or scans once they passed `hemodynamics`.
+        row_ids: stimuli, or scans after `hemodynamics`.
     """
 
     values: Mapping[Layer, Floats]
@@ -124,27 +130,28 @@ class Features:
 
     @property
     def shapes(self) -> Mapping[Layer, tuple[int, ...]]:
-        """Layer -> (row, hidden), without making a matrix."""
+        """Layer -> (row, hidden), without loading a matrix."""
         if isinstance(self.values, LazyMapping):
             return self.values.shapes
         return {layer: matrix.shape for layer, matrix in self.values.items()}
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers, in the order in which they were stored."""
+        """The layers, in storage order."""
         return tuple(self.values)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model expects along a text, in nats; NaN where it is not known.
+    """Next-token predictions along a text, in nats; NaN where unknown.
 
     Attributes:
-        log_probabilities, ranks: (token,) of each token given those before it; its place among all tokens, from 1.
-        entropies, breaks: (token + 1,) of what is expected before each token and after the last: its entropy; the
-            log-probability that a space, or the end, comes next.
-        apart: of the stimuli that were read by themselves, by their index: the same along their own tokens
-            (`Apart.ids`; where T5 has the context in its encoder, every stimulus).
+        log_probabilities: (token,) log-probability of each token given the preceding ones.
+        ranks: (token,) rank of each token among all tokens, from 1.
+        entropies: (token + 1,) entropy of the next-token distribution before each token, and after the last.
+        breaks: (token + 1,) log-probability that the next token begins with a space or ends the text.
+        apart: index of a retokenised stimulus -> predictions along its own tokens (`Retokenised.ids`); every stimulus
+            if T5 has the context in its encoder.
     """
 
     log_probabilities: Floats
@@ -155,7 +162,7 @@ class Predictions:
 
     @classmethod
     def unknown(cls, n_tokens: int) -> Predictions:
-        """Nothing known yet of so many tokens."""
+        """Predictions for `n_tokens` tokens, all NaN."""
         logs, ranks = np.full((2, n_tokens), np.nan)
         entropies, breaks = np.full((2, n_tokens + 1), np.nan)
         return cls(logs, ranks, entropies, breaks)
@@ -163,12 +170,12 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Extraction:
-    """What one pass of a model over contexts gives.
+    """Results of one pass of a model over contexts.
 
     Attributes:
-        features: one vector per layer and stimulus; None where not asked for.
-        predictions: per context what was expected of its tokens; None where not asked for.
-        facts: how it was read, JSON-able, for the unit's manifest: n_windows, n_reencoded, batch_tokens, ...
+        features: one vector per layer and stimulus; None if not requested.
+        predictions: next-token predictions of each context; None if not requested.
+        facts: JSON-serialisable details for the unit's manifest: n_windows, n_reencoded, batch_tokens, ...
     """
 
     features: Features | None
@@ -177,21 +184,24 @@ class Extraction:
 
     @property
     def log_probabilities(self) -> tuple[Floats, ...] | None:
-        """Per context (token,) float64 nats."""
-        return tuple(each.log_probabilities for each in self.predictions) if self.predictions is not None else None
+        """(token,) float64 log-probabilities of each context, in nats."""
+        if self.predictions is None:
+            return None
+        return tuple(prediction.log_probabilities for prediction in self.predictions)
 
 
 @dataclass(frozen=True)
 class Surprisals:
-    """-log2 p of each word given what came before, and what was expected before it.
+    """Surprisal of each word given the preceding text, and properties of the distribution before it.
 
     Attributes:
-        word_ids, n_tokens: (word,) stimulus ids; number of tokens of each word.
-        bits: (word,) float64; NaN where a word has no token.
-        space_bits: (word,) to be added for the leading-space correction.
-        entropy_bits: (word,) of the next token, before the word.
-        ranks: (word,) of its first token among all, from 1.
-        n_first: (word,) how many of its tokens were the most probable; NaN where ranks are not known.
+        word_ids: (word,) stimulus ids.
+        bits: (word,) float64 surprisal, -log2 p; NaN if a word has no token.
+        n_tokens: (word,) number of tokens.
+        space_bits: (word,) term to add for the leading-space correction.
+        entropy_bits: (word,) entropy of the next-token distribution before the word.
+        ranks: (word,) rank of the word's first token, from 1.
+        n_first: (word,) number of its tokens with rank 1; NaN if ranks are unknown.
     """
 
     word_ids: tuple[str, ...]
@@ -215,13 +225,15 @@ class LayerFit:
     """Held-out scores of one layer.
 
     Attributes:
-        r, alpha: (fold, neuroid) Pearson r on the test rows, NaN where not measurable; penalty, 0 for least squares.
-        inner: (fold, neuroid) score of the chosen alpha inside the training rows (1 - error / variance): what a
-            nested choice of layer may look at.
-        at_low, at_high: share of the fits whose alpha is the smallest or the largest of the grid.
-        rank: (fold,) rank of the training features; n_features: columns, n_rows: rows with a response.
-        test_share: test rows for each training row, mean over folds.
-        parts: (fold,) the experiment of each fold.
+        r: (fold, neuroid) Pearson r on the test rows; NaN where not measurable.
+        alpha: (fold, neuroid) penalty; 0 for least squares.
+        inner: (fold, neuroid) score of the chosen alpha within the training rows (1 - error / variance), used for
+            nested layer selection.
+        at_low, at_high: fraction of fits whose alpha is the smallest or the largest of the grid.
+        rank: (fold,) rank of the training features.
+        n_features, n_rows: columns; rows with a response.
+        test_share: ratio of test to training rows, mean over folds.
+        parts: (fold,) experiment of each fold.
     """
 
     r: Floats
@@ -238,9 +250,12 @@ class LayerFit:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """How well the best possible model could do.
+    """Noise ceiling.
 
-    parts: the experiments. values: (part, neuroid) r, NaN where not known. kinds: (neuroid,) how it was computed.
+    Attributes:
+        parts: the experiments.
+        values: (part, neuroid) r; NaN where unknown.
+        kinds: (neuroid,) how it was computed.
     """
 
     parts: tuple[str, ...]
@@ -249,12 +264,12 @@ class Ceiling:
 
 
 def indices_of(wanted: Sequence[str], present: Sequence[str], what: str) -> Integers:
-    """(len(wanted),) places of the wanted ids in `present`; ValueError names the first that is missing."""
-    place = {key: i for i, key in enumerate(present)}
-    missing = [key for key in wanted if key not in place]
+    """(len(wanted),) indices of the wanted ids in `present`; ValueError names the first missing id."""
+    index = {key: i for i, key in enumerate(present)}
+    missing = [key for key in wanted if key not in index]
     if missing:
         raise ValueError(
             f"{what}: {len(missing)} of {len(wanted)} ids are missing; the first is {missing[0]!r}. "
-            "Delete what was stored for this data set and compute it again."
+            "Delete the stored units of this data set and run the command again."
         )
-    return np.array([place[key] for key in wanted], dtype=np.int64)
+    return np.array([index[key] for key in wanted], dtype=np.int64)

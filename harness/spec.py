@@ -1,6 +1,6 @@
-"""What is to be measured: named evaluations, each a function that returns an `EvaluationSpec`.
+"""Specifications of evaluations: named functions that each return an `EvaluationSpec`.
 
-Vary one with `dataclasses.replace`.
+Use `dataclasses.replace` for variants.
 """
 
 from __future__ import annotations
@@ -15,10 +15,18 @@ from harness.protocol import AskedBackend, AskedDtype, ProtocolName, Variant
 class EvaluationSpec:
     """Feature sources x data sets x protocols.
 
-    models: names of the table, Hub ids or folders; controls: names in harness/features/controls.py; variants: how each
-    model runs besides ("untrained": weights drawn anew; "shuffled": word order destroyed; "chat": in its chat template,
-    where it has one); vectors, corpus: files of word vectors and of text, which the controls "static-vectors" and
-    "ngram" need and without which they are left out; dtype, backend: of all models, or "auto".
+    Attributes:
+        name: name of the specification.
+        models: names in the table of models, Hub ids or folders.
+        datasets: names of data sets.
+        protocols: names of protocols.
+        controls: names in harness/features/controls.py.
+        variants: additional variants of each model: "untrained" (random initialisation), "shuffled" (word order
+            shuffled), "chat" (with its chat template, if it has one).
+        seed: seed of all random choices.
+        vectors, corpus: files of word vectors and of plain text for the controls "static-vectors" and "ngram", which
+            are skipped without them.
+        dtype, backend: for all models, or "auto".
     """
 
     name: str
@@ -37,22 +45,22 @@ class EvaluationSpec:
 
 
 def quickstart() -> EvaluationSpec:
-    """Three tiny models and a recording whose answer is known; offline, two minutes on two cores."""
+    """Three tiny models and a synthetic recording with a known answer; offline, two minutes on two cores."""
     return EvaluationSpec("quickstart", ("tiny-llama", "tiny-gpt2", "tiny-t5"), ("synthetic", "synthetic-reading"))
 
 
 def real() -> EvaluationSpec:
-    """The recordings that can be had as files: reading times, 1,000 sentences, a chapter of Alice. Give --model."""
+    """Recordings available as files: reading times, 1,000 sentences, a chapter of Alice. Needs --model."""
     return EvaluationSpec("real", (), ("futrell2018-2016", "futrell2018-2021", "tuckute2024", "brennan2016"))
 
 
 def paper() -> EvaluationSpec:
-    """The paper's four data sets, under its protocols and the strict ones. Give --model."""
+    """The paper's four data sets, under the PAPER and STRICT protocols. Needs --model."""
     return EvaluationSpec("paper", (), ("pereira2018", "blank2014", "wehbe2014", "futrell2018-2016"))
 
 
 def scale() -> EvaluationSpec:
-    """100 models of 60 million to 70 billion parameters on the paper's data sets: a fleet to plan for."""
+    """100 models of 60 million to 70 billion parameters on the paper's data sets, for forecasts with `harness plan`."""
     return EvaluationSpec("scale", models.scale(), paper().datasets)
 
 

@@ -1,4 +1,4 @@
-"""A protocol as a phrase, for those who will not read its fields."""
+"""A protocol described in one phrase, for tables and the report."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from harness.protocol import FoldRule, Protocol, Regression, Sampling
 
 
 def in_words(protocol: Protocol) -> str:
-    """How a protocol scores, as a phrase."""
-    said = [f"context: {_context(protocol)}"]
+    """Describe context, features, regression, folds and layer choice in one phrase."""
+    phrases = [f"context: {_context(protocol)}"]
     if protocol.reading:
-        return "; ".join([*said, f"{protocol.reading} of reading time and surprisal"])
+        return "; ".join([*phrases, f"{protocol.reading} of reading time and surprisal"])
     if protocol.pooling == "mean":
-        said.append("mean over the tokens of a stimulus")
+        phrases.append("mean over the tokens of a stimulus")
     if protocol.components:
-        of = "words" if protocol.sampling else "rows"
-        said.append(f"{protocol.components} principal components of the training {of}")
+        units = "words" if protocol.sampling else "rows"
+        phrases.append(f"{protocol.components} principal components of the training {units}")
     if protocol.sampling:
-        said.append(_sampling(protocol.sampling))
+        phrases.append(_sampling(protocol.sampling))
     layer = {"max": "best layer of the scores shown", "nested": "layer chosen in training rows"}
     metric = {"pearson_r": [], "brainscore_r": ["Brain-Score’s r: 0 for a constant neuroid"]}[protocol.metric]
     method, rows = _regression(protocol.regression), folds_in_words(protocol.folds)
-    return "; ".join([*said, *method, rows, layer[protocol.layer_choice], *metric])
+    return "; ".join([*phrases, *method, rows, layer[protocol.layer_choice], *metric])
 
 
 def folds_in_words(rule: FoldRule) -> str:
-    """How rows are divided, as a phrase."""
+    """Describe how rows are divided into training and test rows."""
     gap = f", {rule.gap} rows dropped at their sides" if rule.gap else ""
     held_out = rule.test_fraction if rule.test_fraction is not None else 1 - (rule.train_fraction or 0)
     return {
@@ -46,22 +46,22 @@ def _context(protocol: Protocol) -> str:
 
 
 def _sampling(sampling: Sampling) -> str:
-    """How words become scans."""
+    """Describe how words are assigned to scans."""
     pooled = {"mean": "mean of the words", "sum": "sum of the words", "last": "last word"}[sampling.pool]
-    late = f", {sampling.shift_s:g} s late" if sampling.shift_s else ""
-    since = " by their onset" if sampling.clock == "onset" else ""
+    shift = f", {sampling.shift_s:g} s late" if sampling.shift_s else ""
+    clock = " by their onset" if sampling.clock == "onset" else ""
     delays = "" if sampling.delays == (0,) else f", delays of {', '.join(map(str, sampling.delays))} scans"
     scale = ", z-scored by run" if sampling.zscore else ""
     skipped = f", without the first {sampling.skip_words}" if sampling.skip_words else ""
-    return f"{pooled} in a scan{since}{skipped}{late}{delays}{scale}"
+    return f"{pooled} in a scan{clock}{skipped}{shift}{delays}{scale}"
 
 
 def _regression(regression: Regression) -> list[str]:
-    """How features are mapped to responses."""
+    """Describe the regression, in one or two phrases."""
     if regression.kind == "ols":
         return ["least squares"]
     shared = "" if regression.per_neuroid else " for all neuroids"
-    within = f" by {regression.inner_folds} blocks" if regression.inner == "kfold" else ""
-    ridge = f"ridge, one of {len(regression.alphas)} alphas{shared} chosen in training rows{within}"
-    sides = regression.scale == "zscore sides"
-    return [ridge, *(["z-scored separately in training and test rows"] if sides else [])]
+    blocks = f" by {regression.inner_folds} blocks" if regression.inner == "kfold" else ""
+    ridge = f"ridge, one of {len(regression.alphas)} alphas{shared} chosen in training rows{blocks}"
+    standardised_apart = regression.scale == "zscore sides"
+    return [ridge, *(["z-scored separately in training and test rows"] if standardised_apart else [])]

@@ -1,1 +1,1 @@
-"""Entry points for `ray job submit`; installed as `harness.jobs`."""
+"""Entry points for `ray job submit`, importable as `harness.jobs`."""

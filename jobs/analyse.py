@@ -1,4 +1,4 @@
-"""Entry point for `ray job submit -- python jobs/analyse.py OUT`: `harness analyse` of a finished run's tables."""
+"""`harness analyse` as a Ray job: `ray job submit -- python -m jobs.analyse OUT`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entry point for `ray job submit -- python jobs/evaluate.py SPEC ...`: `harness run` on the cluster that it is on."""
+"""`harness run` as a Ray job on its own cluster: `ray job submit -- python -m jobs.evaluate SPEC ...`."""
 
 from __future__ import annotations
 

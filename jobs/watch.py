@@ -1,4 +1,4 @@
-"""Entry point for `ray job submit -- python jobs/watch.py SOURCE ...`: `harness watch` on the cluster that it is on."""
+"""`harness watch` as a Ray job on its own cluster: `ray job submit -- python -m jobs.watch SOURCE ...`."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Banded ridge: groups of features (bands) with penalties of their own, and what one band knows that others do not.
+"""Banded ridge: a separate penalty per group of features (band), and the unique variance of one band.
 
-With Z_b the centred features of band b, a penalty alpha / w_b on its weights makes the Gram matrix
+With Z_b the centred features of band b, a penalty alpha / w_b on its regression weights gives the Gram matrix
 
     K = sum_b w_b Z_b Z_b',
 
-so that a choice of weights w is one more ridge (kernels/ridge.py) on a sum of matrices that are computed once. Of the
-weights each neuroid takes those whose best alpha has the least inner error, by the same rule as the alpha itself.
+so each choice of band weights w is one more ridge (kernels/ridge.py) on a sum of Gram matrices that are computed once.
+Each neuroid takes the band weights with the smallest inner error, by the same rule as for alpha.
 
 Source: Nunez-Elizalde, Huth & Gallant 2019 (banded ridge, tikhonov); Dupre la Tour et al. 2022 (by kernels, as
 himalaya's MultipleKernelRidgeCV, which draws the weights at random). Unique variance: the R2 of the joint fit minus
@@ -32,8 +32,8 @@ class BandedFit(NamedTuple):
     """Scores of one fold.
 
     Attributes:
-        fit: as of any ridge, with the best weights of each neuroid; alpha / weight is what a band was penalised with.
-        weights: (band, neuroid) those weights; NaN where not measurable.
+        fit: as of any ridge, with the best band weights of each neuroid; the penalty of a band is alpha / weight.
+        weights: (band, neuroid) the best band weights; NaN where not measurable.
     """
 
     fit: FoldFit
@@ -41,10 +41,11 @@ class BandedFit(NamedTuple):
 
 
 class UniqueVariance(NamedTuple):
-    """What a model explains of held-out responses over controls; (fold, neuroid) each, NaN where not measurable.
+    """Held-out variance that a model explains beyond controls; (fold, neuroid) each, NaN where not measurable.
 
     Attributes:
-        joint, controls: R2 of both together, and of the controls alone; not bounded below.
+        joint: R2 of model and controls together; not bounded below.
+        controls: R2 of the controls alone; not bounded below.
         unique: joint - controls.
     """
 
@@ -58,11 +59,11 @@ def band_weights(n_bands: int, steps: Sequence[float] = (1e-4, 1e-2, 1.0)) -> Ar
 
     Args:
         n_bands: at least one.
-        steps: relative weights that a band may have.
+        steps: relative weights of a band.
     """
     mixed = np.array(list(product(steps, repeat=n_bands))).reshape(-1, n_bands)
-    found = np.concatenate([np.eye(n_bands), mixed / mixed.sum(axis=1, keepdims=True)])
-    return np.unique(found.round(12), axis=0)
+    weights = np.concatenate([np.eye(n_bands), mixed / mixed.sum(axis=1, keepdims=True)])
+    return np.unique(weights.round(12), axis=0)
 
 
 def fit_banded(
@@ -73,20 +74,20 @@ def fit_banded(
     weights: Array | None = None,
     **how: Any,
 ) -> list[BandedFit]:
-    """`fit_folds` with weights of the bands chosen, like alpha, inside the training rows.
+    """`fit_folds` with band weights that are chosen, like alpha, within the training rows.
 
     Args:
-        bands: the features of each band, of the same rows.
+        bands: the features of each band, with the same rows.
         Y: (row, neuroid) responses, NaN where absent.
         splits: the folds.
-        penalty: the grid of alphas; with `relative` each weighting has its own scale, tr(C) / n of the sum.
-        weights: (candidate, band) not negative, some band of each above 0; default `band_weights`. Bands should be on
-            one scale: design(X, "zscore") and a division by the root of the number of features see to that.
+        penalty: the grid of alphas; with `relative` each candidate has its own scale, tr(C) / n of the weighted sum.
+        weights: (candidate, band) not negative, with at least one positive weight per candidate; default
+            `band_weights`. Bands should be on the same scale: use design(X, "zscore") and divide X by the square root
+            of its number of features.
         how: as in `fit_folds`.
 
     Raises:
-        ValueError: if weights do not fit the bands or are negative, or the penalty is least squares, where weights mean
-            nothing.
+        ValueError: if the weights do not match the bands or are negative, or the penalty is least squares.
     """
     return _best(_checked(weights, len(bands)), _fits(bands, Y, splits, penalty, how), Y, splits)
 
@@ -102,38 +103,38 @@ def unique_variance(
     control_weights: Array | None = None,
     **how: Any,
 ) -> UniqueVariance:
-    """How much of held-out responses a model explains over controls.
+    """Held-out variance that a model explains beyond controls: R2 of the joint fit minus R2 of the controls.
 
-    Both fits are banded, so that the joint one may give the model no weight, and its inner choice holds that of the
-    controls; in held-out rows `unique` may still fall under 0, where the model's features have misled.
+    Both fits are banded, so the joint fit can give the model zero weight, and its candidates include those of the
+    controls. `unique` can still be negative on held-out rows, if the model's features fit noise.
 
     Args:
-        model: its features.
-        controls: the features of each control, of the same rows.
+        model: features of the model.
+        controls: features of each control, with the same rows.
         Y: (row, neuroid) responses, NaN where absent.
         splits: the folds.
         penalty: the grid of alphas.
-        joint_weights: as in `fit_banded`, of the model's band and then the controls'.
-        control_weights: of the controls' bands.
-        how: as in `fit_folds`, but for the metric, which is R2.
+        joint_weights: as in `fit_banded`; first the model's band, then the controls'.
+        control_weights: weights of the controls' bands.
+        how: as in `fit_folds`, except the metric, which is R2.
     """
     fits = _fits([model, *controls], Y, splits, penalty, how | {"metric": r2})
     weights = _checked(control_weights, len(controls))
     alone = np.concatenate([np.zeros((len(weights), 1)), weights], axis=1)
     joint, others = (
-        np.stack([each.fit.r for each in _best(candidates, fits, Y, splits)])
+        np.stack([fold.fit.r for fold in _best(candidates, fits, Y, splits)])
         for candidates in (_checked(joint_weights, 1 + len(controls)), alone)
     )
     return UniqueVariance(joint, others, joint - others)
 
 
 def _checked(weights: Array | None, n_bands: int) -> Array:
-    """(candidate, band) weights, the default where none are given."""
+    """Check (candidate, band) weights, or return the default."""
     weights = band_weights(n_bands) if weights is None else np.asarray(weights, dtype=float)
     if weights.ndim != 2 or weights.shape[1] != n_bands or not (weights >= 0).all() or not weights.any(axis=1).all():
         raise ValueError(
-            f"band weights are {weights.shape} for {n_bands} bands; wanted (candidate, band), none negative, and in "
-            "each candidate one above 0."
+            f"band weights have shape {weights.shape} for {n_bands} bands; wanted (candidate, band), none negative, "
+            "and at least one positive weight per candidate."
         )
     return weights
 
@@ -141,9 +142,9 @@ def _checked(weights: Array | None, n_bands: int) -> Array:
 def _fits(
     bands: Sequence[Design], Y: Array, splits: Sequence[Split], penalty: Penalty, how: dict[str, Any]
 ) -> Callable[[tuple[float, ...]], list[FoldFit]]:
-    """Fits by candidate, each done once: the controls alone are also a candidate of the joint fit."""
+    """A cached function from candidate weights to fits: the controls alone are also a candidate of the joint fit."""
     if not penalty.alphas:
-        raise ValueError("banded least squares: without a penalty weights mean nothing; give alphas.")
+        raise ValueError("banded least squares: band weights have no effect without a penalty; give alphas.")
     designs, grams = tuple(bands), {}  # type: tuple[Design, ...], dict[tuple[int, bytes], Array]
 
     @cache
@@ -156,7 +157,7 @@ def _fits(
 def _best(
     weights: Array, fits: Callable[[tuple[float, ...]], list[FoldFit]], Y: Array, splits: Sequence[Split]
 ) -> list[BandedFit]:
-    """For each fold the best candidates, neuroid by neuroid."""
+    """For each fold the best candidate of each neuroid."""
     best = [BandedFit(_nothing(Y), np.full((weights.shape[1], Y.shape[1]), np.nan)) for _ in splits]
     for candidate in weights:
         best = [_better(old, new, candidate) for old, new in zip(best, fits(tuple(candidate.tolist())), strict=True)]
@@ -164,13 +165,13 @@ def _best(
 
 
 def _nothing(Y: Array) -> FoldFit:
-    """A fit in which nothing was measured."""
+    """A fit with all values NaN."""
     r, alpha, inner, place = np.full((4, Y.shape[1]), np.nan)
     return FoldFit(r, alpha, inner, place, rank=0)
 
 
 def _better(old: BandedFit, new: FoldFit, candidate: Array) -> BandedFit:
-    """For each neuroid the fit with the higher inner score; the old one where they are equal."""
+    """For each neuroid the fit with the higher inner score; the old one in a tie."""
     inner = to_host(new.inner)
     wins = np.isfinite(inner) & ~(old.fit.inner >= inner)
     r, alpha, inner, place = (np.where(wins, b, a) for a, b in zip(old.fit[:4], new[:4], strict=True))

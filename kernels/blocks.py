@@ -1,22 +1,22 @@
-"""The choice of alpha, whole blocks of training rows left out at a time: inner k-fold, passages, stories.
+"""Choose alpha by leaving out whole blocks of training rows: inner k-fold, passages, stories.
 
-With c = P y the residual of the training rows (kernels/ridge.py), a block B that was left out is missed by
-(P_BB)^-1 c_B, exactly, intercept included: one decomposition serves all blocks. Two ways to the error, equal but for
-rounding:
+With c = P y the residual of the training rows (kernels/ridge.py), the residual of a left-out block B is exactly
+(P_BB)^-1 c_B, intercept included, so one decomposition serves all blocks. The error is computed in one of two ways,
+equal up to rounding:
 
-- `Blocks`: c, then each block's inverse. For few neuroids, and where features span little.
-- `Triangles`: the error is a square, || S W ||^2 with S = blockdiag(P_BB^-1) U D, so S may be replaced by the triangle
-  L with L'L = S'S. A product with a triangle costs half; better, its first rows are cheap, for they touch few columns,
-  and what they give is a lower bound that only grows. Directions stand in the order of their eigenvalue, least first:
-  there lies the noise that a weak penalty blows up, so such an alpha exceeds the least error so far after a few rows
-  and is given up. Exact: the alpha chosen is the same, for a third of the work (5 blocks, 12 alphas: 3.8 products with
-  U for 12). Worth its factor (about 2 n^3 for each alpha) where neuroids are several times the rows, and not on a GPU.
+- `Blocks`: compute c, then apply each block's inverse. For few neuroids, and for features of low rank.
+- `Triangles`: the error is a square, || S W ||^2 with S = blockdiag(P_BB^-1) U D, so S can be replaced by the
+  triangular factor L with L'L = S'S. A product with a triangle costs half. Its first rows involve few columns and give
+  a lower bound that only grows. Directions are ordered by ascending eigenvalue; the smallest carry the noise that a
+  weak penalty amplifies, so a weak alpha exceeds the smallest error so far after a few rows and is dropped. The chosen
+  alpha is exactly the same, for a third of the work (5 blocks, 12 alphas: 3.8 instead of 12 products with U). The
+  factor costs about 2 n^3 per alpha, which pays if neuroids are several times the rows, and not on a GPU.
 
-Source: the residual, by the inverse of a partitioned matrix, as in leave-one-out (kernels/search.py); equal to
-himalaya's KernelRidgeCV (Dupre la Tour et al. 2022) with the same inner folds. The triangles are ours, found in no
-library. Also tried: bounds by the least eigenvalue of (P_BB)^-2 (left 9.5 of 12 alphas for five blocks), by the least
-eigenvalue of S'S relative to its diagonal (10.4: that ratio is .04 for weak penalties, though errors stay within 17 %
-of what the diagonal says).
+Source: the residual follows from the inverse of a partitioned matrix, as in leave-one-out (kernels/search.py); equal to
+himalaya's KernelRidgeCV (Dupre la Tour et al. 2022) with the same inner folds. The triangles are our own; we know no
+library that has them. Tried and dropped: bounds by the smallest eigenvalue of (P_BB)^-2 (left 9.5 of 12 alphas for five
+blocks), and by the smallest eigenvalue of S'S relative to its diagonal (10.4: that ratio is 0.04 for weak penalties,
+although errors stay within 17 % of the diagonal's value).
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from harness.kernels.arrays import Array, namespace, products
 from harness.kernels.gram import Basis
 from harness.kernels.search import FITTED_EXACTLY, ROUNDING, by_promise
 
-# A triangle is gone through in this many steps, of at least so many rows that a step is a proper matrix product.
+# A triangle is processed in at most this many steps of at least this many rows, so that steps are efficient products.
 _STEPS, _STEP_ROWS = 8, 48
-# Triangles where neuroids are at least this many times the training rows.
+# Triangles are used if neuroids exceed this multiple of the training rows.
 _MANY = 4
-# A factor whose columns have not the lengths that they should have to this relative accuracy is not used.
+# A factor is rejected if its column norms are off by more than this relative error.
 _FAITHFUL = 1e-9
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """The training rows of each block left out together.
+    """Leave out the training rows of each block together.
 
     Attributes:
         U: (train, rank) directions of the features, in any float type; the others are float64.
-        kept: (alpha, rank) D.
+        kept: (alpha, rank) D = alpha / (lam + alpha).
         rows: the rows of each block.
-        inverses: per block (alpha, row, row) (P_BB)^-1 times the root of the block's weight; NaN where least squares
-            fits the block exactly.
+        inverses: per block (alpha, row, row) (P_BB)^-1 times the square root of the block's weight; NaN where least
+            squares fits the block exactly.
     """
 
     U: Array
@@ -57,7 +57,7 @@ class Blocks:
     inverses: Sequence[Array]
 
     def errors(self, W: Array, rest: Array | None) -> Array:
-        """(neuroid, alpha) sums of squared held-out residuals; arguments as in kernels/search.py."""
+        """(neuroid, alpha) sums of squared leave-out residuals; arguments as in kernels/search.py."""
         return namespace(W).stack([self.error(k, W, rest) for k in range(len(self.kept))], axis=1)
 
     least_errors = errors
@@ -67,7 +67,7 @@ class Blocks:
         return self.errors(W, rest).sum(axis=0, keepdims=True)
 
     def operator(self, k: int, U: Array, outside: Array | None) -> Array:
-        """(train, train) E with error = ||E y||^2 for alpha k; arguments as in kernels/search.py."""
+        """(train, train) E such that ||E y||^2 is the error of alpha k; arguments as in kernels/search.py."""
         c = (U * self.kept[k]) @ U.T
         c = c if outside is None else c + outside
         for rows, inverses in zip(self.rows, self.inverses, strict=True):
@@ -81,19 +81,19 @@ class Blocks:
         c = c if rest is None else c + rest
         total = xp.zeros(len(c), dtype=W.dtype)
         for rows, inverses in zip(self.rows, self.inverses, strict=True):
-            missed = c[:, rows] @ inverses[k].astype(W.dtype, copy=False)
-            total += products(missed, missed, axis=1)
+            residuals = c[:, rows] @ inverses[k].astype(W.dtype, copy=False)
+            total += products(residuals, residuals, axis=1)
         return total
 
 
 @dataclass(frozen=True)
 class Triangles:
-    """As `Blocks`, for directions that span all, with the square's factor in place of the blocks.
+    """As `Blocks`, for directions of full rank, with a triangular factor in place of the blocks.
 
     Attributes:
-        direct: the blocks.
-        diagonal: (alpha, rank) of L'L: what each square of W counts for, other directions apart.
-        steps: per alpha the rows of L, in steps, each without the columns that are zero.
+        direct: the same search by blocks.
+        diagonal: (alpha, rank) diagonal of L'L, the weight of each square of W if cross terms are ignored.
+        steps: per alpha the rows of L in steps, each without its zero columns.
     """
 
     direct: Blocks
@@ -101,14 +101,14 @@ class Triangles:
     steps: Sequence[Sequence[Array]]
 
     def errors(self, W: Array, rest: Array | None) -> Array:
-        """(neuroid, alpha) sums of squared held-out residuals; nothing lies outside the directions."""
+        """(neuroid, alpha) sums of squared leave-out residuals; `rest` must be None."""
         assert rest is None  # noqa: S101
         xp = namespace(W)
         never = xp.full(len(W), xp.inf, dtype=W.dtype)
         return xp.stack([self._error(k, W, never) for k in range(len(self.steps))], axis=1)
 
     def least_errors(self, W: Array, rest: Array | None) -> Array:
-        """As `errors`, with infinity for what was given up: the least of each neuroid is there."""
+        """As `errors`, with infinity for dropped alphas; the smallest error of each neuroid is always computed."""
         assert rest is None  # noqa: S101
         xp = namespace(W)
         guesses = (W * W) @ self.diagonal.T
@@ -121,44 +121,44 @@ class Triangles:
         guesses[xp.arange(len(W)), first] = xp.inf
         least = errors.min(axis=1) * (1.0 + ROUNDING * float(xp.finfo(W.dtype).eps))
         for k in by_promise(guesses):
-            found = self._error(k, W, xp.where(first == k, -1.0, least))  # those that have it give up at once
-            errors[:, k] = xp.minimum(errors[:, k], found)
-            least = xp.minimum(least, found * (1.0 + ROUNDING * float(xp.finfo(W.dtype).eps)))
+            error = self._error(k, W, xp.where(first == k, -1.0, least))  # -1 stops where it is already computed
+            errors[:, k] = xp.minimum(errors[:, k], error)
+            least = xp.minimum(least, error * (1.0 + ROUNDING * float(xp.finfo(W.dtype).eps)))
         return errors
 
     def _error(self, k: int, W: Array, least: Array) -> Array:
-        """(neuroid,) error of alpha k; infinity for a neuroid once it exceeds the least so far."""
+        """(neuroid,) error of alpha k; infinity for a neuroid once its error exceeds the smallest so far."""
         xp = namespace(W)
-        total, alive, n_neuroids = xp.zeros(len(W), dtype=W.dtype), None, len(W)
+        total, active, n_neuroids = xp.zeros(len(W), dtype=W.dtype), None, len(W)
         for step in self.steps[k]:
-            part = W[:, : step.shape[1]] @ step.T
-            total += products(part, part, axis=1)
-            going = xp.flatnonzero(total <= least)
-            if len(going) < 0.8 * len(total):
-                W, total, least = W[going], total[going], least[going]
-                alive = going if alive is None else alive[going]
+            product = W[:, : step.shape[1]] @ step.T
+            total += products(product, product, axis=1)
+            remaining = xp.flatnonzero(total <= least)
+            if len(remaining) < 0.8 * len(total):
+                W, total, least = W[remaining], total[remaining], least[remaining]
+                active = remaining if active is None else active[remaining]
             if not len(total):
                 break
         total[total > least] = xp.inf
-        if alive is None:
+        if active is None:
             return total
         out = xp.full(n_neuroids, xp.inf, dtype=W.dtype)
-        out[alive] = total
+        out[active] = total
         return out
 
 
 def blocks(
     rows: Sequence[Array], basis: Basis, alphas: Array, U: Array, mean_over: str, many: int
 ) -> Blocks | Triangles:
-    """Prepare leaving out blocks.
+    """Prepare to leave out blocks.
 
     Args:
-        rows: of each block, on the host; every training row is in one.
+        rows: of each block, on the host; every training row is in exactly one block.
         basis: of the training rows, float64.
         alphas: (alpha,) not negative; 0 is least squares.
-        U: (train, rank) the basis' directions in the float type of the neuroid side.
-        mean_over: "rows" (each row counts the same) or "blocks" (each block does, as in a mean of scores over folds).
-        many: number of neuroids that this is prepared for.
+        U: (train, rank) directions of the basis in the float type of the neuroid side.
+        mean_over: "rows" (rows have equal weight) or "blocks" (blocks have equal weight, as in a mean over folds).
+        many: number of neuroids to be fitted.
     """
     xp, n = namespace(basis.U), len(basis.U)
     kept = alphas[:, None] / (basis.lam + alphas[:, None])
@@ -166,12 +166,12 @@ def blocks(
     roots = [1.0 if mean_over == "rows" else (n / len(rows) / len(block)) ** 0.5 for block in rows]
     inverses = [_inverses(basis, kept, block) * root for block, root in zip(rows, roots, strict=True)]
     direct = Blocks(U, kept, rows, inverses)
-    is_worth_it = xp is np and basis.spans and len(alphas) > 1 and many > _MANY * n
-    return _triangles(direct, basis) if is_worth_it else direct
+    pays_off = xp is np and basis.spans and len(alphas) > 1 and many > _MANY * n
+    return _triangles(direct, basis) if pays_off else direct
 
 
 def _triangles(direct: Blocks, basis: Basis) -> Triangles:
-    """The factor of each alpha's square."""
+    """Compute the triangular factor for each alpha."""
     xp, diagonal, steps = namespace(basis.U), [], []
     for k, D in enumerate(direct.kept):
         S = basis.U * D
@@ -184,7 +184,7 @@ def _triangles(direct: Blocks, basis: Basis) -> Triangles:
 
 
 def _steps(S: Array, square: Array, dtype: Array) -> list[Array]:
-    """The rows of L in steps; those of S itself where rounding leaves the square without a factor."""
+    """The rows of L in steps; S itself if rounding prevents the Cholesky factorisation of `square`."""
     xp, n = namespace(S), len(square)
     edges = np.linspace(0, n, max(1, min(_STEPS, n // _STEP_ROWS)) + 1).astype(int).tolist()
     try:
@@ -198,7 +198,7 @@ def _steps(S: Array, square: Array, dtype: Array) -> list[Array]:
 
 
 def _inverses(basis: Basis, kept: Array, rows: Array) -> Array:
-    """(alpha, row, row) (P_BB)^-1 for (alpha, rank) D; NaN where least squares fits the block exactly."""
+    """(alpha, row, row) (P_BB)^-1 for (alpha, rank) D; NaN if least squares fits the block exactly."""
     xp, U = namespace(basis.U), basis.U[rows]
     roots = U * xp.sqrt(kept)[:, None, :]
     P = roots @ roots.transpose(0, 2, 1)

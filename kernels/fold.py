@@ -1,7 +1,7 @@
-"""One outer fold, prepared: what its training rows give once, and one block of neuroids after the other through it.
+"""One outer fold: decompose its training rows once, then fit one block of neuroids after the other.
 
-All that has rows on both sides (the decomposition, the ways of leaving rows out) is prepared once, in float64; a block
-of neuroids then costs a few matrix products in the float type of the neuroid side.
+Matrices with rows on both sides (the decomposition, leaving rows out) are prepared once, in float64. A block of
+neuroids then costs a few matrix products in the float type of the neuroid side.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from harness.kernels.responses import Block
 from harness.kernels.search import ROUNDING, SingleRows, chosen, single_rows
 from harness.kernels.split import Split
 
-# Training rows are far from the mean of all rows where its square is so many times their variance.
+# Training rows are far from the mean of all rows if their squared mean exceeds their variance by this factor.
 _FAR = 256.0
 
 
 class HeldOut(NamedTuple):
-    """Predictions of rows that the fit did not see, for some neuroids.
+    """Predictions of the test rows for some neuroids.
 
     Attributes:
         neuroids: (neuroid,) their columns in the responses.
-        predicted, observed: (test, neuroid), both less the mean of the training rows.
-        alpha, inner: (neuroid,) the penalty, and its score inside the training rows.
-        place: (neuroid,) place of alpha in the grid.
+        predicted, observed: (test, neuroid), both minus the mean of the training rows.
+        alpha: (neuroid,) the chosen penalty.
+        inner: (neuroid,) its score within the training rows.
+        place: (neuroid,) index of alpha in the grid.
         rank: of the training features.
     """
 
@@ -47,16 +48,16 @@ class HeldOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Fold:
-    """A fold, prepared.
+    """A prepared fold.
 
     Attributes:
         train, test: row indices.
         basis: of the training rows, float64.
-        penalty: the rule of choice.
-        alphas: (alpha,) those to choose from; all for one, where one was chosen for all.
-        first: place of the first of them in the grid.
-        U: (train, rank) the basis' directions in the float type of the neuroid side.
-        search: the way of leaving rows out, in that type.
+        penalty: the grid and the rule of choice.
+        alphas: (alpha,) candidates; a single one if it was already chosen for all neuroids.
+        first: index of the first candidate in the grid.
+        U: (train, rank) directions of the basis in the float type of the neuroid side.
+        search: leave-out errors, in the same float type.
     """
 
     train: Array
@@ -69,10 +70,10 @@ class Fold:
     search: SingleRows | Blocks | Triangles
 
     def predict(self, block: Block) -> HeldOut:
-        """Choose alphas on the training rows, predict the test rows."""
+        """Choose alphas on the training rows and predict the test rows."""
         xp, (y, mean, observed) = namespace(block.values), self._rows(block)
         level = abs(y[0])
-        if len(self.alphas) == 1 or not self.basis.spans:  # else U is orthogonal to the mean
+        if len(self.alphas) == 1 or not self.basis.spans:  # otherwise U is orthogonal to the mean
             y -= mean
         fit = self._with_one_alpha if len(self.alphas) == 1 else self._with_own_alphas
         predicted, error, total, place, flat = fit(y, level, block)
@@ -87,10 +88,10 @@ class Fold:
         )
 
     def _rows(self, block: Block) -> tuple[Array, Array, Array]:
-        """(train, neuroid) responses and (neuroid,) their mean, (test, neuroid) responses less this mean.
+        """(train, neuroid) responses, (neuroid,) their mean, and (test, neuroid) responses minus this mean.
 
-        float32 holds responses less their mean over all rows; where training rows lie far from that, they are taken
-        anew from the responses as given.
+        In float32, responses are stored minus their mean over all rows. Where the training rows lie far from that mean,
+        they are centred again from the responses as given.
         """
         xp = namespace(block.values)
         y = block.values.take(self.train, axis=0)
@@ -107,15 +108,22 @@ class Fold:
         return y, mean, observed
 
     def _with_own_alphas(self, y: Array, level: Array, block: Block) -> tuple[Array, ...]:
-        """(test, neuroid) predictions, then (neuroid,) least error, sum of squares, place of alpha, whether constant.
+        """Fit with one alpha per neuroid.
 
-        y is (train, neuroid), of numbers as large as `level` before they were centred.
+        Args:
+            y: (train, neuroid) responses, overwritten.
+            level: (neuroid,) magnitude of the responses before centring.
+            block: the responses that y comes from.
+
+        Returns:
+            (test, neuroid) predictions, then (neuroid,) smallest error, sum of squares, index of alpha in `alphas`, and
+            whether the neuroid is constant.
         """
         xp, basis = namespace(y), self.basis
         W = y.T @ self.U
         total = products(W, W, axis=1) if basis.spans else products(y, y, axis=0)
         flat = _flat(y, total, level, block.rounding)
-        W[xp.flatnonzero(flat)] = 0.0  # what is left of them is rounding; their mean is predicted
+        W[xp.flatnonzero(flat)] = 0.0  # only rounding is left of them; predict their mean
         errors = self.search.least_errors(W, _outside(basis, y, W, self.U))
         place = self._place(block, errors)
         error = xp.take_along_axis(errors, place[:, None], axis=1)[:, 0]
@@ -123,7 +131,7 @@ class Fold:
         return (W @ basis.T.astype(W.dtype).T).T, error, total, place, flat
 
     def _with_one_alpha(self, y: Array, level: Array, block: Block) -> tuple[Array, ...]:
-        """As `_with_own_alphas`, by matrices that are the same for all neuroids."""
+        """As `_with_own_alphas`, with matrices shared by all neuroids."""
         xp = namespace(y)
         total = products(y, y, axis=0)
         flat = _flat(y, total, level, block.rounding)
@@ -137,82 +145,82 @@ class Fold:
 
     @cached_property
     def _operators(self) -> tuple[Array, Array | None]:
-        """(test, train) to predictions; (train, train) to what is missed of left-out rows, None where that is NaN."""
+        """(test, train) matrix to predictions, and (train, train) matrix to leave-out residuals, None if it has NaN."""
         xp, basis = namespace(self.U), self.basis
         to_test = (basis.T / (basis.lam + self.alphas[0])) @ basis.U.T
         n = len(basis.U)
-        null = None if basis.spans else xp.eye(n) - 1.0 / n - basis.U @ basis.U.T
-        to_left_out = self._exact.operator(0, basis.U, null)
-        dtype, is_there = self.U.dtype, bool(xp.isfinite(to_left_out).all())
-        return to_test.astype(dtype), to_left_out.astype(dtype) if is_there else None
+        outside = None if basis.spans else xp.eye(n) - 1.0 / n - basis.U @ basis.U.T
+        to_left_out = self._exact.operator(0, basis.U, outside)
+        dtype, is_finite = self.U.dtype, bool(xp.isfinite(to_left_out).all())
+        return to_test.astype(dtype), to_left_out.astype(dtype) if is_finite else None
 
     def _place(self, block: Block, errors: Array) -> Array:
-        """(neuroid,) places of the least errors; near ones decided in float64."""
+        """(neuroid,) index of the smallest of (neuroid, alpha) errors; near ties are recomputed in float64."""
         xp, place = namespace(errors), self.penalty.choose(errors)
         if errors.dtype == float:
             return place
-        near = errors <= errors.min(axis=1, keepdims=True) * (1.0 + ROUNDING * float(xp.finfo(errors.dtype).eps))
-        close = xp.flatnonzero(near.sum(axis=1) > 1)
-        if len(close):
-            y = block.exact[self.train[:, None], close].astype(float)
+        is_near = errors <= errors.min(axis=1, keepdims=True) * (1.0 + ROUNDING * float(xp.finfo(errors.dtype).eps))
+        ambiguous = xp.flatnonzero(is_near.sum(axis=1) > 1)
+        if len(ambiguous):
+            y = block.exact[self.train[:, None], ambiguous].astype(float)
             y -= y.mean(axis=0)
             W = y.T @ self.basis.U
-            rest, exact = _outside(self.basis, y, W, self.basis.U), xp.full((len(close), errors.shape[1]), xp.inf)
+            rest, exact = _outside(self.basis, y, W, self.basis.U), xp.full((len(ambiguous), errors.shape[1]), xp.inf)
             for k in range(errors.shape[1]):
-                neuroids = xp.flatnonzero(near[close, k])
+                neuroids = xp.flatnonzero(is_near[ambiguous, k])
                 if len(neuroids):
                     exact[neuroids, k] = self._exact.error(k, *chosen(neuroids, W, rest))
-            place[close] = self.penalty.choose(exact)
+            place[ambiguous] = self.penalty.choose(exact)
         return place
 
     @cached_property
     def _exact(self) -> SingleRows | Blocks:
-        """The search in float64, alpha by alpha."""
+        """The search in float64, for single alphas."""
         if isinstance(self.search, SingleRows):
             return single_rows(self.basis, self.alphas, self.basis.U)
         return replace(_direct(self.search), U=self.basis.U)
 
 
 def prepare(
-    features: Design | Bands, split: Split, penalty: Penalty, dtype: type, many: int, stand_in: Array | None
+    features: Design | Bands, split: Split, penalty: Penalty, dtype: type, many: int, factor: Array | None
 ) -> Fold | None:
-    """Decompose a fold's training rows and prepare the choice of alpha; None where nothing can be measured.
+    """Decompose a fold's training rows and prepare the choice of alpha; None if nothing can be measured.
 
     Args:
         features: of all rows.
-        split: rows that are all present.
-        penalty: the grid.
+        split: the fold, without absent rows.
+        penalty: the grid and the rule of choice.
         dtype: of the neuroid side.
-        many: neuroids that will come.
-        stand_in: (row, column) Z with Z Z' = Y Y', where one alpha is chosen for all; else None.
+        many: number of neuroids to be fitted.
+        factor: (row, column) Z with Z Z' = Y Y' if one alpha is chosen for all neuroids; else None.
     """
     xp = namespace(features.X)
-    rows = [np.flatnonzero(split.labels == label) for label in np.unique(split.labels)]
-    if len(rows) < 2 or not len(split.test):
+    inner_rows = [np.flatnonzero(split.labels == label) for label in np.unique(split.labels)]
+    if len(inner_rows) < 2 or not len(split.test):
         return None
     train, test = xp.asarray(split.train), xp.asarray(split.test)
     basis = decompose(features, train, test, 0.0 if penalty.alphas else penalty.cutoff)
     if not len(basis.lam):
         return None
     alphas, first = xp.asarray(penalty.alphas or (0.0,)) * (basis.mean_lam if penalty.relative else 1.0), 0
-    if stand_in is not None and len(alphas) > 1:
-        first = _one_for_all(basis, rows, alphas, penalty, stand_in[train])
+    if factor is not None and len(alphas) > 1:
+        first = _one_for_all(basis, inner_rows, alphas, penalty, factor[train])
         alphas = alphas[first : first + 1]
     U = basis.U.astype(dtype, copy=False)
-    return Fold(train, test, basis, penalty, alphas, first, U, leaving_out(rows, basis, alphas, U, penalty, many))
+    return Fold(train, test, basis, penalty, alphas, first, U, leaving_out(inner_rows, basis, alphas, U, penalty, many))
 
 
 def leaving_out(
     rows: Sequence[Array], basis: Basis, alphas: Array, U: Array, penalty: Penalty, many: int
 ) -> SingleRows | Blocks | Triangles:
-    """The way of leaving training rows out, in the float type of U; arguments as in `blocks`."""
+    """Choose between leaving out single rows and blocks, in the float type of U; arguments as in `blocks`."""
     if len(rows) == len(U):
         return single_rows(basis, alphas, U)
     return blocks(rows, basis, alphas, U, penalty.mean_over, many)
 
 
 def _one_for_all(basis: Basis, rows: Sequence[Array], alphas: Array, penalty: Penalty, Z: Array) -> int:
-    """Place of the alpha with the least error summed over neuroids, which depends on Z Z' alone; in float64."""
+    """Index of the alpha with the smallest error summed over neuroids, which depends only on Z Z'; in float64."""
     Z = Z - Z.mean(axis=0)
     W = Z.T @ basis.U
     search = leaving_out(rows, basis, alphas, basis.U, penalty, 1)
@@ -223,23 +231,23 @@ def _one_for_all(basis: Basis, rows: Sequence[Array], alphas: Array, penalty: Pe
 
 
 def _direct(search: Blocks | Triangles) -> Blocks:
-    """The blocks themselves."""
+    """The search without triangles."""
     return search.direct if isinstance(search, Triangles) else search
 
 
 def _outside(basis: Basis, y: Array, W: Array, U: Array) -> Array | None:
-    """(neuroid, train) the part of centred responses y that the directions do not span; None where they span all."""
+    """(neuroid, train) part of the centred responses y outside the directions U; None if U spans everything."""
     return None if basis.spans else y.T - W @ U.T
 
 
 def _flat(y: Array, total: Array, level: Array, rounding: Array) -> Array:
-    """(neuroid,) whether a column of (train, neuroid) y varies by rounding alone.
+    """(neuroid,) whether a column of (train, neuroid) y varies by rounding only.
 
     Args:
         y: responses, about any centre.
-        total: (neuroid,) sums of their squares about the mean, computed by sums of numbers as large as `level`.
-        level: (neuroid,) see there.
-        rounding: (neuroid,) differences up to this are rounding.
+        total: (neuroid,) sums of squares about the mean.
+        level: (neuroid,) magnitude of the numbers that `total` was computed from.
+        rounding: (neuroid,) differences up to this size are rounding errors.
     """
     xp = namespace(y)
     flat = xp.zeros(len(total), dtype=bool)

@@ -1,8 +1,8 @@
-"""The features of one layer as inner products of rows, and a fold's training rows in the directions they span.
+"""Gram matrices of features, and the eigendecomposition of a fold's training rows.
 
-Rows are few and features many, so features are read once, into a Gram matrix; a fold is an index slice of it, centred
-again. Always in float64: a float32 Gram matrix changed r by .24 under massive activations (a few features a thousand
-times larger than the rest, as language models have).
+Rows are few and features many, so the features are reduced once to a Gram matrix; a fold is an index slice of it,
+centred again. Always in float64: a float32 Gram matrix changed r by 0.24 under massive activations (a few features a
+thousand times larger than the rest, as language models have).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Design:
 
     Attributes:
         X: (row, feature) as stored.
-        scale: "center" or "zscore", by each fold's training rows.
-        shared: (row, row) their Gram matrix where all folds share one, else None.
+        scale: "center" or "zscore", with the mean and sd of each fold's training rows.
+        shared: (row, row) Gram matrix if all folds share one, else None.
     """
 
     X: Array
@@ -38,27 +38,27 @@ class Design:
 
     @property
     def is_thin(self) -> bool:
-        """Whether features are so few that their own directions cost less than those of the rows."""
+        """Whether features are few enough that a decomposition in feature space is cheaper."""
         return bool(2 * self.X.shape[1] < len(self.X))
 
     def scaled(self, X: Array, train: Array) -> Array:
-        """(row, feature) float64 about the mean of the training rows, on their scale."""
+        """(row, feature) float64, centred and scaled by the training rows."""
         return standardise(X.astype(float), train) if self.scale == "zscore" else X - X[train].mean(axis=0)
 
     def gram(self, train: Array) -> Array:
-        """(row, row) float64 inner products of all rows, about any centre, on the scale of the training rows."""
+        """(row, row) float64 inner products of all rows, about any centre, scaled by the training rows."""
         return _gram(self.X, partial(standardise, train=train)) if self.shared is None else self.shared
 
 
 @dataclass(frozen=True)
 class Bands:
-    """Groups of features whose Gram matrices are weighted and added: a design like any other.
+    """Groups of features whose weighted Gram matrices are added; used like a `Design`.
 
     Attributes:
-        designs: of the groups, of the same rows.
-        weights: one for each, not negative.
-        grams: those of the groups by fold, kept for other weights.
-        bases: directions by fold and cut-off, kept for other responses.
+        designs: one per group, with the same rows.
+        weights: one per group, not negative.
+        grams: cache of Gram matrices by group and fold, shared between weights.
+        bases: cache of decompositions by fold and cutoff, shared between responses.
     """
 
     designs: tuple[Design, ...]
@@ -70,7 +70,7 @@ class Bands:
 
     @property
     def X(self) -> Array:  # noqa: N802
-        """(row, feature) of the first group, for its rows and its library."""
+        """(row, feature) of the first group; gives the number of rows and the array library."""
         return self.designs[0].X
 
     def gram(self, train: Array) -> Array:
@@ -78,22 +78,22 @@ class Bands:
         return sum(w * self._gram(band, train) for band, w in enumerate(self.weights) if w)
 
     def _gram(self, band: int, train: Array) -> Array:
-        one = self.designs[band]
-        key = band, to_host(train).tobytes() if one.scale == "zscore" else b""
+        group = self.designs[band]
+        key = band, to_host(train).tobytes() if group.scale == "zscore" else b""
         if key not in self.grams:
-            is_thin = one.scale == "center" and one.shared is None
-            self.grams[key] = _gram(one.X, _centre) if is_thin else one.gram(train)
+            is_thin = group.scale == "center" and group.shared is None
+            self.grams[key] = _gram(group.X, _centre) if is_thin else group.gram(train)
         return self.grams[key]
 
 
 class Basis(NamedTuple):
-    """The training rows in the directions of their features.
+    """Eigendecomposition of the training rows, and the test rows in its directions.
 
     Attributes:
         U: (train, rank) eigenvectors of the centred Gram matrix C, orthogonal to the ones vector.
-        lam: (rank,) its eigenvalues.
-        T: (test, rank) inner products of the test rows, less the training mean, with the training rows, times U; a
-            single row where the test rows do not differ but for rounding, so that no score is made of rounding.
+        lam: (rank,) eigenvalues of C.
+        T: (test, rank) inner products of the test rows (minus the training mean) with the training rows, times U; a
+            single row if the test rows differ by rounding only, so that rounding is never scored.
         mean_lam: tr(C) / n, the scale of a relative alpha.
     """
 
@@ -104,7 +104,7 @@ class Basis(NamedTuple):
 
     @property
     def spans(self) -> bool:
-        """Whether the directions are all there are: rank = n - 1."""
+        """Whether the directions span all centred responses: rank = n - 1."""
         return len(self.lam) == len(self.U) - 1
 
 
@@ -113,11 +113,11 @@ def design(X: Array, scale: Scale = "center") -> Design:
 
     Args:
         X: (row, feature) of any float type; the rows of all folds.
-        scale: "center", or "zscore" with the mean and sd of each fold's training rows, where a feature with
-            sd <= 1e-6 |mean| gets weight 0: it is constant but for rounding, and would be blown up.
+        scale: "center", or "zscore" with the mean and sd of each fold's training rows. A feature with sd <= 1e-6 |mean|
+            is constant up to rounding and gets weight 0.
 
     Raises:
-        ValueError: naming the first column that is not finite.
+        ValueError: if a column is not finite (names the first one).
     """
     xp = namespace(X)
     finite = to_host(xp.isfinite(X).all(axis=0))
@@ -129,9 +129,9 @@ def design(X: Array, scale: Scale = "center") -> Design:
 
 
 def decompose(features: Design | Bands, train: Array, test: Array, cutoff: float = 0.0) -> Basis:
-    """Directions of the training rows, and the test rows in them.
+    """Decompose the training rows and project the test rows.
 
-    Directions are left out where the eigenvalue is under `cutoff` times the largest, or is rounding.
+    Directions are dropped if their eigenvalue is under `cutoff` times the largest, or within rounding of 0.
 
     Args:
         features: of all rows.
@@ -150,10 +150,10 @@ def decompose(features: Design | Bands, train: Array, test: Array, cutoff: float
 
 
 def _of_rows(features: Design | Bands, train: Array, test: Array, cutoff: float) -> Basis:
-    """By the eigenvectors of the Gram matrix.
+    """Decompose via the eigenvectors of the Gram matrix.
 
-    The ones vector is one of them, at 0; lifted above all others it can be dropped by its place, and what stays is
-    orthogonal to it, so that intercepts need no further thought.
+    The ones vector is an eigenvector with eigenvalue 0. Its eigenvalue is raised above all others, so that it comes
+    last and can be dropped; the remaining directions are orthogonal to it, which takes care of intercepts.
     """
     xp, n = namespace(features.X), len(train)
     gram = features.gram(train)
@@ -176,9 +176,10 @@ def _of_rows(features: Design | Bands, train: Array, test: Array, cutoff: float)
 
 
 def _of_features(features: Design, train: Array, test: Array, cutoff: float) -> Basis:
-    """By the singular vectors of the few features: n p^2 instead of n^3, and no digits lost to a square.
+    """Decompose via singular vectors, for few features: n p^2 instead of n^3, without the precision loss of squaring.
 
-    Centred twice, so that U is orthogonal to the ones vector where the mean is large and a direction small.
+    Features are centred twice, so that U is orthogonal to the ones vector even if a mean is large and a direction
+    small.
     """
     xp, n = namespace(features.X), len(train)
     Z = features.scaled(features.X, train)
@@ -195,12 +196,12 @@ def _of_features(features: Design, train: Array, test: Array, cutoff: float) -> 
 
 
 def _alike(T: Array, rounding: float) -> bool:
-    """Whether all rows are equal but for rounding, as OASM's are in a passage that was not trained on."""
+    """Whether all rows are equal up to rounding, as OASM's are in a passage without training rows."""
     return bool((T.max(axis=0) - T.min(axis=0) <= rounding).all())
 
 
 def _gram(X: Array, scaled: Callable[[Array], Array]) -> Array:
-    """(row, row) float64 inner products of the rows of X, scaled block by block of columns."""
+    """(row, row) float64 inner products of the rows of X; columns are scaled and added in blocks."""
     xp = namespace(X)
     gram = xp.zeros((len(X), len(X)))
     for start in range(0, X.shape[1], _COLUMNS):
@@ -210,12 +211,12 @@ def _gram(X: Array, scaled: Callable[[Array], Array]) -> Array:
 
 
 def _centre(X: Array) -> Array:
-    """Less the mean of each column, so that little is lost to rounding when a fold is centred again."""
+    """Subtract column means, which limits rounding when a fold is centred again."""
     return X - X.mean(axis=0)
 
 
 def standardise(X: Array, train: Array | None = None) -> Array:
-    """By mean and sd of the training rows, or of all; what is constant there gets weight 0."""
+    """Z-score columns by mean and sd of the training rows, or of all rows; constant columns become 0."""
     xp = namespace(X)
     rows = X if train is None else X[train]
     mean, sd = rows.mean(axis=0), rows.std(axis=0)

@@ -1,9 +1,9 @@
-"""How well predictions match observations, one score per neuroid (column).
+"""Metrics: how well predictions match observations, one score per neuroid (column).
 
-A metric is one function here and its line in `METRICS`. All compute in float64, because a prediction under a strong
-penalty varies little around a large mean. All give NaN for what cannot be measured, and a column that holds NaN or
-infinity is NaN and spoils no other, since predictions of a neuroid without a fit are NaN. What compares whole matrices
-is in kernels/similarity.py.
+A metric is one function here and its entry in `METRICS`. All compute in float64, because predictions under a strong
+penalty vary little around a large mean. What cannot be measured is NaN. Columns are independent: one with NaN or
+infinity scores NaN and does not affect others, since predictions of a neuroid without a fit are NaN. Metrics that
+compare whole matrices are in kernels/similarity.py.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ def pearson_r(predicted: Array, observed: Array) -> Array:
     """Correlate the two matrices column by column.
 
     Args:
-        predicted: (row, neuroid) held-out predictions, in any order in memory.
+        predicted: (row, neuroid) held-out predictions, in any memory order.
         observed: (row, neuroid) responses, same rows and columns.
 
     Returns:
-        (neuroid,) float64 in [-1, 1] but for rounding; NaN where a column is constant, since 0 would read as "no
-        alignment" rather than "not measurable".
+        (neuroid,) float64 in [-1, 1] up to rounding; NaN where a column is constant, since 0 would mean "no alignment"
+        rather than "not measurable".
 
     Raises:
         ValueError: if the shapes differ or there are no rows.
@@ -39,20 +39,20 @@ def pearson_r(predicted: Array, observed: Array) -> Array:
 
 
 def brainscore_r(predicted: Array, observed: Array) -> Array:
-    """Correlate column by column as Brain-Score language does: 1e-8 is added to both norms.
+    """Correlate column by column as Brain-Score language does, with 1e-8 added to both norms.
 
     Args:
         predicted: (row, neuroid) held-out predictions.
         observed: (row, neuroid) responses.
 
     Returns:
-        (neuroid,) float64; 0 where a column is constant, which counts in Brain-Score's medians; and less than
-        `pearson_r` where a norm is small, so that it depends on the unit.
+        (neuroid,) float64; 0 where a column is constant, and included in Brain-Score's medians. Smaller than
+        `pearson_r` where a norm is small, so it depends on the unit of the responses.
 
     Raises:
         ValueError: if the shapes differ or there are no rows.
 
-    Source: brain-score/language at 0e0bb4a2, August 2026, metric `linear_pearsonr` and its kind.
+    Source: brain-score/language at 0e0bb4a2, August 2026, metric `linear_pearsonr` and its variants.
     """
     xp = _require_same_shape(predicted, observed)
     p, o = _centre(predicted), _centre(observed)
@@ -61,7 +61,7 @@ def brainscore_r(predicted: Array, observed: Array) -> Array:
 
 
 def r2(predicted: Array, observed: Array) -> Array:
-    """Share of the variance of each column that the predictions explain: 1 - error / variance about the rows' mean.
+    """Fraction of each column's variance that the predictions explain: 1 - squared error / variance.
 
     Args:
         predicted: (row, neuroid) held-out predictions, in the unit of the responses.
@@ -82,7 +82,7 @@ def r2(predicted: Array, observed: Array) -> Array:
 
 
 def explained_variance(predicted: Array, observed: Array) -> Array:
-    """Share of the variance of each column that the predictions explain, their mean error forgiven.
+    """Fraction of each column's variance that the predictions explain, ignoring a constant offset.
 
     Args:
         predicted: (row, neuroid) held-out predictions, in the unit of the responses.
@@ -113,26 +113,27 @@ METRICS: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def against_ceiling(score: Array, ceiling: Array, unit: Literal["variance", "correlation"] = "variance") -> Array:
-    """Explained variance as a share of what could be explained.
+    """Explained variance as a fraction of the explainable variance.
 
     Args:
-        score: (neuroid,) shares of variance (`r2`, `explained_variance`), or correlations.
-        ceiling: (neuroid,) the best possible score in the same unit: for variance `explainable_variance`, for
-            correlation that of the true signal with the recording.
-        unit: of both. Correlations are squared, the score with its sign kept: an inverted prediction explains nothing.
+        score: (neuroid,) fractions of variance (`r2`, `explained_variance`), or correlations.
+        ceiling: (neuroid,) best possible score in the same unit: `explainable_variance` for variance; for correlation,
+            the correlation of the true signal with the recording.
+        unit: of both. Correlations are squared; the score keeps its sign, since an inverted prediction explains
+            nothing.
 
     Returns:
-        (neuroid,) float64 score / ceiling, or r |r| / ceiling^2. Nothing is clipped: it exceeds 1 where the ceiling
-        is underestimated. NaN where the ceiling is not above 0, or either is NaN.
+        (neuroid,) float64 score / ceiling, or r |r| / ceiling^2. Nothing is clipped: the ratio exceeds 1 where the
+        ceiling is underestimated. NaN where the ceiling is not positive or either value is NaN.
 
     Raises:
-        ValueError: if the shapes differ, or the unit is neither of the two.
+        ValueError: if the shapes differ or the unit is unknown.
 
     Source: Schoppe et al. 2016, normalised correlation coefficient, squared. The squared ratio is Brain-Score
         vision's too; Brain-Score language divides r by its ceiling, does not square, and cuts at 1.
     """
     if score.shape != ceiling.shape:
-        raise ValueError(f"against_ceiling: scores are {score.shape}, ceilings {ceiling.shape}; wanted one for each.")
+        raise ValueError(f"against_ceiling: scores are {score.shape}, ceilings {ceiling.shape}; wanted equal shapes.")
     if unit not in ("variance", "correlation"):
         raise ValueError(f"against_ceiling: unit {unit!r}; wanted 'variance' or 'correlation'.")
     xp = namespace(score, ceiling)
@@ -142,18 +143,19 @@ def against_ceiling(score: Array, ceiling: Array, unit: Literal["variance", "cor
 
 
 def explainable_variance(data: Array, bias_correction: bool = True) -> Array:
-    """Share of the variance of a neuroid that is the same each time the stimuli are presented.
+    """Fraction of a neuroid's variance that repeats when the stimuli are presented again.
 
     Args:
-        data: (repeat, row, neuroid) responses to the same rows; each repeat is z-scored over its rows first.
-        bias_correction: subtract what the mean of a few repeats keeps of their noise.
+        data: (repeat, row, neuroid) responses to the same rows; each repeat is first z-scored over its rows.
+        bias_correction: subtract the noise variance that remains in the mean over a few repeats.
 
     Returns:
-        (neuroid,) float64, the variance of the mean over repeats divided by the mean variance of a repeat. Corrected,
-        it is the mean correlation of two repeats, and may fall below 0. NaN where a repeat is constant or not finite.
+        (neuroid,) float64, the variance of the mean over repeats divided by the mean variance of a repeat. With
+        correction it is the mean correlation of two repeats and can be negative. NaN where a repeat is constant or not
+        finite.
 
     Raises:
-        ValueError: if there are not three axes, or fewer than 2 repeats or rows.
+        ValueError: if data do not have three axes, or fewer than 2 repeats or rows.
 
     Source: Sahani & Linden 2003; Schoppe et al. 2016; equal to voxelwise_tutorials' `explainable_variance`.
     """
@@ -167,14 +169,14 @@ def explainable_variance(data: Array, bias_correction: bool = True) -> Array:
         centred = _centre(repeat)
         total += centred.values / xp.sqrt(xp.where(_flat(repeat, centred), xp.nan, centred.squares))
     n = len(data)
-    share = products(total, total, axis=0) / n**2
-    return share - (1.0 - share) / (n - 1) if bias_correction else share
+    repeatable = products(total, total, axis=0) / n**2
+    return repeatable - (1.0 - repeatable) / (n - 1) if bias_correction else repeatable
 
 
 def constant(values: Array) -> Array:
-    """(column,) bool: whether a column of (row, column) varies by no more than rounding.
+    """(column,) bool: whether a column of (row, column) is constant up to rounding.
 
-    n equal numbers and their mean may differ by n eps, so equality itself is too strict a question.
+    Exact equality is too strict: n equal numbers and their computed mean can differ by n eps.
     """
     xp = namespace(values)
     tolerance = len(values) * xp.finfo(float).eps * abs(values).max(axis=0)
@@ -182,10 +184,10 @@ def constant(values: Array) -> Array:
 
 
 class _Centred(NamedTuple):
-    """Columns less their means, in float64.
+    """Columns minus their means, in float64.
 
     Attributes:
-        values: (row, column), in the order in memory of what was given, so that a transposed view is read as it lies.
+        values: (row, column), in the memory order of the input.
         mean, squares: (column,) the mean, and the sum of squares about it.
     """
 
@@ -203,9 +205,9 @@ def _centre(values: Array) -> _Centred:
 
 
 def _flat(values: Array, centred: _Centred) -> Array:
-    """(column,) bool: `constant`, asked only of columns whose squares leave it open.
+    """(column,) bool: `constant`, evaluated only for columns with a suspiciously small sum of squares.
 
-    Numbers within t of each other, t = n eps |mean|, are within 2 t of their computed mean.
+    Numbers within t = n eps |mean| of each other are within 2 t of their computed mean.
     """
     xp, n = namespace(values), len(values)
     flat = centred.squares <= n * (4.0 * n * xp.finfo(float).eps * centred.mean) ** 2
@@ -216,17 +218,17 @@ def _flat(values: Array, centred: _Centred) -> Array:
 
 
 def _explained(observed: Array, errors: Array) -> Array:
-    """1 - errors (neuroid,) / squares of the observations about their mean; NaN where those are constant."""
+    """1 - (neuroid,) squared errors / sum of squares of the observations about their mean; NaN if constant."""
     xp, centred = namespace(observed), _centre(observed)
     flat = _flat(observed, centred)
     return xp.where(flat, xp.nan, 1.0 - errors / xp.where(flat, 1.0, centred.squares))
 
 
 def _require_same_shape(predicted: Array, observed: Array) -> ModuleType:
-    """The arrays' library; ValueError where predictions and observations cannot be paired."""
+    """The arrays' library; ValueError if predictions and observations do not have the same shape."""
     if predicted.shape != observed.shape or predicted.ndim != 2 or not len(predicted):
         raise ValueError(
             f"metrics: predictions are {predicted.shape}, observations {observed.shape}; "
-            "wanted the same rows and columns of both."
+            "wanted two matrices of the same shape with at least one row."
         )
     return namespace(predicted, observed)

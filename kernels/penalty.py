@@ -1,4 +1,4 @@
-"""How strongly weights are held down: the grid of penalties and the rule by which one is chosen."""
+"""The ridge penalty: a grid of alphas and the rule for choosing one."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from harness.kernels.arrays import Array, namespace
 
 @dataclass(frozen=True)
 class Penalty:
-    """A grid of alphas, in scikit-learn's sense (HuthLab's alpha is its square root), and how to choose from it.
+    """A grid of alphas as in scikit-learn (HuthLab's alpha is its square root), and the rule for choosing one.
 
     Attributes:
         alphas: the grid, positive; empty for minimum-norm least squares.
         relative: multiply the grid by tr(C) / n of the training rows.
-        per_neuroid: one alpha for each neuroid, or one for all that have the same rows (Brain-Score's rule).
-        tie: which alpha to keep of those whose errors are equal to 10 eps: "larger", or "smaller" as scikit-learn.
-        cutoff: least squares drops directions whose squared singular value is under this times the largest.
-        mean_over: an inner error is the mean over "rows", or over "blocks" of the mean in each (himalaya, and
-            scikit-learn's GridSearchCV); the same where blocks have equal size.
+        per_neuroid: one alpha per neuroid, or one for all neuroids with the same rows (Brain-Score's rule).
+        tie: which alpha to keep if errors are equal within 10 eps: "larger", or "smaller" as in scikit-learn.
+        cutoff: least squares drops directions whose squared singular value is under this fraction of the largest.
+        mean_over: the inner error is the mean over "rows", or the mean over "blocks" of each block's mean (as in
+            himalaya and scikit-learn's GridSearchCV); the two agree for blocks of equal size.
     """
 
     alphas: tuple[float, ...] = ()
@@ -40,8 +40,10 @@ class Penalty:
         object.__setattr__(self, "alphas", tuple(sorted(float(alpha) for alpha in self.alphas)))
 
     def choose(self, errors: Array) -> Array:
-        """(neuroid,) place of the least of (neuroid, alpha) errors; of those equal to 10 eps, the last or the first."""
+        """(neuroid,) index of the smallest of (neuroid, alpha) errors; ties within 10 eps go by `tie`."""
         xp = namespace(errors)
         rounding = 10.0 * float(xp.finfo(errors.dtype).eps)
-        least = errors <= errors.min(axis=1, keepdims=True) * (1.0 + rounding)
-        return least.argmax(axis=1) if self.tie == "smaller" else errors.shape[1] - 1 - least[:, ::-1].argmax(axis=1)
+        is_least = errors <= errors.min(axis=1, keepdims=True) * (1.0 + rounding)
+        return (
+            is_least.argmax(axis=1) if self.tie == "smaller" else errors.shape[1] - 1 - is_least[:, ::-1].argmax(axis=1)
+        )

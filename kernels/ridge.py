@@ -1,21 +1,22 @@
-"""Batched ridge regression: every neuroid, fold and alpha from one eigendecomposition a fold.
+"""Batched ridge regression: all neuroids and alphas of a fold from one eigendecomposition.
 
-Rows (stimuli, scans) are few, features and neuroids many; so all happens in the dual and weights are never formed.
-With C = U diag(lam) U' the centred Gram matrix of the training rows (kernels/gram.py) and W = U'Y, a penalty alpha
+Rows (stimuli, scans) are few, features and neuroids many, so everything is computed in the dual and weights are never
+formed. With C = U diag(lam) U' the centred Gram matrix of the training rows (kernels/gram.py) and W = U'Y, alpha gives
 
-    leaves on the training rows the residual  P Y,  P = U diag(alpha / (lam + alpha)) U' + N,
-    leaves on a block B it never saw          (P_BB)^-1 (P Y)_B,  exactly, intercept included,
-    predicts for a new row, t = U'k           t' diag(1 / (lam + alpha)) W,
+    residuals on the training rows       P Y,  P = U diag(alpha / (lam + alpha)) U' + N,
+    residuals on a left-out block B      (P_BB)^-1 (P Y)_B,  exact, intercept included,
+    prediction for a new row, t = U'k    t' diag(1 / (lam + alpha)) W,
 
-N being the projector on what features do not span (0 at rank n - 1). Least squares is alpha = 0. Alpha is chosen in
-kernels/search.py (single rows left out) and kernels/blocks.py (blocks). Neuroids go in blocks through all folds, so
-that nothing of size (alpha, row, neuroid) exists.
+where N projects on what the features do not span (0 at rank n - 1). Least squares is alpha = 0. Alpha is chosen in
+kernels/search.py (single rows left out) and kernels/blocks.py (blocks left out). Each block of neuroids passes through
+all folds, so that nothing of size (alpha, row, neuroid) is stored.
 
-Precision: what has rows on both sides is float64, always. "mixed" computes the neuroid side in float32 and, where two
-alphas come near each other, once more in float64: float64 decides. "float64" is float64 throughout, half as fast.
+Precision: matrices with rows on both sides are always float64. "mixed" computes the neuroid side in float32 and repeats
+near ties between alphas in float64. "float64" is float64 throughout, at half the speed.
 
-Source: leave-one-out, Golub, Heath & Wahba 1979; leave-block-out by the same inverse of a partitioned matrix, equal to
-himalaya's KernelRidgeCV (Dupre la Tour et al. 2022) with the same inner folds.
+Method and measured times: kernels/README.md. Source: leave-one-out, Golub, Heath & Wahba 1979; leave-block-out by the
+same inverse of a partitioned matrix, equal to himalaya's KernelRidgeCV (Dupre la Tour et al. 2022) with the same inner
+folds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -35,12 +37,12 @@ from harness.kernels.fold import Fold, HeldOut, prepare
 from harness.kernels.gram import Bands, Design, Scale, design
 from harness.kernels.metrics import pearson_r
 from harness.kernels.penalty import Penalty
-from harness.kernels.responses import Pattern, block, patterns, stand_ins
+from harness.kernels.responses import Pattern, block, patterns, response_factors
 from harness.kernels.split import Split
 
 __all__ = [
-    "FoldFit", "HeldOut", "Penalty", "Split", "beside", "fit_fold", "fit_folds", "fit_layers", "predict_held_out",
-    "stand_ins",
+    "FoldFit", "HeldOut", "Penalty", "Split", "fit_fold", "fit_folds", "fit_layers", "in_parallel", "predict_held_out",
+    "response_factors",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -48,7 +50,7 @@ Precision = Literal["float64", "mixed"]
 Metric = Callable[[Array, Array], Array]
 
 _DTYPES = {"float64": np.float64, "mixed": np.float32}
-# Memory of the neuroid side where none is given: on a CPU what caches hold, on a GPU what keeps it busy.
+# Default memory of the neuroid side in bytes: what fits the caches of a CPU, and what keeps a GPU busy.
 _BUDGET_CPU, _BUDGET_GPU = 2**26, 2**31
 
 
@@ -56,9 +58,9 @@ class FoldFit(NamedTuple):
     """Scores of one fold, on the host.
 
     Attributes:
-        r, alpha, inner: (neuroid,) NaN where not measurable.
-        place: (neuroid,) place of alpha in the grid, NaN where not measurable.
-        rank: of the training features; the largest where neuroids have different rows.
+        r, alpha, inner: (neuroid,) held-out score, penalty, and inner score; NaN where not measurable.
+        place: (neuroid,) index of alpha in the grid, NaN where not measurable.
+        rank: of the training features; the largest one if neuroids have different rows.
     """
 
     r: Array
@@ -78,30 +80,30 @@ def fit_layers(
     threads: int = 1,
     **how: Any,
 ) -> Iterator[list[FoldFit]]:
-    """`fit_folds` of every layer, in order, `threads` layers beside each other with one BLAS thread each.
+    """Run `fit_folds` on every layer, in order; `threads` layers run in parallel with one BLAS thread each.
 
     Args:
-        layers: (row, feature) each, one matrix or many; read when its turn comes, and no earlier.
+        layers: (row, feature) matrices, each accessed only when its turn comes.
         Y: (row, neuroid) responses.
         splits: the folds.
-        penalty: the grid, and how to choose from it.
+        penalty: the grid and the rule of choice.
         scale: of the features, see `design`.
-        threads: on how many cores; a single layer is divided among them by folds and neuroids. On a GPU always 1.
+        threads: number of cores; a single layer is divided among them by folds and neuroids. Always 1 on a GPU.
         how: as in `fit_folds`.
     """
-    if not penalty.per_neuroid and how.get("standing_in") is None:
-        how["standing_in"] = stand_ins(Y)
+    if not penalty.per_neuroid and how.get("factors") is None:
+        how["factors"] = response_factors(Y)
 
     def fit(layer: int, threads: int) -> list[FoldFit]:
         return fit_folds(design(layers[layer], scale), Y, splits, penalty, threads=threads, **how)
 
-    return beside(fit, len(layers), threads)
+    return in_parallel(fit, len(layers), threads)
 
 
-def beside(call: Callable[[int, int], T], n: int, threads: int) -> Iterator[T]:
-    """`call(k, threads of it)` for k < n, in order: `threads` beside each other with one BLAS thread each.
+def in_parallel(call: Callable[[int, int], T], n: int, threads: int) -> Iterator[T]:
+    """Yield `call(k, its_threads)` for k < n in order, running `threads` calls at once with one BLAS thread each.
 
-    A single call has all threads for itself. None is begun much before its result is asked for.
+    A single call gets all threads. At most `threads` calls are started ahead of the consumer.
     """
     if threads == 1 or n == 1:
         yield from (call(k, threads) for k in range(n))
@@ -125,44 +127,43 @@ def fit_folds(
     budget_bytes: int | None = None,
     threads: int = 1,
     metric: Metric = pearson_r,
-    standing_in: dict[bytes, Array] | None = None,
+    factors: dict[bytes, Array] | None = None,
 ) -> list[FoldFit]:
-    """Fit every fold on its training rows, choosing alpha among them, and score the predictions of its test rows.
+    """Fit every fold on its training rows, choosing alpha within them, and score the predictions of its test rows.
 
     Args:
         features: of all rows.
         Y: (row, neuroid) responses, NaN where absent; neuroids that miss the same rows are fitted together.
         splits: the folds.
-        penalty: the grid, and how to choose from it.
-        precision: of the neuroid side, "float64" or "mixed"; see above.
-        budget_bytes: memory for the neuroid side, which goes in blocks; it changes nothing but rounding.
-        threads: on how many cores folds and blocks run beside each other, with one BLAS thread each; 1 leaves the
-            cores to BLAS.
-        metric: of kernels/metrics.py; stands in `r`.
-        standing_in: where all neuroids share one alpha and Y holds some of them, what `stand_ins` gave for all.
+        penalty: the grid and the rule of choice.
+        precision: of the neuroid side, "float64" or "mixed"; see the module docstring.
+        budget_bytes: memory for a block of neuroids; changes results by rounding only.
+        threads: number of folds and blocks that run in parallel with one BLAS thread each; 1 leaves the cores to BLAS.
+        metric: a function of kernels/metrics.py; its value is stored in `r`.
+        factors: `response_factors` of all neuroids, if they share one alpha and Y holds only some of them.
 
     Returns:
-        One for each fold. `inner` is 1 - error / variance over the training rows; NaN where least squares fits a
-        left-out block of several rows exactly. A neuroid that is constant on the training rows is NaN throughout,
-        as are those with fewer than two training rows (or inner blocks) or no test row, and all neuroids where no
-        feature varies over the training rows.
+        One fit per fold. `inner` is 1 - error / variance over the training rows; NaN if least squares fits a left-out
+        block of several rows exactly. All values of a neuroid are NaN if it is constant on the training rows, or has
+        fewer than two training rows (or inner blocks) or no test row; all neuroids are NaN if no feature varies over
+        the training rows.
 
     Raises:
-        ValueError: naming what is wrong with rows, a fold, its inner blocks or a neuroid.
-        TypeError: if features and responses lie in different libraries.
+        ValueError: if rows, a fold, its inner blocks or a neuroid are invalid (names the first problem).
+        TypeError: if features and responses belong to different array libraries.
     """
-    alike = _patterns(features, Y, splits, precision)
-    found, ranks = np.full((len(splits), 4, Y.shape[1]), np.nan), [0] * len(splits)
 
-    def score(part: HeldOut) -> tuple[list[Array], int]:
-        r = metric(part.predicted, part.observed)
-        return [to_host(each) for each in (r, part.alpha, part.inner, part.place)], part.rank
+    def score(held_out: HeldOut) -> tuple[list[Array], int]:
+        r = metric(held_out.predicted, held_out.observed)
+        return [to_host(values) for values in (r, held_out.alpha, held_out.inner, held_out.place)], held_out.rank
 
-    parts = _parts(features, Y, alike, splits, penalty, precision, budget_bytes, threads, standing_in, score)
-    for fold, neuroids, (arrays, rank) in parts:
-        found[fold][:, neuroids] = arrays
+    work = _Work(features, Y, penalty, precision, budget_bytes, threads, factors)
+    results = _block_results(work, splits, score)
+    scores, ranks = np.full((len(splits), 4, Y.shape[1]), np.nan), [0] * len(splits)
+    for fold, neuroids, (values, rank) in results:
+        scores[fold][:, neuroids] = values
         ranks[fold] = max(ranks[fold], rank)
-    return [FoldFit(r, alpha, inner, place, rank) for (r, alpha, inner, place), rank in zip(found, ranks, strict=True)]
+    return [FoldFit(r, alpha, inner, place, rank) for (r, alpha, inner, place), rank in zip(scores, ranks, strict=True)]
 
 
 def fit_fold(features: Design | Bands, Y: Array, split: Split, penalty: Penalty, **how: Any) -> FoldFit:
@@ -181,60 +182,72 @@ def predict_held_out(
 ) -> Iterator[HeldOut]:
     """Predict the test rows of one fold, one block of neuroids after the other; arguments as in `fit_folds`.
 
-    What is not measurable for want of rows, inner blocks or features is left out.
+    Neuroids that are not measurable for lack of rows, inner blocks or features are left out.
     """
-    alike = _patterns(features, Y, [split], precision)
-    parts = _parts(features, Y, alike, [split], penalty, precision, budget_bytes, 1, None, lambda part: part)
-    return (part for _, _, part in parts)
+    work = _Work(features, Y, penalty, precision, budget_bytes, threads=1, factors=None)
+    return (held_out for _, _, held_out in _block_results(work, [split], lambda held_out: held_out))
 
 
 # --- patterns, folds, blocks, threads ---------------------------------------------------------------------------------
 
 
-def _parts(
-    features: Design | Bands,
-    Y: Array,
-    alike: Sequence[Pattern],
-    splits: Sequence[Split],
-    penalty: Penalty,
-    precision: Precision,
-    budget_bytes: int | None,
-    threads: int,
-    standing_in: dict[bytes, Array] | None,
-    finish: Callable[[HeldOut], Any],
+@dataclass(frozen=True)
+class _Work:
+    """The arguments of `fit_folds` that all folds and blocks share."""
+
+    features: Design | Bands
+    Y: Array
+    penalty: Penalty
+    precision: Precision
+    budget_bytes: int | None
+    threads: int
+    factors: dict[bytes, Array] | None
+
+
+def _block_results(
+    work: _Work, splits: Sequence[Split], finish: Callable[[HeldOut], Any]
 ) -> Iterator[tuple[int, Array, Any]]:
-    """(fold, neuroids, what `finish` made of them), for all folds and blocks of neuroids."""
-    dtype = _DTYPES[precision]
-    budget = budget_bytes or (_BUDGET_CPU if namespace(Y) is np else _BUDGET_GPU)
-    if not penalty.per_neuroid and standing_in is None:
-        standing_in = stand_ins(Y, budget)
-    with _workers(threads) as pool:
-        for pattern in alike:
-            stand_in = None if standing_in is None else _of(pattern, standing_in)
-            prepared = [pool.submit(_prepare, features, split, pattern, penalty, dtype, stand_in) for split in splits]
-            n_blocks = _n_blocks(pattern, budget // threads, splits, len(penalty.alphas), dtype, threads)
-            work = partial(_through_folds, Y, pattern, dtype, prepared, finish)
-            for found in pool.map(work, np.array_split(pattern.neuroids, n_blocks)):
-                yield from found
+    """Check the arguments at once, then yield (fold, neuroids, result of `finish`) for all folds and blocks."""
+    return _in_blocks(work, _patterns(work.features, work.Y, splits, work.precision), splits, finish)
 
 
-def _of(pattern: Pattern, standing_in: dict[bytes, Array]) -> Array:
-    """What stands in for the neuroids of a pattern."""
-    if pattern.key not in standing_in:
+def _in_blocks(
+    work: _Work, groups: Sequence[Pattern], splits: Sequence[Split], finish: Callable[[HeldOut], Any]
+) -> Iterator[tuple[int, Array, Any]]:
+    dtype, penalty = _DTYPES[work.precision], work.penalty
+    budget = work.budget_bytes or (_BUDGET_CPU if namespace(work.Y) is np else _BUDGET_GPU)
+    factors = work.factors
+    if not penalty.per_neuroid and factors is None:
+        factors = response_factors(work.Y, budget)
+    with _workers(work.threads) as pool:
+        for pattern in groups:
+            factor = None if factors is None else _factor_of(pattern, factors)
+            prepared = [
+                pool.submit(_prepare, work.features, split, pattern, penalty, dtype, factor) for split in splits
+            ]
+            n_blocks = _n_blocks(pattern, budget // work.threads, splits, len(penalty.alphas), dtype, work.threads)
+            run = partial(_through_folds, work.Y, pattern, dtype, prepared, finish)
+            for results in pool.map(run, np.array_split(pattern.neuroids, n_blocks)):
+                yield from results
+
+
+def _factor_of(pattern: Pattern, factors: dict[bytes, Array]) -> Array:
+    """The response factor of a pattern."""
+    if pattern.key not in factors:
         raise ValueError(
-            f"standing_in lacks the rows of neuroid {pattern.neuroids[0]}; give what stand_ins gave for all neuroids."
+            f"factors lack the rows of neuroid {pattern.neuroids[0]}; pass the response_factors of all neuroids."
         )
-    return standing_in[pattern.key]
+    return factors[pattern.key]
 
 
 def _prepare(
-    features: Design | Bands, split: Split, pattern: Pattern, penalty: Penalty, dtype: type, stand_in: Array | None
+    features: Design | Bands, split: Split, pattern: Pattern, penalty: Penalty, dtype: type, factor: Array | None
 ) -> Fold | None:
-    """A fold without the rows that are absent."""
+    """Prepare a fold without the pattern's absent rows."""
     train, test = np.asarray(split.train), np.asarray(split.test)
     has = pattern.present[train]
-    there = Split(train[has], test[pattern.present[test]], split.labels[has])
-    return prepare(features, there, penalty, dtype, len(pattern.neuroids), stand_in)
+    present = Split(train[has], test[pattern.present[test]], split.labels[has])
+    return prepare(features, present, penalty, dtype, len(pattern.neuroids), factor)
 
 
 def _through_folds(
@@ -245,24 +258,24 @@ def _through_folds(
     finish: Callable[[HeldOut], Any],
     neuroids: Array,
 ) -> list[tuple[int, Array, Any]]:
-    """One block of neuroids through all folds."""
+    """Fit one block of neuroids in all folds; returns (fold, neuroids, result of `finish`)."""
     responses = block(Y, pattern, neuroids, dtype)
     folds = ((number, future.result()) for number, future in enumerate(prepared))
     return [(number, neuroids, finish(fold.predict(responses))) for number, fold in folds if fold]
 
 
 def _n_blocks(pattern: Pattern, budget: int, splits: Sequence[Split], n_alphas: int, dtype: type, threads: int) -> int:
-    """How many blocks neuroids go in, as many for each thread: responses, and about eight arrays of training rows."""
+    """Number of blocks of neuroids, a multiple of `threads`; a block needs about 8 arrays the size of its responses."""
     n_train = max((len(split.train) for split in splits), default=0)
     n_rows = max((len(split.train) + len(split.test) for split in splits), default=0)
-    of_each = np.dtype(dtype).itemsize * (3 * n_rows + 8 * n_train + 8 * n_alphas)
+    bytes_per_neuroid = np.dtype(dtype).itemsize * (3 * n_rows + 8 * n_train + 8 * n_alphas)
     n_neuroids = len(pattern.neuroids)
-    n_blocks = -(-n_neuroids * of_each // max(budget, 1))
+    n_blocks = -(-n_neuroids * bytes_per_neuroid // max(budget, 1))
     return min(n_neuroids, n_blocks + -n_blocks % threads)
 
 
 class _AtOnce:
-    """Stands where a pool does when there is one thread: calls when asked to, and keeps what was raised for later."""
+    """Replaces the thread pool when there is one thread: runs each call at once."""
 
     map = staticmethod(map)
 
@@ -276,7 +289,7 @@ class _AtOnce:
 
 @contextmanager
 def _workers(threads: int) -> Iterator[Any]:
-    """A pool of threads with one BLAS thread each, or this thread with all that BLAS takes."""
+    """A pool of threads with one BLAS thread each; with `threads` = 1, this thread with all BLAS threads."""
     if threads == 1:
         yield _AtOnce
         return
@@ -285,10 +298,10 @@ def _workers(threads: int) -> Iterator[Any]:
 
 
 def _patterns(features: Design | Bands, Y: Array, splits: Sequence[Split], precision: str) -> list[Pattern]:
-    """Which neuroids have the same rows; raises naming the first thing that does not fit together."""
+    """Check the arguments and group neuroids by their rows; raises on the first inconsistency."""
     namespace(features.X, Y)
     if precision not in _DTYPES:
-        raise ValueError(f"there is no precision {precision!r}; choose from {', '.join(_DTYPES)}.")
+        raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(_DTYPES)}.")
     n = len(features.X)
     if Y.ndim != 2 or len(Y) != n or not Y.size:
         raise ValueError(f"responses are {Y.shape}, features have {n} rows; wanted (row, neuroid) with the same rows.")

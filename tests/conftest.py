@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,3 +26,29 @@ def shared() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@dataclass(frozen=True)
+class FinishedQuickstart:
+    """OUT of `harness run quickstart`, for tests that only read it; others take a copy."""
+
+    out: str
+    run: str
+
+    def copy_to(self, folder: Path) -> str:
+        """A copy of OUT, which its test may change."""
+        shutil.copytree(self.out, folder, dirs_exist_ok=True)
+        return str(folder)
+
+
+@pytest.fixture(scope="session")
+def finished_quickstart(tmp_path_factory) -> FinishedQuickstart:
+    """Made once, in a process of its own, for all workers of a test session."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "quickstart"
+    with FileLock(f"{folder}.lock"):
+        said = Path(f"{folder}.json")
+        if not said.exists():
+            command = [sys.executable, "-m", "harness.cli", "run", "quickstart", "--out", str(folder), "--json"]
+            said.write_text(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT).stdout)
+    return FinishedQuickstart(str(folder), json.loads(said.read_text())["run"])

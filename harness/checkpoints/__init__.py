@@ -1,1 +1,1 @@
-"""A name or folder -> a checkpoint of a known revision: the Hub, configurations, tokenizers, the weights' files."""
+"""Resolve a model name or folder to a checkpoint with a known revision: Hub, configuration, tokenizer, weight files."""

@@ -1,7 +1,7 @@
-"""What an adapter's folder says of itself: its kind, and the model that it was trained on. No weight is read.
+"""Adapter folders (PEFT): kind of adapter and base model, read from adapter_config.json without loading weights.
 
-An adapter (LoRA and its relatives, in the form of the PEFT library) is two files, adapter_config.json and
-adapter_model.safetensors; it is loaded by merging it onto its base.
+An adapter (LoRA and its relatives) is two files, adapter_config.json and adapter_model.safetensors. It is merged onto
+its base when the model is loaded.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What adapter_config.json states.
+    """Contents of adapter_config.json.
 
-    kind: peft_type (LORA, IA3, ...). base: name, Hub id or path of the model that was adapted; "" where it states none.
-    revision: of the base; "" where it states none.
+    Attributes:
+        kind: peft_type (LORA, IA3, ...).
+        base: name, Hub id or path of the base model; "" if not stated.
+        revision: revision of the base; "" if not stated.
     """
 
     kind: str
@@ -32,36 +34,40 @@ class AdapterConfig:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter, with or without a whole model beside it."""
+    """Return whether a folder holds an adapter, with or without a full model beside it."""
     return (folder / CONFIG).is_file()
 
 
 def read(folder: Path, name: str) -> AdapterConfig:
-    """The configuration of an adapter.
+    """Read an adapter's configuration.
+
+    Args:
+        folder: folder of the adapter.
+        name: model name, for error messages.
 
     Raises:
-        ValueError: if it is no JSON object, or names no peft_type.
+        ValueError: if the file is not a JSON object or has no peft_type.
     """
     content = headers.read_json(folder / CONFIG, name)
     kind = content.get("peft_type")
     if not isinstance(kind, str) or not kind:
-        raise ValueError(f"{name}: {CONFIG} names no peft_type (LORA, ...); copy the adapter again.")
+        raise ValueError(f"{name}: {CONFIG} has no peft_type (LORA, ...); copy the adapter again.")
     base, revision = content.get("base_model_name_or_path"), content.get("revision")
     return AdapterConfig(kind, base if isinstance(base, str) else "", revision if isinstance(revision, str) else "")
 
 
 def require_weights(folder: Path, name: str) -> None:
-    """Raise as `weights_file` where an adapter has no weights. A model beside it may hold them, not merged yet."""
+    """Raise like `weights_file` if an adapter has no weights; a full model beside it may hold the unmerged weights."""
     if not (folder / "config.json").is_file():
         weights_file(folder, name, allow_pickle=True)
 
 
 def weights_file(folder: Path, name: str, allow_pickle: bool = False) -> Path:
-    """The file that holds an adapter's weights, checked to be whole.
+    """Return the file with an adapter's weights, after checking that it is complete.
 
     Raises:
-        FileNotFoundError: if there is none, or only a pickle and this is not allowed.
-        ValueError: if it is damaged or no file.
+        FileNotFoundError: if there is none, or only a pickle and pickles are not allowed.
+        ValueError: if it is damaged or not a regular file.
     """
     if headers.is_there(folder / WEIGHTS):
         header_of(folder / WEIGHTS, name)
@@ -71,75 +77,75 @@ def weights_file(folder: Path, name: str, allow_pickle: bool = False) -> Path:
         if allow_pickle:
             return folder / PICKLED
         raise FileNotFoundError(
-            f"{name}: the adapter's weights are a pickle ({PICKLED}) in {folder}; give --allow-pickle, or save it as "
+            f"{name}: the adapter's weights in {folder} are a pickle ({PICKLED}); pass --allow-pickle or save them as "
             "safetensors."
         )
     raise FileNotFoundError(
-        f"{name}: {CONFIG} is in {folder}, and neither {WEIGHTS} nor {PICKLED}; copy the adapter's weights, or remove "
-        f"{CONFIG} if the adapter is merged."
+        f"{name}: {folder} has {CONFIG} but neither {WEIGHTS} nor {PICKLED}; copy the adapter's weights, or delete "
+        f"{CONFIG} if the adapter is already merged."
     )
 
 
-# --- its base ---------------------------------------------------------------------------------------------------------
+# --- base model -------------------------------------------------------------------------------------------------------
 
-# Names without an owner that the Hub redirects: adapters of before 2024 call their bases so.
+# Ids without an owner, which adapters made before 2024 use and the Hub redirects.
 _OWNERS = (
     ("distilbert", ("distilgpt2", "distilbert-", "distilroberta-")), ("openai-community", ("gpt2", "openai-gpt")),
     ("google-bert", ("bert-",)), ("FacebookAI", ("roberta-", "xlm-roberta-", "xlm-mlm-")), ("albert", ("albert-",)),
 )  # fmt: skip
-# Of these the table has others by the same names: T5 v1.1.
+# The model table uses the same names for T5 v1.1.
 _T5 = frozenset(("t5-small", "t5-base", "t5-large", "t5-3b", "t5-11b"))
 
 
 def name_of_base(config: AdapterConfig) -> str:
-    """What to call the base of an adapter that lies beside it: as it is written, of a path the last part."""
+    """Return the base name of an adapter stored beside its base model; for a path, its last component."""
     return Path(config.base).name if config.base.startswith(("/", ".", "~")) else config.base
 
 
 def base_of(folder: Path, name: str, config: AdapterConfig) -> str:
-    """The base of an adapter, as `checkpoints.resolve` takes it: a folder, a name of the table, or a Hub id.
+    """Return the base of an adapter in a form that `checkpoints.resolve` accepts: folder, table name or Hub id.
 
-    An absolute path is taken as it is written; a relative one from the adapter's own folder, else from the working
-    folder, as transformers and PEFT take it. A Hub id of the table becomes its name there. A word alone is what the Hub
-    calls so (gpt2, t5-base), else a name of the table.
+    A relative path is looked up in the adapter's folder, then in the working directory, as transformers and PEFT do. A
+    Hub id that the model table lists becomes its table name. A single word (gpt2, t5-base) is first taken as a Hub id
+    without owner, then as a table name.
 
     Args:
-        folder: of the adapter.
-        name: of the adapter's model, for messages.
-        config: of `read`.
+        folder: folder of the adapter.
+        name: name of the adapter's model, for error messages.
+        config: result of `read`.
 
     Raises:
-        ValueError: if no base is named, or what is named is none of these; the message says how to name it.
+        ValueError: if no base is stated or it cannot be found; the message says how to name one.
     """
     base = config.base
     advice = (
-        f'Name it in a file of models (--models FILE): ["{name}"] with folder = "{folder}" and delta_of = the base, a '
-        "name of the table or of that file."
+        f'Name the base in a file of models (--models FILE): ["{name}"] with folder = "{folder}" and delta_of = a name '
+        "from the model table or from that file."
     )
     if not base:
-        raise ValueError(f"{name}: {CONFIG} names no base_model_name_or_path, the model that was adapted. {advice}")
-    for path in (folder / Path(base).expanduser(), Path(base).absolute()):  # the first is the path itself if absolute
+        raise ValueError(f"{name}: {CONFIG} has no base_model_name_or_path (the adapted model). {advice}")
+    for path in (folder / Path(base).expanduser(), Path(base).absolute()):  # an absolute path replaces `folder`
         if path.is_dir():
             return str(path)
     if Path(base).expanduser().is_absolute() or base.startswith("."):
-        raise ValueError(f"{name}: its base, the folder {base} that {CONFIG} names, is not here. {advice}")
-    at = f"@{config.revision}" if config.revision and config.revision != "main" else ""
+        raise ValueError(f"{name}: the base folder {base} named in {CONFIG} does not exist. {advice}")
+    revision_suffix = f"@{config.revision}" if config.revision and config.revision != "main" else ""
     hub_id = base if "/" in base else _hub_id(base)
-    rows = (entry for entry in model_table.MODELS.values() if hub_id and entry.hub_id == hub_id)
-    listed = next((entry.name for entry in rows if entry.revision == "main"), "")
-    if listed or (not hub_id and model_table.find(base)):
-        return f"{listed or base}{at}"
+    entries = (entry for entry in model_table.MODELS.values() if hub_id and entry.hub_id == hub_id)
+    table_name = next((entry.name for entry in entries if entry.revision == "main"), "")
+    if table_name or (not hub_id and model_table.find(base)):
+        return f"{table_name or base}{revision_suffix}"
     if hub_id and _HUB_ID.fullmatch(hub_id):
-        return f"{hub_id}{at}"
+        return f"{hub_id}{revision_suffix}"
     raise ValueError(
-        f"{name}: its base {base!r}, which {CONFIG} names, is no folder (in the adapter's or the working "
-        f"folder), not in the table (`harness models`), and no Hub id (owner/name). {advice}"
+        f"{name}: the base {base!r} named in {CONFIG} is not a folder (in the adapter's folder or the working "
+        f"directory), not in the model table (`harness models`) and not a Hub id (owner/name). {advice}"
     )
 
 
 def _hub_id(word: str) -> str:
-    """The full id of a repository that once had no owner; "" where the word is none of these, or of the table."""
+    """Return the full Hub id of a repository that once had no owner; "" for other words and for table names."""
     if word in _T5:
         return f"google-t5/{word}"
-    owner = next((owner for owner, stems in _OWNERS if word.startswith(stems)), "")
+    owner = next((owner for owner, prefixes in _OWNERS if word.startswith(prefixes)), "")
     return f"{owner}/{word}" if owner and word not in model_table.MODELS else ""

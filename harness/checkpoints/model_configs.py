@@ -1,8 +1,8 @@
-"""What a configuration of transformers says of its model: stack, blocks, width, vocabulary, window, special ids.
+"""Translate a transformers configuration: stack, blocks, width, vocabulary, window and special ids under common names.
 
-The only place that knows how families name these things. transformers' own configuration classes do most of it: they
-know the defaults that a config.json leaves out, map a family's names to common ones, and find the text part of a model
-that also reads images or sound. An attribute that a family does not have is None here, never an error later.
+This is the only module that knows how model families name these settings. transformers' configuration classes supply
+the defaults missing from config.json, map a family's names to common ones and find the text part of a multimodal model.
+An attribute that a family lacks is None (or 0) here, so later code needs no checks.
 """
 
 from __future__ import annotations
@@ -15,47 +15,47 @@ from typing import Any, Literal
 from harness.checkpoints.headers import read_json
 
 Stack = Literal["decoder", "encoder-decoder", "encoder"]
-# Auto classes of transformers, in the order in which they are searched: the first that lists the configuration counts.
+# transformers' Auto classes in search order; the first that lists the configuration is used.
 _MASKED, _CAUSAL, _SEQ2SEQ = "AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
 _OF_TEXT_AND_MORE = ("AutoModelForSeq2SeqLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
-# Names of the largest number of tokens that a model reads at once.
+# Names of the maximum number of tokens per forward pass.
 _WINDOW = ("max_position_embeddings", "n_positions", "seq_length")
 _OTHER_WINDOW = ("max_seq_len", "context_length", "max_encoder_position_embeddings", "max_target_positions")
-# Families that cannot be read, and why.
+# Families that are not supported, and why.
 NOT_READ = {
-    "blt": "it reads bytes in patches of changing length, and has no state for each token",
+    "blt": "it reads bytes in patches of varying length and has no hidden state for each token",
     "cpmant": "it puts 32 prompt tokens before a text, and its tokenizer needs a library for Chinese words",
-    "fsmt": "its decoder gives other states for an encoded text that is handed to it than for the text",
-    "gemma4_assistant": "it drafts tokens for another model, and reads that model's states",
-    "gemma4_unified_assistant": "it drafts tokens for another model, and reads that model's states",
+    "fsmt": "its decoder gives different hidden states for encoder outputs passed to it than for the same text",
+    "gemma4_assistant": "it drafts tokens for another model from that model's hidden states",
+    "gemma4_unified_assistant": "it drafts tokens for another model from that model's hidden states",
     "musicgen": "it writes audio, not text",
     "musicgen_melody": "it writes audio, not text",
-    "perceiver": "it reads a text into latent vectors, and has no state for each token",
-    "prophetnet": "it predicts from streams beside the text, and its probabilities change with what comes after",
-    "reformer": "its attention draws random hashes, so that a text read twice gives two results",
-    "squeezebert": "it calls its blocks in a way in which their states cannot be taken",
-    "voxtral_realtime": "it reads text together with audio only",
-    "xlnet": "it was trained to predict words in random order, and sees what comes after a word",
+    "perceiver": "it encodes a text into latent vectors and has no hidden state for each token",
+    "prophetnet": "it predicts from streams beside the text, and its probabilities change with later words",
+    "reformer": "its attention draws random hashes, so two passes over the same text differ",
+    "squeezebert": "its blocks are called in a way that does not allow reading their hidden states",
+    "voxtral_realtime": "it reads text only together with audio",
+    "xlnet": "it was trained to predict words in random order and sees the words after a word",
 }
-_MOST = 2**53  # a larger size or number is damage
-_DTYPE = re.compile(r"(torch\.)?(b?float\d+(_\w+)?|float|half|double|u?int\d+|bool)")  # names of torch's types
+_MOST = 2**53  # larger sizes mean that the file is damaged
+_DTYPE = re.compile(r"(torch\.)?(b?float\d+(_\w+)?|float|half|double|u?int\d+|bool)")  # names of torch dtypes
 _HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A configuration in our terms.
+    """A configuration under common names.
 
     Attributes:
-        kind: transformers' class of the model.
-        config: what that class takes: of a family whose causal class reads text alone, the text part.
+        kind: transformers' model class.
+        config: configuration for that class; the text part if the class takes only that.
         family: model_type of the whole configuration.
-        stack: what it is made of.
-        n_blocks: stack ("encoder", "decoder") -> number of transformer blocks.
-        hidden_size, vocabulary, n_heads: of the text part; 0 where a family states none.
-        window: tokens that the model reads at once; None where it has no limit.
-        is_window_common: whether the limit stands under one of the three names that most families use.
-        bos, eos, decoder_start: special ids as stated, not yet checked; None where the family has none.
+        stack: "decoder", "encoder-decoder" or "encoder".
+        n_blocks: "encoder" or "decoder" -> number of transformer blocks.
+        hidden_size, vocabulary, n_heads: of the text part; 0 if not stated.
+        window: maximum number of tokens per forward pass; None if unlimited.
+        is_window_common: whether the limit is stated under one of the three names that most families use.
+        bos, eos, decoder_start: special ids as stated, not yet checked; None if not stated.
     """
 
     kind: Any
@@ -74,15 +74,15 @@ class ModelConfig:
 
 
 def load(folder: str | Path, name: str) -> ModelConfig:
-    """The configuration of a checkpoint's folder.
+    """Read the configuration in a checkpoint's folder.
 
     Args:
-        folder: with config.json (and generation_config.json, where decoder_start_token_id may stand).
-        name: of the model, for messages.
+        folder: folder with config.json and, optionally, generation_config.json (for decoder_start_token_id).
+        name: model name, for error messages.
 
     Raises:
         FileNotFoundError: if there is no config.json.
-        ValueError: if it is no configuration that transformers knows, or of no stack that is read here.
+        ValueError: if transformers cannot use it, or the model is of an unsupported kind.
     """
     from transformers import AutoConfig
 
@@ -91,7 +91,7 @@ def load(folder: str | Path, name: str) -> ModelConfig:
     _require_known(stated.get("model_type"), name)
     for key in ("dtype", "torch_dtype"):
         if isinstance(value := stated.get(key), str) and not _DTYPE.fullmatch(value):
-            raise ValueError(f"{name}: {key} of config.json is {value!r}, no type of torch such as float32; mend it.")
+            raise ValueError(f"{name}: {key} in config.json is {value!r}, not a torch dtype such as float32; fix it.")
     try:
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
         _reset_output_flags(config)
@@ -102,10 +102,10 @@ def load(folder: str | Path, name: str) -> ModelConfig:
 
 
 def _reset_output_flags(config: Any) -> None:
-    """Undo settings of a training script that change what a forward pass returns (`return_dict: false`)."""
-    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
-        if hasattr(part, "return_dict"):
-            part.return_dict, part.output_attentions, part.output_hidden_states = True, False, False
+    """Undo settings of a training script that change the output of a forward pass (`return_dict: false`)."""
+    for subconfig in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if hasattr(subconfig, "return_dict"):
+            subconfig.return_dict, subconfig.output_attentions, subconfig.output_hidden_states = True, False, False
 
 
 def _require_known(family: Any, name: str) -> None:
@@ -113,37 +113,37 @@ def _require_known(family: Any, name: str) -> None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     if not family:
-        raise ValueError(f"{name}: config.json names no model_type; copy it again.")
+        raise ValueError(f"{name}: config.json has no model_type; copy it again.")
     if not isinstance(family, str) or family not in CONFIG_MAPPING:
         raise ValueError(
-            f"{name}: transformers {transformers.__version__} has no model_type {family!r}. A newer one may; code that "
-            "a model brings with it is never run here."
+            f"{name}: transformers {transformers.__version__} has no model_type {family!r}. A newer version may; code "
+            "shipped with a model is never run."
         )
 
 
 def of(config: Any, decoder_start: int | None = None) -> ModelConfig:
-    """A configuration object of transformers in our terms.
+    """Translate a transformers configuration object.
 
     Args:
-        config: of any class.
-        decoder_start: id that an encoder-decoder's decoder starts with, where the configuration does not state it.
+        config: configuration of any class.
+        decoder_start: start token of an encoder-decoder's decoder, if the configuration does not state it.
 
     Raises:
-        ValueError: if it is neither a decoder, nor an encoder, nor an encoder-decoder of text.
+        ValueError: if the model is not a decoder, encoder or encoder-decoder of text.
     """
     if reason := NOT_READ.get(config.model_type):
-        raise ValueError(f"{config.model_type!r} is not read: {reason}.")
+        raise ValueError(f"{config.model_type!r} is not supported: {reason}.")
     stack, kind = _stack(config)
-    both = stack == "encoder-decoder"
-    text = _part(config, stack if not both else "decoder")
-    own = {which: n_blocks(config, which) for which in ("encoder", "decoder") if both or which == stack}
+    has_both = stack == "encoder-decoder"
+    text = _part(config, stack if not has_both else "decoder")
+    blocks = {which: n_blocks(config, which) for which in ("encoder", "decoder") if has_both or which == stack}
     window, is_common = _window(text)
     return ModelConfig(
         kind=kind,
-        config=_taken(config, kind),
+        config=_config_for(config, kind),
         family=str(config.model_type),
         stack=stack,
-        n_blocks=own,
+        n_blocks=blocks,
         hidden_size=_number(text, "hidden_size", "d_model", "n_embd", "dim"),
         vocabulary=_number(text, "vocab_size"),
         n_heads=_number(text, *_HEADS),
@@ -156,7 +156,7 @@ def of(config: Any, decoder_start: int | None = None) -> ModelConfig:
 
 
 def _stack(config: Any) -> tuple[Stack, Any]:
-    """The stack of a configuration, and the class of transformers that holds its weights."""
+    """Return the stack of a configuration and the transformers class of the model."""
     family = config.model_type
     if getattr(config, "is_encoder_decoder", False):
         kind = _class(config, _SEQ2SEQ)
@@ -175,20 +175,20 @@ def _stack(config: Any) -> tuple[Stack, Any]:
 
 
 def _class(config: Any, auto: str) -> Any:
-    """The class that an Auto class of transformers builds for a configuration; None where it lists none."""
+    """Return the class that an Auto class builds for a configuration, or None if it does not list it."""
     import transformers
 
-    listed = getattr(transformers, auto)._model_mapping
-    if type(config) not in listed:
+    mapping = getattr(transformers, auto)._model_mapping
+    if type(config) not in mapping:
         return None
-    found = listed[type(config)]
-    return found[0] if isinstance(found, (list, tuple)) else found
+    kind = mapping[type(config)]
+    return kind[0] if isinstance(kind, (list, tuple)) else kind
 
 
-def _taken(config: Any, kind: Any) -> Any:
-    """The configuration that a class takes, as transformers' Auto classes choose it."""
-    own = config.sub_configs.get("text_config")
-    if own is None or getattr(kind, "config_class", None) is not own:
+def _config_for(config: Any, kind: Any) -> Any:
+    """Return the configuration that a model class takes, as transformers' Auto classes choose it."""
+    text_class = config.sub_configs.get("text_config")
+    if text_class is None or getattr(kind, "config_class", None) is not text_class:
         return config
     text = config.get_text_config()
     if getattr(config, "quantization_config", None) is not None:
@@ -197,32 +197,32 @@ def _taken(config: Any, kind: Any) -> Any:
 
 
 def _part(config: Any, which: str) -> Any:
-    """The configuration of the encoder or decoder of text, with the common names of transformers."""
-    own = getattr(config, which, None)
-    if own is not None and hasattr(own, "model_type"):
-        return own.get_text_config()
+    """Return the configuration of the text encoder or decoder, with transformers' common names."""
+    subconfig = getattr(config, which, None)
+    if subconfig is not None and hasattr(subconfig, "model_type"):
+        return subconfig.get_text_config()
     if not getattr(config, "is_encoder_decoder", False):
         return config.get_text_config()
     return config.get_text_config(decoder=which == "decoder", encoder=which == "encoder")
 
 
 def n_blocks(config: Any, which: str) -> int:
-    """Transformer blocks of the encoder or decoder of text; ValueError where the configuration states none."""
+    """Return the number of transformer blocks of the text encoder or decoder; ValueError if not stated."""
     part = _part(config, which)
-    of_stack = _number(config, f"{which}_layers", f"num_{which}_layers")
-    found = of_stack or _number(part, "num_hidden_layers", "num_layers") or sum(getattr(part, "block_sizes", ()))
-    if not found:
-        raise ValueError(f"the configuration of {config.model_type!r} states no number of {which} blocks.")
-    return found
+    stated = _number(config, f"{which}_layers", f"num_{which}_layers")
+    number = stated or _number(part, "num_hidden_layers", "num_layers") or sum(getattr(part, "block_sizes", ()))
+    if not number:
+        raise ValueError(f"the configuration of {config.model_type!r} does not state its number of {which} blocks.")
+    return number
 
 
 def _number(config: Any, *names: str) -> int:
-    """The first of some attributes that is stated as a number; 0 where none is."""
+    """Return the first of several attributes that is a positive integer; 0 if none is."""
     for name in names:
         value = getattr(config, name, None)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             if value > _MOST:
-                raise ValueError(f"{name} is {value:.3g}, which no model has.")
+                raise ValueError(f"{name} is {value:.3g}, too large for any model; copy config.json again.")
             return value
     return 0
 
@@ -233,7 +233,7 @@ def _window(text: Any) -> tuple[int | None, bool]:
 
 
 def _id(first: Any, second: Any, name: str) -> int | None:
-    """A special id of one of two configurations; of several ids (end of turn beside end of text) the first."""
+    """Return a special id from one of two configurations; the first of a list (end of turn, end of text)."""
     for config in (first, second):
         value = getattr(config, name, None)
         value = value[0] if isinstance(value, (list, tuple)) and value else value
@@ -243,7 +243,7 @@ def _id(first: Any, second: Any, name: str) -> int | None:
 
 
 def _decoder_start(folder: Path, config: Any, name: str) -> int | None:
-    """decoder_start_token_id of generation_config.json, for configurations that do not state it."""
+    """Return decoder_start_token_id from generation_config.json if the configuration does not state it."""
     file = folder / "generation_config.json"
     if not getattr(config, "is_encoder_decoder", False) or not file.is_file():
         return None

@@ -1,4 +1,4 @@
-"""Which of a run's models is tuned from which: the table and the model's card come first, then the names."""
+"""Pair base models and tuned versions within a run: by the model table, an adapter, the model card, else by name."""
 
 from __future__ import annotations
 
@@ -9,58 +9,59 @@ from dataclasses import replace
 from harness.checkpoints.checkpoints import Checkpoint
 from harness.models.model_table import MODELS, ancestors
 
-# A tuned checkpoint is taken for a version of another model of the same run when only these words tell them apart.
+# A checkpoint counts as a tuned version of another model in the run if only these words distinguish their names.
 _TUNED_WORDS = re.compile(r"[-_.](instruct|chat|it|sft|dpo|rlhf|tuned|alpaca)(?=$|[-_.@])", re.IGNORECASE)
-_SUFFIX = re.compile(r"@.*$|[-_.](hf|base|pt|v\d+(\.\d+)*)(?=$|[-_.@])", re.IGNORECASE)  # says nothing of tuning
+_SUFFIX = re.compile(r"@.*$|[-_.](hf|base|pt|v\d+(\.\d+)*)(?=$|[-_.@])", re.IGNORECASE)  # does not indicate tuning
 
 _PULL_REQUEST = re.compile(r"@refs/pr/\d+$")
 
 
 def pair(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
-    """Fill in `tuned_from` where a name says it: X-instruct is a tuned X of the same shape, if X is in the run.
+    """Fill in `tuned_from` and `pair_source` for the models of a run.
 
-    The table and the model's card come first; `pair_source` tells which of the three spoke.
+    Table, adapter and model card take precedence. Otherwise X-instruct is a tuned X if X is in the run and has the same
+    shape (`pair_source` is then "name").
     """
-    known = list(checkpoints)
-    return [_paired(checkpoint, [other for other in known if other is not checkpoint]) for checkpoint in known]
+    models = list(checkpoints)
+    return [_paired(checkpoint, [other for other in models if other is not checkpoint]) for checkpoint in models]
 
 
 def _paired(checkpoint: Checkpoint, others: list[Checkpoint]) -> Checkpoint:
-    """With the name in this run of the base that table or card names; else with the one that its own name says.
+    """Return the checkpoint with `tuned_from` set to the name of its base in this run, if there is one.
 
-    A model of several stages is paired with the nearest stage that is in the run: an OLMo 2 Instruct with its DPO
-    version, or, where neither that nor the SFT version is there, with the base.
+    A model tuned in several stages is paired with the nearest stage in the run: OLMo 2 Instruct with its DPO version,
+    or, if neither that nor the SFT version is in the run, with the base.
     """
     if checkpoint.tuned_from:
-        before = checkpoint.name if checkpoint.pair_source == "table" else checkpoint.tuned_from
-        for wanted in (checkpoint.tuned_from, *ancestors(before)):
+        start = checkpoint.name if checkpoint.pair_source == "table" else checkpoint.tuned_from
+        for base in (checkpoint.tuned_from, *ancestors(start)):
             for other in others:
-                if _is_called(other, wanted):
+                if _is_named(other, base):
                     return replace(checkpoint, tuned_from=other.name)
     if not _TUNED_WORDS.search(checkpoint.name):
         return checkpoint
     stem = _SUFFIX.sub("", _TUNED_WORDS.sub("", checkpoint.name))
     for other in others:
-        untuned = not _TUNED_WORDS.search(other.name)
-        if untuned and _SUFFIX.sub("", other.name) == stem and _same_shape(other, checkpoint):
+        is_untuned = not _TUNED_WORDS.search(other.name)
+        if is_untuned and _SUFFIX.sub("", other.name) == stem and _same_shape(other, checkpoint):
             return replace(checkpoint, tuned_from=other.name, pair_source="name")
     return checkpoint
 
 
-def _is_called(other: Checkpoint, wanted: str) -> bool:
-    """Whether a model of the run is the one that table or card name: by name, Hub id, or the last part of either.
+def _is_named(other: Checkpoint, wanted: str) -> bool:
+    """Return whether a model of the run is the one called `wanted`: by name, Hub id, or the last part of either.
 
-    A pull request of a model (NAME@refs/pr/2) is the model itself, converted; any other revision is not.
+    A pull request of a model (NAME@refs/pr/2) counts as the model itself, converted; other revisions do not.
     """
     name = _PULL_REQUEST.sub("", other.name)
-    hub_id, revision = _place(name)
+    hub_id, revision = _repository(name)
     if wanted in {name, hub_id, hub_id.rpartition("/")[2]} or wanted.rpartition("/")[2] == name:
         return True
-    return wanted in MODELS and (hub_id, revision) == _place(wanted)
+    return wanted in MODELS and (hub_id, revision) == _repository(wanted)
 
 
-def _place(name: str) -> tuple[str, str]:
-    """(repository, revision) that a name of the table or of the Hub stands for; of a folder its name alone."""
+def _repository(name: str) -> tuple[str, str]:
+    """Return (repository, revision) of a table name or Hub id; (name, "") for a folder."""
     if name in MODELS:
         return MODELS[name].hub_id, MODELS[name].revision
     stem, _, revision = name.partition("@")

@@ -1,7 +1,7 @@
-"""Pickled weights: which files of a checkpoint they are, why they are refused, and how many numbers they hold.
+"""Pickled weights: recognise them, refuse them unless allowed, and count their parameters in a separate process.
 
-Unpickling may run code by a fault of torch, even when tensors alone are admitted. The numbers are therefore counted in
-a process of its own that does nothing else, and only where pickles were allowed; the driver of a run opens none.
+A bug in torch could let a pickle run code even when only tensors are admitted. Parameters are therefore counted in a
+separate process, and only if pickles are allowed; the driver of a run never opens one.
 """
 
 from __future__ import annotations
@@ -17,105 +17,105 @@ from typing import Any
 from harness.checkpoints import weights
 from harness.checkpoints.headers import PICKLED, PICKLED_INDEX, has_safetensors, is_buffer, pickled_files
 
-# As transformers and PEFT name them; other *.bin files are states of a trainer, or of other libraries.
+# File names used by transformers and PEFT; other *.bin files are trainer states or belong to other libraries.
 PATTERNS = ("pytorch_model*.bin", "adapter_model*.bin")
-# Weights that are loaded before any pickle; safetensors of other names (of a trainer, or a value head) are not.
+# Weights that are loaded before any pickle; other safetensors (trainer state, value head) do not count.
 _SAFETENSORS = ("model*.safetensors", "model*.safetensors.index.json", "adapter_model*.safetensors")
-LONGEST_S = 1800.0  # that counting may take: old files are read whole, at the rate of a disk
+LONGEST_S = 1800.0  # time limit for counting: old files are read in full at disk speed
 
 
 def are_all(names: Iterable[str]) -> bool:
-    """Whether the files of a checkpoint have weights, and all of them pickled.
+    """Return whether a checkpoint has weights and all of them are pickled.
 
     Args:
-        names: of its files, without folders.
+        names: names of its files, without folders.
     """
     names = list(names)
-    return _are_any(names, PATTERNS) and not _are_any(names, _SAFETENSORS)
+    return _any_matches(names, PATTERNS) and not _any_matches(names, _SAFETENSORS)
 
 
 def are_all_of(folder: Path) -> bool:
-    """Whether a folder has weights, and all of them pickled."""
+    """Return whether a folder has weights and all of them are pickled."""
     return not has_safetensors(folder) and are_all(file.name for file in folder.iterdir())
 
 
-def _are_any(names: Iterable[str], patterns: Iterable[str]) -> bool:
+def _any_matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
     return any(Path(name).match(pattern) for name in names for pattern in patterns)
 
 
 def refusal(name: str, where: str, way_out: str) -> str:
-    """The sentence about a model whose weights are pickles only.
+    """Return the error message for a model that has only pickled weights.
 
     Args:
-        name: of the model.
-        where: they lie ("on the Hub", "in FOLDER").
-        way_out: what to do, such as "give NAME@refs/pr/2, a copy in safetensors".
+        name: model name.
+        where: location of the weights ("on the Hub", "in FOLDER").
+        way_out: advice, such as "use NAME@refs/pr/2, a copy in safetensors".
     """
     return (
         f"{name}: its weights {where} are pickles only (*.bin), which can run code when they are read; {way_out}, or "
-        "give --allow-pickle if you trust who published them."
+        "pass --allow-pickle if you trust the publisher."
     )
 
 
 def require_allowed(folder: Path, name: str, allow_pickle: bool) -> None:
-    """Raise FileNotFoundError, which names the ways out, where the pickled weights of a folder may not be read."""
+    """Raise FileNotFoundError, with alternatives, if the pickled weights of a folder are not allowed."""
     if not allow_pickle:
         raise FileNotFoundError(refusal(name, f"in {folder}", "convert them to safetensors"))
 
 
 def count(folder: Path, name: str, allow_pickle: bool) -> int:
-    """How many numbers the pickled weights of a folder hold; those of tied tensors once, masks left out.
+    """Count the parameters in a folder's pickled weights; tied tensors count once, masks do not count.
 
-    They are read in a process of its own, as tensors alone, and mapped where the file can be mapped.
+    They are read in a separate process, as tensors only, and memory-mapped where the file format allows it.
 
     Args:
-        folder: of the checkpoint.
-        name: of the model, for messages.
-        allow_pickle: whether they may be read.
+        folder: folder of the checkpoint.
+        name: model name, for error messages.
+        allow_pickle: whether pickles may be read.
 
     Raises:
-        FileNotFoundError: if they may not, if there are shards without an index, or as `files`.
-        ValueError: if a file is damaged or holds more than tensors, or the process ends without an answer.
+        FileNotFoundError: if pickles are not allowed, or a shard or the index is missing.
+        ValueError: if a file is damaged or holds more than tensors, or the process fails or exceeds LONGEST_S.
     """
     require_allowed(folder, name, allow_pickle)
-    found = pickled_files(folder, name)
-    if not found:
-        raise FileNotFoundError(f"{name}: no {PICKLED} and no {PICKLED_INDEX} in {folder}; copy what is missing.")
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-P", "-m", "harness.checkpoints.pickles", *map(str, found)]
-    environment = os.environ | {"PYTHONPATH": path}
+    files = pickled_files(folder, name)
+    if not files:
+        raise FileNotFoundError(f"{name}: no {PICKLED} and no {PICKLED_INDEX} in {folder}; copy the missing files.")
+    package_root = str(Path(__file__).resolve().parents[2])
+    python_path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-P", "-m", "harness.checkpoints.pickles", *map(str, files)]
+    environment = os.environ | {"PYTHONPATH": python_path}
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, capture_output=True, text=True, timeout=LONGEST_S, env=environment, check=False
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise ValueError(
-            f"{name}: its pickled weights in {folder} were not counted within {LONGEST_S:.0f} s; convert them to "
+            f"{name}: counting its pickled weights in {folder} took longer than {LONGEST_S:.0f} s; convert them to "
             "safetensors."
         ) from error
     try:
-        answer: dict[str, Any] = json.loads(done.stdout)
+        answer: dict[str, Any] = json.loads(process.stdout)
         if "n_numbers" in answer:
             return int(answer["n_numbers"])
         raise ValueError(f"{name}: {answer['error']}")
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{name}: its pickled weights in {folder} could not be counted: the process that read them ended with "
-            f"status {done.returncode}; copy the files again, or convert them to safetensors."
+            f"{name}: its pickled weights in {folder} could not be counted: the process reading them ended with status "
+            f"{process.returncode}; copy the files again, or convert them to safetensors."
         ) from error
 
 
-# --- in the process of its own ----------------------------------------------------------------------------------------
+# --- in the separate process ------------------------------------------------------------------------------------------
 
 
 def _n_numbers(file: Path) -> int:
-    """Numbers of one file; of tensors that share their memory, as tied ones do, each stretch once."""
+    """Count the numbers in one file; tensors that share memory (tied weights) count once."""
     total, seen = 0, set()
     for key, tensor in weights.unpickled(file, "").items():
-        stretch = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape))
-        if not is_buffer(key) and stretch not in seen:
-            seen.add(stretch)
+        location = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape))
+        if not is_buffer(key) and location not in seen:
+            seen.add(location)
             total += tensor.numel()
     return total
 

@@ -1,8 +1,8 @@
-"""What config.json says of quantised weights: the method, how it is loaded, and how many parameters they stand for.
+"""Quantised checkpoints: method, how it is loaded, and how many parameters the stored weights stand for.
 
-Quantised checkpoints are dequantised while they are loaded wherever transformers can, so that the same numbers come out
-on every machine and the precision in the tables is the one that was computed in. The other methods compute with their
-own library's layers, and the tables say so. Facts alone: nothing is loaded here.
+Quantised checkpoints are dequantised during loading wherever transformers can do so. The results are then the same on
+every machine, and the precision in the tables is the one used for computing. The other methods compute with layers of
+their own library, which the tables state. Everything here is read from config.json and headers; no weights are loaded.
 
 Source: transformers 5.19, src/transformers/quantizers and utils/quantization_config.py.
 """
@@ -22,8 +22,10 @@ from harness.checkpoints.safetensors_file import StoredTensor
 class QuantizationMethod:
     """How weights of one quantisation method are loaded.
 
-    modules: Python modules that must be there. install: what to give pip. dequantises: whether transformers turns them
-    into ordinary weights; else layers of that library compute.
+    Attributes:
+        modules: Python modules that must be installed.
+        install: argument for `pip install`.
+        dequantises: whether transformers converts them to ordinary weights; otherwise the library's layers compute.
     """
 
     modules: tuple[str, ...] = ()
@@ -56,7 +58,7 @@ METHODS: dict[str, QuantizationMethod] = {
     "bitnet": QuantizationMethod(),
 }
 
-# Tensors beside quantised weights that are no parameters: scales, zero points, orders, and what describes them.
+# Tensors stored beside quantised weights that are not parameters: scales, zero points, permutations, metadata.
 _NO_PARAMETER = re.compile(
     r"(^|[._:])(weight_scale(_inv|_2)?|scale_inv|input_scale|activation_scale|output_scale|[kvq]_scale|scale|scales"
     r"|(weight|input)_global_scale|input_scale_ub|weight_zero_point|input_zero_point|zero_point|zeros|qzeros"
@@ -67,79 +69,79 @@ _PACKED = re.compile(r"(qweight|weight_packed|_packed)$")
 
 
 def stated(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`quantization_config` of a config.json, its own or its text model's; empty where there is none."""
+    """Return `quantization_config` from a config.json or from its text model; empty if there is none."""
     text = config.get("text_config")
-    found = config.get("quantization_config") or (text.get("quantization_config") if isinstance(text, dict) else None)
-    return dict(found) if isinstance(found, Mapping) else {}
+    value = config.get("quantization_config") or (text.get("quantization_config") if isinstance(text, dict) else None)
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def method_of(settings: Mapping[str, Any]) -> str:
-    """The method by its name in transformers; "" where weights are not quantised."""
+    """Return transformers' name of the quantisation method; "" if the weights are not quantised."""
     if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
         return "bitsandbytes"
     return str(settings.get("quant_method") or ("unnamed" if settings else ""))
 
 
 def bits_of(settings: Mapping[str, Any]) -> int:
-    """Bits of a weight, as the settings state them; 0 where they do not."""
+    """Return bits per weight as stated in the settings; 0 if not stated."""
     if method_of(settings) == "bitsandbytes":
         return 4 if settings.get("load_in_4bit") else 8
-    own = _of_groups(settings, "weights") or settings
-    found = next((own[key] for key in ("bits", "w_bit", "num_bits", "nbits") if own.get(key)), 0)
-    known = {"fp8": 8, "mxfp8": 8, "fbgemm_fp8": 8, "mxfp4": 4}
-    return int(found) if isinstance(found, int) else known.get(method_of(settings), 0)
+    stated_for = _first_group(settings, "weights") or settings
+    bits = next((stated_for[key] for key in ("bits", "w_bit", "num_bits", "nbits") if stated_for.get(key)), 0)
+    by_method = {"fp8": 8, "mxfp8": 8, "fbgemm_fp8": 8, "mxfp4": 4}
+    return int(bits) if isinstance(bits, int) else by_method.get(method_of(settings), 0)
 
 
-def _of_groups(settings: Mapping[str, Any], what: str) -> Mapping[str, Any]:
-    """What the first group of layers that states it says of its weights or activations (compressed-tensors)."""
+def _first_group(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the settings for weights or activations from the first layer group that has them (compressed-tensors)."""
     groups = settings.get("config_groups")
-    found = [group.get(what) for group in groups.values()] if isinstance(groups, Mapping) else []
-    return next((one for one in found if isinstance(one, Mapping)), {})
+    stated_settings = [group.get(key) for group in groups.values()] if isinstance(groups, Mapping) else []
+    return next((stated for stated in stated_settings if isinstance(stated, Mapping)), {})
 
 
 def computed_in(settings: Mapping[str, Any]) -> str:
-    """What stays of the quantisation when a model computes, in words; "" where its weights were dequantised.
+    """Describe what remains quantised while the model computes; "" if its weights were dequantised.
 
-    Dequantised layers of compressed-tensors still round their inputs where the checkpoint says so.
+    Dequantised layers of compressed-tensors still round their inputs if the checkpoint says so.
     """
     method = method_of(settings)
     if method and not METHODS.get(method, QuantizationMethod()).dequantises:
         bits = bits_of(settings)
         return f"{method} {bits}-bit weights" if bits else f"{method} weights"
-    inputs = _of_groups(settings, "input_activations")
+    inputs = _first_group(settings, "input_activations")
     return f"{method} {inputs.get('num_bits', 8)}-bit activations" if inputs else ""
 
 
 def require_loadable(name: str, settings: Mapping[str, Any]) -> QuantizationMethod:
-    """How quantised weights are loaded.
+    """Return how a checkpoint's quantised weights are loaded.
 
     Args:
-        name: of the model, for messages.
-        settings: of `stated`.
+        name: model name, for error messages.
+        settings: result of `stated`.
 
     Raises:
-        ValueError: if the method is unknown, or its library is not installed; the message says what to install.
+        ValueError: if the method is unknown or its library is not installed; the message says what to install.
     """
     method = method_of(settings)
     if method not in METHODS:
         raise ValueError(
-            f"{name}: its weights are quantised by {method!r}, which is none of {', '.join(METHODS)}; give the "
+            f"{name}: its weights are quantised by {method!r}, which is none of {', '.join(METHODS)}; use the "
             "checkpoint before quantisation."
         )
-    found = METHODS[method]
-    missing = [module for module in found.modules if not _is_there(module)]
+    how = METHODS[method]
+    missing = [module for module in how.modules if not _is_there(module)]
     if missing:
         raise ValueError(
             f"{name}: its weights are quantised by {method}, which needs {' and '.join(missing)} (not installed): pip "
-            f"install {found.install}, or give the checkpoint before quantisation."
+            f"install {how.install}, or use the checkpoint before quantisation."
         )
-    return found
+    return how
 
 
 def _is_there(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # of a package's part, where there is no package
+    except ModuleNotFoundError:  # submodule of a package that is not installed
         return False
 
 
@@ -147,16 +149,16 @@ def _is_there(module: str) -> bool:
 
 
 def is_part(key: str) -> bool:
-    """Whether a tensor is by its name packed quantised weights, or scales and the like beside them."""
+    """Return whether a tensor's name marks packed quantised weights, scales or similar data."""
     return bool(_NO_PARAMETER.search(key) or _PACKED.search(key))
 
 
 def n_parameters(tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any]) -> int:
-    """Parameters that stored tensors stand for: packed ones by their bits, scales and zero points left out.
+    """Count the parameters that stored tensors stand for: packed ones by their bits; scales and zero points excluded.
 
     Args:
-        tensors: name -> type and shape, masks left out.
-        settings: of `stated`; empty where weights are not quantised.
+        tensors: name -> type and shape, without masks.
+        settings: result of `stated`; empty if the weights are not quantised.
     """
     if not settings:
         return sum(stored.n_numbers for stored in tensors.values())
@@ -170,8 +172,8 @@ def n_parameters(tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any
 
 
 def _numbers_in_one(key: str, stored: StoredTensor, names: set[str], bits: int) -> int:
-    """Parameters that one stored number holds: eight of 4 bits in an int32, two in a byte."""
+    """Return how many parameters one stored number holds: eight of 4 bits in an int32, two in a byte."""
     if stored.dtype == "I32" and _PACKED.search(key) and bits:
         return 32 // bits
-    nibbles = key.endswith("_blocks") or _PACKED.search(key) or f"{key}.absmax" in names
-    return 2 if stored.dtype == "U8" and nibbles else 1
+    is_4_bit = key.endswith("_blocks") or _PACKED.search(key) or f"{key}.absmax" in names
+    return 2 if stored.dtype == "U8" and is_4_bit else 1

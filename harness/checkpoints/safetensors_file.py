@@ -1,7 +1,7 @@
-"""One file of weights, before any number is read: whether it is a file at all, and what its header says.
+"""Check one weights file by its type and header, without reading any tensor.
 
-A header is untrusted input. It is at most 100 MB, the limit of the safetensors library, and that library checks it
-(offsets without holes or overlaps, shapes that fit them, known types); what it finds is put into words here.
+A header is untrusted input. It is at most 100 MB, the limit of the safetensors library, which also checks it (offsets
+without gaps or overlaps, shapes that match them, known types). This module turns its findings into clear messages.
 
 Source: the safetensors format, https://github.com/huggingface/safetensors (8-byte length, JSON, data).
 """
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 MAX_HEADER_BYTES = 100_000_000
 _POINTER = b"version https://git-lfs"
-# What a file begins with that is called *.safetensors and is none.
+# First bytes of files that are named *.safetensors but have another format.
 _OTHER_FORMATS = {
     _POINTER: "is a Git LFS pointer, not the weights; run `git lfs pull` in its folder",
     b"<": "is a web page, not the weights; download it again",
@@ -25,7 +25,7 @@ _OTHER_FORMATS = {
     b"GGUF": "is a GGUF file; save the model as safetensors",
     b"\x89HDF": "is an HDF5 file; save the model as safetensors",
 }
-# Bits of a number, by the name of its type.
+# Bits per number, by type name.
 _BITS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8,
     "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32,
@@ -38,7 +38,7 @@ _KINDS = (
 
 
 class StoredTensor(NamedTuple):
-    """A tensor as a header describes it: type by its safetensors name (F32, BF16, F8_E4M3, ...), and shape."""
+    """A tensor as described by a header: safetensors type name (F32, BF16, F8_E4M3, ...) and shape."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -53,15 +53,15 @@ class StoredTensor(NamedTuple):
 
 
 def require_regular(file: Path, name: str) -> None:
-    """Raise where a path cannot be read as a file: opening a named pipe would block for ever.
+    """Raise if a path is not a readable regular file; opening a named pipe would block forever.
 
     Args:
-        file: of weights.
-        name: of the model, for messages.
+        file: file of weights.
+        name: model name, for error messages.
 
     Raises:
-        FileNotFoundError: if it is not there, or a symbolic link to nothing.
-        ValueError: if it is no regular file, or must not be read.
+        FileNotFoundError: if it does not exist or is a broken symbolic link.
+        ValueError: if it is not a regular file or not readable.
     """
     try:
         mode = file.stat().st_mode
@@ -73,55 +73,58 @@ def require_regular(file: Path, name: str) -> None:
             ) from error
         raise FileNotFoundError(f"{name}: there is no {file.name} in {file.parent}.") from error
     except OSError as error:
-        raise ValueError(f"{name}: {file} cannot be read ({error.strerror}); look at its permissions.") from error
+        raise ValueError(f"{name}: {file} cannot be read ({error.strerror}); check its permissions.") from error
     if not stat.S_ISREG(mode):
-        kind = next((words for is_kind, words in _KINDS if is_kind(mode)), "no regular file")
-        raise ValueError(f"{name}: {file.name} is {kind}, not a file of weights; copy the checkpoint again.")
+        kind = next((words for is_kind, words in _KINDS if is_kind(mode)), "not a regular file")
+        raise ValueError(f"{name}: {file.name} is {kind}; expected a file of weights: copy the checkpoint again.")
     if not os.access(file, os.R_OK):
-        raise ValueError(f"{name}: {file} cannot be read (permission denied); look at its permissions.")
+        raise ValueError(f"{name}: {file} cannot be read (permission denied); check its permissions.")
 
 
 def is_lfs_pointer(file: Path) -> bool:
-    """Whether a file is only a Git LFS pointer to its content."""
+    """Return whether a file is a Git LFS pointer instead of its content."""
     with file.open("rb") as stream:
         return stream.read(len(_POINTER)) == _POINTER
 
 
 def header_of(file: Path, name: str) -> dict[str, StoredTensor]:
-    """The tensors of a safetensors file; no number is read.
+    """Read the header of a safetensors file: tensor name -> type and shape.
 
     Args:
-        file: where it is.
-        name: of the model, for messages.
+        file: path of the file.
+        name: model name, for error messages.
 
     Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is no regular file, another format, or damaged; the message says where.
+        FileNotFoundError: if it does not exist.
+        ValueError: if it is not a regular file, has another format or is damaged; the message says how.
     """
     from safetensors import SafetensorError, safe_open
 
     require_regular(file, name)
     _require_format(file, name)
     try:
-        opened = safe_open(file, "np", backend="pread")
-        slices = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 - not a mapping
-        return {key: StoredTensor(part.get_dtype(), tuple(part.get_shape())) for key, part in slices.items()}
+        reader = safe_open(file, "np", backend="pread")
+        slices = {key: reader.get_slice(key) for key in reader.keys()}  # noqa: SIM118 - not a mapping
+        return {
+            key: StoredTensor(tensor_slice.get_dtype(), tuple(tensor_slice.get_shape()))
+            for key, tensor_slice in slices.items()
+        }
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{name}: {file.name} is damaged: {_reason(file, error)}. Copy it again.") from error
 
 
 def _require_format(file: Path, name: str) -> None:
-    """Raise where the first bytes are of another format, or promise more than the file or the limit."""
+    """Raise if the first bytes belong to another format, or the header is longer than the file or the limit."""
     n_bytes = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(64)
     length = int.from_bytes(start[:8], "little")
-    is_header = start[8:9] == b"{" and length + 8 <= n_bytes  # whatever the bytes of its length look like
+    is_header = start[8:9] == b"{" and length + 8 <= n_bytes  # the length itself may look like another format
     for magic, words in _OTHER_FORMATS.items():
         if start.startswith(magic) and not is_header:
             raise ValueError(f"{name}: {file.name} {words}.")
     if n_bytes < 8 or length + 8 > n_bytes:
-        promised = f"its header alone takes {length} bytes" if n_bytes >= 8 else "a header takes 8 bytes and more"
+        promised = f"its header alone takes {length} bytes" if n_bytes >= 8 else "a header takes at least 8 bytes"
         raise ValueError(f"{name}: {file.name} is damaged: {promised}, the file has {n_bytes}. Copy it again.")
     if length > MAX_HEADER_BYTES:
         raise ValueError(
@@ -131,7 +134,7 @@ def _require_format(file: Path, name: str) -> None:
 
 
 def _reason(file: Path, error: Exception) -> str:
-    """What is wrong with a header: the tensor by its name where one is found, else in the library's words."""
+    """Say what is wrong with a header, naming the tensor if possible, else in the library's words."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         raw = stream.read(length)
@@ -141,13 +144,13 @@ def _reason(file: Path, error: Exception) -> str:
         n_bytes = file.stat().st_size
         if (promised := 8 + length + max(ends, default=0)) != n_bytes:
             return f"its header promises {promised} bytes, the file has {n_bytes}"
-        return next(filter(None, (_oddity(key, entry) for key, entry in entries.items())), _in_short(error))
+        return next(filter(None, (_mismatch(key, entry) for key, entry in entries.items())), _library_message(error))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        return _in_short(error)
+        return _library_message(error)
 
 
-def _oddity(key: str, entry: dict[str, Any]) -> str:
-    """Why the shape of one tensor does not fit the bytes that it is given; "" where it may."""
+def _mismatch(key: str, entry: dict[str, Any]) -> str:
+    """Say why a tensor's shape does not match its number of bytes; "" if it does."""
     begin, end = entry["data_offsets"]
     dtype, shape = entry["dtype"], entry["shape"]
     if dtype not in _BITS:
@@ -159,9 +162,9 @@ def _oddity(key: str, entry: dict[str, Any]) -> str:
     return ""
 
 
-def _in_short(error: Exception) -> str:
-    """The library's words, of which one case says too little."""
+def _library_message(error: Exception) -> str:
+    """Return the library's message, rewritten where it does not name the problem."""
     words = str(error).strip().splitlines()[0].removeprefix("Error while deserializing header: ")[:200]
     if words.startswith("invalid offset for tensor"):
-        return f"the data of {words.partition('`')[2].strip('`')} overlap with another tensor's, or leave a hole"
+        return f"the data of {words.partition('`')[2].strip('`')} overlap with another tensor's, or leave a gap"
     return words

@@ -1,9 +1,11 @@
-"""A checkpoint's folder -> its tokenizer, as it was published.
+"""Load a checkpoint's tokenizer as it was published.
 
-transformers chooses a tokenizer class by name and, for many classes, builds a tokenizer of its own from the vocabulary
-in the files. Where that is another tokenizer than the published one, every number after it is wrong without a message.
-So the published file decides: tokenizer.json as the `tokenizers` library reads it, a SentencePiece model as
-SentencePiece itself reads it. Special tokens and the chat template are always those of transformers.
+transformers chooses a tokenizer class by name, and many classes build their own tokenizer from the vocabulary in the
+files. If that differs from the published tokenizer, every later number is wrong without an error. The published file
+therefore takes precedence: tokenizer.json as the `tokenizers` library reads it, a SentencePiece model as SentencePiece
+reads it. Special tokens and chat template are always those of transformers.
+
+The notes enter the keys of a model's units (`Checkpoint.reading`): changing their wording recomputes stored features.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ from harness.checkpoints.headers import read_json
 from harness.checkpoints.offsets import AlignedTokens, ByteTokens, SentencePieceTokens
 from harness.checkpoints.safetensors_file import is_lfs_pointer
 
-# Files that hold a SentencePiece model, by family.
+# SentencePiece model files used by the families.
 SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model", "sentencepiece.model")
-# Any of these makes a tokenizer; the first that is there names it in messages and in the hash of an architecture.
+# A folder with one of these has a tokenizer.
 FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "spm.model",
          "sentencepiece.bpe.model", "sentencepiece.model", "source.spm", "tekken.json", "vocab-src.json",
          "bpe.codes")  # fmt: skip
-# Texts on which two tokenizers are compared: letters, digits, marks, accents, other scripts, spaces, line breaks.
+# Texts for comparing two tokenizers: letters, digits, punctuation, accents, other scripts, spaces, line breaks.
 PROBE = (
     "The old bee watched the hive, and the hive watched the bee.",
     "It's 12,345.67 pounds -- don't \"quote\" me (2024-01-31)!\n\nNew line;  two  spaces\tand a tab.",
@@ -31,16 +33,17 @@ PROBE = (
 )
 
 
-# Has more bytes than characters.
+# A text with more bytes than characters, which identifies byte tokenizers.
 _BYTES = "a naïve bee"
 
 
 @dataclass(frozen=True)
 class PublishedTokenizer:
-    """A tokenizer and what was done to have it as published.
+    """A tokenizer as published.
 
-    tokenizer: of transformers, or of the same use (`SentencePieceTokens`). note: a sentence where transformers' own
-    class would give other tokens; else "".
+    Attributes:
+        tokenizer: transformers tokenizer or a wrapper with the same interface (`SentencePieceTokens`).
+        note: sentence on a difference from transformers' own class; "" if there is none.
     """
 
     tokenizer: Any
@@ -48,31 +51,30 @@ class PublishedTokenizer:
 
 
 def load(folder: str | Path, config: Any = None) -> PublishedTokenizer:
-    """The tokenizer of a checkpoint's folder.
+    """Load the tokenizer in a checkpoint's folder.
 
     Args:
-        folder: with the tokenizer's files.
-        config: of the model, where the folder holds none (an adapter's).
+        folder: folder with the tokenizer's files.
+        config: model configuration, if the folder holds none (an adapter's folder).
 
     Raises:
-        ValueError: if a file is damaged, if transformers cannot read it, or if it is one of Python alone whose tokens
-            cannot be found in a text again.
+        ValueError: if a file is damaged or transformers cannot load it.
     """
     from transformers import AutoTokenizer
 
     path = Path(folder)
-    of_model = {} if config is None or (path / "config.json").is_file() else {"config": config}
+    options = {} if config is None or (path / "config.json").is_file() else {"config": config}
     try:
-        chosen = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, **of_model)
+        chosen = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, **options)
     except Exception as error:
         raise ValueError(_fault(path) or str(error).strip() or type(error).__name__) from error
     published, name = _published(path, chosen)
-    notes = [_replaced(chosen, name)] if name and _differ(published, chosen) else []
+    notes = [_replacement_note(chosen, name)] if name and _differ(published, chosen) else []
     return PublishedTokenizer(published, " ".join([*notes, *_without_dropout(published)]))
 
 
 def _published(folder: Path, chosen: Any) -> tuple[Any, str]:
-    """The tokenizer, and the file that decided instead of transformers' class; "" where the class decides."""
+    """Return the tokenizer and the file used instead of transformers' class; "" if that class is used."""
     file = next((folder / name for name in SENTENCEPIECE_FILES if _is_sentencepiece(folder / name)), None)
     if (folder / "tokenizer.json").is_file():
         return _of_json(folder, chosen), "tokenizer.json"
@@ -86,21 +88,21 @@ def _published(folder: Path, chosen: Any) -> tuple[Any, str]:
 
 
 def _without_dropout(tokenizer: Any) -> list[str]:
-    """Switch off what leaves out merges at random (BPE dropout, for training); a sentence where it was on."""
+    """Switch off BPE dropout (merges skipped at random, for training); return a note if it was on."""
     model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    share = getattr(model, "dropout", None)
-    if not share:
+    dropout = getattr(model, "dropout", None)
+    if not dropout:
         return []
     model.dropout = None  # type: ignore[union-attr]
-    return [f"tokenizer.json leaves out {share:.0%} of the merges at random, for training: none is left out here."]
+    return [f"tokenizer.json leaves out {dropout:.0%} of the merges at random, for training: none is left out here."]
 
 
-# Files of a tokenizer that are JSON objects.
+# Tokenizer files that are JSON objects.
 _JSON = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 
 
 def _fault(folder: Path) -> str:
-    """What is wrong with a file of a tokenizer that could not be loaded; "" where nothing is found."""
+    """Say which file of an unloadable tokenizer is damaged or missing; "" if none is."""
     present = [folder / name for name in (*FILES, *_JSON, "merges.txt") if (folder / name).is_file()]
     try:
         for file in present:
@@ -115,16 +117,16 @@ def _fault(folder: Path) -> str:
         return str(error).removeprefix(f"{folder.name}: ")
     names = {file.name for file in present}
     if "vocab.json" in names and not names & {"merges.txt", "tokenizer.json"}:
-        return "vocab.json is there without merges.txt, the merge rules of its tokens; copy that too"
+        return "vocab.json is there without merges.txt, which holds its merge rules; copy that file too"
     return ""
 
 
 def _of_json(folder: Path, chosen: Any) -> Any:
-    """tokenizer.json as it is, with the special tokens that transformers' class knows."""
+    """Load tokenizer.json unchanged, with the special tokens that transformers' class defines."""
     from transformers import PreTrainedTokenizerFast
 
     if type(chosen) is PreTrainedTokenizerFast or "__init__" not in type(chosen).__dict__:
-        return chosen  # transformers builds nothing of its own
+        return chosen  # transformers does not rebuild it
     published = PreTrainedTokenizerFast.from_pretrained(str(folder))
     for name in ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"):
         token = getattr(chosen, name)
@@ -136,14 +138,16 @@ def _of_json(folder: Path, chosen: Any) -> Any:
 
 
 def _differ(published: Any, chosen: Any) -> bool:
-    """Whether two tokenizers give other tokens for any text of the probe."""
+    """Return whether two tokenizers give different tokens for any of the probe texts."""
     if published is chosen or not getattr(chosen, "is_fast", False):
         return False
-    ours, theirs = (each(list(PROBE), add_special_tokens=False, verbose=False) for each in (published, chosen))
+    ours, theirs = (
+        tokenizer(list(PROBE), add_special_tokens=False, verbose=False) for tokenizer in (published, chosen)
+    )
     return list(ours["input_ids"]) != list(theirs["input_ids"])
 
 
-def _replaced(chosen: Any, file: str) -> str:
+def _replacement_note(chosen: Any, file: str) -> str:
     return (
         f"{file} is used as published: the class that transformers chooses ({type(chosen).__name__}) gives other "
         "tokens for some texts."
@@ -151,7 +155,7 @@ def _replaced(chosen: Any, file: str) -> str:
 
 
 def _is_sentencepiece(file: Path) -> bool:
-    """Whether a file is a SentencePiece model; Llama 3 and Qwen have published tables of ranks under such names."""
+    """Return whether a file is a SentencePiece model; Llama 3 and Qwen have published rank tables under such names."""
     if not file.is_file():
         return False
     from sentencepiece import SentencePieceProcessor

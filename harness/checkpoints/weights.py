@@ -1,8 +1,7 @@
-"""A checkpoint's files -> its tensors by name, each read when it is asked for.
+"""Tensors of a checkpoint by name, each read from its file only when indexed.
 
-What is handed on reads itself by `tensor[...]`, the way in which transformers asks for a tensor of a safetensors file,
-so that no file is ever in memory whole. Files are read and not mapped: mapped pages would count beside the weights they
-become.
+Values read themselves with `tensor[...]`, as transformers expects from a safetensors slice, so a whole file is never in
+memory. Files are read rather than memory-mapped, because mapped pages would count in addition to the loaded weights.
 """
 
 from __future__ import annotations
@@ -16,28 +15,28 @@ from typing import Any
 from harness.checkpoints import headers
 from harness.checkpoints.safetensors_file import is_lfs_pointer, require_regular
 
-# What torch.compile, FSDP, activation checkpointing and Lightning Fabric put into names, at the top or inside.
+# Name parts inserted anywhere by torch.compile, FSDP, activation checkpointing and Lightning Fabric.
 _WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"))
-# What DDP and DeepSpeed put before all names; other classes that hold a model may too, and are told by the names alone.
+# Prefix that DDP and DeepSpeed put before all names, and names of attributes that commonly hold a model in training.
 _OUTER, _HOLDERS = "module.", frozenset(("module", "model", "base_model"))
 
 
 def read(folder: Path, name: str, allow_pickle: bool = False) -> dict[str, Any]:
-    """The tensors of a folder, from the files that transformers would load.
+    """Open the tensors of a folder, from the files that transformers would load.
 
     Args:
-        folder: where the files are; safetensors are taken where there are any.
-        name: of the model, for messages.
-        allow_pickle: whether pickled weights (*.bin) are read where there are no safetensors. They are read as tensors
-            alone (`torch.load(weights_only=True)`): what else a pickle asks for is refused, not run.
+        folder: folder with the files; safetensors are preferred.
+        name: model name, for error messages.
+        allow_pickle: whether pickled weights (*.bin) may be used if there are no safetensors. Only tensors are loaded
+            (`torch.load(weights_only=True)`); a pickle with other contents is refused and not executed.
 
     Returns:
-        Name -> tensor, or what gives it by `[...]`; each knows its shape and type (`shape_of`, `dtype_of`). Names are
-        without what training wrappers put into them (`unwrapped`).
+        Name -> tensor or slice to be read by `[...]`, with shape and type by `shape_of` and `dtype_of`. Additions of
+        training wrappers are removed from the names (`unwrapped`).
 
     Raises:
-        FileNotFoundError: if there are no weights, or only pickled ones and these are not allowed.
-        ValueError: if a file is damaged or holds more than tensors, or two hold different tensors of one name.
+        FileNotFoundError: if there are no weights, or only pickles and these are not allowed.
+        ValueError: if a file is damaged or holds more than tensors, or two files hold different tensors of one name.
     """
     if allow_pickle and not headers.has_safetensors(folder) and (files := headers.pickled_files(folder, name)):
         return unwrapped(_joined(((file, unpickled(file, name)) for file in files), name), name)
@@ -45,40 +44,42 @@ def read(folder: Path, name: str, allow_pickle: bool = False) -> dict[str, Any]:
 
 
 def opened(file: Path) -> dict[str, Any]:
-    """The tensors of a safetensors file that was checked before (`safetensors_file.header_of`)."""
+    """Open the tensors of a safetensors file that `safetensors_file.header_of` has checked."""
     from safetensors import safe_open
 
-    stored = safe_open(file, "pt", backend="pread")
-    return {key: stored.get_slice(key) for key in stored.keys()}  # noqa: SIM118 - not a mapping
+    reader = safe_open(file, "pt", backend="pread")
+    return {key: reader.get_slice(key) for key in reader.keys()}  # noqa: SIM118 - not a mapping
 
 
-def _joined(parts: Iterable[tuple[Path, Mapping[str, Any]]], name: str) -> dict[str, Any]:
-    """The tensors of all files; one that several hold must be the same in each."""
+def _joined(files: Iterable[tuple[Path, Mapping[str, Any]]], name: str) -> dict[str, Any]:
+    """Join the tensors of all files; a tensor that several files hold must be identical in each."""
     tensors: dict[str, Any] = {}
     holders: dict[str, Path] = {}
-    for file, held in parts:
-        for key in sorted(tensors.keys() & held.keys()):
-            if not _are_equal(tensors[key], held[key]):
+    for file, file_tensors in files:
+        for key in sorted(tensors.keys() & file_tensors.keys()):
+            if not _are_equal(tensors[key], file_tensors[key]):
                 raise ValueError(
                     f"{name}: {holders[key].name} and {file.name} hold different tensors called {key}; copy the "
                     "checkpoint again."
                 )
-        tensors |= held
-        holders |= dict.fromkeys(held, file)
+        tensors |= file_tensors
+        holders |= dict.fromkeys(file_tensors, file)
     return tensors
 
 
-def _are_equal(one: Any, other: Any) -> bool:
+def _are_equal(first: Any, second: Any) -> bool:
     import torch
 
-    return (dtype_of(one), shape_of(one)) == (dtype_of(other), shape_of(other)) and torch.equal(one[...], other[...])
+    return (dtype_of(first), shape_of(first)) == (dtype_of(second), shape_of(second)) and torch.equal(
+        first[...], second[...]
+    )
 
 
 def unpickled(file: Path, name: str) -> dict[str, Any]:
-    """The tensors of a pickle, without running what else it may ask for.
+    """Load the tensors of a pickle without executing anything else in it.
 
     Raises:
-        ValueError: if it is damaged, or holds more than tensors by their names.
+        ValueError: if it is damaged, or holds anything but a table of named tensors.
     """
     import torch
 
@@ -86,77 +87,78 @@ def unpickled(file: Path, name: str) -> dict[str, Any]:
     if is_lfs_pointer(file):
         raise ValueError(f"{name}: {file.name} is a Git LFS pointer, not the weights; run `git lfs pull` there.")
     try:
-        # Files of before 2020 are no zip archives and cannot be mapped.
-        found: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        # Files from before 2020 are not zip archives and cannot be memory-mapped.
+        content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{name}: {file.name} holds more than tensors, or is damaged, and was not read; copy it again, or ask its "
-            "author for safetensors."
+            f"{name}: {file.name} holds more than tensors, or is damaged, and was not read; copy it again, or ask the "
+            "publisher for safetensors."
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{name}: {file.name} is damaged ({reason}); copy it again.") from error
-    is_table = isinstance(found, dict) and all(isinstance(key, str) for key in found)
-    if not is_table or not all(isinstance(tensor, torch.Tensor) for tensor in found.values()):
+    is_table = isinstance(content, dict) and all(isinstance(key, str) for key in content)
+    if not is_table or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
         raise ValueError(f"{name}: {file.name} holds no table of tensors; save it again with save_pretrained.")
-    return dict(found)
+    return dict(content)
 
 
-# --- what a tensor is, without reading it -----------------------------------------------------------------------------
+# --- shape and type without reading -----------------------------------------------------------------------------------
 
 
 def shape_of(tensor: Any) -> tuple[int, ...]:
-    """Its shape."""
+    """Return the shape of a tensor or slice."""
     return tuple(tensor.get_shape() if hasattr(tensor, "get_shape") else tensor.shape)
 
 
 def dtype_of(tensor: Any) -> str:
-    """Its type, by the name that safetensors gives it (F32, BF16, I64, ...)."""
+    """Return the type by its safetensors name (F32, BF16, I64, ...)."""
     if hasattr(tensor, "get_dtype"):
         return str(tensor.get_dtype())
-    words = str(tensor.dtype).removeprefix("torch.")
-    known = {"bool": "BOOL", "bfloat16": "BF16", "uint8": "U8", "complex64": "C64"}
-    return known.get(words, words.upper().replace("FLOAT", "F").replace("INT", "I"))
+    torch_name = str(tensor.dtype).removeprefix("torch.")
+    special = {"bool": "BOOL", "bfloat16": "BF16", "uint8": "U8", "complex64": "C64"}
+    return special.get(torch_name, torch_name.upper().replace("FLOAT", "F").replace("INT", "I"))
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
 def unwrapped(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The same tensors without what training wrappers put into their names: `module.`, `_orig_mod.` and the like.
+    """Return the tensors without additions of training wrappers to their names (`module.`, `_orig_mod.` and others).
 
     Raises:
-        ValueError: if two names are the same then; the message has both.
+        ValueError: if two names then coincide; the message names both.
     """
-    found: dict[str, str] = {}
+    original_names: dict[str, str] = {}
     for key in tensors:
         bare = ".".join(part for part in key.split(".") if part not in _WRAPPERS)
-        if bare in found:
+        if bare in original_names:
             raise ValueError(
-                f"{name}: {found[bare]} and {key} are one weight under two names, of two saves; keep the files of one."
+                f"{name}: {original_names[bare]} and {key} are one weight under two names, from two saves; delete the "
+                "files of one."
             )
-        found[bare] = key
-    made = {bare: tensors[key] for bare, key in found.items()}
-    while made and all(key.startswith(_OUTER) for key in made):
-        made = {key.removeprefix(_OUTER): tensor for key, tensor in made.items()}
-    return made
+        original_names[bare] = key
+    renamed = {bare: tensors[key] for bare, key in original_names.items()}
+    while renamed and all(key.startswith(_OUTER) for key in renamed):
+        renamed = {key.removeprefix(_OUTER): tensor for key, tensor in renamed.items()}
+    return renamed
 
 
 def without_holder(tensors: Mapping[str, Any], wanted: Collection[str], prefix: str) -> dict[str, Any]:
-    """The same tensors without the names of classes that held the model in training (`model.` of Lightning's).
+    """Return the tensors without the names of attributes that held the model in training (`model.` in Lightning's).
 
-    They go where all names begin with them, none is one of the model's, and without them some are.
+    Such a name is removed only if all names begin with it, none matches the model, and some do without it.
 
     Args:
         tensors: name -> tensor.
         wanted: names of the model's own tensors.
-        prefix: of its stack (`base_model_prefix`), which a checkpoint of the stack alone leaves out.
+        prefix: prefix of the model's stack (`base_model_prefix`), which a checkpoint of the stack alone omits.
     """
-    known = {*wanted, *(key.removeprefix(f"{prefix}.") for key in wanted)}
-    made = dict(tensors)
-    while made and not known & made.keys():
-        holders = {key.partition(".")[0] for key in made}
+    expected = {*wanted, *(key.removeprefix(f"{prefix}.") for key in wanted)}
+    renamed = dict(tensors)
+    while renamed and not expected & renamed.keys():
+        holders = {key.partition(".")[0] for key in renamed}
         if len(holders) > 1 or not holders <= _HOLDERS:
             return dict(tensors)
-        made = {key.partition(".")[2]: tensor for key, tensor in made.items()}
-    return made
+        renamed = {key.partition(".")[2]: tensor for key, tensor in renamed.items()}
+    return renamed

@@ -1,4 +1,4 @@
-"""`python -m harness.cli`."""
+"""Entry point for `python -m harness.cli`."""
 
 import sys
 

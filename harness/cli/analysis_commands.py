@@ -1,4 +1,4 @@
-"""The bodies of the commands about scores that are there: `harness analyse` and `harness compare`."""
+"""`harness analyse` and `harness compare`: statistics on existing scores."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ if TYPE_CHECKING:
 
 
 def analyse(arguments: argparse.Namespace) -> int:
-    """Statistics of our tables, or of anyone's scores."""
+    """Print the statistics of a run's tables or of a file of scores."""
     from harness.statistics import analysis
 
     scores = _scores(arguments)
-    found = analysis.analyse(scores)
+    results = analysis.analyse(scores)
+    sentences = analysis.sentences(results)
     if arguments.save:
-        _save(Path(arguments.save), found)
+        _save(Path(arguments.save), results)
     if arguments.json:
-        frames = {name: _rows(frame) for name, frame in found._asdict().items()}
-        said = {"source": scores.source, "sentences": analysis.sentences(found), "notes": list(scores.notes)}
-        document(said | frames)
+        summary = {"source": scores.source, "sentences": sentences, "notes": list(scores.notes)}
+        document(summary | {name: _rows(frame) for name, frame in results._asdict().items()})
         return 0
-    print(f"{scores.source}: {len(scores.models)} models", "", *analysis.sentences(found), sep="\n")
-    for title, rows in _tables(found):
+    print(f"{scores.source}: {len(scores.models)} models", "", *sentences, sep="\n")
+    for title, rows in _tables(results):
         print("", title, sep="\n")
         show(rows, as_json=False)
     for note in scores.notes:
         print("", f"Note: {note}", sep="\n")
-    print("", f"{_saved(arguments)}Every p, interval and region: --json, or --save DIR.", sep="\n")
+    saved = f"All tables are saved in {arguments.save}. " if arguments.save else ""
+    print("", f"{saved}For every p-value, interval and region use --json or --save DIR.", sep="\n")
     return 0
 
 
 def _scores(arguments: argparse.Namespace) -> Scores:
-    """Of a folder of tables, or of a file."""
+    """Read the scores from a folder of tables or from a file."""
     import fsspec
 
     from harness.statistics import score_files, scores
@@ -52,13 +53,14 @@ def _scores(arguments: argparse.Namespace) -> Scores:
         return score_files.read(arguments.path, arguments.score or (), arguments.where or (), arguments.encoding)
     if arguments.score or arguments.where or arguments.encoding:
         raise ValueError(
-            "--score and --where are for a file of scores, like --encoding; of a run's tables --run names it."
+            f"--score, --where and --encoding are for a file of scores, and {arguments.path} is a folder of tables; "
+            "use --run to select a run."
         )
     return scores.of_tables(arguments.path, arguments.run)
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """Our scores beside the paper's, and the paper beside its own tables."""
+    """Print our scores beside the paper's, and the paper's statements beside its own tables."""
     from harness.statistics import published, score_files
 
     paper = score_files.read(published.find(arguments.paper, arguments.data_root))
@@ -75,21 +77,22 @@ def compare(arguments: argparse.Namespace) -> int:
         return 0
     if ours and compared is not None:
         _print_compared(ours, paper, compared)
-    print("What the paper prints, and what its own tables give:")
+    print("Statements in the paper, and the same values computed from its tables:")
     show([_claim(claim) for claim in claims], as_json=False)
-    print("", "Printed, and not to be had from its tables:", *(f"- {what}" for what in published.NOT_GIVEN), sep="\n")
-    print("", "What the pairs compare beside tuning:", *(f"- {what}" for what in published.confounds()), sep="\n")
+    not_given = (f"- {value}" for value in published.NOT_GIVEN)
+    print("", "Statements that cannot be checked against its tables:", *not_given, sep="\n")
+    print("", "Confounds of the model pairs:", *(f"- {confound}" for confound in published.confounds()), sep="\n")
     return 0
 
 
 def _print_compared(ours: Scores, paper: Scores, compared: pd.DataFrame) -> None:
     from harness.statistics import published
 
-    for table, of in (("5", "brains"), ("7", "reading times"), ("9", "properties")):
-        part = compared[compared["table"] == table]
-        if len(part):
-            print(f"Table {table}, {of}:")
-            show([_cells(row, _COMPARED) for row in part.to_dict("records")], as_json=False)
+    for table, subject in (("5", "brain scores"), ("7", "reading times"), ("9", "model properties")):
+        rows = compared[compared["table"] == table]
+        if len(rows):
+            print(f"Table {table}, {subject}:")
+            show([_cells(row, _COMPARED) for row in rows.to_dict("records")], as_json=False)
             print()
     if len(compared):
         print("By data set:")
@@ -97,34 +100,31 @@ def _print_compared(ours: Scores, paper: Scores, compared: pd.DataFrame) -> None
     else:
         print(f"{ours.source} and the paper have no model and data set in common.")
     theirs, own = published.absent(ours, paper)
-    print("", f"Of the paper's {len(paper.models)} models not scored here: {', '.join(theirs) or 'none'}.", sep="\n")
+    not_scored = ", ".join(theirs) or "none"
+    print("", f"Models of the paper not scored here (of {len(paper.models)}): {not_scored}.", sep="\n")
     print(f"Scored here, not in the paper: {', '.join(own) or 'none'}.", "", sep="\n")
 
 
 def _claim(claim: Any) -> dict[str, str]:
     from harness.numbers import number
 
-    verdict = "the same" if claim.agrees else f"differs{f': {claim.remark}' if claim.remark else ''}"
+    verdict = "same" if claim.agrees else f"differs{f': {claim.remark}' if claim.remark else ''}"
     return {
         "what": claim.what, "printed": number(claim.printed, claim.digits), "from its tables":
         number(claim.given, claim.digits + 1), "": verdict,
     }  # fmt: skip
 
 
-def _saved(arguments: argparse.Namespace) -> str:
-    return f"All of it lies in {arguments.save}. " if arguments.save else ""
-
-
-def _save(folder: Path, found: Analysis) -> None:
-    """One CSV for each frame that has rows."""
+def _save(folder: Path, results: Analysis) -> None:
+    """Write each frame that has rows as one CSV."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in found._asdict().items():
+    for name, frame in results._asdict().items():
         if len(frame):
             escape_formulas(frame).to_csv(folder / f"{name}.csv", index=False)
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows for JSON: what is not measurable is null."""
+    """Rows for JSON; NaN becomes null."""
     rows: list[dict[str, Any]] = frame.to_dict("records")
     return [
         {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
@@ -141,7 +141,7 @@ _SUMMARY = {
     "mean difference": ("mean_difference", 3), "largest": ("largest_difference", 3),
     "r over models": ("r_over_models", 2),
 }  # fmt: skip
-# Heading of what is printed -> (columns of the frame, digits). A range is two columns.
+# Printed heading -> (columns of the frame, digits). An interval is two columns.
 _TUNING = {
     "pairs": ("n_pairs", 0), "bases": ("n_bases", 0), "gain %": ("gain_percent", 2), "difference": ("difference", 4),
     "95 % interval": ("low high", 4), "over": ("interval_over", None), "d_z": ("d_z", 2),
@@ -166,36 +166,34 @@ _TRAJECTORIES = {
 }  # fmt: skip
 
 
-def _tables(found: Analysis) -> Iterable[tuple[str, list[dict[str, str]]]]:
-    """What is printed: (title, rows)."""
-    tuning = (
-        "Tuned minus base; the unit is the base. *takes pairs for independent, which they are not: not to be quoted"
-    )
+def _tables(results: Analysis) -> Iterable[tuple[str, list[dict[str, str]]]]:
+    """The tables to print: (title, rows)."""
+    tuning = "Tuned minus base; the unit is the base. *invalid: pairs that share a base are not independent"
     for title, frame, columns in (
-        (tuning, found.tuning, _TUNING),
-        ("By family of models, those shown beside included", found.families, _FAMILIES),
-        ("What goes with alignment", _main_correlations(found.correlations), _CORRELATIONS),
-        ("Score against log10 of the number of parameters", found.scaling, _SCALING),
-        ("Along a training", found.trajectories, _TRAJECTORIES),
+        (tuning, results.tuning, _TUNING),
+        ("By model family, including models outside the main analysis", results.families, _FAMILIES),
+        ("Correlates of alignment", _main_correlations(results.correlations), _CORRELATIONS),
+        ("Score against log10 of the number of parameters", results.scaling, _SCALING),
+        ("Score during training", results.trajectories, _TRAJECTORIES),
     ):
         if len(frame):
             yield title, [_row(row, columns, frame) for row in frame.to_dict("records")]
 
 
 def _main_correlations(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of many, those with the average; without one, those of every data set with nothing held constant."""
+    """The correlations with the average score; without an average, the zero-order ones of every data set."""
     average = rows[rows["dataset"] == "average"]
-    kept = average if len(average) else rows[rows["given"] == ""]
-    same = ["dataset", "protocol", "metric", "property", "given", "unit", "n"]
-    kept = kept[~kept.duplicated(same)]  # "all" where it adds no model to the tuned ones
-    return kept.sort_values(["protocol", "population", "given", "unit"], ascending=[True, False, True, False])
+    selected = average if len(average) else rows[rows["given"] == ""]
+    key = ["dataset", "protocol", "metric", "property", "given", "unit", "n"]
+    selected = selected[~selected.duplicated(key)]  # population "all" repeats "tuned" if it has no further models
+    return selected.sort_values(["protocol", "population", "given", "unit"], ascending=[True, False, True, False])
 
 
 def _row(row: dict[str, Any], columns: dict[str, tuple[str, int | None]], frame: pd.DataFrame) -> dict[str, str]:
-    where = {"data set": row["dataset"]}
-    where |= {"protocol": row["protocol"]} if frame["protocol"].any() else {}
-    where |= {"metric": row["metric"]} if frame["metric"].nunique() > 1 else {}
-    return where | _cells(row, columns)
+    leading = {"data set": row["dataset"]}
+    leading |= {"protocol": row["protocol"]} if frame["protocol"].any() else {}
+    leading |= {"metric": row["metric"]} if frame["metric"].nunique() > 1 else {}
+    return leading | _cells(row, columns)
 
 
 def _cells(row: dict[str, Any], columns: dict[str, tuple[str, int | None]]) -> dict[str, str]:
@@ -211,6 +209,6 @@ def _cell(row: dict[str, Any], names: str, digits: int | None) -> str:
     (value,) = values
     if isinstance(value, str):
         return value
-    if digits is None:  # a p
+    if digits is None:  # a p-value
         return "–" if math.isnan(value) else f"{value:.2g}"
     return number(float(value), digits)

@@ -1,4 +1,4 @@
-"""The bodies of the commands about jobs on a Ray cluster: `harness submit`, `status`, `cancel`; and their options."""
+"""`harness submit`, `status`, `cancel`, `manifest` and `preempt`: jobs on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 from harness.cli.printing import document, show
 
-# Options of `run` that name places: a job runs elsewhere, where only whole paths mean the same.
-_PLACES = ("models", "vectors", "corpus", "out", "data_root")
-# Options of `run` that a job is given, in the order of its command line.
+# Options of `run` that hold paths; they are made absolute, because the job runs in another working directory.
+_PATHS = ("models", "vectors", "corpus", "out", "data_root")
+# Options of `run` that are passed on to a job, in the order of its command line.
 _ONCE = (
     "models",
     "dtype",
@@ -30,56 +30,64 @@ _FLAGS = ("allow_pickle", "unpinned", "no_untrained", "keep_going", "shuffled", 
 
 
 def add_address(command: argparse.ArgumentParser) -> None:
-    """Which cluster."""
+    """Add the option that selects the cluster."""
     command.add_argument(
-        "--address", metavar="URL", help="its dashboard (default: RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265)"
+        "--address",
+        metavar="URL",
+        help="dashboard of the cluster (default: RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265)",
     )
 
 
 def add_submission(command: argparse.ArgumentParser) -> None:
-    """The options of `submit` beside those of `run`."""
+    """Add the options of `submit` that `run` does not have."""
     add_address(command)
     command.add_argument(
-        "--working-dir", default=".", metavar="DIR", help="whose code is sent, if the program lies in it (default: .)"
+        "--working-dir",
+        default=".",
+        metavar="DIR",
+        help="folder of this program's source code to send (default: .)",
     )
     command.add_argument(
-        "--send", action="append", metavar="PATH", help="send also this file or folder of --working-dir; repeatable"
+        "--send", action="append", metavar="PATH", help="also send this file or folder of --working-dir; repeatable"
     )
-    command.add_argument("--limit-mb", type=float, default=50, metavar="MB", help="send no more (default: 50)")
-    command.add_argument("--env", action="append", metavar="NAME=VALUE", help="of the job; no secrets; repeatable")
-    command.add_argument("--no-follow", action="store_true", help="return as soon as the job is submitted")
+    command.add_argument("--limit-mb", type=float, default=50, metavar="MB", help="upload size limit (default: 50)")
+    command.add_argument(
+        "--env", action="append", metavar="NAME=VALUE", help="environment variable of the job; no secrets; repeatable"
+    )
+    command.add_argument("--no-follow", action="store_true", help="return without following the log of the job")
 
 
 def submit(arguments: argparse.Namespace) -> int:
-    """Run a spec as a job of a cluster, follow its log, and return its exit status."""
+    """Submit a run as a job, follow its log and return its exit status."""
     from harness.cluster.jobs import Jobs, command_of, require_no_secrets
 
-    _make_whole(arguments)
-    env = dict(_variable(said) for said in arguments.env or ())
+    _make_paths_absolute(arguments)
+    env = dict(_variable(assignment) for assignment in arguments.env or ())
     require_no_secrets(env)
-    name, why = _name(arguments)
+    name, note = _name(arguments)
     jobs = Jobs(arguments.address)
-    there = jobs.find(name)
-    if not why and _is_done(arguments.out, name):
+    previous = jobs.find(name)
+    if not note and _is_done(arguments.out, name):
         state = "done"
     else:
         command = command_of("harness.jobs.evaluate", run_arguments(arguments))
         limit = int(arguments.limit_mb * 2**20)
         state = jobs.submit(name, command, Path(arguments.working_dir), env, limit, arguments.send or ())
-    said = {"submitted": "is submitted", "running": "was submitted before, and runs", "done": "is done already"}[state]
-    print(f"job {name} {said} ({jobs.address}){why}", file=sys.stderr)
+    description = {"submitted": "submitted", "running": "is already running", "done": "is already done"}[state]
+    print(f"job {name} {description} ({jobs.address}){note}", file=sys.stderr)
     status = 0
     if state != "done" and not arguments.no_follow:
         try:
             status = jobs.follow(name, lambda text: print(text, end="", file=sys.stderr, flush=True))
         except KeyboardInterrupt:
             print(
-                f"\nthe job goes on: `harness status {name}` shows it, `harness cancel {name}` ends it", file=sys.stderr
+                f"\nthe job is still running: `harness status {name}` shows it, `harness cancel {name}` cancels it",
+                file=sys.stderr,
             )
             return 1
-    by_the_store = {"job": name, "status": "SUCCEEDED", "exit_status": 0}  # of a job that the cluster has forgotten
+    stored = {"job": name, "status": "SUCCEEDED", "exit_status": 0}  # done, and no longer listed by the cluster
     row: dict[str, Any] = {"run": name, "submitted": state == "submitted"}
-    row |= jobs.rows(name)[0] if there or state != "done" else by_the_store
+    row |= jobs.rows(name)[0] if previous or state != "done" else stored
     if arguments.json:
         document(row)
     else:
@@ -88,47 +96,51 @@ def submit(arguments: argparse.Namespace) -> int:
 
 
 def _is_done(out: str, run: str) -> bool:
-    """Whether the store, where it can be seen from here, holds the tables of a finished run."""
+    """Whether OUT, if it can be read from here, holds the tables of this run, finished."""
     from harness.storage import tables
 
     try:
         return tables.holds(out, run)
-    except (OSError, ImportError, ValueError):  # seen by the nodes alone
+    except (OSError, ImportError, ValueError):  # only the nodes can read OUT
         return False
 
 
-def _make_whole(arguments: argparse.Namespace) -> None:
-    for name in _PLACES:
-        given = getattr(arguments, name)
-        if given and "://" not in given:
-            setattr(arguments, name, str(Path(given).absolute()))
+def _make_paths_absolute(arguments: argparse.Namespace) -> None:
+    for name in _PATHS:
+        path = getattr(arguments, name)
+        if path and "://" not in path:
+            setattr(arguments, name, str(Path(path).absolute()))
     if arguments.model:
         arguments.model = [str(Path(name).absolute()) if Path(name).is_dir() else name for name in arguments.model]
     if not Path(arguments.working_dir).is_dir():
-        raise ValueError(f"--working-dir {arguments.working_dir} is no folder.")
+        raise ValueError(f"--working-dir {arguments.working_dir} is not a folder.")
 
 
-def _variable(said: str) -> tuple[str, str]:
-    name, sign, value = said.partition("=")
+def _variable(assignment: str) -> tuple[str, str]:
+    name, sign, value = assignment.partition("=")
     if not (name and sign):
-        raise ValueError(f"--env {said!r} is not NAME=VALUE.")
+        raise ValueError(f"--env {assignment!r} is not of the form NAME=VALUE.")
     return name, value
 
 
 def run_arguments(arguments: argparse.Namespace) -> list[str]:
-    """What `harness run` is given elsewhere to do what it would do here."""
-    found = [arguments.spec]
+    """Arguments with which `harness run` does the same run on the cluster."""
+    command = [arguments.spec]
     for name in _REPEATED:
         for value in getattr(arguments, name) or ():
-            found += [f"--{name}", value]
+            command += [f"--{name}", value]
     for name in _ONCE:
         if value := getattr(arguments, name):
-            found += [f"--{name.replace('_', '-')}", str(value)]
-    return found + [f"--{name.replace('_', '-')}" for name in _FLAGS if getattr(arguments, name)]
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    return command + [f"--{name.replace('_', '-')}" for name in _FLAGS if getattr(arguments, name)]
 
 
 def _name(arguments: argparse.Namespace) -> tuple[str, str]:
-    """The run's name, and why it is another one where the run cannot be planned here."""
+    """The run id and a note for the user.
+
+    If models or recordings can be read only on the cluster, the run id cannot be computed here; the name is then a
+    hash of the arguments, and the note says why. Otherwise the note is empty.
+    """
     from harness.cli import run_commands
     from harness.protocol import content_hash
     from harness.runs.workload import make_workload, require_known
@@ -140,34 +152,36 @@ def _name(arguments: argparse.Namespace) -> tuple[str, str]:
         if not quickstart.is_built(folder):
             print("building three tiny models and a recording with a known answer ...", file=sys.stderr)
             quickstart.build(str(folder), spec.seed)
-    plan = make_workload(
+    workload = make_workload(
         spec, arguments.out, arguments.data_root, pinned=not arguments.unpinned, allow_pickle=arguments.allow_pickle
     )
-    if not plan.failures:
-        return plan.run, ""
+    if not workload.failures:
+        return workload.run, ""
     if not arguments.keep_going:
-        require_known(plan)
-    what = [asdict(spec), arguments.out, arguments.data_root]
-    failure = plan.failures[0]
-    return f"{spec.name}-{content_hash(what)[:8]}", (
-        f"; named by what was asked for, since the run cannot be planned here ({failure.model or failure.dataset}: "
+        require_known(workload)
+    key = [asdict(spec), arguments.out, arguments.data_root]
+    failure = workload.failures[0]
+    return f"{spec.name}-{content_hash(key)[:8]}", (
+        f"; named by its arguments, because the run cannot be planned here ({failure.model or failure.dataset}: "
         f"{failure.message.splitlines()[0]})"
     )
 
 
 def add_manifest(command: argparse.ArgumentParser) -> None:
-    """The options of `manifest` beside those of `run`, which are of the RayJob."""
+    """Add the options of `manifest`; those of `run` apply to the RayJob."""
     command.add_argument(
-        "--cluster", metavar="FILE", help="node types (default: ./cluster.yaml, or the one that is shipped)"
+        "--cluster", metavar="FILE", help="cluster file of the node types (default: ./cluster.yaml or the shipped one)"
     )
-    command.add_argument("--image", required=True, metavar="IMAGE", help="with Ray and this project, better by digest")
-    command.add_argument("--watch", default="", metavar="SOURCE", help="of the RayCronJob; default: as --model")
-    command.add_argument("--schedule", default="0 * * * *", metavar="CRON", help="of the watch (default: each hour)")
-    command.add_argument("--storage", default="", metavar="CLAIM", help="volume with data and weights, at /mnt/shared")
+    command.add_argument("--image", required=True, metavar="IMAGE", help="container image, preferably with a digest")
+    command.add_argument("--watch", default="", metavar="SOURCE", help="what to watch (default: the first --model)")
+    command.add_argument("--schedule", default="0 * * * *", metavar="CRON", help="cron schedule (default: hourly)")
+    command.add_argument(
+        "--storage", default="", metavar="CLAIM", help="volume claim with data and weights; mounted at /mnt/shared"
+    )
 
 
 def manifest(arguments: argparse.Namespace) -> int:
-    """Print manifests for KubeRay, of the node types that `harness plan` plans for."""
+    """Print KubeRay manifests with the node types of the cluster file."""
     from harness.cli import run_commands
     from harness.cluster import kuberay, machines
 
@@ -175,13 +189,13 @@ def manifest(arguments: argparse.Namespace) -> int:
     for name in arguments.model or ():
         if Path(name).is_dir() and not Path(name).is_absolute():
             raise ValueError(
-                f"--model {name} is a folder of this machine, and would be one of the Hub on another; give "
-                "its whole path on the volume that the nodes see."
+                f"--model {name} is a relative path to a folder, which the nodes would take for a Hub id; give its "
+                "absolute path on the shared volume."
             )
     evaluate = run_arguments(arguments)
     source = arguments.watch or (arguments.model or spec.models)[0]
-    of_run = [part for part in evaluate[1:] if part not in ("--model", *(arguments.model or ()))]
-    watch = [source, "--once", "--spec", arguments.spec, *of_run]
+    options = [argument for argument in evaluate[1:] if argument not in ("--model", *(arguments.model or ()))]
+    watch = [source, "--once", "--spec", arguments.spec, *options]
     documents = kuberay.manifests(
         str(machines.cluster_file(arguments.cluster)),
         arguments.image,
@@ -198,7 +212,7 @@ def manifest(arguments: argparse.Namespace) -> int:
 
 
 def preempt(arguments: argparse.Namespace) -> int:
-    """Wait on a spot machine for the notice that it is taken away, and hand it on to Ray."""
+    """Wait on a spot machine for its preemption notice, then drain its Ray node."""
     from harness.cluster import preemption
 
     preemption.watch(arguments.address, arguments.node_id)
@@ -206,7 +220,7 @@ def preempt(arguments: argparse.Namespace) -> int:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """The jobs of a cluster, or one of them."""
+    """List the jobs of a cluster, or show one."""
     from harness.cluster.jobs import Jobs
 
     rows = Jobs(arguments.address).rows(arguments.job)
@@ -227,12 +241,12 @@ def _shown(value: Any) -> Any:
 
 
 def cancel(arguments: argparse.Namespace) -> int:
-    """End a job; 1 where it has not ended."""
+    """Cancel a job; exit status 1 if it has not ended."""
     from harness.cluster.jobs import ENDED, Jobs
 
-    found = Jobs(arguments.address).cancel(arguments.job)
+    state = Jobs(arguments.address).cancel(arguments.job)
     if arguments.json:
-        document({"job": arguments.job, "status": found})
+        document({"job": arguments.job, "status": state})
     else:
-        print(f"job {arguments.job}: {found.lower()}")
-    return int(found not in ENDED)
+        print(f"job {arguments.job}: {state.lower()}")
+    return int(state not in ENDED)

@@ -1,4 +1,4 @@
-"""Data sets in words: what is here, what is missing and how to get it, what a fetch did."""
+"""Text output of `harness datasets` and `harness fetch`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.wording import in_words
 
 
 def summary(entry: Entry, root: Path) -> dict[str, Any]:
-    """One data set under a data root; files are judged by their size, without reading them."""
+    """Summary of one data set under a data root; checks the sizes of files, not their checksums."""
     states = [(file, file.state(root, verify=False)) for file in entry.files]
     absent = [file for file, state in states if state != "here"]
     return entry.described() | {
@@ -31,7 +31,7 @@ def summary(entry: Entry, root: Path) -> dict[str, Any]:
 
 
 def described(entry: Entry, root: Path) -> dict[str, Any]:
-    """One data set with the state of every file, by checksum, and its protocols."""
+    """One data set with the state of every file, checked by checksum, and its protocols."""
     return entry.described() | {
         "files": [file._asdict() | {"place": str(root / file.path), "state": file.state(root)} for file in entry.files],
         "missing": [file._asdict() for file in entry.files if file.state(root, verify=False) == "missing"],
@@ -41,37 +41,37 @@ def described(entry: Entry, root: Path) -> dict[str, Any]:
 
 
 def table(summaries: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Rows of the table that `harness datasets` shows, which fits 80 columns."""
+    """Rows of the table that `harness datasets` prints; it fits in 80 columns."""
     return [
-        {"name": known["name"], "kind": known["kind"], "measured": known["extent"], "state": _state(known),
-         "licence": known["licence"].partition(":")[0]}
-        for known in summaries
+        {"name": summary["name"], "kind": summary["kind"], "measured": summary["extent"], "state": _state(summary),
+         "licence": summary["licence"].partition(":")[0]}
+        for summary in summaries
     ]  # fmt: skip
 
 
 def remarks(summaries: list[dict[str, Any]], root: Path) -> Iterator[str]:
-    """Lines under that table: what a licence forbids, what must be had by hand, what to do next."""
-    forbidding = [known["name"] for known in summaries if known["non_commercial"]]
-    if forbidding:
-        yield f"NON-COMMERCIAL use only: {', '.join(forbidding)}"
-    by_hand = [known["name"] for known in summaries if known["n_by_hand"]]
+    """Lines below that table: licence restrictions, manual downloads, what to do next."""
+    restricted = [summary["name"] for summary in summaries if summary["non_commercial"]]
+    if restricted:
+        yield f"NON-COMMERCIAL use only: {', '.join(restricted)}"
+    by_hand = [summary["name"] for summary in summaries if summary["n_by_hand"]]
     if by_hand:
-        yield f"no direct address, to be had by hand: {', '.join(by_hand)}"
+        yield f"no direct download, get these by hand: {', '.join(by_hand)}"
     yield f"data root: {root}"
-    yield "harness fetch NAME brings what is missing; harness datasets NAME shows more"
+    yield "harness fetch NAME downloads missing files; harness datasets NAME shows one data set"
 
 
-def _state(known: dict[str, Any]) -> str:
-    if known["here"]:
-        return "here" if known["n_files"] else "made here"
-    counts = [f"{known[f'n_{state}']}/{known['n_files']} {state}" for state in ("missing", "damaged")
-              if known[f"n_{state}"]]  # fmt: skip
-    return f"{', '.join(counts)}, {_size(known['n_bytes_to_fetch'])}"
+def _state(summary: dict[str, Any]) -> str:
+    if summary["here"]:
+        return "here" if summary["n_files"] else "generated"
+    counts = [f"{summary[f'n_{state}']}/{summary['n_files']} {state}" for state in ("missing", "damaged")
+              if summary[f"n_{state}"]]  # fmt: skip
+    return f"{', '.join(counts)}, {_size(summary['n_bytes_to_fetch'])}"
 
 
 def in_full(entry: Entry, root: Path) -> Iterator[str]:
-    """Lines about one data set: where it is published, its files, its protocols in words."""
-    known = described(entry, root)
+    """Lines about one data set: source, licence, files, and protocols in words."""
+    description = described(entry, root)
     yield from (
         f"{entry.title}{f' ({entry.extent})' if entry.extent else ''}",
         entry.citation,
@@ -83,16 +83,16 @@ def in_full(entry: Entry, root: Path) -> Iterator[str]:
         yield f"published at: {entry.landing}"
     if entry.files:
         yield f"\nfiles under {root}:"
-    for file in known["files"]:
+    for file in description["files"]:
         yield f"  {file['state']:<8} {file['path']} ({_size(file['n_bytes'])})"
-        yield f"           {file['checksum'] or 'nobody pins it'}"
-        yield f"           {file['url'] or 'no direct address is known'}"
-    if any(file["url"] and file["state"] != "here" for file in known["files"]):
-        yield f"  harness fetch {entry.name} brings what is missing"
-    for file in known["optional"]:
-        yield f"  {file['state']:<8} {file['path']} (read where it is there; {file['url'] or entry.landing})"
+        yield f"           {file['checksum'] or 'no published checksum'}"
+        yield f"           {file['url'] or 'no direct download'}"
+    if any(file["url"] and file["state"] != "here" for file in description["files"]):
+        yield f"  harness fetch {entry.name} downloads missing files"
+    for file in description["optional"]:
+        yield f"  {file['state']:<8} {file['path']} (optional; {file['url'] or entry.landing})"
     words = {protocol.name: in_words(protocol) for protocol in entry.protocols}
-    for name, protocol in known["protocols"].items():
+    for name, protocol in description["protocols"].items():
         yield f"\n{name} ({protocol['hash']}): {words[name]}"
         yield from (f"  {key}: {value}" for key, value in protocol.items()
                     if key not in {"name", "hash", "notes"} and value is not None)  # fmt: skip
@@ -100,42 +100,42 @@ def in_full(entry: Entry, root: Path) -> Iterator[str]:
 
 
 def warning_of(entry: Entry) -> str:
-    """What a non-commercial licence asks of whoever uses the data; "" for the others."""
+    """Warning for data sets with a non-commercial licence; "" for the others."""
     return " (NON-COMMERCIAL use only)" if entry.non_commercial else ""
 
 
 def of_fetch(entries: Iterable[Entry], rows: list[Fetched]) -> Iterator[str]:
-    """Lines about what was fetched: counts for each data set, then what failed and how to get it by hand."""
+    """Lines after a fetch: counts per data set, then the failed files and how to get them by hand."""
     for entry in entries:
         own = [row for row in rows if row.dataset == entry.name]
-        counts = {state: [row for row in own if row.state == state] for state in ("fetched", "there", "failed")}
-        words = {"fetched": "fetched", "there": "there already", "failed": "failed"}
-        said = [f"{len(some)} {words[state]} ({_size(sum(row.n_bytes for row in some))})"
-                for state, some in counts.items() if some]  # fmt: skip
-        yield f"{entry.name}: {', '.join(said) or 'nothing to fetch, it is made here'}"
-        for row in counts["fetched"]:
+        by_state = {state: [row for row in own if row.state == state] for state in ("fetched", "there", "failed")}
+        words = {"fetched": "fetched", "there": "already present", "failed": "failed"}
+        counts = [f"{len(files)} {words[state]} ({_size(sum(row.n_bytes for row in files))})"
+                  for state, files in by_state.items() if files]  # fmt: skip
+        yield f"{entry.name}: {', '.join(counts) or 'nothing to fetch, it is generated'}"
+        for row in by_state["fetched"]:
             yield from (f"  {row.file}: {row.why}",) if row.why else ()
         for row in own:
             if row.state != "failed" and not row.pinned:
-                yield f"  {row.file}: nobody pins it; what lies there has {row.checksum}"
-        for row in counts["failed"]:
+                yield f"  {row.file}: no published checksum; the file has {row.checksum}"
+        for row in by_state["failed"]:
             if row.url:
                 yield (f"  {row.file}: {row.why}. Download {row.url} ({_size(row.n_bytes)}) by other means "
-                       f"and put it at {row.place}")  # fmt: skip
-        yield from _by_hand([row for row in counts["failed"] if not row.url])
+                       f"and save it as {row.place}")  # fmt: skip
+        yield from _by_hand([row for row in by_state["failed"] if not row.url])
 
 
 def _by_hand(rows: list[Fetched]) -> Iterator[str]:
-    """One line for each folder that waits for files without an address."""
+    """One line for each folder with files that have no direct download."""
     folders = defaultdict(list)
     for row in rows:
         folders[Path(row.place).parent, row.why, row.landing].append(row)
-    for (folder, why, landing), some in folders.items():
-        names = [Path(row.place).name for row in some]
+    for (folder, reason, landing), files in folders.items():
+        names = [Path(row.place).name for row in files]
         shown = ", ".join(names) if len(names) < 4 else f"{names[0]} ... {names[-1]}, {len(names)} files"
-        size, them = _size(sum(row.n_bytes for row in some)), "it" if len(some) == 1 else "them"
-        yield f"  {shown} ({size}): {why}. See {landing} and put {them} into {folder}"
+        size, pronoun = _size(sum(row.n_bytes for row in files)), "it" if len(files) == 1 else "them"
+        yield f"  {shown} ({size}): {reason}. See {landing} and put {pronoun} into {folder}"
 
 
 def _size(n_bytes: int) -> str:
-    return decimal(n_bytes) if n_bytes else "size not known"
+    return decimal(n_bytes) if n_bytes else "size unknown"

@@ -1,4 +1,4 @@
-"""What works on this machine: libraries, GPU, disk, data. Loads nothing heavier than it must to know."""
+"""`harness doctor`: check libraries, GPU, disk and data, importing as little as possible."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ from typing import Any
 
 
 def examine(data_root: str) -> list[dict[str, Any]]:
-    """One row per thing: what, state ("works", "absent", "broken"), detail. "absent" limits, "broken" prevents."""
+    """Check each component of this machine.
+
+    Args:
+        data_root: folder of the data sets.
+
+    Returns:
+        One row per component: what, state, detail. "absent" disables a feature; "broken" prevents any run.
+    """
     return [*(_library(name) for name in ("torch", "transformers", "ray", "pyarrow")), _gpu(), _cupy(), _vllm(),
             _lm_eval(), _disk(), *_data(data_root)]  # fmt: skip
 
 
 def has_cuda() -> bool:
-    """Whether torch sees a GPU."""
+    """Whether torch finds a CUDA GPU."""
     import torch
 
     return bool(torch.cuda.is_available())
@@ -36,36 +43,36 @@ def _gpu() -> dict[str, Any]:
     import torch
 
     if not has_cuda():
-        return _row("GPU", "absent", "torch sees none: models are read and ridge is computed on the CPU")
+        return _row("GPU", "absent", "torch finds none: models and ridge regression run on the CPU")
     names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
     return _row("GPU", "works", ", ".join(names))
 
 
 def _cupy() -> dict[str, Any]:
     if find_spec("cupy") is None:
-        return _row("cupy", "absent", "the kernels run on NumPy; extra `gpu`")
+        return _row("cupy", "absent", "not installed (extra `gpu`); the kernels run on NumPy")
     import cupy
 
     if not cupy.cuda.is_available():
-        return _row("cupy", "absent", "installed, but without a driver")
-    return _row("cupy", "works", f"{cupy.__version__}: the kernels take its arrays; a run scores on the CPU")
+        return _row("cupy", "absent", "installed, but there is no CUDA driver")
+    return _row("cupy", "works", f"{cupy.__version__}: the kernels accept CuPy arrays; a run scores on the CPU")
 
 
 def _vllm() -> dict[str, Any]:
     if find_spec("vllm") is None:
-        return _row("vllm", "absent", "not installed; transformers reads every model")
-    return _row("vllm", "works", f"{version('vllm')}: decoders of 30 billion parameters and more, or --backend vllm")
+        return _row("vllm", "absent", "not installed; transformers runs every model")
+    return _row("vllm", "works", f"{version('vllm')}: runs decoders of 30 billion parameters or more")
 
 
 def _lm_eval() -> dict[str, Any]:
     if find_spec("lm_eval") is None:
-        return _row("lm_eval", "absent", "no MMLU and BBH measured here; extra `knowledge`")
-    return _row("lm_eval", "works", f"{version('lm_eval')}: MMLU and BBH, `harness properties`")
+        return _row("lm_eval", "absent", "not installed (extra `knowledge`); MMLU and BBH cannot be measured")
+    return _row("lm_eval", "works", f"{version('lm_eval')}: MMLU and BBH, with `harness properties`")
 
 
 def _disk() -> dict[str, Any]:
     free = shutil.disk_usage(".").free / 2**30
-    return _row("disk", "works" if free > 1 else "broken", f"{free:.0f} GiB free here")
+    return _row("disk", "works" if free > 1 else "broken", f"{free:.0f} GiB free in the current folder")
 
 
 def _data(root: str) -> list[dict[str, Any]]:
@@ -75,7 +82,7 @@ def _data(root: str) -> list[dict[str, Any]]:
     for name, entry in datasets.DATASETS.items():
         if entry.files:
             missing = datasets.missing(name, root)
-            lacks = f"{len(missing)} of {len(entry.files)} files are not under {root}: harness fetch {name}"
-            detail = lacks if missing else f"under {root}"
+            hint = f"{len(missing)} of {len(entry.files)} files missing under {root}: harness fetch {name}"
+            detail = hint if missing else f"under {root}"
             rows.append(_row(f"data set {name}", "absent" if missing else "works", detail))
     return rows

@@ -1,4 +1,4 @@
-"""The lines that the program logs: key=value for people, or, with HARNESS_LOG=json, one JSON object a line."""
+"""Log format: key=value lines, or one JSON object per line with HARNESS_LOG=json."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _PAIR = re.compile(r"(\w+)=('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\S+)")
 
 
 class Lines(logging.Formatter):
-    """Lines for people, without what a terminal would obey, and without credentials."""
+    """Plain log lines, with terminal control characters escaped and credentials removed."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, or a traceback after it."""
+        """Format a record as one line, followed by its traceback if it has one."""
         return names.printable(super().format(record))
 
 
 class JsonLines(logging.Formatter):
-    """time, level, logger and message, and what stands in the message as key=value: run, model, dataset, seconds ..."""
+    """JSON objects: time, level, logger, message, and each key=value pair of the message (run, model, seconds ...)."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Format a record as one JSON object."""
         message = names.printable(record.getMessage())
-        line: dict[str, Any] = {key: _value(said) for key, said in _PAIR.findall(message)}
+        line: dict[str, Any] = {key: _value(text) for key, text in _PAIR.findall(message)}
         line |= {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname, "logger": record.name, "message": message,
@@ -40,17 +40,17 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
-def _value(said: str) -> Any:
+def _value(text: str) -> Any:
     try:
-        return literal_eval(said)
+        return literal_eval(text)
     except (ValueError, SyntaxError):
-        return said
+        return text
 
 
 def configure() -> None:
-    """Log to stderr, as HARNESS_LOG asks: json, or debug for more of our own lines."""
-    handler, asked = logging.StreamHandler(sys.stderr), os.environ.get("HARNESS_LOG", "").lower()
-    handler.setFormatter(JsonLines() if asked == "json" else Lines("%(levelname)s %(name)s %(message)s"))
+    """Log to stderr. HARNESS_LOG=json selects JSON lines, HARNESS_LOG=debug adds our debug messages."""
+    handler, mode = logging.StreamHandler(sys.stderr), os.environ.get("HARNESS_LOG", "").lower()
+    handler.setFormatter(JsonLines() if mode == "json" else Lines("%(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    if asked == "debug":
+    if mode == "debug":
         logging.getLogger("harness").setLevel(logging.DEBUG)

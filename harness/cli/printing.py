@@ -1,4 +1,4 @@
-"""What commands print: rows as a table for people, or one JSON document for programs."""
+"""Output of the commands: a table for people, or one JSON document for programs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from typing import Any
 
 from harness import names
 
+STOPPED = "stopped; run the same command again to resume"
+
 
 def show(rows: list[dict[str, Any]], as_json: bool) -> int:
-    """Rows as a table for people, or as one JSON document; gives the status 0."""
+    """Print rows as a table, or as one JSON document; returns the exit status 0.
+
+    Args:
+        rows: at least one; all have the keys of the first, which become the headings.
+        as_json: print JSON instead of a table.
+    """
     if as_json:
         document(rows)
         return 0
@@ -22,7 +29,7 @@ def show(rows: list[dict[str, Any]], as_json: bool) -> int:
     for row in rows:
         table.add_row(*(Text(names.printable(_cell(value))) for value in row.values()))
     console = Console()
-    if not console.is_terminal:  # a pipe has no edge at which to cut words
+    if not console.is_terminal:  # rich would wrap lines at 80 columns in a pipe
         console.width = 1000
     console.print(table)
     return 0
@@ -31,17 +38,13 @@ def show(rows: list[dict[str, Any]], as_json: bool) -> int:
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return (
-        ", ".join(map(str, value))
-        if isinstance(value, tuple | list)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def document(content: Any) -> None:
-    """One JSON document; a number that is not finite, which JSON does not know, is null."""
+    """Print one JSON document; NaN and infinity, which JSON lacks, become null."""
     print(json.dumps(_finite(content), indent=1, default=str, allow_nan=False))
 
 

@@ -1,4 +1,4 @@
-"""The bodies of `harness properties`: measure MMLU and BBH, import what others measured, show what is known."""
+"""`harness properties`: measure MMLU and BBH, import published scores, list the stored ones."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from harness.cli.printing import document, show
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-    """The options of `harness properties`."""
+    """Add the options that only `harness properties` has."""
     command.add_argument(
         "what",
         choices=("mmlu", "bbh", "bbh-choice", "import", "show"),
-        help="measure (bbh-choice: the likeliest of the answers offered); take over what others measured; list",
+        help="benchmark to measure (bbh-choice takes the likeliest of the given answers); `import`: import scores from "
+        "a file; `show`: list the stored scores",
     )
     command.add_argument("file", nargs="?", metavar="FILE", help="import: results of lm-evaluation-harness, or a CSV")
-    command.add_argument("--model", action="append", metavar="NAME_OR_FOLDER", help="which; repeatable")
-    command.add_argument("--models", metavar="FILE", help="models of your own: a TOML or YAML file")
-    command.add_argument("--allow-pickle", action="store_true", help="load pickled weights too, which can run any code")
-    command.add_argument("--source", default="", metavar="TEXT", help="import: where the values are published")
-    command.add_argument("--percent", action="store_true", help="import: the values of a table are percent")
     command.add_argument(
-        "--encoding", metavar="NAME", help="import: of a table that is not UTF-8 and does not state it"
+        "--model", action="append", metavar="NAME_OR_FOLDER",
+        help="name in the table, Hub id or checkpoint folder; repeatable",
+    )  # fmt: skip
+    command.add_argument("--source", default="", metavar="TEXT", help="import: where the values are published")
+    command.add_argument("--percent", action="store_true", help="import: the values of the table are percentages")
+    command.add_argument("--out", default="results", metavar="URL", help="folder or URL for tables (default: results)")
+    command.add_argument(
+        "--batch-size", default="auto", metavar="N", help="prompts per batch (default: auto; 16 on a CPU)"
     )
-    command.add_argument("--out", default="results", metavar="URL", help="folder or URL of tables (default: results)")
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    command.add_argument("--batch-size", default="auto", metavar="N", help="prompts at once (default: 16 on a CPU)")
-    command.add_argument("--limit", type=int, metavar="N", help="questions of each task at most: for a trial")
+    command.add_argument("--limit", type=int, metavar="N", help="questions per task at most, for a quick trial")
 
 
 def properties(arguments: argparse.Namespace) -> int:
-    """MMLU and BBH of models; 1 where one could not be measured."""
+    """Measure, import or list MMLU and BBH scores; exit status 1 if a model could not be measured."""
     if arguments.limit is not None and arguments.limit < 1:
-        raise ValueError("--limit must be 1 or more.")
+        raise ValueError(f"--limit must be 1 or more, not {arguments.limit}.")
     if arguments.what == "show":
         return _show(arguments)
     if arguments.what == "import":
@@ -53,35 +53,35 @@ def _measure(arguments: argparse.Namespace) -> int:
     names = list(model_table.extend(arguments.models)) if arguments.models else []
     names = arguments.model or names
     if not names:
-        raise ValueError("of which model? Give --model NAME_OR_FOLDER, once for each.")
+        raise ValueError("no model to measure: give --model NAME_OR_FOLDER, once per model.")
     for name in names:
         require_known(name)
     root, device = Path(arguments.data_root or ".").absolute(), _device(arguments.device)
     batch = "16" if arguments.batch_size == "auto" and device == "cpu" else arguments.batch_size
-    done, failed = [], []
-    for name, known_as in names_of(dict.fromkeys(names)).items():
+    measured, failures = [], []
+    for name, table_name in names_of(dict.fromkeys(names)).items():
         try:
-            checkpoint = resolve(name, known_as, allow_pickle=arguments.allow_pickle)
+            checkpoint = resolve(name, table_name, allow_pickle=arguments.allow_pickle)
             for note in checkpoint.notes:
                 print(f"note: {checkpoint.name}: {note}", file=sys.stderr)
-            ran = run(checkpoint, arguments.what, root, device, batch, arguments.limit)
-        except (RuntimeError, ModuleNotFoundError, CheckpointChangedError) as error:  # the others go on
-            failed.append({"model": name, "message": str(error)})
+            results = run(checkpoint, arguments.what, root, device, batch, arguments.limit)
+        except (RuntimeError, ModuleNotFoundError, CheckpointChangedError) as error:  # continue with the other models
+            failures.append({"model": name, "message": str(error)})
             print(f"harness: {name}: {error}", file=sys.stderr)
             continue
-        rows = properties.rows_of(ran, arguments.what, checkpoint.name, checkpoint.revision, arguments.limit)
+        rows = properties.rows_of(results, arguments.what, checkpoint.name, checkpoint.revision, arguments.limit)
         properties.store(arguments.out, rows)
-        done += rows
+        measured += rows
         if not arguments.json:
             _print(rows)
     if arguments.json:
-        document({"rows": done, "failures": failed})
-    return int(bool(failed))
+        document({"rows": measured, "failures": failures})
+    return int(bool(failures))
 
 
-def _device(asked: str) -> str:
-    if asked != "auto":
-        return asked
+def _device(device: str) -> str:
+    if device != "auto":
+        return device
     from harness.cli.doctor import has_cuda
 
     return "cuda" if has_cuda() else "cpu"
@@ -92,12 +92,14 @@ def _import(arguments: argparse.Namespace) -> int:
     from harness.knowledge import benchmark_scores as properties
 
     if not arguments.file:
-        raise ValueError("import what? Give a file.")
+        raise ValueError("no file to import: give FILE.")
     if not Path(arguments.file).is_file():
-        raise FileNotFoundError(f"{arguments.file} is not there.")
+        raise FileNotFoundError(f"{arguments.file} does not exist; give an existing FILE.")
     if arguments.file.lower().endswith(".json"):
         if len(arguments.model or ()) != 1:
-            raise ValueError("of which model are these results? Give one --model, as it stands in the tables.")
+            raise ValueError(
+                "the file does not name the model of these results: give exactly one --model, as named in the tables."
+            )
         root = Path(arguments.data_root) if arguments.data_root else None
         rows = properties.of_results(arguments.file, name_of(arguments.model[0]), "", root)
     else:
@@ -109,7 +111,7 @@ def _import(arguments: argparse.Namespace) -> int:
         document({"rows": rows})
     else:
         n_models = len({row["model"] for row in rows})
-        print(f"{len(rows)} values of {n_models} models; `harness analyse {arguments.out}` and the report have them.")
+        print(f"imported {len(rows)} values of {n_models} models into {arguments.out}")
     return 0
 
 
@@ -123,14 +125,14 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         document(rows.to_dict("records"))
     elif rows.empty:
-        print(f"no benchmark_scores under {arguments.out}; `harness properties mmlu --model NAME` measures.")
+        print(f"no benchmark scores under {arguments.out}; `harness properties mmlu --model NAME` measures them")
     else:
         _print(rows.sort_values(["model", "benchmark", "category"]).to_dict("records"))
     return 0
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    """The whole and the categories, as people read them."""
+    """Print the overall and category scores as a table."""
     from harness.numbers import interval, number
 
     shown = [
@@ -144,4 +146,4 @@ def _print(rows: list[dict[str, Any]]) -> None:
     ]  # fmt: skip
     show(shown, as_json=False)
     for model in dict.fromkeys(row["model"] for row in rows if row["cut"]):
-        print(f"Prompts did not fit the window of {model}: their beginning, its examples, was cut off.")
+        print(f"{model}: some prompts exceed its context window; their first examples were cut off")

@@ -1,6 +1,7 @@
-"""The commands' bodies: each takes the parsed arguments, makes one call, prints, and gives the exit status.
+"""`harness run`, `report`, `datasets`, `fetch`, `specs`, `controls`, `conform`, `doctor` and `cache`.
 
-What a command needs is imported when it is called, so that `harness --help` loads nothing heavy.
+Each function takes the parsed arguments, prints its result and returns the exit status. Imports are inside the
+functions, so that `harness --help` loads no heavy library.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from harness.cli.printing import document, show
+from harness.cli.printing import STOPPED, document, show
 from harness.numbers import size
 from harness.protocol import ProtocolName, Variant
 from harness.spec import SPECS, EvaluationSpec
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run a spec, write its tables and its report; 1 where something failed."""
+    """Run a spec, write its tables and its report; exit status 1 if something failed."""
     from rich.console import Console
 
     from harness.report import page as report
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     spec = spec_of(arguments)
     console = Console(file=sys.stderr if arguments.json else sys.stdout)
-    # Ray writes its warnings to stdout, which belongs to our own lines or to the one JSON document.
+    # Ray prints warnings to stdout, where they would mix with the JSON document.
     with Display(console) as display, contextlib.redirect_stdout(sys.stderr):
         outcome = pipeline.run(
             spec,
@@ -49,25 +50,25 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(_last_words(outcome, page))
     if outcome.was_stopped:
-        print("harness: stopped; the same command goes on where this one ended", file=sys.stderr)
+        print(f"harness: {STOPPED}", file=sys.stderr)
     return int(bool(outcome.failures or outcome.was_stopped))
 
 
 def _last_words(outcome: Any, page: str) -> str:
     if outcome.failures:
-        did = f"{outcome.n_computed} scores computed, {len(outcome.failures)} failures (table `failures`)"
+        summary = f"{outcome.n_computed} scores computed, {len(outcome.failures)} failures (table `failures`)"
     elif outcome.n_units == 0:
-        did = "nothing to do: no data set of the spec has the protocol asked for"
+        summary = "nothing to do: no data set of the spec has the requested protocol"
     elif outcome.n_computed == 0 and not outcome.was_stopped:
-        did = f"nothing to do: all {outcome.n_units} scores were there"
+        summary = f"nothing to do: all {outcome.n_units} scores are already stored"
     else:
-        did = f"{outcome.n_computed} scores computed, {outcome.n_reused} were there"
+        summary = f"{outcome.n_computed} scores computed, {outcome.n_reused} reused"
     if outcome.was_stopped:
-        did += f", {outcome.n_units - outcome.n_computed - outcome.n_reused} are left"
-    return f"run {outcome.run}: {did}; {outcome.seconds:.0f} s\nopen the report: {page}"
+        summary += f", {outcome.n_units - outcome.n_computed - outcome.n_reused} remaining"
+    return f"run {outcome.run}: {summary}; {outcome.seconds:.0f} s\nopen the report: {page}"
 
 
-# --protocol -> what is run.
+# Value of --protocol -> protocols to run.
 PROTOCOLS: dict[str, tuple[ProtocolName, ...]] = {
     "paper": ("paper",),
     "strict": ("strict",),
@@ -79,8 +80,15 @@ PROTOCOLS: dict[str, tuple[ProtocolName, ...]] = {
 
 
 def spec_of(arguments: argparse.Namespace) -> EvaluationSpec:
-    """The spec that the arguments ask for; ValueError where a name is unknown or no model is given."""
-    spec = _named(SPECS, arguments.spec, "spec")()
+    """Build the evaluation spec from the arguments.
+
+    Args:
+        arguments: as parsed for `run`.
+
+    Raises:
+        ValueError: if the spec or a data set is unknown, or no model is given.
+    """
+    spec = require_spec(arguments.spec)()
     spec = replace(spec, protocols=PROTOCOLS[arguments.protocol], variants=_variants(arguments))
     spec = replace(spec, vectors=arguments.vectors, corpus=arguments.corpus)
     spec = replace(spec, dtype=arguments.dtype, backend=arguments.backend)
@@ -95,30 +103,34 @@ def spec_of(arguments: argparse.Namespace) -> EvaluationSpec:
 
         spec = replace(spec, datasets=tuple(member for name in arguments.dataset for member in datasets.expand(name)))
     if not spec.models:
-        raise ValueError(f"spec {spec.name!r} names no models: give --model NAME_OR_FOLDER, once for each.")
+        raise ValueError(f"spec {spec.name!r} names no models: give --model NAME_OR_FOLDER, once per model.")
     return spec
 
 
 def _variants(arguments: argparse.Namespace) -> tuple[Variant, ...]:
-    asked: dict[Variant, bool] = {
+    is_requested: dict[Variant, bool] = {
         "untrained": not arguments.no_untrained, "shuffled": arguments.shuffled, "chat": arguments.chat_template,
     }  # fmt: skip
-    return tuple(variant for variant, is_asked in asked.items() if is_asked)
+    return tuple(variant for variant, requested in is_requested.items() if requested)
 
 
-def _named(table: dict[str, Callable[[], EvaluationSpec]], name: str, what: str) -> Callable[[], EvaluationSpec]:
+def require_spec(name: str) -> Callable[[], EvaluationSpec]:
+    """Look up a named evaluation; ValueError with the nearest names if it is unknown."""
     import difflib
 
-    if name not in table:
-        near = difflib.get_close_matches(name, table, n=3, cutoff=0.4) or list(table)
-        raise ValueError(f"{what} {name!r} is unknown; the nearest are {', '.join(near)}.")
-    return table[name]
+    if name not in SPECS:
+        nearest = difflib.get_close_matches(name, SPECS, n=3, cutoff=0.4) or list(SPECS)
+        raise ValueError(f"spec {name!r} is unknown; the nearest are {', '.join(nearest)}.")
+    return SPECS[name]
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Write the page of a run, or print its tables as Markdown."""
+    """Write the HTML report of a run, or print its tables as Markdown or LaTeX."""
     from harness.report import page as report
 
+    if arguments.figures:
+        paths = report.write_figures(arguments.out, arguments.figures, arguments.run)
+        return show([{"figure": path} for path in paths], arguments.json)
     if arguments.markdown or arguments.latex:
         print((report.markdown if arguments.markdown else report.latex)(arguments.out, arguments.run))
         return 0
@@ -130,8 +142,17 @@ def report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def tables(arguments: argparse.Namespace) -> int:
+    """Describe the result tables, or every column of one."""
+    from harness.storage import dictionary
+
+    if arguments.name:
+        return show(dictionary.columns(arguments.name), arguments.json)
+    return show([{"table": name, "one row is": row} for name, row in dictionary.TABLES.items()], arguments.json)
+
+
 def datasets(arguments: argparse.Namespace) -> int:
-    """The table of data sets, or one of them with its files and protocols."""
+    """List the data sets, or show one with its files and protocols."""
     from harness import datasets
     from harness.cli import dataset_listing
 
@@ -143,17 +164,17 @@ def datasets(arguments: argparse.Namespace) -> int:
         else:
             print("\n".join(dataset_listing.in_full(entry, root)))
         return 0
-    known = [dataset_listing.summary(entry, root) for entry in datasets.DATASETS.values()]
+    summaries = [dataset_listing.summary(entry, root) for entry in datasets.DATASETS.values()]
     if arguments.json:
-        document(known)
+        document(summaries)
         return 0
-    show(dataset_listing.table(known), as_json=False)
-    print("", *dataset_listing.remarks(known, root), sep="\n")
+    show(dataset_listing.table(summaries), as_json=False)
+    print("", *dataset_listing.remarks(summaries, root), sep="\n")
     return 0
 
 
 def fetch(arguments: argparse.Namespace) -> int:
-    """Download data sets to their place; 1 where a file could not be had."""
+    """Download data sets; exit status 1 if a file could not be fetched."""
     from rich.console import Console
 
     from harness import datasets
@@ -180,19 +201,19 @@ def _root(arguments: argparse.Namespace) -> Path:
 
 
 def specs(arguments: argparse.Namespace) -> int:
-    """The named evaluations."""
+    """List the named evaluations."""
     return show([asdict(make()) | {"about": (make.__doc__ or "").strip()} for make in SPECS.values()], arguments.json)
 
 
 def controls(arguments: argparse.Namespace) -> int:
-    """The features without a language model, and those of a model that knows nothing, or no order."""
+    """List the controls: features without a language model, and those of untrained or shuffled variants."""
     from harness.features.controls import CONTROLS, OF_A_MODEL
 
     return show([*(control.described for control in CONTROLS.values()), *OF_A_MODEL], arguments.json)
 
 
 def conform(arguments: argparse.Namespace) -> int:
-    """Compare with recorded vectors; 1 where a case differs."""
+    """Compare with recorded Brain-Score results; exit status 1 if a case differs."""
     from harness.conformance import compare as conform
     from harness.conformance import verdicts
 
@@ -205,38 +226,38 @@ def conform(arguments: argparse.Namespace) -> int:
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """What works on this machine; 1 where something that is needed does not."""
+    """Check this machine; exit status 1 if a required component does not work."""
     from harness.cli import doctor
 
-    found = doctor.examine(arguments.data_root or ".")
-    return show(found, arguments.json) or int(any(row["state"] == "broken" for row in found))
+    rows = doctor.examine(arguments.data_root or ".")
+    return show(rows, arguments.json) or int(any(row["state"] == "broken" for row in rows))
 
 
 def cache(arguments: argparse.Namespace) -> int:
-    """What the store holds, whether it is as it was written, and what of it is of no use."""
+    """List, verify or clean up the stored units; `verify` returns exit status 1 if something is damaged."""
     from harness.storage.store import Store
 
     store = Store(arguments.out)
     if not store.fs.isdir(store.root):
-        raise FileNotFoundError(f"no units under {arguments.out}; give the --out of a run.")
+        raise FileNotFoundError(f"no units under {arguments.out}: give the folder or URL that `run` got as --out.")
     return {"ls": _cache_ls, "verify": _cache_verify, "gc": _cache_gc}[arguments.what](store, arguments)
 
 
 def _cache_ls(store: Any, arguments: argparse.Namespace) -> int:
     from harness.storage import inventory as cache
 
-    found = cache.ls(store)
+    units = cache.ls(store)
     if arguments.json:
-        document([asdict(unit) for unit in found])
+        document([asdict(unit) for unit in units])
         return 0
     rows = [
         asdict(unit) | {"key": unit.key[:12], "created": unit.created[:16], "bytes": size(unit.bytes),
                         "runs": len(unit.runs)}
-        for unit in found
+        for unit in units
     ]  # fmt: skip
     if rows:
         show(rows, as_json=False)
-    print(f"{len(found)} units, {size(sum(unit.bytes for unit in found))} in {store.root}")
+    print(f"{len(units)} units, {size(sum(unit.bytes for unit in units))} in {store.root}")
     return 0
 
 
@@ -257,25 +278,25 @@ def _cache_verify(store: Any, arguments: argparse.Namespace) -> int:
         corrupted = [vars(error) for error in corrupt]
         document({"units": n_units, "bytes": n_bytes, "corrupt": corrupted, "tables": damaged})
     else:
-        for fault in damaged:
-            print(f"tables of {fault}. Give the command of that run again: they are put together anew.")
+        for damage in damaged:
+            print(f"tables of {damage}. Repeat the command of that run to write them again.")
         for error in corrupt:
-            print(f"{error} It is removed; the next run computes it again.")
-        print(f"{n_units} units read, {size(n_bytes)}: {len(corrupt) or 'none'} corrupt")
+            print(f"{error} The unit was removed; the next run computes it again.")
+        print(f"{n_units} units verified, {size(n_bytes)}: {len(corrupt) or 'none'} corrupt")
     return int(bool(corrupt or damaged))
 
 
 def _cache_gc(store: Any, arguments: argparse.Namespace) -> int:
     from harness.storage import inventory as cache
 
-    found = cache.unused_files(store, unused=arguments.unused)
+    files = cache.unused_files(store, unused=arguments.unused)
     if arguments.yes:
-        cache.remove(store, found)
+        cache.remove(store, files)
     if arguments.json:
-        document({"removed": arguments.yes, "waste": [asdict(each) for each in found]})
+        document({"removed": arguments.yes, "waste": [asdict(file) for file in files]})
         return 0
-    for each in found:
-        print(f"{size(each.bytes):>9}  {each.path}: {each.why}")
-    total = f"{len(found)} things, {size(sum(each.bytes for each in found))}"
-    print(f"removed {total}" if arguments.yes else f"would remove {total}; give --yes to do it")
+    for file in files:
+        print(f"{size(file.bytes):>9}  {file.path}: {file.why}")
+    total = f"{len(files)} file(s) or folder(s), {size(sum(file.bytes for file in files))}"
+    print(f"removed {total}" if arguments.yes else f"would remove {total}; --yes removes them")
     return 0

@@ -1,4 +1,4 @@
-"""The body of `harness watch`: new checkpoints are evaluated, once or again and again, and somebody is told."""
+"""`harness watch`: evaluate new checkpoints, in one pass or repeatedly, and call hooks with the results."""
 
 from __future__ import annotations
 
@@ -24,61 +24,71 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-FIRST_PAUSE_S = 30.0  # after a pass that failed; twice as long after each further one, up to --every
+FIRST_PAUSE_S = 30.0  # wait after a failed pass; doubles with each further failure, up to --every
 
 
 def add_options(watch: argparse.ArgumentParser) -> None:
-    """The options of `watch` beside those of `run`."""
+    """Add the options of `watch` that `run` does not have."""
     when = watch.add_mutually_exclusive_group()
     when.add_argument("--once", action="store_true", help="one pass, for cron or a RayCronJob (default)")
-    when.add_argument("--every", metavar="TIME", help="a pass each 30m, 1h, 1d, until it is stopped")
-    watch.add_argument("--tries", type=int, default=3, metavar="N", help="then a checkpoint is parked (default: 3)")
-    watch.add_argument("--marker", default="", metavar="NAME", help="file that is written last into a checkpoint")
+    when.add_argument("--every", metavar="TIME", help="repeat at this interval, such as 30m, 1h or 1d, until stopped")
     watch.add_argument(
-        "--quiet", default="60s", metavar="TIME", help="without a marker: unchanged for so long is complete (60s)"
+        "--tries", type=int, default=3, metavar="N", help="attempts before a failing checkpoint is parked (default: 3)"
     )
-    watch.add_argument("--cache", metavar="DIR", help="for checkpoints of a bucket (default: OUT/checkpoints)")
-    watch.add_argument("--on-result", metavar="COMMAND|URL", help="is given each new score, as JSON")
-    watch.add_argument("--on-drop", metavar="COMMAND|URL", help="is given each score below that of the step before")
-    watch.add_argument("--drop", type=float, default=0.05, metavar="R", help="what counts as one (default: .05)")
-    watch.add_argument("--on-parked", metavar="COMMAND|URL", help="is given each checkpoint that is given up")
-    watch.add_argument("--list", action="store_true", dest="only_list", help="say what is there; evaluate nothing")
+    watch.add_argument("--marker", default="", metavar="NAME", help="file that marks a checkpoint as complete")
+    watch.add_argument(
+        "--quiet",
+        default="60s",
+        metavar="TIME",
+        help="without a marker: time that files must be unchanged (default: 60s)",
+    )
+    watch.add_argument("--cache", metavar="DIR", help="folder for checkpoints from a bucket (default: OUT/checkpoints)")
+    watch.add_argument("--on-result", metavar="COMMAND|URL", help="hook that gets each new score as JSON")
+    watch.add_argument("--on-drop", metavar="COMMAND|URL", help="hook for scores below the previous step's")
+    watch.add_argument(
+        "--drop", type=float, default=0.05, metavar="R", help="decrease that counts as a drop (default: 0.05)"
+    )
+    watch.add_argument("--on-parked", metavar="COMMAND|URL", help="hook for each checkpoint that is parked")
+    watch.add_argument("--list", action="store_true", dest="only_list", help="list the checkpoints; evaluate nothing")
 
 
 def watch(arguments: argparse.Namespace) -> int:
-    """Evaluate the checkpoints of a source that are new; 1 where one failed, 2 where the source cannot be looked at."""
-    made = _watch(arguments)
+    """Evaluate the new checkpoints of a source; exit status 1 if one failed, 2 if the source cannot be read."""
+    watcher = _watcher(arguments)
     if arguments.only_list:
-        return _list(made, arguments)
+        return _list(watcher, arguments)
     if not arguments.every:
-        this = made.once()
-        _tell(this, arguments)
-        return int(bool(this.failed or this.parked or this.was_stopped))
+        result = watcher.once()
+        _print(result, arguments)
+        return int(bool(result.failed or result.parked or result.was_stopped))
     from harness.runs import stopping
 
     with stopping.signals() as stop:
-        _again_and_again(made, seconds(arguments.every), arguments, stop)
+        _repeat(watcher, seconds(arguments.every), arguments, stop)
     return 0
 
 
-def seconds(said: str) -> float:
-    """A time such as 90s, 30m, 1h or 2d, in seconds.
+def seconds(text: str) -> float:
+    """Convert a duration such as 90s, 30m, 1h or 2d to seconds.
+
+    Args:
+        text: a number followed by s, m, h or d.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if the text has another form.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", said)
-    if not found or (float(found[1]) <= 0 and said[0] != "0"):
-        raise ValueError(f"{said!r} is no time; give such as 90s, 30m, 1h or 1d.")
-    return float(found[1]) * _UNITS[found[2]]
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not match or (float(match[1]) <= 0 and text[0] != "0"):
+        raise ValueError(f"{text!r} is not a duration; give one such as 90s, 30m, 1h or 1d.")
+    return float(match[1]) * _UNITS[match[2]]
 
 
-def _watch(arguments: argparse.Namespace) -> CheckpointWatcher:
+def _watcher(arguments: argparse.Namespace) -> CheckpointWatcher:
     from harness.cli import run_commands
     from harness.watching.watch import CheckpointWatcher
 
     if arguments.tries < 1:
-        raise ValueError("--tries must be 1 or more.")
+        raise ValueError(f"--tries must be 1 or more, not {arguments.tries}.")
     spec = run_commands.spec_of(argparse.Namespace(**{**vars(arguments), "model": arguments.model or ["none"]}))
     spec = replace(spec, models=tuple(arguments.model or ()))
     source = arguments.source
@@ -87,24 +97,24 @@ def _watch(arguments: argparse.Namespace) -> CheckpointWatcher:
     cache = arguments.cache or str(Path("." if "://" in arguments.out else arguments.out).absolute() / "checkpoints")
     return CheckpointWatcher(
         source, spec, arguments.out, partial(_evaluate, arguments), arguments.tries, seconds(arguments.quiet),
-        arguments.marker, cache, arguments.drop, arguments.allow_pickle, _hooked(arguments),
+        arguments.marker, cache, arguments.drop, arguments.allow_pickle, _call_hook(arguments),
     )  # fmt: skip
 
 
-def _hooked(arguments: argparse.Namespace) -> Callable[[Event], None]:
-    """What calls the hooks that are asked for; ValueError where one cannot work."""
+def _call_hook(arguments: argparse.Namespace) -> Callable[[Event], None]:
+    """A function that calls the hook for an event; ValueError if a hook cannot work."""
     from harness.watching import hooks
 
-    listed = {"result": arguments.on_result, "drop": arguments.on_drop, "parked": arguments.on_parked}
-    for name, hook in listed.items():
+    hook_of = {"result": arguments.on_result, "drop": arguments.on_drop, "parked": arguments.on_parked}
+    for name, hook in hook_of.items():
         if hook:
             hooks.require_usable(hook, f"--on-{name}")
 
-    def tell(event: Event) -> None:
-        if hook := listed[event.event]:
+    def call(event: Event) -> None:
+        if hook := hook_of[event.event]:
             hooks.call(hook, asdict(event) | {"text": event.text})
 
-    return tell
+    return call
 
 
 def _evaluate(arguments: argparse.Namespace, spec: Any) -> Any:
@@ -124,52 +134,52 @@ def _evaluate(arguments: argparse.Namespace, spec: Any) -> Any:
     return outcome
 
 
-def _again_and_again(made: CheckpointWatcher, every_s: float, arguments: argparse.Namespace, stop: Stop) -> None:
+def _repeat(watcher: CheckpointWatcher, every_s: float, arguments: argparse.Namespace, stop: Stop) -> None:
     from harness.runs import ray_session
 
     pause_s = FIRST_PAUSE_S
     while not stop.is_asked:
         try:
-            this = made.once()
+            result = watcher.once()
         except Exception as error:
             wait_s = min(pause_s, every_s)
-            is_ours = not isinstance(error, OSError | ValueError)  # a fault of the program, whose place should be known
-            said = f"{type(error).__name__}: {error}"
-            logger.warning("watch=%s failed (%s); again in %g s", made.source, said, wait_s, exc_info=is_ours)
+            is_bug = not isinstance(error, OSError | ValueError)  # then log the traceback
+            message = f"{type(error).__name__}: {error}"
+            logger.warning("watch=%s failed (%s); retry in %g s", watcher.source, message, wait_s, exc_info=is_bug)
             pause_s *= 2
             ray_session.leave()
         else:
-            _tell(this, arguments)
+            _print(result, arguments)
             wait_s, pause_s = every_s, FIRST_PAUSE_S
-            if this.was_stopped:
+            if result.was_stopped:
                 return
-        until = time.monotonic() + wait_s
-        while time.monotonic() < until and not stop.is_asked:
+        deadline = time.monotonic() + wait_s
+        while time.monotonic() < deadline and not stop.is_asked:
             time.sleep(min(1.0, wait_s))
 
 
-def _tell(this: WatchPass, arguments: argparse.Namespace) -> None:
-    """Print what came of a pass."""
+def _print(result: WatchPass, arguments: argparse.Namespace) -> None:
+    """Print the result of a pass."""
     if arguments.json:
-        document(asdict(this))
+        document(asdict(result))
         return
-    for event in this.events:
+    for event in result.events:
         print(f"{event.event}: {event.text}")
-    for row in this.failed:
+    for row in result.failed:
         print(f"failed {row['model']} (attempt {row['attempt']} of {arguments.tries}): {row['reason']}")
-    for one in this.waiting:
-        print(f"waits {one.where}: for {one.waits_for}")
+    for checkpoint in result.waiting:
+        print(f"incomplete {checkpoint.where}: waiting for {checkpoint.waits_for}")
     print(
-        f"{this.seen} checkpoints: {this.done} were done, {len(this.evaluated)} evaluated, {len(this.failed)} failed, "
-        f"{len(this.parked)} parked, {len(this.waiting)} not complete"
+        f"{result.seen} checkpoints: {result.done} already done, {len(result.evaluated)} evaluated, "
+        f"{len(result.failed)} failed, {len(result.parked)} parked, {len(result.waiting)} incomplete"
     )
-    if this.run:
+    if result.run:
         print(f"open the report: {arguments.out.rstrip('/')}/report.html")
     sys.stdout.flush()
 
 
-def _list(made: CheckpointWatcher, arguments: argparse.Namespace) -> int:
-    rows = made.listed()
+def _list(watcher: CheckpointWatcher, arguments: argparse.Namespace) -> int:
+    rows = watcher.listed()
     if arguments.json:
         document(rows)
     else:

@@ -1,4 +1,4 @@
-"""The body of `harness surprisal`: to stdout or a file in this process, to a folder of tables on Ray."""
+"""`harness surprisal`: runs in this process when it writes to stdout or a file, on Ray when it writes tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.printing import document
+from harness.cli.printing import STOPPED, document
 from harness.protocol import Protocol, surprisal_alone
 
 if TYPE_CHECKING:
@@ -22,63 +22,66 @@ _FILES = {".csv": ",", ".tsv": "\t"}
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
-    """What `harness surprisal` takes besides precision, library and data root."""
+    """Add the options that only `harness surprisal` has."""
     command.add_argument(
         "corpus", nargs="+", metavar="CORPUS",
-        help="CSV, TSV or Parquet with a column `word` (and `passage`, `sentence`, `word_id`), text, or a data set",
+        help="data set, plain text, or a CSV, TSV or Parquet file with a column `word` (optional: `passage`, "
+        "`sentence`, `word_id`)",
     )  # fmt: skip
     command.add_argument(
-        "--model", action="append", required=True, metavar="NAME_OR_FOLDER", help="table name, Hub id or folder"
-    )
+        "--model", action="append", required=True, metavar="NAME_OR_FOLDER",
+        help="name in the table, Hub id or checkpoint folder; repeatable",
+    )  # fmt: skip
     command.add_argument(
         "--context", choices=("passage", "sentence", "corpus", "none"), default="passage",
-        help="what is read before a word: its passage (the default), its sentence, the whole corpus, nothing",
+        help="text that precedes each word in the input: its passage (default), its sentence, the corpus, or nothing",
     )  # fmt: skip
     command.add_argument(
-        "--joiner", metavar="TEXT", help='between words in the text: a space (the default), "" for none, as in Chinese'
+        "--joiner", metavar="TEXT", help='separator between words: a space (default), or "" as in Chinese'
     )
     command.add_argument(
-        "--language",
-        default="",
-        metavar="CODE",
-        help="of the texts, such as de or el: where sentences end (default: en)",
+        "--language", default="", metavar="CODE",
+        help="language of the text, such as de or el, for finding sentence ends (default: en)",
+    )  # fmt: skip
+    command.add_argument(
+        "--window", type=int, default=2048, help="tokens per window, at most the model's limit (default: 2048)"
     )
     command.add_argument(
-        "--encoding", metavar="NAME", help="of a file that is not UTF-8 and does not state it, such as windows-1252"
+        "--overlap", type=float, default=0.5, help="fraction of a window that overlaps the previous one (default: 0.5)"
     )
-    command.add_argument("--window", type=int, default=2048, help="tokens at once at most, if the model reads as many")
-    command.add_argument("--overlap", type=float, default=0.5, help="share of a window that the one before has read")
     command.add_argument(
         "--bos", choices=("window", "text", "none"), default="window",
-        help="which windows begin with the model's BOS: each, the first of a text, none (default: each)",
+        help="where to insert the BOS token: in every window (default), only at the start of a text, or nowhere",
     )  # fmt: skip
     command.add_argument(
         "--t5-reads", choices=("text", "context", "both"), default="text",
-        help="T5: the text by its decoder alone, or the word by its decoder and the context in its encoder",
+        help="T5 only: text: the whole text goes to the decoder (default); context: the preceding text goes to the "
+        "encoder, the word to the decoder; both: compute both",
     )  # fmt: skip
     command.add_argument(
-        "--out", metavar="CSV_OR_URL", help="a .csv or .tsv file; else a folder or URL of tables (default: stdout)"
+        "--out", metavar="CSV_OR_URL", help="a .csv or .tsv file, or a folder or URL for tables (default: stdout)"
     )
-    command.add_argument("--allow-pickle", action="store_true", help="load pickled weights too, which can run any code")
     command.add_argument(
-        "--keep-going", action="store_true", help="to a folder: where the name of a model is not known, read the others"
+        "--keep-going", action="store_true",
+        help="with a folder as --out: if a model name is unknown, run the other models",
+    )  # fmt: skip
+    command.add_argument("--address", metavar="ADDR", help="address of a Ray cluster, or auto (default: a local Ray)")
+    command.add_argument(
+        "--memory-gb", type=float, metavar="GB", help="memory for all workers together (default: the free memory)"
     )
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    command.add_argument("--address", metavar="ADDR", help="a Ray cluster (default: a local Ray)")
-    command.add_argument("--memory-gb", type=float, metavar="GB", help="of all workers (default: what is free)")
 
 
 def surprisal(arguments: argparse.Namespace) -> int:
-    """Surprisal of words; 1 where a model failed."""
+    """Compute the surprisal of each word; exit status 1 if a model failed."""
     if arguments.models:
         from harness.models import model_table
 
         model_table.extend(arguments.models)
-    how = surprisal_alone(arguments.context, arguments.window, arguments.overlap, arguments.bos)
+    protocol = surprisal_alone(arguments.context, arguments.window, arguments.overlap, arguments.bos)
     out = Path(arguments.out or "")
     if arguments.out and out.suffix.lower() not in _FILES:
-        return _tables(arguments, how)
-    frames = _here(arguments, how)
+        return _write_tables(arguments, protocol)
+    frames = _compute(arguments, protocol)
     if arguments.json:
         document([row for frame in frames for row in frame.to_dict("records")])
     elif arguments.out:
@@ -94,12 +97,12 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     from harness.text.word_files import TextOptions
 
     names = ("t5_reads", "dtype", "backend", "device", "data_root", "allow_pickle")
-    said = TextOptions(arguments.encoding, arguments.joiner, arguments.language)
-    return {name: getattr(arguments, name) for name in names} | {"options": said}
+    text_options = TextOptions(arguments.encoding, arguments.joiner, arguments.language)
+    return {name: getattr(arguments, name) for name in names} | {"options": text_options}
 
 
-def _here(arguments: argparse.Namespace, how: Protocol) -> Iterator[pd.DataFrame]:
-    """In this process, with a bar on a terminal."""
+def _compute(arguments: argparse.Namespace, protocol: Protocol) -> Iterator[pd.DataFrame]:
+    """Compute in this process, with a progress bar on a terminal; yields one frame at a time."""
     from rich.console import Console
     from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
@@ -111,37 +114,37 @@ def _here(arguments: argparse.Namespace, how: Protocol) -> Iterator[pd.DataFrame
         options["device"] = memory.best_device()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}: {task.completed} words", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bars: dict[str, Any] = {}
 
-        def heard(model: str, n_words: int) -> None:
+        def advance(model: str, n_words: int) -> None:
             if model not in bars:
-                bars[model] = shown.add_task(model, total=None)
-            shown.update(bars[model], advance=n_words)
+                bars[model] = progress.add_task(model, total=None)
+            progress.update(bars[model], advance=n_words)
 
-        def remarked(model: str, note: str) -> None:
+        def print_note(model: str, note: str) -> None:
             console.print(f"note: {model}: {note}", markup=False, highlight=False, soft_wrap=True)
 
         yield from word_units.surprisals(
-            arguments.corpus, arguments.model, how, progress=heard, remarked=remarked, **options
+            arguments.corpus, arguments.model, protocol, progress=advance, remarked=print_note, **options
         )
 
 
 def _write(frames: Iterator[pd.DataFrame], out: Path) -> int:
-    """Aside, and into place when all is written."""
-    aside, n_rows = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}"), 0
+    """Write to a temporary file, then rename it; returns the number of rows."""
+    temporary, n_rows = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}"), 0
     try:
-        with aside.open("w", encoding="utf-8", newline="") as stream:
+        with temporary.open("w", encoding="utf-8", newline="") as stream:
             for frame in frames:
                 frame.to_csv(stream, index=False, header=not n_rows, sep=_FILES[out.suffix.lower()])
                 n_rows += len(frame)
-        aside.replace(out)
+        temporary.replace(out)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return n_rows
 
 
-def _tables(arguments: argparse.Namespace, how: Protocol) -> int:
+def _write_tables(arguments: argparse.Namespace, protocol: Protocol) -> int:
     from rich.console import Console
 
     from harness.runs import word_surprisals
@@ -149,16 +152,16 @@ def _tables(arguments: argparse.Namespace, how: Protocol) -> int:
 
     console = Console(file=sys.stderr if arguments.json else sys.stdout)
     with Display(console) as display, contextlib.redirect_stdout(sys.stderr):
-        found = word_surprisals.run(
-            arguments.corpus, arguments.model, how, arguments.out, address=arguments.address,
+        outcome = word_surprisals.run(
+            arguments.corpus, arguments.model, protocol, arguments.out, address=arguments.address,
             memory_gb=arguments.memory_gb, listener=display, keep_going=arguments.keep_going, **_options(arguments),
         )  # fmt: skip
     if arguments.json:
-        document(asdict(found))
+        document(asdict(outcome))
     else:
-        is_whole = not (found.n_read or found.failures or found.was_stopped)
-        new = "nothing to do: all were there" if is_whole else f"{found.n_read:,} read now"
-        print(f"{found.n_words:,} words ({new}); {found.seconds:.0f} s\ntable: {found.table}")
-    if found.was_stopped:
-        print("harness: stopped; the same command goes on where this one ended", file=sys.stderr)
-    return int(bool(found.failures or found.was_stopped))
+        is_complete = not (outcome.n_read or outcome.failures or outcome.was_stopped)
+        new = "nothing to do: all results are stored" if is_complete else f"{outcome.n_read:,} computed now"
+        print(f"{outcome.n_words:,} words ({new}); {outcome.seconds:.0f} s\ntable: {outcome.table}")
+    if outcome.was_stopped:
+        print(f"harness: {STOPPED}", file=sys.stderr)
+    return int(bool(outcome.failures or outcome.was_stopped))

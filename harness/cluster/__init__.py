@@ -1,1 +1,1 @@
-"""Machines and jobs: which model fits where, how long it takes, and how a run is sent to a Ray cluster."""
+"""Machines and jobs: placement of models on nodes, time forecasts, and submission of runs to a Ray cluster."""

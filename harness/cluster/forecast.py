@@ -1,6 +1,7 @@
-"""What would run where: a spec's models and a cluster -> a plan as people and programs read it. Nothing is run.
+"""Forecast of a run (`harness plan`): models and a cluster -> placements, times and costs. Nothing is executed.
 
-Sizes are those of the table of models, or counted in a folder's own files; neither weights nor a network are needed.
+Model sizes come from the table of models, or are counted from the files in a folder. Neither weights nor network access
+are needed.
 """
 
 from __future__ import annotations
@@ -23,9 +24,13 @@ from harness.protocol import AskedDtype, Backend, Dtype
 
 @dataclass(frozen=True)
 class Forecast:
-    """A plan, what no plan could beat, and what was assumed. seconds are from the beginning of the run.
+    """Placements with predicted times. Times are in seconds from the start of the run.
 
-    forms: model -> form of its weights, of models.WEIGHTS; only where it is known.
+    Attributes:
+        placements: placed and refused models.
+        cluster: nodes and assumed rates.
+        lower_bound_s: makespan that no placement can beat.
+        forms: model -> form of its weights (model_table.WEIGHTS), where known.
     """
 
     placements: tuple[Placement, ...]
@@ -35,28 +40,29 @@ class Forecast:
 
     @property
     def placed(self) -> list[Placement]:
-        """Those that are not refused, in the order in which they come."""
-        return [one for one in self.placements if not one.refused]
+        """Placements that are not refused, in order."""
+        return [placed for placed in self.placements if not placed.refused]
 
     @property
     def makespan_s(self) -> float:
-        """Until the last model has read its texts."""
-        return max((one.end_s for one in self.placed), default=0.0)
+        """End of the last extraction."""
+        return max((placed.end_s for placed in self.placed), default=0.0)
 
     @property
     def gpu_hours(self) -> float:
-        """GPUs that are held, by how much of them and for how long."""
-        return sum(map(_gpu_hours, self.placed))
+        """GPU hours held, with shared GPUs counted by fraction."""
+        return sum(map(gpu_hours_of, self.placed))
 
     @property
     def usd(self) -> float | None:
-        """Of the whole cluster for the whole time: a node is paid for while it waits too. None without a price."""
+        """Cost of the whole cluster for the makespan, idle GPUs included; None without a price."""
         price = self.cluster.usd_per_gpu_hour
         return None if price is None else price * self.cluster.n_gpus * self.makespan_s / 3600
 
 
-def _gpu_hours(one: Placement) -> float:
-    return one.n_gpus * one.gpu_share * (one.end_s - one.start_s) / 3600
+def gpu_hours_of(placed: Placement) -> float:
+    """GPU hours held by one model."""
+    return placed.n_gpus * placed.gpu_share * (placed.end_s - placed.start_s) / 3600
 
 
 def plan(demands: Iterable[Demand], cluster: Cluster, asked: AskedDtype = "auto") -> Forecast:
@@ -64,34 +70,35 @@ def plan(demands: Iterable[Demand], cluster: Cluster, asked: AskedDtype = "auto"
 
     Args:
         demands: the models.
-        cluster: where.
-        asked: precision of the weights; "auto" by family and size. One in which a family cannot be read is not taken
-            for it.
+        cluster: the machines.
+        asked: precision of the weights; "auto" chooses by family and size. A precision that a family does not support
+            is an error.
 
     Raises:
-        ValueError: if a family is not read in the precision that was asked for.
+        ValueError: if a family does not support the given precision.
     """
-    wanted = list(demands)
+    models = list(demands)
     dtypes: dict[str, Dtype] = {
-        demand.model: precision.dtype_of(demand.family, demand.stack, demand.n_parameters, asked) for demand in wanted
+        demand.model: precision.dtype_of(demand.family, demand.stack, demand.n_parameters, asked) for demand in models
     }
-    placed = placement.place(wanted, cluster, dtypes)
-    jobs = [one.job(cluster.start_s) for one in placed if not one.refused]
-    forms = {demand.model: demand.weights_form for demand in wanted if demand.weights_form}
-    return Forecast(tuple(placed), cluster, simulate.lower_bound(jobs, cluster), forms)
+    placements = placement.place(models, cluster, dtypes)
+    jobs = [placed.job(cluster.start_s) for placed in placements if not placed.refused]
+    forms = {demand.model: demand.weights_form for demand in models if demand.weights_form}
+    return Forecast(tuple(placements), cluster, simulate.lower_bound(jobs, cluster), forms)
 
 
-# --- who --------------------------------------------------------------------------------------------------------------
+# --- models -----------------------------------------------------------------------------------------------------------
 
 
 def demands_of(
     names: Iterable[str], backend: Backend = "transformers", allow_pickle: bool = False
 ) -> list[Demand]:  # fmt: skip
-    """What models ask for, by their names in the table or their folders; no network is asked.
+    """Sizes of models given by name in the table or by folder, without network access.
 
     Raises:
         ValueError: if a name is neither in the table nor a folder.
-        FileNotFoundError: if a folder is no whole checkpoint, or its weights are pickles and these are not allowed.
+        FileNotFoundError: if a folder is not a complete checkpoint, or has only pickled weights and these are not
+            allowed.
     """
     known_as = checkpoints.names_of(dict.fromkeys(names))
     return [_demand(name, shown, backend, allow_pickle) for name, shown in known_as.items()]
@@ -100,74 +107,80 @@ def demands_of(
 def _demand(name: str, known_as: str, backend: Backend, allow_pickle: bool) -> Demand:
     entry = model_table.find(name)
     if name in tiny.MODELS or (entry is None and not Path(name).is_dir()):
-        if name in tiny.MODELS:  # they are built when the run begins
+        if name in tiny.MODELS:  # built when the run starts
             return Demand(name, tiny.MODELS[name], "", 1e5)
         checkpoints.require_known(name)
         return Demand(name, "", "", 0)
     if entry is None or entry.folder:
-        found = checkpoints.resolve(name, known_as, allow_pickle=allow_pickle)
-        shape = (found.n_parameters, found.n_layers, found.hidden_size, found.vocabulary, found.n_heads)
-        form = "pickle" if pickles.are_all_of(Path(found.folder)) else "safetensors"
-        return Demand(
-            found.name, found.family, found.stack, *shape, _able(backend, found.stack), weights_form=form
+        checkpoint = checkpoints.resolve(name, known_as, allow_pickle=allow_pickle)
+        shape = (
+            checkpoint.n_parameters, checkpoint.n_layers, checkpoint.hidden_size, checkpoint.vocabulary,
+            checkpoint.n_heads,
         )  # fmt: skip
+        form = "pickle" if pickles.are_all_of(Path(checkpoint.folder)) else "safetensors"
+        usable = _usable_backend(backend, checkpoint.stack)
+        return Demand(checkpoint.name, checkpoint.family, checkpoint.stack, *shape, usable, weights_form=form)
     return Demand(
-        name, entry.family, entry.stack, entry.n_parameters, entry.n_blocks, backend=_able(backend, entry.stack),
+        name, entry.family, entry.stack, entry.n_parameters, entry.n_blocks,
+        backend=_usable_backend(backend, entry.stack),
         weights_form=entry.weights if entry.revision == model_table.MODELS[entry.name].revision else "",
     )  # fmt: skip
 
 
-def _able(backend: Backend, stack: str) -> Backend:
+def _usable_backend(backend: Backend, stack: str) -> Backend:
+    """The requested backend for decoders; transformers for all other models."""
     return backend if stack == "decoder" else "transformers"
 
 
-# --- where ------------------------------------------------------------------------------------------------------------
+# --- machines ---------------------------------------------------------------------------------------------------------
 
 
 def cluster_of(file: str, gpu_memory_gb: float | None = None, **rates: Any) -> Cluster:
-    """The workers that a cluster.yaml of Ray's launcher allows at most.
+    """The largest set of workers that a cluster.yaml of Ray's launcher allows.
 
     Args:
-        file: the YAML file.
-        gpu_memory_gb: of one GPU, for node types that do not say it by the label "gpu-memory-gb".
-        rates: of `Cluster`.
+        file: path of the YAML file.
+        gpu_memory_gb: memory of one GPU, for node types without the label "gpu-memory-gb".
+        rates: fields of `Cluster`.
 
     Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is no such file, or the memory of a GPU is not known.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it is not a cluster file, or the memory of a GPU is unknown.
     """
     path = Path(file)
     if not path.is_file():
-        raise FileNotFoundError(f"{file} is no file; give the cluster.yaml of Ray's launcher, or --nodes.")
+        raise FileNotFoundError(f"{file} is not a file; give the cluster.yaml of Ray's launcher, or --nodes.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        kinds, head = content["available_node_types"], content["head_node_type"]
-        most = int(content.get("max_workers", 2**31))
+        node_types, head = content["available_node_types"], content["head_node_type"]
+        max_workers = int(content.get("max_workers", 2**31))
         nodes = [
             (name, kind.get("resources", {}), kind.get("labels", {}), 1 if name == head else int(kind["max_workers"]))
-            for name, kind in kinds.items()
+            for name, kind in node_types.items()
         ]
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{file} is no cluster file of Ray's launcher ({type(error).__name__}: {error}).") from error
-    made: list[Node] = []
+        raise ValueError(
+            f"{file} is not a cluster file of Ray's launcher ({type(error).__name__}: {error})."
+        ) from error
+    all_nodes: list[Node] = []
     for name, resources, labels, n in nodes:
         n_gpus, memory = int(resources.get("GPU", 0)), labels.get(GPU_MEMORY, gpu_memory_gb)
         if n_gpus and memory is None:
             raise ValueError(
-                f"{file}: node type {name} has GPUs whose memory is not known; give it `labels: {{{GPU_MEMORY}: "
-                '"80"}`, or --gpu-memory-gb.'
+                f"{file}: the GPU memory of node type {name} is unknown; add `labels: {{{GPU_MEMORY}: "
+                '"80"}` to it, or give --gpu-memory-gb.'
             )
         node = (int(resources.get("CPU", 1)), n_gpus, int(float(memory or 0) * 1e9), int(resources.get("memory", 0)))
-        made += [Node(f"{name}-{k}", *node) for k in range(n)]
-    with_gpus = sorted((node for node in made if node.n_gpus), key=lambda node: -node.n_gpus * node.gpu_bytes)
-    return Cluster(tuple(with_gpus[:most]) or tuple(made), **rates)
+        all_nodes += [Node(f"{name}-{k}", *node) for k in range(n)]
+    gpu_nodes = sorted((node for node in all_nodes if node.n_gpus), key=lambda node: -node.n_gpus * node.gpu_bytes)
+    return Cluster(tuple(gpu_nodes[:max_workers]) or tuple(all_nodes), **rates)
 
 
-# --- as it is read ----------------------------------------------------------------------------------------------------
+# --- resolved checkpoints ---------------------------------------------------------------------------------------------
 
 
 def demand_of(checkpoint: Checkpoint, backend: Backend) -> Demand:
-    """What a model asks of a cluster."""
+    """Size of a resolved checkpoint."""
     return Demand(
         checkpoint.name, checkpoint.family, checkpoint.stack, checkpoint.n_parameters, checkpoint.n_layers,
         checkpoint.hidden_size, checkpoint.vocabulary, checkpoint.n_heads, backend,

@@ -1,4 +1,4 @@
-"""A forecast as it is printed: rows, sentences, or one JSON document."""
+"""Output of a forecast: table rows, summary sentences, or a JSON document."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.cluster import placement
-from harness.cluster.forecast import Forecast, _gpu_hours
+from harness.cluster.forecast import Forecast, gpu_hours_of
 from harness.cluster.machines import Cluster
 from harness.cluster.placement import Placement
 from harness.numbers import clock, size
 
 
 def as_json(planned: Forecast) -> dict[str, Any]:
-    """One document: makespan_s, lower_bound_s, ratio, gpu_hours, usd, assignments, refused, cluster, assumptions."""
+    """JSON document: makespan_s, lower_bound_s, ratio, gpu_hours, usd, assignments, refused, cluster, assumptions."""
     bound = planned.lower_bound_s
     return {
         "makespan_s": planned.makespan_s, "lower_bound_s": bound,
         "ratio": planned.makespan_s / bound if bound else None, "gpu_hours": planned.gpu_hours, "usd": planned.usd,
-        "assignments": [_row(one, planned) for one in planned.placed],
-        "refused": [{"model": one.model, "dtype": one.dtype, "reason": one.refused}
-                    for one in planned.placements if one.refused],
+        "assignments": [_row(placed, planned) for placed in planned.placed],
+        "refused": [{"model": refused.model, "dtype": refused.dtype, "reason": refused.refused}
+                    for refused in planned.placements if refused.refused],
         "cluster": [asdict(node) for node in planned.cluster.nodes], "assumptions": _assumptions(planned.cluster),
     }  # fmt: skip
 
 
-def _row(one: Placement, planned: Forecast) -> dict[str, Any]:
-    price, held = planned.cluster.usd_per_gpu_hour, _gpu_hours(one)
+def _row(placed: Placement, planned: Forecast) -> dict[str, Any]:
+    price, gpu_hours = planned.cluster.usd_per_gpu_hour, gpu_hours_of(placed)
     return {
-        "model": one.model, "node": one.node, "gpus": list(one.gpus), "n_gpus": one.n_gpus,
-        "gpu_share": one.gpu_share, "tensor_parallel": one.tensor_parallel, "dtype": one.dtype,
-        "backend": one.backend, "order": one.order, "start_s": one.start_s, "end_s": one.end_s,
-        "load_s": one.load_s, "compute_s": one.run_s, "weights_gb": one.need.weights / 1e9,
-        "activations_gb": one.need.activations / 1e9, "buffers_gb": one.need.buffers / 1e9,
-        "gpu_hours": held, "usd": None if price is None else held * price,
-        "weights_form": planned.forms.get(one.model),
+        "model": placed.model, "node": placed.node, "gpus": list(placed.gpus), "n_gpus": placed.n_gpus,
+        "gpu_share": placed.gpu_share, "tensor_parallel": placed.tensor_parallel, "dtype": placed.dtype,
+        "backend": placed.backend, "order": placed.order, "start_s": placed.start_s, "end_s": placed.end_s,
+        "load_s": placed.load_s, "compute_s": placed.run_s, "weights_gb": placed.need.weights / 1e9,
+        "activations_gb": placed.need.activations / 1e9, "buffers_gb": placed.need.buffers / 1e9,
+        "gpu_hours": gpu_hours, "usd": None if price is None else gpu_hours * price,
+        "weights_form": planned.forms.get(placed.model),
     }  # fmt: skip
 
 
@@ -45,56 +45,56 @@ def _assumptions(cluster: Cluster) -> dict[str, Any]:
         "usd_per_gpu_hour": cluster.usd_per_gpu_hour, "tokens_per_model": placement.N_TOKENS,
         "reserved_gpu_share": placement.RESERVED,
         "said": [
-            "weights come over each node's link one model at a time; the next of a node is fetched while its GPUs work",
-            "computing is two operations a parameter and token; each model and its untrained twin read all data sets",
-            "scoring runs on the cores and GPUs that are left, and is not in the makespan",
-            "where a width is not known it is that of a model of this size whose parameters are its cube over nine",
+            "each node loads the weights of one model at a time, and of the next model while its GPUs compute",
+            "two operations per parameter and token; each model and its untrained control process all data sets",
+            "scoring runs on the remaining cores and GPUs and is not included in the makespan",
+            "an unknown hidden size is estimated from the number of parameters: its cube is nine times that number",
         ],
     }  # fmt: skip
 
 
 def in_rows(planned: Forecast) -> list[dict[str, Any]]:
-    """A row a model, for a table."""
+    """One table row per model."""
     rows, price = [], planned.cluster.usd_per_gpu_hour
-    for one in planned.placed:
-        gpus = ",".join(map(str, one.gpus)) + (f" (1/{round(1 / one.gpu_share)})" if one.gpu_share < 1 else "")
+    for placed in planned.placed:
+        gpus = ",".join(map(str, placed.gpus)) + (f" (1/{round(1 / placed.gpu_share)})" if placed.gpu_share < 1 else "")
         rows.append({
-            "": one.order + 1, "model": one.model, "dtype": one.dtype, "backend": one.backend, "node": one.node,
-            "GPUs": gpus if one.gpus else "cores", "TP": one.tensor_parallel, "form": planned.forms.get(one.model, ""),
-            "weights": size(one.need.weights),
-            "batch": size(one.need.activations), "buffers": size(one.need.buffers), "begins": clock(one.start_s),
-            "ends": clock(one.end_s),
-            **({} if price is None else {"USD": f"{_gpu_hours(one) * price:.2f}"}),
+            "": placed.order + 1, "model": placed.model, "dtype": placed.dtype, "backend": placed.backend,
+            "node": placed.node, "GPUs": gpus if placed.gpus else "cores", "TP": placed.tensor_parallel,
+            "form": planned.forms.get(placed.model, ""), "weights": size(placed.need.weights),
+            "batch": size(placed.need.activations), "buffers": size(placed.need.buffers),
+            "begins": clock(placed.start_s), "ends": clock(placed.end_s),
+            **({} if price is None else {"USD": f"{gpu_hours_of(placed) * price:.2f}"}),
         })  # fmt: skip
     return rows
 
 
 def in_words(planned: Forecast) -> list[str]:
-    """The refused with their reasons, what is pickled, and the sums."""
-    said = [f"refused {one.model}: {one.refused}" for one in planned.placements if one.refused]
-    said += _pickled(planned)
+    """Refused models with reasons, models with pickled weights, totals, and assumptions."""
+    lines = [f"refused {refused.model}: {refused.refused}" for refused in planned.placements if refused.refused]
+    lines += _pickled(planned)
     cluster, bound = planned.cluster, planned.lower_bound_s
     kinds = sorted({f"{node.n_gpus} x {node.gpu_bytes / 1e9:.0f} GB" for node in cluster.nodes if node.n_gpus})
-    said.append(
+    lines.append(
         f"{len(planned.placed)} models on {len(cluster.nodes)} nodes ({', '.join(kinds) or 'no GPU'}): "
-        f"{clock(planned.makespan_s)}; no plan takes less than {clock(bound)}"
+        f"{clock(planned.makespan_s)}; lower bound {clock(bound)}"
         + (f" (ratio {planned.makespan_s / bound:.3f})" if bound else "")
         + f"; {planned.gpu_hours:.1f} GPU hours"
         + (f"; ${planned.usd:.2f} for the cluster" if planned.usd is not None else "")
     )
-    said.append(
+    lines.append(
         f"assumed: {cluster.storage_bytes_s / 1e9:g} GB/s from storage to a node, {cluster.gpu_flops / 1e12:g} TFLOP/s "
-        f"a GPU, {placement.N_TOKENS:,} tokens a model; --json has all of it"
+        f"per GPU, {placement.N_TOKENS:,} tokens per model; --json lists all assumptions"
     )
-    return said
+    return lines
 
 
 def _pickled(planned: Forecast) -> list[str]:
-    """One line about the models that a run would refuse without a word from the user."""
+    """One line naming the models that a run refuses without --allow-pickle."""
     names = [model for model, form in planned.forms.items() if "pickle" in form.split("+")]
     if not names:
         return []
     return [
-        f"pickles only, by the table or the folder: {', '.join(names)}; `harness run` wants --allow-pickle, or a "
-        "revision with safetensors (NAME@refs/pr/N, where somebody converted them)"
+        f"only pickled weights, by the table or the folder: {', '.join(names)}; `harness run` needs --allow-pickle, or "
+        "a revision with safetensors (NAME@refs/pr/N, if a converted copy exists)"
     ]

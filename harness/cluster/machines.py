@@ -1,6 +1,6 @@
-"""The machines that a run may use: nodes with GPUs, how fast weights come, and what an hour costs.
+"""Machines available to a run: nodes with GPUs, loading and computing rates, and hourly cost.
 
-Facts about machines only; what runs where is decided in placement.py.
+Facts about machines only; placement.py decides what runs where.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from pathlib import Path
 class Node:
     """One machine.
 
-    name: Ray's node id, or node-0, node-1 ... of a made-up cluster. gpu_bytes: memory of one GPU; memory_bytes: of the
-    machine, 0 where it is not known. n_gpus 0: models are read on its cores.
+    Attributes:
+        name: Ray's node id, or node-0, node-1 ... in a made-up cluster.
+        n_cpus: cores.
+        n_gpus: GPUs; with 0, models run on the cores.
+        gpu_bytes: memory of one GPU.
+        memory_bytes: main memory; 0 if unknown.
     """
 
     name: str
@@ -26,11 +30,16 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Nodes and their rates; the rates are assumptions, which `harness plan` takes and prints.
+    """Nodes and their rates. The rates are assumptions, which `harness plan` prints and its options change.
 
-    storage_bytes_s: weights from storage to one node, shared by the models that it loads at once. device_bytes_s: from
-    main memory to a GPU. gpu_flops: of one GPU at the precision of the weights, as reached in practice; cpu_flops: of a
-    node's cores. start_s: until an actor with its libraries is there. usd_per_gpu_hour: None where not known.
+    Attributes:
+        nodes: the machines.
+        storage_bytes_s: bandwidth from storage to one node, shared by the models it loads at the same time.
+        device_bytes_s: bandwidth from main memory to a GPU.
+        gpu_flops: sustained rate of one GPU at the precision of the weights.
+        cpu_flops: sustained rate of a node's cores.
+        start_s: time to start an actor with its libraries.
+        usd_per_gpu_hour: price; None if unknown.
     """
 
     nodes: tuple[Node, ...]
@@ -43,36 +52,36 @@ class Cluster:
 
     @property
     def n_gpus(self) -> int:
-        """Of all nodes."""
+        """Number of GPUs of all nodes."""
         return sum(node.n_gpus for node in self.nodes)
 
     @classmethod
     def made_up(
         cls, n_nodes: int, gpus_per_node: int, gpu_memory_gb: float, memory_gb: float = 0, **rates: float
     ) -> Cluster:
-        """Equal nodes, node-0 and on.
+        """A cluster of equal nodes named node-0, node-1 ...
 
         Raises:
-            ValueError: if there is no node, or a node has GPUs without memory.
+            ValueError: if there is no node, or GPUs have no memory.
         """
         if n_nodes < 1 or gpus_per_node < 0 or (gpus_per_node and gpu_memory_gb <= 0):
             raise ValueError(
-                f"{n_nodes} nodes of {gpus_per_node} GPUs of {gpu_memory_gb:g} GB are no cluster; give one node or "
-                "more, no GPU or more, and the memory of a GPU."
+                f"{n_nodes} nodes of {gpus_per_node} GPUs of {gpu_memory_gb:g} GB are not a cluster; give at least one "
+                "node, zero or more GPUs per node, and the memory of a GPU."
             )
         node = (max(1, 8 * gpus_per_node), gpus_per_node, int(gpu_memory_gb * 1e9), int(memory_gb * 1e9))
         return cls(tuple(Node(f"node-{k}", *node) for k in range(n_nodes)), **rates)
 
 
 def cluster_file(given: str | None = None) -> Path:
-    """The file of machines: as given, else cluster.yaml of the working directory, else the one that is shipped."""
+    """Path of the cluster file: the given one, else cluster.yaml in the working directory, else the bundled one."""
     if given:
         return Path(given)
     here = Path("cluster.yaml")
     return here if here.is_file() else Path(__file__).with_name("cluster.yaml")
 
 
-# A field of our own in a node type of cluster.yaml, beside Ray's: memory of one GPU in GB. As a label, Ray keeps it.
+# Labels defined by this project in cluster.yaml: memory of one GPU in GB, of a node type; Ray keeps it as a node label.
 GPU_MEMORY = "gpu-memory-gb"
-# The same of the head: the largest node that may come (reservations.py reads it).
+# The largest node that may be started, of the head (read by runs/reservations.py).
 LARGEST = "largest-gpu-node"

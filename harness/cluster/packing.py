@@ -1,7 +1,7 @@
-"""What is sent to a cluster with a job: the program's own code, and what is asked for by name; nothing else.
+"""Files sent to a cluster with a job: the program's code and files given by --send, nothing else.
 
-Models, recordings and results are named by whole paths or URLs, and lie where the nodes see them. Whatever else lies in
-a working directory (data, notebooks, keys) stays there, whatever it is called.
+Models, recordings and results are given by absolute paths or URLs that all nodes can access. Other files in the working
+directory (data, notebooks, keys) are never sent, whatever their names.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from harness.numbers import size
 
 LIMIT_BYTES = 50 * 2**20
-# The program: its packages, and the forms of the files that they consist of.
+# The program's packages, and the file types they need at run time.
 _PACKAGES = ("harness", "harness/kernels", "harness/jobs")
-_FORMS = frozenset((".py", ".j2", ".js", ".csv"))
+_SUFFIXES = frozenset((".py", ".j2", ".js", ".csv"))
 
 
 @dataclass(frozen=True)
 class Package:
-    """What is sent."""
+    """Number and size of the files sent."""
 
     n_files: int
     n_bytes: int
@@ -32,29 +32,29 @@ class Package:
 
 
 def pack(folder: Path, to: Path, also: Sequence[str] = (), limit_bytes: int = LIMIT_BYTES) -> Package:
-    """Copy what is sent of a working directory into an empty one, after a look at its size.
+    """Copy the files to send from a working directory into an empty one, after checking their size.
 
     Args:
-        folder: the working directory. Where the program's packages lie in it, their code is sent; else that which is
+        folder: the working directory. If it contains the program's packages, their code is sent; otherwise the version
             installed on the nodes runs.
         to: an empty folder.
-        also: files and folders inside the working directory that are sent besides.
-        limit_bytes: of all files.
+        also: further files and folders inside the working directory to send.
+        limit_bytes: maximum total size.
 
     Raises:
-        ValueError: if one asked for is not there, or leads out of the working directory; or if it is more than the
-            limit: the largest files are named, and nothing is copied.
+        ValueError: if a file in `also` does not exist or lies outside of the working directory, or if the total size
+            exceeds the limit; the message names the largest files, and nothing is copied.
     """
-    files = sorted({*_code(folder), *(file for name in also for file in _asked(folder, name))})
+    files = sorted({*_code(folder), *(file for name in also for file in _requested(folder, name))})
     sizes = {path: (folder / path).stat().st_size for path in files}
     total = sum(sizes.values())
     if total > limit_bytes:
         largest = sorted(files, key=lambda path: -sizes[path])[:5]
-        said = ", ".join(f"{path} ({size(sizes[path])})" for path in largest)
+        listing = ", ".join(f"{path} ({size(sizes[path])})" for path in largest)
         raise ValueError(
             f"{folder} has {size(total)} to send in {len(files)} files, and the limit is {size(limit_bytes)}; the "
-            f"largest are {said}. Send less (--send), or raise --limit-mb; data and weights belong on storage that the "
-            "nodes see."
+            f"largest are {listing}. Send less (--send) or raise --limit-mb; data and weights belong on storage that "
+            "all nodes can access."
         )
     for path in files:
         (to / path).parent.mkdir(parents=True, exist_ok=True)
@@ -63,14 +63,15 @@ def pack(folder: Path, to: Path, also: Sequence[str] = (), limit_bytes: int = LI
 
 
 def _code(folder: Path) -> Iterator[Path]:
-    """The files of the program's packages, where they lie in a folder; links that lead out of it are not followed."""
+    """Files of the program's packages in a folder, if any; links that lead out of the folder are skipped."""
     for package in _PACKAGES if (folder / "harness" / "__init__.py").is_file() else ():
         for path in _walked(folder, folder / package):
-            if path.suffix in _FORMS and _is_inside(folder, path):
+            if path.suffix in _SUFFIXES and _is_inside(folder, path):
                 yield path
 
 
-def _asked(folder: Path, name: str) -> Iterator[Path]:
+def _requested(folder: Path, name: str) -> Iterator[Path]:
+    """Files of a --send option, relative to the folder."""
     path = Path(os.path.relpath(folder / name, folder))
     if not (folder / path).exists():
         raise ValueError(f"--send {name}: there is no such file or folder in {folder}.")
@@ -83,7 +84,7 @@ def _asked(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _walked(folder: Path, start: Path) -> Iterator[Path]:
-    """Files, relative to the folder."""
+    """All files under `start`, relative to the folder."""
     for where, folders, names in os.walk(start):
         folders[:] = [name for name in folders if name != "__pycache__"]
         yield from (Path(where, name).relative_to(folder) for name in names if Path(where, name).is_file())

@@ -1,7 +1,7 @@
-"""Notices that a cloud is about to take a spot machine away, handed on to Ray, which then gives the node no more work.
+"""Preemption notices of spot machines, passed on to Ray, which then schedules no more work on the node.
 
-Runs on each worker (cluster.yaml starts it) and asks the machine's own metadata service, which answers no one else:
-Amazon's says two minutes before when the machine goes, Google's half a minute before that it goes.
+`harness preempt` runs on each worker (started by cluster.yaml) and polls the machine's own metadata service. Amazon
+gives two minutes' notice with the exact time, Google 30 seconds without a time.
 
 Sources: "Spot Instance interruption notices" (EC2 User Guide), "Preemptible VM instances" (Compute Engine).
 """
@@ -26,48 +26,48 @@ GOOGLE_S = 30.0
 
 
 def seconds_left() -> float | None:
-    """Until this machine is taken away; None where no notice was given, or it is of no cloud that is known here."""
-    return next((found for found in (_amazon(), _google()) if found is not None), None)
+    """Seconds until this machine is taken away; None without a notice, or on an unsupported cloud."""
+    return next((seconds for seconds in (_amazon(), _google()) if seconds is not None), None)
 
 
 def _amazon() -> float | None:
     root = os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://169.254.169.254").rstrip("/")
     try:
-        life = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
-        token = requests.put(f"{root}/latest/api/token", headers=life, timeout=_TIMEOUT_S)
-        known = {"X-aws-ec2-metadata-token": token.text} if token.ok else {}
-        said = requests.get(f"{root}/latest/meta-data/spot/instance-action", headers=known, timeout=_TIMEOUT_S)
-        if said.status_code != 200:  # 404: no notice
+        lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
+        token = requests.put(f"{root}/latest/api/token", headers=lifetime, timeout=_TIMEOUT_S)
+        headers = {"X-aws-ec2-metadata-token": token.text} if token.ok else {}
+        notice = requests.get(f"{root}/latest/meta-data/spot/instance-action", headers=headers, timeout=_TIMEOUT_S)
+        if notice.status_code != 200:  # 404: no notice
             return None
-        at = datetime.fromisoformat(said.json()["time"])
+        deadline = datetime.fromisoformat(notice.json()["time"])
     except (requests.RequestException, ValueError, KeyError):
         return None
-    return max(0.0, (at - datetime.now(UTC)).total_seconds())
+    return max(0.0, (deadline - datetime.now(UTC)).total_seconds())
 
 
 def _google() -> float | None:
     host = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
     path = f"http://{host}/computeMetadata/v1/instance/preempted"
     try:
-        said = requests.get(path, headers={"Metadata-Flavor": "Google"}, timeout=_TIMEOUT_S)
+        notice = requests.get(path, headers={"Metadata-Flavor": "Google"}, timeout=_TIMEOUT_S)
     except requests.RequestException:
         return None
-    return GOOGLE_S if said.status_code == 200 and said.text.strip() == "TRUE" else None
+    return GOOGLE_S if notice.status_code == 200 and notice.text.strip() == "TRUE" else None
 
 
 def watch(address: str, node: str | None = None) -> None:
-    """Wait for a notice, and have Ray drain this node then.
+    """Wait for a preemption notice, then have Ray drain this node.
 
     Args:
-        address: of the cluster, "auto" on one of its nodes.
-        node: Ray's id of the node; None is the one that this runs on.
+        address: address of the cluster; "auto" on one of its nodes.
+        node: Ray's node id; None for the node this runs on.
 
     Raises:
-        RuntimeError: if Ray does not take the word.
+        RuntimeError: if Ray rejects the drain request.
     """
     while (left := seconds_left()) is None:
         time.sleep(LOOK_S)
-    logger.warning("this machine is taken away in %.0f s; Ray gives it no more work", left)
+    logger.warning("this machine will be taken away in %.0f s; draining its Ray node", left)
     command = [
         str(Path(sys.executable).parent / "ray"), "drain-node", f"--address={address}",
         "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot machine",
@@ -75,4 +75,4 @@ def watch(address: str, node: str | None = None) -> None:
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"Ray did not take the notice: {(done.stderr or done.stdout).strip()}")
+        raise RuntimeError(f"Ray could not drain this node: {(done.stderr or done.stdout).strip()}")

@@ -1,8 +1,8 @@
-"""A plan replayed, event by event: weights come over each node's link, models hold their GPUs, compute, and leave.
+"""Event-by-event simulation of a placement, and a lower bound on the makespan.
 
-This knows nothing of how the plan was made, and says when each model begins and ends as the pipeline would run it: in
-the plan's order, each as soon as its GPUs are free; a node's link loads one model at a time, and when it has none to
-load, the weights of the one that comes next. Beside it stands what no plan could beat.
+The simulation is independent of the placement algorithm. It computes when each model starts and ends as the pipeline
+would run it: in the order of the placement, each model as soon as its GPUs are free. A node's link loads one model at a
+time; when it is idle, it fetches the weights of the next model.
 """
 
 from __future__ import annotations
@@ -12,16 +12,21 @@ from dataclasses import dataclass, field
 
 from harness.cluster.machines import Cluster
 
-# A node's cores, as if they were a GPU.
+# Index of a node's cores, treated as one GPU.
 CORES = -1
 
 
 @dataclass(frozen=True)
 class ModelJob:
-    """A model in a plan.
+    """A placed model.
 
-    spots: GPUs of its node, each by `share`. n_bytes: of weights, from storage. start_s: until its process is there.
-    run_s: computing, and copying to the GPUs.
+    Attributes:
+        model, node: names.
+        spots: indices of the GPUs used, or (CORES,).
+        share: fraction used of each.
+        n_bytes: size of the weights, loaded from storage.
+        start_s: time to start its process.
+        run_s: time for computation and copying to the GPUs.
     """
 
     model: str
@@ -35,9 +40,11 @@ class ModelJob:
 
 @dataclass(frozen=True)
 class Replay:
-    """When each model got its GPUs and when it left them, and how long the links and the GPUs were in use.
+    """Result of a simulation.
 
-    begun_again: models that were lost with a node and ran once more.
+    Attributes:
+        start_s, end_s: model -> when it got its GPUs and when it released them.
+        begun_again: models that were lost with a node and restarted.
     """
 
     start_s: dict[str, float]
@@ -46,13 +53,13 @@ class Replay:
 
     @property
     def makespan_s(self) -> float:
-        """Until the last has left."""
+        """End of the last model."""
         return max(self.end_s.values(), default=0.0)
 
 
 @dataclass
 class _Running:
-    """A model on its GPUs. left: bytes to come; ready_s: when its process is there; done_s: when it leaves."""
+    """A model on its GPUs. left: bytes still to load; ready_s: when its process is started; done_s: when it ends."""
 
     job: ModelJob
     left: float
@@ -65,141 +72,144 @@ class _State:
     now: float = 0.0
     waiting: list[ModelJob] = field(default_factory=list)
     running: dict[str, _Running] = field(default_factory=dict)
-    fetched: dict[str, float] = field(default_factory=dict)  # model -> bytes still to come, of those sent for
+    fetched: dict[str, float] = field(default_factory=dict)  # prefetched model -> bytes still to load
 
 
 def replay(jobs: Sequence[ModelJob], cluster: Cluster, dies: Iterable[tuple[float, str]] = ()) -> Replay:
-    """Run a plan.
+    """Simulate a placement.
 
     Args:
-        jobs: in the plan's order.
-        cluster: where.
-        dies: (seconds, node) of nodes that are lost: what runs or waits there goes to the largest other node.
+        jobs: in order of placement.
+        cluster: the machines.
+        dies: (seconds, node) of lost nodes; their running and waiting models move to the largest remaining node.
 
     Raises:
-        ValueError: if a model can never begin.
+        ValueError: if a model can never start.
     """
     state, deaths = _State(waiting=list(jobs)), sorted(dies)
     start_s: dict[str, float] = {}
     end_s: dict[str, float] = {}
-    again: list[str] = []
+    restarted: list[str] = []
     while state.waiting or state.running:
         _admit(state, start_s)
         if not state.running:
-            raise ValueError(f"{state.waiting[0].model} can never begin on {state.waiting[0].node}.")
+            raise ValueError(f"{state.waiting[0].model} can never start on {state.waiting[0].node}.")
         step = _next_event(state, cluster)
         if deaths and deaths[0][0] <= state.now + step:
             moment, name = deaths.pop(0)
             _advance(state, cluster, moment - state.now, end_s)
-            again += _lose(state, name, cluster)
+            restarted += _lose(state, name, cluster)
         else:
             _advance(state, cluster, step, end_s)
-    return Replay(start_s, end_s, tuple(again))
+    return Replay(start_s, end_s, tuple(restarted))
 
 
 def _admit(state: _State, start_s: dict[str, float]) -> None:
-    """In order, whoever finds room; who finds none keeps its spots from those behind."""
+    """Start waiting models whose GPUs are free, in order; a model that does not fit blocks its GPUs for later ones."""
     taken: dict[tuple[str, int], float] = {}
-    for each in state.running.values():
-        for spot in each.job.spots:
-            taken[each.job.node, spot] = taken.get((each.job.node, spot), 0) + each.job.share
-    still = []
+    for running in state.running.values():
+        for spot in running.job.spots:
+            taken[running.job.node, spot] = taken.get((running.job.node, spot), 0) + running.job.share
+    still_waiting = []
     for job in state.waiting:
-        places = [(job.node, spot) for spot in job.spots]
-        fits = all(taken.get(place, 0) + job.share <= 1 + 1e-9 for place in places)
-        for place in places:
-            taken[place] = taken.get(place, 0) + (job.share if fits else 1)
+        node_spots = [(job.node, spot) for spot in job.spots]
+        fits = all(taken.get(node_spot, 0) + job.share <= 1 + 1e-9 for node_spot in node_spots)
+        for node_spot in node_spots:
+            taken[node_spot] = taken.get(node_spot, 0) + (job.share if fits else 1)
         if fits:
             left = state.fetched.pop(job.model, job.n_bytes)
             state.running[job.model] = _Running(job, left, state.now + job.start_s)
             start_s[job.model] = state.now
         else:
-            still.append(job)
-    state.waiting = still
+            still_waiting.append(job)
+    state.waiting = still_waiting
     _fetch_ahead(state)
 
 
 def _fetch_ahead(state: _State) -> None:
-    """The next of each node, once its link has nothing else to do."""
-    busy = {each.job.node for each in state.running.values() if each.left > 0}
+    """Prefetch the next model of each node whose link is idle."""
+    busy = {running.job.node for running in state.running.values() if running.left > 0}
     busy |= {job.node for job in state.waiting if state.fetched.get(job.model, 0) > 0}
     for job in state.waiting:
         if job.node not in busy:
             if job.model not in state.fetched:
                 state.fetched[job.model] = job.n_bytes
-            busy.add(job.node)  # one at a time, so that main memory holds it
+            busy.add(job.node)  # only one at a time, so that it fits in main memory
 
 
 def _loads(state: _State) -> dict[str, str]:
-    """Node -> the model whose bytes are on its link: one at a time, those that hold GPUs first."""
-    found: dict[str, str] = {}
-    for each in state.running.values():
-        if each.left > 0:
-            found.setdefault(each.job.node, each.job.model)
+    """Node -> the model it is loading: one at a time, models that hold GPUs first."""
+    loading: dict[str, str] = {}
+    for running in state.running.values():
+        if running.left > 0:
+            loading.setdefault(running.job.node, running.job.model)
     for job in state.waiting:
         if state.fetched.get(job.model, 0) > 0:
-            found.setdefault(job.node, job.model)
-    return found
+            loading.setdefault(job.node, job.model)
+    return loading
 
 
 def _next_event(state: _State, cluster: Cluster) -> float:
-    """Seconds until a load ends or a model leaves."""
+    """Seconds until a load or a model ends."""
     steps = []
     for model in _loads(state).values():
         left = state.running[model].left if model in state.running else state.fetched[model]
         steps.append(left / cluster.storage_bytes_s)
-    steps += [_leaves(each, state.now) - state.now for each in state.running.values() if each.left <= 0]
+    steps += [_end_of(running, state.now) - state.now for running in state.running.values() if running.left <= 0]
     return max(0.0, min(steps))
 
 
-def _leaves(each: _Running, now: float) -> float:
-    if each.done_s is None:
-        each.done_s = max(now, each.ready_s) + each.job.run_s
-    return each.done_s
+def _end_of(running: _Running, now: float) -> float:
+    """When a loaded model ends; set at the first call."""
+    if running.done_s is None:
+        running.done_s = max(now, running.ready_s) + running.job.run_s
+    return running.done_s
 
 
 def _advance(state: _State, cluster: Cluster, step: float, end_s: dict[str, float]) -> None:
-    moved = step * cluster.storage_bytes_s
+    """Advance the simulation by `step` seconds: load bytes, and remove models that end."""
+    n_bytes = step * cluster.storage_bytes_s
     for model in _loads(state).values():
         if model in state.running:
-            state.running[model].left = _less(state.running[model].left, moved)
+            state.running[model].left = _remaining(state.running[model].left, n_bytes)
         else:
-            state.fetched[model] = _less(state.fetched[model], moved)
+            state.fetched[model] = _remaining(state.fetched[model], n_bytes)
     state.now += step
-    for model, each in list(state.running.items()):
-        if each.left <= 0 and _leaves(each, state.now) <= state.now + 1e-9:
+    for model, running in list(state.running.items()):
+        if running.left <= 0 and _end_of(running, state.now) <= state.now + 1e-9:
             end_s[model] = state.now
             del state.running[model]
 
 
-def _less(left: float, moved: float) -> float:
-    return left - moved if left - moved > 1e-3 else 0.0  # of a byte
+def _remaining(left: float, loaded: float) -> float:
+    """Bytes left after loading; less than a thousandth of a byte counts as zero."""
+    return left - loaded if left - loaded > 1e-3 else 0.0
 
 
 def _lose(state: _State, name: str, cluster: Cluster) -> list[str]:
-    """A node is gone: its models begin again on the largest node that is left."""
-    other = max((node for node in cluster.nodes if node.name != name), key=lambda node: node.n_gpus * node.gpu_bytes)
-    lost = [each.job for each in state.running.values() if each.job.node == name]
+    """Remove a node; its models restart on the largest remaining node. Returns the models that were running on it."""
+    target = max((node for node in cluster.nodes if node.name != name), key=lambda node: node.n_gpus * node.gpu_bytes)
+    lost = [running.job for running in state.running.values() if running.job.node == name]
     for job in lost:
         del state.running[job.model]
-    moved = []
+    waiting = []
     for job in [*lost, *state.waiting]:
         if job.node == name:
             state.fetched.pop(job.model, None)
-            if len(job.spots) > max(1, other.n_gpus):
-                raise ValueError(f"{job.model} can never begin: no node with {len(job.spots)} GPUs is left.")
+            if len(job.spots) > max(1, target.n_gpus):
+                raise ValueError(f"{job.model} can never start: no node with {len(job.spots)} GPUs is left.")
             spots = tuple(range(len(job.spots))) if job.spots != (CORES,) else job.spots
-            job = ModelJob(job.model, other.name, spots, job.share, job.n_bytes, job.start_s, job.run_s)
-        moved.append(job)
-    state.waiting = moved
+            job = ModelJob(job.model, target.name, spots, job.share, job.n_bytes, job.start_s, job.run_s)
+        waiting.append(job)
+    state.waiting = waiting
     return [job.model for job in lost]
 
 
 def lower_bound(jobs: Sequence[ModelJob], cluster: Cluster) -> float:
-    """Seconds that no plan of these jobs beats: the largest of three.
+    """Lower bound on the makespan of these jobs, in seconds.
 
-    All bytes over all links; the longest job, alone; the GPU time of all jobs, had each its weights in main memory
-    before it began, over all GPUs (or cores).
+    The maximum of three bounds: the time to load all weights over all links; the longest single job; and the total GPU
+    time of all jobs, with weights already in main memory, divided by the number of GPUs (or nodes without GPUs).
     """
     if not jobs:
         return 0.0

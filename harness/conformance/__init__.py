@@ -1,1 +1,1 @@
-"""The harness's figures against recorded vectors of other programs."""
+"""Comparison of the harness's results with test vectors recorded from other programs."""

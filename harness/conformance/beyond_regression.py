@@ -1,8 +1,8 @@
-"""Conformance beyond regression: reading times and their ceiling, ceilings from other subjects, a model's states.
+"""Cases other than regression: reading times and their ceiling, ceilings from other subjects, hidden states.
 
-Each function takes a checked case and gives its results. What one number of a `Result` means here: `max_dr` the largest
-difference of what is recorded in parts (halves, splits, hidden states), `max_dscore` that of what is made of them
-(corrected halves, ceiling, score; bits of surprisal).
+Each function takes a checked case and returns its results. In these results `max_dr` is the largest difference of the
+recorded intermediate values (halves, splits, hidden states), and `max_dscore` that of the values computed from them
+(corrected halves, ceiling, score; surprisal in bits).
 """
 
 from __future__ import annotations
@@ -29,15 +29,23 @@ if TYPE_CHECKING:
     from harness.loading.loaded_model import LoadedModel
 
 _FLOAT64 = Tolerance(r=1e-9, score=1e-10)
-# Hidden states of order 1 and bits of order 10, both computed in float32.
+# For hidden states of order 1 and surprisal of order 10 bits, both computed in float32.
 _FLOAT32 = Tolerance(r=1e-4, score=1e-4)
-# Of v0 in one bootstrap, and of its median: SciPy stops at 1e-8 of the sum of squares, which leaves that much open.
+# For v0 of one bootstrap, and for its median: SciPy stops at 1e-8 of the sum of squares, which allows such differences.
 _CURVES = Tolerance(r=1e-5, score=3e-6)
-_OF_SCIPY = "SciPy's own v0 move by 2e-6, medians by 5e-7, with the last digit of the data"
+_SCIPY_ACCURACY = "a change in the last digit of the data moves SciPy's v0 by 2e-6, medians by 5e-7"
 
 
 def compare(vectors: Vectors, folder: Path) -> list[Result]:
-    """The results of a case that is no regression; errors as in `vectors.read`. `folder` holds the models."""
+    """Compare a case that is not a regression.
+
+    Args:
+        vectors: the case.
+        folder: folder of the case, with the model for a case of kind "model".
+
+    Raises:
+        NotRunError, DamagedError: as `vectors.read`.
+    """
     if vectors.kind == "model":
         return [_model(vectors, folder)]
     if vectors.kind == "extrapolation":
@@ -45,12 +53,12 @@ def compare(vectors: Vectors, folder: Path) -> list[Result]:
     return [{"futrell": _futrell, "similarity": _similarity}[vectors.kind](vectors)]
 
 
-def _result(vectors: Vectors, n: int, parts: Floats, whole: Floats, tolerance: Tolerance, reason: str) -> Result:
-    """A judged result from differences; what is not finite cannot pass."""
+def _result(vectors: Vectors, n_splits: int, parts: Floats, whole: Floats, tolerance: Tolerance, reason: str) -> Result:
+    """Judge differences of intermediate values (`parts`) and of final values (`whole`); non-finite ones fail."""
     largest = (float(np.where(np.isfinite(values), np.abs(values), np.inf).max()) for values in (parts, whole))
     dr, dscore = largest
     return Result(
-        vectors.case, vectors.kind, "", n, dr, dscore, tolerance=tolerance, precision="float64", reason=reason
+        vectors.case, vectors.kind, "", n_splits, dr, dscore, tolerance=tolerance, precision="float64", reason=reason
     ).judged()
 
 
@@ -58,46 +66,48 @@ def _result(vectors: Vectors, n: int, parts: Floats, whole: Floats, tolerance: T
 
 
 def _futrell(vectors: Vectors) -> Result:
-    """Halves of the readers, their correction, the ceiling, and |r| of a model's surprisal over it."""
+    """Split halves of the readers, their correction, the ceiling, and |r| of a model's surprisal divided by it."""
     times, in_first = vectors["rt"], vectors["half1_member"].astype(bool)
     if times.ndim != 2 or in_first.shape[1:] != times.shape[1:]:
         raise DamagedError(f"half1_member is {in_first.shape} for reading times {times.shape}; wanted (half, reader).")
     corrected = ceilings.corrected_halves(times, in_first)
     ceiling = float(np.median(corrected))
-    score = reading_times.score(vectors["model_output"].astype(float), _read(vectors, times), PAPER)
+    score = reading_times.score(vectors["model_output"].astype(float), _as_dataset(vectors, times), PAPER)
     halves = corrected / (2.0 - corrected) - vectors["uncorrected"]
     parts = np.array([*halves, score.abs_r - abs(float(vectors["rvalue"]))])
     whole = [ceiling - float(vectors["ceiling"]), score.abs_r / ceiling - float(vectors["score"])]
     differences = np.array([*(corrected - vectors["corrected"]), *whole])
-    return _result(vectors, len(in_first), parts, differences, _FLOAT64, "the first word of a sentence is not scored")
+    return _result(vectors, len(in_first), parts, differences, _FLOAT64, "first words of sentences are not scored")
 
 
-def _read(vectors: Vectors, times: Floats) -> Dataset:
-    """The case as a data set: means over readers, sentences from the words' places in them."""
-    first = vectors["word_within_sentence_id"] == 1
+def _as_dataset(vectors: Vectors, times: Floats) -> Dataset:
+    """The case as a data set: mean times over readers, sentences from the positions of words within them."""
+    is_first = vectors["word_within_sentence_id"] == 1
     ids = tuple(f"word.{row}" for row in range(len(times)))
     present = np.isfinite(times)
     n_readers = present.sum(axis=1)
     means = np.where(present, times, 0.0).sum(axis=1) / np.where(n_readers, n_readers, np.nan)
-    sentences = tuple(map(str, np.cumsum(first)))
+    sentences = tuple(map(str, np.cumsum(is_first)))
     return Dataset(
         vectors.case,
         "",
         Stimuli(ids, ids, ("text",) * len(ids), sentences=sentences),
-        reading=ReadingTimes(ids, means, ~first, ""),
+        reading=ReadingTimes(ids, means, ~is_first, ""),
     )
 
 
 # --- whole matrices ---------------------------------------------------------------------------------------------------
 
-# Score and its splits in the file -> the kernel that gives it from (row, feature) and (row, neuroid).
+# Prefix of the score's arrays in the file -> kernel of (row, feature) and (row, neuroid).
 SIMILARITIES: dict[str, Callable[[Floats, Floats], float]] = {"cka": linear_cka, "rdm": rsa}
 
 
 def _similarity(vectors: Vectors) -> Result:
-    """Linear CKA and the correlation of dissimilarities on the test rows of each split."""
+    """Linear CKA and the correlation of dissimilarity matrices (RSA) on the test rows of each split."""
     if "test" not in vectors.arrays:
-        raise DamagedError("`test` missing: (split, row) the rows that are compared. Record the case again.")
+        raise DamagedError(
+            "`test` missing; wanted the indices of the compared rows, (split, row). Record the case again."
+        )
     parts, whole = [], []
     for name, kernel in SIMILARITIES.items():
         if f"{name}_score" in vectors.arrays:
@@ -111,19 +121,19 @@ def _similarity(vectors: Vectors) -> Result:
 
 
 def _extrapolation(vectors: Vectors) -> list[Result]:
-    """The scores of subjects predicted from others; then, from the recorded scores, the curves and the ceilings."""
+    """Compare scores of subjects predicted from others; then curves and ceilings fitted to the recorded scores."""
     subjects, names = vectors["subject_id"], [str(name) for name in vectors["collected_subsets"]]
     rule, groups = _rule_and_groups(vectors)
     splits, collected = folds.make(rule, groups), vectors["collected"]
-    wanted = (len(names), len(splits), len(subjects))
-    if collected.ndim != 4 or collected.shape[1:] != wanted:
-        raise DamagedError(f"collected is {collected.shape}; wanted (number of subjects, *{wanted}).")
+    shape = (len(names), len(splits), len(subjects))
+    if collected.ndim != 4 or collected.shape[1:] != shape:
+        raise DamagedError(f"collected is {collected.shape}; wanted (number of subjects, *{shape}).")
     sizes, subsets = vectors["collected_num_subjects"].tolist(), [ast.literal_eval(name) for name in names]
     recorded = np.stack([collected[sizes.index(len(subset)), place] for place, subset in enumerate(subsets)])
     regression = BRAINSCORE_RIDGE if vectors.meta.get("metric") == "ridge_pearsonr" else Regression("ols")
     protocol = Protocol("brainscore2026", "none", rule, regression, "max", metric="brainscore_r")
-    every = 2 ** len(set(subjects.tolist()))
-    ours = extrapolation.collect(vectors["Y"], subjects.tolist(), groups, splits, protocol, n_pools=every)
+    all_pools = 2 ** len(set(subjects.tolist()))
+    ours = extrapolation.collect(vectors["Y"], subjects.tolist(), groups, splits, protocol, n_pools=all_pools)
     differences, scores = [], []
     for subset, theirs in zip(subsets, recorded, strict=True):
         for subject in subset:
@@ -131,14 +141,14 @@ def _extrapolation(vectors: Vectors) -> list[Result]:
             r = ours.scores[ours.pools.index(pool)][:, own]
             differences.append(np.abs(r - theirs[:, own]).max())
             scores.append(np.median(r, axis=1).mean() - np.median(theirs[:, own], axis=1).mean())
-    found = _result(
-        vectors, len(splits), np.array(differences), np.array(scores), _FLOAT64, "the scores of all subsets of subjects"
+    of_scores = _result(
+        vectors, len(splits), np.array(differences), np.array(scores), _FLOAT64, "scores of all subsets of subjects"
     )
-    return [found, _curves(vectors, extrapolation.PooledScores(tuple(subset[1:] for subset in subsets), recorded))]
+    return [of_scores, _curves(vectors, extrapolation.PooledScores(tuple(subset[1:] for subset in subsets), recorded))]
 
 
 def _curves(vectors: Vectors, recorded: extrapolation.PooledScores) -> Result:
-    """v0 of each bootstrap, the curve at each number of subjects, where it ends; ceilings of neuroids and of all."""
+    """Compare v0 of each bootstrap, the curves and their endpoints; ceilings of neuroids and of the recording."""
     theirs = vectors["boot_params"]
     if theirs.ndim != 3 or theirs.shape[::2] != (recorded.scores.shape[2], 2):
         raise DamagedError(f"boot_params are {theirs.shape}; wanted ({recorded.scores.shape[2]}, bootstrap, 2).")
@@ -150,22 +160,24 @@ def _curves(vectors: Vectors, recorded: extrapolation.PooledScores) -> Result:
     parts = np.concatenate([v0.ravel(), curves.ravel(), ends])
     ceiling = np.median(ours[..., 0], axis=1)
     whole = np.array([*(ceiling - vectors["neuroid_ceiling"]), np.median(ceiling) - float(vectors["ceiling"])])
-    found = _result(vectors, theirs.shape[1], parts, whole, _CURVES, "v0, curves and their ends; " + _OF_SCIPY)
-    return replace(found, case=f"{vectors.case}: curves")
+    result = _result(
+        vectors, theirs.shape[1], parts, whole, _CURVES, "v0, curves and their endpoints; " + _SCIPY_ACCURACY
+    )
+    return replace(result, case=f"{vectors.case}: curves")
 
 
 def _ends(parameters: Floats) -> Integers:
-    """(neuroid,) the first number of subjects after which the median curve rises by less than .0005."""
+    """(neuroid,) first number of subjects after which the median curve rises by less than 0.0005."""
     medians = np.median(saturation.curve(np.arange(1000), parameters), axis=1)
     ends: Integers = (np.diff(medians, axis=-1) < 0.0005).argmax(axis=-1)
     return ends
 
 
 def _rule_and_groups(vectors: Vectors) -> tuple[FoldRule, list[str]]:
-    """Folds of the case's own arguments: no rows are recorded with it."""
+    """Rule and (row,) groups for regenerating the folds; such a case has no recorded rows."""
     rule = crossvalidation.rule_of(vectors.meta.get("crossvalidation_kwargs") or {})
     if rule.kind.startswith("stratified"):
-        raise NotRunError("stratified splits, and no labels in the file")
+        raise NotRunError("stratified splits, but no labels in the file")
     return rule, vectors["group"].tolist() if "group" in vectors.arrays else [""] * len(vectors["Y"])
 
 
@@ -173,46 +185,56 @@ def _rule_and_groups(vectors: Vectors) -> tuple[FoldRule, list[str]]:
 
 
 def _model(vectors: Vectors, folder: Path) -> Result:
-    """States at the last token of each part, and bits of each part, from the model beside the vectors.
+    """Compare hidden states at the last token of each text part, and its surprisal, with the model in `folder`.
 
-    Ours puts a BOS token before a text; Brain-Score does not, so it is left out here. Parts past the model's window are
-    not compared.
+    The harness puts a BOS token before a text, Brain-Score does not, so it is omitted here. Parts beyond the model's
+    window are not compared.
     """
     from harness.checkpoints import checkpoints
     from harness.loading.loaded_model import load
 
     models = sorted(path.parent for path in folder.glob("*/config.json"))
     if len(models) != 1:
-        raise NotRunError(f"wanted one model in a folder beside the vectors, found {len(models)}")
-    reader = replace(load(checkpoints.resolve(str(models[0]))), prefix=())
-    states, bits, n_parts, n_left_out = [], [], 0, 0
+        raise NotRunError(f"wanted one model folder next to the vectors, found {len(models)}")
+    loaded = replace(load(checkpoints.resolve(str(models[0]))), prefix=())
+    state_differences, bits_differences, n_compared, n_beyond_window = [], [], 0, 0
     for text, contexts in vectors.meta["contexts"].items():
-        ours_states, ours_bits, inside = _read_parts(reader, contexts, vectors.meta["layers"])
-        states.append(np.abs(ours_states - vectors[f"{text}__neural"])[inside].max())
+        states, bits, inside = _extract_parts(loaded, contexts, vectors.meta["layers"])
+        state_differences.append(np.abs(states - vectors[f"{text}__neural"])[inside].max())
         recorded = vectors[f"{text}__surprisal_bits"]
-        known = inside & ~(np.isnan(ours_bits) & np.isnan(recorded))
-        bits.extend((ours_bits - recorded)[known])
-        n_parts, n_left_out = n_parts + int(inside.sum()), n_left_out + int((~inside).sum())
-    said = f"{n_parts} parts read without BOS, {n_left_out} past the window of {reader.limit} tokens left out"
-    return _result(vectors, len(states), np.array(states), np.array([0.0, *bits]), _FLOAT32, said)
+        comparable = inside & ~(np.isnan(bits) & np.isnan(recorded))
+        bits_differences.extend((bits - recorded)[comparable])
+        n_compared, n_beyond_window = n_compared + int(inside.sum()), n_beyond_window + int((~inside).sum())
+    reason = f"{n_compared} parts compared without BOS; {n_beyond_window} beyond the window of {loaded.limit} tokens"
+    parts, whole = np.array(state_differences), np.array([0.0, *bits_differences])
+    return _result(vectors, len(parts), parts, whole, _FLOAT32, reason)
 
 
-def _read_parts(
-    reader: LoadedModel, contexts: list[str], layers: list[str]
+def _extract_parts(
+    loaded: LoadedModel, contexts: list[str], layers: list[str]
 ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """(part, layer x hidden) states, (part,) bits, (part,) whether inside the first window; contexts grow by a part."""
+    """Extract states and surprisal of the parts of a text.
+
+    Args:
+        loaded: the model.
+        contexts: the text up to each part; each context is the one before plus a part.
+        layers: Brain-Score's names of the blocks.
+
+    Returns:
+        (part, layer x hidden) states; (part,) surprisal in bits; (part,) whether the part is inside the first window.
+    """
     from harness.extraction.with_transformers import extract
 
     ends = np.array([len(context) for context in contexts])
     spans = np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
-    read = reader.encode(Context(contexts[-1], tuple(f"part.{k}" for k in range(len(contexts))), spans))
-    found = extract(reader, [read], reader.limit)
-    assert found.features is not None and found.log_probabilities is not None  # noqa: S101 - both are asked for
+    tokens = loaded.encode(Context(contexts[-1], tuple(f"part.{k}" for k in range(len(contexts))), spans))
+    extraction = extract(loaded, [tokens], loaded.limit)
+    assert extraction.features is not None and extraction.log_probabilities is not None  # noqa: S101 - by default
     blocks = [Layer("decoder", int(layer.rsplit(".", 1)[1]) + 1) for layer in layers]
-    states = np.hstack([found.features.values[block] for block in blocks])
+    states = np.hstack([extraction.features.values[block] for block in blocks])
     bits = np.full(len(contexts), np.nan)
     for part in range(len(contexts)):
-        logs = found.log_probabilities[0][read.owners == part]
+        logs = extraction.log_probabilities[0][tokens.owners == part]
         logs = logs[np.isfinite(logs)]  # nothing precedes the first token
         bits[part] = -logs.sum() / np.log(2) if len(logs) else np.nan
-    return states, bits, read.last < reader.limit
+    return states, bits, tokens.last < loaded.limit

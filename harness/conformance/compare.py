@@ -1,10 +1,11 @@
-"""Whether the harness gives what Brain-Score language gives, case by case, on recorded vectors.
+"""Comparison of the harness with Brain-Score language, case by case, on recorded vectors.
 
-Every case is fitted on its recorded rows, in its compatibility form: no scaling, one alpha for all neuroids by
-leave-one-out, r with 1e-8 in the norms, median over neuroids, mean over splits. Beside it the splits are made anew from
-the arguments of the cross-validation. A second line says how far our mixed precision is, given the recorded alpha.
+Each regression is fitted on its recorded rows with Brain-Score's settings: no scaling, one alpha for all neuroids
+chosen by leave-one-out, 1e-8 added to the norms in r, median over neuroids, mean over splits. The splits are also
+regenerated from the arguments of the cross-validation. A second result gives the deviation of our mixed precision at
+the recorded alpha.
 
-Source: brain-score/language at 0e0bb4a2 (August 2026), as told in the description of the vectors.
+Source: brain-score/language at 0e0bb4a2 (August 2026), as described with the vectors.
 """
 
 from __future__ import annotations
@@ -30,24 +31,24 @@ Precision = Literal["float64", "mixed"]
 
 FLOAT64 = Tolerance(r=1e-9, score=1e-10)
 MIXED = Tolerance(r=1e-5, score=1e-5)
-# Brain-Score solved float32 features in float32: seven digits, times the condition of the features.
+# Brain-Score solves float32 features in float32: seven digits, times the condition number of the features.
 FLOAT32_FEATURES = Tolerance(r=1e-3, score=1e-4)
-# The r of a constant target is rounding over 1e-8: 0, or this at most.
+# The r of a constant target is a rounding error divided by 1e-8: at most this.
 _ROUNDING_R = 5e-7
-# Errors of features in float32 that are nearer than this cannot be told apart there.
+# Relative difference below which leave-one-out errors of float32 features are indistinguishable.
 _NEAR_IN_FLOAT32 = 1e-5
-# So many roundings are allowed to add up in 1 - h.
+# Rounding errors assumed to accumulate in 1 - h.
 _ROUNDINGS = 100
 
 
 class Fit(NamedTuple):
-    """What one split gave.
+    """Result of one split.
 
     Attributes:
         r: (neuroid,).
         predicted: (test, neuroid) in the unit of the responses.
-        alpha: the one of all neuroids; NaN without a grid.
-        rank: of the training features.
+        alpha: the alpha shared by all neuroids; NaN for least squares.
+        rank: rank of the training features.
     """
 
     r: Floats
@@ -57,7 +58,7 @@ class Fit(NamedTuple):
 
 
 class LeaveOneOut(NamedTuple):
-    """(alpha,) mean squared errors, and their relative rounding: both programs take 1 - h, which may be nearly 0."""
+    """(alpha,) mean squared errors, and their relative rounding error, large where 1 - h is near 0."""
 
     errors: Floats
     rounding: Floats
@@ -67,25 +68,25 @@ def run(folder: str) -> list[Result]:
     """Compare every case of a folder.
 
     Args:
-        folder: holds .npz archives of vectors; what else is there is listed.
+        folder: contains .npz archives of vectors; other entries are listed as not run.
 
     Returns:
-        One result per entry of the folder, two per regression (float64, mixed), in order of names.
+        One result per entry of the folder, two per regression (float64, mixed), sorted by name.
 
     Raises:
-        ValueError: if there is no such folder or no vectors in it.
+        ValueError: if the folder does not exist or contains no vectors.
     """
     root = Path(folder)
     if not root.is_dir():
-        raise ValueError(f"conform: {folder} is no folder; give one that holds .npz vectors.")
+        raise ValueError(f"conform: {folder} is not a folder; give a folder with .npz vectors.")
     entries = sorted(root.iterdir())
     if not any(path.suffix == ".npz" for path in entries):
-        raise ValueError(f"conform: no .npz vectors in {folder}; it holds {len(entries)} other entries.")
+        raise ValueError(f"conform: no .npz vectors in {folder}; it contains {len(entries)} other entries.")
     return [result for path in entries for result in _results(path)]
 
 
 def _results(path: Path) -> list[Result]:
-    """The results of one entry; whatever is wrong with it, the others go on."""
+    """Results of one entry; errors become results, so that the other entries are still compared."""
     kind = ""
     try:
         vectors = read(path)
@@ -97,18 +98,16 @@ def _results(path: Path) -> list[Result]:
         return [Result(path.name if path.suffix != ".npz" else path.stem, kind, "not run", reason=str(error))]
     except DamagedError as error:
         return [Result(path.stem, kind, "damaged", reason=str(error))]
-    except Exception as error:  # noqa: BLE001 - a case from elsewhere may be wrong in ways that nobody foresaw
+    except Exception as error:  # noqa: BLE001 - files from elsewhere may be wrong in unforeseen ways
         return [Result(path.stem, kind, "damaged", reason=f"cannot be compared: {type(error).__name__}: {error}")]
 
 
 def _regression(vectors: Vectors) -> Iterator[Result]:
-    """The float64 line and the mixed line of a ridge or least-squares case."""
+    """Results of a ridge or least-squares case in float64 and in mixed precision."""
     splits_agree, notes = crossvalidation.agree(vectors)
     in_float32 = vectors["X"].dtype != np.float64
     if in_float32:
-        notes.append(
-            f"features are {vectors['X'].dtype}, which Brain-Score solves in that precision and ours in float64"
-        )
+        notes.append(f"features are {vectors['X'].dtype}: Brain-Score solves in that precision, the harness in float64")
     features = design(vectors["X"])
     ours = _compare(vectors, features, "float64", FLOAT32_FEATURES if in_float32 else FLOAT64, notes)
     yield replace(ours, splits_agree=splits_agree).judged()
@@ -123,19 +122,19 @@ def _compare(
     vectors: Vectors, features: Design, precision: Precision, tolerance: Tolerance, notes: list[str]
 ) -> Result:
     """Fit every split and take the largest differences."""
-    choosing = vectors.kind == RIDGE and precision == "float64"
-    left_out = [_leave_one_out(vectors, features, fold) for fold in vectors.splits] if choosing else []
+    checks_alpha = vectors.kind == RIDGE and precision == "float64"
+    loo_errors = [_leave_one_out(vectors, features, fold) for fold in vectors.splits] if checks_alpha else []
     choices, fits = [], []
     for k in range(len(vectors["r"])):
         fits.append(_fit(vectors, features, k, precision, given_alpha=precision == "mixed"))
-        if choosing:
-            choices.append(_compare_alpha(vectors, k, fits[k].alpha, left_out[k]))
-        if choosing and choices[k] == "near":
+        if checks_alpha:
+            choices.append(_compare_alpha(vectors, k, fits[k].alpha, loo_errors[k]))
+        if checks_alpha and choices[k] == "near":
             fits[k] = _fit(vectors, features, k, precision, given_alpha=True)
     if "near" in choices:
         notes = [
             *notes,
-            f"{choices.count('near')} splits have alphas that rounding decides; fitted at the recorded one",
+            f"rounding decides the alpha of {choices.count('near')} splits; they were fitted at the recorded alpha",
         ]
     scores = np.array([np.median(fit.r) for fit in fits])
     return Result(
@@ -147,8 +146,8 @@ def _compare(
         max_dscore=abs(aggregate.mean(scores) - float(vectors["score"])),
         max_dsplit_score=float(np.abs(scores - vectors["per_split_score"]).max()),
         max_dpredicted=_largest_of_predictions(vectors, fits),
-        max_dloo_mse=_largest_of_errors(vectors, left_out, tolerance),
-        alphas_agree="other" not in choices if choosing else None,
+        max_dloo_mse=_largest_of_errors(vectors, loo_errors, tolerance),
+        alphas_agree="other" not in choices if checks_alpha else None,
         rank_agrees=[fit.rank for fit in fits] == vectors["rank"].tolist() if vectors.kind == LINEAR else None,
         tolerance=tolerance,
         precision=precision,
@@ -157,9 +156,10 @@ def _compare(
 
 
 def _fit(vectors: Vectors, features: Design, k: int, precision: Precision, given_alpha: bool) -> Fit:
-    """Predict the test rows of a split; neuroids without a fit are given their training mean.
+    """Predict the test rows of a split; neuroids without a fit are predicted by their training mean.
 
-    Brain-Score's choice of one alpha for all, or the alpha recorded; least squares cuts off as the recording did.
+    Alpha is chosen from the recorded grid as Brain-Score does (one for all neuroids), or is the recorded alpha of the
+    split if `given_alpha`. Least squares uses the recording's cut-off for singular values.
     """
     fold, Y = vectors.splits[k], vectors["Y"].astype(float)
     grid = (
@@ -169,23 +169,23 @@ def _fit(vectors: Vectors, features: Design, k: int, precision: Precision, given
     mean = Y[fold.train].mean(axis=0)
     predicted, observed = np.zeros((len(fold.test), Y.shape[1])), Y[fold.test] - mean
     alphas, rank = [np.nan], 0
-    for part in predict_held_out(features, Y, Split(fold.train, fold.test), penalty, precision=precision):
-        predicted[:, part.neuroids], observed[:, part.neuroids] = part.predicted, part.observed
-        alphas.extend(part.alpha[np.isfinite(part.alpha)].tolist())
-        rank = max(rank, part.rank)
+    for block in predict_held_out(features, Y, Split(fold.train, fold.test), penalty, precision=precision):
+        predicted[:, block.neuroids], observed[:, block.neuroids] = block.predicted, block.observed
+        alphas.extend(block.alpha[np.isfinite(block.alpha)].tolist())
+        rank = max(rank, block.rank)
     return Fit(brainscore_r(predicted, observed), predicted + mean, alphas[-1], rank)
 
 
 def _cutoff(vectors: Vectors, fold: Fold) -> float:
-    """Least squared singular value that scikit-learn kept, relative to the largest.
+    """Smallest squared singular value that scikit-learn keeps, relative to the largest.
 
-    Up to 1.5 its LinearRegression cut singular values off at eps, from 1.6 at max(shape) eps, from 1.9 at 1e-6. Without
-    a version, 1e-12 of the squares.
+    LinearRegression cuts singular values off at eps up to version 1.5, at max(shape) * eps from 1.6, at 1e-6 from 1.9.
+    Without a recorded version: 1e-12 for the squares.
     """
-    found = re.match(r"(\d+)\.(\d+)", str((vectors.meta.get("versions") or {}).get("sklearn", "")))
-    if found is None:
+    match = re.match(r"(\d+)\.(\d+)", str((vectors.meta.get("versions") or {}).get("sklearn", "")))
+    if match is None:
         return 1e-12
-    version = (int(found[1]), int(found[2]))
+    version = (int(match[1]), int(match[2]))
     eps = float(np.finfo(vectors["X"].dtype).eps)
     if version >= (1, 9):
         return 1e-12
@@ -193,15 +193,19 @@ def _cutoff(vectors: Vectors, fold: Fold) -> float:
 
 
 def _difference(vectors: Vectors, k: int, r: Floats) -> float:
-    """Largest |dr| of a split; the r of a constant target is rounding in both programs, and 0."""
+    """Largest |dr| of a split; r of a constant target counts as 0, since it is a rounding error in both programs."""
     Y, recorded, fold = vectors["Y"], vectors["r"][k], vectors.splits[k]
-    flat = (np.ptp(Y[fold.train], axis=0) == 0) | (np.ptp(Y[fold.test], axis=0) == 0)
-    r, recorded = (np.where(flat & (np.abs(values) < _ROUNDING_R), 0.0, values) for values in (r, recorded))
+    constant = (np.ptp(Y[fold.train], axis=0) == 0) | (np.ptp(Y[fold.test], axis=0) == 0)
+    r, recorded = (np.where(constant & (np.abs(values) < _ROUNDING_R), 0.0, values) for values in (r, recorded))
     return _largest(r - recorded)
 
 
 def _compare_alpha(vectors: Vectors, k: int, alpha: float, ours: LeaveOneOut) -> Literal["same", "near", "other"]:
-    """Whether a split's alpha is the recorded one, or both have errors that rounding cannot tell from the least."""
+    """Compare a split's alpha with the recorded one.
+
+    Returns:
+        "same"; "near" if the errors of both alphas equal the smallest error up to rounding; else "other".
+    """
     if alpha == vectors["alpha"][k]:
         return "same"
     recorded = vectors["loo_mse"][k]
@@ -211,36 +215,36 @@ def _compare_alpha(vectors: Vectors, k: int, alpha: float, ours: LeaveOneOut) ->
 
 
 def _largest_of_predictions(vectors: Vectors, fits: list[Fit]) -> float:
-    """Largest difference of a prediction, relative to the largest prediction; NaN where none is recorded."""
-    found = [(vectors[f"pred_{k}"], fit.predicted) for k, fit in enumerate(fits) if f"pred_{k}" in vectors.arrays]
-    return max((_largest(ours - theirs) / max(1.0, _largest(theirs)) for theirs, ours in found), default=np.nan)
+    """Largest difference of a prediction, relative to the largest prediction; NaN if none is recorded."""
+    pairs = [(vectors[f"pred_{k}"], fit.predicted) for k, fit in enumerate(fits) if f"pred_{k}" in vectors.arrays]
+    return max((_largest(ours - theirs) / max(1.0, _largest(theirs)) for theirs, ours in pairs), default=np.nan)
 
 
-def _largest_of_errors(vectors: Vectors, left_out: list[LeaveOneOut], tolerance: Tolerance) -> float:
-    """Largest relative difference of a mean squared leave-one-out error, where rounding leaves it to be compared."""
-    ratios = [np.abs(ours.errors / vectors["loo_mse"][k] - 1.0) for k, ours in enumerate(left_out)]
-    exact = [ratio[ours.rounding < tolerance.r] for ratio, ours in zip(ratios, left_out, strict=True)]
-    return max((_largest(ratio) for ratio in exact if len(ratio)), default=np.nan)
+def _largest_of_errors(vectors: Vectors, loo_errors: list[LeaveOneOut], tolerance: Tolerance) -> float:
+    """Largest relative difference of a mean squared leave-one-out error, where rounding is below the tolerance."""
+    differences = [np.abs(ours.errors / vectors["loo_mse"][k] - 1.0) for k, ours in enumerate(loo_errors)]
+    exact = [difference[ours.rounding < tolerance.r] for difference, ours in zip(differences, loo_errors, strict=True)]
+    return max((_largest(difference) for difference in exact if len(difference)), default=np.nan)
 
 
 def _leave_one_out(vectors: Vectors, features: Design, fold: Fold) -> LeaveOneOut:
-    """Errors of a split, one decomposition for all alphas.
+    """Leave-one-out errors of a split for all alphas, from one decomposition.
 
-    Written out as Brain-Score defines it, (e / (1 - h))^2, rather than taken from the kernel, whose choice of alpha is
-    compared by itself.
+    Computed from Brain-Score's definition, (e / (1 - h))², and not by the ridge kernel, whose choice of alpha is
+    compared separately.
     """
     basis, y = decompose(features, fold.train, fold.test), vectors["Y"][fold.train]
     y = y - y.mean(axis=0)
     W, n = basis.U.T @ y, len(y)
     errors, rounding = [], []
     for alpha in vectors["alphas"].tolist():
-        fitted = basis.lam / (basis.lam + alpha)
-        residual, free = y - basis.U @ (fitted[:, None] * W), 1.0 - 1.0 / n - basis.U**2 @ fitted
-        errors.append(np.mean((residual / free[:, None]) ** 2))
-        rounding.append(_ROUNDINGS * np.finfo(float).eps / max(float(free.min()), np.finfo(float).tiny))
+        shrinkage = basis.lam / (basis.lam + alpha)
+        residual, one_minus_h = y - basis.U @ (shrinkage[:, None] * W), 1.0 - 1.0 / n - basis.U**2 @ shrinkage
+        errors.append(np.mean((residual / one_minus_h[:, None]) ** 2))
+        rounding.append(_ROUNDINGS * np.finfo(float).eps / max(float(one_minus_h.min()), np.finfo(float).tiny))
     return LeaveOneOut(np.array(errors), np.array(rounding))
 
 
 def _largest(values: Floats) -> float:
-    """Largest size; infinite where something is not finite, so that it cannot pass."""
+    """Largest absolute value; infinity if a value is not finite, so that the case cannot pass."""
     return float(np.where(np.isfinite(values), np.abs(values), np.inf).max())

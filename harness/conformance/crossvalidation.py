@@ -1,7 +1,7 @@
-"""The splits of a recorded case, made anew from the arguments of its cross-validation.
+"""Regeneration of the splits of a recorded case from the arguments of its cross-validation.
 
-Source: Brain-Score language of August 2026: ShuffleSplit and KFold of scikit-learn and their stratified kinds, over
-rows; its group k-fold is that of harness/scoring/folds.py.
+Source: Brain-Score language of August 2026: ShuffleSplit and KFold of scikit-learn and their stratified variants, over
+rows; its group k-fold is the one in harness/scoring/folds.py.
 """
 
 from __future__ import annotations
@@ -20,42 +20,43 @@ _KNOWN = {
     "splits", "train_size", "test_size", "split_coord", "stratification_coord", "kfold", "random_state",
     "unique_split_values",
 }  # fmt: skip
-_N_SPLITS, _TRAIN_SIZE, _SEED = 10, 0.9, 1  # where the arguments do not say
+_N_SPLITS, _TRAIN_SIZE, _SEED = 10, 0.9, 1  # defaults
 
 
 def agree(vectors: Vectors) -> tuple[bool | None, list[str]]:
-    """Whether our folds are the recorded ones, as sets of rows; None where that cannot be known, and why.
+    """Check whether our folds equal the recorded ones, as sets of rows.
+
+    Returns:
+        True or False, or None if the file lacks the labels to check; and notes that explain False or None.
 
     Raises:
-        NotRunError: if the cross-validation is none that we know.
+        NotRunError: if the kind of cross-validation is unknown.
         DamagedError: if the splits are by group and the groups are missing.
     """
     arguments = vectors.meta.get("crossvalidation_kwargs") or {}
     rule, coordinate = rule_of(arguments), _coordinate(arguments)
     labels = _labels(vectors, coordinate) if coordinate else [""] * len(vectors["X"])
     if labels is None and rule.kind == "grouped":
-        raise DamagedError(f"the splits are by {coordinate!r}, but `group` is missing. Record the case again.")
+        raise DamagedError(f"the splits are grouped by {coordinate!r}, but `group` is missing. Record the case again.")
     if labels is None:
         return None, [f"splits: not checkable (no labels of {coordinate!r} in the file)"]
     try:
-        made = folds.make(rule, labels)
+        regenerated = folds.make(rule, labels)
     except ValueError as error:
         return False, [str(error)]
-    return _same(made, vectors.splits), []
+    return _same(regenerated, vectors.splits), []
 
 
 def rule_of(arguments: dict[str, Any]) -> FoldRule:
-    """Arguments of Brain-Score's cross-validation -> our rule; NotRunError where it is none that we know."""
+    """Arguments of Brain-Score's cross-validation -> our rule; NotRunError if the kind is unknown."""
     unknown = sorted(set(arguments) - _KNOWN)
     kfold, seed = arguments.get("kfold", False), arguments.get("random_state", _SEED)
     if unknown or arguments.get("unique_split_values") or kfold not in (False, None, True, "group"):
-        raise NotRunError(f"unknown cross-validation {arguments}; known are {', '.join(sorted(_KNOWN))}")
+        raise NotRunError(f"unknown cross-validation {arguments}; known arguments: {', '.join(sorted(_KNOWN))}")
     if kfold != "group" and arguments.get("split_coord") not in (None, "stimulus_id"):
-        raise NotRunError(
-            f"unknown cross-validation: splits by {arguments['split_coord']!r} that are not k-fold groups"
-        )
+        raise NotRunError(f"unknown cross-validation: splits by {arguments['split_coord']!r} without group k-fold")
     if not isinstance(seed, int):
-        raise NotRunError(f"unknown cross-validation: random_state {seed!r} gives other splits each time")
+        raise NotRunError(f"unknown cross-validation: random_state {seed!r} gives different splits each time")
     n = arguments.get("splits") or _N_SPLITS
     if kfold == "group":
         return FoldRule("grouped", n=n, seed=seed)
@@ -68,22 +69,22 @@ def rule_of(arguments: dict[str, Any]) -> FoldRule:
 
 
 def _coordinate(arguments: dict[str, Any]) -> str:
-    """The coordinate whose labels decide the splits; "" where only the rows do."""
-    by = arguments.get("split_coord") or "group" if arguments.get("kfold") == "group" else None
-    return str(by or arguments.get("stratification_coord") or "")
+    """The coordinate whose labels determine the splits; "" if only the row order does."""
+    grouping = arguments.get("split_coord") or "group" if arguments.get("kfold") == "group" else None
+    return str(grouping or arguments.get("stratification_coord") or "")
 
 
 def _labels(vectors: Vectors, coordinate: str) -> Sequence[str] | None:
-    """(row,) labels under the coordinate's own name or, for groups, `group`."""
+    """(row,) labels: the array with the coordinate's name or, for groups, `group`; None if there is neither."""
     names = (coordinate, "group") if vectors.meta["crossvalidation_kwargs"].get("kfold") == "group" else (coordinate,)
-    found = next((vectors[name] for name in names if name in vectors.arrays), None)
-    return None if found is None else found.tolist()
+    labels = next((vectors[name] for name in names if name in vectors.arrays), None)
+    return None if labels is None else labels.tolist()
 
 
-def _same(made: Sequence[Fold], recorded: Sequence[Fold]) -> bool:
-    """Whether all splits have the same rows on both sides; in which order rows stand changes no fit."""
-    return len(made) == len(recorded) and all(
+def _same(regenerated: Sequence[Fold], recorded: Sequence[Fold]) -> bool:
+    """Whether all splits have the same train and test rows; the order of rows does not change a fit."""
+    return len(regenerated) == len(recorded) and all(
         np.array_equal(np.sort(ours), np.sort(theirs))
-        for pair in zip(made, recorded, strict=True)
+        for pair in zip(regenerated, recorded, strict=True)
         for ours, theirs in zip(*pair, strict=True)
     )

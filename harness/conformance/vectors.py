@@ -1,10 +1,10 @@
-"""Conformance vectors: what another program's metric code gave on made-up data, read from its files and checked.
+"""Conformance vectors: results of another program's metric code on synthetic data, read from files and checked.
 
-One case is one .npz of plain arrays; `meta`, a JSON text, says the metric and the arguments of the cross-validation.
-Files are data from elsewhere: nothing is unpickled, and what is wrong with a file is said by name before anything is
-computed from it.
+One case is one .npz file of plain arrays; `meta`, a JSON text, gives the metric and the arguments of the
+cross-validation. The files come from elsewhere, so nothing is unpickled, and every fault of a file is reported before
+anything is computed from it.
 
-Source: the form of the vectors recorded from Brain-Score language of August 2026.
+Source: vectors recorded from Brain-Score language of August 2026.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Arrays = dict[str, NDArray[Any]]
 
 RIDGE, LINEAR = "ridge", "linear"
 _METRICS = {"ridge_pearsonr": RIDGE, "linear_pearsonr": LINEAR}
-# Arrays by which the cases that are no regression are known.
+# Arrays that identify the cases other than regression.
 _KNOWN_BY = {
     "futrell": {"rt", "half1_member"},
     "similarity": {"cka_score", "cka_per_split", "rdm_score", "rdm_per_split"},
@@ -45,22 +45,22 @@ _MAY_BE_NAN = ("rt", "model_output", "collected", "boot_params", "neuroid_ceilin
 
 
 class NotRunError(ValueError):
-    """A case that cannot be compared here, and why."""
+    """A case that cannot be compared; the message gives the reason."""
 
 
 class DamagedError(ValueError):
-    """A case that contradicts its own form, and how."""
+    """A malformed case; the message gives the fault."""
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """One case, checked.
+    """One checked case.
 
     Attributes:
         case: name of the file.
         kind: "ridge", "linear", "futrell", "similarity", "extrapolation" or "model".
-        meta: what the file says of itself.
-        arrays: of a regression X (row, feature), Y (row, neuroid), r (split, neuroid), train_k and test_k, ...
+        meta: metric and arguments of the cross-validation.
+        arrays: for a regression X (row, feature), Y (row, neuroid), r (split, neuroid), train_k and test_k, ...
     """
 
     case: str
@@ -81,18 +81,18 @@ def read(path: Path) -> Vectors:
     """Read and check one case.
 
     Raises:
-        NotRunError: if the file is of another form or asks for a metric that is not known here.
-        DamagedError: if it is of this form and broken; the message names the array.
+        NotRunError: if the file has another format or an unknown metric.
+        DamagedError: if the file is malformed; the message names the array.
     """
     arrays = _load(path)
     meta = _meta(arrays)
     kind = _kind(meta, arrays)
-    absent = [name for name in _REQUIRED[kind] if name not in arrays]
-    if absent:
-        raise DamagedError(f"{', '.join(absent)} missing; wanted {', '.join(_REQUIRED[kind])}. Record the case again.")
+    missing = [name for name in _REQUIRED[kind] if name not in arrays]
+    if missing:
+        raise DamagedError(f"{', '.join(missing)} missing; wanted {', '.join(_REQUIRED[kind])}. Record the case again.")
     for name, array in arrays.items():
         if array.dtype.kind == "f" and kind != "model" and name not in _MAY_BE_NAN:
-            _require(bool(np.isfinite(array).all()), f"{name} holds NaN or infinity")
+            _require(bool(np.isfinite(array).all()), f"{name} contains NaN or infinity")
     vectors = Vectors(path.stem, kind, meta, arrays)
     if kind in (RIDGE, LINEAR):
         _check_shapes(vectors)
@@ -102,16 +102,16 @@ def read(path: Path) -> Vectors:
 
 
 def _load(path: Path) -> Arrays:
-    """All arrays of an archive; never a pickle."""
+    """Load all arrays of an archive without unpickling anything."""
     if path.suffix != ".npz":
         raise NotRunError("a folder" if path.is_dir() else "not an .npz archive of vectors")
     with path.open("rb") as file:
         if file.read(1) == b"\x80":
             raise NotRunError(
-                "a pickle, which could run any code and is never read; save plain arrays with numpy.savez"
+                "a pickle, which is never loaded because it could run code; save plain arrays with numpy.savez"
             )
     if not zipfile.is_zipfile(path):
-        raise DamagedError("no .npz archive, or one that was cut off; copy it again")
+        raise DamagedError("not an .npz archive, or a truncated one; copy it again")
     arrays: Arrays = {}
     name = "the list of arrays"
     try:
@@ -121,7 +121,7 @@ def _load(path: Path) -> Arrays:
     except (OSError, ValueError, RuntimeError, MemoryError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error):
             raise NotRunError(
-                f"{name} is pickled, which could run any code and is never read; save plain arrays"
+                f"{name} is pickled, which is never loaded because it could run code; save plain arrays"
             ) from error
         raise DamagedError(f"{name} cannot be read: {error}; copy the file again") from error
     return arrays
@@ -130,19 +130,19 @@ def _load(path: Path) -> Arrays:
 def _meta(arrays: Arrays) -> dict[str, Any]:
     if "meta" not in arrays:
         if {"X", "Y", "r"} & set(arrays):
-            raise DamagedError("meta missing: it says the metric and the cross-validation. Record the case again.")
-        raise NotRunError("a file of another form: it has no `meta`")
+            raise DamagedError("meta missing: it gives the metric and the cross-validation. Record the case again.")
+        raise NotRunError("a file in another format: it has no `meta`")
     try:
         meta = json.loads(str(arrays["meta"]))
     except json.JSONDecodeError as error:
-        raise DamagedError(f"meta is no JSON: {error}") from error
+        raise DamagedError(f"meta is not JSON: {error}") from error
     if not isinstance(meta, dict):
         raise DamagedError(f"meta is a JSON {type(meta).__name__}; wanted an object with the metric and its arguments.")
     return meta
 
 
 def _kind(meta: dict[str, Any], arrays: Arrays) -> str:
-    """What the case compares."""
+    """The kind of a case, as in `Vectors`."""
     for kind, names in _KNOWN_BY.items():
         if names & set(arrays):
             return kind
@@ -150,18 +150,19 @@ def _kind(meta: dict[str, Any], arrays: Arrays) -> str:
         return "model"
     metric = meta.get("metric")
     if metric is None:
-        raise NotRunError("a file of another form: its `meta` names no metric")
+        raise NotRunError("a file in another format: its `meta` names no metric")
     if metric not in _METRICS:
-        raise NotRunError(f"metric {metric!r} is unknown; known are {', '.join(_METRICS)}")
+        raise NotRunError(f"metric {metric!r} is unknown; known metrics: {', '.join(_METRICS)}")
     return _METRICS[metric]
 
 
 def _check_shapes(vectors: Vectors) -> None:
-    """Arrays of a regression fit each other."""
+    """Require that the arrays of a regression have matching shapes."""
     for name in ("X", "Y", "r"):
         array = vectors[name]
         _require(
-            array.ndim == 2 and array.dtype.kind == "f", f"{name} is {array.dtype} {array.shape}: wanted 2-D reals"
+            array.ndim == 2 and array.dtype.kind == "f",
+            f"{name} is {array.dtype} {array.shape}, wanted two-dimensional floats",
         )
     (n_rows, _), n_neuroids = vectors["X"].shape, vectors["Y"].shape[1]
     n_splits = len(vectors["r"])
@@ -181,20 +182,20 @@ def _check_shapes(vectors: Vectors) -> None:
 
 
 def _check_splits(vectors: Vectors) -> None:
-    """Every split has its rows, and its predictions their shape."""
+    """Require train and test rows for every split, and predictions of the right shape."""
     n_splits, (n_rows, n_neuroids) = len(vectors["r"]), vectors["Y"].shape
     for side in ("train", "test"):
-        held = {name for name in vectors.arrays if name.startswith(f"{side}_") and name[len(side) + 1 :].isdigit()}
-        odd = sorted({f"{side}_{k}" for k in range(n_splits)} ^ held)
-        _require(not odd, f"{', '.join(odd)} missing or beyond the {n_splits} splits of r")
+        present = {name for name in vectors.arrays if name.startswith(f"{side}_") and name[len(side) + 1 :].isdigit()}
+        unmatched = sorted({f"{side}_{k}" for k in range(n_splits)} ^ present)
+        _require(not unmatched, f"{', '.join(unmatched)} missing or beyond the {n_splits} splits of r")
     for k, fold in enumerate(vectors.splits):
         _check_rows(k, fold, n_rows)
-        found, shape = vectors.arrays.get(f"pred_{k}"), (len(fold.test), n_neuroids)
-        _require(found is None or found.shape == shape, f"pred_{k} has another shape than {shape}")
+        predictions, shape = vectors.arrays.get(f"pred_{k}"), (len(fold.test), n_neuroids)
+        _require(predictions is None or predictions.shape == shape, f"pred_{k} does not have shape {shape}")
 
 
 def _order(arrays: Arrays) -> Integers | slice:
-    """Places of the neuroids in the recorded r, joined by name where the file has names."""
+    """Column of each neuroid in the recorded r, matched by name if the file has names."""
     if not {"neuroid_id", "r_neuroid_order"} <= set(arrays):
         return slice(None)
     try:
@@ -204,16 +205,16 @@ def _order(arrays: Arrays) -> Integers | slice:
 
 
 def _check_rows(k: int, fold: Fold, n_rows: int) -> None:
-    """Row indices of one split are rows, each once, and on one side."""
+    """Require that the row indices of one split are valid, unique, and disjoint between train and test."""
     for name, side in zip((f"train_{k}", f"test_{k}"), fold, strict=True):
-        _require(side.ndim == 1 and side.dtype.kind in "iu" and len(side) > 0, f"{name} must be a list of row numbers")
+        _require(side.ndim == 1 and side.dtype.kind in "iu" and len(side) > 0, f"{name} must be a list of row indices")
         inside = int(side.min()) >= 0 and int(side.max()) < n_rows
-        _require(inside, f"{name} holds rows {side.min()} to {side.max()}; there are {n_rows}")
-        _require(len(np.unique(side)) == len(side), f"{name} holds a row twice")
+        _require(inside, f"{name} contains rows {side.min()} to {side.max()}, but there are {n_rows}")
+        _require(len(np.unique(side)) == len(side), f"{name} contains a row twice")
     shared = np.intersect1d(fold.train, fold.test)
-    _require(not len(shared), f"train_{k} and test_{k} share {len(shared)} rows, the first is {shared[:1]}")
+    _require(not len(shared), f"train_{k} and test_{k} share {len(shared)} rows, starting with {shared[:1]}")
 
 
-def _require(holds: bool, what: str) -> None:
-    if not holds:
-        raise DamagedError(f"{what}. Record the case again, or copy the file again.")
+def _require(condition: bool, fault: str) -> None:
+    if not condition:
+        raise DamagedError(f"{fault}. Record the case again, or copy the file again.")

@@ -1,6 +1,6 @@
-"""What a comparison with recorded vectors found, and how it is said.
+"""Result of comparing one case with recorded vectors, and its presentation as text or JSON.
 
-A difference that was not measured is NaN and an agreement that was not checked is None: neither counts against a case.
+NaN is a difference that was not measured and None an agreement that was not checked; neither makes a case fail.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 
 class Tolerance(NamedTuple):
-    """Largest difference that still agrees: of r (and of predictions and errors, relative), of the score."""
+    """Limits from which a difference fails. r: also for leave-one-out errors and, times 10, predictions (relative)."""
 
     r: float
     score: float
@@ -24,16 +24,17 @@ _NO_TOLERANCE = Tolerance(math.nan, math.nan)
 
 @dataclass(frozen=True)
 class Result:
-    """One case in one precision.
+    """Comparison of one case in one precision.
 
     Attributes:
         case, kind: name of the file; "ridge", "linear", ...
         verdict: "agrees", "differs", "damaged" or "not run".
-        max_dr, max_dscore, max_dsplit_score: largest differences of r, of the score, of the score of one split.
-        max_dpredicted: of a prediction, relative to the largest; max_dloo_mse: of a leave-one-out error, relative.
-        splits_agree, alphas_agree, rank_agrees: None where not checked.
+        max_dr, max_dscore, max_dsplit_score: largest difference of r, of the score, of the score of one split.
+        max_dpredicted: largest difference of a prediction, relative to the largest prediction.
+        max_dloo_mse: largest relative difference of a leave-one-out error.
+        splits_agree, alphas_agree, rank_agrees: None if not checked.
         precision: "float64" or "mixed" (float32 on the neuroid side).
-        reason: why a case was not run or does not agree, and what could not be checked.
+        reason: why the case was not run or differs, and what could not be checked.
     """
 
     case: str
@@ -54,25 +55,25 @@ class Result:
 
     @property
     def fails(self) -> bool:
-        """Whether it makes the run fail."""
+        """Whether this result makes the command fail."""
         return self.verdict in ("differs", "damaged")
 
     def judged(self) -> Result:
-        """With its verdict, and what is past tolerance before the other reasons."""
+        """Set the verdict, and put what exceeds the tolerance before the other reasons."""
         bounds = {
             "r": (self.max_dr, self.tolerance.r), "score": (self.max_dscore, self.tolerance.score),
             "score of a split": (self.max_dsplit_score, self.tolerance.score),
-            "predictions": (self.max_dpredicted, 10 * self.tolerance.r),
+            "prediction": (self.max_dpredicted, 10 * self.tolerance.r),
             "leave-one-out error": (self.max_dloo_mse, self.tolerance.r),
         }  # fmt: skip
-        past = [f"{what} differs by {found:.1e}" for what, (found, most) in bounds.items() if found >= most]
+        failures = [f"{name} differs by {value:.1e}" for name, (value, limit) in bounds.items() if value >= limit]
         agreements = {"splits": self.splits_agree, "alphas": self.alphas_agree, "ranks": self.rank_agrees}
-        past += [f"other {what}" for what, agree in agreements.items() if agree is False]
-        reason = "; ".join([*past, *([self.reason] if self.reason else [])])
-        return replace(self, verdict="differs" if past else "agrees", reason=reason)
+        failures += [f"different {name}" for name, agree in agreements.items() if agree is False]
+        reason = "; ".join([*failures, *([self.reason] if self.reason else [])])
+        return replace(self, verdict="differs" if failures else "agrees", reason=reason)
 
     def as_row(self) -> dict[str, Any]:
-        """Its fields, as JSON can hold them: what was not measured is null."""
+        """The fields as JSON values; what was not measured is null."""
         row = {name: value for name, value in vars(self).items() if name != "tolerance"}
         row |= {"tolerance_r": self.tolerance.r, "tolerance_score": self.tolerance.score}
         return {
@@ -82,14 +83,15 @@ class Result:
 
 
 def in_lines(results: Sequence[Result]) -> list[str]:
-    """The results as a table for people, the reasons under it, and a last line that counts."""
-    columns = [_HEADINGS, *(_cells(result) for result in results)]
-    widths = [max(map(len, column)) for column in zip(*columns, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in columns]
+    """The results as a text table, then the reasons, then a line with counts."""
+    rows = [_HEADINGS, *(_cells(result) for result in results)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += [""] + [f"{_name(result)}: {result.verdict}: {result.reason}" for result in results if result.reason]
     counts = Counter(result.verdict for result in results)
-    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("agrees", "differs", "damaged", "not run"))
-    return [*lines, "", f"{len(results)} comparisons: {said}".replace("agrees", "agree").replace("differs", "differ")]
+    labels = {"agrees": "agree", "differs": "differ", "damaged": "damaged", "not run": "not run"}
+    summary = ", ".join(f"{counts[verdict]} {label}" for verdict, label in labels.items())
+    return [*lines, "", f"{len(results)} comparisons: {summary}"]
 
 
 _HEADINGS = (

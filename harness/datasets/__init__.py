@@ -1,8 +1,8 @@
-"""The table of data sets: what each is, where its files are published, and how it is loaded.
+"""The table of data sets: description, published files and loader of each.
 
-A data set is one file of this folder, which declares an entry; "local:FOLDER" is a laboratory's own (local.py).
-Nothing is downloaded here; a missing file is an error that says where to fetch it and where to put it. Loaders load
-what is heavy when they are called, so that listing the table loads nothing.
+Each data set is one module of this package and declares an entry. "local:FOLDER" is a user's own recording (`own/`).
+Loading downloads nothing: a missing file is an error that names its source and its place. Loaders import heavy
+libraries only when called, so that listing the table is fast.
 """
 
 from __future__ import annotations
@@ -39,14 +39,17 @@ DATASETS: dict[str, Entry] = {entry.name: entry for entry in _TABLE}
 
 
 def find(name: str) -> Entry:
-    """The entry of a data set; ValueError lists the nearest names where there is none.
+    """Return the entry of a data set.
 
-    Of "local:FOLDER" the whole folder is read and checked, and what is wrong with it is a ValueError too.
+    For "local:FOLDER" the whole folder is read and checked.
+
+    Raises:
+        ValueError: if the name is unknown (lists the nearest names), or the folder has an error.
     """
     if name.startswith(recording.PREFIX):
         entry = recording.entry(name)
         if entry.name in DATASETS or entry.name.startswith("synthetic"):
-            raise ValueError(f"{name}: {entry.name!r} is the name of another data set; give its dataset.json a name.")
+            raise ValueError(f"{name}: {entry.name!r} is the name of another data set; set another in dataset.json.")
         return entry
     if name not in DATASETS:
         near = get_close_matches(name, DATASETS, n=3, cutoff=0.4) or list(DATASETS)
@@ -55,19 +58,22 @@ def find(name: str) -> Entry:
 
 
 def expand(name: str) -> tuple[str, ...]:
-    """A name -> itself; the stem of several releases ("futrell2018") -> each of them; else ValueError as in `find`.
+    """Expand the stem of several releases ("futrell2018") to their names; a full name is returned as it is.
 
-    A folder of one's own need only be there: what is wrong within it must not stop the other data sets of a run.
+    A local folder is only required to exist: errors in it must not stop the other data sets of a run.
+
+    Raises:
+        ValueError: if the name is unknown, or there is no such folder.
     """
     if name.startswith(recording.PREFIX):
         recording.folder_of(name)
         return (name,)
-    releases = tuple(known for known in DATASETS if known.startswith(f"{name}-"))
+    releases = tuple(release for release in DATASETS if release.startswith(f"{name}-"))
     return releases if name not in DATASETS and releases else (find(name).name,)
 
 
 def missing(name: str, root: str | Path) -> list[File]:
-    """The files that a data set cannot do without and that are not under the data root."""
+    """Required files of a data set that do not exist under the data root."""
     return _absent(find(name), Path(root))
 
 
@@ -79,14 +85,14 @@ def load(name: str | Entry, root: str | Path, *, pinned: bool = True) -> Dataset
     """Load one data set from the data root.
 
     Args:
-        name: a name of the table, "local:FOLDER", or the entry that `find` gave.
-        root: the folder that holds the data sets' folders.
-        pinned: whether files must be the published ones, by checksum. Where not, any file of the published form is
-            read (a subset, say); the version of the data set, which stands in every row, tells them apart.
+        name: a name of the table, "local:FOLDER", or an entry returned by `find`.
+        root: folder that contains the folders of the data sets.
+        pinned: whether to require the pinned checksums. If False, any file of the published format is read, for example
+            a subset; the version of the data set, which is in every result row, distinguishes them.
 
     Raises:
-        ValueError: if the name is unknown, or a file is not the pinned one.
-        FileNotFoundError: if a file is missing: which, where it is published, and where to put it.
+        ValueError: if the name is unknown, or a file does not have the pinned checksum.
+        FileNotFoundError: if a file is missing; names the file, its source and its place.
     """
     entry = name if isinstance(name, Entry) else find(name)
     _require_all(entry, Path(root))
@@ -96,37 +102,38 @@ def load(name: str | Entry, root: str | Path, *, pinned: bool = True) -> Dataset
 
 
 def protocols(name: str) -> dict[str, Protocol]:
-    """The protocols of a data set: "paper", "strict" and, where it has one, "brainscore2026"."""
+    """Protocols of a data set by name: "paper", "strict", and "equal" and "brainscore2026" if it has them."""
     return {protocol.name: protocol for protocol in find(name).protocols}
 
 
 def _require_all(entry: Entry, root: Path) -> None:
-    """Raise unless all files lie under the root; all that do not are named."""
+    """Raise if a required file is missing; the error names all that are."""
     absent = _absent(entry, root)
     if absent:
         file, *others = absent
         more = f" Also missing: {', '.join(other.path for other in others)}." if others else ""
         raise FileNotFoundError(
-            f"{entry.name} needs {file.path}, which is not there. {_source(entry, file)} and put it at "
+            f"{entry.name} needs {file.path}, which does not exist. {_source(entry, file)} and put it at "
             f"{(root / file.path).absolute()} (--data-root DIR or HARNESS_DATA sets the root).{more}"
         )
 
 
 def _source(entry: Entry, file: File) -> str:
+    """How to get a file, as the beginning of a sentence."""
     if file.url:
-        return f"`harness fetch {entry.name}` brings it; or download {file.url}"
-    return f"No direct address is known; see {entry.landing}"
+        return f"Run `harness fetch {entry.name}`, or download {file.url}"
+    return f"No direct address is known; download it from {entry.landing}"
 
 
 def _require(entry: Entry, file: File, root: Path, pinned: bool) -> None:
-    """Raise unless the file is the pinned one."""
+    """Raise if the file does not have the pinned checksum."""
     path, source = root / file.path, _source(entry, file)
     if not pinned or not file.checksum:
         return
-    found = checksum_of(path, file.checksum)
-    if found != file.checksum:
+    checksum = checksum_of(path, file.checksum)
+    if checksum != file.checksum:
         size = f"{file.n_bytes} bytes with " if file.n_bytes else ""
         raise ValueError(
-            f"{entry.name}: {path.absolute()} is damaged or another release: {path.stat().st_size} bytes with {found}, "
-            f"wanted {size}{file.checksum}. {source} and replace it (or give --unpinned to read it all the same)."
+            f"{entry.name}: {path.absolute()} is damaged or another release: {path.stat().st_size} bytes with "
+            f"{checksum}, wanted {size}{file.checksum}. {source} and replace it (or give --unpinned to read it anyway)."
         )

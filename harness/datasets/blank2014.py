@@ -1,12 +1,12 @@
-"""Blank2014: five people listen to eight stories in the scanner.
+"""Blank2014: fMRI of five participants listening to eight stories.
 
 Blank, Kanwisher & Fedorenko (2014), Journal of Neurophysiology 112, 1105-1118. Eight Natural Stories, 1,317 scans of
-2 s, 12 functional regions of the language network (six on each side) in each of 5 subjects: 60 neuroids. Read from the
-assembly that Brain-Score publishes, whose rows are scans, each with the words that ended in the 2 s before, 4 s earlier
-(the shift of the blood's answer is in the pairing). The texts of a story, joined as they are, are the story.
+2 s, 12 functional regions of the language network (six per hemisphere) in each of 5 subjects: 60 neuroids. Read from
+the assembly published by Brain-Score. Its rows are scans, each with the words that ended in the 2 s window 4 s earlier,
+so the haemodynamic delay is already in the pairing. The texts of a story, concatenated unchanged, give the story.
 
-Rows are put in the order (story, sentence, part of the sentence), stories by name, whatever the file's. A story is one
-context, one block of time and one group.
+Rows are sorted by (story, sentence, part of the sentence), stories by name, whatever their order in the file. A story
+is one context, one block of time and one group.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ PAPER = Protocol(
     regression=Regression("ols", scale="center"),
     layer_choice="max",
     notes=(
-        "METHODS section 2: as Pereira2018, 10 random splits of 90/10 over scans; the context is the whole story so "
-        "far, the last token of a scan's words is read.",
+        "Aw et al. (2023): as for Pereira2018, 10 random 90/10 splits over scans. The context is the whole story so "
+        "far; the features of a scan are the hidden states at the last token of its words.",
     ),
 )
 STRICT = Protocol(
@@ -43,7 +43,7 @@ STRICT = Protocol(
     folds=FoldRule("leave one group out", min_test_rows=10),
     regression=WIDE_RIDGE,
     layer_choice="nested",
-    notes=("METHODS section 2: one story is left out at a time; alpha and layer by leaving out training stories.",),
+    notes=("One story is left out at a time. Alpha and layer are chosen by leaving stories out of the training rows.",),
 )
 BRAINSCORE2026 = Protocol(
     name="brainscore2026",
@@ -53,8 +53,8 @@ BRAINSCORE2026 = Protocol(
     layer_choice="max",
     metric="brainscore_r",
     notes=(
-        "Brain-Score language's Blank2014-ridge of August 2026, but that the best layer is taken where a model there "
-        "comes with its own.",
+        "Brain-Score language's Blank2014-ridge of August 2026, except that the best layer is used; there each model "
+        "has a fixed layer.",
     ),
 )
 
@@ -66,28 +66,31 @@ def load(root: Path) -> Dataset:
         1,317 scans with their words, and responses (1,317, 60).
 
     Raises:
-        ValueError: if the file does not have the published form; it names the file and what is wrong.
+        ValueError: if the file does not have the published format; names the file and the error.
     """
     return read(root / _FILE)
 
 
 def read(path: Path) -> Dataset:
-    """Load an assembly of the published form, whole or in part; errors as in `load`."""
-    found = netcdf.read(path, _PRESENTATION, _NEUROID)
-    shown, regions = found.presentation, found.neuroid
-    order = (found.numbers("part_number_in_sentence"), found.numbers("sentence_number_in_story"), shown["story"])
+    """Load an assembly of the published format, complete or a subset; raises as `load`."""
+    assembly = netcdf.read(path, _PRESENTATION, _NEUROID)
+    scans, regions = assembly.presentation, assembly.neuroid
+    order = (assembly.numbers("part_number_in_sentence"), assembly.numbers("sentence_number_in_story"), scans["story"])
     rows, columns = np.lexsort(order), np.flatnonzero(regions["region"] == _REGION)
     if not len(columns):
-        raise ValueError(f"{path.name}: no region of {_REGION!r}; there are {sorted(set(regions['region']))}.")
-    stories = tuple(shown["story"][rows].tolist())
+        raise ValueError(
+            f"{path.name}: no neuroid with region {_REGION!r}; there are {sorted(set(regions['region']))}. Fetch the "
+            "file again."
+        )
+    stories = tuple(scans["story"][rows].tolist())
     stimuli = Stimuli(
-        ids=tuple(shown["stimulus_id"][rows].tolist()),
-        texts=tuple(shown["stimulus"][rows].tolist()),
+        ids=tuple(scans["stimulus_id"][rows].tolist()),
+        texts=tuple(scans["stimulus"][rows].tolist()),
         passages=stories,
         separator="",
     )
     responses = Responses(
-        values=found.values[np.ix_(rows, columns)].astype(np.float32),
+        values=assembly.values[np.ix_(rows, columns)].astype(np.float32),
         row_ids=stimuli.ids,
         row_groups=stories,
         row_blocks=stories,

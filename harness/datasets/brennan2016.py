@@ -1,29 +1,29 @@
-"""Brennan2016 ("Alice"): 27 people listen to the first chapter of Alice in Wonderland in the scanner.
+"""Brennan2016 ("Alice"): fMRI of 27 participants listening to the first chapter of Alice in Wonderland.
 
 Brennan et al. (2016), Brain and Language 157-158, 81-94; CC BY 4.0. Six language regions (left and right anterior
 temporal, left posterior temporal, left inferior parietal, left premotor, left inferior frontal), 362 scans of 2 s, and
-2,127 words with onsets and ends, aligned by hand. One story, told at 120 % of its length after 20 s of silence.
+2,127 words with onsets and ends, aligned by hand. One story, stretched to 120 % of its length, after 20 s of silence.
 
-Regions: of the two published radii, 6 mm. The group mean is more reliable there in every region (split half,
-Spearman-Brown, .64-.88 against .58-.87 at 10 mm), a choice that looks at no model. Both hold the same 27 subjects: s33
-has no 6 mm file, and its 10 mm file is constant, so s33 is left out. The paper's exclusion of single subject x region
-pairs is not applied (its list is in a supplement that is not with the data).
+Regions: the 6 mm radius of the two published ones. The group mean is more reliable than at 10 mm in every region
+(split half, Spearman-Brown corrected, 0.64-0.88 against 0.58-0.87); this choice does not depend on any model. Both
+radii have the same 27 subjects: s33 has no 6 mm file and is constant at 10 mm, so s33 is omitted. The paper's exclusion
+of single subject x region pairs is not applied, because the list is in a supplement that is not part of the data.
 
-Clock: the first ten scans were discarded, so row k was taken at (k + 10) * 2 s of the TextGrid. Checked: a word rate
-made from the onsets with the canonical haemodynamic response agrees with the published predictor (r .988) at this
-offset and at none other (.954 and .920 one second off).
+Clock: the first ten scans were discarded, so row k was acquired at (k + 10) * 2 s of the TextGrid. Check: the word rate
+computed from the onsets, convolved with the canonical haemodynamic response, agrees with the published predictor at
+this offset (r 0.988) better than one second off (0.954 and 0.920).
 
-Drift: time courses are raw scanner units. The published analysis z-scored them and had movement as a covariate, which
-also takes the drift. Here Legendre polynomials up to order 5 are removed from each (AFNI's rule, 1 + duration / 150 s),
-then each is z-scored. **Both use all rows, test rows included**: six of 362 degrees of freedom, and no knowledge of the
-stimuli. The drifts hold .29 of a course's variance on average and up to .98, and a line fitted on training rows alone
-runs away in a test block at either end of the chapter.
+Drift: the time courses are in raw scanner units. The published analysis z-scored them and used movement as a covariate,
+which also removes drift. Here Legendre polynomials up to order 5 are removed (AFNI's rule, 1 + duration / 150 s), then
+each course is z-scored. **Both steps use all rows, including test rows**; they remove six of 362 degrees of freedom and
+use no information about the stimuli. Drift accounts for 0.29 of the variance of a course on average and for up to 0.98.
+A line fitted to the training rows alone diverges in a test block at either end of the chapter.
 
-Beside the subjects stand six neuroids of subject "group": the mean over subjects of the z-scored courses. Words are as
-published: no punctuation, and clitics are words of their own ("she" "'d"). Left out: movement, sound power, predictors.
+Six neuroids of subject "group" are added: the mean over subjects of the z-scored courses. Words are as published,
+without punctuation, with clitics as separate words ("she" "'d"). Omitted: movement, sound power, predictors.
 
-The authors' page leads to two archives (`alice_data_shared`, `alice_stim_shared`) behind pages of Google Drive, which
-have no lasting direct address: they are fetched and unpacked by hand into the folder `alice_brennan2016`.
+The authors' page links to two archives (`alice_data_shared`, `alice_stim_shared`) on Google Drive, which has no
+permanent direct address: download and unpack them by hand into the folder `alice_brennan2016`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _GRID = "alice_brennan2016/alice_stim_shared/DownTheRabbitHoleFinal_exp120_pad_1
 _INTERVAL = re.compile(r'intervals \[\d+\]:\s+xmin = (\S+)\s+xmax = (\S+)\s+text = "(.*)"')
 _SILENCE = ("", "sp")
 
-# Subject -> sha256 of its time courses in the regions of 6 mm radius.
+# Subject -> sha256 of the time courses in the regions of 6 mm radius.
 _SUBJECTS = {
     "s18": "0c286ab2c70fa71e4bc68eabaa4421ed18f54f06e8bab55cc83bb471b02fefaa",
     "s22": "e340210515ded59ea1ffe30bcc2fddd216d7c179015bf9afbfe3f8195313bb5e",
@@ -83,7 +83,7 @@ PAPER = Protocol(
     regression=Regression("ols", scale="center"),
     layer_choice="max",
     sampling=Sampling(pool="last", shift_s=4.0),
-    notes=("The paper did not use this set; the protocol is that of its Blank2014 (METHODS section 2).",),
+    notes=("Aw et al. (2023) did not use this data set; the protocol is theirs for Blank2014.",),
 )
 STRICT = Protocol(
     name="strict",
@@ -93,8 +93,8 @@ STRICT = Protocol(
     layer_choice="nested",
     sampling=Sampling(pool="mean", delays=(1, 2, 3, 4)),
     notes=(
-        "There is one story, so the test folds are five blocks in time, with five scans (10 s) dropped at both sides. "
-        "Within the training rows a minute is left out at a time. Delays as in Wehbe2014 (METHODS section 2).",
+        "There is one story, so the test folds are five blocks of time, with five scans (10 s) dropped on both sides. "
+        "Within the training rows one minute is left out at a time. Delays as for Wehbe2014 in Aw et al. (2023).",
     ),
 )
 
@@ -107,20 +107,20 @@ BRAINSCORE2026 = Protocol(
     metric="brainscore_r",
     sampling=Sampling(pool="last", shift_s=4.0),
     notes=(
-        "Brain-Score language does not hold this set; the protocol is that of its Blank2014-ridge of August 2026. "
-        "There whole stories are held out; here is one story, and whole minutes are.",
+        "Brain-Score language does not have this data set; the protocol is that of its Blank2014-ridge of August 2026. "
+        "There whole stories are held out; here there is one story, and whole minutes are held out.",
     ),
 )
 
 
 def load(root: Path) -> Dataset:
-    """Load the chapter: words with times, and (362, 168) responses: 27 subjects x 6 regions, then the group's 6.
+    """Load the chapter: words with times, and (362, 168) responses: 27 subjects x 6 regions, then 6 group means.
 
-    `row_groups` are the twelve minutes of the chapter, for the choice of alpha within the training rows; `row_blocks`
-    is the one story.
+    `row_groups` are the twelve minutes of the chapter, used to choose alpha within the training rows. `row_blocks` is
+    the one story.
 
     Raises:
-        ValueError: if a file does not have the published form; it names the file.
+        ValueError: if a file does not have the published format; names the file.
     """
     stimuli = _read_words(root / _GRID)
     courses = [_read_courses(root / _courses_file(subject)) for subject in _SUBJECTS]
@@ -133,9 +133,9 @@ def _courses_file(subject: str) -> str:
 
 
 def remove_drift(courses: Floats) -> Floats:
-    """(scan, region) raw -> z-scored residuals of Legendre polynomials up to order 5; uses all rows.
+    """Remove Legendre polynomials up to order 5 from raw (scan, region) time courses and z-score; uses all rows.
 
-    Rounded to 6 decimals, so that the version of the data set does not hang on the machine's linear algebra.
+    Rounded to 6 decimals, so that the version of the data set does not depend on the machine's linear algebra.
     """
     drifts = np.polynomial.legendre.legvander(np.linspace(-1, 1, len(courses)), _DRIFT_ORDER)
     residuals = courses - drifts @ np.linalg.lstsq(drifts, courses, rcond=None)[0]
@@ -144,21 +144,21 @@ def remove_drift(courses: Floats) -> Floats:
 
 
 def read_textgrid(text: str) -> list[tuple[float, float, str]]:
-    """Intervals (start s, end s, label) of a one-tier Praat TextGrid in long form.
+    """Parse a one-tier Praat TextGrid in long format into intervals (start in s, end in s, label).
 
     Raises:
-        ValueError: if the file announces another number of intervals than it holds.
+        ValueError: if the number of intervals is not the one that the file announces.
     """
     intervals = [(float(start), float(end), label.strip()) for start, end, label in _INTERVAL.findall(text)]
     announced = re.search(r"intervals: size = (\d+)", text)
     if announced is None or int(announced[1]) != len(intervals):
         wanted = announced[1] if announced else "an unknown number of"
-        raise ValueError(f"TextGrid announces {wanted} intervals but holds {len(intervals)}; fetch the file again.")
+        raise ValueError(f"TextGrid announces {wanted} intervals but has {len(intervals)}; download the file again.")
     return intervals
 
 
 def _read_words(path: Path) -> Stimuli:
-    """The spoken words, silences left out; ids "alice.1" on; the chapter is one passage."""
+    """Read the spoken words without silences; ids "alice.1", "alice.2", ...; the chapter is one passage."""
     words = [interval for interval in read_textgrid(path.read_text()) if interval[2] not in _SILENCE]
     return Stimuli(
         ids=tuple(f"alice.{number}" for number in range(1, len(words) + 1)),
@@ -170,17 +170,19 @@ def _read_words(path: Path) -> Stimuli:
 
 
 def _read_courses(path: Path) -> Floats:
-    """(scan, region) float64 raw time courses of one subject; ValueError if one is constant or a scan is missing."""
+    """Read one subject's raw time courses, (scan, region) float64; ValueError if one is constant or too short."""
     courses = np.loadtxt(path)
     if courses.shape != (_N_SCANS, len(REGIONS)):
-        raise ValueError(f"{path.name}: {courses.shape} scans x regions, wanted {(_N_SCANS, len(REGIONS))}.")
+        raise ValueError(
+            f"{path.name}: {courses.shape} scans x regions, wanted {(_N_SCANS, len(REGIONS))}; download the file again."
+        )
     if not (np.ptp(courses, axis=0) > 0).all():
-        raise ValueError(f"{path.name}: a region is constant, which no recording is; leave the subject out.")
+        raise ValueError(f"{path.name}: the time course of a region is constant; download the file again.")
     return courses
 
 
 def _responses(subjects: list[str], courses: list[Floats]) -> Responses:
-    """Subjects' courses side by side, then their mean by region."""
+    """Time courses of all subjects side by side, then the mean over subjects by region."""
     cleaned = [remove_drift(course) for course in courses]
     group = np.mean(cleaned, axis=0)
     scans = np.arange(_N_SCANS)

@@ -1,6 +1,6 @@
-"""What a data set declares of itself: title, licence, files, how it is loaded, its protocols.
+"""Records that declare a data set: title, licence, files, loader, protocols.
 
-Every file is pinned by its checksum, so that a score names exactly the recording it was made with.
+Files are pinned by checksum if the checksum is known, so that scores can be traced to the exact recording.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ State = Literal["here", "missing", "damaged"]
 class File(NamedTuple):
     """One published file.
 
-    path: under the data root. url: direct address, "" where none is known. checksum: "sha256:..." or "sha1:...", as its
-    publisher pins it; "" where nobody does. n_bytes: size, 0 where it is not known.
+    path: path under the data root.
+    url: direct address; "" if none is known.
+    checksum: "sha256:..." or "sha1:..."; "" if none is known.
+    n_bytes: size; 0 if it is not known.
     """
 
     path: str
@@ -33,14 +35,14 @@ class File(NamedTuple):
     n_bytes: int
 
     def state(self, root: Path, *, verify: bool = True) -> State:
-        """Whether the file lies under the data root and is the published one: by size, and by checksum if `verify`."""
+        """Whether the file exists under the data root and matches the published size and, if `verify`, checksum."""
         path = root / self.path
         if not path.is_file():
             return "missing"
-        right = self.n_bytes in (0, path.stat().st_size)
-        if right and verify and self.checksum:
-            right = checksum_of(path, self.checksum) == self.checksum
-        return "here" if right else "damaged"
+        matches = self.n_bytes in (0, path.stat().st_size)
+        if matches and verify and self.checksum:
+            matches = checksum_of(path, self.checksum) == self.checksum
+        return "here" if matches else "damaged"
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,14 @@ class Entry:
     """One data set of the table.
 
     Attributes:
-        kind: "brain" (responses), "reading" (reading times) or "text" (nobody's data: next-word prediction).
-        load: the data root -> the recording.
-        protocols: PAPER, STRICT and, where Brain-Score holds the set or one like it, BRAINSCORE2026.
-        landing: the page where the data are published.
-        files, optional: what must lie under the data root; what is read besides where it lies there.
-        extent: rows x targets in words, such as "1,000 x 6"; "" where only loading tells.
-        language: of the texts, BCP 47; "" where none is stated, which is read as English.
+        kind: "brain" (responses), "reading" (reading times) or "text" (text only, no human data: next-word prediction).
+        load: function from the data root to the recording.
+        protocols: PAPER, STRICT, EQUAL and, if Brain-Score has this or a similar data set, BRAINSCORE2026.
+        landing: web page on which the data are published.
+        files: files that must exist under the data root.
+        optional: files that are also read if they exist.
+        extent: rows x targets, such as "1,000 x 6"; "" if it is known only after loading.
+        language: language of the texts, BCP 47; "" if not stated, which is treated as English.
         notes: what was unusual about the files, and how they were read.
     """
 
@@ -74,30 +77,30 @@ class Entry:
     notes: tuple[str, ...] = ()
 
     def described(self) -> dict[str, Any]:
-        """The entry without what is code."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _CODE}
+        """The descriptive fields, without loader, protocols and files."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_DESCRIBED}
 
 
-_CODE = {"load", "protocols", "files", "optional"}
+_NOT_DESCRIBED = {"load", "protocols", "files", "optional"}
 
 
 def version_of(*contents: Stimuli | Responses | ReadingTimes | Floats | str) -> str:
-    """sha256 over everything that was loaded: ids, texts and the bytes of the values; 16 hex digits."""
+    """First 16 hex digits of the sha256 over all loaded content: ids, texts and the bytes of the values."""
     return content_hash([_digest(content) for content in contents])[:16]
 
 
 def _digest(content: Any) -> Any:
-    """A record -> the digests of its fields; an array -> sha256 of its bytes; the rest as it is."""
+    """Replace records by the digests of their fields and arrays by the sha256 of dtype, shape and bytes."""
     if is_dataclass(content):
         return [_digest(getattr(content, field.name)) for field in fields(content)]
     if isinstance(content, np.ndarray):
-        described = f"{content.dtype.str}{content.shape}".encode()
-        return hashlib.sha256(described + np.ascontiguousarray(content).tobytes()).hexdigest()
+        form = f"{content.dtype.str}{content.shape}".encode()
+        return hashlib.sha256(form + np.ascontiguousarray(content).tobytes()).hexdigest()
     return content
 
 
 def checksum_of(path: Path, like: str) -> str:
-    """The checksum of a file by the algorithm of another: "sha1:..." or "sha256:..."."""
+    """Checksum of a file, "sha1:..." or "sha256:...", with the algorithm of the checksum `like`; sha256 if it is ""."""
     algorithm = like.partition(":")[0] or "sha256"
     with path.open("rb") as stream:
         return f"{algorithm}:{hashlib.file_digest(stream, algorithm).hexdigest()}"

@@ -1,22 +1,23 @@
-"""Futrell2018: how long people look at each word of ten stories (Natural Stories, self-paced reading).
+"""Futrell2018: self-paced reading times of the words of ten stories (Natural Stories).
 
 Futrell et al. (2021), github.com/languageMIT/naturalstories, CC BY-NC-SA 4.0 (non-commercial, share-alike). 10 stories,
-10,256 words, means over readers in milliseconds (readers with more than 4 correct answers, times of 100-3000 ms).
+10,256 words, mean over readers in milliseconds (readers with more than 4 correct answers, times of 100-3000 ms).
 
-Two releases by name: 2016 is what the paper scored (the constant of Brain-Score's own test, .00853059, comes out of
-it); 2021 corrects an offset by one word in story 3 (812 words, from word 229 on). Means as published.
+Two releases: 2016 is the one that Aw et al. scored (it reproduces the constant of Brain-Score's own test, 0.00853059);
+2021 corrects an offset by one word in story 3 (812 words, from word 229 on). The means are as published.
 
-Readers, where they are at hand, give the ceiling. `processed_RTs.tsv` (179 readers) is read beside the means of 2021
-where it lies; those of 2016 keep the published .858, which was computed on that release. `futrell2018-batch2` is the
-second batch of readers, who read stories 6-10 only, with a mean and a ceiling of their own: the ceiling of 88 readers,
-17 to a word (.638), is not that of the published means, 84 to a word over ten stories (.858), and cannot stand for it.
-How times and words are brought together: `readers.py`.
+If times of single readers are available, the ceiling is computed from them. `processed_RTs.tsv` (179 readers) is read
+with the means of 2021 if it exists. The means of 2016 keep the published ceiling of 0.858, which was computed on that
+release. `futrell2018-batch2` is the second batch of readers, who read stories 6-10 only. It is a data set with its own
+mean and ceiling: 88 readers, 17 per word, give 0.638, which does not apply to the published means of 84 readers per
+word over ten stories (0.858). Times are aligned with words in `formats/natural_stories.py`.
 
-Left out: words.tsv, whose word forms differ where the experiment had typing errors; `all_stories.tok` holds the words
-as shown.
+Omitted: words.tsv, in which words with typing errors in the experiment are spelled differently; `all_stories.tok` has
+the words as shown.
 
-Sentences are not marked in the published files. They are found here by punctuation (`sentences.py`), with "Mr." as the
-only title after which none ends. This gives the 481 sentences, hence the 9,775 scored words, of METHODS section 2.
+Sentences are not marked in the published files. They are detected by punctuation (`harness/text/sentences.py`), with
+"Mr." as the only title that does not end a sentence. This gives the 481 sentences, hence 9,775 scored words, of the
+paper.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _FOLDER = "naturalstories"
 _MEANS = {"2016": "processed_wordinfo_2016_d5cbe5aa.tsv", "2021": "processed_wordinfo_2021_HEAD.tsv"}
 _STORIES_OF_BATCH2 = ("6", "7", "8", "9", "10")
 _CEILING = 0.858
-_CEILING_SOURCE = "METHODS section 2: median of 10 random split halves of the readers, Spearman-Brown corrected"
+_CEILING_SOURCE = "published (Brain-Score): median of 10 random split halves of the readers, Spearman-Brown corrected"
 
 PAPER = Protocol(
     name="paper",
@@ -49,9 +50,10 @@ PAPER = Protocol(
     reading="correlation",
     decoder_reads="text",
     notes=(
-        "METHODS section 2: Pearson r of surprisal and mean reading time, sign dropped; first word of a sentence left "
-        "out; one growing context over all ten stories, truncated from the left. Folds and regression are not used.",
-        "The paper says perplexity, the code uses surprisal in bits. How T5's surprisal was taken is not stated.",
+        "Aw et al. (2023): absolute Pearson r of surprisal and mean reading time, without the first word of each "
+        "sentence; one growing context over all ten stories, truncated from the left. Folds and regression are not "
+        "used.",
+        "The paper says perplexity, its code uses surprisal in bits. How surprisal of T5 was computed is not stated.",
     ),
 )
 STRICT = Protocol(
@@ -63,29 +65,29 @@ STRICT = Protocol(
     reading="regression",
     decoder_reads="text",
     notes=(
-        "METHODS section 2: context starts afresh at each story; gain in held-out log-likelihood over length, "
-        "frequency, position and spill-over, and partial r. Ten folds of ten stories at most: one story is left out.",
+        "The context restarts at each story. Scores are the gain in held-out log-likelihood over length, frequency, "
+        "position and spill-over, and the partial r. With ten folds of ten stories, one story is left out at a time.",
     ),
 )
 
 
 def load_2016(root: Path) -> Dataset:
-    """The release that the paper scored: word ids "story.word", means in milliseconds."""
+    """Load the release that Aw et al. scored: word ids "story.word", means in milliseconds."""
     stimuli = _read_words(root / _FOLDER / "all_stories.tok")
     return _dataset("2016", stimuli, _read_means(root / _FOLDER / _MEANS["2016"], stimuli), _CEILING_SOURCE)
 
 
 def load_2021(root: Path) -> Dataset:
-    """The release with story 3 corrected.
+    """Load the release in which story 3 is corrected.
 
-    Its ceiling comes from the readers where `processed_RTs.tsv` is there, whose means must be the published ones; else
-    it is that of the 2016 release, and says so.
+    If `processed_RTs.tsv` exists, the ceiling is computed from its readers, whose means must equal the published ones.
+    Otherwise the ceiling is that of the 2016 release, which is noted in its source.
     """
     stimuli = _read_words(root / _FOLDER / "all_stories.tok")
     mean_ms = _read_means(root / _FOLDER / _MEANS["2021"], stimuli)
     if (path := root / _READERS.path).is_file():
         return _dataset(
-            "2021", stimuli, mean_ms, people=natural_stories.read(path, stimuli, mean_ms, natural_stories.SAME)
+            "2021", stimuli, mean_ms, readers=natural_stories.read(path, stimuli, mean_ms, natural_stories.SAME)
         )
     return _dataset(
         "2021", stimuli, mean_ms, f"{_CEILING_SOURCE}; computed on the 2016 release, none is published for this one"
@@ -93,14 +95,15 @@ def load_2021(root: Path) -> Dataset:
 
 
 def load_batch2(root: Path) -> Dataset:
-    """The second batch: stories 6-10, the mean and the ceiling of its own 88 readers (8 or more of them to a word)."""
-    every = _read_words(root / _FOLDER / "all_stories.tok")
-    published = _read_means(root / _FOLDER / _MEANS["2021"], every)
-    rows = np.flatnonzero([story in _STORIES_OF_BATCH2 for story in every.passages])
-    ids, texts, stories = (tuple(column[row] for row in rows) for column in (every.ids, every.texts, every.passages))
+    """Load the second batch: stories 6-10, mean and ceiling of its own 88 readers (at least 8 per word)."""
+    all_words = _read_words(root / _FOLDER / "all_stories.tok")
+    published_ms = _read_means(root / _FOLDER / _MEANS["2021"], all_words)
+    rows = np.flatnonzero([story in _STORIES_OF_BATCH2 for story in all_words.passages])
+    columns = (all_words.ids, all_words.texts, all_words.passages)
+    ids, texts, stories = (tuple(column[row] for row in rows) for column in columns)
     stimuli = Stimuli(ids, texts, stories)
-    found = natural_stories.read(root / _BATCH2.path, stimuli, published[rows], natural_stories.ALIKE)
-    return _dataset("batch2", stimuli, natural_stories.mean_of_readers(found.by_subject_ms), people=found)
+    readers = natural_stories.read(root / _BATCH2.path, stimuli, published_ms[rows], natural_stories.ALIKE)
+    return _dataset("batch2", stimuli, natural_stories.mean_of_readers(readers.by_subject_ms), readers=readers)
 
 
 def _dataset(
@@ -108,9 +111,9 @@ def _dataset(
     stimuli: Stimuli,
     mean_ms: Floats,
     ceiling_source: str = "",
-    people: natural_stories.Readers | None = None,
+    readers: natural_stories.Readers | None = None,
 ) -> Dataset:
-    """The published ceiling, with its source, where there are no readers to compute one from."""
+    """Assemble the data set; it has the published ceiling only if there are no readers to compute one from."""
     starts = sentence_starts(stimuli)
     stimuli = replace(stimuli, sentences=tuple(str(number) for number in np.cumsum(starts)))
     reading = ReadingTimes(
@@ -118,21 +121,21 @@ def _dataset(
         mean_ms=mean_ms,
         scored=~starts,
         release=release,
-        **(people._asdict() if people else {}),
+        **(readers._asdict() if readers else {}),
     )
-    published = None if people else _CEILING
+    ceiling = None if readers else _CEILING
     return Dataset(
-        f"futrell2018-{release}", version_of(stimuli, reading), stimuli, None, reading, published, ceiling_source
+        f"futrell2018-{release}", version_of(stimuli, reading), stimuli, None, reading, ceiling, ceiling_source
     )
 
 
 def sentence_starts(stimuli: Stimuli) -> NDArray[np.bool_]:
-    """(word,) True at the first word of each sentence of the corpus."""
+    """(word,) bool, True at the first word of each sentence."""
     return sentences.starts(stimuli.texts, stimuli.passages, titles=("Mr.",))
 
 
 def _read_words(path: Path) -> Stimuli:
-    """Words as shown, in order of presentation; ids "story.word", both from 1; the story is passage and group."""
+    """Read the words as shown, in order of presentation; ids "story.word", both from 1; passages are the stories."""
     frame = _read_table(path)
     stories = tuple(frame["item"])
     ids = tuple(f"{story}.{zone}" for story, zone in zip(stories, frame["zone"], strict=True))
@@ -140,27 +143,27 @@ def _read_words(path: Path) -> Stimuli:
 
 
 def _read_means(path: Path, stimuli: Stimuli) -> Floats:
-    """(word,) float64 mean reading time in ms, joined by id; ValueError names a word that is absent or differs."""
+    """Read (word,) float64 mean reading times in ms, joined by id; ValueError if a word is missing or differs."""
     frame = _read_table(path)
     ids = (f"{story}.{zone}" for story, zone in zip(frame["item"], frame["zone"], strict=True))
     rows = dict(zip(ids, zip(frame["word"], frame["meanItemRT"], strict=True), strict=True))
     for word_id, text in zip(stimuli.ids, stimuli.texts, strict=True):
-        found = rows.get(word_id, ("nothing", ""))[0]
-        if found != text:
-            raise ValueError(f"{path.name}: word {word_id} is {found!r}, but {text!r} was shown. Fetch the file again.")
+        word = rows.get(word_id, ("nothing", ""))[0]
+        if word != text:
+            raise ValueError(f"{path.name}: word {word_id} is {word!r}, but {text!r} was shown. Fetch the file again.")
     means = [rows[word_id][1] for word_id in stimuli.ids]
     return np.array([np.nan if mean == "NA" else float(mean) for mean in means])
 
 
 def _read_table(path: Path):  # type: ignore[no-untyped-def]  # pandas is untyped here
-    """Every column as text: words such as NA, null or a lone quote are words, not absent values or quoting."""
+    """Read all columns as text: NA, null and single quotes are words, not missing values or quoting."""
     import pandas as pd
 
     return pd.read_csv(path, sep="\t", quoting=3, keep_default_na=False, dtype=str)
 
 
 _STORIES = "https://raw.githubusercontent.com/languageMIT/naturalstories"
-# The release that the paper scored, and the corrected one of 2021 as it stood in 2025.
+# The release that Aw et al. scored, and the corrected one of 2021, as of 2025.
 _COMMIT = {"2016": "d5cbe5aa3758d551d0c51ca8fc44bde973f0836f", "2021": "4700daad696e942f5aba23c957a7423d0de66612"}
 _WORDS = File(
     f"{_FOLDER}/all_stories.tok",
@@ -173,10 +176,10 @@ _WORDS = File(
 _READERS = File(
     f"{_FOLDER}/processed_RTs.tsv",
     f"{_STORIES}/{_COMMIT['2021']}/naturalstories_RTS/processed_RTs.tsv",
-    "",  # not pinned: whatever release it is of, its means must be the published ones
+    "",  # not pinned: its means must equal the published ones, whatever its release
     0,
 )
-# Made from batch2_pro.csv of the corpus: names of readers replaced; that file itself is read under no name.
+# Made from batch2_pro.csv of the corpus by replacing the names of readers; batch2_pro.csv itself is not read.
 _BATCH2 = File(
     f"{_FOLDER}/batch2_rts_by_participant.tsv",
     "",

@@ -1,16 +1,16 @@
-"""Pereira2018: ten people read sentences in the scanner, in two experiments.
+"""Pereira2018: fMRI of ten participants reading sentences, in two experiments.
 
 Pereira et al. (2018), Nature Communications 9, 963. Experiment 2, "384sentences": 96 passages of 4 sentences, 9
-subjects; experiment 3, "243sentences": 72 passages of 3 or 4, 6 subjects; 4 s a sentence, one response per sentence and
-voxel. Read from the assembly that Brain-Score publishes: 627 sentences x 13,553 voxels of the language network
-(12,155 and 8,031 of them in the experiments), NaN where a subject did not take part.
+subjects; experiment 3, "243sentences": 72 passages of 3 or 4 sentences, 6 subjects; 4 s per sentence, one response per
+sentence and voxel. Read from the assembly published by Brain-Score: 627 sentences x 13,553 voxels of the language
+network (12,155 and 8,031 of them in the two experiments), NaN if a subject did not take part.
 
-The experiments are parts of the recording: each is fitted and scored on its own rows, and "all" is the mean of the two,
-as the paper has it. A passage is an experiment's passage_index; the groups that STRICT holds out are topics (`story`).
-Rows are put in the order (experiment, passage, sentence), whatever the file's.
+The experiments are parts of the recording. Each is fitted and scored on its own rows; "all" is the mean of the two, as
+in Aw et al. A passage is a passage_index within an experiment; the groups that STRICT holds out are topics (`story`).
+Rows are sorted by (experiment, passage, sentence), whatever their order in the file.
 
-Brain-Score reads the sentences of one passage_label as one context; in "243sentences" that is the topic, three
-passages. Here a context is a passage, as METHODS section 2 says.
+Brain-Score uses the sentences of one passage_label as one context; in "243sentences" that is a topic of three passages.
+Here a context is a passage, as in Aw et al.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FILE = "pereira2018/assy_Pereira2018_language.nc"
 _PRESENTATION = ("stimulus_id", "sentence", "experiment", "passage_index", "stimulus_num", "story")
 _NEUROID = ("neuroid_id", "subject", "atlas", "roi")
 _ATLAS = "language"
-# Of Brain-Score's Pereira2018.243sentences-linear and .384sentences-linear; the paper prints their mean, .359.
+# From Brain-Score's Pereira2018.243sentences-linear and .384sentences-linear; the paper prints their mean, 0.359.
 CEILINGS = {"243sentences": 0.35378928, "384sentences": 0.36343748}
 
 PAPER = Protocol(
@@ -38,9 +38,9 @@ PAPER = Protocol(
     regression=Regression("ols", scale="center"),
     layer_choice="max",
     notes=(
-        "METHODS section 2: least squares (of minimum norm where features outnumber rows), 10 random splits of 90/10 "
-        "over the sentences of an experiment, not grouped; median over the voxels of all subjects, mean over splits, "
-        "mean of the two experiments; the best layer on these same scores.",
+        "Aw et al. (2023): least squares (minimum norm if there are more features than rows), 10 random 90/10 splits "
+        "over the sentences of an experiment, not grouped. Median over the voxels of all subjects, mean over splits, "
+        "mean of the two experiments. The best layer is chosen on the same scores.",
     ),
 )
 STRICT = Protocol(
@@ -50,9 +50,9 @@ STRICT = Protocol(
     regression=WIDE_RIDGE,
     layer_choice="nested",
     notes=(
-        "METHODS section 2: whole topics are held out, with the folds of Brain-Score language of 2026. Alpha and layer "
-        "are chosen by leaving topics out of the training rows. The grid is relative and wide where the 2026 one, "
-        "1e-3 to 1e3, is too short: on these data every recorded fit chose its upper end.",
+        "Whole topics are held out, in the folds of Brain-Score language of 2026. Alpha and layer are chosen by "
+        "leaving topics out of the training rows. The grid of alphas is relative and wide. The 2026 grid, 1e-3 to 1e3, "
+        "is too narrow: on these data every recorded fit chose its upper end.",
     ),
 )
 BRAINSCORE2026 = Protocol(
@@ -63,9 +63,10 @@ BRAINSCORE2026 = Protocol(
     layer_choice="max",
     metric="brainscore_r",
     notes=(
-        "Brain-Score language's Pereira2018.243sentences-ridge and .384sentences-ridge of August 2026, but for the "
-        "contexts (see the module's first lines), and that the best layer is taken where a model there comes with its "
-        "own. `all` is the mean of the raw scores; there each is divided by its ceiling first.",
+        "Brain-Score language's Pereira2018.243sentences-ridge and .384sentences-ridge of August 2026, with three "
+        "differences. A context is a passage, there all sentences of a passage_label. The best layer is used, there "
+        "each model has a fixed layer. `all` is the mean of the raw scores, there each is first divided by its "
+        "ceiling.",
     ),
 )
 
@@ -74,32 +75,35 @@ def load(root: Path) -> Dataset:
     """Load the assembly under the data root.
 
     Returns:
-        627 sentences, and responses (627, 13,553) with NaN where a voxel's subject was not in an experiment.
+        627 sentences and responses (627, 13,553), NaN if the subject of a voxel was not in the experiment.
 
     Raises:
-        ValueError: if the file does not have the published form; it names the file and what is wrong.
+        ValueError: if the file does not have the published format; names the file and the error.
     """
     return read(root / _FILE)
 
 
 def read(path: Path) -> Dataset:
-    """Load an assembly of the published form, whole or in part; errors as in `load`."""
-    found = netcdf.read(path, _PRESENTATION, _NEUROID)
-    shown, voxels = found.presentation, found.neuroid
-    experiment, passage = shown["experiment"], found.numbers("passage_index")
-    rows = np.lexsort((found.numbers("stimulus_num"), passage, experiment))
+    """Load an assembly of the published format, complete or a subset; raises as `load`."""
+    assembly = netcdf.read(path, _PRESENTATION, _NEUROID)
+    sentences, voxels = assembly.presentation, assembly.neuroid
+    experiment, passage = sentences["experiment"], assembly.numbers("passage_index")
+    rows = np.lexsort((assembly.numbers("stimulus_num"), passage, experiment))
     columns = np.flatnonzero(voxels["atlas"] == _ATLAS)
     if not len(columns):
-        raise ValueError(f"{path.name}: no voxel of the atlas {_ATLAS!r}; there are {sorted(set(voxels['atlas']))}.")
+        raise ValueError(
+            f"{path.name}: no voxel with atlas {_ATLAS!r}; there are {sorted(set(voxels['atlas']))}. Fetch the file "
+            "again."
+        )
     passages = tuple(f"{experiment[row]}.{passage[row]}" for row in rows)
     stimuli = Stimuli(
-        ids=tuple(shown["stimulus_id"][rows].tolist()),
-        texts=tuple(shown["sentence"][rows].tolist()),
+        ids=tuple(sentences["stimulus_id"][rows].tolist()),
+        texts=tuple(sentences["sentence"][rows].tolist()),
         passages=passages,
-        groups=tuple(shown["story"][rows].tolist()),
+        groups=tuple(sentences["story"][rows].tolist()),
     )
     responses = Responses(
-        values=found.values[np.ix_(rows, columns)].astype(np.float32),
+        values=assembly.values[np.ix_(rows, columns)].astype(np.float32),
         row_ids=stimuli.ids,
         row_groups=stimuli.groups,
         row_blocks=passages,

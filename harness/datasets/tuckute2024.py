@@ -1,15 +1,15 @@
-"""Tuckute2024: brain responses to 1,000 single sentences of six words.
+"""Tuckute2024: fMRI responses to 1,000 single sentences of six words.
 
 Tuckute et al. (2024), Nature Human Behaviour 8, 544-561; github.com/gretatuckute/drive_suppress_brains, MIT. One file,
-`bold_response_LH.csv`: one row per sentence (item B.1 .. B.1000); the mean over 5 participants of the response in five
-left-hemisphere language regions, and in their network. Each voxel was z-scored by session before averaging.
+`bold_response_LH.csv`, with one row per sentence (items B.1 to B.1000): mean response over 5 participants in five
+left-hemisphere language regions and in their network. Voxels were z-scored by session before averaging.
 
-The authors publish the responses of each participant (`brain-lang-data_participant_20230728.csv`, in the archive that
-their repository names); this file is their mean. It is fetched from a public repository that holds a copy, at a commit;
-the checksum says whether it is the file that was examined here.
+The authors publish the responses of each participant (`brain-lang-data_participant_20230728.csv`, in the archive named
+in their repository); this file is the mean. It is downloaded from a public repository that has a copy, at a fixed
+commit; the checksum verifies that it is the file examined here.
 
-Left out: the sentences that drive or suppress, other participants, and the linguistic properties of the sentences. No
-ceiling: the mean over participants hides their reliability.
+Omitted: the sentences selected to drive or suppress responses, the other participants, and the linguistic properties of
+the sentences. There is no ceiling, because the reliability of the participants cannot be computed from their mean.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PAPER = Protocol(
     folds=FoldRule("shuffled", n=10, test_fraction=0.1, seed=1),
     regression=Regression("ols", scale="center"),
     layer_choice="max",
-    notes=("The paper did not use this set; the protocol is that of its Pereira2018 (METHODS section 2).",),
+    notes=("Aw et al. (2023) did not use this data set; the protocol is theirs for Pereira2018.",),
 )
 STRICT = Protocol(
     name="strict",
@@ -44,8 +44,8 @@ STRICT = Protocol(
     regression=WIDE_RIDGE,
     layer_choice="nested",
     notes=(
-        "The sentences are unrelated and stand alone, so that every sentence is its own group: shuffled folds share "
-        "nothing, and leaving out a group within the training rows is leave-one-out.",
+        "The sentences are unrelated, so each is its own group: shuffled folds have no group in common, and leaving "
+        "out one group of the training rows is leave-one-out.",
     ),
 )
 
@@ -57,14 +57,14 @@ BRAINSCORE2026 = Protocol(
     layer_choice="max",
     metric="brainscore_r",
     notes=(
-        "As Brain-Score language's Tuckute2024-ridge of August 2026, but for two things: all six neuroids are scored "
-        "where it scores one, and the best layer is taken where a model there comes with its own.",
+        "Brain-Score language's Tuckute2024-ridge of August 2026, with two differences: all six neuroids are scored, "
+        "there only one; the best layer is used, there each model has a fixed layer.",
     ),
 )
 
 
 def load(root: Path) -> Dataset:
-    """Load the 1,000 sentences and their six neuroids (five regions, and the network as roi "LH network").
+    """Load the 1,000 sentences and six neuroids (five regions, and the network with roi "LH network").
 
     Raises:
         ValueError: if a response is not a number.

@@ -1,16 +1,17 @@
-"""Wehbe2014: eight people read a chapter of Harry Potter in the scanner, word by word ("Wehbe2011" in the paper).
+"""Wehbe2014: fMRI of eight participants reading a chapter of Harry Potter word by word ("Wehbe2011" in Aw et al.).
 
-Wehbe et al. (2014), PLoS ONE 9(11), e112575. Chapter 9 of Harry Potter and the Sorcerer's Stone, 5,176 words at half a
-second each, in four runs; 1,351 scans of 2 s. Published by Toneva & Wehbe (2019) with their code: responses detrended,
-smoothed and without the first 20 and the last 15 scans of each run, 1,211 in all. Their licence covers the code; for
-the recordings none is stated. The arrays are fetched by hand, and nobody publishes checksums.
+Wehbe et al. (2014), PLoS ONE 9(11), e112575. Chapter 9 of Harry Potter and the Sorcerer's Stone, 5,176 words of half a
+second each, in four runs; 1,351 scans of 2 s. Published by Toneva & Wehbe (2019) with their code: responses are
+detrended, smoothed and without the first 20 and last 15 scans of each run, leaving 1,211. Their licence covers the
+code; none is stated for the recordings. The arrays must be downloaded by hand; no checksums are published.
 
-Words are the tokens that were shown, "@" (italics) and "+" (a new line) among them; nothing is cleaned.
+Words are the tokens as shown, including "@" (italics) and "+" (new line); nothing is cleaned.
 
-Voxels: those of the mask "all" of the published regions. A voxel's region is the first that holds it, in the order of
-REGIONS, or "other". `row_groups` and `row_blocks` are the runs. Left out: voxels outside the mask, neighbourhoods.
+Voxels are those of the mask "all" of the published regions. The region of a voxel is the first in the order of REGIONS
+that contains it, or "other". `row_groups` and `row_blocks` are the runs. Omitted: voxels outside the mask, and voxel
+neighbourhoods.
 
-`HP_subj_roi_inds.npy` is a pickle, and is read by harness/datasets/formats/pickles.py, which runs no code.
+`HP_subj_roi_inds.npy` is a pickle; it is read by harness/datasets/formats/pickles.py, which executes no code.
 """
 
 from __future__ import annotations
@@ -55,16 +56,16 @@ PAPER = Protocol(
     ),
     layer_choice="max",
     notes=(
-        "METHODS section 2, after the code of Toneva & Wehbe (2019). Not stated by the paper: the length of the "
-        "window, here the 20 words before a word (their code took 1 to 40); which voxels, here the mask `all` of the "
-        "published language regions; mean or median over voxels, here the median.",
-        "Their code drops the tokens of comma, quotation mark and @ from a word's mean; whether the paper did is not "
-        "stated, and here every token counts.",
+        "Aw et al. (2023), after the code of Toneva & Wehbe (2019). Not stated by Aw et al.: the length of the window, "
+        "here the 20 words before a word (the code used 1 to 40); the voxels, here the mask `all` of the published "
+        "language regions; mean or median over voxels, here the median.",
+        "The code excludes the tokens of comma, quotation mark and @ from the mean over the tokens of a word. Whether "
+        "Aw et al. did is not stated; here every token counts.",
         "Alpha: the code minimises the sum over inner folds of error / variance of the fold; here errors are summed "
-        "over rows, which weights folds by their variance. r at the same alpha is equal (tests).",
-        "A word trains the components where its own scan is a training row. The code looks one row too early, and for "
-        "words of cut scans at rows of the neighbouring run.",
-        "Scans are z-scored by run, test rows among them, and test rows by their own mean and sd: as in the code.",
+        "over rows, which weights folds by their variance. r at the same alpha is equal (tested).",
+        "A word is used to fit the principal components if its own scan is a training row. The code looks one row too "
+        "early, and for words of removed scans at rows of the neighbouring run.",
+        "As in the code, scans are z-scored by run including test rows, and test rows by their own mean and sd.",
     ),
 )
 STRICT = Protocol(
@@ -77,17 +78,18 @@ STRICT = Protocol(
     regression=WIDE_RIDGE,
     layer_choice="nested",
     notes=(
-        "The four runs are the folds; 35 scans (70 s) are cut between them. The word vectors are PAPER's, unreduced, "
-        "and every mean and scale is of training rows. Within these, one run is left out at a time.",
+        "The four runs are the folds; 35 scans (70 s) are removed between them. Word vectors as in PAPER but without "
+        "dimensionality reduction; all means and scales come from training rows, within which one run is left out at a "
+        "time.",
     ),
 )
 
 
 def load(root: Path) -> Dataset:
-    """Load the chapter: 5,176 words with onsets, and (1211, voxel) responses of eight people side by side.
+    """Load the chapter: 5,176 words with onsets, and (1211, voxel) responses of eight subjects side by side.
 
     Raises:
-        ValueError: if a file does not have the published form; it says what was wanted and what came.
+        ValueError: if a file does not have the published format; says what was expected and what the file has.
     """
     stimuli, (scans, runs, times) = _read_words(root), _read_clock(root)
     rois = _read_rois(root / _ROIS)
@@ -118,34 +120,39 @@ def _responses_file(subject: str) -> str:
     return f"wehbe2014/fMRI/data_subject_{subject}.npy"
 
 
-def _read(path: Path, shape: tuple[int | None, ...], what: str, kinds: str = "fiu") -> Any:
-    """An array, mapped into memory; ValueError where it is no array, or not of the shape (None: any) and kind."""
+def _read(path: Path, shape: tuple[int | None, ...], content: str, kinds: str = "fiu") -> Any:
+    """Memory-map an array; ValueError if the file is damaged, or shape (None: any size) or kind differ."""
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is damaged, or no array of {what}: {error}. Fetch it anew.") from error
-    fits = found.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, found.shape, strict=True))
-    if not fits or found.dtype.kind not in kinds:
+        raise ValueError(f"{path} is damaged or not an array of {content}: {error}. Download it again.") from error
+    fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
+    if not fits or array.dtype.kind not in kinds:
         wanted = " x ".join("any number" if n is None else str(n) for n in shape)
-        raise ValueError(f"{path} holds {found.shape} of {found.dtype}; wanted {wanted} {what}. Fetch it anew.")
-    return found
+        raise ValueError(
+            f"{path} has shape {array.shape} of {array.dtype}; wanted {wanted} {content}. Download it again."
+        )
+    return array
 
 
-def _read_times(path: Path, n: int, what: str) -> Floats:
-    """(n,) float64 seconds; ValueError where one is not finite, or not later than the one before."""
-    times: Floats = np.array(_read(path, (n,), f"{what} in seconds"), dtype=np.float64)
+def _read_times(path: Path, n: int, content: str) -> Floats:
+    """Read (n,) float64 seconds; ValueError if one is not finite or not later than the previous one."""
+    times: Floats = np.array(_read(path, (n,), f"{content} in seconds"), dtype=np.float64)
     wrong = ~np.isfinite(times) | (np.diff(times, prepend=-np.inf) <= 0)
     if wrong.any():
         k = int(wrong.argmax())
-        raise ValueError(f"{path}: number {k} of the {what} is {times[k]}, wanted a later time than the one before.")
+        raise ValueError(
+            f"{path}: number {k} of the {content} is {times[k]}, wanted a later time than the previous one. Download "
+            "it again."
+        )
     return times
 
 
 def _read_words(root: Path) -> Stimuli:
-    """The tokens that were shown; ids "word.0" on; the chapter is one passage, over all runs."""
+    """Read the tokens as shown; ids "word.0", "word.1", ...; the chapter is one passage over all runs."""
     texts = [word.strip() for word in np.array(_read(root / _WORDS, (N_WORDS,), "words", "US")).astype(str).tolist()]
     if not all(texts):
-        raise ValueError(f"{root / _WORDS}: word {texts.index('')} is empty; fetch it anew.")
+        raise ValueError(f"{root / _WORDS}: word {texts.index('')} is empty; download it again.")
     onsets = _read_times(root / _ONSETS, N_WORDS, "onsets of words")
     return Stimuli(
         ids=tuple(f"word.{number}" for number in range(N_WORDS)),
@@ -157,54 +164,64 @@ def _read_words(root: Path) -> Stimuli:
 
 
 def _read_clock(root: Path) -> tuple[Integers, Integers, Floats]:
-    """(1211,) number, run and seconds of each scan that was kept."""
+    """Number, run and time in seconds of each kept scan, (1211,) each."""
     times = _read_times(root / _TIMES, N_SCANS, "times of scans")
     runs = np.array(_read(root / _RUNS, (N_SCANS,), "runs of scans"))
     if not np.array_equal(np.unique(runs), np.arange(1, N_RUNS + 1)) or (np.diff(runs) < 0).any():
-        raise ValueError(f"{root / _RUNS}: runs {np.unique(runs).tolist()}, wanted 1 to {N_RUNS} in order.")
-    each = [np.flatnonzero(runs == run)[CUT_AT_START:-CUT_AT_END] for run in range(1, N_RUNS + 1)]
-    scans = np.concatenate(each)
+        raise ValueError(
+            f"{root / _RUNS}: runs {np.unique(runs).tolist()}, wanted 1 to {N_RUNS} in order. Download it again."
+        )
+    kept_by_run = [np.flatnonzero(runs == run)[CUT_AT_START:-CUT_AT_END] for run in range(1, N_RUNS + 1)]
+    scans = np.concatenate(kept_by_run)
     if len(scans) != N_KEPT:
-        raise ValueError(f"{root / _RUNS}: {len(scans)} scans are left of {N_SCANS}, wanted {N_KEPT}: a run is short.")
+        raise ValueError(
+            f"{root / _RUNS}: {len(scans)} of {N_SCANS} scans remain after trimming, wanted {N_KEPT}: a run is too "
+            "short. Download it again."
+        )
     return scans, runs[scans].astype(np.int64), times[scans]
 
 
 def _read_rois(path: Path) -> dict[str, dict[str, Mask]]:
-    """Subject -> region -> (voxel,) mask; ValueError where a subject, or a region of one, is missing."""
+    """Read subject -> region -> (voxel,) mask; ValueError if a subject or region is missing."""
     rois = pickles.load(path)
     if not isinstance(rois, dict):
-        raise ValueError(f"{path} holds a {type(rois).__name__}; wanted a dictionary of subjects. Fetch it anew.")
+        raise ValueError(f"{path} holds a {type(rois).__name__}; wanted a dictionary of subjects. Download it again.")
     return {subject: _masks(path, subject, rois.get(subject)) for subject in SUBJECTS}
 
 
-def _masks(path: Path, subject: str, found: Any) -> dict[str, Mask]:
-    """Region -> (voxel,) mask of one subject."""
-    lacking = [name for name in ("all", *REGIONS) if not isinstance(found, dict) or name not in found]
-    if lacking:
-        raise ValueError(f"{path}: subject {subject} has no mask {', '.join(lacking)}. Fetch it anew.")
-    masks = {name: np.asarray(found[name]) for name in ("all", *REGIONS)}
+def _masks(path: Path, subject: str, rois: Any) -> dict[str, Mask]:
+    """Check the masks of one subject: region -> (voxel,) mask."""
+    missing = [name for name in ("all", *REGIONS) if not isinstance(rois, dict) or name not in rois]
+    if missing:
+        raise ValueError(f"{path}: subject {subject} has no mask {', '.join(missing)}. Download it again.")
+    masks = {name: np.asarray(rois[name]) for name in ("all", *REGIONS)}
     if len({mask.shape for mask in masks.values()}) > 1 or masks["all"].ndim != 1:
         shapes = {name: mask.shape for name, mask in masks.items()}
-        raise ValueError(f"{path}: masks of subject {subject} are {shapes}; wanted as many voxels in each.")
-    odd = [name for name, mask in masks.items() if not np.isin(mask, (0, 1)).all()]
-    if odd or not np.any(masks["all"] == 1):
-        what = f"mask {odd[0]} is not of true and false" if odd else "mask all is empty"
-        raise ValueError(f"{path}: subject {subject}: {what}. Fetch it anew.")
+        raise ValueError(
+            f"{path}: masks of subject {subject} have shapes {shapes}; wanted the same number of voxels in each. "
+            "Download it again."
+        )
+    not_boolean = [name for name, mask in masks.items() if not np.isin(mask, (0, 1)).all()]
+    if not_boolean or not np.any(masks["all"] == 1):
+        fault = f"mask {not_boolean[0]} is not boolean" if not_boolean else "mask all is empty"
+        raise ValueError(f"{path}: subject {subject}: {fault}. Download it again.")
     return {name: mask == 1 for name, mask in masks.items()}
 
 
 def _regions(masks: dict[str, Mask]) -> list[str]:
-    """The region of each voxel in the mask "all": the first that holds it, or "other"."""
+    """Region of each voxel in the mask "all": the first that contains it, or "other"."""
     return [
         next((region for region in REGIONS if masks[region][voxel]), "other") for voxel in np.flatnonzero(masks["all"])
     ]
 
 
 def _read_courses(path: Path, mask: Mask) -> Floats:
-    """(1211, voxel) float32 of the voxels in the mask."""
+    """Read the time courses of the voxels in the mask, (1211, voxel) float32."""
     courses = _read(path, (N_KEPT, None), "scans x voxels")
     if courses.shape[1] != len(mask):
-        raise ValueError(f"{path} has {courses.shape[1]} voxels; {_ROIS} has masks of {len(mask)}. Fetch both anew.")
+        raise ValueError(
+            f"{path} has {courses.shape[1]} voxels; {_ROIS} has masks of {len(mask)}. Download both again."
+        )
     return np.stack([scan[mask] for scan in courses]).astype(np.float32)
 
 

@@ -1,10 +1,10 @@
-"""WikiText-2, the test text: how well a model predicts the next token of articles of Wikipedia.
+"""WikiText-2, test text: next-token prediction on Wikipedia articles.
 
-Merity et al. (2016), "Pointer Sentinel Mixture Models", CC BY-SA 3.0; the raw text, as its authors tokenised it
-(" @-@ ", " , "). Nobody's data: what comes of it are a model's loss, perplexity and accuracy (table
-`next_word_scores`), which stand among its properties.
+Merity et al. (2016), "Pointer Sentinel Mixture Models", CC BY-SA 3.0; the raw text as tokenised by its authors
+(" @-@ ", " , "). Text only, no human responses: the results are loss, perplexity and accuracy of a model (table
+`next_word_scores`), which are among its properties.
 
-Read as one text: the lines that are not empty, joined by a line's end. The paper does not state how it read it.
+The non-empty lines, joined by line breaks, are one text. Aw et al. do not state how they joined the lines.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from harness.records import Dataset, Stimuli
 
 _FILE = "wikitext2/wiki.test.txt"
 _NOTES = (
-    "METHODS section 7: loss on the test text. Not stated: windows and how lines are joined. Read as one text in "
-    "windows of 2,048 tokens, or what the model reads, that overlap by half. Folds, regression and layer are not used.",
+    "Aw et al. (2023): loss on the test text. They do not state windows or how lines are joined. Here it is one text "
+    "in windows of 2,048 tokens, or the model's limit if lower, that overlap by half. Folds, regression and layer are "
+    "not used.",
 )
 PAPER = Protocol(
     "paper", "corpus", FoldRule("grouped"), Regression("ols"), "max", decoder_reads="text", notes=_NOTES
@@ -26,11 +27,11 @@ PAPER = Protocol(
 
 
 def load(root: Path) -> Dataset:
-    """Load the lines that are not empty, as stimuli; an article is a passage."""
+    """Load the non-empty lines as stimuli; each article is a passage."""
     lines = (root / _FILE).read_text(encoding="utf-8").splitlines()
     kept = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     article, articles = 0, []
-    for _, line in kept:  # " = Title = " begins one, " = = Part = = " a part of it
+    for _, line in kept:  # " = Title = " begins an article, " = = Section = = " a section of it
         article += line.startswith("= ") and line.endswith(" =") and not line.startswith("= =")
         articles.append(f"article {article}")
     texts = tuple(line for _, line in kept)

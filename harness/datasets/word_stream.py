@@ -1,4 +1,4 @@
-"""A corpus as a stream of checked words, with their passages, ids and sentences: of a user's file or of a data set."""
+"""Streams the checked words of a user's file or of a data set, with passages, sentences and ids."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLUMNS = ("passage", "sentence", "word_id", "word")
 
 
 class Word(NamedTuple):
-    """A row of a corpus."""
+    """One word of a corpus."""
 
     passage: str
     sentence: str
@@ -33,7 +33,7 @@ class Word(NamedTuple):
 
 
 def name_of(source: str) -> str:
-    """What a corpus is called in tables."""
+    """Name of a corpus in result tables."""
     if source in datasets.DATASETS:
         return source
     path = Path(source.removeprefix(LOCAL))
@@ -42,10 +42,14 @@ def name_of(source: str) -> str:
 
 @dataclass(frozen=True)
 class WordStream:
-    """A corpus that can be gone through.
+    """A corpus that can be iterated any number of times.
 
-    name, version: as in `Corpus`. parts: makes an iterator of tables. notes: what was unusual. joiner: between words.
-    options: what the user states.
+    Attributes:
+        name, version: as in `Corpus`.
+        parts: returns an iterator over tables of words.
+        notes: what was unusual about the file.
+        joiner: separator between words in the text given to a model.
+        options: the user's options.
     """
 
     name: str
@@ -56,58 +60,64 @@ class WordStream:
     options: TextOptions
 
     def log_notes(self) -> None:
-        """Tell the user what was unusual."""
+        """Log what was unusual about the file."""
         for note in self.notes:
             logger.warning("%s", note)
 
     def words(self) -> Iterator[Word]:
-        """The words, with the sentences that punctuation tells where they are not given."""
-        rows, again = tee(_rows(self.parts(), self.name, self.options))
-        pairs = ((row.passage, row.word) for row in again)
-        begins = sentences.starts_of(pairs, self.joiner, self.options.language)
+        """Yield the words; sentences that are not given are detected by punctuation."""
+        rows, same_rows = tee(_rows(self.parts(), self.name, self.options))
+        pairs = ((row.passage, row.word) for row in same_rows)
+        starts = sentences.starts_of(pairs, self.joiner, self.options.language)
         sentence = 0
-        for row, is_first in zip(rows, begins, strict=True):
-            sentence += is_first
+        for row, is_start in zip(rows, starts, strict=True):
+            sentence += is_start
             yield row if row.sentence is not None else row._replace(sentence=str(sentence))
 
     def differs_from_before(self) -> list[Any]:
-        """What the words owe to ways of reading that the first versions lacked; part of the key, so that it is another.
+        """Everything about this corpus that the first version of the program would have read differently.
 
-        Goes through the whole corpus, since Unicode's rules give most texts the sentences that the ASCII rule gave.
+        It is part of the key of the stored corpus, so that results of the first version are reused only if the words
+        are the same. Iterates over the whole corpus, since UAX 29 gives most texts the same sentences as the former
+        ASCII rule.
         """
-        found: list[Any] = [note.partition(": ")[2] for note in self.notes]
-        found += [{"joiner": self.joiner}] if self.joiner != " " else []
-        found += [{"encoding": self.options.encoding}] if self.options.encoding else []
-        found += [] if frequencies.is_english(self.options.language) else [{"language": self.options.language}]
-        is_given = any("sentence" in part.frame for part in islice(self.parts(), 1))
+        differences: list[Any] = [note.partition(": ")[2] for note in self.notes]
+        differences += [{"joiner": self.joiner}] if self.joiner != " " else []
+        differences += [{"encoding": self.options.encoding}] if self.options.encoding else []
+        differences += [] if frequencies.is_english(self.options.language) else [{"language": self.options.language}]
+        has_sentences = any("sentence" in part.frame for part in islice(self.parts(), 1))
         changed = [
-            before for before, word in pairwise(self.words())
-            if not is_given and before.passage == word.passage
-            and sentences.ended_by_ascii(before.word, word.word) != (before.sentence != word.sentence)
+            previous for previous, word in pairwise(self.words())
+            if not has_sentences and previous.passage == word.passage
+            and sentences.ended_by_ascii(previous.word, word.word) != (previous.sentence != word.sentence)
         ]  # fmt: skip
-        return [*found, "sentences by UAX 29"] if changed else found
+        return [*differences, "sentences by UAX 29"] if changed else differences
 
 
 def opened(source: str, data_root: str | None, options: TextOptions) -> WordStream:
-    """The words of a file or of a data set; errors of `corpora.put`, but for those of single words."""
+    """Open a file or a data set as a stream of words.
+
+    Raises as `corpora.put`; errors in single words are raised during iteration.
+    """
     if options.language:
         options = TextOptions(options.encoding, options.joiner, frequencies.require_language(options.language))
     path = Path(source.removeprefix(LOCAL))
     joiner = " " if options.joiner is None else options.joiner
     if path.is_file():
         version = checksum_of(path, "sha256").removeprefix("sha256:")[:16]
-        found = word_files.opened(path, options)
-        return WordStream(name_of(source), version, found.parts, found.notes, joiner, options)
+        file = word_files.opened(path, options)
+        return WordStream(name_of(source), version, file.parts, file.notes, joiner, options)
     if source.startswith(LOCAL) or source not in datasets.DATASETS:
         raise FileNotFoundError(
-            f"{source} is no file and no data set; give a CSV with a column `word`, a plain text, or a name of "
+            f"{source} is neither a file nor a data set; give a CSV with a column `word`, a plain text, or a name from "
             "`harness datasets`."
         )
     dataset = datasets.load(source, data_root or ".")
-    return WordStream(dataset.name, dataset.version, lambda: _of_stimuli(dataset), (), joiner, options)
+    return WordStream(dataset.name, dataset.version, lambda: _stimuli_table(dataset), (), joiner, options)
 
 
-def _of_stimuli(dataset: Any) -> Iterator[DelimitedTable]:
+def _stimuli_table(dataset: Any) -> Iterator[DelimitedTable]:
+    """The stimuli of a data set as a single table of words."""
     import pandas as pd
 
     stimuli = dataset.stimuli
@@ -117,33 +127,33 @@ def _of_stimuli(dataset: Any) -> Iterator[DelimitedTable]:
 
 
 def _rows(parts: Iterator[DelimitedTable], name: str, options: TextOptions) -> Iterator[Any]:
-    """The words of all tables, checked; the sentence is None where it is not given."""
-    n_words, last, file = 0, "", ""
-    seen: set[str] = set()
+    """Yield the checked words of all tables; the sentence is None if it is not given."""
+    n_words, passage, file = 0, "", ""
+    passages: set[str] = set()
     hashes: list[Any] = []
     for part in parts:
         file = part.file
         columns = _columns(part, n_words, options)
         if "word_id" in part.frame:
             hashes.append(_hashes(columns["word_id"]))
-        for place, row in enumerate(zip(*(columns[name] for name in COLUMNS), strict=True)):
-            if row[0] != last or not n_words:
-                if row[0] in seen:
-                    at = part.where(place, "passage")
+        for row_number, row in enumerate(zip(*(columns[name] for name in COLUMNS), strict=True)):
+            if row[0] != passage or not n_words:
+                if row[0] in passages:
+                    at = part.where(row_number, "passage")
                     raise ValueError(f"{at}: passage {row[0]!r} is not contiguous; sort the words by passage.")
-                seen.add(row[0])
-            last, n_words = row[0], n_words + 1
+                passages.add(row[0])
+            passage, n_words = row[0], n_words + 1
             yield Word(*row)
     if not n_words:
         raise ValueError(f"{file or name} has no words.")
-    if hashes and len(np.unique(every := np.concatenate(hashes))) < len(every):
-        values, counts = np.unique(every, return_counts=True)
-        row_number = int(np.flatnonzero(every == values[counts > 1][0])[1])
-        raise ValueError(f"{file}: the word_id of row {row_number + 1} stands more than once; ids must be unique.")
+    if hashes and len(np.unique(all_hashes := np.concatenate(hashes))) < len(all_hashes):
+        values, counts = np.unique(all_hashes, return_counts=True)
+        doubled = int(np.flatnonzero(all_hashes == values[counts > 1][0])[1])
+        raise ValueError(f"{file}: the word_id of row {doubled + 1} appears more than once; ids must be unique.")
 
 
 def _columns(part: DelimitedTable, n_before: int, options: TextOptions) -> dict[str, Any]:
-    """The columns of words, complete."""
+    """All columns of a table of words, with defaults for those it lacks."""
     words = part.texts("word")
     _require_words(part, words, n_before)
     if options.joiner is None and not n_before and scripts.has_no_spaces(words):
@@ -152,23 +162,25 @@ def _columns(part: DelimitedTable, n_before: int, options: TextOptions) -> dict[
             'joined by spaces; state what separates them: --joiner "" for nothing, --joiner " " for a space.'
         )
     numbers = [str(number) for number in range(n_before + 1, n_before + len(words) + 1)]
-    absent: dict[str, Any] = {"passage": ["text"] * len(words), "sentence": [None] * len(words), "word_id": numbers}
+    columns: dict[str, Any] = {"passage": ["text"] * len(words), "sentence": [None] * len(words), "word_id": numbers}
     for name in OPTIONAL:
         if name in part.frame:
-            absent[name] = part.texts(name)
-            if "" in absent[name]:
-                at = part.where(absent[name].index(""), name)
+            columns[name] = part.texts(name)
+            if "" in columns[name]:
+                at = part.where(columns[name].index(""), name)
                 raise ValueError(f"{at} is empty; fill it, or leave the column out.")
-    return absent | {"word": words}
+    return columns | {"word": words}
 
 
 def _hashes(ids: list[str]) -> Any:
+    """(row,) uint64 hashes, so that duplicate ids of a long corpus are found with little memory."""
     import pandas as pd
 
     return pd.util.hash_array(np.array(ids, dtype=object), categorize=False)
 
 
 def _require_words(part: DelimitedTable, words: list[str], n_before: int) -> None:
+    """Raise if a cell is not a single word."""
     for row, word in enumerate(words):
         if not word or word != word.strip() or "\n" in word or "\t" in word or word in SPREADSHEET_ERRORS:
             raise ValueError(
@@ -178,10 +190,11 @@ def _require_words(part: DelimitedTable, words: list[str], n_before: int) -> Non
 
 
 def _fault_of(word: str) -> str:
+    """What is wrong with a word, and what to do."""
     if not word.strip():
         return "has no text; leave it out"
     if any(sign in word for sign in "\n\t"):
-        return "holds a line break or a tab; give each word a row"
+        return "contains a line break or a tab; give each word its own row"
     if word in SPREADSHEET_ERRORS:
-        return "is an error of a spreadsheet; write the word that stood there"
+        return "is a spreadsheet error; write the original word"
     return "has spaces around it; strip it"

@@ -1,6 +1,7 @@
-"""Delimited text files (CSV, TSV and their kin) of users and of other programs -> checked columns of text.
+"""Reads delimited text files (CSV, TSV and similar) from users and other programs into checked columns of text.
 
-Every table that a user hands in passes here: `encodings` turns bytes into lines, `form` finds out how the file is
-written, `table` reads it, `numerals` reads a column of numbers, `identifiers` joins the ids of two tables. A file is
-read right or refused in one sentence that names file, line and column; nothing is shifted, merged or dropped silently.
+All tables supplied by users go through this package. `encodings` decodes bytes into lines, `form` detects separator and
+quoting, `table` reads the columns, `numerals` parses a column of numbers, `identifiers` joins the ids of two tables. A
+file is either read correctly or rejected with one sentence that names file, line and column. No cell is silently
+shifted, merged or dropped.
 """

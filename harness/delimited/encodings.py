@@ -1,7 +1,7 @@
-"""Bytes of a file -> lines of text, in the encoding that the file states or its user names, never in a guessed one.
+"""Decodes a file into lines of text. The encoding is declared by the file or named by the user, never guessed.
 
-A byte-order mark states the encoding, and so does the pattern of zero bytes in UTF-16 without a mark. Everything else
-is UTF-8, checked strictly, or the encoding that the user names. Gzip is recognised by its first bytes.
+A byte-order mark declares the encoding; UTF-16 without one is recognised by its pattern of zero bytes. All other files
+are decoded strictly as UTF-8, or in the encoding named by the user. Gzip is recognised by its first bytes.
 """
 
 from __future__ import annotations
@@ -34,21 +34,22 @@ _OTHER_FORMATS = (
 )
 _LINE_ENDS = re.compile(rb"\r\n|\r|\n")
 _GZIPPED = b"\x1f\x8b"
-_HEAD = 2**16
-_BLOCK = 2**20
-_CHARACTERS = 2**18
-_SUGGESTED = "windows-1252"
-_COMMON = ("utf-8", "utf-16", "windows-1252", "latin-1", "mac-roman", "shift_jis", "gb18030", "big5", "euc-kr")
+_HEAD_BYTES = 2**16
+_BLOCK_BYTES = 2**20
+_BLOCK_CHARACTERS = 2**18
+_FALLBACK = "windows-1252"
+_SUGGESTIONS = ("utf-8", "utf-16", "windows-1252", "latin-1", "mac-roman", "shift_jis", "gb18030", "big5", "euc-kr")
 
 
 @dataclass(frozen=True)
 class TextSource:
-    """A file of text.
+    """A text file.
 
     Attributes:
-        path: a local path or an fsspec URL; may be compressed.
-        encoding: of a file that does not state its own; None is UTF-8.
-        remedy: how the user names an encoding here, such as "--encoding NAME"; "" where that is not possible.
+        path: local path or fsspec URL; the file may be compressed.
+        encoding: used if the file does not declare one; None means UTF-8.
+        remedy: how the user can name an encoding, for error messages, such as "--encoding NAME"; "" if that is not
+            possible.
     """
 
     path: str
@@ -57,12 +58,17 @@ class TextSource:
 
     @property
     def name(self) -> str:
-        """The file's name, without its folder."""
+        """File name without the folder."""
         return self.path.rsplit("/", 1)[-1]
 
 
 class UndecodableError(ValueError):
-    """A byte that is not of the encoding; header and line (as Windows-1252) tell in which column it is."""
+    """A byte is invalid in the expected encoding.
+
+    Attributes:
+        header: text of the header line.
+        before: text of the line before the invalid byte, decoded as Windows-1252; locates the column.
+    """
 
     def __init__(self, message: str, header: str, before: str) -> None:
         super().__init__(message)
@@ -70,27 +76,28 @@ class UndecodableError(ValueError):
 
 
 def open_bytes(path: str) -> IO[bytes]:
-    """The bytes of a file, decompressed; a local path or an fsspec URL.
+    """Open a local path or an fsspec URL as bytes, decompressed.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
     """
-    raw = _opened(path)
+    raw = _open_raw(path)
     gzipped = raw.read(2) == _GZIPPED
     raw.seek(0)
     return gzip.open(raw) if gzipped else raw  # type: ignore[return-value]
 
 
-def _opened(path: str) -> IO[bytes]:
+def _open_raw(path: str) -> IO[bytes]:
+    """Open a file; everything but gzip is decompressed."""
     if Path(path).is_file() and not path.endswith((".bz2", ".xz", ".zst", ".zip")):
         return Path(path).open("rb")
     import fsspec
 
-    filesystem, where = fsspec.core.url_to_fs(path)
-    if not filesystem.isfile(where):
+    filesystem, fs_path = fsspec.core.url_to_fs(path)
+    if not filesystem.isfile(fs_path):
         raise FileNotFoundError(f"{path} does not exist or is not a file.")
-    compression = fsspec.utils.infer_compression(where)
-    stream: IO[bytes] = filesystem.open(where, "rb", compression=None if compression == "gzip" else compression)
+    compression = fsspec.utils.infer_compression(fs_path)
+    stream: IO[bytes] = filesystem.open(fs_path, "rb", compression=None if compression == "gzip" else compression)
     if Path(path).is_file():
         return stream
     with stream:  # a remote file may not be seekable
@@ -98,81 +105,84 @@ def _opened(path: str) -> IO[bytes]:
 
 
 def blocks_of_lines(source: TextSource) -> Iterator[list[str]]:
-    r"""The lines of a file, about a megabyte at a time; each ends in "\n" but perhaps the last.
+    r"""Yield the lines of a file in blocks of about one megabyte; each line ends in "\n" except possibly the last.
 
-    Lines end at LF, CR or CR LF, and nowhere else: not at a form feed or a Unicode line separator.
+    Lines end at LF, CR or CR LF only, not at a form feed or a Unicode line separator.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        UndecodableError: naming line and byte, if the file is not of its encoding.
-        ValueError: if it is not text, is damaged, or contradicts the encoding that the user names.
+        FileNotFoundError: if the file does not exist.
+        UndecodableError: if a byte is invalid in the file's encoding; names line and byte.
+        ValueError: if the file is not text, is damaged, or contradicts the encoding named by the user.
     """
     n_lines = 0
-    with open_text(source) as text, _errors_of(source):
-        while block := text.readlines(_BLOCK):
+    with open_text(source) as text, _clear_errors(source):
+        while block := text.readlines(_BLOCK_BYTES):
             if "\0" in (joined := "".join(block)):
                 line = n_lines + joined[: joined.index("\0")].count("\n") + 1
-                raise ValueError(f"{source.path}, line {line}: a zero byte; the file is not text, or it is damaged.")
+                raise ValueError(f"{source.path}, line {line}: a zero byte; the file is not text or is damaged.")
             n_lines += len(block)
             yield block
 
 
 def blocks_of_text(source: TextSource) -> Iterator[str]:
-    """The text of a file, some hundred thousand characters at a time, however long its lines; errors as above."""
-    with open_text(source) as text, _errors_of(source):
-        while block := text.read(_CHARACTERS):
+    """Yield the text in blocks of a few hundred thousand characters, whatever the line length; errors as above."""
+    with open_text(source) as text, _clear_errors(source):
+        while block := text.read(_BLOCK_CHARACTERS):
             if "\0" in block:
-                raise ValueError(f"{source.path}: holds a zero byte; the file is not text, or it is damaged.")
+                raise ValueError(f"{source.path}: contains a zero byte; the file is not text or is damaged.")
             yield block
 
 
 @contextlib.contextmanager
-def _errors_of(source: TextSource) -> Iterator[None]:
+def _clear_errors(source: TextSource) -> Iterator[None]:
+    """Turn decoding and decompression errors into messages for the user."""
     try:
         yield
     except UnicodeDecodeError as error:
         raise _undecodable(source, error) from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{source.path}: the compression is damaged ({error}); get the file again.") from None
+        raise ValueError(
+            f"{source.path}: the compression is damaged ({error}); copy or download the file again."
+        ) from None
 
 
 def open_text(source: TextSource) -> io.TextIOWrapper:
-    """The text of a file, from its beginning; `blocks_of_lines` reports what is wrong with it."""
+    """Open a file as text; unlike `blocks_of_lines`, decoding errors are raised as they are."""
     encoding = encoding_of(source)
     return io.TextIOWrapper(open_bytes(source.path), encoding=encoding)
 
 
-def holds(source: TextSource, what: bytes) -> bool:
-    """Whether a file holds some ASCII text, in any encoding that keeps its bytes."""
-    before = b""
+def holds(source: TextSource, pattern: bytes) -> bool:
+    """Whether a file contains an ASCII string, in any encoding that preserves ASCII bytes."""
+    tail = b""
     with open_bytes(source.path) as stream:
-        while block := stream.read(_BLOCK):
-            if what in before + block.replace(b"\0", b""):
+        while block := stream.read(_BLOCK_BYTES):
+            if pattern in tail + block.replace(b"\0", b""):
                 return True
-            before = block[-len(what) :]
+            tail = block[-len(pattern) :]
     return False
 
 
 def text_of(source: TextSource) -> str:
-    """The whole text of a small file; errors of `blocks_of_lines`."""
+    """Read a small file whole; raises as `blocks_of_lines`."""
     return "".join(line for block in blocks_of_lines(source) for line in block)
 
 
 def encoding_of(source: TextSource) -> str:
-    """The encoding in which a file is read.
+    """Determine the encoding of a file.
 
     Raises:
-        ValueError: if the file is of another format, the named encoding is unknown, or the file is UTF-8 though a
-            single-byte encoding is named.
+        ValueError: if the file has another format (a workbook, a PDF ...), the encoding named by the user is unknown,
+            or the file is UTF-8 although the user named a single-byte encoding.
     """
     with open_bytes(source.path) as stream:
         head = _first_bytes(source, stream)
-    if what := next((what for magic, what in _OTHER_FORMATS if head[: len(magic)].lower() == magic.lower()), None):
-        raise ValueError(f"{source.path} is {what}.")
-    if stated := next((name for mark, name in _MARKS if head.startswith(mark)), None):
-        return stated
+    if other := next((text for magic, text in _OTHER_FORMATS if head[: len(magic)].lower() == magic.lower()), None):
+        raise ValueError(f"{source.path} is {other}.")
+    if declared := next((name for mark, name in _MARKS if head.startswith(mark)), None):
+        return declared
     if source.encoding:
-        return _named(source)
+        return _named_encoding(source)
     even, odd = head[0:2000:2], head[1:2000:2]
     if len(odd) and odd.count(0) > 0.9 * len(odd) and not even.count(0):
         return "utf-16-le"
@@ -183,34 +193,37 @@ def encoding_of(source: TextSource) -> str:
 
 def _first_bytes(source: TextSource, stream: IO[bytes]) -> bytes:
     try:
-        return stream.read(_HEAD)
+        return stream.read(_HEAD_BYTES)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{source.path}: the compression is damaged ({error}); get the file again.") from None
+        raise ValueError(
+            f"{source.path}: the compression is damaged ({error}); copy or download the file again."
+        ) from None
 
 
-def _named(source: TextSource) -> str:
+def _named_encoding(source: TextSource) -> str:
+    """Check the encoding named by the user and return its codec name."""
     try:
         codec: Any = codecs.lookup(str(source.encoding))
         if not codec._is_text_encoding:
             raise LookupError
     except LookupError:
-        near = get_close_matches(str(source.encoding).lower(), _COMMON, n=3, cutoff=0.5) or _COMMON
+        near = get_close_matches(str(source.encoding).lower(), _SUGGESTIONS, n=3, cutoff=0.5) or _SUGGESTIONS
         raise ValueError(f"encoding {source.encoding!r} is unknown; use a name such as {', '.join(near)}.") from None
     is_single_byte = len(bytes(range(256)).decode(codec.name, "replace")) == 256
-    if is_single_byte and _is_beyond_ascii_and_utf8(source.path):
+    if is_single_byte and _is_non_ascii_utf8(source.path):
         raise ValueError(
-            f"{source.path} is UTF-8, not {source.encoding} as stated; leave the encoding out, or convert the files "
-            "that are not UTF-8."
+            f"{source.path} is UTF-8, not {source.encoding} as stated; omit the encoding, or convert the files that "
+            "are not UTF-8."
         )
     return str(codec.name)
 
 
-def _is_beyond_ascii_and_utf8(path: str) -> bool:
-    """Whether bytes above 127 form UTF-8 throughout, which text in a single-byte encoding never does by chance."""
+def _is_non_ascii_utf8(path: str) -> bool:
+    """Whether a file has bytes above 127 and is valid UTF-8; text in a single-byte encoding never is by chance."""
     decoder, is_ascii = codecs.getincrementaldecoder("utf-8")(), True
     with open_bytes(path) as stream:
         try:
-            while block := stream.read(_BLOCK):
+            while block := stream.read(_BLOCK_BYTES):
                 is_ascii = is_ascii and block.isascii()
                 decoder.decode(block)
             decoder.decode(b"", final=True)
@@ -220,41 +233,40 @@ def _is_beyond_ascii_and_utf8(path: str) -> bool:
 
 
 def _remedy(source: TextSource) -> str:
-    named = source.remedy.replace("NAME", _SUGGESTED)
-    return f"If that is right, name the encoding ({named}), else save it as UTF-8." if named else "Save it as UTF-8."
+    option = source.remedy.replace("NAME", _FALLBACK)
+    return f"If that is right, name the encoding ({option}), else save it as UTF-8." if option else "Save it as UTF-8."
 
 
 def _first_bad_line(source: TextSource, encoding: str) -> tuple[str, int, bytes, int]:
-    """The header; of the first line that cannot be decoded its number, its bytes, and the place of the first bad."""
+    """Return the header line, and number, bytes and first invalid position of the first line that cannot be decoded."""
     header, n_lines = "", 0
     with open_bytes(source.path) as stream:
         for line in stream:
             try:
                 text = line.removeprefix(codecs.BOM_UTF8).decode(encoding)
-            except UnicodeDecodeError as found:
-                at = found.start
-                return header, n_lines + 1 + len(_LINE_ENDS.findall(line[:at])), line, at
+            except UnicodeDecodeError as error:
+                return header, n_lines + 1 + len(_LINE_ENDS.findall(line[: error.start])), line, error.start
             header = header or text.strip()
             n_lines += len(_LINE_ENDS.findall(line))
-    raise ValueError(f"{source.path} changed while it was read; read it again.")
+    raise ValueError(f"{source.path} changed while it was being read; try again.")
 
 
 def _undecodable(source: TextSource, error: UnicodeDecodeError) -> UndecodableError:
-    """Find the first line that cannot be decoded, and what its byte would be in Windows-1252."""
+    """Describe the first invalid byte: its line, and what it would be in Windows-1252."""
     encoding = encoding_of(source)
     if encoding.startswith(("utf-16", "utf-32")):
         return UndecodableError(f"{source.path} is not {encoding}: {error.reason}; save it as UTF-8.", "", "")
-    header, number, bad, at = _first_bad_line(source, "utf-8" if encoding == "utf-8-sig" else encoding)
+    header, number, line, at = _first_bad_line(source, "utf-8" if encoding == "utf-8-sig" else encoding)
     if not encoding.startswith("utf-8"):
         return UndecodableError(
-            f"{source.path}, line {number}: byte 0x{bad[at]:02X} is not {source.encoding} as stated; name the right "
+            f"{source.path}, line {number}: byte 0x{line[at]:02X} is not {source.encoding} as stated; name the correct "
             "encoding, or save the file as UTF-8.", header, "",
         )  # fmt: skip
-    shown = bad.decode(_SUGGESTED, "replace")
-    character = bad[at : at + 1].decode(_SUGGESTED, "replace")
-    around = shown[max(at - 12, 0) : at + 13].strip()
+    text = line.decode(_FALLBACK, "replace")
+    character = line[at : at + 1].decode(_FALLBACK, "replace")
+    excerpt = text[max(at - 12, 0) : at + 13].strip()
     return UndecodableError(
-        f"{source.path}, line {number}: byte 0x{bad[at]:02X} is not UTF-8; in Windows-1252 it would be {character!r}, "
-        f"as in {around!r}. {_remedy(source)}",
-        header, shown[:at],
+        f"{source.path}, line {number}: byte 0x{line[at]:02X} is not UTF-8; in Windows-1252 it would be {character!r}, "
+        f"as in {excerpt!r}. {_remedy(source)}",
+        header, text[:at],
     )  # fmt: skip

@@ -1,7 +1,7 @@
-"""Ids of two tables -> which is which, also where a program has changed their form on the way.
+"""Joins the ids of two tables, including ids whose form a program has changed.
 
 Excel and pandas turn 007 into 7 and 7 into 7.0, some systems write é as two characters, and tables made by hand have
-spaces around names. Ids that differ in such a way alone are joined, with a note, where that is unambiguous for all.
+spaces around names. Ids that differ only in such a way are joined, with a note, if the match is unambiguous for all.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def _composed(text: str) -> str:
 
 
 def _as_number(text: str) -> str:
-    found = _WHOLE.fullmatch(_composed(text))
-    return found[1] if found else _composed(text)
+    match = _WHOLE.fullmatch(_composed(text))
+    return match[1] if match else _composed(text)
 
 
-# What may have happened to ids, from the least on; each includes those before it.
+# Common forms of ids, mildest change first; each form includes the ones before it.
 _FORMS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("spaces around them", str.strip),
     ("the Unicode form of accented letters", _composed),
@@ -33,57 +33,63 @@ _FORMS: tuple[tuple[str, Callable[[str], str]], ...] = (
 
 
 class Joined(NamedTuple):
-    """same: id of one table -> that of the other, for those that have one. note: how they differ; "" if they do not."""
+    """Result of a join.
+
+    same: id of one table -> matching id of the other, for the ids that have a match.
+    note: how the ids differ; "" if they do not.
+    """
 
     same: dict[str, str]
     note: str
 
 
 def join(ids: Sequence[str], known: Sequence[str], file: str, of: str) -> Joined:
-    """Find the id of another table that each id is.
+    """Match the ids of one table with those of another.
 
     Args:
-        ids: of a table, each unique.
-        known: of the other table, each unique.
-        file: name of the first, for the note.
-        of: name of the other.
+        ids: unique ids of the first table.
+        known: unique ids of the second table.
+        file: name of the first table, for messages.
+        of: name of the second table, for messages.
 
     Returns:
-        The ids that are the same, as they are or, if that leaves some without a partner, in a common form.
+        Exact matches if all ids have one. Otherwise matches in the mildest common form in which all ids have one. If
+        there is no such form, the exact matches only.
 
     Raises:
-        ValueError: if ids would fit in a common form, but two of one table then are the same.
+        ValueError: if the ids match in a common form, but two ids of one table become equal in it.
     """
-    same = {one: one for one in ids if one in set(known)}
+    same = {item: item for item in ids if item in set(known)}
     if len(same) == len(ids):
         return Joined(same, "")
     for difference, form in _FORMS:
-        in_form = {form(other) for other in known}
-        if all(form(one) in in_form for one in ids):
+        known_forms = {form(other) for other in known}
+        if all(form(item) in known_forms for item in ids):
             _require_unambiguous(ids, form, file, difference)
             _require_unambiguous(known, form, of, difference)
             partner = {form(other): other for other in known}
-            joined = {one: partner[form(one)] for one in ids}
-            changed = next(one for one in ids if joined[one] != one)
-            shown = repr if form is not _composed else ascii  # which look the same
-            note = f"{file}: ids differ from those of {of} in {difference} and are joined all the same: "
-            return Joined(joined, f"{note}{shown(changed)} is {shown(joined[changed])}.")
+            joined = {item: partner[form(item)] for item in ids}
+            changed = next(item for item in ids if joined[item] != item)
+            show = repr if form is not _composed else ascii  # both forms look the same in print
+            note = f"{file}: ids differ from those of {of} in {difference} and are joined anyway: "
+            return Joined(joined, f"{note}{show(changed)} is {show(joined[changed])}.")
     return Joined(same, "")
 
 
 def _require_unambiguous(ids: Collection[str], form: Callable[[str], str], file: str, difference: str) -> None:
+    """Raise if two ids are equal in a common form."""
     counts = Counter(map(form, ids))
-    doubled = [one for one in ids if counts[form(one)] > 1]
+    doubled = [item for item in ids if counts[form(item)] > 1]
     if doubled:
-        alike = [one for one in doubled if form(one) == form(doubled[0])]
+        alike = [item for item in doubled if form(item) == form(doubled[0])]
         raise ValueError(
-            f"{file}: ids {alike[0]!r} and {alike[1]!r} differ only in {difference}, and so do ids of the other "
-            "table; write the ids in one form in both."
+            f"{file}: ids {alike[0]!r} and {alike[1]!r} differ only in {difference}, and ids of the other table differ "
+            "from them in the same way; write the ids in one form in both tables."
         )
 
 
 def difference_of(one: str, other: str) -> str:
-    """In what two ids differ, where it is a matter of form; "" where they are different ids."""
+    """Describe how two ids differ if only their form differs; "" if they are different ids."""
     if one.casefold().strip() == other.casefold().strip():
         return "capital letters" if one.strip() != other.strip() else "spaces around them"
     return next((difference for difference, form in _FORMS if form(one) == form(other)), "")

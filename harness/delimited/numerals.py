@@ -1,8 +1,8 @@
-"""A column of text -> numbers, by the one convention that all of its cells follow; refused where two would fit.
+"""Parses a column of text as numbers in the one notation that all its cells share; an ambiguous column is rejected.
 
-Decimal points and decimal commas, thousands set off by commas, points, spaces or apostrophes, Unicode's minus, percent
-signs, and the codes that programs write for a missing value. "1,234" alone is 1234 or 1.234, so a column of such cells
-is refused; beside "0,5" or "1,234,567" it is clear.
+Understood are decimal points and decimal commas; commas, points, spaces or apostrophes between thousands; the Unicode
+minus; percent signs; and the codes that programs write for missing values. "1,234" may be 1234 or 1.234, so a column of
+such cells is rejected, unless another cell such as "0,5" or "1,234,567" settles the notation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from harness.records import Floats
 
-# Of BIDS, R, pandas, NumPy, SQL, JSON, Excel, SPSS, SAS and Stata; compared in lower case.
+# Codes written by BIDS, R, pandas, NumPy, SQL, JSON, Excel, SPSS, SAS and Stata; compared in lower case.
 MISSING = frozenset({
     "", "na", "n/a", "nan", "+nan", "-nan", "null", "none", "<na>", "#n/a", "#na", "#n/a n/a", "#null!", ".",
     "1.#qnan", "-1.#ind", "1.#ind", "-1.#qnan",
@@ -23,8 +23,7 @@ MISSING = frozenset({
 _SPACES = str.maketrans({"\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2007": " ", "−": "-", "’": "'"})
 _EXPONENT = r"(?:[eE][+-]?\d+)?"
 _OTHER = {".": ",", ",": "."}
-# Decimal sign -> a number with it, whose thousands are set off by the other sign, a space or an apostrophe.
-# Decimal sign -> numbers with it, whose thousands are set off by the other sign, a space or an apostrophe.
+# Decimal sign -> pattern of a number with it; thousands are separated by the other sign, a space or an apostrophe.
 _CONVENTIONS = {
     sign: re.compile(
         rf"[+-]?(?:(?:[1-9]\d{{0,2}}([{_OTHER[sign]} '])\d{{3}}(?:\1\d{{3}})*|\d+)(?:{fraction})?|[{sign}]\d+)"
@@ -33,11 +32,15 @@ _CONVENTIONS = {
     )
     for sign, fraction in ((".", r"\.\d*"), (",", r",\d+"))
 }
-_ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}", re.ASCII)  # its sign may be that of thousands or of decimals
+_ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}", re.ASCII)  # ambiguous: thousands or decimals
 
 
 class Numerals(NamedTuple):
-    """A column as numbers. values: (row,) float64. percent: whether its cells have a percent sign; they are divided."""
+    """A column as numbers.
+
+    values: (row,) float64; percentages are divided by 100.
+    percent: whether the cells have a percent sign.
+    """
 
     values: Floats
     percent: bool
@@ -49,14 +52,13 @@ def read_numbers(
     """Read a column of a table.
 
     Args:
-        column: a pandas series of text, or of numbers.
-        tell: the beginning of a message on a row and its cell: "FILE, line 3, column 'x' is 'high'".
-        percent: whether percent signs are understood.
-        whole: whether the numbers are counts, in which one comma or point sets off thousands.
+        column: pandas series of text or of numbers.
+        tell: returns the beginning of an error message for row and cell, such as "FILE, line 3, column 'x' is 'high'".
+        percent: whether to accept percent signs.
+        whole: whether the numbers are counts, so that a single comma or point separates thousands.
 
     Raises:
-        ValueError: naming the cell that is not a finite number, follows another convention than the rest, or can be
-            read in two ways.
+        ValueError: if a cell is not a finite number, has another notation than the rest, or is ambiguous.
     """
     import pandas as pd
 
@@ -64,16 +66,16 @@ def read_numbers(
         values = column.to_numpy(dtype=np.float64, na_value=np.nan)
         _require_finite(values, tell)
         return Numerals(values, False)
-    quick: Floats = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    odd = np.flatnonzero(~np.isfinite(quick))
-    cells = [_cleaned(value) for value in column.iloc[odd]]
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    unparsed = np.flatnonzero(~np.isfinite(values))
+    cells = [_cleaned(value) for value in column.iloc[unparsed]]
     if all(cell.lower() in MISSING for cell in cells):
-        return Numerals(quick, False)
+        return Numerals(values, False)
     return _by_convention([_cleaned(value) for value in column], tell, percent=percent, whole=whole)
 
 
 def looks_like_a_number(text: str) -> bool:
-    """Whether a cell is a number in some notation, but for marks such as ~, % and *; a date or a version is none."""
+    """Whether a cell is a number in some notation, ignoring marks such as ~, % and *; dates and versions are not."""
     bare = _cleaned(text).strip("~≈<>%*†‡ ")
     return any(pattern.fullmatch(bare) for pattern in _CONVENTIONS.values())
 
@@ -85,59 +87,61 @@ def _cleaned(value: Any) -> str:
 
 
 def _require_finite(values: Floats, tell: Callable[[int, str], str]) -> None:
+    """Raise if a value is infinite."""
     if len(infinite := np.flatnonzero(np.isinf(values))):
         row = int(infinite[0])
         raise ValueError(f"{tell(row, str(values[row]))}; write a finite number, or leave the cell empty.")
 
 
 def _by_convention(cells: list[str], tell: Callable[[int, str], str], *, percent: bool, whole: bool) -> Numerals:
+    """Parse cells that are not all plain Python numbers."""
     present = {row: cell for row, cell in enumerate(cells) if cell.lower() not in MISSING}
-    has_sign = {row for row, cell in present.items() if cell.endswith("%")} if percent else set()
-    if has_sign and len(has_sign) < len(present):
-        row = next(row for row in present if row not in has_sign)
+    percent_rows = {row for row, cell in present.items() if cell.endswith("%")} if percent else set()
+    if percent_rows and len(percent_rows) < len(present):
+        row = next(row for row in present if row not in percent_rows)
         raise ValueError(
-            f"{tell(row, present[row])}, but {tell(min(has_sign), present[min(has_sign)])}; write all values with a "
-            "percent sign or none."
+            f"{tell(row, present[row])}, but {tell(min(percent_rows), present[min(percent_rows)])}; write all values "
+            "with a percent sign or none."
         )
-    if has_sign:
+    if percent_rows:
         present = {row: cell.removesuffix("%").rstrip() for row, cell in present.items()}
     sign = _decimal_sign(present, tell, whole=whole)
     values = np.full(len(cells), np.nan)
     for row, cell in present.items():
         values[row] = float(re.sub(f"[ '{_OTHER[sign]}]", "", cell).replace(",", "."))
     _require_finite(values, tell)
-    return Numerals(values / 100 if has_sign else values, bool(has_sign))
+    return Numerals(values / 100 if percent_rows else values, bool(percent_rows))
 
 
 def _decimal_sign(present: dict[int, str], tell: Callable[[int, str], str], *, whole: bool) -> str:
-    """The decimal sign of a column, once it is clear that all of its cells follow one convention."""
-    unfit: dict[str, int] = {}
+    """Determine the decimal sign of a column; raise if its cells do not share one notation, or it is ambiguous."""
+    misfits: dict[str, int] = {}  # decimal sign -> a row that contradicts it
     for row, cell in present.items():
         fits = {sign: pattern.fullmatch(cell) is not None for sign, pattern in _CONVENTIONS.items()}
         if not any(fits.values()):
             raise ValueError(f"{tell(row, cell)}; write a finite number, or leave the cell empty.")
-        unfit = {sign: row for sign, fit in fits.items() if not fit} | unfit
-    if len(unfit) == 2:
-        first, last = sorted(unfit.values())
+        misfits = {sign: row for sign, fit in fits.items() if not fit} | misfits
+    if len(misfits) == 2:
+        first, last = sorted(misfits.values())
         raise ValueError(
             f"{tell(last, present[last])}, but {tell(first, present[first])}: one has a decimal comma, the other a "
-            "decimal point; write all numbers one way."
+            "decimal point; use the same in all numbers."
         )
-    sign = "," if "." in unfit else "."
-    doubtful = next((row for row, cell in present.items() if _ONE_GROUP.fullmatch(cell) and _OTHER[sign] in cell), None)
+    sign = "," if "." in misfits else "."
+    unclear = next((row for row, cell in present.items() if _ONE_GROUP.fullmatch(cell) and _OTHER[sign] in cell), None)
     if (
-        doubtful is not None
+        unclear is not None
         and not whole
-        and not any(_sets_off_thousands(cell, _OTHER[sign]) for cell in present.values())
+        and not any(_separates_thousands(cell, _OTHER[sign]) for cell in present.values())
     ):
-        cell, name = present[doubtful], "comma" if sign == "." else "point"
+        cell, name = present[unclear], "comma" if sign == "." else "point"
         raise ValueError(
-            f"{tell(doubtful, cell)}: its {name} may set off thousands or decimals; write "
+            f"{tell(unclear, cell)}: its {name} may separate thousands or decimals; write "
             f"{re.sub('[.,]', '', cell)} or {cell.replace(',', '.')}, with decimal points throughout."
         )
     return sign
 
 
-def _sets_off_thousands(cell: str, sign: str) -> bool:
-    """Whether a sign can be nothing else in this cell: it appears twice, or beside the other sign."""
+def _separates_thousands(cell: str, sign: str) -> bool:
+    """Whether a sign must separate thousands in this cell: it occurs twice, or together with the other sign."""
     return cell.count(sign) > 1 or (sign in cell and _OTHER[sign] in cell)

@@ -1,7 +1,6 @@
-"""The plain case, which is nearly every file: each line is one row with the cells of the header; read by pandas.
+"""The plain case, which covers nearly all files: each line is one row with the cells of the header; read by pandas.
 
-Whether a file is plain is decided over all of its lines, so that pandas, which would shift or merge cells elsewhere,
-cannot here.
+All lines are checked first, so pandas cannot shift or merge cells, which it would do in irregular files.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from typing import Any
 from harness.delimited.encodings import TextSource, blocks_of_lines, open_text
 from harness.delimited.rows import Layout
 
-_CHUNK = 50_000
+_CHUNK_ROWS = 50_000
 
 
 def is_plain(source: TextSource, layout: Layout, header: Sequence[str]) -> bool:
-    """Whether every line after the header is one row with its cells, and every column has a name.
+    """Whether every line after the header is one row with as many cells as the header, and every column has a name.
 
-    Quotes, if the layout knows them, enclose whole cells and do nothing else. Blank lines stand at the end alone, and
-    the last line holds something.
+    If the layout knows quotes, they only enclose whole cells. Blank lines occur only at the end, and the last row is
+    not empty.
     """
     if "" in header or layout.spaced or layout.quoting == "escaped":
         return False
@@ -32,30 +31,30 @@ def is_plain(source: TextSource, layout: Layout, header: Sequence[str]) -> bool:
         lines = block[skipped:]
         while lines and lines[-1].isspace():
             lines.pop()
-        if lines and (ended or not _fit(lines, layout, len(header))):
+        if lines and (ended or not _all_fit(lines, layout, len(header))):
             return False
         ended = ended or len(lines) + skipped < len(block)
     return True
 
 
-def _fit(lines: list[str], layout: Layout, n_cells: int) -> bool:
+def _all_fit(lines: list[str], layout: Layout, n_cells: int) -> bool:
     separator = layout.separator
     if not lines[-1].strip(f'{separator} "\n') or any(map(str.isspace, lines)):
         return False
     if layout.quoting == "doubled":
-        return all(map(_whole(separator, n_cells).fullmatch, lines))
+        return all(map(_row_pattern(separator, n_cells).fullmatch, lines))
     return not separator or set(map(str.count, lines, repeat(separator))) == {n_cells - 1}
 
 
-def _whole(separator: str, n_cells: int) -> re.Pattern[str]:
-    """A line of so many cells, each in quotes or without any."""
+def _row_pattern(separator: str, n_cells: int) -> re.Pattern[str]:
+    """A line of `n_cells` cells, each enclosed in quotes or without any quote."""
     bare = f'[^"{re.escape(separator)}\n]*' if separator else '[^"\n]*'
     cell = rf'(?:"(?:[^"\n]|"")*"|{bare})'
     return re.compile(f"{cell}(?:{re.escape(separator)}{cell}){{{n_cells - 1}}}\n?" if separator else f"{cell}\n?")
 
 
 def chunks(source: TextSource, layout: Layout, names: Sequence[str]) -> Iterator[Any]:
-    """Frames of some thousand rows of a plain file; every cell is a str."""
+    """Yield frames of 50,000 rows of a plain file; every cell is a str."""
     import pandas as pd
 
     quoting = {"none": 3, "doubled": 0}[layout.quoting]
@@ -65,7 +64,7 @@ def chunks(source: TextSource, layout: Layout, names: Sequence[str]) -> Iterator
         try:
             yield from pd.read_csv(
                 stream, sep=layout.separator or "\x1f", quoting=quoting, header=None, names=list(names),
-                index_col=False, dtype=object, na_filter=False, engine="c", chunksize=_CHUNK,
+                index_col=False, dtype=object, na_filter=False, engine="c", chunksize=_CHUNK_ROWS,
             )  # fmt: skip
         except pd.errors.EmptyDataError:
             return

@@ -1,4 +1,4 @@
-"""Lines of a delimited file -> rows of cells with their line numbers, once its separator and quoting are known."""
+"""Splits the lines of a delimited file into rows of cells with their line numbers, given separator and quoting."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Literal, NamedTuple
 from harness.delimited.encodings import TextSource, blocks_of_lines
 
 Quoting = Literal["none", "doubled", "escaped"]
-NO_SEPARATOR = "\x1f"  # for csv, which wants one
-_BATCH = 20_000
+NO_SEPARATOR = "\x1f"  # for the csv module, which requires a separator
+_BATCH_ROWS = 20_000
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What cuts a file into cells.
+    """How a file is split into cells.
 
     Attributes:
-        separator: one character; "" where each line is one cell.
+        separator: one character; "" if each line is one cell.
         quoting: "none" (quotes are text), "doubled" (RFC 4180) or "escaped" (a backslash before quotes within a cell).
-        header_line: number of the header's line, from 1; rows follow it.
-        spaced: whether a space follows each separator and belongs to no cell.
+        header_line: line number of the header, from 1.
+        spaced: whether each separator is followed by a space that is not part of the cell.
     """
 
     separator: str
@@ -34,14 +34,19 @@ class Layout:
 
 
 class Row(NamedTuple):
-    """A row, and the line where it begins."""
+    """A row and the line on which it begins."""
 
     line: int
     cells: list[str]
 
 
 class Batch(NamedTuple):
-    """Some rows: the lines where they begin, their cells, and which of them go over several lines."""
+    """Consecutive rows.
+
+    lines: line on which each row begins.
+    rows: their cells.
+    multiline: first lines of the rows that span several lines.
+    """
 
     lines: list[int]
     rows: list[list[str]]
@@ -49,7 +54,7 @@ class Batch(NamedTuple):
 
 
 class MalformedError(ValueError):
-    """A line that cannot be what the layout says."""
+    """A line contradicts the layout. `line`: its number."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(message)
@@ -57,10 +62,10 @@ class MalformedError(ValueError):
 
 
 def rows_of(source: TextSource, layout: Layout) -> Iterator[Batch]:
-    """The rows after the header, some thousands at a time, without blank lines and without empty rows at the end.
+    """Yield the rows after the header in batches, without blank lines and without empty rows at the end.
 
     Raises:
-        MalformedError: where a quote is not closed, or text follows a closing quote.
+        MalformedError: if a quote is not closed, or text follows a closing quote.
     """
     batches = {"none": _unquoted, "doubled": _doubled, "escaped": _escaped}[layout.quoting](source, layout)
     held = Batch([], [], [])
@@ -76,7 +81,7 @@ def rows_of(source: TextSource, layout: Layout) -> Iterator[Batch]:
 
 
 def _blocks(source: TextSource, layout: Layout) -> Iterator[tuple[int, list[str]]]:
-    """Blocks of lines after the header, each with the number of its first line."""
+    """Yield blocks of lines after the header, each with the number of its first line."""
     number = 1
     for block in blocks_of_lines(source):
         first, lines = number, block
@@ -87,6 +92,7 @@ def _blocks(source: TextSource, layout: Layout) -> Iterator[tuple[int, list[str]
 
 
 def _unquoted(source: TextSource, layout: Layout) -> Iterator[Batch]:
+    """Rows of a file in which quotes are text."""
     separator = layout.separator
     for first, block in _blocks(source, layout):
         texts = [line.rstrip("\n") for line in block]
@@ -101,13 +107,14 @@ def _unquoted(source: TextSource, layout: Layout) -> Iterator[Batch]:
 
 
 def _doubled(source: TextSource, layout: Layout) -> Iterator[Batch]:
+    """Rows of a file quoted as in RFC 4180."""
     lines = chain.from_iterable(block for _, block in _blocks(source, layout))
     reader = csv.reader(
         lines, delimiter=layout.separator or NO_SEPARATOR, strict=True, skipinitialspace=layout.spaced
     )  # fmt: skip
     numbered = _numbered(reader, layout)
-    while taken := list(islice(numbered, _BATCH)):
-        kept = [(first, row, last) for first, row, last in taken if row and not (len(row) == 1 and row[0].isspace())]
+    while chunk := list(islice(numbered, _BATCH_ROWS)):
+        kept = [(first, row, last) for first, row, last in chunk if row and not (len(row) == 1 and row[0].isspace())]
         yield Batch(
             [first for first, _, _ in kept], [row for _, row, _ in kept],
             [first for first, _, last in kept if last > first],
@@ -115,7 +122,7 @@ def _doubled(source: TextSource, layout: Layout) -> Iterator[Batch]:
 
 
 def _numbered(reader: Iterator[list[str]], layout: Layout) -> Iterator[tuple[int, list[str], int]]:
-    """Rows of csv's reader with their first and last line."""
+    """Add first and last line number to the rows of a csv reader."""
     last = layout.header_line
     try:
         for row in reader:
@@ -124,13 +131,14 @@ def _numbered(reader: Iterator[list[str]], layout: Layout) -> Iterator[tuple[int
     except csv.Error as error:
         at = layout.header_line + reader.line_num  # type: ignore[attr-defined]
         if "expected after" in str(error) and at == last + 1:
-            raise MalformedError(at, 'text follows a closing quote; double the quotes within a cell ("").') from None
+            raise MalformedError(at, 'text after a closing quote; double the quotes within a cell ("").') from None
         raise MalformedError(
             last + 1, 'a quote opens a cell and is not closed; close it, or double the quotes within a cell ("").'
         ) from None
 
 
 def _escaped(source: TextSource, layout: Layout) -> Iterator[Batch]:
+    """Rows of a file in which quotes within a cell are escaped by a backslash."""
     end = f"(?={re.escape(layout.separator)}|$)" if layout.separator else "$"
     bare = f'[^"{re.escape(layout.separator)}]*' if layout.separator else '[^"]*'
     cell = re.compile(rf'(?:"((?:[^"\\]|\\.|"")*)"|({bare})){end}')
@@ -144,19 +152,22 @@ def _escaped(source: TextSource, layout: Layout) -> Iterator[Batch]:
 
 
 def _cells(text: str, cell: re.Pattern[str], number: int) -> list[str]:
-    cells, place = [], 0
-    while place <= len(text):
-        found = cell.match(text, place)
-        if found is None:
-            raise MalformedError(number, 'a quote is neither escaped (\\") nor the end of its cell.')
-        enclosed, bare = found.groups()
+    """Split one line into cells."""
+    cells, position = [], 0
+    while position <= len(text):
+        match = cell.match(text, position)
+        if match is None:
+            raise MalformedError(
+                number, 'a quote neither ends its cell nor is escaped; escape quotes within a cell (\\").'
+            )
+        enclosed, bare = match.groups()
         cells.append(bare if enclosed is None else enclosed.replace('\\"', '"').replace('""', '"'))
-        place = found.end() + 1
+        position = match.end() + 1
     return cells
 
 
 def has_bare_quotes(lines: Iterable[str], separator: str) -> int | None:
-    """Place of the first line with a quote in a cell that no quotes enclose, of lines that hold whole rows."""
-    one = re.escape(separator or NO_SEPARATOR)
-    clean = re.compile(rf'\s*(?:"(?:[^"]|"")*"|[^"{one}]*)(?:{one} ?(?:"(?:[^"]|"")*"|[^"{one}]*))*\n?')
-    return next((place for place, line in enumerate(lines) if '"' in line and not clean.fullmatch(line)), None)
+    """Index of the first line with a quote inside a cell that is not enclosed in quotes; each line is a whole row."""
+    sep = re.escape(separator or NO_SEPARATOR)
+    clean = re.compile(rf'\s*(?:"(?:[^"]|"")*"|[^"{sep}]*)(?:{sep} ?(?:"(?:[^"]|"")*"|[^"{sep}]*))*\n?')
+    return next((index for index, line in enumerate(lines) if '"' in line and not clean.fullmatch(line)), None)

@@ -1,4 +1,4 @@
-"""All rows of a file under one layout, counted: whether they fit the header, and in what they differ from it."""
+"""Scans all rows of a file under one layout and records whether and how they deviate from the header."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from harness.delimited.rows import Batch, Layout, Row, rows_of
 
 @dataclass
 class Survey:
-    """What is true of the rows.
+    """Result of a scan.
 
     Attributes:
-        n_rows: rows. n_one_more: those with one cell more than the header.
-        short: the first row with too few cells. long: the first with a cell beyond the header that is not empty.
-        trailing: line of the first row with empty cells beyond the header.
-        unnamed: place of each column without a name -> the first row in which it holds something.
-        multiline, multiline_places: line of the first row that goes over several lines; places of such cells.
-        enclosed: place -> how many cells begin and end with a quote, where quotes are read as text.
-        has_doubled: whether such a cell holds doubled quotes.
+        n_rows: number of rows.
+        n_one_more: number of rows with exactly one cell more than the header.
+        short: first row with too few cells.
+        long: first row with a non-empty cell beyond the header.
+        trailing: line of the first row with only empty cells beyond the header.
+        unnamed: position of a column without a name -> first row in which it is not empty.
+        multiline: line of the first row that spans several lines.
+        multiline_places: positions of cells that span several lines.
+        enclosed: position -> number of cells that begin and end with a quote, counted if quotes are read as text.
+        has_doubled: whether such a cell contains doubled quotes.
         is_numbered: whether the first cells are consecutive numbers from 0 or 1.
+        offset: 0 or 1, the first of these numbers; None before the first row.
     """
 
     n_rows: int = 0
@@ -39,73 +43,76 @@ class Survey:
 
     @property
     def is_regular(self) -> bool:
-        """Whether all rows have the cells of the header, or all of them one more."""
+        """Whether all rows have as many cells as the header, or all have one more."""
         return self.short is None and (self.long is None or self.n_one_more == self.n_rows)
 
 
 def survey(source: TextSource, layout: Layout, header: Sequence[str], *, quotes: bool = True) -> Survey:
-    """Count the rows of a file.
+    """Scan all rows of a file.
 
     Args:
         source: the file.
-        layout: how it is cut.
-        header: the names of the columns; "" for one without.
-        quotes: whether the file holds any, so that cells that they enclose are worth counting.
+        layout: separator and quoting.
+        header: column names; "" for a column without one.
+        quotes: whether the file contains quotes; if not, enclosed cells are not counted.
 
     Raises:
         MalformedError: as `rows_of`.
     """
-    found = Survey()
-    needed = max((place for place, name in enumerate(header) if name), default=0) + 1
+    result = Survey()
+    n_required = max((place for place, name in enumerate(header) if name), default=0) + 1
     unnamed = [place for place, name in enumerate(header) if not name]
     for batch in rows_of(source, layout):
         lengths = set(map(len, batch.rows))
         if lengths != {len(header)}:
-            _count_lengths(found, batch, len(header), needed)
+            _count_lengths(result, batch, len(header), n_required)
         for place in unnamed:
-            _look_at_unnamed(found, batch, place)
+            _check_unnamed(result, batch, place)
         if batch.multiline:
-            found.multiline = found.multiline or batch.multiline[0]
-            found.multiline_places |= {place for row in batch.rows for place, cell in enumerate(row) if "\n" in cell}
+            result.multiline = result.multiline or batch.multiline[0]
+            result.multiline_places |= {place for row in batch.rows for place, cell in enumerate(row) if "\n" in cell}
         if quotes and layout.quoting == "none":
-            _count_enclosed(found, batch)
-        _count_numbers(found, batch)
-        found.n_rows += len(batch.rows)
-    return found
+            _count_enclosed(result, batch)
+        _check_numbering(result, batch)
+        result.n_rows += len(batch.rows)
+    return result
 
 
-def _count_lengths(found: Survey, batch: Batch, n_header: int, needed: int) -> None:
+def _count_lengths(result: Survey, batch: Batch, n_header: int, n_required: int) -> None:
+    """Record rows that are shorter or longer than the header."""
     for line, row in zip(batch.lines, batch.rows, strict=True):
-        found.n_one_more += len(row) == n_header + 1
-        if len(row) < needed:
-            found.short = found.short or Row(line, row)
+        result.n_one_more += len(row) == n_header + 1
+        if len(row) < n_required:
+            result.short = result.short or Row(line, row)
         elif len(row) > n_header and any(cell.strip() for cell in row[n_header:]):
-            found.long = found.long or Row(line, row)
+            result.long = result.long or Row(line, row)
         elif len(row) > n_header:
-            found.trailing = found.trailing or line
+            result.trailing = result.trailing or line
 
 
-def _look_at_unnamed(found: Survey, batch: Batch, place: int) -> None:
-    if place not in found.unnamed:
-        filled = zip(batch.lines, batch.rows, strict=True)
-        first = next((Row(line, row) for line, row in filled if place < len(row) and row[place].strip()), None)
+def _check_unnamed(result: Survey, batch: Batch, place: int) -> None:
+    """Record the first row in which a column without a name is not empty."""
+    if place not in result.unnamed:
+        numbered = zip(batch.lines, batch.rows, strict=True)
+        first = next((Row(line, row) for line, row in numbered if place < len(row) and row[place].strip()), None)
         if first:
-            found.unnamed[place] = first
+            result.unnamed[place] = first
 
 
-def _count_enclosed(found: Survey, batch: Batch) -> None:
+def _count_enclosed(result: Survey, batch: Batch) -> None:
+    """Count cells that begin and end with a quote."""
     for row in batch.rows:
         for place, cell in enumerate(row):
             if len(cell) > 1 and cell[0] == cell[-1] == '"':
-                found.enclosed[place] = found.enclosed.get(place, 0) + 1
-                found.has_doubled = found.has_doubled or '""' in cell[1:-1]
+                result.enclosed[place] = result.enclosed.get(place, 0) + 1
+                result.has_doubled = result.has_doubled or '""' in cell[1:-1]
 
 
-def _count_numbers(found: Survey, batch: Batch) -> None:
-    """Whether the first cells go on as 1, 2, 3, ... or 0, 1, 2, ..."""
-    if not found.is_numbered or not batch.rows:
+def _check_numbering(result: Survey, batch: Batch) -> None:
+    """Check whether the first cells continue the sequence 1, 2, 3, ... or 0, 1, 2, ..."""
+    if not result.is_numbered or not batch.rows:
         return
-    if found.offset is None:
-        found.offset = 0 if batch.rows[0][0].strip('"') == "0" else 1
-    first = found.n_rows + found.offset
-    found.is_numbered = all(row[0].strip('"') == str(number) for number, row in enumerate(batch.rows, first))
+    if result.offset is None:
+        result.offset = 0 if batch.rows[0][0].strip('"') == "0" else 1
+    first = result.n_rows + result.offset
+    result.is_numbered = all(row[0].strip('"') == str(number) for number, row in enumerate(batch.rows, first))

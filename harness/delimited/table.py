@@ -1,4 +1,4 @@
-"""A delimited file or a Parquet file as columns of text that know the line of each cell; whole, or piece by piece."""
+"""Reads a delimited or Parquet file, whole or in pieces, as columns of text with the line number of each cell."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.delimited.form import Form
 from harness.delimited.numerals import Numerals, read_numbers
 from harness.delimited.rows import Batch, rows_of
 
-# What Excel and its like write into a cell instead of a text that they took for a formula.
+# Written by Excel and similar programs in place of a text that they took for a formula.
 SPREADSHEET_ERRORS = frozenset({"#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NUM!", "#N/A", "#NULL!"})
 _INDEX = re.compile(r"|Unnamed: \d+|\.\.\.\d+|__index_level_\d+__")
 
@@ -23,10 +23,10 @@ class DelimitedTable:
     """Columns of one file.
 
     Attributes:
-        file: its name, for messages.
-        frame: a pandas frame; of a delimited file every cell is text, of Parquet it has its own type.
-        lines: the line of each row in a delimited file, its number in a Parquet file, both from 1.
-        unit: what `lines` counts.
+        file: file name, for messages.
+        frame: pandas frame; all cells are text if the file is delimited, typed if it is Parquet.
+        lines: line number of each row of a delimited file, row number of a Parquet file; both from 1.
+        unit: whether `lines` counts lines or rows.
         notes: what was unusual about the file and how it was read.
     """
 
@@ -37,24 +37,24 @@ class DelimitedTable:
     notes: tuple[str, ...] = ()
 
     def where(self, row: int, column: str = "") -> str:
-        """File, line and column of a cell, for the beginning of a message."""
+        """Locate a cell by file, line and column, for the beginning of a message."""
         at = f"{self.file}, {self.unit} {self.lines[row]}"
         return f"{at}, column {column!r}" if column else at
 
     def texts(self, column: str) -> list[str]:
-        """A column as text; "" for what is absent in Parquet."""
+        """A column as text; "" for missing values in Parquet."""
         return [text_of(value) for value in self.frame[column]]
 
     def numerals(self, column: str, *, percent: bool = False, whole: bool = False) -> Numerals:
-        """A column as numbers, NaN where a cell is empty or holds a code for a missing value.
+        """A column as numbers, NaN if a cell is empty or holds a code for a missing value.
 
         Args:
-            column: its name.
-            percent: whether a cell may end in a percent sign, which divides it by 100.
+            column: column name.
+            percent: whether to accept percentages, which are divided by 100.
             whole: whether the numbers are counts, so that "1,234" can only be 1234.
 
         Raises:
-            ValueError: naming file, line and column of a cell that is not a finite number or can be read in two ways.
+            ValueError: if a cell is not a finite number or is ambiguous; names file, line and column.
         """
         return read_numbers(
             self.frame[column], lambda row, cell: f"{self.where(row, column)} is {cell!r}", percent=percent, whole=whole
@@ -62,7 +62,7 @@ class DelimitedTable:
 
 
 def text_of(value: Any) -> str:
-    """A cell as text; "" where it is absent (None, NaN, NA or NaT, which are not text)."""
+    """A cell as text; "" for the missing values None, NaN, NA and NaT."""
     if isinstance(value, str):
         return value
     return "" if value is None or str(value) in {"nan", "<NA>", "NaT"} else str(value)
@@ -73,12 +73,12 @@ def read(source: TextSource, wanted: Collection[str] = (), multiline: Collection
 
     Args:
         source: the file.
-        wanted: columns of which at least one must be there; they decide between separators.
-        multiline: columns whose cells may hold line breaks.
+        wanted: expected columns, at least one of which must be present; used to decide between separators.
+        multiline: columns whose cells may contain line breaks.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: naming file and line, if it can be read in no way or in two.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is malformed or ambiguous; names file and line.
     """
     found = form.find(source, wanted, multiline)
     parts = list(stream(source, found))
@@ -92,7 +92,7 @@ def read(source: TextSource, wanted: Collection[str] = (), multiline: Collection
 
 
 def stream(source: TextSource, found: Form) -> Iterator[DelimitedTable]:
-    """Read a delimited file some thousand rows at a time, however long it is; as `form.find` found it."""
+    """Yield the tables of consecutive blocks of rows, for files of any length; `found` is the result of `form.find`."""
     if not found.is_plain:
         for batch in rows_of(source, found.layout):
             yield DelimitedTable(source.name, _frame(found.names, _cells(batch, found)), batch.lines, notes=found.notes)
@@ -104,7 +104,7 @@ def stream(source: TextSource, found: Form) -> Iterator[DelimitedTable]:
 
 
 def read_parquet(path: str) -> DelimitedTable:
-    """Read a Parquet file whole; a local path or an fsspec URL."""
+    """Read a Parquet file whole, from a local path or an fsspec URL."""
     import pyarrow.parquet as pq
 
     with open_bytes(path) as stream:
@@ -113,7 +113,7 @@ def read_parquet(path: str) -> DelimitedTable:
 
 
 def without_index(table: DelimitedTable) -> DelimitedTable:
-    """Leave out an index that pandas or R wrote beside the columns: known by its name and its numbers."""
+    """Drop an index column written by pandas or R, recognised by its name and its numbers."""
     kept = [
         name
         for name in table.frame.columns
@@ -123,26 +123,27 @@ def without_index(table: DelimitedTable) -> DelimitedTable:
 
 
 def _is_index(name: str, column: Any) -> bool:
-    """Whether a column is the index of pandas, which says so in Parquet, or numbers each row once, in any order."""
+    """Whether a column has pandas' name of an index in Parquet, or numbers the rows, in any order."""
     cells = {text_of(value).removesuffix(".0") for value in column}
-    counts = any(cells == {str(number) for number in range(start, start + len(column))} for start in (0, 1))
-    return name.startswith("__index_level_") or counts
+    numbers_rows = any(cells == {str(number) for number in range(start, start + len(column))} for start in (0, 1))
+    return name.startswith("__index_level_") or numbers_rows
 
 
 def _cells(batch: Batch, found: Form) -> list[Sequence[str]]:
-    """The cells of each named column."""
+    """Cells of each named column."""
     n_cells = max(found.places, default=-1) + 1
     by_place = list(zip(*(row[:n_cells] for row in batch.rows), strict=True))
     return [by_place[place] for place in found.places]
 
 
 def _frame(names: Sequence[str], columns: Sequence[Sequence[str]]) -> Any:
+    """A pandas frame of text cells."""
     import numpy as np
     import pandas as pd
 
-    made = {}
+    series = {}
     for name, cells in zip(names, columns, strict=True):
         values = np.empty(len(cells), dtype=object)
         values[:] = cells
-        made[name] = values
-    return pd.DataFrame(made, columns=list(names), dtype=object)
+        series[name] = values
+    return pd.DataFrame(series, columns=list(names), dtype=object)

@@ -1,1 +1,1 @@
-"""A loaded model and a text -> hidden states and surprisal."""
+"""Extract hidden states and surprisal of a text with a loaded model."""

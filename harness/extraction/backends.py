@@ -1,6 +1,6 @@
-"""A checkpoint -> a model that reads, whichever library holds it.
+"""Load a checkpoint with transformers or vLLM, behind one interface.
 
-Every backend gives the same two things: a reader that encodes contexts, and a function that extracts.
+Both backends give a loaded model that encodes contexts, and a function that extracts features.
 """
 
 from __future__ import annotations
@@ -17,78 +17,80 @@ from harness.records import Extraction, Tokens
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model.
+    """A loaded model with its backend.
 
     Attributes:
-        backend: the library that holds it.
-        reader: encodes contexts (`encode(context, in_chat=)` gives Tokens).
-        read: the extraction of that library, with the arguments of `harness.extraction.with_transformers.extract`.
+        backend: the library that runs it.
+        reader: the `LoadedModel`, which encodes contexts (`encode(context, in_chat=)` gives Tokens).
+        extract_with: the backend's extraction function, with the arguments of `with_transformers.extract`.
     """
 
     backend: Backend
     reader: Any
-    read: Callable[..., Extraction]
+    extract_with: Callable[..., Extraction]
 
     def close(self) -> None:
-        """Give back what it holds besides memory: an engine with processes of its own."""
+        """Release what the model holds besides memory: vLLM's engine and its processes."""
         if self.backend == "vllm":
             from harness.extraction import with_vllm
 
             with_vllm.close(self.reader)
 
-    def extract(self, tokens: Sequence[Tokens], how: Protocol, *, states: bool, log_probabilities: bool) -> Extraction:
-        """Read contexts as a protocol says."""
-        return self.read(
-            self.reader, tokens, how.window, pooling=how.pooling, overlap=how.overlap, states=states,
-            log_probabilities=log_probabilities, decoder_reads=how.decoder_reads, bos=how.bos,
+    def extract(
+        self, tokens: Sequence[Tokens], protocol: Protocol, *, states: bool, log_probabilities: bool
+    ) -> Extraction:
+        """Extract features of contexts, with a protocol's settings."""
+        return self.extract_with(
+            self.reader, tokens, protocol.window, pooling=protocol.pooling, overlap=protocol.overlap, states=states,
+            log_probabilities=log_probabilities, decoder_reads=protocol.decoder_reads, bos=protocol.bos,
         )  # fmt: skip
 
 
-# Families whose every layer vLLM hands over, by its own implementation; others go through its generic one, which leaves
-# out the embeddings, or give log-probabilities alone.
+# Families whose own vLLM implementation returns the states of every layer. The generic implementation, used for others,
+# leaves out the embeddings or returns log-probabilities only.
 STATES_BY_VLLM = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-# Of its share of a GPU; the rest is for what it does not count.
+# Fraction of its GPU memory that vLLM may use; the rest is for allocations that it does not count.
 MEMORY_OF_VLLM = 0.9
-# From this size on tensor parallelism is worth an engine's start.
+# From this size on tensor parallelism is worth the time to start an engine.
 VLLM_PARAMETERS = 3e10
 
 
 def choose(
     checkpoint: Checkpoint, asked: AskedBackend, device: str, dtype: Dtype, *, states: bool
 ) -> tuple[Backend, str]:
-    """The library that reads a model, and why.
+    """Choose the backend for a model, with the reason.
 
-    transformers is the reference and reads everything. vLLM reads decoders of 30 billion parameters and more on GPUs,
-    or whatever it can where it is asked for.
+    transformers is the reference and supports all models. vLLM is chosen for decoders of 30 billion parameters and more
+    on GPUs, and if requested for every model that it supports.
 
     Args:
         checkpoint: the model.
-        asked: "auto", or one of the two.
+        asked: "auto", "transformers" or "vllm".
         device: "cpu" or "cuda".
-        dtype: of the weights.
-        states: whether hidden states are wanted; else log-probabilities alone.
+        dtype: precision of the weights.
+        states: whether hidden states are needed, or only log-probabilities.
     """
-    there = find_spec("vllm") is not None
+    is_installed = find_spec("vllm") is not None
     if asked == "transformers":
-        return "transformers", "asked for"
-    for reason, holds in (
-        (f"vLLM reads no {checkpoint.stack}", checkpoint.stack != "decoder"),
-        ("its adapter is merged by transformers alone", bool(checkpoint.adapter)),
-        ("its weights are a difference, which vLLM does not add", bool(checkpoint.base_folder)),
-        (f"its {checkpoint.quantization} weights are dequantised by transformers alone", bool(checkpoint.quantization)),
-        ("int8 of bitsandbytes is read by transformers alone", dtype == "int8"),
-        (f"vLLM hands over no states of {checkpoint.family}", states and checkpoint.family not in STATES_BY_VLLM),
-        ("vLLM is not installed", not there),
-        ("vLLM is for GPUs", asked == "auto" and device == "cpu"),
+        return "transformers", "requested"
+    for reason, applies in (
+        (f"vLLM does not support an {checkpoint.stack}", checkpoint.stack != "decoder"),
+        ("only transformers merges its adapter", bool(checkpoint.adapter)),
+        ("its weights are a difference, which vLLM cannot add", bool(checkpoint.base_folder)),
+        (f"only transformers dequantises its {checkpoint.quantization} weights", bool(checkpoint.quantization)),
+        ("only transformers supports int8 (bitsandbytes)", dtype == "int8"),
+        (f"vLLM returns no hidden states of {checkpoint.family}", states and checkpoint.family not in STATES_BY_VLLM),
+        ("vLLM is not installed", not is_installed),
+        ("vLLM is chosen automatically only on GPUs", asked == "auto" and device == "cpu"),
         ("under 30 billion parameters", asked == "auto" and checkpoint.n_parameters < VLLM_PARAMETERS),
     ):
-        if holds:
+        if applies:
             return "transformers", reason
-    return "vllm", "asked for" if asked == "vllm" else "30 billion parameters or more, and its states are handed over"
+    return "vllm", "requested" if asked == "vllm" else "30 billion parameters or more, in a family that vLLM supports"
 
 
 def require_installed(asked: AskedBackend) -> None:
-    """Raise ValueError where a library is asked for that is not here."""
+    """Raise ValueError if vLLM is requested but not installed."""
     if asked == "vllm" and find_spec("vllm") is None:
         raise ValueError("vLLM is not installed: pip install 'brain-alignment-harness[vllm]', or use transformers.")
 
@@ -104,21 +106,21 @@ def load(
     allow_pickle: bool = False,
     gpu_share: float = 1.0,
 ) -> Model:
-    """Load a checkpoint, or its untrained twin, with a backend.
+    """Load a checkpoint, or its untrained control, with a backend.
 
     Args:
-        backend: the library.
+        backend: "transformers" or "vllm".
         checkpoint: a resolved checkpoint.
         device: "cpu", "cuda" or "cuda:N".
         dtype: precision of the weights (`precision.dtype_of` chooses).
-        untrained_seed: seed of re-initialised weights; None loads the trained ones.
-        n_gpus: over so many GPUs.
-        allow_pickle: whether pickled weights are read where there are no safetensors.
-        gpu_share: of a GPU's memory, which vLLM takes at once; transformers takes what it needs.
+        untrained_seed: seed of the random initialisation; None loads the trained weights.
+        n_gpus: number of GPUs.
+        allow_pickle: whether to read pickled weights where there are no safetensors.
+        gpu_share: fraction of a GPU's memory for vLLM, which allocates it at once; transformers allocates as needed.
 
     Raises:
-        ValueError: if it cannot be loaded, does not fit into memory (`room.NoRoomError`), or its files have changed
-            since it was resolved (`fingerprints.CheckpointChangedError`).
+        ValueError: if it cannot be loaded, does not fit into memory (`memory.InsufficientMemoryError`), or its files
+            have changed since it was resolved (`fingerprints.CheckpointChangedError`).
     """
     from harness.checkpoints import checkpoints
 
@@ -128,7 +130,7 @@ def load(
         gpu_share=gpu_share,
     )  # fmt: skip
     try:
-        checkpoints.require_planned(checkpoint)  # nor changed while it was read
+        checkpoints.require_planned(checkpoint)  # files may also change during loading
     except ValueError:
         model.close()
         raise
@@ -141,18 +143,18 @@ def _load(
 ) -> Model:  # fmt: skip
     if backend == "transformers":
         return load_transformers(checkpoint, device, dtype, untrained_seed, n_gpus=n_gpus, allow_pickle=allow_pickle)
-    is_whole = not (checkpoint.base_folder or checkpoint.adapter or checkpoint.quantization)
-    if untrained_seed is not None or not is_whole or dtype == "int8":
+    is_plain = not (checkpoint.base_folder or checkpoint.adapter or checkpoint.quantization)
+    if untrained_seed is not None or not is_plain or dtype == "int8":
         raise ValueError(
-            f"{checkpoint.name}: vLLM reads no untrained control, difference, adapter, quantised weights or int8; use "
+            f"{checkpoint.name}: vLLM loads no untrained control, difference, adapter, quantised weights or int8; use "
             "transformers."
         )
     from harness.checkpoints.checkpoints import with_weights
     from harness.extraction import with_vllm
 
     states = checkpoint.family in STATES_BY_VLLM
-    share = gpu_share * MEMORY_OF_VLLM
-    loaded = with_vllm.load(with_weights(checkpoint), device, dtype, n_gpus, share, states=states)
+    memory_fraction = gpu_share * MEMORY_OF_VLLM
+    loaded = with_vllm.load(with_weights(checkpoint), device, dtype, n_gpus, memory_fraction, states=states)
     return Model("vllm", loaded, with_vllm.extract)
 
 
@@ -165,11 +167,11 @@ def load_transformers(
     n_gpus: int = 1,
     allow_pickle: bool = False,
 ) -> Model:
-    """Load with transformers; arguments and errors of `load`."""
+    """Load with transformers; arguments and errors as in `load`."""
     from harness.checkpoints.checkpoints import with_weights
-    from harness.extraction import with_transformers as extract
-    from harness.loading import loaded_model as reader
+    from harness.extraction import with_transformers
+    from harness.loading import loaded_model
 
     checkpoint = with_weights(checkpoint, allow_pickle)
-    loaded = reader.load(checkpoint, device, untrained_seed, dtype, n_gpus=n_gpus, allow_pickle=allow_pickle)
-    return Model("transformers", loaded, extract.extract)
+    loaded = loaded_model.load(checkpoint, device, untrained_seed, dtype, n_gpus=n_gpus, allow_pickle=allow_pickle)
+    return Model("transformers", loaded, with_transformers.extract)

@@ -1,6 +1,7 @@
-"""What looks both ways reads the text so far of each stimulus by itself: an encoder, or T5's and its decoder.
+"""Extract features with bidirectional stacks: an encoder, or T5's encoder together with its decoder.
 
-An encoder's state at a word depends on what comes after it, so that a text read once would tell what no reader knew.
+An encoder's state at a word depends on the words after it. Each stimulus is therefore encoded with its prefix alone
+(the text up to and including it), so that no state contains text that a reader has not seen yet.
 """
 
 from __future__ import annotations
@@ -22,111 +23,137 @@ from harness.text.tokens import so_far
 
 @dataclass(frozen=True)
 class EncoderInput:
-    """The text up to and including one stimulus, and what T5's decoder reads with it.
+    """The text up to and including one stimulus, and the decoder's input for it in an encoder-decoder.
 
-    source, following: what the encoder reads, and the decoder (nothing: it is not run). at, rows: positions in `source`
-    that are pooled, and the stimulus of each (none where no stimulus stands in the text yet); next_at, next_rows: the
-    same in `following`. next_place: context and stimulus of what follows, and how many tokens it has.
+    Attributes:
+        source: ids for the encoder.
+        positions, rows: positions in `source` to pool, and the row of each (empty before the first stimulus).
+        decoder_ids: decoder_input_ids; empty if the decoder does not run.
+        decoder_positions, decoder_rows: positions in `decoder_ids` to pool, and the row of each.
+        decoder_place: context, index and number of tokens of the stimulus in the decoder.
     """
 
     source: Integers
-    at: Integers
+    positions: Integers
     rows: Integers
-    following: Integers
-    next_at: Integers
-    next_rows: Integers
-    next_place: tuple[int, int, int]
+    decoder_ids: Integers
+    decoder_positions: Integers
+    decoder_rows: Integers
+    decoder_place: tuple[int, int, int]
 
     @property
     def n_tokens(self) -> int:
-        """Of the longer of the two."""
-        return max(len(self.source), len(self.following))
+        """Number of tokens of the longer input."""
+        return max(len(self.source), len(self.decoder_ids))
 
 
 def encoder_inputs(
-    reader: LoadedModel, tokens: Sequence[Tokens], limit: int, pooling: str, follows: str, *, whole: bool = False
+    loaded: LoadedModel, tokens: Sequence[Tokens], limit: int, pooling: str, decoder_reads: str, *, whole: bool = False
 ) -> Iterator[EncoderInput]:
-    """One encoder pass serves two stimuli where the decoder reads the next: the text so far is that one's context.
+    """Build the inputs of all stimuli.
+
+    If the decoder reads stimuli, one encoder pass serves two of them: the text up to a stimulus is also the context of
+    the next stimulus, which the decoder reads.
 
     Args:
-        reader: a loaded model with an encoder.
+        loaded: a loaded model with an encoder.
         tokens: one per context.
-        limit: tokens of a source at most; a longer text loses its beginning.
+        limit: maximum tokens of a source; a longer text is truncated on the left.
         pooling: "last", "mean" or "sum".
-        follows: what the decoder reads; `decoder_reads` of `extract.extract`.
-        whole: whether every token of a stimulus is needed, so that one too long for the decoder is a ValueError.
+        decoder_reads: decoder input; see `with_transformers.extract`.
+        whole: whether every token of a stimulus is needed.
+
+    Raises:
+        ValueError: if `whole` is set and a stimulus is too long for the decoder.
     """
-    before = np.asarray(reader.before_source, dtype=np.int64)
-    after, start = np.asarray(reader.suffix, dtype=np.int64), np.asarray(reader.prefix, dtype=np.int64)
-    room, none, row = limit - len(before) - len(after), np.zeros(0, dtype=np.int64), 0
-    for context, read in enumerate(tokens):
-        for i in range(-1, len(read.stimulus_ids)):
-            text, own = so_far(read, i)
-            is_context = follows == "stimulus" and i + 1 < len(read.stimulus_ids)
-            if i < 0 and not is_context:
+    before, after = np.asarray(loaded.before_source, dtype=np.int64), np.asarray(loaded.suffix, dtype=np.int64)
+    start = np.asarray(loaded.prefix, dtype=np.int64)
+    max_text, empty, first_row = limit - len(before) - len(after), np.zeros(0, dtype=np.int64), 0
+    for context, context_tokens in enumerate(tokens):
+        n_stimuli = len(context_tokens.stimulus_ids)
+        for stimulus in range(-1, n_stimuli):
+            prefix, own = so_far(context_tokens, stimulus)
+            has_next = decoder_reads == "stimulus" and stimulus + 1 < n_stimuli
+            if stimulus < 0 and not has_next:
                 continue
-            source = np.concatenate([before, text[-room:], after])
-            at = own[own >= len(text) - room] - max(0, len(text) - room) + len(before)
-            at = at[-1:] if pooling == "last" else at
-            following, next_at, of, n_own = none, none, 0, 0
-            if follows == "nothing":
-                following, next_at, of = start, np.array([len(start) - 1]), row + i
-            elif is_context:
-                theirs, tail = so_far(read, i + 1)
-                n_own, of = len(tail), row + i + 1
-                if whole and n_own > limit - len(start):
+            source = np.concatenate([before, prefix[-max_text:], after])
+            positions = own[own >= len(prefix) - max_text] - max(0, len(prefix) - max_text) + len(before)
+            positions = positions[-1:] if pooling == "last" else positions
+            decoder_ids, decoder_positions, decoder_row, n_next = empty, empty, 0, 0
+            if decoder_reads == "nothing":
+                decoder_ids, decoder_positions, decoder_row = start, np.array([len(start) - 1]), first_row + stimulus
+            elif has_next:
+                max_target = limit - len(start)
+                next_prefix, next_own = so_far(context_tokens, stimulus + 1)
+                n_next, decoder_row = len(next_own), first_row + stimulus + 1
+                if whole and n_next > max_target:
                     raise ValueError(
-                        f"stimulus {read.stimulus_ids[i + 1]!r} has {n_own} tokens, but the decoder reads "
-                        f"{limit - len(start)} at once; use decoder_reads text, or leave it out."
+                        f"stimulus {context_tokens.stimulus_ids[stimulus + 1]!r} has {n_next} tokens, but the decoder "
+                        f"takes at most {max_target}; use decoder_reads text, or leave this stimulus out."
                     )
-                following = np.concatenate([start, theirs[tail][-(limit - len(start)) :]])
-                next_at = np.arange(len(start), len(following))
-                next_at = next_at[-1:] if pooling == "last" else next_at
+                decoder_ids = np.concatenate([start, next_prefix[next_own][-max_target:]])
+                decoder_positions = np.arange(len(start), len(decoder_ids))
+                decoder_positions = decoder_positions[-1:] if pooling == "last" else decoder_positions
             yield EncoderInput(
-                source, at, np.full(len(at), row + i), following, next_at, np.full(len(next_at), of),
-                (context, i + 1, n_own),
+                source, positions, np.full(len(positions), first_row + stimulus), decoder_ids, decoder_positions,
+                np.full(len(decoder_positions), decoder_row), (context, stimulus + 1, n_next),
             )  # fmt: skip
-        row += len(read.stimulus_ids)
+        first_row += n_stimuli
 
 
-def read(
-    reader: LoadedModel,
-    found: Sequence[EncoderInput],
+def extract(
+    loaded: LoadedModel,
+    inputs: Sequence[EncoderInput],
     n_rows: int,
     pooling: str,
     batches: Batches,
-    expected: tuple[Predictions, ...] = (),
+    decoder_predictions: tuple[Predictions, ...] = (),
     *,
     states: bool = True,
 ) -> dict[Layer, Floats]:
-    """Read the sources: pooled states of each layer, and into `expected` what the decoder expects of each stimulus."""
-    both, model = reader.is_encoder_decoder, reader.model
-    encoder = StatePool("encoder", blocks_of(model, "encoder"), n_rows, pooling)
-    decoder = StatePool("decoder", blocks_of(model, "decoder"), n_rows, pooling) if both else None
-    spoken = [each for each in found if len(each.following)]
+    """Run the inputs and pool the states of each layer.
+
+    Args:
+        loaded: a loaded model with an encoder.
+        inputs: from `encoder_inputs`.
+        n_rows: number of stimuli in all contexts.
+        pooling: "last", "mean" or "sum".
+        batches: runs the batches.
+        decoder_predictions: one per context, filled with the decoder's predictions of each stimulus; () for none.
+        states: whether to pool hidden states.
+
+    Returns:
+        Layer -> (stimulus, hidden) float32; empty without `states`.
+    """
+    has_decoder, model = loaded.is_encoder_decoder, loaded.model
+    encoder_pool = StatePool("encoder", blocks_of(model, "encoder"), n_rows, pooling)
+    decoder_pool = StatePool("decoder", blocks_of(model, "decoder"), n_rows, pooling) if has_decoder else None
+    with_decoder = [item for item in inputs if len(item.decoder_ids)]
     head = None
-    if expected and spoken:
-        longest = max(spoken, key=lambda each: len(each.following)).following
-        head = heads.of(reader, padded([longest], reader.device)[0])
-        heads.free_memory(head, reader, batches)
+    if decoder_predictions and with_decoder:
+        longest = max(with_decoder, key=lambda item: len(item.decoder_ids)).decoder_ids
+        head = heads.head_of(loaded, padded([longest], loaded.device)[0])
+        heads.limit_batches(head, loaded, batches)
 
     def forward(batch: list[EncoderInput]) -> None:
-        source, mask = padded([each.source for each in batch], reader.device)
-        with torch.inference_mode(), encoder.hooked([p.at for p in batch], [p.rows for p in batch], on=states):
-            run = model.get_encoder() if both else body(model)
-            memory = call(run, input_ids=source, attention_mask=mask).last_hidden_state
-        speaking = [k for k, each in enumerate(batch) if len(each.following)]
-        if decoder is None or not speaking:
+        source, mask = padded([item.source for item in batch], loaded.device)
+        positions, rows = [item.positions for item in batch], [item.rows for item in batch]
+        with torch.inference_mode(), encoder_pool.hooked(positions, rows, on=states):
+            encoder = model.get_encoder() if has_decoder else body(model)
+            encoder_states = call(encoder, input_ids=source, attention_mask=mask).last_hidden_state
+        indices = [index for index, item in enumerate(batch) if len(item.decoder_ids)]
+        if decoder_pool is None or not indices:
             return
-        said = [batch[k] for k in speaking]
-        ids, its_mask = padded([each.following for each in said], reader.device)
-        with (
-            torch.inference_mode(),
-            decoder.hooked([each.next_at for each in said], [each.next_rows for each in said], on=states),
-        ):
-            final = heads.forward(reader, ids, its_mask, head, (memory[speaking], mask[speaking]))
+        items = [batch[index] for index in indices]
+        ids, decoder_mask = padded([item.decoder_ids for item in items], loaded.device)
+        positions, rows = [item.decoder_positions for item in items], [item.decoder_rows for item in items]
+        with torch.inference_mode(), decoder_pool.hooked(positions, rows, on=states):
+            final = heads.forward(loaded, ids, decoder_mask, head, (encoder_states[indices], mask[indices]))
             if head:
-                predictions.note_stimuli(expected, [each.next_place for each in said], final, ids, head)
+                places = [item.decoder_place for item in items]
+                predictions.record_stimuli(decoder_predictions, places, final, ids, head)
 
-    batches.read(found, lambda each: each.n_tokens, forward, lambda each: (len(each.source), len(each.following)))
-    return (encoder.values() | (decoder.values() if decoder else {})) if states else {}
+    batches.run(
+        inputs, lambda item: item.n_tokens, forward, lambda item: (len(item.source), len(item.decoder_ids))
+    )  # fmt: skip
+    return (encoder_pool.values() | (decoder_pool.values() if decoder_pool else {})) if states else {}

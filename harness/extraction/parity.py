@@ -1,7 +1,7 @@
-"""A few stimuli of a text that was read, read once more the plain way: alone, without batches or hooks of ours.
+"""Check extracted features: process a few stimuli again with a plain transformers forward, without batches or hooks.
 
-transformers' own hidden states of a batch of one are what everything else must agree with. What differs by more than
-rounding is not stored; the largest difference stands in the unit's manifest and in the table `extractions`.
+transformers' own hidden states for a batch of one are the reference. If a difference is larger than rounding, nothing
+is stored; the largest difference is recorded in the unit's manifest and in the table `extractions`.
 """
 
 from __future__ import annotations
@@ -22,19 +22,24 @@ from harness.protocol import Dtype, Protocol
 from harness.records import Extraction, Floats, Integers, Tokens
 from harness.text.tokens import Window, cut, so_far
 
-# How many stimuli are read again.
+# Number of stimuli to compare.
 N_STIMULI = 4
 
 
 @dataclass(frozen=True)
 class ParityTolerance:
-    """states: of a layer's largest number; nats: of a token's log-probability."""
+    """Largest difference that counts as rounding.
+
+    Attributes:
+        states: as a fraction of a layer's largest absolute state.
+        nats: of a token's log-probability.
+    """
 
     states: float
     nats: float
 
 
-# float32: a sum in another order. Else the size of a batch alone changes bits: 1 % in the last layer (SCALE).
+# float32: sums in another order. In lower precisions the batch size alone changes results: 1 % in the last layer.
 TOLERANCES: dict[Dtype, ParityTolerance] = {
     "float32": ParityTolerance(1e-4, 1e-3),
     "bfloat16": ParityTolerance(0.1, 0.5),
@@ -44,100 +49,132 @@ TOLERANCES: dict[Dtype, ParityTolerance] = {
 
 
 class ParityError(ValueError):
-    """What was read is not what the model says."""
+    """Extracted features differ from a plain forward by more than rounding."""
 
 
-def check(model: Model, tokens: Sequence[Tokens], found: Extraction, how: Protocol) -> Mapping[str, Any]:
+def check(model: Model, tokens: Sequence[Tokens], extraction: Extraction, protocol: Protocol) -> Mapping[str, Any]:
     """Compare some stimuli, from short to long contexts, with a plain forward of each.
 
     Args:
-        model: as it read; another backend than transformers has no plain forward, and is not compared.
-        tokens: what was read, one per context.
-        found: what came of it.
-        how: the protocol.
+        model: the model that made the extraction. Only transformers has a plain forward; others are not compared.
+        tokens: one per context.
+        extraction: features and predictions of these contexts.
+        protocol: the protocol of the extraction.
 
     Returns:
-        parity_states: the largest difference, of a layer's largest number; parity_nats: of a log-probability;
-        parity_stimuli, parity_s: how many were compared (those for which memory was enough) and how long it took. None
-        where nothing could be compared.
+        parity_states: largest difference of states, as a fraction of a layer's largest; parity_nats: largest difference
+        of a log-probability; both None if nothing could be compared. parity_stimuli: number of stimuli compared (those
+        that fit into memory). parity_s: seconds taken.
 
     Raises:
-        ParityError: if they differ by more than rounding does.
+        ParityError: if they differ by more than rounding.
     """
     if model.backend != "transformers":
         return {"parity_states": None, "parity_nats": None, "parity_stimuli": 0, "parity_s": 0.0}
-    reader, started = model.reader, time.perf_counter()
-    chosen = _chosen(tokens)
-    states: list[float | None] = []
-    nats: list[float | None] = []
+    loaded, started = model.reader, time.perf_counter()
+    state_differences: list[float | None] = []
+    nat_differences: list[float | None] = []
     n_compared = 0
-    for each in chosen:
-        with suppress(torch.OutOfMemoryError):  # all states of a long text at once are more than a batch takes
-            if found.features:
-                states.append(_states_differ(reader, tokens, found, how, *each))
-            if found.predictions:
-                nats.append(_nats_differ(reader, tokens, found, how, *each))
+    for place in _sample(tokens):
+        with suppress(torch.OutOfMemoryError):  # all states of a long text at once take more memory than a batch
+            if extraction.features:
+                state_differences.append(_state_difference(loaded, tokens, extraction, protocol, *place))
+            if extraction.predictions:
+                nat_differences.append(_nat_difference(loaded, tokens, extraction, protocol, *place))
             n_compared += 1
-    worst = [max((each for each in part if each is not None), default=None) for part in (states, nats)]
-    allowed = TOLERANCES[reader.dtype]
-    for what, differs, most in zip(("states", "log-probabilities"), worst, (allowed.states, allowed.nats), strict=True):
-        if differs is not None and not differs <= most:
-            raise ParityError(
-                f"{reader.model.config.model_type} in {reader.dtype}: {what} read in batches differ by {differs:.1e} "
-                f"from those of the text alone; {most:.0e} is rounding. Nothing is stored: this combination of model, "
-                "library and device does not compute the same thing twice; try float32, or another version."
-            )
+    worst_states, worst_nats = (
+        max((difference for difference in differences if difference is not None), default=None)
+        for differences in (state_differences, nat_differences)
+    )
+    tolerance = TOLERANCES[loaded.dtype]
+    _require_rounding(loaded, "states", worst_states, tolerance.states)
+    _require_rounding(loaded, "log-probabilities", worst_nats, tolerance.nats)
     return {
-        "parity_states": worst[0], "parity_nats": worst[1], "parity_stimuli": n_compared,
+        "parity_states": worst_states, "parity_nats": worst_nats, "parity_stimuli": n_compared,
         "parity_s": time.perf_counter() - started,
     }  # fmt: skip
 
 
-def _chosen(tokens: Sequence[Tokens]) -> list[tuple[int, int]]:
-    """(context, stimulus) of those whose text so far is shortest, longest, and between; those read apart first."""
-    every = [(int(last), context, k) for context, read in enumerate(tokens) for k, last in enumerate(read.last)]
-    usable = sorted(each for each in every if each[0] >= 0)
-    apart = [(context, k) for context, read in enumerate(tokens) for k in read.apart][:1]
-    spread = sorted({round(x) for x in np.linspace(0, len(usable) - 1, N_STIMULI)}) if usable else []
-    return list(dict.fromkeys([*apart, *(usable[i][1:] for i in spread)]))
+def _require_rounding(loaded: LoadedModel, quantity: str, difference: float | None, tolerance: float) -> None:
+    if difference is not None and not difference <= tolerance:
+        raise ParityError(
+            f"{loaded.model.config.model_type} in {loaded.dtype}: {quantity} extracted in batches differ by "
+            f"{difference:.1e} from those of a single text; at most {tolerance:.0e} is rounding. Nothing is stored, "
+            "because this combination of model, library and device is not reproducible; try float32, or another "
+            "version of the library."
+        )
 
 
-def _window_of(reader: LoadedModel, tokens: Sequence[Tokens], how: Protocol, context: int, stimulus: int) -> Window:
-    """The window that answers for a stimulus, of its context alone."""
-    read = tokens[context]
-    limit = min(how.window, reader.limit)
-    made = cut([read], limit, reader.prefix, how.overlap, how.pooling, _bos(reader, how))
-    return next(window for window in made if stimulus in window.rows)
+def _sample(tokens: Sequence[Tokens]) -> list[tuple[int, int]]:
+    """(context, stimulus) with the shortest and longest prefixes and some between; one retokenised stimulus first."""
+    places = [
+        (int(last), context, stimulus)
+        for context, context_tokens in enumerate(tokens)
+        for stimulus, last in enumerate(context_tokens.last)
+    ]
+    usable = sorted(place for place in places if place[0] >= 0)
+    retokenised = [(context, stimulus) for context, encoded in enumerate(tokens) for stimulus in encoded.apart][:1]
+    indices = sorted({round(x) for x in np.linspace(0, len(usable) - 1, N_STIMULI)}) if usable else []
+    return list(dict.fromkeys([*retokenised, *(usable[index][1:] for index in indices)]))
 
 
-def _bos(reader: LoadedModel, how: Protocol) -> str:
-    return how.bos if reader.stack == "decoder" else "window"
+def _window_of(
+    loaded: LoadedModel, tokens: Sequence[Tokens], protocol: Protocol, context: int, stimulus: int
+) -> Window:
+    """The window that answers for a stimulus."""
+    limit = min(protocol.window, loaded.limit)
+    bos = _bos(loaded, protocol)
+    windows = cut([tokens[context]], limit, loaded.prefix, protocol.overlap, protocol.pooling, bos)
+    return next(window for window in windows if stimulus in window.rows)
 
 
-def _states_differ(
-    reader: LoadedModel, tokens: Sequence[Tokens], found: Extraction, how: Protocol, context: int, stimulus: int
+def _bos(loaded: LoadedModel, protocol: Protocol) -> str:
+    return protocol.bos if loaded.stack == "decoder" else "window"
+
+
+def _max_source(loaded: LoadedModel, protocol: Protocol) -> int:
+    """Maximum tokens of a text in the encoder."""
+    return min(protocol.window, loaded.limit) - len(loaded.before_source) - len(loaded.suffix)
+
+
+def _source(loaded: LoadedModel, text: Integers) -> Integers:
+    return np.array([*loaded.before_source, *text, *loaded.suffix], dtype=np.int64)
+
+
+# --- hidden states ----------------------------------------------------------------------------------------------------
+
+
+def _state_difference(
+    loaded: LoadedModel,
+    tokens: Sequence[Tokens],
+    extraction: Extraction,
+    protocol: Protocol,
+    context: int,
+    stimulus: int,
 ) -> float | None:
-    """The largest over the layers, of a layer's largest number."""
-    assert found.features is not None  # noqa: S101 - asked for
-    row = sum(len(read.stimulus_ids) for read in tokens[:context]) + stimulus
-    differs = []
-    for stack, (states, at) in _plain(reader, tokens, how, context, stimulus).items():
-        ours = [found.features.values[layer][row] for layer in found.features.values if layer.stack == stack]
-        differs.append(_least(ours, [(_pooled(state[at], how.pooling), np.abs(state).max()) for state in states]))
-    return max(differs, default=None)
+    """The largest difference over layers, as a fraction of each layer's largest absolute state."""
+    assert extraction.features is not None  # noqa: S101 - checked by the caller
+    features = extraction.features.values
+    row = sum(len(context_tokens.stimulus_ids) for context_tokens in tokens[:context]) + stimulus
+    differences = []
+    for stack, (layer_states, positions) in _plain_states(loaded, tokens, protocol, context, stimulus).items():
+        ours = [features[layer][row] for layer in features if layer.stack == stack]
+        plain = [(_pooled(states[positions], protocol.pooling), np.abs(states).max()) for states in layer_states]
+        differences.append(_smallest_difference(ours, plain))
+    return max(differences, default=None)
 
 
-def _least(ours: Sequence[Floats], theirs: Sequence[tuple[Floats, float]]) -> float:
-    """How far transformers' states are from our layers.
+def _smallest_difference(ours: Sequence[Floats], plain: Sequence[tuple[Floats, float]]) -> float:
+    """The largest difference over layers, under the alignment of layers that makes it smallest.
 
-    Theirs are our layers but the last, from layer 0 on; of recurrent families (Mamba, RWKV) from layer 1 on. Where a
-    family has states besides (Funnel, between its parts), each of our layers must be among theirs, in order.
+    transformers returns our layers except the last, from layer 0 on; for recurrent families (Mamba, RWKV) from layer 1
+    on. If a family returns further states (Funnel, between its parts), our layers must occur among them in order.
     """
-    wanted = np.array([[_distance(own, *state) for state in theirs] for own in ours])
-    if len(theirs) == len(ours) - 1:
-        return float(min(wanted.diagonal().max(), wanted.diagonal(-1).max()))
-    worst = np.zeros(len(theirs) + 1)  # of the layers so far, by how many of theirs have been passed
-    for row in wanted[:-1]:
+    distances = np.array([[_distance(own, *state) for state in plain] for own in ours])
+    if len(plain) == len(ours) - 1:
+        return float(min(distances.diagonal().max(), distances.diagonal(-1).max()))
+    worst = np.zeros(len(plain) + 1)  # over the layers so far, by the number of transformers' states used
+    for row in distances[:-1]:
         worst = np.append(np.inf, np.minimum.accumulate(np.maximum(worst[:-1], row)))
     return float(worst[-1])
 
@@ -152,105 +189,122 @@ def _pooled(states: Floats, pooling: str) -> Floats:
     return np.asarray(states.mean(axis=0) if pooling == "mean" else states.sum(axis=0))
 
 
-def _plain(
-    reader: LoadedModel, tokens: Sequence[Tokens], how: Protocol, context: int, stimulus: int
+def _plain_states(
+    loaded: LoadedModel, tokens: Sequence[Tokens], protocol: Protocol, context: int, stimulus: int
 ) -> dict[str, tuple[list[Floats], Integers]]:
-    """Stack -> each layer's (token, hidden) states but the last, whose norm transformers applies; positions."""
-    read = tokens[context]
-    if reader.stack == "decoder":
-        window = _window_of(reader, tokens, how, context, stimulus)
-        at = window.at[window.rows == stimulus]
-        return {"decoder": (_hidden(reader, "decoder", window.ids[: at[-1] + 1]), at)}
-    limit, before = min(how.window, reader.limit), list(reader.before_source)
-    text, own = so_far(read, stimulus)
-    room = limit - len(before) - len(reader.suffix)
-    source = np.array([*before, *text[-room:], *reader.suffix], dtype=np.int64)
-    at = own[own >= len(text) - room] - max(0, len(text) - room) + len(before)
-    if reader.stack == "encoder":
-        return {"encoder": (_hidden(reader, "encoder", source), at)}
-    start = np.asarray(reader.prefix)
-    encoder = _hidden(reader, "encoder", source, start)
-    if how.decoder_reads == "nothing":
-        spoken, heard, of = start, source, np.array([len(start) - 1])
-    elif how.decoder_reads == "text":
-        window = _window_of(reader, tokens, how, context, stimulus)
-        of = window.at[window.rows == stimulus]
-        spoken, heard = window.ids[: of[-1] + 1], np.array([*before, *reader.suffix])
+    """Stack -> (token, hidden) states of each layer, and the stimulus's positions.
+
+    The last layer is left out, because transformers applies the final norm to it.
+    """
+    context_tokens = tokens[context]
+    if loaded.stack == "decoder":
+        window = _window_of(loaded, tokens, protocol, context, stimulus)
+        positions = window.at[window.rows == stimulus]
+        return {"decoder": (_hidden(loaded, "decoder", window.ids[: positions[-1] + 1]), positions)}
+    max_source = _max_source(loaded, protocol)
+    prefix, own = so_far(context_tokens, stimulus)
+    source = _source(loaded, prefix[-max_source:])
+    n_dropped = max(0, len(prefix) - max_source)
+    positions = own[own >= len(prefix) - max_source] - n_dropped + len(loaded.before_source)
+    if loaded.stack == "encoder":
+        return {"encoder": (_hidden(loaded, "encoder", source), positions)}
+    start = np.asarray(loaded.prefix)
+    encoder_states = _hidden(loaded, "encoder", source, start)
+    if protocol.decoder_reads == "nothing":
+        decoder_ids, decoder_source, decoder_positions = start, source, np.array([len(start) - 1])
+    elif protocol.decoder_reads == "text":
+        window = _window_of(loaded, tokens, protocol, context, stimulus)
+        decoder_positions = window.at[window.rows == stimulus]
+        decoder_ids, decoder_source = window.ids[: decoder_positions[-1] + 1], _source(loaded, prefix[:0])
     else:
-        heard = np.array([*before, *so_far(read, stimulus - 1)[0][-room:], *reader.suffix], dtype=np.int64)
-        spoken = np.concatenate([start, text[own][-(limit - len(start)) :]])
-        of = np.arange(len(start), len(spoken))
-    return {"encoder": (encoder, at), "decoder": (_hidden(reader, "decoder", heard, spoken), of)}
+        max_target = min(protocol.window, loaded.limit) - len(start)
+        decoder_source = _source(loaded, so_far(context_tokens, stimulus - 1)[0][-max_source:])
+        decoder_ids = np.concatenate([start, prefix[own][-max_target:]])
+        decoder_positions = np.arange(len(start), len(decoder_ids))
+    decoder_states = _hidden(loaded, "decoder", decoder_source, decoder_ids)
+    return {"encoder": (encoder_states, positions), "decoder": (decoder_states, decoder_positions)}
 
 
-def _hidden(reader: LoadedModel, stack: str, ids: Integers, decoder_ids: Integers | None = None) -> list[Floats]:
-    """Transformers' own states of a stack but the last, each (token, hidden)."""
-    whole, form = reader.model, blocks_of(reader.model, stack).form
-    given = {"input_ids": ids} | ({} if decoder_ids is None else {"decoder_input_ids": decoder_ids})
-    batch = _batch(given, reader.device)
-    name = f"{stack}_hidden_states" if reader.is_encoder_decoder else "hidden_states"
+def _hidden(loaded: LoadedModel, stack: str, ids: Integers, decoder_ids: Integers | None = None) -> list[Floats]:
+    """Run transformers alone; gives the (token, hidden) states of each layer of a stack but the last."""
+    model, to_states = loaded.model, blocks_of(loaded.model, stack).to_states
+    inputs = {"input_ids": ids} | ({} if decoder_ids is None else {"decoder_input_ids": decoder_ids})
+    batch = _batch(inputs, loaded.device)
+    name = f"{stack}_hidden_states" if loaded.is_encoder_decoder else "hidden_states"
     with torch.inference_mode():
-        run = whole if reader.is_encoder_decoder else body(whole)
-        states = call(run, **batch, output_hidden_states=True, use_cache=False)[name][:-1]
+        module = model if loaded.is_encoder_decoder else body(model)
+        states = call(module, **batch, output_hidden_states=True, use_cache=False)[name][:-1]
     n_tokens = len(ids if decoder_ids is None or stack == "encoder" else decoder_ids)
-    # Families with several residual streams give more dimensions; some pad a text to blocks of tokens (LED); where one
-    # pools a text on its way (Funnel), states of fewer than its tokens are none of theirs.
-    made = [form(state) if state.dim() > 3 else state for state in states]
-    return [state[0, :n_tokens].float().cpu().numpy() for state in made if state.shape[1] >= n_tokens]
+    # Families with several residual streams have more dimensions. Some pad a text to whole blocks of tokens (LED). A
+    # family that pools tokens (Funnel) also returns shorter states, which are skipped.
+    layer_states = [to_states(state) if state.dim() > 3 else state for state in states]
+    return [state[0, :n_tokens].float().cpu().numpy() for state in layer_states if state.shape[1] >= n_tokens]
 
 
-def _batch(given: Mapping[str, Integers], device: torch.device) -> dict[str, torch.Tensor]:
-    """A batch of one; some families take a start token that is also the padding token for padding without a mask."""
-    ids = {name: torch.from_numpy(np.ascontiguousarray(part))[None].to(device) for name, part in given.items()}
-    return ids | {name.replace("input_ids", "attention_mask"): torch.ones_like(part) for name, part in ids.items()}
+def _batch(inputs: Mapping[str, Integers], device: torch.device) -> dict[str, torch.Tensor]:
+    """A batch of one, with masks: without them some families take a start token equal to the pad token for padding."""
+    ids = {name: torch.from_numpy(np.ascontiguousarray(row))[None].to(device) for name, row in inputs.items()}
+    masks = {name.replace("input_ids", "attention_mask"): torch.ones_like(tensor) for name, tensor in ids.items()}
+    return ids | masks
 
 
-def _nats_differ(
-    reader: LoadedModel, tokens: Sequence[Tokens], found: Extraction, how: Protocol, context: int, stimulus: int
+# --- log-probabilities ------------------------------------------------------------------------------------------------
+
+
+def _nat_difference(
+    loaded: LoadedModel,
+    tokens: Sequence[Tokens],
+    extraction: Extraction,
+    protocol: Protocol,
+    context: int,
+    stimulus: int,
 ) -> float | None:
-    """The largest over the stimulus's tokens that the window of its last one answers for."""
-    assert found.predictions is not None  # noqa: S101 - asked for
-    read, said, limit = tokens[context], found.predictions[context], min(how.window, reader.limit)
-    if int(read.last[stimulus]) < 0:
+    """The largest difference over a stimulus's tokens in the window that answers for its last one."""
+    assert extraction.predictions is not None  # noqa: S101 - checked by the caller
+    context_tokens, predictions = tokens[context], extraction.predictions[context]
+    last = int(context_tokens.last[stimulus])
+    if last < 0:
         return None
-    if reader.is_encoder_decoder and how.decoder_reads == "stimulus":
-        if stimulus not in said.apart:
+    if loaded.is_encoder_decoder and protocol.decoder_reads == "stimulus":
+        if stimulus not in predictions.apart:
             return None
-        text, (ids, at) = so_far(read, stimulus - 1)[0], so_far(read, stimulus)
-        spoken = np.concatenate([np.asarray(reader.prefix), ids[at]])
-        room = limit - len(reader.before_source) - len(reader.suffix)
-        heard = np.array([*reader.before_source, *text[-room:], *reader.suffix], dtype=np.int64)
-        logs = _log_probabilities(reader, spoken, heard)
-        return float(np.abs(said.apart[stimulus].log_probabilities - logs[len(reader.prefix) - 1 :]).max())
-    last = int(read.last[stimulus])
-    windows = cut([read], limit, reader.prefix, how.overlap, how.pooling, _bos(reader, how))
-    if stimulus in read.apart:
-        window = next(each for each in windows if each.apart == stimulus)
-        logs = _log_probabilities(reader, window.ids)
+        previous, (ids, own) = so_far(context_tokens, stimulus - 1)[0], so_far(context_tokens, stimulus)
+        source = _source(loaded, previous[-_max_source(loaded, protocol) :])
+        logs = _log_probabilities(loaded, np.concatenate([np.asarray(loaded.prefix), ids[own]]), source)
+        own_logs = predictions.apart[stimulus].log_probabilities
+        return float(np.abs(own_logs - logs[len(loaded.prefix) - 1 :]).max())
+    limit = min(protocol.window, loaded.limit)
+    bos = _bos(loaded, protocol)
+    windows = cut([context_tokens], limit, loaded.prefix, protocol.overlap, protocol.pooling, bos)
+    if stimulus in context_tokens.apart:
+        window = next(window for window in windows if window.apart == stimulus)
+        logs = _log_probabilities(loaded, window.ids)
         own = np.arange(max(window.first, window.start), window.start + len(window.ids) - window.n_prefix)
-        theirs = said.apart[stimulus].log_probabilities[own - window.first]
+        extracted = predictions.apart[stimulus].log_probabilities[own - window.first]
     else:
-        whole = (each for each in windows if each.apart < 0)
-        window = next(each for each in whole if each.first <= last < each.start + len(each.ids) - each.n_prefix)
-        logs = _log_probabilities(reader, window.ids[: last - window.start + window.n_prefix + 1])
-        own = np.flatnonzero(read.owners == stimulus)
+        window = next(
+            window for window in windows
+            if window.apart < 0 and window.first <= last < window.start + len(window.ids) - window.n_prefix
+        )  # fmt: skip
+        logs = _log_probabilities(loaded, window.ids[: last - window.start + window.n_prefix + 1])
+        own = np.flatnonzero(context_tokens.owners == stimulus)
         own = own[own >= window.first]
-        theirs = said.log_probabilities[own]
+        extracted = predictions.log_probabilities[own]
     before = own - window.start + window.n_prefix - 1
-    has_before = before >= 0  # nothing is expected of a first token that nothing precedes
-    differs = np.abs(theirs[has_before] - logs[before[has_before]])
-    return float(differs.max()) if len(differs) else None
+    has_before = before >= 0  # a first token without BOS has no prediction
+    differences = np.abs(extracted[has_before] - logs[before[has_before]])
+    return float(differences.max()) if len(differences) else None
 
 
-def _log_probabilities(reader: LoadedModel, ids: Integers, heard: Integers | None = None) -> Floats:
-    """(token - 1,) nats of each but the first; what T5's encoder reads is empty where nothing is given."""
-    options = {"input_ids": ids}
-    if reader.is_encoder_decoder:
-        empty = np.array([*reader.before_source, *reader.suffix])
-        options = {"input_ids": empty if heard is None else heard, "decoder_input_ids": ids}
-    batch = _batch(options, reader.device)
-    wanted = torch.from_numpy(np.ascontiguousarray(ids[1:]))[:, None]
+def _log_probabilities(loaded: LoadedModel, ids: Integers, source: Integers | None = None) -> Floats:
+    """(token - 1,) nats of each token except the first; an encoder-decoder reads `source`, by default an empty text."""
+    inputs = {"input_ids": ids}
+    if loaded.is_encoder_decoder:
+        empty = np.array([*loaded.before_source, *loaded.suffix])
+        inputs = {"input_ids": empty if source is None else source, "decoder_input_ids": ids}
+    batch = _batch(inputs, loaded.device)
+    next_ids = torch.from_numpy(np.ascontiguousarray(ids[1:]))[:, None]
     with torch.inference_mode():
-        logits = call(reader.model, **batch, use_cache=False).logits[0, :-1].float()
-    found: Floats = logits.log_softmax(-1).gather(-1, wanted.to(logits.device))[:, 0].double().cpu().numpy()
-    return found
+        logits = call(loaded.model, **batch, use_cache=False).logits[0, :-1].float()
+    logs: Floats = logits.log_softmax(-1).gather(-1, next_ids.to(logits.device))[:, 0].double().cpu().numpy()
+    return logs

@@ -1,7 +1,7 @@
-"""The states of a model's blocks, pooled where they are computed.
+"""Pool the hidden states of a model's blocks on the device that computes them.
 
-Hooks average (or add up) the chosen positions on the device, so that one vector per layer and stimulus leaves it, and
-not the states of every token.
+Hooks select positions and average or sum them on the device, so that one vector per layer and stimulus is copied to the
+CPU, not the states of every token.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from harness.records import Floats, Layer
 
 
 class StatePool:
-    """Collects the state at chosen positions of every block into a (stimulus, hidden) float32 matrix per layer.
+    """Collects the pooled states of every layer in a (stimulus, hidden) float32 matrix.
 
-    Where a stimulus has several positions they are averaged, or added up for the pooling "sum".
+    Several positions of one stimulus are averaged, or summed with the pooling "sum".
     """
 
     def __init__(self, stack: str, blocks: Blocks, n_rows: int, pooling: str = "last") -> None:
@@ -29,24 +29,24 @@ class StatePool:
         self.buffers: dict[Layer, torch.Tensor] = {}
 
     @contextmanager
-    def hooked(self, at: Sequence[Any], rows: Sequence[Any], on: bool = True) -> Iterator[None]:
-        """While open, a forward pass pools positions at[i] of sequence i into rows[i].
+    def hooked(self, positions: Sequence[Any], rows: Sequence[Any], on: bool = True) -> Iterator[None]:
+        """While open, a forward pass pools positions[i] of sequence i into rows[i].
 
-        Nothing is written before the pass is over, and nothing of a pass that fails.
+        Rows are written only after the pass has succeeded.
         """
         if not on:
             yield
             return
-        chosen = _Chosen.of(at, rows, self.pooling)
+        selection = _Selection.of(positions, rows, self.pooling)
         pooled: list[torch.Tensor] = []
-        with recorded(self.blocks, lambda hidden: pooled.append(chosen.pooled(hidden).to("cpu", non_blocking=True))):
+        with recorded(self.blocks, lambda hidden: pooled.append(selection.pool(hidden).to("cpu", non_blocking=True))):
             yield
-        chosen.wait()  # the copies were on their way while the next blocks computed
+        selection.wait()  # copies run while later blocks compute
         for index, matrix in enumerate(pooled):
             layer = Layer(self.stack, index)
             if layer not in self.buffers:
                 self.buffers[layer] = torch.full((self.n_rows, matrix.shape[-1]), torch.nan)
-            self.buffers[layer][chosen.rows] = matrix
+            self.buffers[layer][selection.rows] = matrix
 
     def values(self) -> dict[Layer, Floats]:
         """Layer -> (stimulus, hidden) float32, NaN where nothing was pooled."""
@@ -54,51 +54,55 @@ class StatePool:
 
 
 @dataclass
-class _Chosen:
-    """Positions of a batch and where they go; on each device that has blocks the indices are put once.
+class _Selection:
+    """Positions of a batch and the rows they are pooled into.
 
-    sequence, position, place: (chosen,) which state, and its place among `rows`. weight: (row,) of their sum; None
-    where each row has one position.
+    Attributes:
+        sequence, position: (selected,) indices of the states.
+        row_index: (selected,) index into `rows`.
+        weight: (row,) factor of the sum; None if each row has one position.
+        rows: (row,) rows of the buffers.
+        by_device: copies of the indices on each device that has blocks.
     """
 
     sequence: torch.Tensor
     position: torch.Tensor
-    place: torch.Tensor
+    row_index: torch.Tensor
     weight: torch.Tensor | None
     rows: torch.Tensor
-    on: dict[torch.device, tuple[torch.Tensor, ...]]
+    by_device: dict[torch.device, tuple[torch.Tensor, ...]]
 
     @classmethod
-    def of(cls, at: Sequence[Any], rows: Sequence[Any], pooling: str) -> _Chosen:
-        sequence = np.repeat(np.arange(len(at)), [len(a) for a in at])
-        position = np.concatenate([np.asarray(a, dtype=np.int64) for a in at])
-        wanted = np.concatenate([np.asarray(r, dtype=np.int64) for r in rows])
-        row, place, count = np.unique(wanted, return_inverse=True, return_counts=True)
-        if (count == 1).all():  # then it is a choice, and no sum
-            order = np.argsort(place)
-            sequence, position, place = sequence[order], position[order], place[order]
-        single = (count == 1).all()
-        weight = None if single else 1 / count if pooling != "sum" else np.ones(len(count))
+    def of(cls, positions: Sequence[Any], rows: Sequence[Any], pooling: str) -> _Selection:
+        sequence = np.repeat(np.arange(len(positions)), [len(selected) for selected in positions])
+        position = np.concatenate([np.asarray(selected, dtype=np.int64) for selected in positions])
+        row_of_position = np.concatenate([np.asarray(row_numbers, dtype=np.int64) for row_numbers in rows])
+        unique_rows, row_index, count = np.unique(row_of_position, return_inverse=True, return_counts=True)
+        is_single = (count == 1).all()
+        if is_single:  # states are copied in the order of the rows; nothing is summed
+            order = np.argsort(row_index)
+            sequence, position, row_index = sequence[order], position[order], row_index[order]
+        weight = None if is_single else 1 / count if pooling != "sum" else np.ones(len(count))
         return cls(
-            torch.from_numpy(sequence), torch.from_numpy(position), torch.from_numpy(place),
-            None if weight is None else torch.from_numpy(weight).float(), torch.from_numpy(row), {},
+            torch.from_numpy(sequence), torch.from_numpy(position), torch.from_numpy(row_index),
+            None if weight is None else torch.from_numpy(weight).float(), torch.from_numpy(unique_rows), {},
         )  # fmt: skip
 
-    def pooled(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(row, hidden) float32 of (sequence, token, hidden)."""
+    def pool(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Pool (sequence, token, hidden) states to (row, hidden) float32."""
         device = hidden.device
-        if device not in self.on:
-            parts = (self.sequence, self.position, self.place, *([] if self.weight is None else [self.weight]))
-            self.on[device] = tuple(part.to(device, non_blocking=True) for part in parts)
-        sequence, position, place, *weight = self.on[device]
+        if device not in self.by_device:
+            indices = (self.sequence, self.position, self.row_index, *([] if self.weight is None else [self.weight]))
+            self.by_device[device] = tuple(tensor.to(device, non_blocking=True) for tensor in indices)
+        sequence, position, row_index, *weight = self.by_device[device]
         states = hidden[sequence, position].float()
         if not weight:
             return states
         sums = states.new_zeros((len(self.rows), states.shape[-1]))
-        return sums.index_add_(0, place, states) * weight[0][:, None]
+        return sums.index_add_(0, row_index, states) * weight[0][:, None]
 
     def wait(self) -> None:
-        """Until the copies have come from every GPU."""
-        for device in self.on:
+        """Wait for the copies from every GPU."""
+        for device in self.by_device:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)

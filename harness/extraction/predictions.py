@@ -1,4 +1,4 @@
-"""What a model expects along a text, written down where its windows answer for it."""
+"""Record a model's next-token statistics in the `Predictions` of each context."""
 
 from __future__ import annotations
 
@@ -7,74 +7,84 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from harness.extraction.heads import N_SAID, Head
+from harness.extraction.heads import N_STATISTICS, Head
 from harness.records import Floats, Integers, Predictions
 from harness.text.tokens import Window
 
 
-def note(
-    expected: Sequence[Predictions], batch: Sequence[Window], final: torch.Tensor, ids: torch.Tensor, head: Head
+def record_windows(
+    predictions: Sequence[Predictions], batch: Sequence[Window], final: torch.Tensor, ids: torch.Tensor, head: Head
 ) -> None:
-    """Write down what is expected of the tokens that the windows answer for, and of what follows the last of a text.
+    """Record statistics for the tokens that windows answer for, and for what follows the last token of a text.
 
-    Nothing is expected of a first token that nothing precedes.
+    A first token without BOS has no prediction.
 
     Args:
-        expected: one per context.
+        predictions: one per context.
         batch: the windows.
-        final: (window, token, .) what the head is applied to.
+        final: (window, token, .) input of the head.
         ids: (window, token) padded.
-        head: of the model.
+        head: the model's head.
     """
-    fresh = [_fresh(window) for window in batch]
-    said = _said(fresh, [window.n_prefix for window in batch], final, ids, head)
-    for window, at, own in zip(batch, fresh, said, strict=True):
-        whole = expected[window.context]
-        target = whole if window.apart < 0 else whole.apart[window.apart]
-        write(target, at + window.start - (0 if window.apart < 0 else window.first), own)
+    positions = [_positions(window) for window in batch]
+    statistics = _statistics(positions, [window.n_prefix for window in batch], final, ids, head)
+    for window, at, window_statistics in zip(batch, positions, statistics, strict=True):
+        in_context = predictions[window.context]
+        target = in_context if window.apart < 0 else in_context.apart[window.apart]
+        _write(target, at + window.start - (0 if window.apart < 0 else window.first), window_statistics)
 
 
-def _fresh(window: Window) -> Integers:
-    """Tokens of a window, from the beginning of its text, before which it answers for what is expected."""
-    n = len(window.ids) - window.n_prefix
-    return np.arange(max(window.first - window.start, 1 - window.n_prefix), n + window.is_end)
+def _positions(window: Window) -> Integers:
+    """Tokens of a window that it answers for, counted from the start of its text; one more at the end of a text."""
+    n_tokens = len(window.ids) - window.n_prefix
+    return np.arange(max(window.first - window.start, 1 - window.n_prefix), n_tokens + window.is_end)
 
 
-def note_stimuli(
-    expected: Sequence[Predictions],
+def record_stimuli(
+    predictions: Sequence[Predictions],
     places: Sequence[tuple[int, int, int]],
     final: torch.Tensor,
     ids: torch.Tensor,
     head: Head,
 ) -> None:
-    """Write down what is expected along each stimulus of a batch that was read by itself.
+    """Record statistics along each stimulus of a batch of single stimuli.
 
-    places: context, stimulus and number of tokens of each; they are the last of the unpadded row of `ids`.
+    Args:
+        predictions: one per context.
+        places: context, stimulus and number of tokens of each stimulus.
+        final: (stimulus, token, .) input of the head.
+        ids: (stimulus, token) padded; one prefix token, then the stimulus.
+        head: the model's head.
     """
-    fresh = [np.arange(n + 1) for *_, n in places]
-    said = _said(fresh, [1] * len(places), final, ids, head)
-    for (context, stimulus, n), at, own in zip(places, fresh, said, strict=True):
-        if n:
-            expected[context].apart[stimulus] = Predictions.unknown(n)
-            write(expected[context].apart[stimulus], at, own)
+    positions = [np.arange(n_tokens + 1) for *_, n_tokens in places]
+    statistics = _statistics(positions, [1] * len(places), final, ids, head)
+    for (context, stimulus, n_tokens), at, stimulus_statistics in zip(places, positions, statistics, strict=True):
+        if n_tokens:
+            predictions[context].apart[stimulus] = Predictions.unknown(n_tokens)
+            _write(predictions[context].apart[stimulus], at, stimulus_statistics)
 
 
-def _said(
-    fresh: Sequence[Integers], n_prefix: Sequence[int], final: torch.Tensor, ids: torch.Tensor, head: Head
+def _statistics(
+    positions: Sequence[Integers], n_prefix: Sequence[int], final: torch.Tensor, ids: torch.Tensor, head: Head
 ) -> list[Floats]:
-    """Of each sequence (position, 4): of a token, by the state before it; of the end, whatever token is asked for."""
-    sequence = torch.from_numpy(np.repeat(np.arange(len(fresh)), [len(at) for at in fresh])).to(ids.device)
-    at = torch.from_numpy(np.concatenate([at + n for at, n in zip(fresh, n_prefix, strict=True)])).to(ids.device)
-    wanted = ids[sequence, at.clamp_max(ids.shape[1] - 1)]
-    found = head.said(final[sequence.to(final.device), (at - 1).to(final.device)], wanted)
-    values: Floats = found.double().cpu().numpy().reshape(-1, N_SAID)
-    return np.split(values, np.cumsum([len(part) for part in fresh])[:-1])
+    """Per sequence (position, 4) statistics of each token, from the state before it.
+
+    At the end of a text there is no next token; its log-probability and rank are computed but not used.
+    """
+    sequence = torch.from_numpy(np.repeat(np.arange(len(positions)), [len(at) for at in positions])).to(ids.device)
+    index = np.concatenate([at + n for at, n in zip(positions, n_prefix, strict=True)])
+    at = torch.from_numpy(index).to(ids.device)
+    next_ids = ids[sequence, at.clamp_max(ids.shape[1] - 1)]
+    statistics = head.statistics(final[sequence.to(final.device), (at - 1).to(final.device)], next_ids)
+    values: Floats = statistics.double().cpu().numpy().reshape(-1, N_STATISTICS)
+    return np.split(values, np.cumsum([len(at) for at in positions])[:-1])
 
 
-def write(target: Predictions, at: Integers, said: Floats) -> None:
-    """(position, 4) of the tokens before which they stand; one past the last token is the end."""
-    kept = at >= 0
-    at, said = at[kept], said[kept]
-    inside = at < len(target.log_probabilities)
-    target.log_probabilities[at[inside]], target.ranks[at[inside]] = said[inside, 0], said[inside, 1]
-    target.entropies[at], target.breaks[at] = said[:, 2], said[:, 3]
+def _write(target: Predictions, at: Integers, statistics: Floats) -> None:
+    """Write (position, 4) statistics before the tokens `at`; one past the last token is the end of the text."""
+    is_kept = at >= 0
+    at, statistics = at[is_kept], statistics[is_kept]
+    is_token = at < len(target.log_probabilities)
+    target.log_probabilities[at[is_token]] = statistics[is_token, 0]
+    target.ranks[at[is_token]] = statistics[is_token, 1]
+    target.entropies[at], target.breaks[at] = statistics[:, 2], statistics[:, 3]

@@ -1,7 +1,7 @@
-"""Token ids -> hidden states and log-probabilities, with vLLM: large decoders, their blocks cut over several GPUs.
+"""Extract features with vLLM: large decoders, with tensor parallelism over several GPUs.
 
-The windows are those of harness/extraction/with_transformers.py, and so are the layers: 0 is the input of the first
-block, k the output of block k before the final norm. The states are pooled on the device (vllm_connector.py).
+Windows and layers are those of with_transformers.py: layer 0 is the input of the first block, layer k the output of
+block k before the final norm. Hidden states are pooled on the device (vllm_connector.py).
 """
 
 from __future__ import annotations
@@ -25,22 +25,28 @@ from harness.protocol import Dtype
 from harness.records import Extraction, Features, Floats, Layer, Predictions, Tokens
 from harness.text.tokens import Window, cut
 
-# With prompt log-probabilities the logits of so many tokens are in memory at once.
+# With prompt log-probabilities, the logits of this many tokens are in memory at once.
 BATCH_TOKENS = 2048
-# How long a file of pooled states may take once its request has ended.
+# Maximum seconds between the end of a request and its file of pooled states.
 _WRITE_S = 60.0
 
 
 @dataclass(frozen=True)
 class Engine:
-    """vLLM with a model in it, in the place of a model of transformers. folder: where pooled states are handed over."""
+    """vLLM with a model, in place of a transformers model.
+
+    Attributes:
+        llm: vLLM's engine.
+        config: transformers configuration of the model.
+        folder: folder for the files of pooled states.
+    """
 
     llm: Any
     config: Any
     folder: tempfile.TemporaryDirectory[str]
 
     def get_input_embeddings(self) -> Any:
-        """How many token ids the model knows."""
+        """A stand-in for the embeddings that states their number."""
         return SimpleNamespace(num_embeddings=self.config.get_text_config().vocab_size)
 
 
@@ -49,35 +55,62 @@ def load(
     device: str,
     dtype: Dtype,
     n_gpus: int = 1,
-    memory_share: float = 0.9,
+    memory_fraction: float = 0.9,
     *,
     states: bool = True,
 ) -> LoadedModel:  # fmt: skip
     """Start vLLM with a checkpoint.
 
     Args:
-        checkpoint: a decoder's, its weights on this machine.
+        checkpoint: a decoder with its weights on this machine.
         device: "cpu" or "cuda".
-        dtype: of the weights; not int8.
-        n_gpus: tensor parallelism.
-        memory_share: of each GPU's memory, for weights and cache together.
-        states: whether hidden states will be asked for, besides log-probabilities.
+        dtype: precision of the weights; not int8.
+        n_gpus: number of GPUs for tensor parallelism.
+        memory_fraction: fraction of each GPU's memory, for weights and cache together.
+        states: whether hidden states will be needed besides log-probabilities.
 
     Raises:
         ValueError: if vLLM cannot load it.
     """
-    # In this process: an engine in another would be asked for files that it has not written yet.
+    _configure()
+    architecture = architectures.read(checkpoint.folder, checkpoint.name)
+    limit = checkpoint.context_size or BATCH_TOKENS
+    folder = tempfile.TemporaryDirectory(prefix="harness-states-", ignore_cleanup_errors=True)
+    options = _state_options(architecture.model_config.n_blocks["decoder"], folder.name) if states else {}
+    if device != "cpu":
+        options["gpu_memory_utilization"] = memory_fraction
+    try:
+        from vllm import LLM
+
+        llm = LLM(
+            model=checkpoint.folder, dtype=dtype, tensor_parallel_size=n_gpus, max_model_len=limit + 1,
+            max_num_batched_tokens=BATCH_TOKENS, enable_chunked_prefill=True, enable_prefix_caching=False,
+            enforce_eager=True, trust_remote_code=False, seed=0, disable_log_stats=True, max_num_seqs=32, **options,
+        )  # fmt: skip
+    except Exception as error:
+        folder.cleanup()
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{checkpoint.name}: vLLM cannot load it: {reason}; use transformers.") from error
+    return LoadedModel(
+        Engine(llm, architecture.config, folder), architecture.tokenizer, architecture.stack,
+        architecture.special.prefix, limit, torch.device(device), dtype=dtype, notes=architecture.notes,
+    )  # fmt: skip
+
+
+def _configure() -> None:
+    """Set vLLM's environment variables."""
+    # In this process: another process would be asked for files before it has written them.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    # A window may be as long as the model reads; the token that vLLM must draw after it is not read.
+    # A window may be as long as the model's limit; vLLM must generate one token after it, which is not used.
     os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    architecture = architectures.read(checkpoint.folder, checkpoint.name)
-    limit = checkpoint.context_size or BATCH_TOKENS
-    folder = tempfile.TemporaryDirectory(prefix="harness-states-", ignore_cleanup_errors=True)
-    n_blocks = architecture.described.n_blocks["decoder"]
-    handing_over: dict[str, Any] = {
+
+
+def _state_options(n_blocks: int, folder: str) -> dict[str, Any]:
+    """Options that make vLLM return the hidden states of every layer, pooled, in files in a folder."""
+    return {
         "speculative_config": {
             "method": "extract_hidden_states", "num_speculative_tokens": 1,
             "draft_model_config": {"hf_config": {"eagle_aux_hidden_state_layer_ids": list(range(n_blocks + 1))}},
@@ -85,43 +118,18 @@ def load(
         "kv_transfer_config": {
             "kv_connector": "PooledStates", "kv_connector_module_path": "harness.extraction.vllm_connector",
             "kv_role": "kv_producer",
-            "kv_connector_extra_config": {"shared_storage_path": folder.name, "use_synchronization_lock": False},
+            "kv_connector_extra_config": {"shared_storage_path": folder, "use_synchronization_lock": False},
         },
     }  # fmt: skip
-    try:
-        from vllm import LLM
-
-        llm = LLM(
-            model=checkpoint.folder, dtype=dtype, tensor_parallel_size=n_gpus, max_model_len=limit + 1,
-            max_num_batched_tokens=BATCH_TOKENS, enable_chunked_prefill=True, enable_prefix_caching=False,
-            enforce_eager=True, trust_remote_code=False, seed=0, disable_log_stats=True, max_num_seqs=32,
-            **({} if device == "cpu" else {"gpu_memory_utilization": memory_share}),
-            **(handing_over if states else {}),
-        )  # fmt: skip
-    except Exception as error:
-        folder.cleanup()
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{checkpoint.name}: vLLM cannot load it: {said}") from error
-    engine = Engine(llm, architecture.config, folder)
-    return LoadedModel(
-        engine,
-        architecture.tokenizer,
-        architecture.stack,
-        architecture.special.prefix,
-        limit,
-        torch.device(device),
-        dtype=dtype,
-        notes=architecture.notes,
-    )
 
 
-def close(reader: LoadedModel) -> None:
-    """End vLLM: its processes, its share of the GPUs, and the folder."""
+def close(loaded: LoadedModel) -> None:
+    """Stop vLLM: end its processes, release GPU memory, and delete the folder."""
     import gc
 
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
-    engine: Engine = reader.model
+    engine: Engine = loaded.model
     engine.llm.llm_engine.engine_core.shutdown()
     engine.folder.cleanup()
     gc.collect()
@@ -129,7 +137,7 @@ def close(reader: LoadedModel) -> None:
 
 
 def extract(
-    reader: LoadedModel,
+    loaded: LoadedModel,
     tokens: Sequence[Tokens],
     window: int = 2048,
     *,
@@ -137,58 +145,65 @@ def extract(
     states: bool = True,
     log_probabilities: bool = True,
     overlap: float = 0.5,
-    decoder_reads: str = "stimulus",  # noqa: ARG001 - of T5, which vLLM does not read
+    decoder_reads: str = "stimulus",  # noqa: ARG001 - for T5, which vLLM does not support
     bos: str = "window",
     progress: Callable[[float], None] | None = None,
 ) -> Extraction:
-    """Read the contexts; arguments and result of `harness.extraction.with_transformers.extract`.
+    """Extract features of contexts; arguments and result as in `with_transformers.extract`.
 
-    vLLM tells each token's log-probability and rank, not what else was expected: entropies and breaks are NaN.
+    vLLM returns each token's log-probability and rank but not the whole distribution: entropies and breaks are NaN.
     """
-    from vllm import SamplingParams
-
     if pooling not in {"last", "mean", "sum"}:
         raise ValueError(f"pooling {pooling!r} is unknown; use one of last, mean, sum.")
-    started, engine = time.perf_counter(), reader.model
-    windows = cut(tokens, min(window, reader.limit), reader.prefix, overlap, pooling, bos)
-    asked = []
-    for each in windows:
-        pool = _pool(each, pooling) if states and len(each.at) else None
-        params = {"kv_transfer_params": {"pool": pool}} if pool else None
-        logs = 0 if log_probabilities else None
-        asked.append(SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=logs, extra_args=params))
-    prompts = [{"prompt_token_ids": [int(i) for i in each.ids]} for each in windows]
-    outputs = engine.llm.generate(prompts, asked, use_tqdm=False)
-    ids = tuple(i for read in tokens for i in read.stimulus_ids)
-    expected = tuple(Predictions.unknown(len(read.ids)) for read in tokens)
+    started, llm = time.perf_counter(), loaded.model.llm
+    windows = cut(tokens, min(window, loaded.limit), loaded.prefix, overlap, pooling, bos)
+    outputs = _generate(llm, windows, pooling, states=states, log_probabilities=log_probabilities)
+    ids = tuple(stimulus_id for context_tokens in tokens for stimulus_id in context_tokens.stimulus_ids)
+    predictions = tuple(Predictions.unknown(len(context_tokens.ids)) for context_tokens in tokens)
     pooled: dict[Layer, Floats] = {}
-    for k, (each, output) in enumerate(zip(windows, outputs, strict=True)):
-        if states and len(each.at):
-            _put(pooled, each, _handed_over(engine.llm, output.kv_transfer_params["hidden_states_path"]), len(ids))
+    for n_done, (part, output) in enumerate(zip(windows, outputs, strict=True), 1):
+        if states and len(part.at):
+            window_states = _pooled_states(llm, output.kv_transfer_params["hidden_states_path"])
+            _store_states(pooled, part, window_states, len(ids))
         if log_probabilities:
-            _note(expected[each.context], each, output.prompt_logprobs, tokens[each.context])
+            _record(predictions[part.context], part, output.prompt_logprobs, tokens[part.context])
         if progress:
-            progress((k + 1) / len(windows))
-    seconds, n_tokens = time.perf_counter() - started, sum(len(each.ids) for each in windows)
+            progress(n_done / len(windows))
+    seconds, n_tokens = time.perf_counter() - started, sum(len(part.ids) for part in windows)
     facts = {
-        "n_windows": len(windows), "n_reencoded": sum(len(read.apart) for read in tokens), "bos": bos,
-        "batch_tokens": BATCH_TOKENS, "n_oom": 0, "oom": "", "seconds": seconds,
-        "tokens_per_second": n_tokens / seconds, "device": str(reader.device), "pooling": pooling,
+        "n_windows": len(windows), "n_reencoded": sum(len(context_tokens.apart) for context_tokens in tokens),
+        "bos": bos, "batch_tokens": BATCH_TOKENS, "n_oom": 0, "oom": "", "seconds": seconds,
+        "tokens_per_second": n_tokens / seconds, "device": str(loaded.device), "pooling": pooling,
     }  # fmt: skip
-    return Extraction(Features(pooled, ids) if states else None, expected if log_probabilities else None, facts)
+    return Extraction(Features(pooled, ids) if states else None, predictions if log_probabilities else None, facts)
+
+
+def _generate(llm: Any, windows: Sequence[Window], pooling: str, *, states: bool, log_probabilities: bool) -> list[Any]:
+    """Run vLLM; gives its output for each window."""
+    from vllm import SamplingParams
+
+    parameters = []
+    for window in windows:
+        pool = _pool(window, pooling) if states and len(window.at) else None
+        extra = {"kv_transfer_params": {"pool": pool}} if pool else None
+        logprobs = 0 if log_probabilities else None
+        parameters.append(SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=logprobs, extra_args=extra))
+    prompts = [{"prompt_token_ids": [int(i) for i in window.ids]} for window in windows]
+    outputs: list[Any] = llm.generate(prompts, parameters, use_tqdm=False)
+    return outputs
 
 
 def _pool(window: Window, pooling: str) -> dict[str, Any]:
-    """What the connector is told: positions, and each one's place among the window's stimuli."""
-    rows, place = np.unique(window.rows, return_inverse=True)
+    """The fields of the connector's `PooledSave`: positions, and the index of each one's stimulus in the window."""
+    rows, row_index = np.unique(window.rows, return_inverse=True)
     return {
-        "at": [int(i) for i in window.at], "place": [int(i) for i in place], "n_rows": len(rows),
+        "at": [int(i) for i in window.at], "place": [int(i) for i in row_index], "n_rows": len(rows),
         "adds_up": pooling == "sum",
     }  # fmt: skip
 
 
-def _put(pooled: dict[Layer, Floats], window: Window, states: Floats, n_rows: int) -> None:
-    """(layer, row, hidden) of a window into the matrix of each layer."""
+def _store_states(pooled: dict[Layer, Floats], window: Window, states: Floats, n_rows: int) -> None:
+    """Store a window's (layer, row, hidden) states in the matrix of each layer."""
     rows = np.unique(window.rows)
     for index, matrix in enumerate(states):
         layer = Layer("decoder", index)
@@ -197,26 +212,28 @@ def _put(pooled: dict[Layer, Floats], window: Window, states: Floats, n_rows: in
         pooled[layer][rows] = matrix
 
 
-def _handed_over(llm: Any, path: str) -> Floats:
-    """The file that the connector wrote: vLLM writes it in the step after the one in which a request ends."""
+def _pooled_states(llm: Any, path: str) -> Floats:
+    """Read and delete the connector's file, which vLLM writes in the step after the one that ends a request."""
     from safetensors.numpy import load_file
 
-    until = time.monotonic() + _WRITE_S
+    deadline = time.monotonic() + _WRITE_S
     while not Path(path).is_file():
-        if time.monotonic() > until:
-            raise RuntimeError(f"vLLM handed over no states in {_WRITE_S:.0f} s; is the disk of {path} full?")
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"vLLM wrote no hidden states to {path} within {_WRITE_S:.0f} s; check that its disk is not full."
+            )
         llm.llm_engine.step()
     states: Floats = load_file(path)["states"]
     Path(path).unlink()
     return states
 
 
-def _note(expected: Predictions, window: Window, said: list[Any], read: Tokens) -> None:
-    """Write down what a window answers for; of a first token that nothing precedes nothing is said."""
-    target = expected
+def _record(predictions: Predictions, window: Window, logprobs: list[Any], tokens: Tokens) -> None:
+    """Record the predictions of the tokens that a window answers for; a first token without BOS has none."""
+    target = predictions
     if window.apart >= 0:
-        target = expected.apart.setdefault(window.apart, Predictions.unknown(len(read.apart[window.apart].ids)))
+        target = predictions.apart.setdefault(window.apart, Predictions.unknown(len(tokens.apart[window.apart].ids)))
     offset = window.start - (window.first if window.apart >= 0 else 0)
     for t in range(max(window.first - window.start, 1 - window.n_prefix, 0), len(window.ids) - window.n_prefix):
-        token = said[t + window.n_prefix][int(window.ids[t + window.n_prefix])]
+        token = logprobs[t + window.n_prefix][int(window.ids[t + window.n_prefix])]
         target.log_probabilities[offset + t], target.ranks[offset + t] = token.logprob, token.rank

@@ -1,1 +1,1 @@
-"""Features without a language model: controls, word vectors, n-grams; and what is made of features afterwards."""
+"""Controls, word vectors and n-grams, and the conversion of features to scans and principal components."""

@@ -1,13 +1,13 @@
-"""Feature sources without a language model: what a score owes to length, rate, position and time alone.
+"""Controls: features without a language model, such as length, word rate, position and time.
 
-Controls are scored like models: they walk the same line and stand in the same tables. Under shuffled splits OASM, made
-of nothing but time, beats every language model; sentence length, position and word rate take most of GPT2-XL's
-variance; word length alone beats every model's surprisal on reading times.
+Controls are scored like models and appear in the same tables. Under shuffled splits OASM, which encodes time only,
+beats every language model; sentence length, position and word rate account for most of GPT2-XL's explained variance;
+on reading times word length alone beats the surprisal of every LLaMA model.
 
-Static word vectors and n-gram surprisal need a file of the user's. Untrained twins and shuffled word order are made
-elsewhere, since they need a model.
+Static word vectors and n-gram surprisal need a file from the user. Untrained controls and shuffled word order are
+extracted elsewhere, since they need a model.
 
-Source: METHODS section 6; Feghhi, Hadidi et al. (Nat Commun 2026, arXiv 2406.01538).
+Method: harness/scoring/README.md#controls. Source: Feghhi, Hadidi et al. (Nat Commun 2026, arXiv 2406.01538).
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ class Control:
     """One control.
 
     Attributes:
-        kinds: the data it can be made for: "sentences" and "scans" (brain), "words" (reading times).
-        pool: how words become scans: "sum" or "mean"; None leaves it to the protocol. Matters only for "scans".
-        row_level: whether its rows are those of the responses, so that `hemodynamics` must leave it alone.
-        one_unit: whether its columns are in one unit and must not be z-scored: a column of OASM that is nearly nothing
-            in the training rows would be blown up in its own row.
-        needs: the field of EvaluationSpec that names its file; "" where it needs none.
+        name: as on the command line and in the tables.
+        title: description for users.
+        kinds: kinds of data it applies to: "sentences" and "scans" (brain), "words" (reading times).
+        pool: how words are pooled into scans, "sum" or "mean"; None uses the protocol's rule. For "scans" only.
+        row_level: whether its rows are already those of the responses, so that `hemodynamics` is skipped.
+        one_unit: whether its columns share a unit and must not be z-scored: a column of OASM that is almost 0 in the
+            training rows would become huge in its own row.
+        needs: the field of EvaluationSpec with its file; "" if it needs none.
     """
 
     name: str
@@ -51,7 +53,7 @@ class Control:
 
     @property
     def described(self) -> dict[str, str]:
-        """What a user is told of it."""
+        """Description for listings."""
         needs = f"--{self.needs} FILE" if self.needs else ""
         return {"name": self.name, "about": self.title, "applies_to": ", ".join(self.kinds), "needs": needs}
 
@@ -60,15 +62,15 @@ CONTROLS: dict[str, Control] = {
     control.name: control
     for control in (
         Control("length", "characters of a word; characters and words of a sentence", ("sentences", "scans", "words")),
-        Control("word-rate", "words heard in a scan; words of a sentence", ("sentences", "scans"), pool="sum"),
-        Control("position", "place in the passage or story", ("sentences", "scans", "words"), row_level=True),
+        Control("word-rate", "number of words in a scan or sentence", ("sentences", "scans"), pool="sum"),
+        Control("position", "position in the passage or story", ("sentences", "scans", "words"), row_level=True),
         Control("oasm", "identity of the block, smoothed over time", ("sentences", "scans"), row_level=True,
                 one_unit=True),
-        Control("random", "normal vectors", ("sentences", "scans", "words")),
+        Control("random", "random normal vectors", ("sentences", "scans", "words")),
         Control("frequency", "Zipf frequency of the word", ("words",)),
-        Control("static-vectors", "mean of the words' vectors in FILE", ("sentences", "scans"), needs="vectors"),
+        Control("static-vectors", "mean word vector, from FILE", ("sentences", "scans"), needs="vectors"),
         Control(
-            "ngram", "bits per word, trigrams of the text FILE; sum and mean of a sentence",
+            "ngram", "surprisal in bits from trigrams of the text FILE; sum and mean over a sentence",
             ("sentences", "scans", "words"), needs="corpus",
         ),
     )
@@ -76,16 +78,17 @@ CONTROLS: dict[str, Control] = {
 
 
 _ALL_KINDS = "sentences, scans, words"
-# Controls that need a model, made by harness/units/feature_units.py; what a user is told of them.
+# Controls that need a model (made by harness/units/feature_units.py), described for listings.
 OF_A_MODEL: tuple[dict[str, str], ...] = (
-    {"name": "MODEL:untrained", "about": "the model with weights drawn anew", "applies_to": _ALL_KINDS, "needs": ""},
+    {"name": "MODEL:untrained", "about": "the model with random initial weights",
+     "applies_to": _ALL_KINDS, "needs": ""},
     {"name": "MODEL:shuffled", "about": "the model on the stimuli with their words in another order",
      "applies_to": _ALL_KINDS, "needs": "--shuffled"},
 )  # fmt: skip
 
 
 def find(name: str) -> Control:
-    """The control of that name; ValueError lists the nearest names where there is none."""
+    """The control with this name; otherwise ValueError with the nearest names."""
     if name not in CONTROLS:
         near = get_close_matches(name, CONTROLS, n=3, cutoff=0.4) or list(CONTROLS)
         raise ValueError(f"control {name!r} is unknown; the nearest are {', '.join(near)}.")
@@ -93,14 +96,14 @@ def find(name: str) -> Control:
 
 
 def kind_of(dataset: Dataset) -> Literal["sentences", "scans", "words", "text"]:
-    """What the rows of the people's data are: sentences, scans of the brain, or words that were read; a mere text."""
+    """What a row of the recording is: a sentence, a brain scan or a word read; "text" without human responses."""
     if dataset.responses is None:
         return "words" if dataset.reading else "text"
     return "sentences" if dataset.responses.times_s is None else "scans"
 
 
 def applies(name: str, dataset: Dataset) -> bool:
-    """Whether the control can be made for the data set; position needs a passage of more than one row.
+    """Whether the control applies to the data set; "position" needs a passage of more than one row.
 
     Raises:
         ValueError: if the name is unknown.
@@ -113,20 +116,20 @@ def applies(name: str, dataset: Dataset) -> bool:
 
 
 def features(name: str, dataset: Dataset, seed: int, file: str = "") -> Features:
-    """A control as features of a brain data set.
+    """Compute a control as features for a brain data set.
 
     Args:
-        name: a name of the table that applies to the data set.
+        name: a name in `CONTROLS` that applies to the data set.
         dataset: with responses.
-        seed: of the control "random"; no other one uses it.
-        file: the vectors or the corpus of a control that needs one.
+        seed: for the control "random" only.
+        file: word vectors or corpus, for the controls that need one.
 
     Returns:
-        Features with stimulus ids as rows, or with the responses' rows where the control is row-level; (row, column)
-        float32 under Layer(name, 0), for "oasm" one layer ("width", i) for each of OASM_WIDTHS.
+        Features whose rows are stimuli, or the rows of the responses for a row-level control; (row, column) float32
+        under Layer(name, 0). "oasm" has one Layer("width", i) for each of OASM_WIDTHS.
 
     Raises:
-        ValueError: if the name is unknown, the control does not apply, or its file is not given or damaged.
+        ValueError: if the name is unknown, the control does not apply, or its file is missing or damaged.
     """
     _require(name, dataset, file)
     responses = dataset.responses
@@ -149,9 +152,11 @@ def features(name: str, dataset: Dataset, seed: int, file: str = "") -> Features
 
 
 def reading_predictor(name: str, dataset: Dataset, seed: int, file: str = "") -> Floats:
-    """A control as one number per word, to stand where surprisal stands: (word,) float64.
+    """Compute a control as one number per word, used in place of surprisal.
 
-    "position" is the place in the story from 0, "random" the first column of the random vectors, "ngram" in bits.
+    Returns:
+        (word,) float64. "position" counts words of the story from 0, "random" is the first column of the random
+        vectors, "ngram" is in bits.
 
     Raises:
         ValueError: as `features`.
@@ -170,14 +175,14 @@ def reading_predictor(name: str, dataset: Dataset, seed: int, file: str = "") ->
 
 
 def characters(texts: Sequence[str]) -> Floats:
-    """(text,) float64 number of characters as shown, punctuation included, spaces around it not."""
+    """(text,) float64 number of characters, with punctuation, without surrounding spaces."""
     return np.array([len(text.strip()) for text in texts], dtype=np.float64)
 
 
 def position_terms(blocks: Sequence[str]) -> Floats:
-    """(row, 3) float32: t, t^2, t^3, with t from -1 to 1 over the rows of each block; 0 where a block is one row.
+    """(row, 3) float32: t, t^2, t^3, with t from -1 to 1 over the rows of each block; 0 for a block of one row.
 
-    A polynomial, so that one control takes drifts, and the slowing down or wearing off within a passage.
+    A polynomial captures slow drift and habituation within a passage.
     """
     place = np.arange(len(blocks), dtype=np.float64)
     time = np.zeros(len(blocks))
@@ -190,27 +195,27 @@ def position_terms(blocks: Sequence[str]) -> Floats:
 
 
 def oasm(responses: Responses) -> Features:
-    """Orthogonal autocorrelated sequences: each row's identity, smoothed over the rows of its block.
+    """Orthogonal autocorrelated sequences: the identity of each row, smoothed over the rows of its block.
 
     Returns:
-        Layers ("width", i) with (row, row) float32: exp(-(i - j)^2 / 2 s^2) for the rows i, j of one block, else 0;
-        s = OASM_WIDTHS[i] rows. Where every block is one row this is the identity, which predicts nothing.
+        Layers ("width", k) with (row, row) float32: exp(-(i - j)^2 / 2 s^2) for rows i, j of the same block, else 0;
+        s = OASM_WIDTHS[k] rows. If every block is one row this is the identity matrix, which predicts nothing.
 
-    Source: Feghhi, Hadidi et al. (arXiv 2406.01538); their width is searched, here each width is a layer.
+    Source: Feghhi, Hadidi et al. (arXiv 2406.01538), who search the width; here each width is a layer.
     """
     place = np.arange(len(responses.row_ids))
     blocks = np.array(responses.row_blocks)
-    same = blocks[:, None] == blocks[None, :]
+    same_block = blocks[:, None] == blocks[None, :]
     squared = np.square(place[:, None] - place[None, :], dtype=np.float64)
     smoothed = {
-        Layer("width", i): np.where(same, np.exp(-squared / (2 * width**2)), 0).astype(np.float32)
+        Layer("width", i): np.where(same_block, np.exp(-squared / (2 * width**2)), 0).astype(np.float32)
         for i, width in enumerate(OASM_WIDTHS)
     }
     return Features(smoothed, responses.row_ids)
 
 
 def _counts(name: str, stimuli: Stimuli, kind: str) -> Floats:
-    """(stimulus, 1 or 2) of "length" or "word-rate": a spoken word counts 1, to be summed over the words of a scan."""
+    """(stimulus, 1 or 2) "length" or "word-rate"; for scans each word counts 1, to be summed over the scan."""
     words = np.array([len(text.split()) for text in stimuli.texts], dtype=np.float64)
     if name == "word-rate":
         return np.ones((len(stimuli), 1)) if kind == "scans" else words[:, None]
@@ -219,13 +224,15 @@ def _counts(name: str, stimuli: Stimuli, kind: str) -> Floats:
 
 
 def _random(stimuli: Stimuli, seed: int) -> Floats:
-    """(stimulus, 64) normal vectors, the same for the same seed and number of stimuli."""
+    """(stimulus, 64) random normal vectors, determined by the seed and the number of stimuli."""
     return np.random.default_rng(seed).standard_normal((len(stimuli), N_RANDOM))
 
 
 def _require(name: str, dataset: Dataset, file: str) -> None:
     if not applies(name, dataset):
-        fitting = [control for control in CONTROLS if applies(control, dataset)]
-        raise ValueError(f"control {name!r} does not apply to {dataset.name}; those that do: {', '.join(fitting)}.")
+        applicable = [control for control in CONTROLS if applies(control, dataset)]
+        raise ValueError(
+            f"control {name!r} does not apply to {dataset.name}; controls that do: {', '.join(applicable)}."
+        )
     if CONTROLS[name].needs and not file:
-        raise ValueError(f"control {name!r} needs a file; give the spec `{CONTROLS[name].needs}`.")
+        raise ValueError(f"control {name!r} needs a file; set `{CONTROLS[name].needs}` in the spec.")

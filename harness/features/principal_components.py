@@ -1,12 +1,12 @@
-"""Features of rows, or of the words of scans -> their principal components.
+"""Reduce features of rows, or of the words of scans, to principal components.
 
-The paper reduces a layer to ten components before Wehbe's scans; the protocol EQUAL gives all models as many features.
-Components are fitted on the training rows alone, so that the features of a row depend on the fold; a fold's matrix is
-made when it is asked for.
+The paper reduces layers to 10 components for Wehbe2014; the protocol EQUAL gives all models the same number of
+features. Components are fitted on the training rows only, so features depend on the fold; a fold's matrix is computed
+on access.
 
-Source: Toneva & Wehbe 2019 (their code fits `PCA(10)` on the training words). There the word of a TR counts by the row
-before the TR's own, and words of cut scans by rows of the neighbouring run; here a word trains where the scan that it
-belongs to does, and no other word does.
+Source: Toneva & Wehbe 2019, whose code fits `PCA(10)` on the training words. Their code assigns the words of a TR to
+the row before, and words of cut scans to rows of the neighbouring run. Here a word is a training word if and only if
+its scan is a training row.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from harness.records import Features, Floats, Integers, Layer, indices_of
 
 @dataclass(frozen=True)
 class Reduction:
-    """The features of words, to be reduced in each fold.
+    """Features of words, to be reduced in each fold and converted to scans.
 
     Attributes:
         words: rows are stimuli.
-        rows: (word,) the row of each word, in order of presentation.
-        scans: how they are carried to the rows of the responses.
-        components: how many are kept; a layer of no more columns than that is left as it is.
+        rows: (word,) feature row of each word, in order of presentation.
+        scans: assignment of words to the rows of the responses.
+        components: number of components; a layer with no more columns than that is not reduced.
     """
 
     words: Features
@@ -40,19 +40,19 @@ class Reduction:
         return self.words.layers
 
     def on(self, row_ids: Sequence[str]) -> Reduction:
-        """As it is: its rows are the scans."""
+        """Return self, since the rows are the scans already; ValueError if their number differs."""
         if len(row_ids) != self.scans.own.shape[0]:
             raise ValueError(f"{len(row_ids)} rows of responses and {self.scans.own.shape[0]} scans; wanted the same.")
         return self
 
     def of(self, train: Integers) -> ReducedLayers:
-        """The layers at the scans, reduced by the words of these rows."""
+        """The layers at the scans, with components fitted on the words of these rows."""
         return ReducedLayers(self, self.scans.words_of(train))
 
 
 @dataclass(frozen=True)
 class ReducedLayers:
-    """All layers, reduced by the words given, on the rows of the responses; a matrix is made when it is asked for."""
+    """All layers at the scans, with components fitted on the given words; matrices are computed on access."""
 
     reduction: Reduction
     train_words: Integers
@@ -76,8 +76,8 @@ class RowReduction:
 
     Attributes:
         features: rows in any order.
-        components: how many are kept; a layer of no more columns than that is left as it is.
-        rows: (row,) the features' row of each row of the responses; None until `on` says which those are.
+        components: number of components; a layer with no more columns than that is not reduced.
+        rows: (row,) feature row of each row of the responses; None before `on` was called.
     """
 
     features: Features
@@ -90,18 +90,18 @@ class RowReduction:
         return self.features.layers
 
     def on(self, row_ids: Sequence[str]) -> RowReduction:
-        """On these rows; ValueError names one that has no features."""
+        """Align to these rows; ValueError names a row without features."""
         return replace(self, rows=indices_of(row_ids, self.features.row_ids, "features for the rows of the responses"))
 
     def of(self, train: Integers) -> ReducedRows:
-        """The layers, reduced by these rows."""
-        assert self.rows is not None  # noqa: S101 - `on` comes first
+        """The layers, with components fitted on these rows."""
+        assert self.rows is not None  # noqa: S101 - `on` must be called first
         return ReducedRows(self.features, self.rows, train, self.components)
 
 
 @dataclass(frozen=True)
 class ReducedRows:
-    """All layers, reduced by the training rows, on the rows of the responses; a matrix is made when it is asked for."""
+    """All layers on the rows of the responses, reduced; matrices are computed on access."""
 
     features: Features
     rows: Integers
@@ -120,19 +120,19 @@ class ReducedRows:
 
 
 def components(words: Floats, train: Integers, n: int) -> Floats:
-    """Project every row, or word, on the first principal components of the training ones.
+    """Project all rows on the first principal components of the training rows.
 
-    Exact (Lanczos iterations to machine precision, from a seeded start), in float64: the largest directions of a
-    language model's states are far larger than the rest.
+    Exact (Lanczos iterations to machine precision, with a seeded start) and in float64, since the largest directions of
+    a language model's hidden states are far larger than the rest.
 
     Args:
-        words: (row, hidden), finite; rows are words where they are carried to scans afterwards.
-        train: the rows that the components are fitted on.
-        n: how many.
+        words: (row, hidden), finite; rows are words if they are converted to scans afterwards.
+        train: rows on which the components are fitted.
+        n: number of components.
 
     Returns:
-        (row, n) float64, or the rows as they are where they have no more than n columns: a rotation of so few would
-        give ridge nothing, and centring would take what a sum over words counts.
+        (row, n) float64, or `words` unchanged if it has no more than n columns: a rotation does not change ridge, and
+        centring would remove the number of words from sums over words.
 
     Raises:
         ValueError: if there are no more than n training rows, or a value is not finite.

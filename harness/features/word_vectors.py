@@ -1,9 +1,9 @@
-"""Static word vectors from a file, for the words of the stimuli alone.
+"""Static word vectors from a file, loaded for the words of the stimuli only.
 
-A vector that is the same wherever its word stands is what a language model adds context to; on Pereira2018 such vectors
-explain much of a model's score (METHODS section 6). Files are GloVe text (`word v1 v2 ...`) or word2vec and fastText
-text (the same under a line `n dim`), UTF-8, plain or gzipped, fields set apart by spaces or tabs; they are read line by
-line, since they hold gigabytes.
+Static vectors are the baseline without context; on Pereira2018 they explain much of a model's score
+(harness/scoring/README.md#controls). Files are GloVe text (`word v1 v2 ...`), or word2vec or fastText text (the same
+after a line `n dim`), in UTF-8, plain or gzipped, with fields separated by spaces or tabs. They are read line by line,
+since they have gigabytes.
 """
 
 from __future__ import annotations
@@ -31,52 +31,55 @@ _GZIPPED = b"\x1f\x8b"
 
 
 def bare(word: str) -> str:
-    """The word without outer punctuation: "snow." -> "snow", "don't" as it is; "" where nothing else is left."""
+    """The word without outer punctuation: "snow." -> "snow", "don't" unchanged; "" if nothing else is left."""
     return _OUTER.sub("", word)
 
 
 def embed(texts: Sequence[str], path: str) -> Floats:
-    """(text, dimension) float32: the mean over the known words of each text, zeros where none is known.
+    """Mean vector of the known words of each text.
 
-    A word is looked up as shown, then without outer punctuation, then in lower case: files differ in what they keep.
+    A word is looked up as shown, then without outer punctuation, then in lower case, since files differ in spelling.
 
     Args:
         texts: sentences or single words.
         path: file of vectors.
 
+    Returns:
+        (text, dimension) float32; zeros for a text without known words.
+
     Raises:
-        ValueError: if the file is damaged (naming the line), or knows none of the words.
+        ValueError: if the file is damaged (naming the line), or contains none of the words.
     """
     spellings = {word: (word, bare(word), bare(word).lower()) for text in texts for word in text.split()}
-    found = read(path, {spelling for forms in spellings.values() for spelling in forms})
-    known = {word: found[form] for word, forms in spellings.items() for form in reversed(forms) if form in found}
-    running = [word for text in texts for word in text.split()]
-    report_known("lexicon", path, sum(word in known for word in running), len(running))
+    vectors = read(path, {spelling for forms in spellings.values() for spelling in forms})
+    known = {word: vectors[form] for word, forms in spellings.items() for form in reversed(forms) if form in vectors}
+    tokens = [word for text in texts for word in text.split()]
+    report_known("lexicon", path, sum(word in known for word in tokens), len(tokens))
     rows = [[known[word] for word in text.split() if word in known] for text in texts]
-    nothing = np.zeros(len(next(iter(known.values()))), dtype=np.float32)
-    return np.stack([np.mean(row, axis=0, dtype=np.float64) if row else nothing for row in rows]).astype(np.float32)
+    zeros = np.zeros(len(next(iter(known.values()))), dtype=np.float32)
+    return np.stack([np.mean(row, axis=0, dtype=np.float64) if row else zeros for row in rows]).astype(np.float32)
 
 
 def report_known(station: str, path: str, n_known: int, n_words: int) -> None:
-    """Log how many running words of the stimuli a file knows: a warning under half, ValueError where none."""
+    """Log how many words of the stimuli a file contains: a warning under half, ValueError for none."""
     if not n_known:
-        raise ValueError(f"{path} knows none of the {n_words} words of the stimuli; is it in their language?")
+        raise ValueError(f"{path} has none of the {n_words} words of the stimuli; check that the languages agree.")
     level = logging.INFO if 2 * n_known >= n_words else logging.WARNING
     logger.log(level, "station=%s file=%s words=%d known=%d", station, path, n_words, n_known)
 
 
 def read(path: str, words: Collection[str]) -> dict[str, Floats]:
-    """The vectors of those words that stand in the file; of a word that stands there twice the first, as gensim does.
+    """Read the vectors of the requested words; if a word occurs twice, the first one, as in gensim.
 
-    A token of GloVe's may hold spaces ("at name@domain.com"); it is then no word that is asked for. Numbers are read
-    for the words that are asked for and only counted for all others: a gigabyte takes about six seconds.
+    GloVe tokens with spaces ("at name@domain.com") are skipped. Numbers are parsed for the requested words and only
+    counted for all others: a gigabyte takes about six seconds.
 
     Returns:
-        word -> (dimension,) float32.
+        word -> (dimension,) float32, for the words in the file.
 
     Raises:
-        ValueError: naming the line that has too few or too many numbers, or a field that is none; if the file is empty
-            or ends before its own header or compression says.
+        ValueError: if a line has too few or too many numbers or an invalid number (naming the line), or the file is
+            empty or shorter than its header or compression states.
     """
     wanted = _spelt(words)
     exact: dict[str, Floats] = {}
@@ -87,21 +90,21 @@ def read(path: str, words: Collection[str]) -> dict[str, Floats]:
             n_lines += 1
             surplus = line.count(b" ") - shape.dimension
             if surplus < 0 or (surplus and all(map(_is_number, line.split(b" ")[1 : 1 + surplus]))):
-                wrong = f"{shape.dimension + surplus} numbers instead of {shape.dimension}"
-                raise ValueError(f"{path}, line {number}: {wrong}; the file is damaged, get it again.")
+                counts = f"{shape.dimension + surplus} numbers instead of {shape.dimension}"
+                raise ValueError(f"{path}, line {number}: {counts}; the file is damaged, download it again.")
             word = line[: line.index(b" ")]
-            if not surplus and (asked := wanted.get(word)):
+            if not surplus and (requested := wanted.get(word)):
                 _require_utf8(path, number, word)
-                found = exact if asked.encode() == word else alike
-                if asked not in found:
-                    found[asked] = _numbers(path, number, line)
+                target = exact if requested.encode() == word else alike
+                if requested not in target:
+                    target[requested] = _numbers(path, number, line)
     if n_lines < shape.n_stated:
-        raise ValueError(f"{path}: {n_lines} vectors, but its header says {shape.n_stated}; get the file again.")
+        raise ValueError(f"{path}: {n_lines} vectors, but its header states {shape.n_stated}; download the file again.")
     return alike | exact
 
 
 def _spelt(words: Collection[str]) -> dict[bytes, str]:
-    """The bytes that a word may be in a file: in either Unicode form, or in Windows-1252, which is then an error."""
+    """Byte spellings of each word: both Unicode normal forms, and Windows-1252, which is rejected later."""
     spelt: dict[bytes, str] = {}
     for word in words:
         if not word.isascii():
@@ -116,14 +119,17 @@ def _require_utf8(path: str, number: int, word: bytes) -> None:
         word.decode()
     except UnicodeDecodeError:
         shown = word.decode("cp1252", "replace")
-        raise ValueError(f"{path}, line {number}: {shown!r} is in Windows-1252; save the file as UTF-8.") from None
+        raise ValueError(f"{path}, line {number}: {shown!r} is Windows-1252; save the file as UTF-8.") from None
 
 
 class _Shape(NamedTuple):
-    """What the first lines tell.
+    """Format of a file, from its first lines.
 
-    dimension: numbers of a vector. n_stated: vectors, 0 if not stated. first: the line of the first vector. is_single:
-    whether one space stands between fields throughout, as in most files, which is quickest.
+    Attributes:
+        dimension: length of a vector.
+        n_stated: number of vectors in the header; 0 without a header.
+        first: line number of the first vector.
+        is_single: whether fields are separated by single spaces, as in most files, which is fastest to parse.
     """
 
     dimension: int
@@ -133,7 +139,7 @@ class _Shape(NamedTuple):
 
 
 def _shape(path: str, stream: BufferedReader | gzip.GzipFile) -> _Shape:
-    """Look at the first lines and go back; two whole numbers are a header."""
+    """Inspect the first lines and rewind; a first line of two integers is a header."""
     line = stream.readline()
     if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError(f"{path} is UTF-16; save it as UTF-8.")
@@ -141,7 +147,7 @@ def _shape(path: str, stream: BufferedReader | gzip.GzipFile) -> _Shape:
     stream.seek(0)
     fields = line.removeprefix(codecs.BOM_UTF8).split()
     if len(fields) < 2:
-        raise ValueError(f"{path}: the first line holds no vector; give GloVe, word2vec or fastText text.")
+        raise ValueError(f"{path}: the first line has no vector; wanted GloVe, word2vec or fastText text.")
     is_header = len(fields) == 2 and all(field.isdigit() for field in fields)
     sample = (following if is_header else line).removeprefix(codecs.BOM_UTF8).rstrip()
     is_single = b"\t" not in sample and b"  " not in sample and not sample.startswith(b" ")
@@ -151,29 +157,29 @@ def _shape(path: str, stream: BufferedReader | gzip.GzipFile) -> _Shape:
 
 
 def _lines(path: str, stream: BufferedReader | gzip.GzipFile, shape: _Shape) -> Iterator[tuple[int, bytes]]:
-    """The lines that hold vectors, with their numbers from 1, their fields set apart by one space."""
+    """Yield the lines with vectors, with line numbers from 1 and fields separated by single spaces."""
     try:
         for number, line in enumerate(stream, 1):
             if number >= shape.first:
                 bare = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 yield number, bare.rstrip() if shape.is_single else b" ".join(bare.split())
     except EOFError as error:
-        raise ValueError(f"{path} ends before its compression does; get the file again.") from error
+        raise ValueError(f"{path} is truncated (incomplete gzip data); download the file again.") from error
 
 
 def _opened(path: str) -> BufferedReader | gzip.GzipFile:
-    """The file's bytes, unpacked where it is gzipped, whatever its name."""
+    """Open the file, decompressing it if its content (not its name) is gzip."""
     with Path(path).open("rb") as stream:
         gzipped = stream.read(2) == _GZIPPED
     return gzip.open(path) if gzipped else Path(path).open("rb")
 
 
 def _numbers(path: str, number: int, line: bytes) -> Floats:
-    """(dimension,) float32."""
+    """Parse a line to a (dimension,) float32 vector; ValueError for an invalid number."""
     fields = line.split(b" ")[1:]
-    wrong = next((field for field in fields if not _is_number(field)), None)
-    if wrong is not None:
-        raise ValueError(f"{path}, line {number}: {wrong.decode(errors='replace')!r} is no finite number.")
+    invalid = next((field for field in fields if not _is_number(field)), None)
+    if invalid is not None:
+        raise ValueError(f"{path}, line {number}: {invalid.decode(errors='replace')!r} is not a finite number.")
     return np.array([float(field) for field in fields], dtype=np.float32)
 
 

@@ -1,11 +1,11 @@
-"""Results files of lm-evaluation-harness, 0.3 to 0.4.13, and of both Open LLM leaderboards, by benchmark.
+"""Read results files of lm-evaluation-harness (0.3 to 0.4.13) and of both Open LLM leaderboards.
 
-Questions asked in another way are another benchmark: MMLU scored by the text of the answers ("continuation"), by
-generated answers, or with reasoning, BBH with reasoning or as multiple choice, MMLU-Pro. Each is kept under its own
-name, and only what is measured as we do is called "mmlu" and "bbh".
+Different prompting or scoring makes a different benchmark: MMLU scored by the text of the answers ("continuation"), by
+generated answers or with reasoning; BBH with reasoning or as multiple choice; MMLU-Pro. Each has its own name in the
+tables; only results measured as the harness measures them are called "mmlu" and "bbh".
 
 Source: the task files and `evaluator.py` of lm-evaluation-harness 0.2.0 to 0.4.13. Version 0 of hendrycksTest (until
-May 2023) scored the text of the answers; question counts are in the files since 0.4.3.
+May 2023) scored the text of the answers; the files state question counts since 0.4.3.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from harness.knowledge.questions import PREFIX
 logger = logging.getLogger(__name__)
 
 _SIZES = Path(__file__).with_name("benchmark_sizes.csv")
-_TOLERANCE = 0.05  # of a standard error, by which it may miss the published number of questions
-_UNNAMED = {"none", "get-answer", "get_response", "custom-extract", ""}
+_TOLERANCE = 0.05  # allowed relative deviation of a standard error from the one for the published number of questions
+_OMITTED_FILTERS = {"none", "get-answer", "get_response", "custom-extract", ""}
 
 
 @dataclass(frozen=True)
 class BenchmarkFamily:
-    """Tasks of one kind.
+    """A group of lm-evaluation-harness tasks that form one benchmark.
 
     Attributes:
-        benchmark: the name in our tables.
-        pattern: of a task's name, with the subject or task of the benchmark as its group.
-        metric: the metric of correct answers, without its filter.
-        kind: whose subjects they are; "" where they are those of another benchmark.
+        benchmark: name in the tables.
+        pattern: regular expression for task names; its group is the subject or task of the benchmark.
+        metric: metric of correct answers, without its filter.
+        kind: "mmlu" or "bbh" if the tasks have its subjects; else "".
     """
 
     benchmark: str
@@ -48,7 +48,7 @@ class BenchmarkFamily:
     kind: Literal["mmlu", "bbh", ""]
 
 
-# The first that fits.
+# The first match counts.
 FAMILIES = (
     BenchmarkFamily("mmlu", rf"{PREFIX}mmlu_(\w+)", "acc", "mmlu"),
     BenchmarkFamily("bbh", rf"{PREFIX}bbh_(\w+)", "exact_match", "bbh"),
@@ -79,7 +79,7 @@ _ANSWER_TEXT = "mmlu-answer-text"
 
 
 class Measured(NamedTuple):
-    """One task. task: of the benchmark. accuracy: fraction of correct answers. n: questions."""
+    """Result of one task. accuracy: fraction of correct answers. n: number of questions."""
 
     task: str
     accuracy: float
@@ -87,7 +87,7 @@ class Measured(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Tasks of one kind. kind: as of `BenchmarkFamily`. n_shots: examples per question; None if unknown."""
+    """Results of one benchmark. kind: as in `BenchmarkFamily`. n_shots: examples per question; None if unknown."""
 
     benchmark: str
     kind: str
@@ -97,33 +97,36 @@ class Results(NamedTuple):
 
 
 def read(file: str) -> tuple[list[Results], str]:
-    """The results of one file, and the version of the program that wrote it.
+    """Read a results file.
+
+    Returns:
+        The results by benchmark, and the version of the program that wrote the file.
 
     Raises:
         ValueError: naming file and task, if a value is not a fraction, a task has no questions or appears twice, tasks
-            of one kind have different numbers of examples, or no task is known.
+            of one benchmark have different numbers of examples, or no task is known.
     """
     content = _json(file)
-    found: dict[tuple[str, str, str], dict[str, tuple[str, float]]] = defaultdict(dict)
-    others = []
+    by_benchmark: dict[tuple[str, str, str], dict[str, tuple[str, float]]] = defaultdict(dict)
+    unknown = []
     for name, values in content["results"].items():
         family, task = _family_of(name)
         if family is None or not isinstance(values, dict):
-            others.append(name)
+            unknown.append(name)
             continue
         benchmark = _ANSWER_TEXT if content.get("versions", {}).get(name) == 0 and "hendrycks" in name else ""
         for suffix, accuracy in _accuracies(file, name, values, family.metric).items():
-            place = found[(benchmark or family.benchmark) + suffix, family.kind, family.metric]
-            if task in place:
-                raise ValueError(f"{file}: {task} appears twice, as {place[task][0]} and {name}; leave one out.")
-            place[task] = (name, accuracy)
-    if not found:
-        shown = ", ".join(others[:8]) + (", ..." if len(others) > 8 else "")
+            task_results = by_benchmark[(benchmark or family.benchmark) + suffix, family.kind, family.metric]
+            if task in task_results:
+                raise ValueError(f"{file}: {task} appears twice, as {task_results[task][0]} and {name}; leave one out.")
+            task_results[task] = (name, accuracy)
+    if not by_benchmark:
+        shown = ", ".join(unknown[:8]) + (", ..." if len(unknown) > 8 else "")
         raise ValueError(
             f"{file}: no results of tasks mmlu_* or bbh_* that are known; it has {shown or 'none'} (the value of a "
-            "group is not enough: the results of its single tasks are needed)."
+            "group is not enough: results of its single tasks are needed)."
         )
-    results = [_results(file, content, key, tasks) for key, tasks in found.items()]
+    results = [_results(file, content, key, tasks) for key, tasks in by_benchmark.items()]
     _log_notes(file, content, results)
     return results, str(content.get("lm_eval_version") or content.get("git_hash") or "of an unknown version")
 
@@ -139,20 +142,20 @@ def _json(file: str) -> dict[str, Any]:
 
 
 def _family_of(name: str) -> tuple[BenchmarkFamily | None, str]:
-    """The family of a task, and the subject or task of the benchmark; None for groups and for other benchmarks."""
+    """Return a task's family and its subject or task of the benchmark; None for groups and other benchmarks."""
     for family in FAMILIES:
-        found = re.fullmatch(family.pattern, name)
-        if found and (not family.kind or name.startswith(PREFIX) or found[1] in sizes(family.kind)):
-            return family, found[1]
+        match = re.fullmatch(family.pattern, name)
+        if match and (not family.kind or name.startswith(PREFIX) or match[1] in sizes(family.kind)):
+            return family, match[1]
     return None, ""
 
 
 def _accuracies(file: str, name: str, values: dict[str, Any], metric: str) -> dict[str, float]:
-    """The fraction of correct answers under each filter; the filter is named where there are several."""
+    """Return filter suffix -> fraction of correct answers; the suffix is empty if there is only one filter."""
     by_filter = {key.partition(",")[2]: value for key, value in values.items() if key.partition(",")[0] == metric}
     if not by_filter:
-        there = ", ".join(key for key in values if "stderr" not in key and key != "alias")
-        raise ValueError(f"{file}: {name} has no {metric}; it has {there or 'nothing'}.")
+        metrics = ", ".join(key for key in values if "stderr" not in key and key != "alias")
+        raise ValueError(f"{file}: {name} has no {metric}; it has {metrics or 'nothing'}.")
     for value in by_filter.values():
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not is_number:
@@ -165,8 +168,11 @@ def _accuracies(file: str, name: str, values: dict[str, Any], metric: str) -> di
                 f"{file}: {metric} of {name} is {value}, which is not a fraction between 0 and 1; divide percentages "
                 "by 100."
             )
-    one = len(by_filter) == 1
-    return {"" if one or name in _UNNAMED else f"-{name}": float(value) for name, value in by_filter.items()}
+    is_single = len(by_filter) == 1
+    return {
+        "" if is_single or filter_name in _OMITTED_FILTERS else f"-{filter_name}": float(value)
+        for filter_name, value in by_filter.items()
+    }
 
 
 def _results(
@@ -175,8 +181,8 @@ def _results(
     benchmark, kind, metric = key
     shots = {name: n for name, _ in tasks.values() if (n := _n_shots(content, name)) is not None}
     if len(set(shots.values())) > 1:
-        (one, n), (other, m) = [min(shots.items(), key=lambda item: item[1]), max(shots.items(), key=lambda i: i[1])]
-        raise ValueError(f"{file}: {one} was measured with {n} examples, {other} with {m}; import them from two files.")
+        (first, n), (second, m) = [min(shots.items(), key=lambda item: item[1]), max(shots.items(), key=lambda i: i[1])]
+        raise ValueError(f"{file}: {first} was measured with {n} examples, {second} with {m}; split the file in two.")
     measured = [
         Measured(task, accuracy, _n(file, content, name, task, kind)) for task, (name, accuracy) in tasks.items()
     ]
@@ -184,21 +190,21 @@ def _results(
 
 
 def _n_shots(content: dict[str, Any], name: str) -> int | None:
-    """Examples before each question of a task, from wherever the file states it."""
+    """Return the number of examples per question, wherever the file states it; None if it does not."""
     stated = [
         content.get("n-shot", {}).get(name), content.get("configs", {}).get(name, {}).get("num_fewshot"),
         name.rpartition("|")[2] if "|" in name else None, content.get("config", {}).get("num_fewshot"),
     ]  # fmt: skip
-    known = [str(value).strip() for value in stated if value is not None]
-    return next((int(value) for value in known if value.isdigit()), None)
+    texts = [str(value).strip() for value in stated if value is not None]
+    return next((int(value) for value in texts if value.isdigit()), None)
 
 
 def _n(file: str, content: dict[str, Any], name: str, task: str, kind: str) -> int:
-    """The questions of a task: as the file states, else those of the published test set."""
-    given = (content.get("n-samples") or {}).get(name)
-    if isinstance(given, dict):
-        effective, original = given.get("effective"), given.get("original")
-        if isinstance(effective, float) and 0 < effective < 1 and original:  # a limit that is a fraction, since 0.4.3
+    """Return the number of questions of a task as stated in the file, else in the published test set."""
+    stated = (content.get("n-samples") or {}).get(name)
+    if isinstance(stated, dict):
+        effective, original = stated.get("effective"), stated.get("original")
+        if isinstance(effective, float) and 0 < effective < 1 and original:  # a fractional limit, since 0.4.3
             return math.ceil(int(original) * effective)
         if not isinstance(effective, int | float) or effective < 1:
             raise ValueError(f"{file}: {name} has {effective} questions (n-samples); remove the task from the file.")
@@ -213,33 +219,35 @@ def _n(file: str, content: dict[str, Any], name: str, task: str, kind: str) -> i
 
 
 def _require_agreement(file: str, name: str, values: dict[str, Any], n: int) -> None:
-    """Raise where a standard error belongs to another number of questions."""
+    """Raise if a standard error belongs to another number of questions."""
     accuracy = next((value for key, value in values.items() if key.partition(",")[0] in {"acc", "acc_norm"}), None)
     error = next((value for key, value in values.items() if key.partition(",")[0].endswith("acc_stderr")), None)
     if isinstance(accuracy, float) and isinstance(error, float) and error > 0 and 0 < accuracy < 1 and n > 1:
-        wanted = math.sqrt(accuracy * (1 - accuracy) / (n - 1))
-        if abs(error - wanted) > _TOLERANCE * wanted:
-            about = round(accuracy * (1 - accuracy) / error**2 + 1)
+        expected = math.sqrt(accuracy * (1 - accuracy) / (n - 1))
+        if abs(error - expected) > _TOLERANCE * expected:
+            n_implied = round(accuracy * (1 - accuracy) / error**2 + 1)
             raise ValueError(
-                f"{file}: the standard error of {name} is that of about {about} questions, where its test set has {n}; "
-                "add the number of questions to the file (n-samples)."
+                f"{file}: the standard error of {name} is that of about {n_implied} questions, but its test set has "
+                f"{n}; add the number of questions to the file (n-samples)."
             )
 
 
 @cache
 def sizes(kind: str) -> dict[str, int]:
-    """Task -> questions of the published test set of "mmlu" or "bbh"."""
+    """Return task -> number of questions in the published test set of "mmlu" or "bbh"."""
     with _SIZES.open(encoding="utf-8", newline="") as stream:
         return {row["task"]: int(row["n"]) for row in csv.DictReader(stream) if row["benchmark"] == kind}
 
 
 def _log_notes(file: str, content: dict[str, Any], results: list[Results]) -> None:
-    for each in results:
-        if each.kind and len(each.tasks) < len(sizes(each.kind)):
-            logger.warning("%s: %s: %d of %d tasks.", file, each.benchmark, len(each.tasks), len(sizes(each.kind)))
-        if each.benchmark not in {"mmlu", "bbh", "bbh-choice"}:
+    for result in results:
+        if result.kind and len(result.tasks) < len(sizes(result.kind)):
             logger.warning(
-                "%s: %s is measured differently from ours and kept under its own name.", file, each.benchmark
+                "%s: %s: %d of %d tasks.", file, result.benchmark, len(result.tasks), len(sizes(result.kind))
+            )
+        if result.benchmark not in {"mmlu", "bbh", "bbh-choice"}:
+            logger.warning(
+                "%s: %s is measured differently from ours and kept under its own name.", file, result.benchmark
             )
     if not content.get("n-samples"):
         logger.warning("%s: no question counts are stated; those of the published test sets are used.", file)

@@ -1,7 +1,6 @@
-"""A table of published benchmark values -> rows: one row per model, or one per model and benchmark.
+"""Read a table of published benchmark values: one row per model, or one per model and benchmark.
 
-Values are fractions. Percentages are read where percent signs or a flag state them; a value above 1 is refused
-otherwise.
+Values are fractions. Percentages are accepted only with percent signs or a flag; otherwise a value above 1 is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +27,16 @@ _FRACTIONS = {"", "accuracy", "acc", "acc_norm", "exact_match", "em"}
 
 
 class Value(NamedTuple):
-    """One value. where: in the file. numbers: low, high, chance. whole: n, n_shots. texts: the other columns."""
+    """One value of a table.
+
+    Attributes:
+        where: position in the file, for error messages.
+        model, benchmark: names as in the file.
+        value: fraction, or the number as it is if the metric is not a fraction.
+        numbers: low, high and chance.
+        whole: n and n_shots.
+        texts: the other columns.
+    """
 
     where: str
     model: str
@@ -43,15 +51,15 @@ def read(file: str, benchmarks: tuple[str, ...], *, percent: bool = False, encod
     """Read a table.
 
     Args:
-        file: a path; with model and a column for each benchmark, or model, benchmark, value, and of the long form also
+        file: path. Short form: columns model and one per benchmark. Long form: model, benchmark, value and optionally
             category, task, n, n_shots, low, high, chance, revision, metric, source.
-        benchmarks: names of columns of the short form.
-        percent: whether values are percent.
-        encoding: of a file that is not UTF-8 and does not state its own.
+        benchmarks: names of columns in the short form.
+        percent: whether the values are percentages.
+        encoding: encoding of the file, if it is not UTF-8 and does not state it.
 
     Raises:
-        ValueError: naming file, line and column, if a column is missing, a value is not a number, appears twice, or is
-            above 1 though nothing states that it is percent.
+        ValueError: naming file, line and column, if a column is missing, or a value is not a number, appears twice, or
+            is above 1 and not marked as a percentage.
     """
     content = _named(table.read(TextSource(file, encoding), ("model", *benchmarks, "benchmark")), benchmarks)
     for note in content.notes:
@@ -74,64 +82,64 @@ def read(file: str, benchmarks: tuple[str, ...], *, percent: bool = False, encod
 
 
 def _named(content: DelimitedTable, benchmarks: tuple[str, ...]) -> DelimitedTable:
-    """Known columns in lower case, however they are written."""
+    """Rename known columns to lower case."""
     known = {"model", "benchmark", "value", *benchmarks, *_TEXTS, *_WHOLE, *_NUMBERS}
     names = {name: name.lower() for name in content.frame if name.lower() in known}
     return replace(content, frame=content.frame.rename(columns=names))
 
 
 def _of_column(content: DelimitedTable, column: str, percent: bool) -> list[Value]:
-    """The values of one column that are there."""
+    """Return the values in one column, skipping empty cells."""
     cells = [cell.strip() for cell in content.texts(column)]
     values, is_percent = content.numerals(column, percent=True)
     numbers = {name: content.numerals(name, percent=True) for name in _NUMBERS if name in content.frame}
     whole = {name: _whole(content, name) for name in _WHOLE if name in content.frame}
     texts = {name: [t.strip() for t in content.texts(name)] for name in _TEXTS if name in content.frame}
     models = [model.strip() for model in content.texts("model")]
-    named = [name.strip() for name in content.texts("benchmark")] if column == "value" else [column] * len(cells)
-    found = []
+    benchmarks = [name.strip() for name in content.texts("benchmark")] if column == "value" else [column] * len(cells)
+    read_values = []
     for row, cell in enumerate(cells):
         if cell.lower() in MISSING:
             continue
-        at = content.where(row, column)
-        if not models[row] or not named[row]:
-            absent = "benchmark" if models[row] else "model"
-            raise ValueError(f"{content.where(row)}: a value without its {absent}; name it.")
+        where = content.where(row, column)
+        if not models[row] or not benchmarks[row]:
+            missing = "benchmark" if models[row] else "model"
+            raise ValueError(f"{content.where(row)}: a value without its {missing}; name it.")
         metric = texts["metric"][row] if "metric" in texts else ""
-        factor = _factor(at, cell, float(values[row]), metric, percent=percent and not is_percent)
-        found.append(Value(
-            at, models[row], named[row], float(values[row]) * factor,
-            {name: float(read.values[row]) * (1 if read.percent else factor) for name, read in numbers.items()},
+        factor = _factor(where, cell, float(values[row]), metric, percent=percent and not is_percent)
+        read_values.append(Value(
+            where, models[row], benchmarks[row], float(values[row]) * factor,
+            {name: float(parsed.values[row]) * (1 if parsed.percent else factor) for name, parsed in numbers.items()},
             {name: column[row] for name, column in whole.items()}, {name: text[row] for name, text in texts.items()},
         ))  # fmt: skip
-    _require_fractions(content, column, found, percent=percent and not is_percent)
-    return found
+    _require_fractions(content, column, read_values, percent=percent and not is_percent)
+    return read_values
 
 
-def _factor(at: str, cell: str, value: float, metric: str, *, percent: bool) -> float:
-    """The factor that makes a value a fraction."""
+def _factor(where: str, cell: str, value: float, metric: str, *, percent: bool) -> float:
+    """Return the factor that converts a value to a fraction."""
     if metric.lower() not in _FRACTIONS:
         return 1.0
     if percent:
         if not 0 <= value <= 100:
-            raise ValueError(f"{at} is {cell}, which is not a percentage of correct answers.")
+            raise ValueError(f"{where} is {cell}, which is not a percentage of correct answers.")
         return 0.01
     if not 0 <= value <= 1:
         hint = "; if the values are percent, give --percent or write percent signs" if value > 0 else ""
-        raise ValueError(f"{at} is {cell}, which is not a fraction of correct answers between 0 and 1{hint}.")
+        raise ValueError(f"{where} is {cell}, which is not a fraction of correct answers between 0 and 1{hint}.")
     return 1.0
 
 
-def _require_fractions(content: DelimitedTable, column: str, found: list[Value], *, percent: bool) -> None:
-    """Raise where --percent is given for values that are fractions already, or an interval is not one."""
-    of_fractions = [value for value in found if value.texts.get("metric", "").lower() in _FRACTIONS]
-    for value in of_fractions:
+def _require_fractions(content: DelimitedTable, column: str, values: list[Value], *, percent: bool) -> None:
+    """Raise if --percent is given for values that are already fractions, or an interval is not in fractions."""
+    with_fractions = [value for value in values if value.texts.get("metric", "").lower() in _FRACTIONS]
+    for value in with_fractions:
         for name, number in value.numbers.items():
             if not (math.isnan(number) or 0 <= number <= 1):
                 raise ValueError(
                     f"{value.where}: {name} is {number:g}, but the value {value.value:g}; write both as fractions."
                 )
-    fractions = [value.value for value in of_fractions]
+    fractions = [value.value for value in with_fractions]
     if percent and fractions and max(fractions) <= 0.01:
         raise ValueError(
             f"{content.file}, column {column!r}: no value is above 1, so these are not percent; drop --percent."

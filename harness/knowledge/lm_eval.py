@@ -1,7 +1,6 @@
-"""MMLU and BBH of one model, by lm-evaluation-harness in a process of its own.
+"""Measure MMLU or BBH for one model by running lm-evaluation-harness in a separate process.
 
-It loads the model itself and leaves nothing behind in ours; what comes back is its file of results, which is read like
-anybody else's (`properties.py`).
+That process loads the model itself. Its results file is read back and converted to rows by `benchmark_scores.py`.
 """
 
 from __future__ import annotations
@@ -18,14 +17,20 @@ from typing import Any, NamedTuple
 from harness.checkpoints.checkpoints import Checkpoint, require_planned
 from harness.knowledge.questions import N_SHOTS, PREFIX, Benchmark, Task, write_tasks
 
-# Tokens of an answer at most: the longest of BBH's answers are a line of words. A model's window is short of them.
+# Maximum answer length in tokens. BBH answers are at most one line of words; a larger limit would shorten the prompts.
 MOST_ANSWER_TOKENS = 64
 _CUT = re.compile(r"Left truncation applied|exceeds model's maximum length")
-_SAID = 2000  # letters of what it printed last that stand in an error
+_OUTPUT_TAIL = 2000  # characters of its last output shown in an error
 
 
 class LmEvalRun(NamedTuple):
-    """results: the content of its file; tasks: the questions; cut: whether prompts were too long for the model."""
+    """Result of a run.
+
+    Attributes:
+        results: contents of the results file.
+        tasks: the tasks with their questions.
+        cut: whether prompts were too long for the model and were truncated.
+    """
 
     results: dict[str, Any]
     tasks: list[Task]
@@ -37,59 +42,62 @@ def run(
 ) -> LmEvalRun:
     """Evaluate one model on one benchmark, few-shot.
 
-    MMLU is by the likelihood of the four letters, BBH by greedy answers, bbh-choice by the likelihood of those offered.
+    MMLU is scored by the likelihood of the four letters, BBH by greedy answers, bbh-choice by the likelihood of the
+    offered answers.
 
     Args:
-        checkpoint: of the table, the Hub, or a folder.
-        benchmark: which.
+        checkpoint: model from the table, the Hub or a folder.
+        benchmark: benchmark to run.
         root: the data root.
         device: "cpu" or "cuda".
-        batch: prompts at once, or "auto".
-        limit: questions of each task at most; None is all.
+        batch: prompts per batch, or "auto".
+        limit: maximum number of questions per task; None for all.
 
     Raises:
-        ValueError: if the weights are published as a difference, which lm-evaluation-harness cannot add; or if the
-            checkpoint has changed since it was resolved.
+        ValueError: if the weights are a delta or an adapter, which lm-evaluation-harness cannot combine with a base; or
+            if the checkpoint has changed since it was resolved.
         FileNotFoundError: if there are no questions under the root.
-        RuntimeError: if lm-evaluation-harness fails; with what it said last.
+        RuntimeError: if lm-evaluation-harness fails; the message ends with its last output.
     """
     if checkpoint.base_folder or checkpoint.base_hub_id or checkpoint.adapter:
-        form = "an adapter of" if checkpoint.adapter else "a difference to"
+        form = "an adapter of" if checkpoint.adapter else "a delta to"
         raise ValueError(
-            f"{checkpoint.name} is published as {form} its base; save the merged model as a folder, and evaluate that."
+            f"{checkpoint.name} is published as {form} its base; save the merged model as a folder and evaluate that."
         )
     require_planned(checkpoint)
     with tempfile.TemporaryDirectory(prefix="harness-questions-") as folder:
         tasks = write_tasks(benchmark, root, Path(folder))
         command = [
-            sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", _weights(checkpoint),
+            sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", _model_arguments(checkpoint),
             "--tasks", ",".join(f"{PREFIX}{benchmark}_{task.name}" for task in tasks), "--include_path", folder,
             "--num_fewshot", str(N_SHOTS[benchmark]), "--batch_size", batch, "--device", device,
             *(["--gen_kwargs", f"max_gen_toks={MOST_ANSWER_TOKENS}"] if benchmark == "bbh" else []),
             "--output_path", f"{folder}/results",
             *(["--limit", str(limit)] if limit else []),
         ]  # fmt: skip
-        said, cut = _follow(command, offline=not checkpoint.hub_id)
-        found = sorted(Path(folder, "results").rglob("results_*.json"))
-        if not found:
-            raise RuntimeError(f"lm-evaluation-harness gave no results for {checkpoint.name}. It said last:\n{said}")
-        require_planned(checkpoint)  # nor changed while it was read
-        return LmEvalRun(json.loads(found[-1].read_text(encoding="utf-8")), tasks, cut)
+        output, cut = _run_process(command, offline=not checkpoint.hub_id)
+        files = sorted(Path(folder, "results").rglob("results_*.json"))
+        if not files:
+            raise RuntimeError(
+                f"lm-evaluation-harness gave no results for {checkpoint.name}. Its last output:\n{output}"
+            )
+        require_planned(checkpoint)  # must not have changed during the run either
+        return LmEvalRun(json.loads(files[-1].read_text(encoding="utf-8")), tasks, cut)
 
 
-def _weights(checkpoint: Checkpoint) -> str:
-    place = checkpoint.hub_id or str(Path(checkpoint.folder).absolute())
-    if "," in place:
-        raise ValueError(f"{place}: lm-evaluation-harness takes no comma in a path; give the folder another name.")
+def _model_arguments(checkpoint: Checkpoint) -> str:
+    location = checkpoint.hub_id or str(Path(checkpoint.folder).absolute())
+    if "," in location:
+        raise ValueError(f"{location}: lm-evaluation-harness takes no comma in a path; rename the folder.")
     revision = f",revision={checkpoint.revision}" if checkpoint.hub_id else ""
-    return f"pretrained={place}{revision},trust_remote_code=False"
+    return f"pretrained={location}{revision},trust_remote_code=False"
 
 
-def _follow(command: list[str], offline: bool) -> tuple[str, bool]:
-    """Run it: the last of what it said, and whether a prompt was cut. Its progress is shown on a terminal."""
+def _run_process(command: list[str], offline: bool) -> tuple[str, bool]:
+    """Run a command; return its last output and whether a prompt was truncated. Output is also shown on a terminal."""
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_OFFLINE": "1"}
     environment |= {"HF_HUB_OFFLINE": "1"} if offline else {}
-    said, cut = "", False
+    output, cut = "", False
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, errors="replace"
     ) as process:
@@ -98,9 +106,9 @@ def _follow(command: list[str], offline: bool) -> tuple[str, bool]:
             if _CUT.search(line):
                 cut = True
                 continue
-            said = (said + line)[-_SAID:]
+            output = (output + line)[-_OUTPUT_TAIL:]
             if sys.stderr.isatty():
                 sys.stderr.write(line)
     if process.returncode:
-        raise RuntimeError(f"lm-evaluation-harness ended with status {process.returncode}. It said last:\n{said}")
-    return said, cut
+        raise RuntimeError(f"lm-evaluation-harness ended with status {process.returncode}. Its last output:\n{output}")
+    return output, cut

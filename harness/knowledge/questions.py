@@ -1,10 +1,10 @@
-"""MMLU and BBH: their categories, and the question files on this machine in the form that lm-evaluation-harness reads.
+"""Write MMLU and BBH questions from the data root as tasks for lm-evaluation-harness; categories and chance levels.
 
-Prompts, few-shot examples and scoring are those of lm-evaluation-harness, whose task files are included; only where the
-questions come from is ours: files under the data root, so that no network is needed.
+Prompts, few-shot examples and scoring are those of lm-evaluation-harness, whose task files are included. Only the
+questions come from files under the data root, so no network is needed.
 
 Source: Hendrycks et al. 2021 (MMLU), Suzgun et al. 2022 (BIG-Bench Hard); categories of Aw et al. 2023 (arXiv
-2312.00575v2), Table 2, as METHODS.md, section 7, assigns them.
+2312.00575v2), Table 2.
 """
 
 from __future__ import annotations
@@ -32,25 +32,28 @@ BBH_CATEGORIES = {
         "word_sorting",
     ),
 }  # fmt: skip
-# Tasks that come in three sizes, of 3, 5 and 7 objects: one task each, with the questions of all three.
+# Tasks with versions for 3, 5 and 7 objects count as one task with the questions of all three.
 _SIZED = re.compile(r"_(three|five|seven)_objects$")
 Benchmark = Literal["mmlu", "bbh", "bbh-choice"]
-# bbh-choice: the likeliest of the answers that a question offers, where bbh is the answer in the model's own words. A
-# model that knows nothing is at chance in the first and at 0 in the second.
+# bbh-choice scores the most likely of the offered answers; bbh scores the answer that the model writes. A model without
+# any knowledge is at chance in the first and at 0 in the second.
 N_SHOTS: dict[Benchmark, int] = {"mmlu": 5, "bbh": 3, "bbh-choice": 3}
 METRICS: dict[Benchmark, str] = {"mmlu": "acc", "bbh": "exact_match", "bbh-choice": "acc"}
-PREFIX = "brain_"  # of our tasks' names, beside lm-evaluation-harness' own
+PREFIX = "brain_"  # distinguishes these task names from lm-evaluation-harness' own
 _LETTERED = re.compile(r"^\([A-Z]\)", re.MULTILINE)
-MOST_ANSWERS = 3  # a task without lettered options and with no more different answers is one of choosing among them
+MOST_ANSWERS = 3  # a task without lettered options is multiple choice if it has at most this many different answers
 
 
 @dataclass(frozen=True)
 class Task:
-    """The questions of one task, or of one size of it.
+    """One task, or one size of it.
 
     Attributes:
-        name: as the files say it. task: with the sizes as one. category: of the benchmark.
-        n: questions. chance: share right by guessing among the answers offered; 0 where any text is an answer.
+        name: name in the question files.
+        task: name with all sizes joined.
+        category: category in the benchmark; "" if unknown.
+        n: number of questions.
+        chance: expected fraction correct when guessing among the offered answers; 0 if answers are free text.
     """
 
     name: str
@@ -61,67 +64,67 @@ class Task:
 
 
 def task_of(benchmark: str, name: str) -> str:
-    """The task that a file or a result is of."""
+    """Return the task that a question file or result belongs to, joining sizes."""
     return name if benchmark == "mmlu" else _SIZED.sub("", name)
 
 
 def category_of(benchmark: str, name: str, root: Path | None = None) -> str:
-    """The category of a task; "" where it is not known (of MMLU: where the data root lacks categories.csv)."""
+    """Return the category of a task; "" if unknown (for MMLU: if the data root lacks categories.csv)."""
     if benchmark == "mmlu":
         return _mmlu_categories(root).get(name, "") if root else ""
     return next((category for category, tasks in BBH_CATEGORIES.items() if task_of("bbh", name) in tasks), "")
 
 
 def write_tasks(benchmark: Benchmark, root: Path, folder: Path) -> list[Task]:
-    """Write one task file for each task, and its questions, into a folder for `lm_eval --include_path`.
+    """Write a task file and the questions of each task into a folder for `lm_eval --include_path`.
 
     Args:
-        benchmark: which.
-        root: the data root; questions lie in root/mmlu/test, root/mmlu/dev and root/bbh/bbh.
-        folder: where to.
+        benchmark: benchmark to write.
+        root: the data root, with questions in root/mmlu/test, root/mmlu/dev and root/bbh/bbh.
+        folder: output folder.
 
     Raises:
-        FileNotFoundError: if there are no questions under the root; where they are published.
+        FileNotFoundError: if there are no questions under the root; the message says where they are published.
         ModuleNotFoundError: if lm-evaluation-harness is not installed.
     """
     tasks = []
-    for name, parts in sorted((_mmlu if benchmark == "mmlu" else _bbh)(root)):
-        offered = _offered(parts["test"]) if benchmark == "bbh-choice" else []
+    for name, splits in sorted((_mmlu if benchmark == "mmlu" else _bbh)(root)):
+        offered = _offered(splits["test"]) if benchmark == "bbh-choice" else []
         if benchmark == "bbh-choice" and not offered:
-            continue  # any text is an answer
-        for row, choices in zip(parts["test"], offered, strict=False):
+            continue  # free-text answers
+        for row, choices in zip(splits["test"], offered, strict=False):
             row["choices"] = choices
-        files = {part: str(folder / f"{name}.{part}.jsonl") for part in parts}
-        for part, rows in parts.items():
-            Path(files[part]).write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        files = {split: str(folder / f"{name}.{split}.jsonl") for split in splits}
+        for split, rows in splits.items():
+            Path(files[split]).write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
         task = {
-            "include": str(_theirs(benchmark, name)), "task": f"{PREFIX}{benchmark}_{name}", "tag": None,
+            "include": str(_included_task_file(benchmark, name)), "task": f"{PREFIX}{benchmark}_{name}", "tag": None,
             "dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files},
-            **(_of_choice(_theirs(benchmark, name)) if offered else {}),
+            **(_multiple_choice_settings(_included_task_file(benchmark, name)) if offered else {}),
         }  # fmt: skip
         (folder / f"{name}.yaml").write_text(json.dumps(task), encoding="utf-8")  # JSON is YAML
-        rows = parts["test"]
+        rows = splits["test"]
         tasks.append(Task(
             name, task_of(benchmark, name), category_of(benchmark, name, root), len(rows), chance(benchmark, rows)
         ))  # fmt: skip
     return tasks
 
 
-def _theirs(benchmark: str, name: str) -> Path:
-    """The task file of lm-evaluation-harness."""
+def _included_task_file(benchmark: str, name: str) -> Path:
+    """Return the path of lm-evaluation-harness' own task file."""
     import importlib.util
 
-    found = importlib.util.find_spec("lm_eval")
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec("lm_eval")
+    if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
             "lm-evaluation-harness is not installed: pip install 'brain-alignment-harness[knowledge]'."
         )
-    tasks = Path(found.submodule_search_locations[0]) / "tasks"
+    tasks = Path(spec.submodule_search_locations[0]) / "tasks"
     return tasks / (f"mmlu/default/mmlu_{name}.yaml" if benchmark == "mmlu" else f"bbh/fewshot/{name}.yaml")
 
 
 def chance(benchmark: str, rows: list[dict[str, Any]]) -> float:
-    """Share right by guessing: one of four, one of the lettered options, or one of a few answers such as yes and no."""
+    """Expected fraction correct when guessing: 1 of 4, 1 of the lettered options, or 1 of a few answers (yes, no)."""
     if benchmark == "mmlu":
         return 0.25
     offered = _offered(rows)
@@ -129,7 +132,7 @@ def chance(benchmark: str, rows: list[dict[str, Any]]) -> float:
 
 
 def _offered(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """The answers that each question of a BBH task offers; [] where any text is one."""
+    """Return the answers that each question of a BBH task offers; [] if answers are free text."""
     lettered = [_LETTERED.findall(row["input"]) for row in rows]
     if all(lettered):
         return lettered
@@ -137,11 +140,11 @@ def _offered(rows: list[dict[str, Any]]) -> list[list[str]]:
     return [answers] * len(rows) if len(answers) <= MOST_ANSWERS else []
 
 
-def _of_choice(theirs: Path) -> dict[str, Any]:
-    """What makes a task of theirs that asks for an answer one of choosing; the answer's text stands for its place."""
+def _multiple_choice_settings(task_file: Path) -> dict[str, Any]:
+    """Return settings that turn one of their free-answer tasks into multiple choice over the answers' texts."""
     import yaml
 
-    samples = yaml.safe_load(theirs.read_text(encoding="utf-8"))["fewshot_config"]["samples"]
+    samples = yaml.safe_load(task_file.read_text(encoding="utf-8"))["fewshot_config"]["samples"]
     samples = [sample | {"choices": [sample["target"]]} for sample in samples]
     return {
         "output_type": "multiple_choice", "doc_to_choice": "choices", "generation_kwargs": None,
@@ -164,7 +167,7 @@ def _mmlu(root: Path) -> Iterator[tuple[str, dict[str, list[dict[str, Any]]]]]:
 
 
 def _questions(file: Path) -> list[dict[str, Any]]:
-    """Text stays text: a choice that reads "None" or "0.50" is that."""
+    """Read questions as text: a choice that reads "None" or "0.50" stays as it is."""
     with file.open(encoding="utf-8", newline="") as stream:
         return [
             {

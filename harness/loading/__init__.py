@@ -1,1 +1,1 @@
-"""A checkpoint -> a model in memory, whole and checked."""
+"""Load a checkpoint into memory and check that it is complete."""

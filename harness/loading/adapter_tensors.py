@@ -1,6 +1,6 @@
-"""The tensors of an adapter: from its own file, or out of a checkpoint that was saved before its adapter was merged.
+"""Read an adapter's tensors, from the adapter's own file or from a checkpoint that was saved before merging.
 
-Names are those of PEFT: "base_model.model.", the path of the layer, and what the tensor is in it (lora_A.weight).
+Names are those of PEFT: "base_model.model.", the path of the layer, and the tensor's role in it (lora_A.weight).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from harness.checkpoints import adapter_config, weights
 
 PREFIX = "base_model.model."
 TO_SAVE = ".modules_to_save."
-DEFAULT = "default"  # PEFT's own name of an adapter that has none
-# What else PEFT puts into the names of a model that it has wrapped: a layer's own weights, and those before training.
+DEFAULT = "default"  # PEFT's name for an adapter that was given none
+# Other infixes that PEFT puts into the names of a wrapped model: a layer's own weights, and those before training.
 _BASE_LAYER, _ORIGINAL = ".base_layer.", ".original_module."
 _TRAINED = re.compile(r"\.((?:lora|ia3|hada|lokr|oft|boft|vera|vblora|trainable_tokens)_\w+)\.([^.]+)(?=\.|$)")
 
 
 def read(folder: Path, name: str, allow_pickle: bool = False) -> dict[str, Any]:
-    """The tensors of an adapter, by their names in its file.
+    """Read the tensors of an adapter, keyed by their names in its file.
 
     Raises:
-        FileNotFoundError: if there are none, or only a pickle and this is not allowed.
+        FileNotFoundError: if there are none, or only a pickle while pickles are not allowed.
         ValueError: if the file is damaged.
     """
     file = adapter_config.weights_file(folder, name, allow_pickle)
@@ -34,62 +34,64 @@ def read(folder: Path, name: str, allow_pickle: bool = False) -> dict[str, Any]:
 
 
 def _without_copies(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """PEFT stores embeddings that grew under two names, and as they were before; one of the trained is kept."""
+    """Keep one copy of each tensor. PEFT stores trained embeddings under two names, with and without TO_SAVE."""
     if not tensors:
         raise ValueError(f"{name}: the adapter's file holds no tensors; save the adapter again.")
-    made: dict[str, Any] = {}
+    unique: dict[str, Any] = {}
     for key, tensor in tensors.items():
-        short = key.replace(TO_SAVE, ".")
-        if short in made and not made[short].equal(tensor):
-            raise ValueError(f"{name}: the adapter holds two different tensors for {short}; save it again.")
-        made[short] = tensor
-    return made
+        short_key = key.replace(TO_SAVE, ".")
+        if short_key in unique and not unique[short_key].equal(tensor):
+            raise ValueError(f"{name}: the adapter holds two different tensors for {short_key}; save it again.")
+        unique[short_key] = tensor
+    return unique
 
 
 # --- a whole checkpoint that was saved before its adapter was merged --------------------------------------------------
 
 
 def is_unmerged(tensors: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint has names that PEFT gives to a model while an adapter is trained."""
+    """Whether a checkpoint has the tensor names that PEFT uses while an adapter is being trained."""
     return any(key.startswith(PREFIX) or _BASE_LAYER in key or _TRAINED.search(key) for key in tensors)
 
 
-def first_apart(tensors: Mapping[str, Any]) -> str:
-    """The first tensor of an adapter, or of a layer that an adapter was attached to; "" where there is none."""
-    apart = (key for key in tensors if _BASE_LAYER in key or TO_SAVE in key or _TRAINED.search(key))
-    return next((key.removeprefix(PREFIX) for key in apart), "")
+def first_adapter_key(tensors: Mapping[str, Any]) -> str:
+    """Name of the first tensor that belongs to an adapter or to an adapted layer; "" if there is none."""
+    keys = (key for key in tensors if _BASE_LAYER in key or TO_SAVE in key or _TRAINED.search(key))
+    return next((key.removeprefix(PREFIX) for key in keys), "")
 
 
-def taken_apart(tensors: Mapping[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The tensors of the base by their own names, and those of the adapter as its file would name them.
+def split_unmerged(tensors: Mapping[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split an unmerged checkpoint into the base's tensors and the adapter's, each under its usual names.
 
     Args:
-        tensors: of a checkpoint that `is_unmerged`.
-        name: of the model, for messages.
+        tensors: tensors of a checkpoint for which `is_unmerged` holds.
+        name: model name, for messages.
 
     Raises:
-        ValueError: if it holds several adapters.
+        ValueError: if the checkpoint holds several adapters.
     """
     base: dict[str, Any] = {}
     adapter: dict[str, Any] = {}
-    kinds: set[str] = set()
+    adapter_names: set[str] = set()
     for key, tensor in tensors.items():
-        bare = key.removeprefix(PREFIX)
-        if trained := _TRAINED.search(f".{bare}"):
-            kinds.add(trained[2] if trained[2] not in {"weight", "bias"} else DEFAULT)
-            short = bare.replace(f"{trained[1]}.{trained[2]}", trained[1], 1) if trained[2] != "weight" else bare
-            # The only one whose file has no word for the tensor in its layer.
-            adapter[PREFIX + short.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")] = tensor
-        elif TO_SAVE in bare:
-            module, rest = bare.split(TO_SAVE, 1)
-            kind, _, attribute = rest.partition(".")
-            kinds.add(kind)
+        bare_key = key.removeprefix(PREFIX)
+        if trained := _TRAINED.search(f".{bare_key}"):
+            adapter_names.add(trained[2] if trained[2] not in {"weight", "bias"} else DEFAULT)
+            file_key = (
+                bare_key.replace(f"{trained[1]}.{trained[2]}", trained[1], 1) if trained[2] != "weight" else bare_key
+            )
+            # DoRA's magnitude vector is the only tensor that PEFT saves without ".weight".
+            adapter[PREFIX + file_key.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")] = tensor
+        elif TO_SAVE in bare_key:
+            module, rest = bare_key.split(TO_SAVE, 1)
+            adapter_name, _, attribute = rest.partition(".")
+            adapter_names.add(adapter_name)
             adapter[f"{PREFIX}{module}.{attribute}"] = tensor
         else:
-            base[bare.replace(_BASE_LAYER, ".").replace(_ORIGINAL, ".")] = tensor
-    if len(kinds) > 1:
+            base[bare_key.replace(_BASE_LAYER, ".").replace(_ORIGINAL, ".")] = tensor
+    if len(adapter_names) > 1:
         raise ValueError(
-            f"{name}: it holds {len(kinds)} adapters ({', '.join(sorted(kinds))}) that are not merged; merge one "
-            "(merge_and_unload) and save the model again."
+            f"{name}: the checkpoint holds {len(adapter_names)} unmerged adapters "
+            f"({', '.join(sorted(adapter_names))}); merge one (merge_and_unload) and save the model again."
         )
     return base, adapter

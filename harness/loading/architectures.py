@@ -1,7 +1,6 @@
-"""A checkpoint's folder -> what kind of model it is: configuration, tokenizer, class in transformers, special ids.
+"""Read what kind of model a checkpoint's folder holds: configuration, tokenizer, transformers class, special ids.
 
-A family that has both forms (BERT) is what its configuration says: a decoder where `is_decoder` is set, else an
-encoder.
+For a family that has both forms (BERT), the configuration decides: a decoder if `is_decoder` is set, else an encoder.
 """
 
 from __future__ import annotations
@@ -19,61 +18,63 @@ from harness.protocol import Dtype
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model before its weights.
+    """A model without its weights.
 
-    described: its configuration in our terms. special: ids put around a text. notes: sentences on what was not used as
-    the files say, or not as transformers would.
+    Attributes:
+        model_config: the configuration in the harness's terms.
+        tokenizer: fast tokenizer of transformers.
+        special: ids put around a text.
+        notes: sentences on what was used otherwise than the files state, or than transformers would use it.
     """
 
-    described: ModelConfig
+    model_config: ModelConfig
     tokenizer: Any
     special: SpecialIds
     notes: tuple[str, ...] = ()
 
     @property
     def stack(self) -> Stack:
-        """What it is made of."""
-        return self.described.stack
+        """Decoder, encoder or encoder-decoder."""
+        return self.model_config.stack
 
     @property
     def config(self) -> Any:
-        """The configuration that the class of the model takes."""
-        return self.described.config
+        """The configuration that the model's class takes."""
+        return self.model_config.config
 
     @property
     def model_class(self) -> Any:
-        """The class of transformers that holds the weights; an encoder's with its head, so that no pooler is drawn."""
-        return self.described.kind
+        """The transformers class for the weights; for an encoder the class with its head, which adds no pooler."""
+        return self.model_config.kind
 
     def skeleton(self, dtype: Dtype) -> Any:
-        """The model without numbers, on the meta device: what it will take, exactly."""
+        """Build the model on the meta device, without memory for its weights."""
         with torch.device("meta"):
-            return self.drawn(dtype)
+            return self.random_model(dtype)
 
-    def drawn(self, dtype: Dtype) -> Any:
-        """The model with random weights."""
+    def random_model(self, dtype: Dtype) -> Any:
+        """Build the model with randomly initialised weights."""
         return self.model_class._from_config(self.config, dtype=torch_dtype(dtype))
 
 
 def torch_dtype(dtype: Dtype) -> torch.dtype:
-    """Of what is not in 8 bits; bfloat16 beside int8, since some families leave float16's range."""
-    found: torch.dtype = getattr(torch, "bfloat16" if dtype == "int8" else dtype)
-    return found
+    """The torch type of all weights that are not int8; bfloat16 beside int8, since some families overflow float16."""
+    return getattr(torch, "bfloat16" if dtype == "int8" else dtype)  # type: ignore[no-any-return]
 
 
 def read(folder: str, name: str = "", tokenizer_folder: str = "") -> Architecture:
-    """The architecture of a folder.
+    """Read the architecture of a folder.
 
     Args:
-        folder: with config.json.
-        name: of the model, for messages.
-        tokenizer_folder: with the tokenizer, where it is another one (an adapter's).
+        folder: folder with config.json.
+        name: model name, for messages.
+        tokenizer_folder: folder with the tokenizer if it is another one (an adapter's).
 
     Raises:
-        FileNotFoundError, ValueError: as `model_configs.load`, `published_tokenizers.load` and `special_ids.around`.
+        FileNotFoundError, ValueError: see `model_configs.load`, `tokenizers.load` and `special_ids.around`.
     """
-    described = model_configs.load(folder, name or folder)
-    published = tokenizers.load(tokenizer_folder or folder, described.config)
-    special = special_ids.around(described, published.tokenizer)
+    model_config = model_configs.load(folder, name or folder)
+    published = tokenizers.load(tokenizer_folder or folder, model_config.config)
+    special = special_ids.around(model_config, published.tokenizer)
     notes = (*([published.note] if published.note else []), *special.notes)
-    return Architecture(described, published.tokenizer, special, notes)
+    return Architecture(model_config, published.tokenizer, special, notes)

@@ -1,8 +1,8 @@
-"""The transformer blocks of a model's stack, in the order in which a text passes through them.
+"""Find the transformer blocks of a model's stack, in the order in which they are applied, and record their states.
 
-transformers says of most families which class their blocks are. Where it does not, they are the outermost list of
-modules that is as long as the configuration says. Some families apply one block several times (ALBERT): what counts is
-how often a block is applied, so that layer k is the output of the k-th application.
+For most families transformers names the class of the blocks. Otherwise the blocks are the outermost list of modules
+whose length is the number of blocks in the configuration. Some families apply one block several times (ALBERT): layers
+count applications, so that layer k is the output of the k-th application.
 """
 
 from __future__ import annotations
@@ -21,35 +21,37 @@ from harness.checkpoints import model_configs
 
 @dataclass(frozen=True)
 class Blocks:
-    """Where the hidden states of a stack can be taken.
+    """Where to record the hidden states of a stack.
 
-    first: the module whose input is layer 0, the embeddings. modules: those whose outputs are the layers after it, each
-    once. form: what makes a state (sequence, token, hidden) of what these take and give.
+    Attributes:
+        first: the module whose input is layer 0, the embeddings.
+        modules: the modules whose outputs are the layers after it, each module once.
+        to_states: converts their inputs and outputs to states (sequence, token, hidden).
     """
 
     first: Any
     modules: Sequence[Any]
-    form: Callable[[torch.Tensor], torch.Tensor]
+    to_states: Callable[[torch.Tensor], torch.Tensor]
 
 
-def plain(state: torch.Tensor) -> torch.Tensor:
-    """(sequence, token, hidden); families with several residual streams (sequence, token, stream, hidden) keep all."""
+def flat_streams(state: torch.Tensor) -> torch.Tensor:
+    """(sequence, token, hidden); several residual streams (sequence, token, stream, hidden) are concatenated."""
     return state.flatten(2) if state.dim() > 3 else state
 
 
 def _active_stream(state: torch.Tensor) -> torch.Tensor:
-    """Gemma 3n: of (stream, sequence, token, hidden) the stream that its blocks compute; others are only corrected."""
+    """Gemma 3n: of (stream, sequence, token, hidden), the stream that its blocks compute; others are only corrected."""
     return state[0] if state.dim() > 3 else state
 
 
-_FORMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"gemma3n_text": _active_stream}
+_TO_STATES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"gemma3n_text": _active_stream}
 
 
 def stack_of(model: Any, which: str) -> Any:
-    """The module that holds a stack of text.
+    """The module of a model's text encoder or decoder.
 
     Args:
-        model: of transformers, with or without its head.
+        model: transformers model, with or without its head.
         which: "encoder" or "decoder".
     """
     if model.config.is_encoder_decoder:
@@ -69,66 +71,66 @@ def body(model: Any) -> Any:
 
 
 def n_embeddings(model: Any) -> int:
-    """How many token ids a model knows."""
+    """Number of token ids of a model."""
     embeddings = model.get_input_embeddings()
     return int(getattr(embeddings, "num_embeddings", 0) or embeddings.weight.shape[0])
 
 
 def blocks_of(model: Any, which: str) -> Blocks:
-    """The blocks of a stack of a model.
+    """Find the blocks of a model's stack.
 
     Args:
-        model: of transformers.
+        model: transformers model.
         which: "encoder" or "decoder".
 
     Raises:
-        ValueError: if none are found.
+        ValueError: if no blocks are found.
     """
     stack = stack_of(model, which)
     family = getattr(stack, "config", model.config).model_type
-    if family in _OF_FAMILY:
-        return _OF_FAMILY[family](stack)
+    if family in _BY_FAMILY:
+        return _BY_FAMILY[family](stack)
     n_blocks = model_configs.n_blocks(model.config, which)
-    found = _recorded(stack) or _listed(stack, n_blocks)
-    if not found:
-        raise ValueError(f"{family}: no list of {n_blocks} blocks was found in {type(stack).__name__}.")
-    return Blocks(found[0], found, _FORMS.get(family, plain))
+    modules = _by_recorded_class(stack) or _by_length(stack, n_blocks)
+    if not modules:
+        raise ValueError(f"{family}: {type(stack).__name__} has no list of {n_blocks} blocks, as config.json states.")
+    return Blocks(modules[0], modules, _TO_STATES.get(family, flat_streams))
 
 
-def _of_norms(stack: Any) -> Blocks:
-    """XLM and FlauBERT have no module for a block: its last part is a norm."""
-    return Blocks(stack.attentions[0], list(stack.layer_norm2), plain)
+def _by_norms(stack: Any) -> Blocks:
+    """XLM and FlauBERT have no module per block; the last operation of each block is a norm."""
+    return Blocks(stack.attentions[0], list(stack.layer_norm2), flat_streams)
 
 
-def _of_full_length(stack: Any) -> Blocks:
-    """Funnel halves the text between its groups of blocks: the first group and the decoder have a state per token."""
+def _at_full_length(stack: Any) -> Blocks:
+    """Funnel halves the text between its groups of blocks; only the first group and the decoder keep all tokens."""
     encoder = list(stack.encoder.blocks[0])
-    return Blocks(encoder[0], [*encoder, *stack.decoder.layers], plain)
+    return Blocks(encoder[0], [*encoder, *stack.decoder.layers], flat_streams)
 
 
-_OF_FAMILY: dict[str, Callable[[Any], Blocks]] = {
-    "xlm": _of_norms, "flaubert": _of_norms, "funnel": _of_full_length,
+_BY_FAMILY: dict[str, Callable[[Any], Blocks]] = {
+    "xlm": _by_norms, "flaubert": _by_norms, "funnel": _at_full_length,
 }  # fmt: skip
 
 
-def _recorded(stack: Any) -> list[Any]:
+def _by_recorded_class(stack: Any) -> list[Any]:
     """Modules of the classes whose outputs transformers records as hidden states."""
     from transformers.utils.output_capturing import OutputRecorder
 
     stated = (getattr(stack, "_can_record_outputs", None) or {}).get("hidden_states")
     classes = []
-    for each in stated if isinstance(stated, (list, tuple)) else [stated]:
-        if isinstance(each, OutputRecorder):
-            if each.layer_name or each.index or not each.target_class:
+    for recorder in stated if isinstance(stated, (list, tuple)) else [stated]:
+        if isinstance(recorder, OutputRecorder):
+            if recorder.layer_name or recorder.index or not recorder.target_class:
                 return []
-            classes.append(each.target_class)
-        elif isinstance(each, type):
-            classes.append(each)
+            classes.append(recorder.target_class)
+        elif isinstance(recorder, type):
+            classes.append(recorder)
     return list(_outermost(stack, tuple(classes), is_top=True)) if classes else []
 
 
 def _outermost(module: Any, classes: tuple[type, ...], *, is_top: bool = False) -> Iterator[Any]:
-    """Modules of some classes that are in no other of them; parts that are models of their own are left out."""
+    """Modules of some classes that are not inside another of them; nested models are not searched."""
     from transformers import PreTrainedModel
 
     if isinstance(module, classes):
@@ -138,7 +140,7 @@ def _outermost(module: Any, classes: tuple[type, ...], *, is_top: bool = False) 
             yield from _outermost(child, classes)
 
 
-def _listed(stack: Any, n_blocks: int) -> list[Any]:
+def _by_length(stack: Any, n_blocks: int) -> list[Any]:
     for module in stack.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == n_blocks:
             return list(module)
@@ -150,17 +152,17 @@ def _listed(stack: Any, n_blocks: int) -> list[Any]:
 
 @contextmanager
 def recorded(blocks: Blocks, keep: Callable[[torch.Tensor], None]) -> Iterator[None]:
-    """While open, each forward pass gives `keep` the states of all layers, in order: (sequence, token, hidden)."""
-    is_begun = False
+    """While open, a forward pass calls `keep` with each layer's states (sequence, token, hidden), in order."""
+    has_started = False
 
     def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        nonlocal is_begun
-        if not is_begun:
-            is_begun = True
-            keep(blocks.form(_first_tensor(args or kwargs.get("hidden_states", list(kwargs.values())))))
+        nonlocal has_started
+        if not has_started:
+            has_started = True
+            keep(blocks.to_states(_first_tensor(args or kwargs.get("hidden_states", list(kwargs.values())))))
 
     def after(_: Any, __: Any, output: Any) -> None:
-        keep(blocks.form(_first_tensor(output)))
+        keep(blocks.to_states(_first_tensor(output)))
 
     handles = [blocks.first.register_forward_pre_hook(before, with_kwargs=True)]
     handles += [module.register_forward_hook(after) for module in blocks.modules]
@@ -172,22 +174,22 @@ def recorded(blocks: Blocks, keep: Callable[[torch.Tensor], None]) -> Iterator[N
 
 
 def _first_tensor(value: Any) -> Any:
-    """What a block takes or gives: a tensor, or the first of a tuple, a list or a record of transformers."""
+    """A block's input or output: a tensor, or the first item of a tuple, a list or a transformers output."""
     while not isinstance(value, torch.Tensor):
-        parts = value if isinstance(value, (tuple, list)) else value.to_tuple()
-        value = next(part for part in parts if part is not None)
+        items = value if isinstance(value, (tuple, list)) else value.to_tuple()
+        value = next(item for item in items if item is not None)
     return value
 
 
 def call(module: Any, **arguments: Any) -> Any:
-    """Run a module of transformers with those of the arguments that it takes; families differ in which they do."""
-    taken = _arguments(type(module).forward)
-    return module(**arguments if taken is None else {key: arguments[key] for key in arguments if key in taken})
+    """Call a transformers module, dropping arguments that its forward does not take; families differ in these."""
+    names = _arguments(type(module).forward)
+    return module(**arguments if names is None else {key: arguments[key] for key in arguments if key in names})
 
 
 @cache
 def _arguments(forward: Callable[..., Any]) -> frozenset[str] | None:
-    """Names of the arguments of a forward; None where it takes any."""
+    """Argument names of a forward method; None if it takes any."""
     parameters = inspect.signature(forward).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return None

@@ -1,7 +1,7 @@
-"""A checkpoint's folder -> a model and its tokenizer, loaded and ready to read.
+"""Load a checkpoint's model and tokenizer, ready to extract features.
 
-No remote code, and safetensors unless pickles are asked for: a checkpoint is data. What it will take is known before
-anything is read, and it is read once, tensor by tensor, straight to where it stays.
+No remote code runs, and weights are safetensors unless pickles are allowed. Memory is checked before any weight is
+loaded; each tensor is then read once, directly onto its device.
 """
 
 from __future__ import annotations
@@ -26,27 +26,28 @@ from harness.text import tokens
 
 # T5 v1.1 has relative positions and no limit of its own; it was trained on 512 tokens.
 T5_CONTEXT = 512
-# Recurrent decoders (Mamba, RWKV) and some with relative positions state no limit: the protocol's window is theirs.
+# Recurrent decoders (Mamba, RWKV) and some with relative positions state no limit; the protocol's window applies.
 NO_LIMIT = 2**20
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A loaded model with its tokenizer, ready to read.
+    """A loaded model with its tokenizer.
 
     Attributes:
-        model: of transformers; of an encoder the stack alone, without its head.
-        stack: what it is made of.
-        prefix: ids put before a text once: BOS for decoders (so that a first word has a surprisal), the start token of
-            an encoder-decoder's decoder, CLS for an encoder.
-        limit: tokens of one window, prefix and suffix included.
-        device: where token ids go; of a model on several GPUs the first.
+        model: transformers model; for an encoder the stack without its head.
+        tokenizer: fast tokenizer of transformers.
+        stack: decoder, encoder or encoder-decoder.
+        prefix: ids put once before a text: BOS for decoders (so that the first word has a surprisal), the decoder's
+            start token for an encoder-decoder, CLS for an encoder.
+        limit: maximum tokens of one window, prefix and suffix included.
+        device: device for token ids; for a model on several GPUs the first.
         suffix: ids put after a text: SEP for an encoder, the end of sequence for T5's encoder, none for decoders.
         dtype: precision of the weights.
-        source_prefix: ids put before what the encoder of an encoder-decoder reads (none for T5).
-        notes: sentences on what was not used as the files say, or not as transformers would.
-        is_padded: whether texts of different lengths may stand in one batch.
-        quantization: what stays of quantised weights while it computes, in words; "" where they were dequantised.
+        source_prefix: ids put before the encoder's input of an encoder-decoder (none for T5).
+        notes: sentences on what was used otherwise than the files state, or than transformers would use it.
+        is_padded: whether one batch may hold texts of different lengths.
+        quantization: describes weights that stay quantised in computation; "" if there are none.
     """
 
     model: Any
@@ -64,27 +65,31 @@ class LoadedModel:
 
     @property
     def is_encoder_decoder(self) -> bool:
-        """Whether a text may stand in the encoder and in the decoder."""
+        """Whether the model has both an encoder and a decoder."""
         return self.stack == "encoder-decoder"
 
     @property
     def n_embeddings(self) -> int:
-        """How many token ids the model knows."""
+        """Number of token ids of the model."""
         return blocks.n_embeddings(self.model)
 
     @cached_property
     def openings(self) -> Integers:
-        """The tokens that begin with a space (`tokens.openings`), of those that the model knows."""
-        found = tokens.word_initial_tokens(self.tokenizer)
-        return found[found < self.n_embeddings]
+        """Ids of the word-initial tokens (`tokens.word_initial_tokens`) that the model has embeddings for."""
+        ids = tokens.word_initial_tokens(self.tokenizer)
+        return ids[ids < self.n_embeddings]
 
     @property
     def before_source(self) -> tuple[int, ...]:
-        """Ids put before what an encoder reads."""
+        """Ids put before the encoder's input."""
         return self.prefix if self.stack == "encoder" else self.source_prefix
 
     def encode(self, context: Context, *, in_chat: bool = False) -> Tokens:
-        """The context in this model's tokens; ValueError where its tokenizer does not fit it or the text."""
+        """Tokenise a context, as a user's turn of the chat template if `in_chat`.
+
+        Raises:
+            ValueError: if the tokenizer does not fit the model or the text.
+        """
         if in_chat:
             context = tokens.in_chat(context, self.tokenizer)
         return tokens.encode(context, self.tokenizer, self.n_embeddings)
@@ -100,106 +105,123 @@ def load(
     max_memory: Mapping[str, int] | None = None,
     allow_pickle: bool = False,
 ) -> LoadedModel:
-    """Load a checkpoint, or its untrained twin.
+    """Load a checkpoint, or its untrained control.
 
-    A checkpoint with a `base_folder` is a difference or an adapter: base and difference are added, or the adapter is
-    merged, in float32.
+    A checkpoint with a `base_folder` is a difference or an adapter, which is added to or merged into its base in
+    float32.
 
     Args:
         checkpoint: a resolved checkpoint.
         device: "cpu", "cuda" or "cuda:N".
-        untrained_seed: seed of the re-initialised weights; None loads the trained ones.
+        untrained_seed: seed of the random initialisation; None loads the trained weights.
         dtype: precision of the weights (`precision.dtype_of` chooses). "int8" is LLM.int8() of bitsandbytes: linear
-            layers in 8 bits, the rest in bfloat16, on CUDA alone.
-        n_gpus: over so many GPUs, cuda:0 and those after it, blocks in turn; only with device "cuda".
-        max_memory: device ("cuda:0", "cpu") -> bytes that may be taken there; None takes what is free.
-        allow_pickle: whether pickled weights are read where there are no safetensors (`weights.read`).
+            layers in 8 bits, the rest in bfloat16; CUDA only.
+        n_gpus: number of GPUs, from cuda:0 on, which get consecutive blocks; only with device "cuda".
+        max_memory: device ("cuda:0", "cpu") -> bytes that may be used; None for all that is free.
+        allow_pickle: whether to read pickled weights where there are no safetensors (`weights.read`).
 
     Raises:
-        ValueError: if the folder cannot be loaded; if weights are missing, of another shape (transformers would draw
-            them at random), not finite or all zero; if the model is no decoder, no encoder and not of the T5 family, or
-            a decoder that sees what is to come; if the tokenizer does not fit it; if its family is not read in this
-            precision; if a GPU or a library is not there.
-        room.NoRoomError: if it does not fit into memory; nothing has been read then.
+        ValueError: if the folder cannot be loaded; if weights are missing, have another shape, are not finite or all
+            zero; if a decoder uses later tokens; if the tokenizer does not fit the model; if the family cannot be
+            computed in this precision; or if a GPU or a library is not available.
+        memory.InsufficientMemoryError: if it does not fit into memory; no weight has been loaded then.
     """
-    from transformers.utils import logging as reports
-
-    reports.set_verbosity_error()
-    reports.disable_progress_bar()
+    _silence_transformers()
     devices = allocation.devices(device, n_gpus, dtype)
-    try:
-        architecture = architectures.read(checkpoint.config_folder, checkpoint.name, checkpoint.tokenizer_folder)
-        skeleton = architecture.skeleton(dtype)
-    except Exception as error:
-        raise _not_loaded(checkpoint, error) from error
+    architecture, skeleton = _architecture(checkpoint, dtype)
     settings = quantization.stated(architecture.config.to_dict())
     precision.dtype_of(checkpoint.family, architecture.stack, checkpoint.n_parameters, dtype)
     checks.require_fit(checkpoint.name, architecture.tokenizer, skeleton)
-    where = allocation.places(
-        checkpoint.name, architecture, skeleton, dtype, devices, max_memory or {}, drawn=untrained_seed is not None
+    is_untrained = untrained_seed is not None
+    device_by_module = allocation.assign(
+        checkpoint.name, architecture, skeleton, dtype, devices, max_memory or {}, is_untrained=is_untrained
     )
     try:
         if untrained_seed is not None:
-            model = _drawn(architecture, untrained_seed, dtype, where)
+            model = _untrained(architecture, untrained_seed, dtype, device_by_module)
         else:
-            model = trained.load(architecture, skeleton, checkpoint, dtype, where, allow_pickle)
+            model = trained.load(architecture, skeleton, checkpoint, dtype, device_by_module, allow_pickle)
     except Exception as error:
-        raise _not_loaded(checkpoint, error) from error
+        raise _loading_error(checkpoint, error) from error
+    first_device = torch.device(devices[0])
     if architecture.stack == "decoder":
-        checks.require_causal(checkpoint.name, model, torch.device(devices[0]), dtype)
+        checks.require_causal(checkpoint.name, model, first_device, dtype)
+    quantised = "" if is_untrained else quantization.computed_in(settings)
+    return _loaded_model(architecture, model, first_device, dtype, quantised)
+
+
+def _silence_transformers() -> None:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def _architecture(checkpoint: Checkpoint, dtype: Dtype) -> tuple[Architecture, Any]:
+    """A checkpoint's architecture, and its model on the meta device."""
+    try:
+        architecture = architectures.read(checkpoint.config_folder, checkpoint.name, checkpoint.tokenizer_folder)
+        return architecture, architecture.skeleton(dtype)
+    except Exception as error:
+        raise _loading_error(checkpoint, error) from error
+
+
+def _loaded_model(
+    architecture: Architecture, model: Any, device: torch.device, dtype: Dtype, quantised: str
+) -> LoadedModel:
     return LoadedModel(
         model=model,
         tokenizer=architecture.tokenizer,
         stack=architecture.stack,
         prefix=architecture.special.prefix,
         limit=_limit(architecture, model),
-        device=torch.device(devices[0]),
+        device=device,
         suffix=architecture.special.suffix,
         dtype=dtype,
         source_prefix=architecture.special.source_prefix,
         notes=architecture.notes,
-        is_padded=not _changes_with_padding(model, architecture.stack, torch.device(devices[0])),
-        quantization="" if untrained_seed is not None else quantization.computed_in(settings),
+        is_padded=not _changes_with_padding(model, architecture.stack, device),
+        quantization=quantised,
     )
 
 
 def _changes_with_padding(model: Any, stack: Stack, device: torch.device) -> bool:
-    run = model.get_encoder() if stack == "encoder-decoder" else blocks.body(model)
+    module = model.get_encoder() if stack == "encoder-decoder" else blocks.body(model)
 
-    def states(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        found = blocks.call(run, input_ids=ids, attention_mask=mask, use_cache=False)
-        return found.last_hidden_state  # type: ignore[no-any-return]
+    def hidden_states(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        output = blocks.call(module, input_ids=ids, attention_mask=mask, use_cache=False)
+        return output.last_hidden_state  # type: ignore[no-any-return]
 
-    return changes_with_padding(states, blocks.n_embeddings(model), device)
+    return changes_with_padding(hidden_states, blocks.n_embeddings(model), device)
 
 
-def _not_loaded(checkpoint: Checkpoint, error: Exception) -> ValueError:
+def _loading_error(checkpoint: Checkpoint, error: Exception) -> ValueError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix(f"{checkpoint.name}: ")
-    if isinstance(error, KeyError):  # a table of transformers': of activations, kinds of positions, ...
-        reason = f"config.json names {reason}, which transformers does not know there"
+    if isinstance(error, KeyError):  # missing in one of transformers' tables (activations, position types, ...)
+        reason = f"config.json names {reason}, which transformers does not know for that setting"
     elif "Padding_idx" in reason:
         reason = "pad_token_id of config.json is past the embeddings; copy config.json again"
     return ValueError(f"{checkpoint.name}: cannot be loaded from {checkpoint.folder}: {reason}")
 
 
-def _drawn(architecture: Architecture, seed: int, dtype: Dtype, where: dict[str, str]) -> Any:
-    """The untrained model: weights drawn on the CPU, where they depend on the seed and not on the card."""
+def _untrained(architecture: Architecture, seed: int, dtype: Dtype, device_by_module: dict[str, str]) -> Any:
+    """The untrained control. Weights are initialised on the CPU, so that they depend on the seed and not on the GPU."""
     if dtype == "int8":
-        raise ValueError("an untrained twin is not drawn in int8; use bfloat16")
+        raise ValueError("an untrained control cannot be int8; use bfloat16")
     torch.manual_seed(seed)
-    model = architecture.drawn(dtype)
-    if len(where) > 1:
+    model = architecture.random_model(dtype)
+    if len(device_by_module) > 1:
         from accelerate import dispatch_model
 
-        model = dispatch_model(model, where, skip_keys=model._skip_keys_device_placement)
+        model = dispatch_model(model, device_by_module, skip_keys=model._skip_keys_device_placement)
     else:
-        model = model.to(where[""])
+        model = model.to(device_by_module[""])
     return (model.base_model if architecture.stack == "encoder" else model).eval()
 
 
 def _limit(architecture: Architecture, model: Any) -> int:
-    """Tokens of a window. RoBERTa and its like count positions from the padding token's id on."""
-    limit = architecture.described.window or (NO_LIMIT if architecture.stack == "decoder" else T5_CONTEXT)
+    """Maximum tokens of a window. RoBERTa and similar models number positions from the padding token's id."""
+    limit = architecture.model_config.window or (NO_LIMIT if architecture.stack == "decoder" else T5_CONTEXT)
     positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     padding = getattr(positions, "padding_idx", None)
     return limit if padding is None else limit - padding - 1

@@ -1,6 +1,6 @@
-"""The memory that a model will take, against the memory that there is, before anything is read.
+"""Compare the memory that a model needs with the memory that is free, before any weight is loaded.
 
-A model that does not fit is told so in seconds, and not when the last of its blocks has been read.
+A model that does not fit is refused within seconds instead of failing at its last block.
 """
 
 from __future__ import annotations
@@ -18,60 +18,60 @@ class InsufficientMemoryError(ValueError):
 
 
 def free_bytes(device: str) -> int:
-    """Bytes that this process can still take: of a GPU, or of main memory for "cpu".
+    """Bytes that this process can still allocate on a GPU, or in main memory for "cpu".
 
-    Of a GPU what the driver calls free and what this process holds but does not use. Of main memory what the kernel
-    calls available, or less where a control group (a container, a job of a scheduler) sets a limit.
+    On a GPU: the driver's free memory plus what this process has reserved but does not use. In main memory: the
+    kernel's available memory, or less if a control group (a container, a scheduler's job) sets a limit.
     """
     import torch
 
     if torch.device(device).type == "cuda":
-        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0] + idle)
-    return int(min(_available(_MEMINFO), _group_free(_CGROUP, _OWN_CGROUP)))
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + unused)
+    return int(min(_available(_MEMINFO), _cgroup_free(_CGROUP, _OWN_CGROUP)))
 
 
 def best_device() -> str:
-    """Where a model is read if nobody says: "cuda" where there is a GPU, else "cpu"."""
+    """The default device: "cuda" if there is a GPU, else "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def require_memory(name: str, wanted: Mapping[str, int], free: Mapping[str, int], said: str) -> None:
-    """Raise where a device has less than a model wants of it.
+def require_memory(name: str, needed: Mapping[str, int], free: Mapping[str, int], breakdown: str) -> None:
+    """Raise if a device has less free memory than a model needs there.
 
     Args:
-        name: of the model.
-        wanted: device ("cuda:0", "cpu") -> bytes.
-        free: likewise, what it has (`free_bytes`).
-        said: what the wanted are made of, for the message.
+        name: model name, for messages.
+        needed: device ("cuda:0", "cpu") -> bytes.
+        free: device -> free bytes (`free_bytes`).
+        breakdown: what the needed memory consists of, for the message.
 
     Raises:
-        NoRoomError: with both figures and what to do.
+        InsufficientMemoryError: with both figures and what to do.
     """
-    for device, n_bytes in wanted.items():
+    for device, n_bytes in needed.items():
         if n_bytes > free[device]:
             memory, advice = ("main memory", "a larger machine") if device == "cpu" else (device, "more GPUs, int8")
             raise InsufficientMemoryError(
-                f"{name} wants {n_bytes / 1e9:.2f} GB of {memory} ({said}), {free[device] / 1e9:.2f} GB are free. Use "
-                f"{advice}, or bfloat16 where it is float32; or end what else runs there."
+                f"{name} needs {n_bytes / 1e9:.2f} GB of {memory} ({breakdown}), {free[device] / 1e9:.2f} GB are free. "
+                f"Use {advice}, or bfloat16 where it is float32; or stop other programs on this device."
             )
 
 
 def _available(meminfo: Path) -> int:
-    """MemAvailable of the kernel; where there is no such file (macOS), all of the main memory."""
+    """The kernel's MemAvailable; all main memory on systems without that file (macOS)."""
     if not meminfo.is_file():
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:"))
     return int(line.split()[1]) * 1024
 
 
-def _group_free(root: Path, own: Path) -> float:
-    """The least of limit less use over this process's control group and those around it, page cache not counted.
+def _cgroup_free(root: Path, own: Path) -> float:
+    """The smallest limit minus usage over this process's control group and its parents; page cache counts as free.
 
-    Both versions: memory.max of the second, memory/memory.limit_in_bytes of the first; infinity where none limits. In
-    a container the group's own path may not be there, and the root is the container's.
+    Covers both versions: memory.max in the second, memory/memory.limit_in_bytes in the first; infinity without a limit.
+    In a container the group's own path may not exist, and the root is the container's group.
     """
     free = float("inf")
     for line in own.read_text().splitlines() if own.is_file() else []:
@@ -80,20 +80,23 @@ def _group_free(root: Path, own: Path) -> float:
             group = root / controllers / path.strip("/")
             for folder in (group, *group.parents):
                 if folder.is_relative_to(root):
-                    free = min(free, _limit(folder))
+                    free = min(free, _free_in(folder))
     return free
 
 
-def _limit(folder: Path) -> float:
-    for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-        if (folder / limit).is_file() and (folder / used).is_file():
-            most = float((folder / limit).read_text().replace("max", "inf"))
-            return most - int((folder / used).read_text()) + _page_cache(folder / "memory.stat")
+def _free_in(folder: Path) -> float:
+    for limit_file, usage_file in (
+        ("memory.max", "memory.current"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        if (folder / limit_file).is_file() and (folder / usage_file).is_file():
+            limit = float((folder / limit_file).read_text().replace("max", "inf"))
+            return limit - int((folder / usage_file).read_text()) + _page_cache(folder / "memory.stat")
     return float("inf")
 
 
 def _page_cache(stat: Path) -> int:
-    """Bytes of files that the kernel gives back when memory is short."""
+    """Bytes of cached files that the kernel releases when memory is short."""
     lines = stat.read_text().splitlines() if stat.is_file() else []
     entries = dict(line.split()[:2] for line in lines)
     return sum(int(entries.get(f"total_{name}", entries.get(name, 0))) for name in ("inactive_file", "active_file"))

@@ -1,1 +1,1 @@
-"""The models that the harness knows by name: their table, sizes, precisions, and the tiny ones it builds."""
+"""Model table and user-defined models, precision of weights, model sizes in words, and tiny models for tests."""

@@ -1,10 +1,10 @@
-"""The table of published checkpoints: one line of models.csv per model, and a user's own beside them.
+"""Table of published checkpoints (models.csv, one row per model) and models that a user adds from a file.
 
-The paper's 25 models (8 vanilla, 17 tuned) and the 8 GPT-2s reported beside them (App. A and B of arXiv 2312.00575),
-the LM-adapted T5s that Flan-T5 was trained from, the pairs of its appendix J, current base models with their tuned
-versions stage by stage, mixtures of experts, and the Pythias with their seeds. Sizes are nominal: those that the paper
-prints ("paper"), the one in the model's own name ("name"), or the one that its publisher states ("publisher"); what
-none of them says is empty. What a run records is counted in the checkpoint itself (harness/checkpoints/checkpoints.py).
+The table holds the paper's 25 models (8 vanilla, 17 tuned) and the 8 GPT-2 models reported beside them (App. A and B of
+arXiv 2312.00575), the LM-adapted T5 models from which Flan-T5 was trained, the pairs of the paper's appendix J, current
+base models with each published stage of their tuning, mixtures of experts, and the Pythias with their seeds. Sizes are
+nominal: as printed in the paper ("paper"), in the model's name ("name") or by its publisher ("publisher"); otherwise
+empty. A run records the number counted in the checkpoint (harness/checkpoints/checkpoints.py).
 """
 
 from __future__ import annotations
@@ -18,37 +18,40 @@ from typing import Any, get_args, get_type_hints
 
 _TABLE = Path(__file__).with_name("models.csv")
 STACKS = ("decoder", "encoder-decoder", "encoder")
-# The last stage of a checkpoint's training. "instruct" and "thinking" are releases whose stages are not published one
-# by one; APO is a variant of DPO; a "merge" is an average of checkpoints.
+# Last training stage of a checkpoint. "instruct" and "thinking" are releases without separately published stages; APO
+# is a variant of DPO; a "merge" is an average of checkpoints.
 STAGES = ("base", "LM-adapted", "mid-training", "SFT", "DPO", "APO", "RL", "merge", "instruct", "thinking")
-# Forms of published weights; a difference to a base and an adapter also lie in one of the first two ("delta+pickle").
+# Forms of published weights. Deltas and adapters are combined with one of the first two ("delta+pickle").
 WEIGHTS = ("safetensors", "pickle", "delta", "adapter")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A checkpoint that can be named.
+    """A model of the table.
 
     Attributes:
-        name, hub_id: its name in the tables; where it is published. A user's own may have a `folder` instead.
+        name: name in the tables.
+        hub_id: repository on the Hub; a user's own model may have a `folder` instead.
         family: model_type of its configuration (llama, t5, gpt_neox ...).
         stack: "decoder", "encoder-decoder" or "encoder".
-        tuned_from, tuning_data: name of the model that it is a tuned version of ("" of a base), and what it was tuned
-            on. A model of several stages names the stage before (`chain`); the paper's T5s name the paper's pair.
-        stage: last stage of its training, one of STAGES; "" where it is not known.
-        trained_from: the checkpoint that its training started from, where that is another one than `tuned_from`:
-            Flan-T5 started from an LM-adapted T5, and Flan-Alpaca from Flan-T5.
-        n_parameters: nominal; 0 where it is not known. parameters_source: "paper", "name", "publisher", "user" or "".
-        n_active_parameters: those that a token passes in a mixture of experts, by the name or the publisher; else 0.
-        n_blocks: of all stacks that read text; 0 where it is not known.
-        licence: as its publisher names it; "" where it was not looked up.
-        gated: whether the Hub asks for an account; None where it is not known.
-        weights: form of the files at `revision`, of WEIGHTS, several joined by "+"; "" where it was not looked up.
-        delta_of: name of the base that its weights are a difference to, or an adapter of; both together are loaded.
-        new_rows: of a difference, what its base counts as at tokens that tuning added: "zero" or "mean" (of its rows);
-            "" leaves it to what its authors do (deltas.RECIPES), else "zero".
+        tuned_from: name of the model it was tuned from; "" for a base. With several stages, the previous stage
+            (`chain`). The paper's T5 models name the paper's pair.
+        tuning_data: data of the tuning.
+        stage: last training stage, one of STAGES; "" if unknown.
+        trained_from: checkpoint from which its training started, if different from `tuned_from`: Flan-T5 started from
+            an LM-adapted T5, Flan-Alpaca from Flan-T5.
+        n_parameters: nominal size; 0 if unknown.
+        parameters_source: source of the size: "paper", "name", "publisher", "user" or "".
+        n_active_parameters: parameters that one token uses in a mixture of experts, by name or publisher; else 0.
+        n_blocks: transformer blocks of all text stacks; 0 if unknown.
+        licence: licence as named by the publisher; "" if not looked up.
+        gated: whether the Hub requires an account; None if unknown.
+        weights: form of the files at `revision`, from WEIGHTS, joined by "+"; "" if not looked up.
+        delta_of: name of the base of a delta or an adapter; both are loaded together.
+        new_rows: for a delta, value of the base at tokens added by tuning: "zero" or "mean" (of its rows); "" for the
+            authors' choice (deltas.RECIPES), else "zero".
         revision: branch, tag or commit; resolved to a commit, which is recorded (or taken from a lock).
-        checkpoints: revisions of its training run: patterns, or "refs" where the Hub lists them.
+        checkpoints: revisions of its training run: patterns, or "refs" if the Hub lists them.
         group: "paper", "gpt2", "appendix J", "current", "lm-adapted", "polypythia", "encoders" or "user".
     """
 
@@ -91,7 +94,7 @@ MODELS: dict[str, Entry] = _built_in()
 
 
 def find(name: str) -> Entry | None:
-    """The entry of a name, or of NAME@REVISION with that revision; None where there is none."""
+    """Return the entry called NAME, or the one of NAME@REVISION with that revision; None if there is none."""
     if name in MODELS:
         return MODELS[name]
     stem, _, revision = name.partition("@")
@@ -99,12 +102,12 @@ def find(name: str) -> Entry | None:
 
 
 def scale() -> tuple[str, ...]:
-    """The first 100 models of 60 million to 70 billion parameters: a fleet to plan for."""
+    """Return the first 100 models of 60 million to 70 billion parameters, the workload of the placement benchmarks."""
     return tuple(entry.name for entry in MODELS.values() if 6e7 <= entry.n_parameters <= 7e10)[:100]
 
 
 def chain(entry: Entry) -> list[str]:
-    """Names of the models that an entry was tuned from, stage by stage: its base first, the stage before it last."""
+    """Return names of all models that an entry was tuned from, base first, previous stage last."""
     names: list[str] = []
     while entry.tuned_from and entry.tuned_from not in names:
         names.append(entry.tuned_from)
@@ -113,39 +116,39 @@ def chain(entry: Entry) -> list[str]:
 
 
 def ancestors(name: str) -> list[str]:
-    """The models that a checkpoint comes from, nearest first: those it was tuned from, then those trained from.
+    """Return the models that a checkpoint derives from, nearest first: by `tuned_from`, then by `trained_from`.
 
     Args:
-        name: of the table, with or without a revision, or a Hub id of the table.
+        name: table name with or without revision, or Hub id of a model in the table.
 
     Returns:
-        Names of the table, without the model itself; empty for a base and for a name that is not in the table.
+        Names of the table, without the model itself; empty for a base or an unknown name.
     """
     entry = find(name) or next((other for other in MODELS.values() if other.hub_id == name), None)
     if entry is None:
         return []
     names = [entry.name, *chain(entry)[::-1]]
-    for known in names:  # grows while it is walked: what a stage was trained from has a history of its own
-        before = MODELS[known].trained_from if known in MODELS else ""
-        if before and before not in names:
-            names += [before, *(name for name in chain(MODELS[before])[::-1] if name not in names)]
+    for ancestor in names:  # the list grows in the loop, since each start checkpoint has ancestors of its own
+        start = MODELS[ancestor].trained_from if ancestor in MODELS else ""
+        if start and start not in names:
+            names += [start, *(name for name in chain(MODELS[start])[::-1] if name not in names)]
     return names[1:]
 
 
 def steps(entry: Entry) -> list[str] | None:
-    """The training checkpoints that patterns such as "step{1,2,1000..143000..1000}" stand for, in their order.
+    """Return the revisions of a training run, expanded from patterns such as "step{1,2,1000..143000..1000}".
 
     Returns:
-        Revisions; None where the Hub lists them.
+        Revisions in training order; None if the Hub must be asked for them.
 
     Raises:
-        ValueError: if the model has none.
+        ValueError: if no training checkpoints of the model are known.
     """
     if not entry.checkpoints:
-        known = [other.name for other in MODELS.values() if other.checkpoints and other.group != "polypythia"]
+        with_steps = [other.name for other in MODELS.values() if other.checkpoints and other.group != "polypythia"]
         raise ValueError(
-            f"no training checkpoints of {entry.name} are known; of {', '.join(known)} and of the seeds of the small "
-            "Pythias (`harness models --group polypythia`) they are."
+            f"no training checkpoints of {entry.name} are known. Models with training checkpoints: "
+            f"{', '.join(with_steps)}, and the seeds of the small Pythias (`harness models --group polypythia`)."
         )
     if "{" not in entry.checkpoints:
         return None
@@ -156,39 +159,41 @@ def _expanded(pattern: str) -> list[str]:
     stem, brace, numbers = pattern.rstrip("}").partition("{")
     if not brace:
         return [pattern]
-    found: list[int] = []
-    for part in numbers.split(","):
-        first, _, rest = part.partition("..")
+    step_numbers: list[int] = []
+    for step_range in numbers.split(","):
+        first, _, rest = step_range.partition("..")
         last, _, step = rest.partition("..")
-        found += range(int(first), int(last or first) + 1, int(step or 1))
-    return [f"{stem}{number}" for number in found]
+        step_numbers += range(int(first), int(last or first) + 1, int(step or 1))
+    return [f"{stem}{number}" for number in step_numbers]
 
 
-# --- a user's own -----------------------------------------------------------------------------------------------------
+# --- user-defined models ----------------------------------------------------------------------------------------------
 
 
 def extend(file: str) -> list[str]:
-    """Add the models of a file to the table, or replace those of the same name; gives their names.
+    """Add the models of a user's file to the table, replacing those of the same name, and return their names.
 
-    A TOML file has a table for each model, `[my-model]`; a YAML file a mapping of names. The keys are those of `Entry`;
-    `folder` is relative to the file.
+    A TOML file has one table per model, `[my-model]`; a YAML file one mapping per name. The keys are the attributes of
+    `Entry`; `folder` is relative to the file.
 
     Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it cannot be read, names a key that is unknown or of another type, or a base that is not known.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it cannot be parsed, or has an unknown key, a value of the wrong type or an unknown base.
     """
     path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"{file} is no file; give a TOML or YAML file of models.")
-    said = _parsed(path)
-    made = {name: _entry(name, keys, path) for name, keys in said.items()}
-    for entry in made.values():
+    content = _parsed(path)
+    entries = {name: _entry(name, keys, path) for name, keys in content.items()}
+    for entry in entries.values():
         for key in ("tuned_from", "trained_from", "delta_of"):
             base = getattr(entry, key)
-            if base and base not in made and base not in MODELS:
-                raise ValueError(f"{path}: {entry.name}: {key} {base!r} is not a model{_near(base, [*made, *MODELS])}.")
-    MODELS.update(made)
-    return list(made)
+            if base and base not in entries and base not in MODELS:
+                raise ValueError(
+                    f"{path}: {entry.name}: {key} {base!r} is not a model{_suggestion(base, [*entries, *MODELS])}."
+                )
+    MODELS.update(entries)
+    return list(entries)
 
 
 def _parsed(path: Path) -> dict[str, Any]:
@@ -212,17 +217,17 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def _entry(name: str, keys: dict[str, Any], path: Path) -> Entry:
-    known = get_type_hints(Entry)
+    types = get_type_hints(Entry)
     for key, value in keys.items():
-        if key not in known or key in {"name", "group", "parameters_source"}:
-            raise ValueError(f"{path}: {name}: key {key!r} is unknown{_near(key, list(known))}.")
-        kind = (get_args(known[key]) or (known[key],))[0]
-        wanted = (int, float) if kind is float else kind
-        if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+        if key not in types or key in {"name", "group", "parameters_source"}:
+            raise ValueError(f"{path}: {name}: key {key!r} is unknown{_suggestion(key, list(types))}.")
+        kind = (get_args(types[key]) or (types[key],))[0]
+        expected = (int, float) if kind is float else kind
+        if not isinstance(value, expected) or (isinstance(value, bool) and kind is not bool):
             raise ValueError(f"{path}: {name}: {key} must be {kind.__name__}, and is {value!r}.")
     entry = replace(Entry(name), **keys, parameters_source="user" if keys.get("n_parameters") else "")
     if bool(entry.hub_id) == bool(entry.folder):
-        raise ValueError(f"{path}: {name}: give a hub_id or a folder, one of the two.")
+        raise ValueError(f"{path}: {name}: give either hub_id or folder.")
     if entry.new_rows not in {"", "zero", "mean"}:
         raise ValueError(f"{path}: {name}: new_rows {entry.new_rows!r} is neither 'zero' nor 'mean'.")
     if entry.stack not in STACKS:
@@ -234,13 +239,13 @@ def _entry(name: str, keys: dict[str, Any], path: Path) -> Entry:
     return replace(entry, folder=str((path.parent / entry.folder).absolute())) if entry.folder else entry
 
 
-def _near(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    return f"; the nearest are {', '.join(near)}" if near else ""
+def _suggestion(word: str, known: list[str]) -> str:
+    similar = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"; the nearest are {', '.join(similar)}" if similar else ""
 
 
 def described(entry: Entry) -> dict[str, Any]:
-    """An entry as a row, with the chain of stages that it was tuned from; what is not known is None."""
+    """Return an entry as a row, with the chain of stages it was tuned from; unknown values are None."""
     row = {field.name: getattr(entry, field.name) for field in fields(entry)}
     row |= {"n_parameters": int(entry.n_parameters), "n_active_parameters": int(entry.n_active_parameters)}
     return {key: (value if value or key == "gated" else None) for key, value in row.items()} | {"chain": chain(entry)}

@@ -1,11 +1,11 @@
-"""A model's family and size -> the precision of its weights.
+"""Choose the precision of a model's weights from its family and size.
 
-float32 where it is affordable, bfloat16 above. The choice looks at the model alone, never at the machine: precision is
-part of a unit's key, and a run on another card must find what this one stored.
+float32 where affordable, bfloat16 above. The choice depends on the model alone, never on the machine: precision is part
+of a unit's key, so a run on other hardware must find what an earlier run stored.
 
-This is the precision of weights and of what flows between blocks. What must be wider inside a block is wider in
-transformers already: norms of the Llama kind and softmax of eager attention compute in float32. Pooled features and
-log-probabilities are float32 whatever stands here (bf16 rounding alone moves a neuroid's r by up to .13).
+This is the precision of weights and of hidden states between blocks. Operations that need more are already done in more
+by transformers: Llama-style norms and the softmax of eager attention compute in float32. Pooled features and
+log-probabilities are always float32 (rounding them to bfloat16 alone moves a neuroid's r by up to 0.13).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.protocol import AskedDtype, Dtype
 
 @dataclass(frozen=True)
 class PrecisionRule:
-    """Models of up to so many parameters are read in this precision, and why."""
+    """Precision for models of up to `n_parameters`, with the reason."""
 
     n_parameters: float
     dtype: Dtype
@@ -28,19 +28,19 @@ class PrecisionRule:
 POLICY = (
     PrecisionRule(3e9, "float32", "12 GB at most: exact, and no family overflows"),
     PrecisionRule(float("inf"), "bfloat16", "half the memory at the range of float32: 1 % relative error in the last "
-                  "layer, cosine .99995, surprisal .004 nats; T5 and Gemma, which leave float16's range, stay in it"),
+                  "layer, cosine 0.99995, surprisal 0.004 nats; T5 and Gemma, which leave float16's range, stay in it"),
 )  # fmt: skip
 
 _T5 = (
-    "its feed-forward output passes 65504, float16's largest number (66246 in t5-base: huggingface/transformers issue "
+    "its feed-forward output exceeds 65504, float16's largest number (66246 in t5-base: huggingface/transformers issue "
     "5651); it was trained in bfloat16 (google-research/text-to-text-transfer-transformer issue 539)"
 )
 _GEMMA = (
-    "its activations pass 65504, float16's largest number (huggingface/transformers issue 36822 and pull request "
+    "its activations exceed 65504, float16's largest number (huggingface/transformers issue 36822 and pull request "
     "36832; vLLM refuses it likewise, vllm/config/model.py)"
 )
 _VLLM = "it is numerically unstable there (vllm/config/model.py)"
-# Families (model_type) that cannot be read in float16, and how that is known.
+# Families (model_type) that cannot run in float16, and the evidence.
 FLOAT16_OVERFLOWS = {
     "t5": _T5, "mt5": _T5, "umt5": _T5, "longt5": _T5, "switch_transformers": _T5,
     "gemma2": _GEMMA, "gemma3": _GEMMA, "gemma3_text": _GEMMA, "gemma3n": _GEMMA, "gemma3n_text": _GEMMA,
@@ -50,16 +50,16 @@ FLOAT16_OVERFLOWS = {
 
 
 def dtype_of(family: str, stack: str, n_parameters: float, asked: AskedDtype = "auto") -> Dtype:
-    """The precision in which a model is read.
+    """Return the precision in which a model runs.
 
     Args:
         family: model_type of its configuration.
-        stack: "decoder", "encoder-decoder" or "encoder"; named in the message.
-        n_parameters: of its checkpoint, or nominal; 0 (not known) counts as small.
-        asked: a precision, or "auto" for the policy.
+        stack: "decoder", "encoder-decoder" or "encoder"; used in the error message.
+        n_parameters: counted or nominal; 0 (unknown) counts as small.
+        asked: a precision, or "auto" for POLICY.
 
     Raises:
-        ValueError: if what was asked for is no precision, or is float16 for a family that overflows in it.
+        ValueError: if `asked` is unknown, or is float16 for a family that overflows in it.
     """
     if asked == "auto":
         return next(rule.dtype for rule in POLICY if n_parameters <= rule.n_parameters)
@@ -67,7 +67,7 @@ def dtype_of(family: str, stack: str, n_parameters: float, asked: AskedDtype = "
         raise ValueError(f"precision {asked!r} is none of {', '.join(get_args(AskedDtype))}.")
     if asked == "float16" and family in FLOAT16_OVERFLOWS:
         raise ValueError(
-            f"{family!r} ({stack}) is not read in float16: {FLOAT16_OVERFLOWS[family]}. Use bfloat16, which has the "
+            f"{family!r} ({stack}) does not run in float16: {FLOAT16_OVERFLOWS[family]}. Use bfloat16, which has the "
             "range of float32 in the same memory, or float32."
         )
     return asked

@@ -1,4 +1,4 @@
-"""Sizes of models as people write them: 7B, 350M, 1.3e9, 1,100,000,000."""
+"""Parse model sizes as people write them: 7B, 350M, 1.3e9, 1,100,000,000."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "mio": 1e6, "mn": 1e6, "b": 1e9, "bn": 
 
 
 def has_suffix(text: str) -> bool:
-    """Whether a cell is a number with a letter that stands for thousands, millions, billions or trillions."""
-    found = _SIZE.fullmatch(text.strip().lower())
-    return found is not None and bool(found[2])
+    """Return whether a cell is a number with a suffix for thousands, millions, billions or trillions."""
+    match = _SIZE.fullmatch(text.strip().lower())
+    return match is not None and bool(match[2])
 
 
 def read(text: str) -> float:
-    """The number that a size with a suffix means: "7B" is 7e9, "350M" is 3.5e8, "1,3B" is 1.3e9.
+    """Convert a size to a number: "7B" is 7e9, "350M" is 3.5e8, "1,3B" is 1.3e9.
 
     Raises:
-        ValueError: if it is not such a size.
+        ValueError: if the text is not a size, or its comma is ambiguous.
     """
-    found = _SIZE.fullmatch(text.strip().lower())
-    if found is None:
+    match = _SIZE.fullmatch(text.strip().lower())
+    if match is None:
         raise ValueError(f"{text!r} is not a size; write a number of parameters, or a short form such as 7B or 350M.")
-    if re.search(r",\d{3}$", found[1]):
+    if re.search(r",\d{3}$", match[1]):
         raise ValueError(f"{text!r}: its comma may set off thousands or decimals; write 1.1B or 1100M.")
-    return float(found[1].replace(",", ".")) * _FACTORS[found[2] or ""]
+    return float(match[1].replace(",", ".")) * _FACTORS[match[2] or ""]

@@ -1,7 +1,7 @@
-"""Tiny models of each family, built from a configuration and a seed, saved as real checkpoints.
+"""Build tiny models of each family from a configuration and a seed, saved as real checkpoints.
 
-The quickstart and the tests read them through the same loading code as a model from the Hub. Their weights are random,
-drawn wide enough that blocks differ from each other and next-word probabilities from uniform.
+The quickstart and the tests load them through the same code as models from the Hub. The weights are random, with a
+standard deviation large enough that layers differ and next-token distributions are not uniform.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ HEADS = 4
 CONTEXT = 256
 VOCABULARY = 800
 
-# What a tokenizer's special tokens are for, in the order of their ids. Nothing here puts them around a text: the reader
-# does (Reader.prefix, Reader.suffix), as it does for tokenizers that would by themselves.
+# Special tokens of the tokenizers, in the order of their ids. The tokenizers do not add them to a text; the loaded
+# model does (`LoadedModel.prefix`, `LoadedModel.suffix`), as it does for every tokenizer.
 _LLAMA = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 _BERT = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
 _ROBERTA = {**_LLAMA, "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"}
@@ -29,7 +29,7 @@ _SHAPE = {
     "pad_token_id": 2,
 }  # fmt: skip
 _GROUPED = {**_SHAPE, "num_key_value_heads": HEADS // 2, "head_dim": WIDTH // HEADS}
-# The window is shorter than the context, so that sliding attention slides.
+# The sliding window is shorter than the context so that it takes effect.
 _GEMMA = {**_GROUPED, "query_pre_attn_scalar": WIDTH // HEADS, "sliding_window": CONTEXT // 4}
 _T5 = {
     "d_model": WIDTH, "d_ff": 2 * WIDTH, "d_kv": WIDTH // HEADS, "num_layers": BLOCKS, "num_heads": HEADS,
@@ -41,8 +41,11 @@ _T5 = {
 class TinyFamily:
     """A small model of a family.
 
-    name: of its classes in transformers, without Config and the rest. model: the rest of the model's class. settings:
-    of the configuration. special: the tokenizer's special tokens.
+    Attributes:
+        name: prefix of its class names in transformers.
+        model: suffix of the model's class name.
+        settings: arguments of the configuration.
+        special: the tokenizer's special tokens.
     """
 
     name: str
@@ -82,7 +85,7 @@ FAMILIES = {
         "n_embd": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "n_positions": CONTEXT, "rotary_dim": WIDTH // HEADS // 2,
         "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
     }),
-    # T5 v1.1, which Flan-T5 is tuned from: gated, the head its own.
+    # T5 v1.1, the base of Flan-T5: gated, with an untied output head.
     "t5": TinyFamily("T5", "ForConditionalGeneration", {
         **_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
     }),
@@ -90,7 +93,7 @@ FAMILIES = {
         **_T5, "feed_forward_proj": "relu", "tie_word_embeddings": True,
     }),
     "bert": TinyFamily("Bert", "ForMaskedLM", _SHAPE, _BERT),
-    # Positions begin after the padding token's id.
+    # Position ids start after the padding token's id.
     "roberta": TinyFamily("Roberta", "ForMaskedLM", {**_SHAPE, "max_position_embeddings": CONTEXT + 3}, _ROBERTA),
     "distilbert": TinyFamily("DistilBert", "ForMaskedLM", {
         "dim": WIDTH, "hidden_dim": 2 * WIDTH, "n_layers": BLOCKS, "n_heads": HEADS, "initializer_range": 0.3,
@@ -109,19 +112,19 @@ def build(family: str, folder: Path, corpus: Iterable[str], seed: int) -> Path:
 
     Args:
         family: a key of FAMILIES.
-        folder: is made; must not hold another model.
-        corpus: text on which the byte-level BPE tokenizer is trained.
-        seed: of the weights.
+        folder: created if missing; must not hold another model.
+        corpus: training text of the byte-level BPE tokenizer.
+        seed: seed of the weights.
     """
     import torch
     import transformers
 
-    chosen = FAMILIES[family]
-    tokenizer = _tokenizer(corpus, chosen.special)
-    config = getattr(transformers, f"{chosen.name}Config")(vocab_size=len(tokenizer), **chosen.settings)
+    tiny_family = FAMILIES[family]
+    tokenizer = _tokenizer(corpus, tiny_family.special)
+    config = getattr(transformers, f"{tiny_family.name}Config")(vocab_size=len(tokenizer), **tiny_family.settings)
     torch.manual_seed(seed)
-    # The class of Gemma 3's text model leaves the word out.
-    model = getattr(transformers, chosen.name.removesuffix("Text") + chosen.model)(config)
+    # The model class of Gemma 3's text model lacks the word "Text".
+    model = getattr(transformers, tiny_family.name.removesuffix("Text") + tiny_family.model)(config)
     folder.mkdir(parents=True, exist_ok=True)
     model.eval().save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)

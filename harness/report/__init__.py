@@ -1,1 +1,1 @@
-"""The tables of a run -> one page that needs no network, Markdown or LaTeX."""
+"""The report of a run: its tables as one self-contained HTML page, Markdown or LaTeX."""

@@ -1,4 +1,4 @@
-"""What the report shows of the statistics: tuning, properties of models, trainings."""
+"""The statistical sections of the report: tuning, model properties, training runs."""
 
 from __future__ import annotations
 
@@ -25,29 +25,34 @@ _percent = partial(number, digits=1, sign=True)
 _WHERE: Columns = {
     "Data set": ("dataset", str), "Protocol": ("protocol", str.upper), "Metric": ("metric", text),
 }  # fmt: skip
-MOST_DATASETS = 8  # of which correlation panels are drawn; one where there is an average
+MOST_DATASETS = 8  # for which correlation panels are drawn
 
 
-def tuning(found: Analysis) -> Parts:
-    """Tests, gains by family, then base beside tuned on each data set."""
+def tuning(results: Analysis) -> Parts:
+    """Tests, gains by family, then base and tuned scores on each data set.
+
+    Args:
+        results: the statistics of the run.
+    """
     parts: Parts = []
-    if len(found.tuning):
-        parts.append(_tests(found.tuning))
-    if len(found.families):
-        parts.append(_families(found.families))
+    if len(results.tuning):
+        parts.append(_tests(results.tuning))
+    if len(results.families):
+        parts.append(_families(results.families))
     columns: Columns = {
         "Tuned": ("tuned", str), "Base": ("base", str), "Protocol": ("protocol", str.upper), "Target": ("target", str),
         "Base r": ("base_score", number), "Tuned r": ("tuned_score", number), "Difference": ("difference", _signed),
-        "Gain %": ("gain_percent", _percent), "Pair known from": ("pair_source", text),
+        "Gain %": ("gain_percent", _percent), "Pair source": ("pair_source", text),
     }  # fmt: skip
-    for dataset, rows in found.pairs[found.pairs["metric"] != "delta_ll"].groupby("dataset"):
-        whole = rows["target"].isin(OVERALL)
-        caption = "Score of the base and of the tuned model."
-        caption += of_many(rows[whole]["tuned"].nunique(), figures.MOST_PAIRS, "pairs")
-        parts += [dataset, Figure(caption, figures.slopes(rows[whole]))]
-        parts.append(table("Tuned beside base.", columns, strict_first(rows[whole]), n_words=4))
-        if not whole.all():
-            parts.append(table("Tuned beside base, by target", columns, strict_first(rows[~whole]), 4, folded=True))
+    for dataset, rows in results.pairs[results.pairs["metric"] != "delta_ll"].groupby("dataset"):
+        is_overall = rows["target"].isin(OVERALL)
+        overall, by_target = rows[is_overall], rows[~is_overall]
+        caption = "Score of the base model and of the tuned model."
+        caption += of_many(overall["tuned"].nunique(), figures.MOST_PAIRS, "pairs")
+        parts += [dataset, Figure(caption, figures.slopes(overall))]
+        parts.append(table("Tuned and base scores.", columns, strict_first(overall), n_words=4))
+        if len(by_target):
+            parts.append(table("Tuned and base scores by target", columns, strict_first(by_target), 4, folded=True))
     return parts
 
 
@@ -55,16 +60,16 @@ def _tests(rows: pd.DataFrame) -> ReportTable:
     columns: Columns = {
         **_WHERE, "Pairs": ("n_pairs", count), "Bases": ("n_bases", count), "Gain %": ("gain_percent", _percent),
         "Difference": ("difference", partial(number, digits=4, sign=True)),
-        "Interval": ("low high", partial(interval, digits=4)), "Over": ("interval_over", text),
+        "Interval": ("low high", partial(interval, digits=4)), "Interval over": ("interval_over", text),
         "d_z": ("d_z", partial(number, digits=2)), "p sign flips": ("p_sign_flip", p_value),
-        "adjusted": ("p_adjusted", p_value), "least p": ("p_least", p_value), "p mixed": ("p_mixed", p_value),
+        "p adjusted": ("p_adjusted", p_value), "smallest p": ("p_least", p_value), "p mixed": ("p_mixed", p_value),
         "ICC": ("icc", partial(number, digits=2)), "p Wilcoxon": ("p_wilcoxon", p_value),
         "rank-biserial": ("rank_biserial", partial(number, digits=2)), "(p t over pairs)": ("p_t_pairs", p_value),
     }  # fmt: skip
     caption = (
-        "Tuned minus base: mean over bases with its 95 % interval by bootstrap; sign flips over bases, of which so few "
-        "cannot give less than “least p”; a mixed model with the base as random effect; Wilcoxon. Gain is the mean "
-        "over pairs. Adjusted by Benjamini and Hochberg over the rows."
+        "Tuned minus base: mean over bases with 95 % bootstrap interval. Tests: sign flips over bases (with this "
+        "number of bases, p cannot be below “smallest p”), mixed model with the base as random effect, Wilcoxon over "
+        "bases. Gain is the mean over pairs. “p adjusted” is the sign-flip p, Benjamini-Hochberg over the rows."
     )
     return table(caption, columns, _ordered(rows), n_words=3)
 
@@ -75,31 +80,36 @@ def _families(rows: pd.DataFrame) -> ReportTable:
         "Gain %": ("gain_percent", _percent), "Difference": ("difference", partial(number, digits=4, sign=True)),
         "Interval": ("low high", partial(interval, digits=4)),
     }  # fmt: skip
-    return table("By family of models; an interval takes five bases.", columns, _ordered(rows), n_words=4)
+    return table("By model family; an interval needs at least five bases.", columns, _ordered(rows), n_words=4)
 
 
-def properties(scores: Scores, found: Analysis) -> Parts:
-    """Panels of the score against each property, the lines with size, and the tables."""
+def properties(scores: Scores, results: Analysis) -> Parts:
+    """Score against each property, scaling with size, and the tables.
+
+    Args:
+        scores: scores and properties of the models.
+        results: the statistics of the run.
+    """
     parts: Parts = []
-    if len(found.correlations):
-        parts += [part for dataset, rows in _drawn(scores) for part in _panels(scores, dataset, rows, found)]
-        parts += _correlation_tables(found.correlations)
-    if len(found.scaling):
+    if len(results.correlations):
+        parts += [part for dataset, rows in _drawn(scores) for part in _panels(scores, dataset, rows, results)]
+        parts += _correlation_tables(results.correlations)
+    if len(results.scaling):
         columns: Columns = {
             **_WHERE, "Bases": ("n_bases", count), "Models": ("n_models", count),
             "Slope": ("slope", partial(number, digits=4, sign=True)),
             "Interval": ("low high", partial(interval, digits=4)), "p": ("p", p_value),
             "R²": ("r2", partial(number, digits=2)),
             "Within families": ("slope_in_family", partial(number, digits=4, sign=True)),
-            "Its interval": ("in_family_low in_family_high", partial(interval, digits=4)),
+            "Interval within": ("in_family_low in_family_high", partial(interval, digits=4)),
         }  # fmt: skip
-        caption = "Scaling: score for ten times the parameters, least squares through one point for each base."
-        parts += ["Score and size", table(caption, columns, _ordered(found.scaling), n_words=3)]
+        caption = "Change of the score for ten times as many parameters: least squares over bases, one point per base."
+        parts += ["Score and size", table(caption, columns, _ordered(results.scaling), n_words=3)]
     return parts
 
 
 def _drawn(scores: Scores) -> list[tuple[str, pd.DataFrame]]:
-    """The data sets whose panels are drawn: the average alone where there is one."""
+    """The data sets whose panels are drawn: the average score alone, if there is one, and reading times."""
     rows = scores.overall
     rows = rows[rows["metric"] != "delta_ll"]
     if (rows["dataset"] == AVERAGE).any():
@@ -108,17 +118,19 @@ def _drawn(scores: Scores) -> list[tuple[str, pd.DataFrame]]:
     return [(str(dataset), part) for dataset, part in drawn[:MOST_DATASETS]]
 
 
-def _panels(scores: Scores, dataset: str, rows: pd.DataFrame, found: Analysis) -> Parts:
+def _panels(scores: Scores, dataset: str, rows: pd.DataFrame, results: Analysis) -> Parts:
     names = [name for name in properties_of(scores) if name == LOG_SIZE or " " not in name or "loss" in name]
     legend = tuple((i, name) for name, i in property_figures.families(scores).items() if name)
     parts: Parts = [dataset]
     for name in names:
-        panels = property_figures.against(scores, rows, name, found.correlations)
+        panels = property_figures.against(scores, rows, name, results.correlations)
         has_line = any("<polygon" in panel for panel in panels)
-        line = " The line goes through the means of bases; the band is its 95 % interval." if has_line else ""
-        what = "the number of parameters" if name == LOG_SIZE else name
+        line = " The line is fitted to the means of the bases; the band is its 95 % interval." if has_line else ""
+        label = "the number of parameters" if name == LOG_SIZE else name
         if panels:
-            parts.append(Figure(f"Score against {what}. Rings are base models, dots tuned ones.{line}", panels, legend))
+            parts.append(
+                Figure(f"Score against {label}. Rings: base models. Dots: tuned models.{line}", panels, legend)
+            )
     return parts if len(parts) > 1 else []
 
 
@@ -127,40 +139,45 @@ def _correlation_tables(rows: pd.DataFrame) -> Parts:
         "Property": ("property", str), **_WHERE, "Models": ("population", str), "Unit": ("unit", str),
         "n": ("n", count),
         "r": ("r", number), "Interval": ("r_low r_high", partial(interval, digits=2)), "p": ("p", p_value),
-        "adjusted": ("p_adjusted", p_value), "tests": ("n_tests", count),
+        "p adjusted": ("p_adjusted", p_value), "tests": ("n_tests", count),
     }  # fmt: skip
-    held: Columns = {"Property": columns["Property"], "Held constant": ("given", str), **columns}
-    same = ["dataset", "protocol", "metric", "property", "given", "unit", "n"]
-    rows = rows[~rows.duplicated(same)]  # "all" where it adds no model to the tuned ones
-    plain, partial_ = rows[rows["given"] == ""], rows[rows["given"] != ""]
+    partial_columns: Columns = {"Property": columns["Property"], "Held constant": ("given", str), **columns}
+    key = ["dataset", "protocol", "metric", "property", "given", "unit", "n"]
+    rows = rows[~rows.duplicated(key)]  # population "all" repeats "tuned" if it has no further models
+    zero_order, partial_rows = rows[rows["given"] == ""], rows[rows["given"] != ""]
     caption = (
-        "Score against a property: Pearson r, Fisher’s interval, p adjusted by Benjamini and Hochberg over `tests`."
+        "Pearson r of the score with a property, with Fisher’s interval; p adjusted by Benjamini-Hochberg over “tests”."
     )
-    parts: Parts = ["Correlations, all data sets", table(caption, columns, _ordered(plain), n_words=6)]
-    if len(partial_):
-        parts.append(table("Partial correlations", held, _ordered(partial_), n_words=7, folded=True))
+    parts: Parts = ["Correlations, all data sets", table(caption, columns, _ordered(zero_order), n_words=6)]
+    if len(partial_rows):
+        parts.append(table("Partial correlations", partial_columns, _ordered(partial_rows), n_words=7, folded=True))
     return parts
 
 
-def trainings(scores: Scores, found: Analysis) -> Parts:
-    """Score along the step, one line for each training."""
+def trainings(scores: Scores, results: Analysis) -> Parts:
+    """Score against training step, one line per training run.
+
+    Args:
+        scores: scores of the models, checkpoints among them.
+        results: the statistics of the run.
+    """
     parts: Parts = []
     points = scaling.checkpoints(scores)
     for (dataset, _), rows in points[points["metric"] != "delta_ll"].groupby(["dataset", "metric"], sort=False):
-        parts += [str(dataset), Figure("Score along the training step.", property_figures.trajectories(rows))]
-    if len(found.trajectories):
+        parts += [str(dataset), Figure("Score against training step.", property_figures.trajectories(rows))]
+    if len(results.trajectories):
         columns: Columns = {
             "Training": ("training", str), **_WHERE, "Checkpoints": ("n_checkpoints", count),
             "First": ("first_score", number), "Last": ("last_score", number),
             "rho": ("rho", partial(number, digits=2)), "p": ("p", p_value),
         }  # fmt: skip
-        caption = "Spearman’s rho of score and step, p by permuting the steps (of four checkpoints or more)."
-        parts += ["All trainings", table(caption, columns, _ordered(found.trajectories), n_words=4)]
+        caption = "Spearman’s rho of score and step; p by permutation of the steps, from four checkpoints on."
+        parts += ["All training runs", table(caption, columns, _ordered(results.trajectories), n_words=4)]
     return parts
 
 
 def _ordered(rows: pd.DataFrame) -> list[dict[str, object]]:
-    """By data set, the average first, STRICT before PAPER."""
+    """Sorted by data set, the average first, then by protocol, STRICT first."""
     order = {name: i for i, name in enumerate(PROTOCOLS)}
     return sorted(
         records(rows), key=lambda row: (row["dataset"] != AVERAGE, row["dataset"], order.get(row["protocol"], 9))

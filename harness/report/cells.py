@@ -1,4 +1,4 @@
-"""Tables of words for the report: which columns make a cell, and how numbers are written for people."""
+"""Tables of the report: which columns fill a cell, and how values are formatted."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
-Columns = dict[str, tuple[str, Callable[..., str]]]  # heading -> (columns of the row, how they are written)
+Columns = dict[str, tuple[str, Callable[..., str]]]  # heading -> (columns of the row, formatting function)
 
 KINDS = {
-    "model": "model", "untrained": "untrained", "shuffled": "words shuffled", "chat": "chat template",
+    "model": "model", "untrained": "untrained", "shuffled": "shuffled words", "chat": "chat template",
     "control": "control",
 }  # fmt: skip
 
 
-MOST_ROWS, MOST_FOLDED = 1100, 300  # of a shown table; the rest is in the files
+MOST_ROWS, MOST_FOLDED = 1100, 300  # rows shown in an open and in a folded table; the files have all
 
 
 @dataclass(frozen=True)
 class ReportTable:
-    """Cells as they are shown. The first column names the row; `n_words` columns from the left hold words.
+    """Formatted cells of one table.
 
-    groups: (name, number of columns) of the headings above the headings; folded: shown on demand; protocol: of all
-    rows, "" where they differ.
+    Attributes:
+        columns: headings; the first column names the row.
+        n_words: number of leading columns that hold text rather than numbers.
+        groups: (heading, number of columns) of a second row of headings above the first.
+        folded: whether the table is collapsed until the reader opens it.
+        protocol: protocol of all rows; "" if they differ.
     """
 
     caption: str
@@ -42,27 +46,27 @@ class ReportTable:
 
     @property
     def column_protocols(self) -> list[str]:
-        """The protocol that each column is of; "" for those of all."""
-        known = (self.group_of(i).lower() for i in range(len(self.columns)))
-        return [name if name in PROTOCOLS else "" for name in known]
+        """The protocol of each column; "" for columns that belong to all protocols."""
+        names = (self.group_of(i).lower() for i in range(len(self.columns)))
+        return [name if name in PROTOCOLS else "" for name in names]
 
     def protocol_of(self, row: list[str]) -> str:
-        """The protocol that a row is of; "" for one of all."""
+        """The protocol of a row; "" for a row that belongs to all protocols."""
         if "Protocol" not in self.columns:
             return self.protocol
-        said = row[self.columns.index("Protocol")].lower()
-        return said if said in PROTOCOLS else ""
+        name = row[self.columns.index("Protocol")].lower()
+        return name if name in PROTOCOLS else ""
 
     def group_of(self, column: int) -> str:
-        """The heading above a column's heading; "" where there is none."""
+        """The group heading above a column; "" if it has none."""
         return [*(name for name, n in self.groups for _ in range(n)), *[""] * len(self.columns)][column]
 
 
-Parts = list[str | Figure | ReportTable]  # a string is a heading: the data set that what follows is about
+Parts = list[str | Figure | ReportTable]  # a string is a heading for the parts after it, such as a data set
 
 
 def records(frame: pd.DataFrame) -> list[Row]:
-    """Rows as plain mappings; text that is absent is ""."""
+    """Rows as dictionaries; missing text becomes ""."""
     columns = [
         (frame[name] if frame[name].dtype.kind in "fiub" else frame[name].astype(object).fillna("")).to_numpy().tolist()
         for name in frame.columns
@@ -73,33 +77,48 @@ def records(frame: pd.DataFrame) -> list[Row]:
 def table(
     caption: str, columns: Columns, rows: list[Row], n_words: int = 2, folded: bool = False, protocol: str = ""
 ) -> ReportTable:
-    """One line per row, as far as a page holds them."""
+    """A table with one line per row, up to MOST_ROWS, or MOST_FOLDED if folded.
+
+    Args:
+        caption: shown above the table.
+        columns: heading -> (columns of the row, formatting function).
+        rows: in the order of display.
+        n_words: number of leading columns that hold text.
+        folded: whether the table is collapsed at first.
+        protocol: protocol of all rows; "" if they differ.
+    """
     most = MOST_FOLDED if folded else MOST_ROWS
     lines = [_cells(columns, row) for row in rows[:most]]
     return ReportTable(caption + _cut(len(rows), most), list(columns), lines, n_words, folded=folded, protocol=protocol)
 
 
 def _cut(n: int, most: int) -> str:
-    return f" The first {most:,} of {n:,} rows." if n > most else ""
+    return f" Only the first {most:,} of {n:,} rows are shown." if n > most else ""
 
 
 def beside(
     caption: str, columns: Columns, rows: pd.DataFrame, second: str = "Kind", folded: bool = False
 ) -> ReportTable:
-    """One row per source and target, the protocols beside each other, STRICT first; `second` is "Kind" or "Target"."""
+    """A table with one line per source and target and one group of columns per protocol, STRICT first.
+
+    Args:
+        caption: shown above the table.
+        columns: heading -> (columns of the row, formatting function); repeated for each protocol.
+        rows: scores with the columns model, kind, protocol, target and r.
+        second: what the second column shows, "Kind" or "Target".
+        folded: whether the table is collapsed at first.
+    """
     shown = [name for name in PROTOCOLS if name in set(rows["protocol"])]
     lines: list[list[str]] = []
     used = ["model", "protocol", "kind", "target", *(name for names, _ in columns.values() for name in names.split())]
-    for target, part in rows[list(dict.fromkeys(used)) + [name for name in ("r",) if name not in used]].groupby(
-        "target"
-    ):
+    for target, scores in rows[list(dict.fromkeys([*used, "r"]))].groupby("target"):
         if folded and len(lines) > MOST_FOLDED:
             break
-        found = {(row["model"], row["protocol"]): row for row in records(part)}
-        for name in figures.in_order(part):
-            present = [found.get((name, protocol)) for protocol in shown]
-            kind_ = next(kind(row["kind"]) for row in present if row)
-            cells = (cell for row in present for cell in _cells(columns, row))
+        row_of = {(row["model"], row["protocol"]): row for row in records(scores)}
+        for name in figures.in_order(scores):
+            by_protocol = [row_of.get((name, protocol)) for protocol in shown]
+            kind_ = next(kind(row["kind"]) for row in by_protocol if row)
+            cells = (cell for row in by_protocol for cell in _cells(columns, row))
             lines.append([name, kind_ if second == "Kind" else target, *cells])
     groups = (("", 2), *((protocol.upper(), len(columns)) for protocol in shown))
     most = MOST_FOLDED if folded else MOST_ROWS
@@ -109,44 +128,44 @@ def beside(
 
 
 def _cells(columns: Columns, row: Row | None) -> list[str]:
-    """The cells of one row; en dashes where there is no row."""
+    """Format the cells of one row; en dashes if there is no row."""
     if row is None:
         return ["–"] * len(columns)
     return [write(*(row[name] for name in names.split())) for names, write in columns.values()]
 
 
 def strict_first(rows: pd.DataFrame) -> list[Row]:
-    """Rows by data set, STRICT before PAPER."""
+    """Rows sorted by data set, then by protocol, STRICT first."""
     return sorted(records(rows), key=lambda row: (row["dataset"], PROTOCOLS.index(row["protocol"])))
 
 
 def kinds_of(rows: pd.DataFrame) -> str:
-    """Which intervals and which ceilings stand in the rows."""
-    return f"Interval: {_said_of(rows, 'interval_kind')}. Ceiling: {_said_of(rows, 'ceiling_kind')}."
+    """A sentence that names the kinds of intervals and ceilings in the rows."""
+    return f"Interval: {_kind_in(rows, 'interval_kind')}. Ceiling: {_kind_in(rows, 'ceiling_kind')}."
 
 
-def _said_of(rows: pd.DataFrame, column: str) -> str:
-    """What a column says, by protocol where the protocols differ; "none" where it says nothing."""
-    said = {}
+def _kind_in(rows: pd.DataFrame, column: str) -> str:
+    """The values of a column, by protocol if the protocols differ; "none" if there are none."""
+    by_protocol = {}
     for protocol in PROTOCOLS:
-        part = rows.loc[rows["protocol"] == protocol, column].dropna()
-        if len(part):
-            said[protocol.upper()] = " or ".join(sorted(set(part) - {""})) or "none"
-    if len(set(said.values())) < 2:
-        return next(iter(said.values()), "none")
-    return "; ".join(f"{protocol} {kind}" for protocol, kind in said.items())
+        values = rows.loc[rows["protocol"] == protocol, column].dropna()
+        if len(values):
+            by_protocol[protocol.upper()] = " or ".join(sorted(set(values) - {""})) or "none"
+    if len(set(by_protocol.values())) < 2:
+        return next(iter(by_protocol.values()), "none")
+    return "; ".join(f"{protocol} {value}" for protocol, value in by_protocol.items())
 
 
 def text(value: str) -> str:
-    """An en dash where nothing is said."""
+    """The text, or an en dash if it is empty."""
     return value or "–"
 
 
 def short(revision: str) -> str:
-    """Enough of a revision to tell it by."""
+    """The first 12 characters of a revision, or an en dash."""
     return revision[:12] or "–"
 
 
 def kind(of_row: str) -> str:
-    """A kind of source in words."""
+    """The display name of a kind of source."""
     return KINDS.get(of_row, of_row)

@@ -1,7 +1,7 @@
-"""The tables of a page as files that the page itself holds: CSV for spreadsheets, Parquet for programs.
+"""Tables embedded in the page as files: CSV for spreadsheets, Parquet for programs.
 
-A page that is mailed away from its tables still has them. What would make the page slow to open is left to the folder
-of tables, and said.
+A page that is sent by mail thus keeps its tables. Tables that would make the page slow to open are not embedded; the
+page names their folder instead.
 """
 
 from __future__ import annotations
@@ -15,27 +15,33 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_BYTES, MOST_TOGETHER = 1_000_000, 2_500_000  # of one file within the page, and of all
-MOST_ROWS = 25_000  # of a table that is tried
-PLAIN_CSV_BYTES = 200_000  # larger ones are gzipped, which pandas and DuckDB read as they are
+MOST_BYTES, MOST_TOGETHER = 1_000_000, 2_500_000  # of one embedded file, and of all together
+MOST_ROWS = 25_000  # larger tables are not embedded
+PLAIN_CSV_BYTES = 200_000  # larger CSV files are gzipped; pandas and DuckDB read them directly
 
 
 @dataclass(frozen=True)
 class Download:
-    """One table: its rows, and (file name, data address, bytes) of each form; no forms where it is too large."""
+    """One table.
+
+    Attributes:
+        table: name of the table.
+        n_rows: its number of rows.
+        forms: (file name, data URL, bytes) of each embedded file; empty if the table is too large.
+    """
 
     table: str
     n_rows: int
     forms: tuple[tuple[str, str, int], ...]
 
 
-# Columns of data, which stay as they are; other text columns hold names and sentences.
+# Columns of stimuli and ids, which must not be changed; other text columns hold names and sentences.
 _DATA_COLUMNS = frozenset({"word", "story", "sentence", "word_id", "row_id", "neuroid_id", "passage"})
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def escape_formulas(frame: pd.DataFrame) -> pd.DataFrame:
-    """Put an apostrophe before names that a spreadsheet would run as formulas; returns a copy for CSV."""
+    """Put an apostrophe before text that a spreadsheet would run as a formula; returns a copy for CSV."""
     escaped = frame.copy()
     for column in frame.columns.difference(list(_DATA_COLUMNS)):
         if frame[column].dtype == object or str(frame[column].dtype).startswith("str"):
@@ -47,15 +53,19 @@ def escape_formulas(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def of(frames: dict[str, pd.DataFrame]) -> list[Download]:
-    """The tables that have rows, in order."""
-    found, left = [], MOST_TOGETHER
+    """Embed the tables that have rows.
+
+    Args:
+        frames: table name -> rows.
+    """
+    downloads, n_bytes_left = [], MOST_TOGETHER
     for name, frame in frames.items():
-        few = 0 < len(frame) <= MOST_ROWS
-        forms = [form for form in _forms(name, frame) if form[2] <= left] if few else []
-        left -= sum(n_bytes for _, _, n_bytes in forms)
+        is_small = 0 < len(frame) <= MOST_ROWS
+        forms = [form for form in _forms(name, frame) if form[2] <= n_bytes_left] if is_small else []
+        n_bytes_left -= sum(n_bytes for _, _, n_bytes in forms)
         if len(frame):
-            found.append(Download(name, len(frame), tuple(forms)))
-    return found
+            downloads.append(Download(name, len(frame), tuple(forms)))
+    return downloads
 
 
 def _forms(name: str, frame: pd.DataFrame) -> list[tuple[str, str, int]]:

@@ -1,12 +1,13 @@
 """The figures of the report: rows of the tables in, panels out.
 
-A figure is a list of panels (SVG), one per protocol, STRICT first; panels of one figure share their scale. Of many
-models the best are drawn, so that a page of 500 stays one that opens at once; the tables have them all.
+A figure is a list of panels (SVG), one per protocol, STRICT first; panels of one figure share their scale. If there are
+many models, only the best are drawn, so that a page with 500 models opens quickly; the tables list all.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
@@ -18,41 +19,76 @@ from harness.report.panels import LETTER, Dot, Line, dot_panel, line_panel, span
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_MODELS, MOST_CURVES, MOST_PAIRS = 30, 12, 40  # that a figure draws
+_GAP = 16  # between the panels of a standalone figure, in pixels
+MOST_MODELS, MOST_CURVES, MOST_PAIRS = 30, 12, 40  # drawn in one figure
 
 PROTOCOLS: tuple[ProtocolName, ...] = ("strict", "paper", "equal", "brainscore2026")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels that share a caption; each panel is an SVG. legend: (place in the palette, what has that colour)."""
+    """Panels that share a caption.
+
+    Attributes:
+        panels: SVG drawings.
+        legend: (index in the palette, label) of each colour.
+    """
 
     caption: str
     panels: list[str]
     legend: tuple[tuple[int, str], ...] = ()
 
 
+def standalone(figure: Figure) -> str:
+    """One SVG document with the panels of a figure side by side, for files outside the report.
+
+    Args:
+        figure: at least one panel.
+
+    Returns:
+        The document: dark text on white, since files have no style sheet.
+    """
+    sizes = [re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', panel) for panel in figure.panels]
+    widths, heights = zip(*((float(size[1]), float(size[2])) for size in sizes if size), strict=True)
+    starts = [sum(widths[:k]) + _GAP * k for k in range(len(widths))]
+    width, height = starts[-1] + widths[-1] + 2 * _GAP, max(heights) + 2 * _GAP
+    panels = "\n".join(
+        panel.replace("<svg ", f'<svg x="{_GAP + start:g}" y="{_GAP}" height="{tall:g}" ', 1)
+        for panel, start, tall in zip(figure.panels, starts, heights, strict=True)
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
+        f'height="{height:g}" color="#1b1b1b" font-family="system-ui, sans-serif">\n'
+        f'<rect width="100%" height="100%" fill="#ffffff"/>\n{panels}\n</svg>\n'
+    )
+
+
 def of_many(n: int, most: int, what: str = "models") -> str:
-    """A sentence for the caption where not all are drawn."""
-    return f" Drawn are the best {most} of {n:,} {what}; the table has them all." if n > most else ""
+    """A sentence for the caption if only some are drawn; else ""."""
+    return f" Only the best {most} of {n:,} {what} are drawn; the table lists all." if n > most else ""
 
 
 def best_models(rows: pd.DataFrame, most: int, by: str = "r") -> set[str]:
-    """The best models with their variants, and all controls, as names of sources."""
+    """Names of the best models, their variants, and all controls without a model."""
     models = list(dict.fromkeys(base_name(name) for name in in_order(rows[rows["kind"] != "control"], by)))[:most]
     return {name for name, kind in zip(rows["model"], rows["kind"], strict=True)
             if kind == "control" or base_name(name) in set(models)}  # fmt: skip
 
 
 def scores(rows: pd.DataFrame) -> list[str]:
-    """Score of each source with its interval against the ceiling; rows of "model_scores" of one data set and target."""
+    """Score of each source with its interval and the ceiling.
+
+    Args:
+        rows: "model_scores" of one data set and target.
+    """
     return _dot_panels(rows, "r", ("r_low", "r_high"), "Pearson r", has_ceiling=True)
 
 
 def reading(rows: pd.DataFrame) -> list[str]:
-    """Reading times: r against the ceiling, then the gain in log-likelihood per word where it was measured.
+    """Reading times: r with the ceiling, then the gain in log-likelihood per word, if it was computed.
 
-    Takes the rows of "reading_scores" of one data set.
+    Args:
+        rows: "reading_scores" of one data set.
     """
     gains = rows[rows["delta_ll"].notna()]
     ends = ("delta_ll_low", "delta_ll_high")
@@ -63,97 +99,103 @@ def reading(rows: pd.DataFrame) -> list[str]:
 
 
 def layers(rows: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:
-    """Score against layer, one line per model and stack; the ceiling and the best control as levels.
+    """Score by layer, one line per model and stack, with the ceiling and the best control as horizontal lines.
 
     Args:
-        rows: "layer_scores" of one data set and target; controls are left out, for their layers are variants.
-        chosen: "model_scores" of the same; a ring marks the layer chosen.
+        rows: "layer_scores" of one data set and target; controls are skipped, because their layers are variants.
+        chosen: "model_scores" of the same data set and target; a ring marks the selected layer.
     """
     rows = rows.loc[
         (rows["kind"] != "control") & rows["r"].notna(), ["model", "protocol", "stack", "layer", "r", "ceiling"]
     ]
-    whole = rows["model"].map({name: base_name(name) for name in set(rows["model"])})
-    best = rows["r"].groupby(whole).max().nlargest(MOST_CURVES).index
-    rows = rows[whole.isin(best)]
+    base_names = rows["model"].map({name: base_name(name) for name in set(rows["model"])})
+    best = rows["r"].groupby(base_names).max().nlargest(MOST_CURVES).index
+    rows = rows[base_names.isin(best)]
     controls = chosen[(chosen["kind"] == "control") & chosen["r"].notna()].sort_values("r")
     colours = _colours(rows["model"])
     y_range = span([*rows["r"], *rows["ceiling"], *controls.groupby("protocol")["r"].max()])
-    drawn = []
-    for protocol, part in _by_protocol(rows):
+    panels = []
+    for protocol, scores in _by_protocol(rows):
         rings = {tuple(key) for key in _of(chosen, protocol)[["model", "stack", "layer"]].to_numpy()}
-        last = max(int(part["layer"].max()), 1)
-        ends, models = (0.0, float(last)), set(part["model"])
-        best = _of(controls, protocol).tail(1)
+        last = max(int(scores["layer"].max()), 1)
+        x_range, models = (0.0, float(last)), set(scores["model"])
+        best_control = _of(controls, protocol).tail(1)
         lines = [
-            *(_curve(curve, colours, rings, models) for _, curve in part.groupby(["model", "stack"], sort=False)),
-            *(_level(words, value, ends, "5 3") for words, value in _ceilings(part)),
-            *(_level(f"{control.model} (control)", control.r, ends, "1 3") for control in best.itertuples()),
+            *(_curve(curve, colours, rings, models) for _, curve in scores.groupby(["model", "stack"], sort=False)),
+            *(_level(words, value, x_range, "5 3") for words, value in _ceilings(scores)),
+            *(_level(f"{control.model} (control)", control.r, x_range, "1 3") for control in best_control.itertuples()),
         ]
         steps = [(float(k), str(k)) for k in range(0, last + 1, -(-last // 8))]
-        drawn.append(line_panel(protocol.upper(), "layer", lines, ends, y_range, steps))
-    return drawn
+        panels.append(line_panel(protocol.upper(), "layer", lines, x_range, y_range, steps))
+    return panels
 
 
 def slopes(rows: pd.DataFrame) -> list[str]:
-    """Base against tuned, one line per pair; rows of "comparisons" of one data set and target.
+    """Scores of base and tuned models, one line per pair; the scale starts at 0, so that small gains look small.
 
-    The scale starts at 0: a small difference should look small.
+    Args:
+        rows: "comparisons" of one data set and target.
     """
     rows = rows[rows["base_score"].notna() & rows["tuned_score"].notna()]
     best = rows.groupby("tuned")["tuned_score"].max().nlargest(MOST_PAIRS).index
     rows = rows[rows["tuned"].isin(best)]
     colours = _colours(rows["base"])
     y_range = span([*rows["base_score"], *rows["tuned_score"]])
-    drawn = []
-    for protocol, part in _by_protocol(rows):
+    panels = []
+    for protocol, pairs in _by_protocol(rows):
         lines = []
-        for pair in part.itertuples():
+        for pair in pairs.itertuples():
             hover = f"{pair.base} {number(pair.base_score)} → {pair.tuned} {number(pair.tuned_score)}"
             points = [(0.0, pair.base_score, hover, False), (1.0, pair.tuned_score, hover, False)]
             lines.append(Line(_label(pair.tuned), colours[pair.base], points))
         steps = [(0.0, "base"), (1.0, "tuned")]
-        drawn.append(line_panel(protocol.upper(), "", lines, (-0.15, 1.0), y_range, steps))
-    return drawn
+        panels.append(line_panel(protocol.upper(), "", lines, (-0.15, 1.0), y_range, steps))
+    return panels
 
 
 def base_name(source: str) -> str:
-    """The model that a variant ("model:untrained") is one of; any other name as it is."""
+    """The model of a variant such as "model:untrained"; other names are returned unchanged."""
     name, _, variant = source.rpartition(":")
     return name if variant in get_args(Variant) else source
 
 
 def in_order(rows: pd.DataFrame, by: str = "r") -> list[str]:
-    """Names of the sources: models from the highest score down, each with its variants, the untrained first; controls.
+    """Order the sources: models by descending score, each followed by its variants (untrained first); then controls.
 
-    The score is that under STRICT where there is one.
+    Args:
+        rows: scores with the columns model, kind, protocol and `by`.
+        by: the score; the STRICT value is used if there is one.
+
+    Returns:
+        The names of the sources, each once.
     """
-    best: dict[str, float] = {}
-    few = rows[list(dict.fromkeys(["model", "protocol", by]))]
-    for row in sorted(few.to_dict("records"), key=lambda row: PROTOCOLS.index(row["protocol"])):
-        best.setdefault(row["model"], -math.inf if math.isnan(row[by]) else row[by])
-    control = dict(zip(rows["model"], rows["kind"] == "control", strict=True))
-    own = {name: best.get(base_name(name), best[name]) for name in best}
-    place = {name: (name != base_name(name), not name.endswith(":untrained"), name) for name in best}
-    return sorted(best, key=lambda name: (control[name], -own[name], base_name(name), place[name]))
+    scores: dict[str, float] = {}
+    columns = rows[list(dict.fromkeys(["model", "protocol", by]))]
+    for row in sorted(columns.to_dict("records"), key=lambda row: PROTOCOLS.index(row["protocol"])):
+        scores.setdefault(row["model"], -math.inf if math.isnan(row[by]) else row[by])
+    is_control = dict(zip(rows["model"], rows["kind"] == "control", strict=True))
+    model_score = {name: scores.get(base_name(name), scores[name]) for name in scores}
+    variant_rank = {name: (name != base_name(name), not name.endswith(":untrained"), name) for name in scores}
+    return sorted(scores, key=lambda name: (is_control[name], -model_score[name], base_name(name), variant_rank[name]))
 
 
 def _dot_panels(
     rows: pd.DataFrame, value: str, ends: tuple[str, str], axis: str, by: str = "r", has_ceiling: bool = False
 ) -> list[str]:
-    """One panel per protocol, sources in one order and on one scale."""
+    """One panel per protocol; all share the order of sources and the scale."""
     rows = rows[rows["model"].isin(best_models(rows, MOST_MODELS, by))]
     columns = [value, *ends, *(["ceiling"] if has_ceiling else [])]
     x_range = span([level for column in columns for level in rows[column]])
     names = in_order(rows, by)
-    twins = {name: base_name(name) for name in names if name.endswith(":untrained") and base_name(name) in names}
-    labels = {name: _label(twins.get(name, name)) for name in names}
+    untrained = {name: base_name(name) for name in names if name.endswith(":untrained") and base_name(name) in names}
+    labels = {name: _label(untrained.get(name, name)) for name in names}
     left = max((len(label) for label in labels.values()), default=0) * LETTER + 14
-    drawn = []
-    for protocol, part in _by_protocol(rows):
-        found = {row["model"]: row for row in part.to_dict("records")}
-        dots = [_dot(labels[name], found[name], value, ends) for name in names if name in found]
-        drawn.append(dot_panel(protocol.upper(), axis, dots, _ceilings(part) if has_ceiling else [], x_range, left))
-    return drawn
+    panels = []
+    for protocol, scores in _by_protocol(rows):
+        row_of = {row["model"]: row for row in scores.to_dict("records")}
+        dots = [_dot(labels[name], row_of[name], value, ends) for name in names if name in row_of]
+        panels.append(dot_panel(protocol.upper(), axis, dots, _ceilings(scores) if has_ceiling else [], x_range, left))
+    return panels
 
 
 def _dot(label: str, row: dict[str, Any], value: str, ends: tuple[str, str]) -> Dot:
@@ -163,9 +205,9 @@ def _dot(label: str, row: dict[str, Any], value: str, ends: tuple[str, str]) -> 
 
 
 def _curve(curve: pd.DataFrame, colours: dict[str, int], rings: set[tuple[Any, ...]], models: set[str]) -> Line:
-    """The layers of one model and stack; beside its model an untrained twin is known by colour and needs no name."""
+    """The layers of one model and stack; an untrained control drawn with its model gets its colour and no label."""
     model, stack = curve["model"].iloc[0], curve["stack"].iloc[0]
-    varied = model != base_name(model)
+    is_variant = model != base_name(model)
     points = [
         (float(row.layer), row.r, f"{model} {stack}.{row.layer}: {number(row.r)}", (model, stack, row.layer) in rings)
         for row in curve.sort_values("layer").itertuples()
@@ -174,9 +216,9 @@ def _curve(curve: pd.DataFrame, colours: dict[str, int], rings: set[tuple[Any, .
         label=_label(model) if stack == "decoder" else f"{_label(model)} {stack}",
         colour=colours[base_name(model)],
         points=points,
-        dash="4 3" if varied else "none",
+        dash="4 3" if is_variant else "none",
         shape="circle" if stack == "decoder" else "square",
-        is_open=varied,
+        is_open=is_variant,
         is_named=not model.endswith(":untrained") or base_name(model) not in models,
     )
 
@@ -194,17 +236,17 @@ def _by_protocol(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _ceilings(rows: pd.DataFrame) -> list[tuple[str, float]]:
-    """(words, value) of each ceiling in the rows; as a rule one."""
+    """(label, value) of each distinct ceiling in the rows, usually one."""
     return [(f"ceiling {number(value)}", value) for value in sorted(set(rows["ceiling"].dropna()))]
 
 
 def _colours(models: Iterable[str]) -> dict[str, int]:
-    """Place in the palette of each model; an untrained twin has its model's."""
+    """Index in the palette of each model; variants share the colour of their model."""
     return {name: i for i, name in enumerate(sorted({base_name(name) for name in models}))}
 
 
 def _label(source: str) -> str:
-    """A name short enough for a phone: a variant marked by a word, a long name cut in its middle."""
+    """A name short enough for a phone: long names are cut in the middle, variants marked by a word."""
     name = base_name(source)
     short = name if len(name) <= 22 else f"{name[:8]}…{name[-13:]}"
     return short if source == name else f"{short}, {source.rpartition(':')[2]}"

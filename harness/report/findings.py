@@ -1,8 +1,7 @@
-"""What came out of a run, in a few plain sentences; every number in them is computed from the tables.
+"""The findings of a run in plain sentences; every number in them is computed from the tables.
 
-A report that opens with tables leaves the reading to the reader; one that opens with written conclusions is wrong at
-the next run. Where the run says what was planted in its data (column `content` of the table "runs"), the sentences say
-whether it was found.
+If the run states what was planted in simulated data (column `content` of the table "runs"), the sentences say whether
+it was recovered.
 """
 
 from __future__ import annotations
@@ -22,216 +21,233 @@ if TYPE_CHECKING:
     from harness.protocol import Protocol
     from harness.statistics.analysis import Analysis
 
-TIME_ONLY = "oasm"  # the control that knows when, and nothing else (METHODS.md, section 6.1)
+TIME_ONLY = "oasm"  # control whose features encode only the block of a row and its position in time
 
 
 class Finding(NamedTuple):
-    """A few words that name it, and the sentences."""
+    """A short heading and its sentences."""
 
     head: str
     text: str
 
 
 def findings(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol], planted: dict[str, Any]) -> list[Finding]:
-    """The sentences of a run.
+    """The findings of a run.
 
     Args:
         frames: the tables model_scores, reading_scores, comparisons and failures of one run.
-        protocols: protocol hash -> protocol, as far as this version of the program knows them.
-        planted: what is known beforehand: "model", "layer", "ceiling" (brain) and "reading_model"; {} for real data.
+        protocols: protocol hash -> protocol, for those that this version of the program can read.
+        planted: ground truth of simulated data: "model", "layer", "ceiling" (brain) and "reading_model"; {} for real
+            data.
     """
-    whole = frames["model_scores"]
-    brain, means = (whole[whole["target"] == target] for target in ("all", "group"))
-    found: list[Finding] = []
+    scores = frames["model_scores"]
+    brain, group_means = (scores[scores["target"] == target] for target in ("all", "group"))
+    results: list[Finding] = []
     for dataset, rows in brain.groupby("dataset"):
         strict = _protocol(rows[rows["kind"] == "model"], "strict")
         if planted.get("model") in set(strict["model"]):
-            found += _planted_layer(dataset, strict, planted)
-        found += _best_model(dataset, rows)
-        found += _best_model(f"the mean over subjects of {dataset}", means[means["dataset"] == dataset])
-        found += _time_only(dataset, rows, protocols)
+            results += _planted_layer(dataset, strict, planted)
+        results += _best_model(dataset, rows)
+        results += _best_model(f"the mean over subjects of {dataset}", group_means[group_means["dataset"] == dataset])
+        results += _time_only(dataset, rows, protocols)
     for dataset, rows in frames["reading_scores"].groupby("dataset"):
-        found += _reading(dataset, rows, planted.get("reading_model"))
-    return found + list(_tuning(frames["comparisons"])) + list(_failures(frames["failures"]))
+        results += _reading(dataset, rows, planted.get("reading_model"))
+    return results + list(_tuning(frames["comparisons"])) + list(_failures(frames["failures"]))
 
 
-def in_short(frames: dict[str, pd.DataFrame], found: Analysis) -> list[str]:
-    """The answer in three sentences: how close the best models come, what tuning does, what goes with alignment.
+def in_short(frames: dict[str, pd.DataFrame], results: Analysis) -> list[str]:
+    """The summary in three sentences: the best scores, the effect of tuning, and what correlates with alignment.
 
-    Where a run cannot say one of the last two, what a control of nothing but time reaches, and reading times, take its
+    If a run has no data for one of the last two, the score of the time-only control and then reading times take its
     place.
+
+    Args:
+        frames: the tables model_scores and reading_scores of one run.
+        results: the statistics of the same run.
     """
-    brain, read = frames["model_scores"], frames["reading_scores"]
+    brain, reading = frames["model_scores"], frames["reading_scores"]
     brain = brain[brain["target"] == "all"]
-    said = [*_closest(brain), *analysis.of_tuning(found), *analysis.of_properties(found)[:1]]
-    return [*said, *_time_in_short(brain), *_reading_in_short(read)][:3]
+    sentences = [*_best_scores(brain), *analysis.of_tuning(results), *analysis.of_properties(results)[:1]]
+    return [*sentences, *_time_in_short(brain), *_reading_in_short(reading)][:3]
 
 
-def _closest(brain: pd.DataFrame) -> Iterator[str]:
+def _best_scores(brain: pd.DataFrame) -> Iterator[str]:
     protocol = next((name for name in PROTOCOLS if name in set(brain["protocol"])), "")
-    parts = []
-    for dataset, part in _protocol(brain, protocol).groupby("dataset"):
-        best, control = (_top(part[part["kind"] == kind]) for kind in ("model", "control"))
+    phrases = []
+    for dataset, rows in _protocol(brain, protocol).groupby("dataset"):
+        best, control = (_top(rows[rows["kind"] == kind]) for kind in ("model", "control"))
         if best is None:
             continue
         of_ceiling = "" if math.isnan(best["ratio"]) else f", {number(100 * best['ratio'], 0)} % of the ceiling"
         higher = control is not None and control["r"] > best["r"]
-        beside = f"; a control, {control['model']}, has {number(control['r'], 2)}" if higher and control else ""
-        parts.append(f"{number(best['r'], 2)} on {dataset} ({best['model']}{of_ceiling}{beside})")
-    if parts:
-        yield f"Under {protocol.upper()} the best language models reach r = {', '.join(parts)}."
+        comparison = f"; the control {control['model']} reaches {number(control['r'], 2)}" if higher and control else ""
+        phrases.append(f"{number(best['r'], 2)} on {dataset} ({best['model']}{of_ceiling}{comparison})")
+    if phrases:
+        yield f"Under {protocol.upper()}, the best language models reach r = {', '.join(phrases)}."
 
 
 def _time_in_short(brain: pd.DataFrame) -> Iterator[str]:
-    """Of the data set on which time alone gains most by PAPER's folds."""
-    alone = brain[(brain["model"] == TIME_ONLY) & brain["protocol"].isin(["paper", "strict"])]
-    wide = alone.pivot_table(index="dataset", columns="protocol", values="r", dropna=False)
-    if {"paper", "strict"} <= set(wide) and wide["paper"].notna().any():
-        dataset = wide["paper"].idxmax()
-        now = wide.loc[dataset, "strict"]
-        left = "nothing that could be measured" if math.isnan(now) else number(now, 2)
-        then = number(wide.loc[dataset, "paper"], 2)
+    """The time-only control, on the data set where it scores highest under PAPER."""
+    control = brain[(brain["model"] == TIME_ONLY) & brain["protocol"].isin(["paper", "strict"])]
+    by_dataset = control.pivot_table(index="dataset", columns="protocol", values="r", dropna=False)
+    if {"paper", "strict"} <= set(by_dataset) and by_dataset["paper"].notna().any():
+        dataset = by_dataset["paper"].idxmax()
+        paper, strict = (by_dataset.loc[dataset, name] for name in ("paper", "strict"))
+        under_strict = "cannot be scored" if math.isnan(strict) else f"r = {number(strict, 2)}"
         yield (
-            f"A control that knows nothing but time ({TIME_ONLY}) reaches r = {then} on {dataset} under PAPER, and "
-            f"{left} under STRICT."
+            f"A control that encodes only time ({TIME_ONLY}) reaches r = {number(paper, 2)} on {dataset} under PAPER "
+            f"and {under_strict} under STRICT."
         )
 
 
-def _reading_in_short(read: pd.DataFrame) -> Iterator[str]:
-    models = read[read["kind"] == "model"]
+def _reading_in_short(reading: pd.DataFrame) -> Iterator[str]:
+    models = reading[reading["kind"] == "model"]
     best = _top(models, "delta_ll") or _top(models, "abs_r")
     if best is not None:
-        gain = "" if math.isnan(best["delta_ll"]) else f", Δ log-likelihood {number(best['delta_ll'], 4)} a word"
-        said = f"Reading times of {best['dataset']} go with the surprisal of {best['model']} most"
-        yield f"{said}: r = {number(best['r'], 2)}{gain}."
+        gain = "" if math.isnan(best["delta_ll"]) else f", Δ log-likelihood {number(best['delta_ll'], 4)} per word"
+        claim = f"The surprisal of {best['model']} predicts the reading times of {best['dataset']} best"
+        yield f"{claim}: r = {number(best['r'], 2)}{gain}."
 
 
 def _planted_layer(dataset: str, models: pd.DataFrame, planted: dict[str, Any]) -> Iterator[Finding]:
     best = _top(models)
     if best is None:
         return
-    own = models[models["model"] == planted["model"]].iloc[0]
-    made = f"The responses of {dataset} were made from layer {planted['layer']} of {planted['model']}."
-    layer_back, model_back = _layer(own) == planted["layer"], best["model"] == planted["model"]
-    chosen = f"STRICT chose {'that layer' if layer_back else f'layer {_layer(own)} of it instead'}"
-    rank = "scores highest" if model_back else f"scores below {best['model']} (r = {number(best['r'])})"
-    text = f"{made} {chosen}, and {planted['model']} {rank}, r = {_with_interval(own)}, among {len(models)} models."
+    model, layer = planted["model"], planted["layer"]
+    source = models[models["model"] == model].iloc[0]
+    is_right_layer, is_right_model = _layer(source) == layer, best["model"] == model
+    selected = "that layer" if is_right_layer else f"its layer {_layer(source)} instead"
+    score = f"r = {_with_interval(source)}"
+    if is_right_model:
+        rank = f"scores highest of {len(models)} models, {score}"
+    else:
+        rank = f"scores {score}, below {best['model']} (r = {number(best['r'])})"
+    text = f"The responses of {dataset} were simulated from layer {layer} of {model}. "
+    text += f"STRICT selects {selected}, and {model} {rank}."
     if planted.get("ceiling") is not None:
-        text += f" Signal was planted up to r = {number(planted['ceiling'])};"
-        text += f" the table's ceiling is {number(own['ceiling'])}."
-    came_back = layer_back and model_back
-    yield Finding("What was planted was found" if came_back else "What was planted was not found", text)
+        text += f" The planted signal allows at most r = {number(planted['ceiling'])};"
+        text += f" the ceiling in the table is {number(source['ceiling'])}."
+    is_recovered = is_right_layer and is_right_model
+    yield Finding("Planted layer recovered" if is_recovered else "Planted layer not recovered", text)
 
 
 def _best_model(dataset: str, rows: pd.DataFrame) -> Iterator[Finding]:
-    parts = []
+    sentences = []
     for protocol in PROTOCOLS:
-        part = _protocol(rows, protocol)
-        best, control = _top(part[part["kind"] == "model"]), _top(part[part["kind"] == "control"])
+        scores = _protocol(rows, protocol)
+        best, control = _top(scores[scores["kind"] == "model"]), _top(scores[scores["kind"] == "control"])
         if best is None:
             continue
-        text = f"Under {protocol.upper()} {best['model']} (layer {_layer(best)}) is best, r = {_with_interval(best)}"
+        text = f"Under {protocol.upper()}, {best['model']} (layer {_layer(best)}) scores highest, "
+        text += f"r = {_with_interval(best)}"
         if not math.isnan(best["ratio"]):
             text += f", {number(best['ratio'], 2)} of the ceiling {number(best['ceiling'])}"
-        twin = part.loc[part["model"] == f"{best['model']}:untrained", "r"]
-        others = [(r, "with untrained weights") for r in twin]
-        others += [] if control is None else [(control["r"], f"for the best control, {control['model']}")]
-        beside = [f"{number(r)}{' (higher)' if r > best['r'] else ''} {what}" for r, what in others]
-        text = f"{text}; beside it {' and '.join(beside)}." if beside else f"{text}."
-        parts.append(text + _beyond_controls(best))
-    if parts:
-        yield Finding(f"Best model on {dataset}", " ".join(parts))
+        untrained = scores.loc[scores["model"] == f"{best['model']}:untrained", "r"]
+        others = [("its untrained control", r) for r in untrained]
+        others += [] if control is None else [(f"the best control without a model, {control['model']},", control["r"])]
+        phrases = [f"{name} reaches {number(r)}{' (higher)' if r > best['r'] else ''}" for name, r in others]
+        text += f"; {' and '.join(phrases)}." if phrases else "."
+        sentences.append(text + _beyond_controls(best))
+    if sentences:
+        yield Finding(f"Best model on {dataset}", " ".join(sentences))
 
 
 def _beyond_controls(best: dict[str, Any]) -> str:
-    """What the model explains that the controls do not; nothing where that was not computed."""
+    """A sentence on the model's unique variance; empty if it was not computed."""
     if math.isnan(best["unique_r2"]):
         return ""
     ends = interval(best["unique_low"], best["unique_high"])
-    verdict = "something" if best["unique_low"] > 0 else "nothing that its interval tells from 0"
-    said = f"R² {number(best['unique_r2'])}{f' ({ends})' if ends != '–' else ''}"
-    return f" Beyond the controls it explains {verdict}: {said}, over {number(best['controls_r2'])} of theirs."
+    in_parentheses = f" ({ends})" if ends != "–" else ""
+    verdict = "" if best["unique_low"] > 0 else ", which does not differ reliably from 0"
+    return (
+        f" Beyond the controls it explains R² = {number(best['unique_r2'])}{in_parentheses}{verdict}; the controls "
+        f"alone explain {number(best['controls_r2'])}."
+    )
 
 
 def _time_only(dataset: str, rows: pd.DataFrame, protocols: dict[str, Protocol]) -> Iterator[Finding]:
     paper, strict = (_protocol(rows, name) for name in ("paper", "strict"))
     best = _top(paper[paper["kind"] == "model"])
-    alone = strict[strict["model"] == TIME_ONLY]
-    then = _top(paper[paper["model"] == TIME_ONLY])
-    if best is None or then is None or alone.empty:
+    strict_rows = strict[strict["model"] == TIME_ONLY]
+    under_paper = _top(paper[paper["model"] == TIME_ONLY])
+    if best is None or under_paper is None or strict_rows.empty:
         return
-    now = alone.iloc[0]
+    under_strict = strict_rows.iloc[0]
     folds = [
         f"{row['protocol'].upper()} ({folds_in_words(protocols[row['protocol_hash']].folds)})"
         if row["protocol_hash"] in protocols
         else row["protocol"].upper()
-        for row in (then, now)
+        for row in (under_paper, under_strict)
     ]
-    reach = "above" if then["r"] > best["r"] else "as good as" if then["r"] >= best["r_low"] else "below"
-    left = f"it {'falls to' if now['r'] < then['r'] else 'reaches'} {number(now['r'])}"
-    if math.isnan(now["r"]):
-        left = "nothing is left to measure: it predicts the same for all rows of a group it was not trained on"
+    is_similar = under_paper["r"] >= best["r_low"]
+    relation = "above" if under_paper["r"] > best["r"] else "similar to" if is_similar else "below"
+    outcome = f"it {'falls to' if under_strict['r'] < under_paper['r'] else 'reaches'} {number(under_strict['r'])}"
+    if math.isnan(under_strict["r"]):
+        outcome = "it cannot be scored, because its prediction is constant within each held-out group"
     text = (
-        f"{TIME_ONLY} knows nothing of the text. Under {folds[0]} it reaches r = {number(then['r'])}, {reach} the best "
-        f"model ({best['model']}, {number(best['r'])}). Under {folds[1]} {left}."
+        f"{TIME_ONLY} encodes only the block of a row and its position in time. Under {folds[0]} it reaches "
+        f"r = {number(under_paper['r'])}, {relation} the best model ({best['model']}, {number(best['r'])}). "
+        f"Under {folds[1]} {outcome}."
     )
-    yield Finding(f"Time alone on {dataset}", text)
+    yield Finding(f"Time-only control on {dataset}", text)
 
 
-def _reading(dataset: str, rows: pd.DataFrame, planted_reader: str | None) -> Iterator[Finding]:
-    parts = []
+def _reading(dataset: str, rows: pd.DataFrame, planted_model: str | None) -> Iterator[Finding]:
+    sentences = []
     for protocol in PROTOCOLS:
-        part = _protocol(rows, protocol)
-        measure = "delta_ll" if part["delta_ll"].notna().any() else "abs_r"
-        best = _top(part[part["kind"] == "model"], measure)
-        control = _top(part[part["kind"] == "control"], "abs_r")
+        scores = _protocol(rows, protocol)
+        measure = "delta_ll" if scores["delta_ll"].notna().any() else "abs_r"
+        best = _top(scores[scores["kind"] == "model"], measure)
+        control = _top(scores[scores["kind"] == "control"], "abs_r")
         if best is None:
             continue
-        text = f"Under {protocol.upper()} the surprisal of {best['model']} says most"
-        if planted_reader in set(part["model"]):
-            text += ", as planted" if best["model"] == planted_reader else f", though {planted_reader} was planted"
+        text = f"Under {protocol.upper()}, the surprisal of {best['model']} predicts reading times best"
+        if planted_model in set(scores["model"]):
+            is_planted = best["model"] == planted_model
+            text += ", as planted" if is_planted else f", although they were simulated from {planted_model}"
+        values = [f"r = {_with_interval(best)}"]
         if measure == "delta_ll":
-            text += f": Δ log-likelihood {_with_interval(best, 'delta_ll', 4)} per word"
-            text += f", partial r {number(best['partial_r'])}"
-        text += f"; r = {_with_interval(best)}"
-        text += "" if math.isnan(best["ceiling"]) else f", ceiling {number(best['ceiling'])}"
-        text += "" if control is None else f"; the best control, {control['model']}, has r = {number(control['r'])}"
-        parts.append(f"{text}.")
-    if parts:
-        yield Finding(f"Reading times of {dataset}", " ".join(parts))
+            gain = f"Δ log-likelihood {_with_interval(best, 'delta_ll', 4)} per word"
+            values = [f"{gain}, partial r = {number(best['partial_r'])}", *values]
+        values[-1] += "" if math.isnan(best["ceiling"]) else f", ceiling {number(best['ceiling'])}"
+        text += f": {'; '.join(values)}."
+        text += "" if control is None else f" The best control, {control['model']}, reaches r = {number(control['r'])}."
+        sentences.append(text)
+    if sentences:
+        yield Finding(f"Reading times of {dataset}", " ".join(sentences))
 
 
 def _tuning(comparisons: pd.DataFrame) -> Iterator[Finding]:
-    """Mean difference over pairs; pairs that share a base are not independent, so no test is named."""
-    whole = comparisons[comparisons["target"].isin(["all", "reading"])].dropna(subset=["difference"])
-    whole = whole[whole["metric"] != "delta_ll"]
-    parts = []
-    for dataset, rows in whole.groupby("dataset"):
-        said = []
+    """Mean difference over pairs. No test is reported, because pairs that share a base are not independent."""
+    overall = comparisons[comparisons["target"].isin(["all", "reading"])].dropna(subset=["difference"])
+    overall = overall[overall["metric"] != "delta_ll"]
+    by_dataset = []
+    for dataset, rows in overall.groupby("dataset"):
+        phrases = []
         for protocol in PROTOCOLS:
             gains = _protocol(rows, protocol)["difference"]
             if len(gains):
-                up = f"{int((gains > 0).sum())} of {_count(len(gains), 'pair')} up"
-                said.append(f"{number(gains.mean(), sign=True)} under {protocol.upper()} ({up})")
-        parts.append(f"{dataset} {', '.join(said)}")
-    if parts:
-        yield Finding("Tuned minus base", f"Mean difference in r: {'; '.join(parts)}.")
+                n_higher = f"higher in {int((gains > 0).sum())} of {_count(len(gains), 'pair')}"
+                phrases.append(f"{number(gains.mean(), sign=True)} under {protocol.upper()} ({n_higher})")
+        by_dataset.append(f"{dataset} {', '.join(phrases)}")
+    if by_dataset:
+        yield Finding("Tuned minus base", f"Mean difference in r: {'; '.join(by_dataset)}.")
 
 
 def _failures(failures: pd.DataFrame) -> Iterator[Finding]:
     if len(failures):
         models = ", ".join(sorted(set(failures["model"])))
-        lost = f"{_count(len(failures), 'evaluation')} failed ({models}); the numbers above are without them."
-        yield Finding("Failures", f"{lost} See the section Failures.")
+        text = f"{_count(len(failures), 'evaluation')} failed ({models}); the results above do not include them."
+        yield Finding("Failures", f"{text} See the section Failures.")
 
 
 def _top(rows: pd.DataFrame, by: str = "r") -> dict[str, Any] | None:
-    """The row with the highest value, or None where nothing was measured."""
+    """The row with the highest value; None if all are NaN."""
     measured = rows[rows[by].notna()]
     if measured.empty:
         return None
-    found: dict[str, Any] = measured.loc[[measured[by].idxmax()]].iloc[0].to_dict()
-    return found
+    row: dict[str, Any] = measured.loc[[measured[by].idxmax()]].iloc[0].to_dict()
+    return row
 
 
 def _protocol(rows: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -1,7 +1,7 @@
-"""The report: the tables of one run as one HTML page that needs no network, as Markdown, or as LaTeX.
+"""The report of one run: its tables as one self-contained HTML page, as Markdown or as LaTeX.
 
-Names come from users and from hubs: everything is escaped, and the page's content policy forbids loading and every
-script but our own, by its hash.
+Names come from users and from the Hub, so all text is escaped, and the page's content security policy forbids loading
+anything and running any script except our own, which is identified by its hash.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import re
 import uuid
 from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import datasets, names
 from harness.protocol import protocol_of
 from harness.report import embedded_files, figures
 from harness.report.cells import ReportTable, records
-from harness.report.figures import PROTOCOLS
+from harness.report.figures import PROTOCOLS, Figure, standalone
 from harness.report.findings import findings, in_short
 from harness.report.sections import sections
 from harness.statistics import analysis, scores
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
 
     from harness.protocol import Protocol
 
-# The large tables, by neuroid and by word, are left to pandas and DuckDB.
+# Tables that the page shows; those by neuroid and by word are too large.
 _FRAMES = (
     "model_scores", "reading_scores", "reader_slopes", "next_word_scores", "model_properties", "failures",
 )  # fmt: skip
-LARGE = 5000  # rows of model_scores; of such a page only what is on the screen is laid out
-MOST_WITH_PEOPLE = 100  # models; beyond it intervals over people are left to `harness analyse`
-# LaTeX's own characters, and those that its fonts lack.
+LARGE = 5000  # rows of model_scores; larger pages lay out only the visible part
+MOST_WITH_SUBJECTS = 100  # models; with more, only `harness analyse` computes intervals over subjects
+# Characters that are special in LaTeX or missing from its fonts.
 _TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"$<$", ">": r"$>$", "|": r"$|$", "−": "$-$",
@@ -46,45 +47,59 @@ _TEX = {
 }  # fmt: skip
 
 
-_TAG = re.compile(r"<(?=[A-Za-z/!?])")  # in Markdown, which takes HTML
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")  # Markdown passes HTML through
 
 
 def write(out: str, run: str | None = None) -> str:
-    """Write OUT/report.html for the newest run or the one named, and return its path.
+    """Write OUT/report.html for one run and return its path.
 
     Args:
-        out: folder or URL that holds `tables`.
-        run: a run id; None is the run that started last.
+        out: folder or URL that contains `tables`.
+        run: a run id; None selects the run that started last.
 
     Raises:
         FileNotFoundError: if there are no tables.
-        ValueError: if the run is unknown; names the nearest.
+        ValueError: if the run is unknown; the message has the nearest names.
     """
     import fsspec
 
     script = (resources.files("harness.report") / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    named = tables.pick_run(out, run)["run"]
-    with Store(out).tables_of(named):
-        content = _content(out, named)
-    left_out = {"failures", *(["layer_scores"] if content["is_large"] else [])}
-    held = embedded_files.of({name: frame for name, frame in content["frames"].items() if name not in left_out})
-    page = _render("report.html.j2", content | {"files": held, "script": script, "script_hash": f"sha256-{digest}"})
+    run_id = tables.pick_run(out, run)["run"]
+    with Store(out).tables_of(run_id):
+        content = _content(out, run_id)
+    not_embedded = {"failures", *(["layer_scores"] if content["is_large"] else [])}
+    files = embedded_files.of({name: frame for name, frame in content["frames"].items() if name not in not_embedded})
+    page = _render("report.html.j2", content | {"files": files, "script": script, "script_hash": f"sha256-{digest}"})
     filesystem, root = fsspec.core.url_to_fs(out)
-    aside = f"{root}/.report-{uuid.uuid4().hex}.html"
-    transfer.retry(filesystem.pipe_file, aside, page.encode())
-    transfer.retry(filesystem.mv, aside, f"{root}/report.html")
+    temporary = f"{root}/.report-{uuid.uuid4().hex}.html"
+    transfer.retry(filesystem.pipe_file, temporary, page.encode())
+    transfer.retry(filesystem.mv, temporary, f"{root}/report.html")
     return f"{out.rstrip('/')}/report.html"
 
 
 def markdown(out: str, run: str | None = None) -> str:
-    """The sentences and the main tables as Markdown; arguments and errors as in `write`."""
+    """The findings and the main tables as Markdown; arguments and errors as in `write`."""
     return _render("report.md.j2", _content(out, run))
 
 
 def latex(out: str, run: str | None = None) -> str:
     """The main tables as LaTeX (booktabs, longtable); arguments and errors as in `write`."""
     return _render("report.tex.j2", _content(out, run))
+
+
+def write_figures(out: str, folder: str, run: str | None = None) -> list[str]:
+    """Write each figure of the report as one SVG file and return the paths; arguments and errors as in `write`."""
+    to = Path(folder)
+    to.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for section in _content(out, run)["sections"]:
+        drawn = [part for part in section.parts if isinstance(part, Figure) and part.panels]
+        for k, figure in enumerate(drawn, 1):
+            path = to / f"{section.id}-{k}.svg"
+            path.write_text(standalone(figure), encoding="utf-8")
+            paths.append(str(path))
+    return paths
 
 
 def _render(template: str, content: dict[str, Any]) -> str:
@@ -106,18 +121,18 @@ def _one_line(text: Any) -> str:
 
 
 def _content(out: str, run: str | None) -> dict[str, Any]:
-    """Everything that the templates show."""
+    """All values that the templates use."""
     import pandas as pd
 
     about = tables.pick_run(out, run)
     frames = {name: tables.read(out, name, about["run"]) for name in _FRAMES}
     frames["layer_scores"] = _layers(out, about["run"], frames["model_scores"])
-    known_scores = _scores(out, about["run"], frames)
-    found = analysis.analyse(known_scores)
-    frames |= {"comparisons": found.pairs, "tuning_tests": found.tuning, "correlations": found.correlations}
-    known = _mapping(about["content"])
+    run_scores = _scores(out, about["run"], frames)
+    results = analysis.analyse(run_scores)
+    frames |= {"comparisons": results.pairs, "tuning_tests": results.tuning, "correlations": results.correlations}
+    run_content = _mapping(about["content"])
     scored = pd.concat([frames[name][["dataset", "protocol", "seed"]] for name in ("model_scores", "reading_scores")])
-    protocols = _protocols(set(scored["dataset"]), known.get("protocols") or [])
+    protocols = _protocols(set(scored["dataset"]), run_content.get("protocols") or [])
     return {
         "out": names.printable(out.rstrip("/")),
         "about": about,
@@ -127,32 +142,32 @@ def _content(out: str, run: str | None) -> dict[str, Any]:
         "seeds": sorted(set(scored["seed"])),
         "frames": frames,
         "protocols": [name for name in PROTOCOLS if name in set(scored["protocol"])],
-        "answer": in_short(frames, found),
-        "findings": findings(frames, protocols, known.get("planted") or {}),
-        "sections": sections(frames, protocols, known_scores, found),
+        "answer": in_short(frames, results),
+        "findings": findings(frames, protocols, run_content.get("planted") or {}),
+        "sections": sections(frames, protocols, run_scores, results),
         "failures": [*records(frames["failures"]), *_parked(out, about["run"])],
     }
 
 
 def _parked(out: str, run: str) -> list[dict[str, Any]]:
-    """Checkpoints of a watched training that were given up, as failures beside those of its run."""
+    """Parked checkpoints of a watched training run, in the form of rows of failures."""
     rows = tables.read(out, "watched")
-    of = rows[rows["evaluated_in"] == run][["source", "asked"]].drop_duplicates()
+    watches = rows[rows["evaluated_in"] == run][["source", "asked"]].drop_duplicates()
     last = (
-        rows.merge(of, on=["source", "asked"])
+        rows.merge(watches, on=["source", "asked"])
         .sort_values(["created", "attempt"], kind="stable")
         .groupby("where")
         .tail(1)
     )
     return [
         {"exception": "parked", "station": "watch", "model": row.model, "dataset": row.source, "protocol": "",
-         "message": f"given up after {row.attempt} attempts: {row.reason}"}
+         "message": f"parked after {row.attempt} attempts: {row.reason}"}
         for row in last[last["state"] == "parked"].itertuples()
     ]  # fmt: skip
 
 
 def _layers(out: str, run: str, brain: pd.DataFrame) -> pd.DataFrame:
-    """The table layer_scores; of a large run only of the sources whose curves may be drawn."""
+    """The table layer_scores; for a large run only the sources whose curves may be drawn."""
     if len(brain) <= LARGE:
         return tables.read(out, "layer_scores", run)
     overall = brain[brain["target"] == "all"]
@@ -161,25 +176,27 @@ def _layers(out: str, run: str, brain: pd.DataFrame) -> pd.DataFrame:
 
 
 def _scores(out: str, run: str, frames: dict[str, pd.DataFrame]) -> scores.Scores:
-    """The scores of the frames; of single people too, unless the models are so many that reading them takes long."""
-    brain, read, known = (frames[name] for name in ("model_scores", "reading_scores", "model_properties"))
-    found = scores.of_run(out, brain, read, known, tables.read(out, "benchmark_scores"))
-    if len(found.models) > MOST_WITH_PEOPLE:
-        return found
-    return replace(found, people=scores.people_of(out, run, brain))
+    """The scores of the run; includes single subjects unless there are too many models to read them quickly."""
+    brain, reading, properties = (frames[name] for name in ("model_scores", "reading_scores", "model_properties"))
+    run_scores = scores.of_run(out, brain, reading, properties, tables.read(out, "benchmark_scores"))
+    if len(run_scores.models) > MOST_WITH_SUBJECTS:
+        return run_scores
+    return replace(run_scores, people=scores.people_of(out, run, brain))
 
 
 def _protocols(names: set[str], of_run: list[dict[str, Any]]) -> dict[str, Protocol]:
-    """Protocols by hash: of the data sets of the table, and those that the run wrote down, as far as they are read."""
-    known = [protocol for name in names if name in datasets.DATASETS for protocol in datasets.protocols(name).values()]
-    for said in of_run:
-        with contextlib.suppress(TypeError, KeyError):  # a run of another version of the program
-            known.append(protocol_of(said))
-    return {protocol.hash: protocol for protocol in known}
+    """Protocols by hash: those of the data sets, and those stored with the run that this version can read."""
+    protocols = [
+        protocol for name in names if name in datasets.DATASETS for protocol in datasets.protocols(name).values()
+    ]
+    for fields in of_run:
+        with contextlib.suppress(TypeError, KeyError):  # stored by another version of the program
+            protocols.append(protocol_of(fields))
+    return {protocol.hash: protocol for protocol in protocols}
 
 
 def _mapping(text: str) -> dict[str, Any]:
-    """A JSON object; {} where the column is empty or holds something else."""
+    """Parse a JSON object; {} if the text is empty or something else."""
     try:
         value = json.loads(text or "{}")
     except json.JSONDecodeError:

@@ -1,9 +1,8 @@
-"""Panels of a figure as small SVG drawings: dots, a row per source; lines, named at their ends; points with a band.
+"""Panels of a figure as small SVG drawings: dots (one row per source), lines labelled at their ends, or points.
 
-Drawn by one template of our own rather than by matplotlib: text stays text, colours are CSS variables that follow a
-light or a dark page, each mark carries its numbers as a `<title>`, and nothing needs repair afterwards. Kinds of
-sources differ by shape as well as by colour. The palette is that of Okabe and Ito (2008), darkened where it would be
-faint on white.
+A template is used instead of matplotlib, because then text stays text, colours are CSS variables that follow a light or
+dark page, and each mark has its numbers as a `<title>`. Kinds of sources differ in shape as well as in colour. The
+palette is that of Okabe and Ito (2008), with colours that are faint on white darkened.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ if TYPE_CHECKING:
     import jinja2
 
 PALETTE = ("#0072B2", "#C2500A", "#00805A", "#A3457F", "#946800", "#4F5D75")
-MOST_SAID = 40  # marks that a panel's words for those who do not see it name
+MOST_DESCRIBED = 40  # marks listed in the text alternative of a panel
 WIDTH, ROW, TOP, LETTER = 390.0, 20.0, 26.0, 6.8  # px of the drawing; LETTER is the mean width of a letter at 12 px
 
 
 @dataclass(frozen=True)
 class Dot:
-    """One source on a panel of dots: a value with its interval; NaN where not measurable."""
+    """One source on a panel of dots: a value with its interval; NaN if not measurable."""
 
     label: str
     kind: str
@@ -39,15 +38,15 @@ class Dot:
 
 @dataclass(frozen=True)
 class Line:
-    """One line, named at its right end.
+    """One line, labelled at its right end.
 
     Attributes:
-        colour: place in the palette; None is the colour of the text.
-        points: (x, y, hover, whether a ring marks it) in data coordinates.
-        dash: of the stroke.
-        shape: of the points: "circle", "square", or "none" for a level such as a ceiling.
+        colour: index in the palette; None is the text colour.
+        points: (x, y, hover text, whether it has a ring) in data coordinates.
+        dash: SVG stroke-dasharray.
+        shape: of the points: "circle", "square", or "none" for a constant such as a ceiling.
         is_open: whether the points are hollow.
-        is_named: whether the label is written, or only shown on hover.
+        is_named: whether the label is drawn; otherwise it appears only on hover.
     """
 
     label: str
@@ -61,7 +60,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Point:
-    """One model on a panel of points; open rings are base models, filled ones tuned."""
+    """One model on a panel of points; open rings are base models, filled dots tuned models."""
 
     x: float
     y: float
@@ -72,7 +71,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Band:
-    """A line through the points with its interval: places in data coordinates, and the same for both ends."""
+    """A fitted line with its interval, in data coordinates."""
 
     x: list[float]
     line: list[float]
@@ -82,7 +81,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Scale:
-    """Data coordinates to drawing coordinates, with round ticks."""
+    """Maps data coordinates to drawing coordinates, and computes round ticks."""
 
     low: float
     high: float
@@ -90,7 +89,7 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """Place of a value, in px."""
+        """Position of a value, in px."""
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
 
     def ticks(self, most: int = 7) -> list[tuple[float, str]]:
@@ -104,37 +103,37 @@ class Scale:
 
 
 def span(values: Iterable[float]) -> tuple[float, float]:
-    """From the lowest to the highest, 0 among them, with a little room."""
+    """Axis range that contains all values and 0, with a margin of 5 %; NaN is ignored."""
     measured = [0.0, *(value for value in values if not math.isnan(value))]
     low, high = min(measured), max(measured)
-    room = 0.05 * (high - low) or 0.05
-    return (low - room if low < 0 else 0.0), high + room
+    margin = 0.05 * (high - low) or 0.05
+    return (low - margin if low < 0 else 0.0), high + margin
 
 
 def dot_panel(
     title: str, axis: str, dots: list[Dot], ceilings: list[tuple[str, float]], x_range: tuple[float, float], left: float
 ) -> str:
-    """One row per source: a dot (model), ring (untrained) or diamond (control) on a line that is the interval.
+    """One row per source: a dot (model), ring (untrained) or diamond (control) on a bar that shows the interval.
 
     Args:
         title: name of the protocol.
-        axis: what is measured.
-        dots: from top to bottom; an untrained twin shares the row of the model before it if their labels are the same;
-            controls stand a little apart from what is before them.
-        ceilings: (words, value) of each.
-        x_range: as `span` gives it; panels of one figure share it.
-        left: px where names end and the scale begins.
+        axis: label of the x axis.
+        dots: from top to bottom; an untrained control with the label of the model before it shares its row; the first
+            control without a model has extra space above it.
+        ceilings: (label, value) of each.
+        x_range: from `span`; shared by the panels of one figure.
+        left: px where the labels end and the scale begins.
     """
     scale = Scale(*x_range, left, WIDTH - 12)
     y, marks = TOP + 12 - ROW, []
     for before, dot in zip([None, *dots], dots, strict=False):
         shared = before is not None and (before.kind, dot.kind, before.label) == ("model", "untrained", dot.label)
-        apart = before is not None and before.kind != "control" and dot.kind == "control"
-        y += 0 if shared else 1.5 * ROW if apart else ROW
+        is_first_control = before is not None and before.kind != "control" and dot.kind == "control"
+        y += 0 if shared else 1.5 * ROW if is_first_control else ROW
         at = [None if math.isnan(value) else scale(value) for value in (dot.value, dot.low, dot.high)]
         marks.append({"dot": dot, "shared": shared, "y": y, "at": at})
     levels = [(words, scale(value)) for words, value in ceilings]
-    alt = _alternative(axis, title, [dot.hover for dot in dots[:MOST_SAID]] + [words for words, _ in ceilings])
+    alt = _alternative(axis, title, [dot.hover for dot in dots[:MOST_DESCRIBED]] + [words for words, _ in ceilings])
     frame = {"left": left, "right": WIDTH - 12, "top": TOP, "bottom": y + 14, "zero": scale(0)}
     parts = {"marks": marks, "ceilings": levels, "x_ticks": scale.ticks()}
     return _template().render(shape="dots", title=title, alt=alt, axis=axis, frame=frame, height=y + 52, **parts)
@@ -148,15 +147,15 @@ def line_panel(
     y_range: tuple[float, float],
     steps: list[tuple[float, str]],
 ) -> str:
-    """Lines of Pearson r over x; the panel is as high as the names need.
+    """Lines of Pearson r over x; the height grows with the number of labels.
 
     Args:
         title: name of the protocol.
-        axis: what x is; "" where the steps say it.
-        lines: at least one that is named.
+        axis: label of the x axis; "" if the ticks explain it.
+        lines: at least one with `is_named`.
         x_range: first and last x.
-        y_range: as `span` gives it; panels of one figure share it.
-        steps: (x, words) under the axis.
+        y_range: from `span`; shared by the panels of one figure.
+        steps: (x, label) of the ticks.
     """
     named = [line for line in lines if line.is_named]
     bottom = TOP + max(190.0, 13.0 * len(named))
@@ -185,25 +184,25 @@ def point_panel(
     points: list[Point],
     band: Band | None,
     y_range: tuple[float, float],
-    said: str,
+    heading: str,
     powers: bool = False,
 ) -> str:
     """Score against a property, one mark per model.
 
     Args:
         title: name of the protocol.
-        axes: what x and y are.
+        axes: labels of x and y.
         points: at least one.
-        band: a line with its interval; None draws none.
-        y_range: as `span` gives it; panels of one figure share it.
-        said: what the panel shows in a few words, such as "r = .95 over 17 models"; it stands above the panel.
+        band: fitted line with its interval, or None.
+        y_range: from `span`; shared by the panels of one figure.
+        heading: short text above the panel, such as "r 0.95 over 17 models".
         powers: whether x is a log10, so that ticks are powers of ten.
     """
     values = [point.x for point in points]
     low, high = min(values), max(values)
-    room = 0.06 * (high - low) or 0.5
+    margin = 0.06 * (high - low) or 0.5
     bottom = TOP + 200.0
-    x, y = Scale(low - room, high + room, 44, WIDTH - 12), Scale(*y_range, bottom, TOP)
+    x, y = Scale(low - margin, high + margin, 44, WIDTH - 12), Scale(*y_range, bottom, TOP)
     x_ticks = _powers(x) if powers else x.ticks(5)
     shape = None
     if band:
@@ -213,9 +212,11 @@ def point_panel(
             "ends": [(x(px), y(_within(py, y_range))) for px, py in ends],
         }
     marks = [{"point": point, "at": (x(point.x), y(point.y))} for point in points]
-    alt = _alternative(f"{axes[1]} against {axes[0]}", title, [said, *(point.hover for point in points[:MOST_SAID])])
+    alt = _alternative(
+        f"{axes[1]} against {axes[0]}", title, [heading, *(point.hover for point in points[:MOST_DESCRIBED])]
+    )
     frame = {"left": 44, "right": WIDTH - 12, "top": TOP, "bottom": bottom, "zero": y(0)}
-    parts = {"marks": marks, "band": shape, "x_ticks": x_ticks, "y_ticks": y.ticks(), "said": said}
+    parts = {"marks": marks, "band": shape, "x_ticks": x_ticks, "y_ticks": y.ticks(), "heading": heading}
     return _template().render(
         shape="points", title=title, alt=alt, axis=axes[0], frame=frame, height=bottom + 38, **parts
     )
@@ -226,17 +227,17 @@ def _within(value: float, ends: tuple[float, float]) -> float:
 
 
 def _powers(scale: Scale) -> list[tuple[float, str]]:
-    """Ticks at whole powers of ten; between them 2 and 5 times where there is but one."""
-    whole = [(float(k), 1) for k in range(math.ceil(scale.low), math.floor(scale.high) + 1)]
-    if len(whole) < 2:
+    """Ticks at powers of ten; also at 2 and 5 times a power if fewer than two powers fit."""
+    exponents = [float(k) for k in range(math.ceil(scale.low), math.floor(scale.high) + 1)]
+    if len(exponents) < 2:
         first = math.floor(scale.low)
-        each = [(first + k + math.log10(m), m) for k in range(3) for m in (1, 2, 5)]
-        whole = [(value, m) for value, m in each if scale.low <= value <= scale.high]
-    return [(scale(value), _short(10**value)) for value, _ in whole]
+        candidates = [first + k + math.log10(m) for k in range(3) for m in (1, 2, 5)]
+        exponents = [value for value in candidates if scale.low <= value <= scale.high]
+    return [(scale(value), _short(10**value)) for value in exponents]
 
 
 def _short(n: float) -> str:
-    """A count with its unit: 10M."""
+    """A count with its unit, such as 10M."""
     for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if n >= 0.999 * unit:
             return f"{n / unit:.3g}{name}"
@@ -254,13 +255,13 @@ def _template() -> jinja2.Template:
     return environment.from_string((resources.files("harness.report") / "panels.svg.j2").read_text(encoding="utf-8"))
 
 
-def _alternative(what: str, title: str, values: Iterable[str]) -> str:
-    """The panel in words, for those who do not see it."""
-    return f"{what}, {title} protocol. {'; '.join(values)}."
+def _alternative(measure: str, title: str, values: Iterable[str]) -> str:
+    """Text alternative of a panel, for screen readers."""
+    return f"{measure}, {title} protocol. {'; '.join(values)}."
 
 
 def _apart(places: list[float], top: float, bottom: float, gap: float = 13.0) -> list[float]:
-    """The places moved until they are `gap` px from each other, so that names do not overlap."""
+    """Move positions until they are `gap` px apart, so that labels do not overlap."""
     order = sorted(range(len(places)), key=lambda i: places[i])
     moved = list(places)
     for before, i in zip([None, *order], order, strict=False):

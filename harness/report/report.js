@@ -1,13 +1,13 @@
 "use strict";
-// Tables sort by a click on a heading and filter by a word; one protocol can be shown alone. Without this script
-// everything is shown, in the order in which it was written.
+// Sorts tables by a click on a heading, filters rows by words, and shows one protocol alone. Without scripts the page
+// shows everything in its original order.
 (() => {
   const units = { k: 1e3, M: 1e6, B: 1e9 };
   const number = (text) => {
     const plain = text.trim().replace(/\u2212/g, "-").replace(/,/g, "").replace(/^[<>+]\s*/, "");
     if (plain === "" || plain === "\u2013") return NaN;
-    const found = /^(-?\d*\.?\d+(?:e[-+]?\d+)?)(?:\s*([kMB])\b)?/.exec(plain);
-    return found ? Number(found[1]) * (units[found[2]] || 1) : undefined;
+    const match = /^(-?\d*\.?\d+(?:e[-+]?\d+)?)(?:\s*([kMB])\b)?/.exec(plain);
+    return match ? Number(match[1]) * (units[match[2]] || 1) : undefined;
   };
   const body = (table) => table.tBodies[0];
   const cell = (row, column) => row.cells[column].textContent;
@@ -74,10 +74,10 @@
       if (!columns.some((name) => name !== "-")) continue;
       for (const group of table.tHead.rows[0].cells) group.hidden = hidden(group.dataset.protocol || "-");
       for (const row of [table.tHead.rows[table.tHead.rows.length - 1], ...body(table).rows])
-        [...row.cells].forEach((each, column) => { each.hidden = hidden(columns[column]); });
+        [...row.cells].forEach((item, column) => { item.hidden = hidden(columns[column]); });
     }
-    for (const each of document.querySelectorAll("[data-protocol]:not(th):not(td)"))
-      each.hidden = protocol !== "all" && each.dataset.protocol !== "" && each.dataset.protocol !== protocol;
+    for (const element of document.querySelectorAll("[data-protocol]:not(th):not(td)"))
+      element.hidden = protocol !== "all" && element.dataset.protocol !== "" && element.dataset.protocol !== protocol;
     for (const svg of document.querySelectorAll("svg[data-protocol]"))
       svg.style.display = protocol !== "all" && svg.dataset.protocol !== protocol ? "none" : "";
   };
@@ -88,8 +88,8 @@
     choice.hidden = false;
     choice.addEventListener("change", (event) => show(event.target.value));
   }
-  // What is folded is printed too.
+  // Print collapsed tables too.
   const folded = [...document.querySelectorAll("details")];
-  addEventListener("beforeprint", () => folded.forEach((each) => { each.dataset.was = each.open; each.open = true; }));
-  addEventListener("afterprint", () => folded.forEach((each) => { each.open = each.dataset.was === "true"; }));
+  addEventListener("beforeprint", () => folded.forEach((box) => { box.dataset.was = box.open; box.open = true; }));
+  addEventListener("afterprint", () => folded.forEach((box) => { box.open = box.dataset.was === "true"; }));
 })();

@@ -1,9 +1,9 @@
-"""Ray shells: one holds a language model, one scores, one fits pieces of a scoring, one computes ceilings.
+"""Ray actors and tasks: feature extraction, scoring, fits of (layer, block of neuroids), and noise ceilings.
 
-They carry; the stations compute.
+They only distribute work; the computation is in the modules they call.
 
-Features go to the store from where they were made, and only a word of completion travels back. A model's actor loads
-its weights once, for all data sets, and is killed when its work is done.
+Each worker writes its features to the store and sends back only the time taken. A model actor loads its weights once
+for all data sets and is killed when its work is done.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from harness.units.ceiling_units import compute_ceiling
 from harness.units.feature_units import FeatureUnit
 from harness.units.score_units import ScoreUnit
 
-# Weights smaller than this are read faster than a process starts.
+# Prefetching smaller weights is not worth it: reading them takes less time than starting a process.
 PREFETCH_BYTES = 2**28
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class ModelActor:
-    """Holds one checkpoint, or its untrained twin, and reads texts with it.
+    """Holds one checkpoint, or its untrained control, and extracts features with it.
 
-    It is not restarted by Ray, which would spend its retries on a node before it knows that the node is dead: who sent
-    a text sends it again, to another actor (readings.py).
+    Ray does not restart it: Ray would spend its retries on a node before noticing that the node is dead. The model
+    queue (model_queue.py) resubmits lost units to a new actor instead.
     """
 
     def __init__(
@@ -55,24 +55,25 @@ class ModelActor:
         self.loaded: tuple[int | None, Model] | None = None
 
     def where(self) -> tuple[str, tuple[int, ...]]:
-        """Where it came to be: Ray's id of the node, and those of its GPUs there."""
+        """Return Ray's id of this actor's node, and the indices of its GPUs on that node."""
         return ray.get_runtime_context().get_node_id(), tuple(int(gpu) for gpu in ray.get_gpu_ids())
 
     def read(self, unit: FeatureUnit) -> float:
-        """Compute and store one feature unit; seconds it took, loading included.
+        """Compute and store one feature unit; return the seconds taken, including loading the model.
 
-        The model is loaded here and not on creation, so that what is wrong with a checkpoint comes back as itself.
+        The model is loaded here and not in `__init__`, so that a faulty checkpoint raises its own exception instead of
+        an actor creation error.
         """
         from harness.extraction import backends
 
         started = time.monotonic()
         seed = unit.source.seed if unit.source.kind == "untrained" else None
         if self.loaded is None or self.loaded[0] != seed:
-            if self.loaded:  # two models at once may not fit
+            if self.loaded:  # two models at once may not fit into memory
                 self.loaded[1].close()
                 self.loaded = None
             fetch(self.checkpoint, self.allow_pickle)
-            backend = self.placement.backend if seed is None else "transformers"  # which draws weights
+            backend = self.placement.backend if seed is None else "transformers"  # draws random weights
             model = backends.load(
                 backend, self.checkpoint, self.device, unit.dtype, seed,
                 n_gpus=max(1, self.placement.n_gpus) if self.device == "cuda" else 1, allow_pickle=self.allow_pickle,
@@ -85,15 +86,15 @@ class ModelActor:
 
 @ray.remote(num_cpus=0, max_retries=0)
 def prefetch(checkpoint: Checkpoint, allow_pickle: bool) -> int:
-    """Fetch the weights of a model that comes next, so that its actor finds them on this node; bytes read."""
+    """Fetch the weights of the next model to this node ahead of its actor; return the bytes read."""
     return fetch(checkpoint, allow_pickle)
 
 
 def fetch(checkpoint: Checkpoint, allow_pickle: bool) -> int:
-    """Bring a checkpoint's weights to this machine and into its page cache; bytes read.
+    """Read a checkpoint's weights into this machine's page cache, downloading them if needed; return the bytes read.
 
-    One model at a time on a node: two that share the link would both come late, and their GPUs wait for both. Nothing
-    is read where it is small, or would not fit beside what is in use.
+    A node fetches one model at a time: two models sharing the link would both arrive late, and both sets of GPUs would
+    wait. Small weights, and weights that do not fit into free memory, are skipped.
     """
     from harness.checkpoints.checkpoints import with_weights
     from harness.loading import memory
@@ -115,11 +116,11 @@ def fetch(checkpoint: Checkpoint, allow_pickle: bool) -> int:
 
 
 def _link_lock() -> contextlib.AbstractContextManager[Any]:
-    """A lock that this user's processes on this machine share; none where the user has no writable folder."""
+    """Return a lock shared by this user's processes on this machine, or no lock if the user has no writable folder."""
     from filelock import FileLock
 
-    place = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(place) / "brain-alignment-harness"
+    base_folder = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = Path(base_folder) / "brain-alignment-harness"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
@@ -129,7 +130,7 @@ def _link_lock() -> contextlib.AbstractContextManager[Any]:
 
 @ray.remote
 def score(unit: ScoreUnit, dataset: Dataset, ceiling: Ceiling, out: str, device: str) -> float:
-    """Compute and store one score unit; seconds it took."""
+    """Compute and store one score unit; return the seconds taken."""
     started = time.monotonic()
     unit.run(dataset, ceiling, Store(out), partial(over_cluster, device=device))
     return time.monotonic() - started
@@ -138,59 +139,64 @@ def score(unit: ScoreUnit, dataset: Dataset, ceiling: Ceiling, out: str, device:
 def over_cluster(
     fitting: Fitting, layers: Matrices, Y: Floats, device: str, least_flops: float = 3e11
 ) -> Iterator[list[list[FoldFit]]]:
-    """Fit the pieces of a scoring, (layer, block of neuroids), over all GPUs of the cluster, or over all its cores.
+    """Fit all (layer, block of neuroids) tasks on all GPUs of the cluster, or on all its cores.
 
-    Small work is done here. No more layers are on their way than keep the workers busy, so that a large model's
-    features do not fill the object store.
+    Small problems are fitted in this process. Only as many layers as keep the workers busy are in flight at a time, so
+    that the features of a large model do not fill the object store.
 
     Args:
-        fitting: how.
-        layers: the features.
+        fitting: the regression, folds and scaling to use.
+        layers: one (row, feature) matrix per layer.
         Y: (row, neuroid) responses.
-        device: "cuda" for GPUs, else cores.
-        least_flops: what is less is small work.
+        device: "cuda" to fit on GPUs, anything else to fit on cores.
+        least_flops: problems below this number of operations are fitted in this process.
+
+    Yields:
+        Per layer, in order: for each block of neuroids, one `FoldFit` per fold.
     """
     if fittings.flops(fitting, layers, Y.shape[1]) < least_flops:
         yield from fittings.fit_locally(fitting, layers, Y)
         return
     n_cpus, n_gpus = resources()
-    on_gpus = device == "cuda" and n_gpus  # nodes with GPUs may have gone when the last model had read
+    on_gpus = device == "cuda" and n_gpus  # GPU nodes may have left the cluster after the last extraction
     n_workers = n_gpus if on_gpus else n_cpus
-    need = {"num_gpus": 1, "num_cpus": 0} if on_gpus else {"num_cpus": 1}
+    task_resources = {"num_gpus": 1, "num_cpus": 0} if on_gpus else {"num_cpus": 1}
     blocks = fittings.cut(Y.shape[1], len(layers), n_workers)
-    shared = ray.put(fitting), [ray.put(Y[:, block]) for block in blocks]
+    fitting_ref, block_refs = ray.put(fitting), [ray.put(Y[:, block]) for block in blocks]
     running: deque[list[Any]] = deque()
     for k in range(len(layers)):
-        layer = ray.put(layers[k])
-        running.append([_fit.options(**need).remote(shared[0], layer, part) for part in shared[1]])
+        layer_ref = ray.put(layers[k])
+        running.append(
+            [_fit.options(**task_resources).remote(fitting_ref, layer_ref, block_ref) for block_ref in block_refs]
+        )
         if len(running) * len(blocks) >= 2 * n_workers:
-            yield _got(running.popleft())
-    yield from map(_got, running)
+            yield _results(running.popleft())
+    yield from map(_results, running)
 
 
-def _got(pieces: list[Any]) -> list[list[FoldFit]]:
-    """What pieces gave; what was wrong with one comes back as itself."""
+def _results(tasks: list[Any]) -> list[list[FoldFit]]:
+    """Return the results of fit tasks; re-raise the original exception of a failed one."""
     try:
-        found: list[list[FoldFit]] = ray.get(pieces)
+        fits: list[list[FoldFit]] = ray.get(tasks)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
-    return found
+    return fits
 
 
 @ray.remote(max_retries=3)
 def _fit(fitting: Fitting, layer: Floats, Y: Floats) -> list[FoldFit]:
-    """One piece, on the GPU that Ray gave where CuPy finds it."""
+    """Fit one layer to one block of neuroids, on the GPU assigned by Ray if CuPy can use it."""
     return fitting.fit(layer, Y, on_gpu=bool(ray.get_gpu_ids()) and gpu_available())
 
 
 @ray.remote
 def ceiling(dataset: Dataset, protocol: Protocol, out: str) -> Ceiling:
-    """The ceilings of a data set under a protocol, from the store where they were computed before."""
+    """Return the ceilings of a data set under a protocol; ceilings computed before come from the store."""
     return compute_ceiling(dataset, protocol, Store(out))
 
 
 def prepare_quickstart(folder: str, seed: int) -> None:
-    """Build the tiny models and the recording in which one of them is planted, in a process of its own."""
+    """Build the quickstart's tiny models and synthetic recordings in a separate process."""
     ray.get(_prepare_quickstart.remote(folder, seed))
 
 

@@ -1,7 +1,8 @@
-"""Units -> tables, by Ray Data.
+"""Assemble the tables of a run from its score units, with Ray Data.
 
-Each score unit holds its rows of each table as Parquet. Ray Data reads those of a run, adds the run's name, and writes
-them partitioned into a fresh folder, which then takes its place in one step: a table is whole or absent.
+Each score unit stores its rows of each table as Parquet. Ray Data reads the rows of all units of a run, adds the run's
+name, and writes them partitioned into a staging folder, which is then renamed into place. A table is thus either
+complete or absent.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from harness.storage import schemas, table_files, tables, transfer
 from harness.storage.store import Store
 from harness.units.score_units import ScoreUnit
 
-# Files of a partition's rows that one task reads and writes as one.
+# Number of input files that one task reads and writes as one output file.
 FILES_TOGETHER = 20
 SCORE_TABLES = (
     "neuroid_scores",
@@ -37,17 +38,18 @@ SCORE_TABLES = (
 
 
 def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, list[dict[str, Any]]]) -> None:
-    """Write every table of a run; a run that was there is replaced.
+    """Write all tables of a run; existing tables of the run are replaced.
 
     Args:
-        store: where the units are, and under whose OUT the tables go.
+        store: the store that holds the units; the tables are written to the same OUT.
         run: the run's name.
         units: finished score units.
-        others: rows of the tables that are not scores; `runs` is written last, so that a listed run has its tables.
+        others: table -> rows, for the tables other than scores. `runs` is written last, so that a run listed there has
+            all its tables.
     """
-    listed = f"{_root(store)}/runs/run={table_files.require_name(run)}"
+    run_entry = f"{_root(store)}/runs/run={table_files.require_name(run)}"
     table_files.forget(store.fs, root_of(store), run)
-    transfer.remove(store.fs, listed, recursive=True)  # killed while its tables are replaced, it is not listed as done
+    transfer.remove(store.fs, run_entry, recursive=True)  # not listed as done if killed from here on
     folders = [store.folder("scores", unit.key) for unit in units]
     for table in SCORE_TABLES:
         files = [f"{folder}/{table}.parquet" for folder in folders]
@@ -60,10 +62,11 @@ def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, 
 
 
 def _statistics(out: str, run: str, others: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    brain, read = (tables.read(out, table, run) for table in ("model_scores", "reading_scores"))
-    known = tables.rows_to_arrow("model_properties", others["model_properties"]).to_pandas()
-    found = analysis.analyse(scores.of_run(out, brain, read, known))
-    frames = {"comparisons": found.pairs, "tuning_tests": found.tuning, "correlations": found.correlations}
+    """Return the rows of the tables `comparisons`, `tuning_tests` and `correlations`."""
+    brain, reading = (tables.read(out, table, run) for table in ("model_scores", "reading_scores"))
+    properties = tables.rows_to_arrow("model_properties", others["model_properties"]).to_pandas()
+    result = analysis.analyse(scores.of_run(out, brain, reading, properties))
+    frames = {"comparisons": result.pairs, "tuning_tests": result.tuning, "correlations": result.correlations}
     return {
         table: frame.assign(run=run).reindex(columns=list(schemas.SCHEMAS[table])).to_dict("records")
         for table, frame in frames.items()
@@ -71,26 +74,27 @@ def _statistics(out: str, run: str, others: dict[str, list[dict[str, Any]]]) -> 
 
 
 def _write_scores(store: Store, run: str, table: str, files: list[str]) -> None:
+    """Write a table of scores from the Parquet files of its units."""
     if not files:
         write_rows(store, run, table, [])
         return
     partitions = [name for name in tables.PARTITIONS if name in schemas.SCHEMAS[table]]
 
-    def write(aside: str) -> None:
+    def write(staging: str) -> None:
         rows = _rows_of(store, table, files).map_batches(
             partial(_with_values, values={"run": run}), batch_format="pyarrow", batch_size=None
         )
-        rows.write_parquet(aside, filesystem=_arrow_filesystem(store), partition_cols=partitions)
-        _install(store, f"{aside}/run={run}", f"{_root(store)}/{table}/run={run}")
+        rows.write_parquet(staging, filesystem=_arrow_filesystem(store), partition_cols=partitions)
+        _install(store, f"{staging}/run={run}", f"{_root(store)}/{table}/run={run}")
 
-    _aside(store, write)
+    _through_staging(store, write)
 
 
 def partition(run: str, dataset: str, model: str) -> str:
-    """Where the rows of a model and a data set lie in a table's folder.
+    """Return the path of the partition of a model and a data set within a table's folder.
 
-    A name of the Hub has a slash, "org/model@refs/pr/2" has three: they are escaped as readers of hive partitions undo
-    it, and nothing else is, so that folders of earlier versions keep their names.
+    Slashes in Hub names such as "org/model@refs/pr/2" are percent-encoded; readers of hive partitions decode them. Only
+    "/" and "%" are encoded, so that folders written by earlier versions keep their names.
     """
     values = {"run": run, "dataset": dataset, "model": model}
     return "/".join(f"{key}={value.replace('%', '%25').replace('/', '%2F')}" for key, value in values.items())
@@ -99,49 +103,59 @@ def partition(run: str, dataset: str, model: str) -> str:
 def write_partition(
     store: Store, table: str, run: str, dataset: str, model: str, files: list[str], **values: str
 ) -> None:
-    """Stream files of rows, in their order, into one partition of a table; `values` are columns of all of them."""
+    """Stream Parquet files, in order, into one partition of a table.
+
+    Args:
+        store: the store that holds the files; the table is written to the same OUT.
+        table: name of the table.
+        run: the run's name.
+        dataset: the data set of all rows.
+        model: the model of all rows.
+        files: paths of the files on the store's filesystem.
+        values: constant columns added to all rows.
+    """
     import ray
 
-    _quiet()
+    _silence_ray_data()
 
-    def write(aside: str) -> None:
+    def write(staging: str) -> None:
         groups = [{"files": files[k : k + FILES_TOGETHER]} for k in range(0, len(files), FILES_TOGETHER)]
         rows = ray.data.from_items(groups, override_num_blocks=len(groups)).map_batches(
             partial(_read_files, out=store.out, table=table, values=values), batch_size=1
         )
-        rows.write_parquet(aside, filesystem=_arrow_filesystem(store))
-        _install(store, aside, f"{_root(store)}/{table}/{partition(run, dataset, model)}")
+        rows.write_parquet(staging, filesystem=_arrow_filesystem(store))
+        _install(store, staging, f"{_root(store)}/{table}/{partition(run, dataset, model)}")
 
-    _aside(store, write)
+    _through_staging(store, write)
 
 
-def _aside(store: Store, write: Callable[[str], None]) -> None:
-    """Write a table; again from its beginning where a node is lost meanwhile, or the filesystem fails for a while."""
-    begun: list[str] = []
+def _through_staging(store: Store, write: Callable[[str], None]) -> None:
+    """Write a table through a new staging folder; retry from the start if a node is lost or the filesystem fails."""
+    folders: list[str] = []
 
     def attempt() -> None:
-        begun.append(f"{_root(store)}/.aside-{uuid.uuid4().hex}")
-        write(begun[-1])
+        folders.append(f"{_root(store)}/.aside-{uuid.uuid4().hex}")
+        write(folders[-1])
 
     try:
         transfer.retry(attempt)
     finally:
-        with contextlib.suppress(Exception):  # what a filesystem keeps that fails for good, `harness cache gc` removes
-            for aside in begun:
-                transfer.remove(store.fs, aside, recursive=True)
+        with contextlib.suppress(Exception):  # `harness cache gc` removes what is left if the filesystem still fails
+            for staging in folders:
+                transfer.remove(store.fs, staging, recursive=True)
 
 
 def _read_files(batch: dict[str, Any], out: str, table: str, values: dict[str, str]) -> pa.Table:
-    """The rows of files, without the columns that stand in a partition's path."""
+    """Read the rows of a batch of files, without the columns encoded in the partition's path."""
     store, schema = Store(out), tables.schema(table)
-    parts = []
+    contents = []
     for file in map(str, batch["files"][0]):
         with store.fs.open(file, "rb") as stream:
-            parts.append(pq.read_table(stream, schema=schema, partitioning=None))
-    return _with_values(pa.concat_tables(parts), values, tables.PARTITIONS)
+            contents.append(pq.read_table(stream, schema=schema, partitioning=None))
+    return _with_values(pa.concat_tables(contents), values, tables.PARTITIONS)
 
 
-def _quiet() -> None:
+def _silence_ray_data() -> None:
     import ray
 
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -151,7 +165,7 @@ def _quiet() -> None:
 def _rows_of(store: Store, table: str, files: list[str]) -> Any:
     import ray
 
-    _quiet()
+    _silence_ray_data()
     return ray.data.read_parquet(
         files, filesystem=_arrow_filesystem(store), schema=tables.schema(table), partitioning=None
     )
@@ -162,7 +176,7 @@ def _arrow_filesystem(store: Store) -> Any:
 
 
 def _with_values(batch: pa.Table, values: dict[str, str], without: Sequence[str] = ()) -> pa.Table:
-    """The batch with some columns of one value, and without others."""
+    """Set columns of a batch to constant values, and drop others."""
     for name, value in values.items():
         column = batch.schema.get_field_index(name)
         batch = batch.set_column(column, name, pa.array([value] * len(batch), pa.string()))
@@ -170,39 +184,39 @@ def _with_values(batch: pa.Table, values: dict[str, str], without: Sequence[str]
 
 
 def write_rows(store: Store, run: str, table: str, rows: list[dict[str, Any]]) -> None:
-    """A small table, or an empty one with its columns, so that readers find every table."""
+    """Write a small table; with no rows, an empty table with all columns, so that every table exists."""
     content = tables.rows_to_arrow(table, rows).drop_columns(["run"])
 
-    def write(aside: str) -> None:
-        store.fs.makedirs(aside, exist_ok=True)
-        with store.fs.open(f"{aside}/part-0.parquet", "wb") as stream:
+    def write(staging: str) -> None:
+        store.fs.makedirs(staging, exist_ok=True)
+        with store.fs.open(f"{staging}/part-0.parquet", "wb") as stream:
             pq.write_table(content, stream)
-        _install(store, aside, f"{_root(store)}/{table}/run={run}")
+        _install(store, staging, f"{_root(store)}/{table}/run={run}")
 
-    _aside(store, write)
+    _through_staging(store, write)
 
 
-def _install(store: Store, aside: str, final: str) -> None:
-    """Put a folder into place. A rename fails where another driver was faster; its tables have the same content."""
+def _install(store: Store, staging: str, final: str) -> None:
+    """Rename a staging folder into place. If another driver was faster the rename fails; its tables are identical."""
     store.fs.makedirs(final.rsplit("/", 1)[0], exist_ok=True)
     if not store.is_local:
         transfer.remove(store.fs, final, recursive=True)
-        store.fs.mv(aside, final, recursive=True)
+        store.fs.mv(staging, final, recursive=True)
         return
-    before = Path(f"{_root(store)}/.aside-{uuid.uuid4().hex}")
+    replaced = Path(f"{_root(store)}/.aside-{uuid.uuid4().hex}")
     with contextlib.suppress(FileNotFoundError):
-        Path(final).rename(before)
+        Path(final).rename(replaced)
     try:
-        Path(aside).rename(final)
+        Path(staging).rename(final)
     except OSError:
         if not any(Path(final).rglob("*.parquet")):
             raise
-        shutil.rmtree(aside, ignore_errors=True)
-    shutil.rmtree(before, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def root_of(store: Store) -> str:
-    """OUT on its filesystem."""
+    """Return the path of OUT on the store's filesystem."""
     return store.root.rsplit("/", 1)[0]
 
 

@@ -1,8 +1,8 @@
-"""A Ray of our own on this machine: on loopback alone, deaf to a signal that is the run's, gone without a trace.
+"""A local Ray for one run: it listens on loopback only, ignores SIGTERM, and leaves no files behind.
 
-Slurm, systemd and `timeout` send SIGTERM to all processes of a job. Ray's own must outlive it, since the run finishes
-what is under way and writes its tables first; they end when the run ends. What Ray writes for itself (logs, sockets)
-lies in a session folder, which is removed afterwards; those of runs that were killed are removed by the next run.
+Slurm, systemd and `timeout` send SIGTERM to all processes of a job. Ray's processes must survive it, because the run
+first finishes the units in progress and writes its tables; they end with the run. Ray's logs and sockets are in a
+session folder, which is removed afterwards; the next run removes the session folders of killed runs.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ import ray
 from harness.runs import stopping
 from harness.storage import claims
 
-# In a session folder of ours: whose it is. Sessions that others started are never touched.
+# File in a session folder that names the process that owns it. Sessions without this file are never touched.
 _MARK = "of-harness"
-# By this Ray decides at which address a node listens: at its own in the network, or at 127.0.0.1.
+# Ray reads this variable to decide whether a node listens on its network address or on 127.0.0.1.
 _IN_NETWORK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-# Of Ray's object store.
+# Size of Ray's object store.
 STORE_BYTES = 512 * 2**20
 _sessions: list[Path] = []
 
 
 def start() -> None:
-    """Start a Ray on this machine and join it.
+    """Start a local Ray and connect to it.
 
     Raises:
-        RuntimeError: in a sentence, if it does not come up.
+        RuntimeError: if Ray does not start.
     """
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
     try:
-        with stopping.handlers_kept(), _sigterm_blocked(), _on_loopback():  # Ray's own handler ends the process at once
+        with stopping.handlers_kept(), _sigterm_blocked(), _on_loopback():  # Ray's handler exits at once
             ray.init(address="local", logging_level="ERROR", log_to_driver=False, **options)
     except Exception as error:
-        said = " ".join(str(error).split())[:300]
+        message = " ".join(str(error).split())[:300]
         raise RuntimeError(
-            f"Ray did not start on this machine ({type(error).__name__}: {said}); look whether memory, disk space "
-            "for temporary files and processes are left (`harness doctor`), and give the same command again."
+            f"Ray did not start on this machine ({type(error).__name__}: {message}); check free memory, disk space for "
+            "temporary files and the process limit (`harness doctor`), then run the same command again."
         ) from error
-    with contextlib.suppress(OSError, AttributeError, KeyError):  # of another version of Ray
+    with contextlib.suppress(OSError, AttributeError, KeyError):  # private API; may differ in another Ray version
         node: Any = ray._private.worker._global_node
         (raylet,) = node.all_processes["raylet"]
         node.kill_all_processes = partial(_kill, node.kill_all_processes, raylet.process.pid)
@@ -56,39 +56,42 @@ def start() -> None:
 
 
 def end() -> None:
-    """End the Ray of this process, and remove what it wrote for itself."""
+    """Shut down this process's Ray and remove its session folders."""
     with contextlib.suppress(Exception):
         ray.shutdown()
     while _sessions:
         shutil.rmtree(_sessions.pop(), ignore_errors=True)
 
 
-def _kill(kill: Callable[..., None], raylet: int, **how: Any) -> None:
-    """Kill a node's processes at once: deaf to SIGTERM, each would be waited for; nor do all end with their raylet."""
-    own = []
+def _kill(kill: Callable[..., None], raylet_pid: int, **options: Any) -> None:
+    """Kill a node's processes at once.
+
+    They ignore SIGTERM, so that a graceful shutdown would wait for each, and some outlive their raylet.
+    """
+    children = []
     with contextlib.suppress(psutil.Error):
-        own = psutil.Process(raylet).children(recursive=True)
-    kill(**{**how, "allow_graceful": False})
-    for process in own:
+        children = psutil.Process(raylet_pid).children(recursive=True)
+    kill(**{**options, "allow_graceful": False})
+    for process in children:
         with contextlib.suppress(psutil.Error):
             process.kill()
 
 
 def _register_session(session: Path) -> None:
-    """Mark a session folder as ours, and remove those of processes that have ended."""
+    """Mark a session folder as owned by this process, and remove the folders of processes that have ended."""
     for mark in session.parent.glob(f"session_*/{_MARK}"):
         with contextlib.suppress(OSError):
             if mark.stat().st_uid == os.getuid() and claims.has_ended(mark.read_text(encoding="utf-8")):
                 shutil.rmtree(mark.parent, ignore_errors=True)
     (session / _MARK).write_text(claims.this_process(), encoding="utf-8")
     if not _sessions:
-        atexit.register(end)  # before Ray's own, which was registered when it was imported
+        atexit.register(end)  # runs before Ray's own exit handler, registered at import
     _sessions.append(session)
 
 
 @contextlib.contextmanager
 def _sigterm_blocked() -> Iterator[None]:
-    """What is started meanwhile never hears SIGTERM: a blocked signal stays blocked in a new program."""
+    """Block SIGTERM; child processes started meanwhile inherit the blocked signal."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
@@ -98,7 +101,7 @@ def _sigterm_blocked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
-    """A node that is started meanwhile listens at 127.0.0.1, as Ray does by itself on macOS and Windows."""
+    """Make nodes started meanwhile listen on 127.0.0.1, which is Ray's default on macOS and Windows."""
     from ray._private import ray_constants
 
     if _IN_NETWORK in os.environ:

@@ -1,8 +1,8 @@
-"""The models of a run that must read something: which is where, who comes next, and what happens when one is lost.
+"""Queue of the models of a run: which model starts when and where, and how lost actors are replaced.
 
-The plan (placement.py) says on which node each model lives and in which order they come; a model begins when the GPUs
-it was given there are free. It reads one text at a time, loaded once for all of them, and its actor is killed after the
-last. Where an actor or a node is lost, what it was reading is read again by a new one, three times at most.
+The placement (placement.py) assigns each model a node and a position in the queue; a model starts when the GPUs
+assigned to it are free. Its actor loads the model once, extracts features from one text at a time, and is killed after
+the last. When an actor or a node is lost, a new actor repeats the unit in progress, at most three times.
 """
 
 from __future__ import annotations
@@ -32,22 +32,28 @@ from harness.units.feature_units import FeatureUnit
 
 logger = logging.getLogger(__name__)
 
-# Actors that may be lost over one text on nodes that live on; then it is the text, or the model, that kills them. Those
-# that are lost with their nodes are not its fault, unless there are very many.
+# Retries per text while its node stays alive; after that the text or the model is taken to be the cause. Actors lost
+# together with their node count only towards the second, larger limit.
 RECOVERIES = 3
 RECOVERIES_IN_ALL = 20
 
 
 class LostActorError(RuntimeError):
-    """Actors died over one text more often than is bearable."""
+    """More actors died during one feature unit than the retry limit allows."""
 
 
 @dataclass
 class ModelQueue:
-    """What models have to read, and those that do it.
+    """The feature units to extract, and the model workers that extract them.
 
-    plan: of each model. running: reference of Ray -> whose it is. elsewhere: units that another driver computes.
-    recoveries: key of a unit -> how often its reading was begun again. landed: model -> node and GPUs where it was.
+    Attributes:
+        placements: placement of each model.
+        pending: model -> key -> unit; not yet assigned to a worker.
+        workers: model -> its worker.
+        running: Ray reference -> the worker it belongs to.
+        elsewhere: key -> unit that another driver is computing.
+        recoveries: key of a unit -> number of times its extraction was restarted.
+        landed: model -> node id and GPU indices where its actor ran.
     """
 
     store: Store
@@ -57,125 +63,131 @@ class ModelQueue:
     allow_pickle: bool = False
     backend: AskedBackend = "auto"
     cluster: Cluster = field(default_factory=lambda: Cluster(()))
-    plan: dict[Checkpoint, Placement] = field(default_factory=dict)
-    unread: dict[Checkpoint, dict[str, FeatureUnit]] = field(default_factory=dict)
-    residents: dict[Checkpoint, ModelWorker] = field(default_factory=dict)
+    placements: dict[Checkpoint, Placement] = field(default_factory=dict)
+    pending: dict[Checkpoint, dict[str, FeatureUnit]] = field(default_factory=dict)
+    workers: dict[Checkpoint, ModelWorker] = field(default_factory=dict)
     running: dict[Any, ModelWorker] = field(default_factory=dict)
     elsewhere: dict[str, FeatureUnit] = field(default_factory=dict)
     recoveries: Counter[str] = field(default_factory=Counter)
     landed: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
-    _not_before: dict[Checkpoint, float] = field(default_factory=dict)
-    _idle: dict[Spot, float] = field(default_factory=dict)
-    _asked_since: float | None = None
-    _held_since: float | None = None
-    _asks: bool = False
+    _retry_after: dict[Checkpoint, float] = field(default_factory=dict)
+    _idle_since: dict[Spot, float] = field(default_factory=dict)
+    _no_nodes_since: float | None = None
+    _waiting_for_larger_since: float | None = None
+    _has_node_request: bool = False
     _lost_on: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, unit: FeatureUnit) -> None:
-        """A text to be read."""
+        """Add a feature unit to the queue."""
         checkpoint = unit.source.checkpoint
-        assert checkpoint is not None  # noqa: S101 - only models read
-        self.unread.setdefault(checkpoint, {})[unit.key] = unit
+        assert checkpoint is not None  # noqa: S101 - feature units always belong to a model
+        self.pending.setdefault(checkpoint, {})[unit.key] = unit
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a model waits for something that Ray will not tell: a place, a pause, another driver."""
-        return bool(self.unread or self.elsewhere or any(not one.node for one in self.residents.values()))
+        """Whether a model waits for something that completes no Ray reference: resources, a retry, another driver."""
+        return bool(self.pending or self.elsewhere or any(not worker.node for worker in self.workers.values()))
 
-    # --- who comes next -----------------------------------------------------------------------------------------------
+    # --- which model starts next --------------------------------------------------------------------------------------
 
     def admit(self) -> Iterator[ExtractionResult]:
-        """Give free places to those that come next; gives what can be read nowhere."""
-        if not self.unread:
-            self._ask([])  # early, for a driver that is killed cannot, and nodes would stay
+        """Start the next models on free GPUs or cores; yields failures for models that fit nowhere."""
+        if not self.pending:
+            self._request_nodes([])  # now and not at the end: a driver that is killed cannot, and nodes would stay up
             return
-        yield from self._replan()
+        yield from self._update_placements()
         if not self.cluster.nodes:
             return
-        occupancy = Occupancy(self.cluster, [resident.placement for resident in self.residents.values()])
-        planned = [one for one in self.unread if one in self.plan]
-        self._idle = occupancy.idle([self.plan[one] for one in planned], self._idle)
-        for checkpoint in sorted(planned, key=lambda one: (self.plan[one].order, one.name)):
-            placement = self.plan[checkpoint]
+        occupancy = Occupancy(self.cluster, [worker.placement for worker in self.workers.values()])
+        placed = [checkpoint for checkpoint in self.pending if checkpoint in self.placements]
+        self._idle_since = occupancy.idle([self.placements[checkpoint] for checkpoint in placed], self._idle_since)
+        for checkpoint in sorted(placed, key=lambda model: (self.placements[model].order, model.name)):
+            placement = self.placements[checkpoint]
             if not occupancy.fits(placement):
-                placement = occupancy.moved(placement, self._idle)
-            rested = time.monotonic() >= self._not_before.get(checkpoint, 0)
-            if not occupancy.fits(placement) or not rested or checkpoint in self.residents:
+                placement = occupancy.moved(placement, self._idle_since)
+            may_retry = time.monotonic() >= self._retry_after.get(checkpoint, 0)
+            if not occupancy.fits(placement) or not may_retry or checkpoint in self.workers:
                 occupancy.block(placement)
-            elif self._settle(checkpoint, placement):
+            elif self._start_worker(checkpoint, placement):
                 occupancy.take(placement)
 
-    def _replan(self) -> Iterator[ExtractionResult]:
-        """A plan for those that have none, or for all that wait where the cluster is no longer what it was."""
-        now = reservations.cluster(self.device)
-        waiting = {one.name: one for one in self.unread if now != self.cluster or one not in self.plan}
-        self.cluster = now
-        if now.nodes:
-            self._asked_since = None
-        if waiting and not now.nodes:
+    def _update_placements(self) -> Iterator[ExtractionResult]:
+        """Place the models that have no placement, or all pending models if the cluster has changed."""
+        cluster = reservations.cluster(self.device)
+        has_changed = cluster != self.cluster
+        waiting = {model.name: model for model in self.pending if has_changed or model not in self.placements}
+        self.cluster = cluster
+        if cluster.nodes:
+            self._no_nodes_since = None
+        if waiting and not cluster.nodes:
             yield from self._await_nodes()
             return
-        dtypes = {name: next(iter(self.unread[one].values())).dtype for name, one in waiting.items()}
-        demands = [demand_of(one, self._backend(one, dtypes[name])) for name, one in waiting.items()]
-        placements = {placement.model: placement for placement in place(demands, now, dtypes)}
-        held = self._held([one for one in demands if placements[one.model].refused], dtypes)
+        dtypes = {name: next(iter(self.pending[model].values())).dtype for name, model in waiting.items()}
+        demands = [demand_of(model, self._backend(model, dtypes[name])) for name, model in waiting.items()]
+        placements = {placement.model: placement for placement in place(demands, cluster, dtypes)}
+        refused = [demand for demand in demands if placements[demand.model].refused]
+        awaiting_larger = self._await_larger_node(refused, dtypes)
         for name, placement in placements.items():
-            if name in held:
-                self.plan.pop(waiting[name], None)
+            if name in awaiting_larger:
+                self.placements.pop(waiting[name], None)
                 continue
-            self.plan[waiting[name]] = placement
+            self.placements[waiting[name]] = placement
             if placement.refused:
                 error = InsufficientMemoryError(f"{name}: {placement.refused}")
                 yield from self._refuse([waiting[name]], error)
 
-    def _held(self, refused: list[Demand], dtypes: dict[str, Dtype]) -> dict[str, Placement]:
-        """Of those that no living node can hold, those that wait for a larger one, which an autoscaler is asked for."""
+    def _await_larger_node(self, refused: list[Demand], dtypes: dict[str, Dtype]) -> dict[str, Placement]:
+        """Return the models that fit on no live node but on a larger one, which is requested from the autoscaler."""
         larger = reservations.to_come() if refused and self.device == "cuda" else None
-        placed = place(refused, Cluster((larger,)), dtypes) if larger else []
-        held = {one.model: one for one in placed if not one.refused}
-        if not held:
-            self._held_since = None
-        elif larger and self._held_since is None:
-            self._held_since = time.monotonic()
-            self.listener.busy(f"waiting for a larger node: {', '.join(held)}")
-            self._ask([one.n_gpus for one in held.values()], larger.gpu_bytes)
-        is_late = self._held_since is not None and time.monotonic() - self._held_since > self.reserve_s
-        return {} if is_late else held
+        placements = place(refused, Cluster((larger,)), dtypes) if larger else []
+        waiting = {placement.model: placement for placement in placements if not placement.refused}
+        if not waiting:
+            self._waiting_for_larger_since = None
+        elif larger and self._waiting_for_larger_since is None:
+            self._waiting_for_larger_since = time.monotonic()
+            self.listener.busy(f"waiting for a larger node: {', '.join(waiting)}")
+            self._request_nodes([placement.n_gpus for placement in waiting.values()], larger.gpu_bytes)
+        since = self._waiting_for_larger_since
+        is_late = since is not None and time.monotonic() - since > self.reserve_s
+        return {} if is_late else waiting
 
     def _await_nodes(self) -> Iterator[ExtractionResult]:
-        """An autoscaler is asked for nodes; who waits too long for the first is refused."""
-        if self._asked_since is None:
-            self._asked_since = time.monotonic()
-            kind = "GPUs" if self.device == "cuda" else "cores"
+        """Request nodes from the autoscaler; fail all pending models if none comes within `reserve_s`."""
+        kind = "GPUs" if self.device == "cuda" else "cores"
+        if self._no_nodes_since is None:
+            self._no_nodes_since = time.monotonic()
             self.listener.busy(f"waiting for a node with {kind}")
-            self._ask([1] * len(self.unread))
-        if time.monotonic() - self._asked_since > self.reserve_s:
-            said = f"no node with {'GPUs' if self.device == 'cuda' else 'cores'} came in {self.reserve_s:.0f} s"
-            error = InsufficientMemoryError(f"{said}: start one, or look at max_workers of the cluster file.")
-            yield from self._refuse(list(self.unread), error)
+            self._request_nodes([1] * len(self.pending))
+        if time.monotonic() - self._no_nodes_since > self.reserve_s:
+            error = InsufficientMemoryError(
+                f"no node with {kind} joined the cluster in {self.reserve_s:.0f} s; start one, or check max_workers in "
+                "the cluster file."
+            )
+            yield from self._refuse(list(self.pending), error)
 
-    def _ask(self, bundles: list[int], gpu_bytes: int = 0) -> None:
-        """An autoscaler for nodes; with nothing, that those without work may go again."""
-        if bundles or self._asks:
+    def _request_nodes(self, bundles: list[int], gpu_bytes: int = 0) -> None:
+        """Request nodes from the autoscaler; an empty list withdraws the request, so that idle nodes may be removed."""
+        if bundles or self._has_node_request:
             reservations.ask_for_gpus(bundles, gpu_bytes)
-        self._asks = bool(bundles)
+        self._has_node_request = bool(bundles)
 
     def _backend(self, checkpoint: Checkpoint, dtype: Dtype) -> Backend:
-        """The library that reads a model."""
-        states = any(unit.states for unit in self.unread[checkpoint].values())
-        backend, why = backends.choose(checkpoint, self.backend, self.device, dtype, states=states)
+        """Choose the library that runs a model."""
+        states = any(unit.states for unit in self.pending[checkpoint].values())
+        backend, reason = backends.choose(checkpoint, self.backend, self.device, dtype, states=states)
         if backend != self.backend != "auto":
-            self.listener.noted(checkpoint.name, f"is read by {backend}: {why}")
+            self.listener.noted(checkpoint.name, f"using {backend}: {reason}")
         return backend
 
     def _refuse(self, checkpoints: list[Checkpoint], error: Exception) -> Iterator[ExtractionResult]:
+        """Fail all pending units of some models."""
         for checkpoint in checkpoints:
-            for unit in self.unread.pop(checkpoint).values():
+            for unit in self.pending.pop(checkpoint).values():
                 yield ExtractionResult(unit, error=error)
 
-    def _settle(self, checkpoint: Checkpoint, placement: Placement) -> bool:
-        """Claim what a model has to read, and send it to its place; whether any of it is ours to read."""
-        units = self.unread.pop(checkpoint)
+    def _start_worker(self, checkpoint: Checkpoint, placement: Placement) -> bool:
+        """Claim a model's units and start its worker; False if other drivers hold or have finished all of them."""
+        units = self.pending.pop(checkpoint)
         claims = {key: self.store.take("features", key) for key in units}
         for key, claim in claims.items():
             if claim is None:  # finished, or being computed by another driver
@@ -183,120 +195,128 @@ class ModelQueue:
         held = {key: claim for key, claim in claims.items() if claim}
         if not held:
             return False
-        resident = ModelWorker.of(placement, units, held, self.store, self.device, self.reserve_s, self.allow_pickle)
-        self.residents[checkpoint] = resident
-        self.running[resident.actor.where.remote()] = resident
-        self.listener.noted(checkpoint.name, "waits for its place")
-        self._prefetch_behind(placement)
+        worker = ModelWorker.of(placement, units, held, self.store, self.device, self.reserve_s, self.allow_pickle)
+        self.workers[checkpoint] = worker
+        self.running[worker.actor.where.remote()] = worker
+        self.listener.noted(checkpoint.name, "waiting for resources")
+        self._prefetch_next(placement)
         return True
 
-    def _prefetch_behind(self, placement: Placement) -> None:
-        """Send for the weights of the model that comes next on a node."""
-        behind = [one for one in self.unread if one in self.plan and self.plan[one].node == placement.node]
-        if behind:
-            checkpoint = min(behind, key=lambda one: self.plan[one].order)
+    def _prefetch_next(self, placement: Placement) -> None:
+        """Start fetching the weights of the next model on the same node."""
+        queued = [
+            model for model in self.pending
+            if model in self.placements and self.placements[model].node == placement.node
+        ]  # fmt: skip
+        if queued:
+            checkpoint = min(queued, key=lambda model: self.placements[model].order)
             if checkpoint.n_parameters * 2 >= actors.PREFETCH_BYTES:
                 actors.prefetch.options(**reservations.near(placement.node)).remote(checkpoint, self.allow_pickle)
-                self.listener.noted(checkpoint.name, "its weights are on their way")
+                self.listener.noted(checkpoint.name, "prefetching weights")
 
-    # --- what comes back ----------------------------------------------------------------------------------------------
+    # --- results and lost actors --------------------------------------------------------------------------------------
 
     def take(self, reference: Any) -> Iterator[ExtractionResult]:
-        """What a finished reference of `running` brought."""
-        resident = self.running.pop(reference)
+        """Process a finished reference of `running`."""
+        worker = self.running.pop(reference)
         try:
-            brought = ray.get(reference)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with one model, the others go on
-            yield from self._lost(resident, error) if ray_session.is_fault(error) else self._failed(resident, error)
+            result = ray.get(reference)
+        except Exception as error:  # noqa: BLE001 - the other models go on whatever one raises
+            yield from self._lost(worker, error) if ray_session.is_fault(error) else self._failed(worker, error)
             return
-        if resident.now is None:
-            resident.node = brought[0]
-            self.landed[resident.checkpoint.name] = brought
+        if worker.current is None:
+            worker.node = result[0]
+            self.landed[worker.checkpoint.name] = result
         else:
-            yield resident.done(brought)
-        self._read_next(resident)
+            yield worker.finish_current(result)
+        self._extract_next(worker)
 
-    def _read_next(self, resident: ModelWorker) -> None:
-        if resident.texts:
-            self.running[resident.read_next()] = resident
+    def _extract_next(self, worker: ModelWorker) -> None:
+        if worker.queued:
+            self.running[worker.submit_next()] = worker
         else:
-            self._leave(resident)
+            self._remove(worker)
 
-    def _leave(self, resident: ModelWorker) -> None:
-        resident.leave()
-        del self.residents[resident.checkpoint]
+    def _remove(self, worker: ModelWorker) -> None:
+        worker.close()
+        del self.workers[worker.checkpoint]
 
-    def _failed(self, resident: ModelWorker, error: Exception) -> Iterator[ExtractionResult]:
-        """A text that cannot be read; the model's other texts are tried. Without a place none can."""
-        if resident.now is None:
-            self._leave(resident)
-            yield from (ExtractionResult(unit, error=error) for unit in resident.texts)
+    def _failed(self, worker: ModelWorker, error: Exception) -> Iterator[ExtractionResult]:
+        """Fail the worker's current unit and go on with the next; if its actor never started, fail all its units."""
+        if worker.current is None:
+            self._remove(worker)
+            yield from (ExtractionResult(unit, error=error) for unit in worker.queued)
         else:
-            yield resident.done(error=error)
-            self._read_next(resident)
+            yield worker.finish_current(error=error)
+            self._extract_next(worker)
 
-    def _lost(self, resident: ModelWorker, error: Exception) -> Iterator[ExtractionResult]:
-        """An actor is gone, or its node is: what is not read is read by another, unless this happens too often."""
-        checkpoint, left = resident.checkpoint, resident.left
-        self._leave(resident)
-        self.recoveries[left[0].key] += 1
-        n = self.recoveries[left[0].key]
-        self._lost_on[left[0].key].append(resident.node or resident.placement.node)
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        logger.warning("model=%s lost its actor, the %d. time over this text: %s", checkpoint.name, n, said)
+    def _lost(self, worker: ModelWorker, error: Exception) -> Iterator[ExtractionResult]:
+        """Queue the units of a lost actor again for a new one, unless the current unit reached a retry limit."""
+        checkpoint, remaining = worker.checkpoint, worker.remaining
+        self._remove(worker)
+        self.recoveries[remaining[0].key] += 1
+        n_lost = self.recoveries[remaining[0].key]
+        self._lost_on[remaining[0].key].append(worker.node or worker.placement.node)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        logger.warning("model=%s lost its actor (loss %d during this unit): %s", checkpoint.name, n_lost, reason)
         living = reservations.living()
-        n_alone = sum(node in living for node in self._lost_on[left[0].key])
-        self.listener.noted(checkpoint.name, f"lost its actor ({n_alone} of {RECOVERIES} on nodes that live)")
-        if self.store.has("features", left[0].key):  # lost after its work was done
-            yield ExtractionResult(left.pop(0))
-        elif n_alone > RECOVERIES or n > RECOVERIES_IN_ALL:
-            why = "is there memory enough (`harness plan`), is the checkpoint sound?"
-            yield ExtractionResult(left.pop(0), error=LostActorError(
-                f"{checkpoint.name}: {n} actors were lost over one text ({said}); {why}"))  # fmt: skip
-        for unit in left:
+        n_node_alive = sum(node in living for node in self._lost_on[remaining[0].key])
+        self.listener.noted(checkpoint.name, f"lost its actor ({n_node_alive} of {RECOVERIES} on live nodes)")
+        if self.store.has("features", remaining[0].key):  # lost after the unit was stored
+            yield ExtractionResult(remaining.pop(0))
+        elif n_node_alive > RECOVERIES or n_lost > RECOVERIES_IN_ALL:
+            yield ExtractionResult(remaining.pop(0), error=LostActorError(
+                f"{checkpoint.name}: {n_lost} actors died while extracting features from one text ({reason}); check "
+                "that memory suffices (`harness plan`) and that the checkpoint is intact."
+            ))  # fmt: skip
+        for unit in remaining:
             self.add(unit)
-        self._not_before[checkpoint] = time.monotonic() + min(2.0 ** (n - 1), 8)  # until a dead node is known as dead
+        # Ray takes some seconds to notice that a node is dead.
+        self._retry_after[checkpoint] = time.monotonic() + min(2.0 ** (n_lost - 1), 8)
 
     def look_around(self) -> Iterator[ExtractionResult]:
-        """Texts that another driver has read by now, or gave up; and models that waited too long for their place."""
+        """Check the units held by other drivers, workers without resources, and units that exceed the time limit."""
         for key, unit in list(self.elsewhere.items()):
             if self.store.has("features", key):
                 del self.elsewhere[key]
                 yield ExtractionResult(unit, is_ours=False)
             elif not self.store.claimed("features", key):
                 self.add(self.elsewhere.pop(key))
-        for resident in list(self.residents.values()):
-            if not resident.node and resident.reservation.is_late:
-                self.running = {ref: other for ref, other in self.running.items() if other is not resident}
-                yield from self._failed(resident, InsufficientMemoryError(resident.reservation.missing))
-            elif resident.now and time.monotonic() - resident.since > resident.limit_s:
-                self.running = {ref: other for ref, other in self.running.items() if other is not resident}
-                yield from self._timed_out(resident)
+        for worker in list(self.workers.values()):
+            if not worker.node and worker.reservation.is_late:
+                self._forget_references(worker)
+                yield from self._failed(worker, InsufficientMemoryError(worker.reservation.missing))
+            elif worker.current and time.monotonic() - worker.started > worker.limit_s:
+                self._forget_references(worker)
+                yield from self._timed_out(worker)
 
-    def _timed_out(self, resident: ModelWorker) -> Iterator[ExtractionResult]:
-        """Fail the text that exceeds the time limit; a new actor reads the model's other texts."""
-        left = resident.left
-        self._leave(resident)
-        yield ExtractionResult(left.pop(0), error=UnitTimeoutError(
-            f"{resident.checkpoint.name}: extraction of one text took longer than {resident.limit_s:.0f} s and was "
+    def _forget_references(self, worker: ModelWorker) -> None:
+        self.running = {reference: other for reference, other in self.running.items() if other is not worker}
+
+    def _timed_out(self, worker: ModelWorker) -> Iterator[ExtractionResult]:
+        """Fail the unit that exceeds the time limit; queue the model's other units for a new actor."""
+        remaining = worker.remaining
+        self._remove(worker)
+        yield ExtractionResult(remaining.pop(0), error=UnitTimeoutError(
+            f"{worker.checkpoint.name}: extraction of one text took longer than {worker.limit_s:.0f} s and was "
             "cancelled; set HARNESS_UNIT_LIMIT_S to raise the limit, or try the model alone (`harness surprisal`)."
         ))  # fmt: skip
-        for unit in left:
+        for unit in remaining:
             self.add(unit)
 
     def drain(self) -> None:
-        """Begin nothing more: only what is being read at this moment comes back."""
-        self.unread.clear()
+        """Start nothing more; only the units in progress are still waited for."""
+        self.pending.clear()
         self.elsewhere.clear()
-        for resident in list(self.residents.values()):
-            resident.texts.clear()
-            if resident.now is None:
-                self._leave(resident)
-        self.running = {reference: one for reference, one in self.running.items() if one.now}
+        for worker in list(self.workers.values()):
+            worker.queued.clear()
+            if worker.current is None:
+                self._remove(worker)
+        self.running = {reference: worker for reference, worker in self.running.items() if worker.current}
 
     def close(self) -> None:
-        """Give everything back."""
-        for resident in list(self.residents.values()):
-            self._leave(resident)
+        """Release all workers, claims and node requests."""
+        for worker in list(self.workers.values()):
+            self._remove(worker)
         self.running.clear()
-        self._ask([])
+        self._request_nodes([])

@@ -1,4 +1,4 @@
-"""A language model on a Ray cluster: its place, its actor, what it has still to read, and what was read."""
+"""A language model on a Ray cluster: its resources, its actor, and the feature units it still has to extract."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from harness.storage.claims import Claim
 from harness.storage.store import Store
 from harness.units.feature_units import FeatureUnit
 
-# An environment variable of the driver: the GPUs of this cluster are made up, to see where models land.
+# Environment variable of the driver: the GPUs of this cluster are declared but not real, for tests of placement.
 MADE_UP = "HARNESS_MADE_UP_GPUS"
 
 
 @dataclass(frozen=True)
 class ExtractionResult:
-    """A text that was read, or could not be. is_ours: whether it was by this driver."""
+    """Result of one feature unit: done, or failed with `error`; is_ours: whether this driver extracted it."""
 
     unit: FeatureUnit
     seconds: float = 0.0
@@ -35,24 +35,29 @@ class ExtractionResult:
 
 @dataclass
 class ModelWorker:
-    """A model that has a place, or waits for it.
+    """A model whose actor is running or waiting for resources.
 
-    texts: what it has to read besides `now`. claims: on all of it. node: where it is; "" while it waits for its place.
+    Attributes:
+        queued: units to extract after `current`.
+        claims: claims on all remaining units.
+        node: Ray's id of the actor's node; "" while the actor waits for resources.
+        current: the unit in progress.
+        started: when `current` was submitted, by time.monotonic.
     """
 
     checkpoint: Checkpoint
     placement: Placement
     reservation: Reservation
     actor: Any
-    texts: deque[FeatureUnit]
+    queued: deque[FeatureUnit]
     claims: dict[str, Claim]
     node: str = ""
-    now: FeatureUnit | None = None
-    since: float = 0.0  # when `now` was begun, by time.monotonic
+    current: FeatureUnit | None = None
+    started: float = 0.0
 
     @property
     def limit_s(self) -> float:
-        """Seconds that one text may take, including loading the model."""
+        """Time limit of one unit in seconds, including loading the model."""
         return time_limit_s(self.placement.load_s + self.placement.run_s)
 
     @classmethod
@@ -60,34 +65,36 @@ class ModelWorker:
         cls, placement: Placement, units: dict[str, FeatureUnit], claims: dict[str, Claim], store: Store, device: str,
         reserve_s: float, allow_pickle: bool,
     ) -> ModelWorker:  # fmt: skip
-        """Ask for its place and send its actor there, which reads on the cores where GPUs are made up."""
-        texts = deque(sorted(units.values(), key=lambda unit: unit.source.kind))  # the trained before the untrained
-        checkpoint = texts[0].source.checkpoint
-        assert checkpoint is not None  # noqa: S101 - only models read
+        """Reserve resources and start an actor on them; with made-up GPUs the model runs on the CPU."""
+        queued = deque(sorted(units.values(), key=lambda unit: unit.source.kind))  # "model" before "untrained"
+        checkpoint = queued[0].source.checkpoint
+        assert checkpoint is not None  # noqa: S101 - feature units always belong to a model
         reservation = Reservation.of(placement, reserve_s)
-        made = actors.ModelActor.options(**reservation.options)  # type: ignore[attr-defined]
-        actor = made.remote(checkpoint, store.out, "cpu" if MADE_UP in os.environ else device, placement, allow_pickle)
-        return cls(checkpoint, placement, reservation, actor, texts, claims)
+        actor_class = actors.ModelActor.options(**reservation.options)  # type: ignore[attr-defined]
+        actor = actor_class.remote(
+            checkpoint, store.out, "cpu" if MADE_UP in os.environ else device, placement, allow_pickle
+        )
+        return cls(checkpoint, placement, reservation, actor, queued, claims)
 
     @property
-    def left(self) -> list[FeatureUnit]:
-        """All that is not read."""
-        return [*([self.now] if self.now else []), *self.texts]
+    def remaining(self) -> list[FeatureUnit]:
+        """All units not finished: the current one and those queued."""
+        return [*([self.current] if self.current else []), *self.queued]
 
-    def read_next(self) -> Any:
-        """Send it its next text; what Ray refers to it by."""
-        self.now, self.since = self.texts.popleft(), time.monotonic()
-        return self.actor.read.remote(self.now)
+    def submit_next(self) -> Any:
+        """Submit the next queued unit to the actor; return its Ray reference."""
+        self.current, self.started = self.queued.popleft(), time.monotonic()
+        return self.actor.read.remote(self.current)
 
-    def done(self, seconds: float = 0.0, error: Exception | None = None) -> ExtractionResult:
-        """Its present text is read, or cannot be."""
-        assert self.now is not None  # noqa: S101 - it was sent one
-        unit, self.now = self.now, None
+    def finish_current(self, seconds: float = 0.0, error: Exception | None = None) -> ExtractionResult:
+        """Release the current unit's claim and return its result."""
+        assert self.current is not None  # noqa: S101 - only called for a submitted unit
+        unit, self.current = self.current, None
         self.claims.pop(unit.key).release()
         return ExtractionResult(unit, seconds, error)
 
-    def leave(self) -> None:
-        """Give back place and claims; the actor is killed."""
+    def close(self) -> None:
+        """Kill the actor and release its resources and claims."""
         with suppress(Exception):  # the cluster may be gone
             ray.kill(self.actor)
         self.reservation.release()
@@ -109,9 +116,9 @@ def time_limit_s(forecast_s: float = 0.0) -> float:
     Raises:
         ValueError: if HARNESS_UNIT_LIMIT_S is not a number.
     """
-    asked = os.environ.get("HARNESS_UNIT_LIMIT_S", "")
+    setting = os.environ.get("HARNESS_UNIT_LIMIT_S", "")
     try:
-        given = float(asked) if asked else max(LEAST_LIMIT_S, FORECASTS * forecast_s)
+        limit_s = float(setting) if setting else max(LEAST_LIMIT_S, FORECASTS * forecast_s)
     except ValueError:
-        raise ValueError(f"HARNESS_UNIT_LIMIT_S is {asked!r}; a number of seconds is wanted.") from None
-    return given or float("inf")
+        raise ValueError(f"HARNESS_UNIT_LIMIT_S is {setting!r}; expected a number of seconds.") from None
+    return limit_s or float("inf")

@@ -1,4 +1,4 @@
-"""Which GPUs and cores of a cluster are in use by models, and who may have those that are not. No Ray here."""
+"""Which GPUs and cores of a cluster are in use by models, and which model may use the free ones. Independent of Ray."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dataclasses import replace
 from harness.cluster.machines import Cluster, Node
 from harness.cluster.placement import Placement
 
-# An idle GPU takes over what was planned elsewhere after so long; before, the plan is followed.
+# Seconds a GPU must be idle before it takes over a model placed elsewhere.
 PATIENCE_S = 60.0
-# A node and one of its GPUs, or its cores as a whole.
+# Name of a node and index of one of its GPUs, or _CORES for all its cores.
 Spot = tuple[str, int]
 _CORES = -1
 
 
 class Occupancy:
-    """Shares in use of each spot of a cluster."""
+    """Fraction in use of each GPU, or of each node's cores, in a cluster."""
 
     def __init__(self, cluster: Cluster, placements: Iterable[Placement]) -> None:
         self.nodes: Mapping[str, Node] = {node.name: node for node in cluster.nodes}
@@ -27,42 +27,53 @@ class Occupancy:
             self.take(placement)
 
     def take(self, placement: Placement) -> None:
-        """It lives there now."""
+        """Mark the spots of a placement as in use by it."""
         for spot in _spots(placement):
-            self.taken[spot] += self._share(placement)
+            self.taken[spot] += self._fraction(placement)
 
     def block(self, placement: Placement) -> None:
-        """Its spots are not for those that come after it in the plan."""
+        """Reserve the spots of a placement, so that models later in the queue cannot take them."""
         for spot in _spots(placement):
             self.taken[spot] += 1
 
     def fits(self, placement: Placement) -> bool:
-        """Whether there is room for it where it is planned."""
-        return all(self.taken[spot] + self._share(placement) <= 1 + 1e-9 for spot in _spots(placement))
+        """Whether the spots of a placement have enough free capacity."""
+        return all(self.taken[spot] + self._fraction(placement) <= 1 + 1e-9 for spot in _spots(placement))
 
-    def _share(self, placement: Placement) -> float:
-        """Of a GPU as planned. Of a node's cores half are for reading and half for scoring, so that neither waits."""
+    def _fraction(self, placement: Placement) -> float:
+        """Fraction of each spot that a placement uses.
+
+        On the CPU half of a node's cores are for extraction and half for scoring, so that neither waits.
+        """
         if placement.n_gpus:
             return placement.gpu_share
         node = self.nodes.get(placement.node)
         return 1 / max(1, node.n_cpus // 2) if node else 1.0
 
     def idle(self, planned: Iterable[Placement], since: Mapping[Spot, float]) -> dict[Spot, float]:
-        """Spots that nothing lives on and nothing is planned on -> since when; `since` is what was said before."""
-        wanted = {spot for placement in planned for spot in _spots(placement)}
-        every = [(node.name, gpu) for node in self.nodes.values() for gpu in (range(node.n_gpus) or [_CORES])]
+        """Return the spots that are neither in use nor planned for a model, and since when each has been idle.
+
+        Args:
+            planned: placements of the models still in the queue.
+            since: the previous result of this function.
+        """
+        reserved = {spot for placement in planned for spot in _spots(placement)}
+        all_spots = [(node.name, gpu) for node in self.nodes.values() for gpu in (range(node.n_gpus) or [_CORES])]
         now = time.monotonic()
-        return {spot: since.get(spot, now) for spot in every if not self.taken[spot] and spot not in wanted}
+        return {spot: since.get(spot, now) for spot in all_spots if not self.taken[spot] and spot not in reserved}
 
     def moved(self, placement: Placement, idle: Mapping[Spot, float]) -> Placement:
-        """A placement of the same kind on a node that has idled for a while; the same one where there is none."""
+        """Move a placement to GPUs that have been idle for PATIENCE_S; returned unchanged if there are none.
+
+        The new node's GPUs have at least as much memory as the planned node's.
+        """
         long_idle: defaultdict[str, list[int]] = defaultdict(list)
         for (name, gpu), since in idle.items():
             if time.monotonic() - since > PATIENCE_S and not self.taken[name, gpu]:
                 long_idle[name].append(gpu)
-        least = self.nodes[placement.node].gpu_bytes if placement.node in self.nodes else 0
+        min_gpu_bytes = self.nodes[placement.node].gpu_bytes if placement.node in self.nodes else 0
         for name, gpus in long_idle.items():
-            if len(gpus) >= max(1, placement.n_gpus) and self.nodes[name].gpu_bytes >= least:
+            if len(gpus) >= max(1, placement.n_gpus) and self.nodes[name].gpu_bytes >= min_gpu_bytes:
                 return replace(placement, node=name, gpus=tuple(gpus[: placement.n_gpus]))
         return placement
 

@@ -1,4 +1,4 @@
-"""How a run went and how it ended."""
+"""Result of a run, and the statistics of its execution."""
 
 from __future__ import annotations
 
@@ -9,18 +9,25 @@ from harness.runs.workload import Failure
 
 @dataclass(frozen=True)
 class Account:
-    """How the work of a run went; where nothing was read all but `n_scored` is empty.
+    """Statistics of the work of a run; if no features were extracted, only `n_scored` and `was_stopped` are set.
 
-    n_scored: scores that this driver computed. recoveries: key of a unit -> how often it was begun again. landed: model
-    -> Ray's id of its node, and the GPUs there. read: keys of the units that were read. n_nodes, n_gpus: of the
-    cluster. predicted_s, read_s: until the last text was read, by the plan and in fact. was_stopped: before its end.
-    usd_per_gpu_hour: a price; None if not known.
+    Attributes:
+        n_scored: number of score units computed by this driver.
+        recoveries: key of a feature unit -> number of times its extraction was restarted.
+        landed: model -> Ray's id of its node, and indices of its GPUs there.
+        extracted: keys of the feature units extracted by this driver.
+        n_nodes: number of nodes of the cluster.
+        n_gpus: number of GPUs of the cluster.
+        predicted_s: forecast of the seconds until the last feature unit was extracted.
+        read_s: measured seconds until the last feature unit was extracted.
+        was_stopped: whether the run was stopped before it was done.
+        usd_per_gpu_hour: price of a GPU hour in US dollars; None if unknown.
     """
 
     n_scored: int = 0
     recoveries: dict[str, int] = field(default_factory=dict)
     landed: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
-    read: frozenset[str] = frozenset()
+    extracted: frozenset[str] = frozenset()
     n_nodes: int = 0
     n_gpus: int = 0
     predicted_s: float | None = None
@@ -31,9 +38,16 @@ class Account:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `n_computed` and `n_reused` count score units; what another driver computed is reused.
+    """Result of a run. Score units computed by another driver count as reused.
 
-    was_stopped: whether it was asked to end before it was done.
+    Attributes:
+        run: name of the run.
+        n_units: number of score units.
+        n_computed: score units computed by this driver.
+        n_reused: score units found in the store.
+        failures: what failed, with the reason.
+        seconds: duration of the run.
+        was_stopped: whether the run was stopped before it was done.
     """
 
     run: str
@@ -46,5 +60,5 @@ class Outcome:
 
     @property
     def status(self) -> str:
-        """In a word, as in the table `runs`."""
+        """The column `status` of the table `runs`: "done", "failed" or "stopped"."""
         return "stopped" if self.was_stopped else "failed" if self.failures else "done"

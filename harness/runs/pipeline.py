@@ -1,7 +1,8 @@
-"""A spec from beginning to end: what is there already is skipped, the rest runs, the tables are put together.
+"""Run a spec: compute the units that the store does not hold, and write the tables.
 
-Every unit that the store does not hold runs on Ray: a model's actor reads the texts, and as soon as one is read its
-scores are computed. What fails is written down and the rest goes on. Last, Ray Data puts the tables together.
+Units run on Ray: each model's actor extracts the features of the texts one after another, and scores are computed as
+soon as their features are stored. Failures are recorded and do not stop the other units. At the end Ray Data assembles
+the tables.
 """
 
 from __future__ import annotations
@@ -46,53 +47,50 @@ def run(
     """Run a spec and write its tables.
 
     Args:
-        spec: what to measure.
+        spec: the evaluation.
         out: folder or URL of units and tables.
         data_root: folder of the recordings.
-        address: a Ray cluster; None starts a local Ray.
-        device: "auto", "cpu" or "cuda", where models are read.
-        pinned: whether recordings must be the published files, by checksum.
-        allow_pickle: whether pickled weights are loaded where a checkpoint has no safetensors: they can run any code.
-        usd_per_gpu_hour: a price, for the column `usd` of the table `runs`.
-        listener: is told what happens.
-        keep_going: whether models whose names nobody knows are failures like others, and what is left is computed.
+        address: address of a Ray cluster; None starts a local Ray.
+        device: "auto", "cpu" or "cuda": where models run.
+        pinned: whether recordings must match the published checksums.
+        allow_pickle: whether to load pickled weights if a checkpoint has no safetensors; they can run any code.
+        usd_per_gpu_hour: price of a GPU hour in US dollars, for the column `usd` of the table `runs`.
+        listener: receives the progress of the run.
+        keep_going: whether unknown model names are recorded as failures while the other models run.
 
     Returns:
-        How it ended; a failing model does not stop the others.
+        The result; a failing model does not stop the others.
 
     Raises:
-        FileNotFoundError: if a file that a control needs is named and not there.
-        ValueError: if the name of a model is not known, or no model or no recording can be had; nothing is computed.
+        FileNotFoundError: if the file given for a control does not exist.
+        ValueError: if a model name is unknown, or no model or no recording can be loaded; nothing is computed.
     """
     started, listener = time.monotonic(), guarded(listener)
     require_files(spec)
     backends.require_installed(spec.backend)
-    store = Store(transfer.absolute(out) if address else out)  # workers have another working folder
+    store = Store(transfer.absolute(out) if address else out)  # workers run in another working directory
     store.require_writable()
     store.sweep()
     with store.at_work():
         if any(name.startswith("synthetic") for name in spec.datasets):
             _prepare_quickstart(spec, store.out, address, listener)
-        plan = _planned(spec, store, data_root, listener, pinned, allow_pickle, keep_going)
-        pending = [unit for unit in plan.scores if not store.has("scores", unit.key, every_byte=True)]
-        listener.planned(plan, pending)
-        had_tables, n_units = tables.holds(store.out, plan.run), len(plan.scores)
-        if not pending and not plan.failures and had_tables:
-            return Outcome(plan.run, n_units, 0, n_units, (), time.monotonic() - started)
+        workload = _workload(spec, store, data_root, listener, pinned, allow_pickle, keep_going)
+        pending = [unit for unit in workload.scores if not store.has("scores", unit.key, every_byte=True)]
+        listener.planned(workload, pending)
+        had_tables, n_units = tables.holds(store.out, workload.run), len(workload.scores)
+        if not pending and not workload.failures and had_tables:
+            return Outcome(workload.run, n_units, 0, n_units, (), time.monotonic() - started)
         _join(address, store)
         with stopping.signals() as stop:
-            done, account = _compute(plan, pending, store, device, listener, allow_pickle, stop)
+            done, account = _compute(workload, pending, store, device, listener, allow_pickle, stop)
             account = replace(account, usd_per_gpu_hour=usd_per_gpu_hour)
-            outcome = Outcome(
-                plan.run, n_units, account.n_scored, len(done) - account.n_scored, tuple(plan.failures),
-                time.monotonic() - started, account.was_stopped,
-            )  # fmt: skip
-            listener.busy("putting the tables together")
-            _write_tables(plan, outcome, done, store, account, had_tables)
+            outcome = _outcome(workload, done, account, time.monotonic() - started)
+            listener.busy("assembling the tables")
+            _write_tables(workload, outcome, done, store, account, had_tables)
     return replace(outcome, seconds=time.monotonic() - started)
 
 
-def _planned(
+def _workload(
     spec: EvaluationSpec,
     store: Store,
     data_root: str | None,
@@ -101,17 +99,25 @@ def _planned(
     allow_pickle: bool,
     keep_going: bool,
 ) -> Workload:
-    """The plan, its failures told; ValueError where it is not worth beginning."""
-    plan = make_workload(spec, store.out, data_root, pinned=pinned, allow_pickle=allow_pickle)
-    for failure in plan.failures:
+    """List the workload and report its failures; ValueError if it cannot be run."""
+    workload = make_workload(spec, store.out, data_root, pinned=pinned, allow_pickle=allow_pickle)
+    for failure in workload.failures:
         listener.failed(failure)
     if not keep_going:
-        require_known(plan)
-        require_model_and_data(plan)
-    return plan
+        require_known(workload)
+        require_model_and_data(workload)
+    return workload
+
+
+def _outcome(workload: Workload, done: list[ScoreUnit], account: Account, seconds: float) -> Outcome:
+    return Outcome(
+        workload.run, len(workload.scores), account.n_scored, len(done) - account.n_scored, tuple(workload.failures),
+        seconds, account.was_stopped,
+    )  # fmt: skip
 
 
 def _join(address: str | None, store: Store) -> None:
+    """Start or join Ray, and check that all nodes see the store."""
     from harness.runs import ray_session
 
     ray_session.start(address)
@@ -120,21 +126,21 @@ def _join(address: str | None, store: Store) -> None:
 
 
 def _write_tables(
-    plan: Workload, outcome: Outcome, done: list[ScoreUnit], store: Store, account: Account, had_tables: bool
+    workload: Workload, outcome: Outcome, done: list[ScoreUnit], store: Store, account: Account, had_tables: bool
 ) -> None:
-    """Write the tables, alone at them.
+    """Write the tables under a lock.
 
-    Where another driver has written them meanwhile they are the same, and somebody may be reading them.
+    If another driver has written them in the meantime they are identical, and not replaced since they may be in use.
     """
     from harness.runs import assemble
 
-    with store.tables_of(plan.run):
-        if outcome.status != "done" or had_tables or not tables.holds(store.out, plan.run):
-            assemble.write(store, plan.run, done, provenance.rows(plan, outcome, done, store, account))
+    with store.tables_of(workload.run):
+        if outcome.status != "done" or had_tables or not tables.holds(store.out, workload.run):
+            assemble.write(store, workload.run, done, provenance.rows(workload, outcome, done, store, account))
 
 
 def _compute(
-    plan: Workload,
+    workload: Workload,
     pending: list[ScoreUnit],
     store: Store,
     device: str,
@@ -142,31 +148,32 @@ def _compute(
     allow_pickle: bool,
     stop: Stop,
 ) -> tuple[list[ScoreUnit], Account]:
-    """Compute what is pending, and give what is then done; what is neither done nor failed becomes a failure."""
+    """Compute the pending units and return all finished ones; units neither finished nor failed become failures."""
     account = Account()
     if pending:
         from harness.runs.schedule import Schedule
 
-        account = Schedule(plan, pending, store, device, listener, allow_pickle).work(stop)
-    computed = {unit.key for unit in pending}  # the others were compared when the run was planned
+        account = Schedule(workload, pending, store, device, listener, allow_pickle).work(stop)
+    computed = {unit.key for unit in pending}  # the checksums of the others were verified before the run
     done = {
-        unit.key: unit for unit in plan.scores if store.has("scores", unit.key, every_byte=unit.key in computed)
+        unit.key: unit for unit in workload.scores if store.has("scores", unit.key, every_byte=unit.key in computed)
     }  # fmt: skip
-    known = {(failure.model, failure.dataset, failure.protocol) for failure in plan.failures}
-    absent = [(unit.source.name, unit.dataset, unit.protocol.name) for unit in plan.scores if unit.key not in done]
-    left = [what for what in absent if what not in known]
+    failed = {(failure.model, failure.dataset, failure.protocol) for failure in workload.failures}
+    absent = [(unit.source.name, unit.dataset, unit.protocol.name) for unit in workload.scores if unit.key not in done]
+    remaining = [labels for labels in absent if labels not in failed]
     if not account.was_stopped:
-        plan.failures += [
-            Failure("schedule", *what, "NeverRan", "the unit was planned and has no result") for what in left
+        workload.failures += [
+            Failure("schedule", *labels, "NeverRan", "the unit was scheduled but has no result") for labels in remaining
         ]
-    return list(done.values()), replace(account, was_stopped=account.was_stopped and bool(left))
+    return list(done.values()), replace(account, was_stopped=account.was_stopped and bool(remaining))
 
 
 def _prepare_quickstart(spec: EvaluationSpec, out: str, address: str | None, listener: ProgressListener) -> None:
+    """Build the quickstart's models and recordings unless they exist."""
     folder = quickstart.folder_of(out)
     if not quickstart.is_built(folder):
         from harness.runs import actors, ray_session
 
-        listener.busy("building three tiny models and a recording with a known answer")
+        listener.busy("building three tiny models and a synthetic recording")
         ray_session.start(address)
         actors.prepare_quickstart(str(folder), spec.seed)

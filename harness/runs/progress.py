@@ -1,4 +1,4 @@
-"""What a run shows while it works: a bar per model on a terminal, one line per finished unit elsewhere."""
+"""Progress of a run: one bar per model on a terminal, otherwise one log line per finished unit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 class Display(ProgressListener):
-    """A listener that people can look at; a context manager."""
+    """A progress listener that writes to a console; use it as a context manager."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.bars: dict[str, TaskID] = {}
-        self.said: set[tuple[str, str]] = set()
+        self.reported: set[tuple[str, str]] = set()
         self.run = ""
         self.progress = Progress(
             TextColumn("{task.description:<28.28}", markup=False),
@@ -43,57 +43,57 @@ class Display(ProgressListener):
     ) -> None:
         self.progress.stop()
 
-    def busy(self, what: str) -> None:
-        """Say what is going on."""
-        self.console.print(f"{what} ...", style="dim", markup=False, highlight=False, soft_wrap=True)
+    def busy(self, activity: str) -> None:
+        """Print what is being done."""
+        self.console.print(f"{activity} ...", style="dim", markup=False, highlight=False, soft_wrap=True)
 
-    def planned(self, plan: Workload, pending: list[ScoreUnit]) -> None:
-        """One bar per model; the controls share one."""
-        self.run = plan.run
+    def planned(self, workload: Workload, pending: list[ScoreUnit]) -> None:
+        """Print the size of the run and add one bar per model; the controls share one bar."""
+        self.run = workload.run
         if pending:
-            reused, n = len(plan.scores) - len(pending), len(plan.recordings)
+            n_stored, n_datasets = len(workload.scores) - len(pending), len(workload.recordings)
             self.console.print(
-                f"run {plan.run}: {len(plan.scores)} scores of {len(plan.sources)} models and controls on "
-                f"{n} data set{'s' * (n != 1)}; {reused} are there, {len(pending)} to compute",
+                f"run {workload.run}: {len(workload.scores)} scores of {len(workload.sources)} models and controls on "
+                f"{n_datasets} data set{'s' * (n_datasets != 1)}; {n_stored} in the store, {len(pending)} to compute",
                 highlight=False,
                 soft_wrap=True,
             )
-        for source in plan.sources:
+        for source in workload.sources:
             for note in source.checkpoint.notes if source.kind == "model" and source.checkpoint else ():
                 self.remarked(source.name, note)
         for name, total in Counter(_bar(unit) for unit in pending).items():
-            self.bars[name] = self.progress.add_task(name, total=total, now="waits")
+            self.bars[name] = self.progress.add_task(name, total=total, now="waiting")
 
-    def noted(self, model: str, what: str) -> None:
-        """Beside the model's bar."""
+    def noted(self, model: str, state: str) -> None:
+        """Show a model's state beside its bar, or log it."""
         if not self.console.is_terminal:
-            logger.info("run=%s model=%s now=%r", self.run, model, what)
+            logger.info("run=%s model=%s now=%r", self.run, model, state)
         elif model in self.bars:
-            self.progress.update(self.bars[model], now=what)
+            self.progress.update(self.bars[model], now=state)
 
     def remarked(self, model: str, note: str) -> None:
-        """One line."""
+        """Print one line."""
         self.console.print(f"note: {model}: {note}", markup=False, highlight=False, soft_wrap=True)
 
     def finished(self, unit: FeatureUnit | ScoreUnit, seconds: float) -> None:
-        """Move the bar of the unit's model."""
+        """Advance the bar of the unit's model."""
         if isinstance(unit, ScoreUnit):
-            what, dataset = f"scored {unit.dataset} {unit.protocol.name}", unit.dataset
+            action, dataset = f"scored {unit.dataset} {unit.protocol.name}", unit.dataset
         else:
-            what, dataset = f"read {len(unit.stimuli)} stimuli, context {unit.protocol.context}", ""
+            action, dataset = f"extracted {len(unit.stimuli)} stimuli, context {unit.protocol.context}", ""
         if self.console.is_terminal:
-            self.progress.update(self.bars[_bar(unit)], advance=isinstance(unit, ScoreUnit), now=what)
+            self.progress.update(self.bars[_bar(unit)], advance=isinstance(unit, ScoreUnit), now=action)
         else:
-            of = (self.run, unit.source.name, dataset or unit.protocol.context)
-            logger.info("run=%s model=%s dataset=%s did=%r seconds=%.1f", *of, what, seconds)
+            labels = (self.run, unit.source.name, dataset or unit.protocol.context)
+            logger.info("run=%s model=%s dataset=%s did=%r seconds=%.1f", *labels, action, seconds)
 
     def found(self, unit: ScoreUnit) -> None:
-        """Move the bar of the unit's model."""
+        """Advance the bar of the unit's model."""
         if self.console.is_terminal:
             self.progress.update(self.bars[_bar(unit)], advance=1, now="scored by another driver")
 
     def words(self, model: str, n_read: int, n_words: int) -> None:
-        """A bar per model, in words."""
+        """Update the model's bar, which counts words."""
         if not self.console.is_terminal:
             logger.info("model=%s words=%d of=%d", model, n_read, n_words)
             return
@@ -102,14 +102,14 @@ class Display(ProgressListener):
         self.progress.update(self.bars[model], completed=n_read)
 
     def failed(self, failure: Failure) -> None:
-        """One line that says what and why."""
-        if (failure.model, failure.message) in self.said:  # one line for each thing that is wrong
+        """Print one line with the unit and the reason."""
+        if (failure.model, failure.message) in self.reported:  # the same error in several units is printed once
             return
-        self.said.add((failure.model, failure.message))
-        where = " ".join(part for part in (failure.model, failure.dataset, failure.protocol) if part)
+        self.reported.add((failure.model, failure.message))
+        unit = " ".join(filter(None, (failure.model, failure.dataset, failure.protocol)))
         message = failure.message.splitlines()[0] if failure.message else failure.exception
         self.console.print("failed", style="bold red", end=" ", highlight=False, soft_wrap=True)
-        self.console.print(f"{where}: {message}", markup=False, highlight=False, soft_wrap=True)
+        self.console.print(f"{unit}: {message}", markup=False, highlight=False, soft_wrap=True)
         if failure.model in self.bars:
             self.progress.update(self.bars[failure.model], now="failed")
 

@@ -1,4 +1,4 @@
-"""The Ray of this process: join a cluster or start a local one, see that all nodes share a folder, leave."""
+"""Connect this process to Ray: join a cluster or start a local Ray, check the shared folder, disconnect."""
 
 from __future__ import annotations
 
@@ -15,48 +15,51 @@ from harness.storage.store import Store
 
 
 def start(address: str | None) -> None:
-    """Join the cluster at `address`, or start a local Ray without dashboard; does nothing when already connected.
+    """Join the Ray cluster at `address`, or start a local Ray without dashboard; does nothing if already connected.
 
     Raises:
-        RuntimeError: in a sentence, if it cannot be joined or started.
+        RuntimeError: if Ray cannot be joined or started.
     """
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep CUDA_VISIBLE_DEVICES as the user set it
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep the user's CUDA_VISIBLE_DEVICES
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not address:
         local_ray.start()
         return
     try:
         _require_listening(address)
-        with stopping.handlers_kept():  # Ray's own ends the process at once
+        with stopping.handlers_kept():  # Ray's handler exits at once
             ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except Exception as error:
-        said = " ".join(str(error).split())[:300]
+        message = " ".join(str(error).split())[:300]
         raise RuntimeError(
-            f"no Ray cluster could be joined at {address} ({type(error).__name__}: {said}); is it up, of the same "
-            "version of Ray, and is this machine one of its nodes? From elsewhere use `harness submit`."
+            f"could not join a Ray cluster at {address} ({type(error).__name__}: {message}); check that it is running "
+            "the same version of Ray and that this machine is one of its nodes. From other machines use "
+            "`harness submit`."
         ) from error
 
 
-_CONNECT_S = 10.0  # for a head to take a connection
+_CONNECT_S = 10.0  # time limit for a TCP connection to the head
 
 
 def _require_listening(address: str) -> None:
-    """Raise OSError where nobody listens at HOST:PORT, over which Ray itself would wait for minutes."""
+    """Raise OSError if nothing listens at HOST:PORT; Ray itself would wait for minutes."""
     host, colon, port = address.rpartition(":")
     if colon and "://" not in address and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
 
 
-_SHARED_S = 60.0  # for a node to answer what it sees
+_SHARED_S = 60.0  # time limit for the nodes to check the shared folder
 
 
 def require_shared(store: Store) -> None:
-    """Raise where a node of the cluster does not see the folder in which this driver reads and writes.
+    """Check that all nodes of the cluster can see the store's folder.
+
+    URLs are not checked, and nodes that do not answer in time are skipped.
 
     Raises:
-        ValueError: naming node and folder. Of a URL nothing is asked; nodes that do not answer are not held against it.
+        ValueError: if a node does not see the folder; names both.
     """
     if not store.is_local:
         return
@@ -64,20 +67,20 @@ def require_shared(store: Store) -> None:
     probe.touch()
     try:
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        asked = {
+        tasks = {
             _path_exists.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
                 str(probe)
             ): node["NodeManagerAddress"]
             for node in nodes
         }
-        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_SHARED_S) if asked else ([], [])
-        blind = [asked[one] for one in answered if not ray.get(one)]
+        finished, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=_SHARED_S) if tasks else ([], [])
+        without_folder = [tasks[task] for task in finished if not ray.get(task)]
     finally:
         probe.unlink(missing_ok=True)
-    if blind:
+    if without_folder:
         raise ValueError(
-            f"the node {blind[0]} does not see {store.out}, the folder of this machine that --out names; give a folder "
-            "on storage that every node mounts at the same place, or a URL."
+            f"node {without_folder[0]} does not see {store.out}, the folder given by --out; use a folder on storage "
+            "that every node mounts at the same path, or a URL."
         )
 
 
@@ -87,16 +90,16 @@ def _path_exists(path: str) -> bool:
 
 
 def leave() -> None:
-    """Leave a cluster that may be lost; `start` joins it anew."""
+    """Disconnect from a cluster that may have been lost; `start` connects again."""
     local_ray.end()
 
 
 def is_fault(error: Exception) -> bool:
-    """Whether an actor, a worker or a node was lost; else the program of the task itself raised."""
+    """Whether an actor, worker or node was lost; False if the task itself raised an exception."""
     return isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError)
 
 
 def resources() -> tuple[int, int]:
-    """CPUs and GPUs of the cluster."""
-    found = ray.cluster_resources()
-    return int(found.get("CPU", 1)), int(found.get("GPU", 0))
+    """Return the number of CPU cores and of GPUs of the cluster."""
+    totals = ray.cluster_resources()
+    return int(totals.get("CPU", 1)), int(totals.get("GPU", 0))

@@ -1,9 +1,8 @@
-"""The units of a run on Ray: who waits for whom, and what happens when one fails.
+"""Schedule the units of a run on Ray: dependencies between units, and what happens when one fails.
 
-A score waits for its features and for its data set's ceiling; models read as readings.py says, and scoring fills the
-cores and GPUs that they leave. A unit is claimed before it is begun, so that of several drivers on one store each does
-what the others do not. This is the one place that catches every exception: a failure is written down, and the other
-units go on.
+A score unit waits for its features and for its data set's ceiling. The model queue (model_queue.py) extracts features;
+scoring uses the cores and GPUs that are left. A unit is claimed before it starts, so that several drivers on one store
+share the work. Every exception of a unit is caught here: it is recorded as a failure, and the other units go on.
 """
 
 from __future__ import annotations
@@ -26,127 +25,130 @@ from harness.storage.claims import Claim
 from harness.storage.store import CorruptUnit, Store
 from harness.units.score_units import ScoreUnit
 
-# How often is looked for what Ray does not tell: other drivers' units, places, nodes.
+# Seconds between checks of what Ray does not report: other drivers' units, resources, nodes.
 LOOK_S = 1.0
 SCORE_S = 15 * 60.0  # nominal forecast of a score, which may wait for a core and a ceiling: a limit of 12.5 hours
 
 
 class Schedule:
-    """The pending score units of a plan, and the work that they wait for."""
+    """The pending score units of a workload, and the features and ceilings that they need."""
 
     def __init__(
         self,
-        plan: Workload,
+        workload: Workload,
         pending: Iterable[ScoreUnit],
         store: Store,
         device: str,
         listener: ProgressListener,
         allow_pickle: bool = False,
     ) -> None:
-        self.plan, self.store, self.listener = plan, store, listener
+        time_limit_s()  # raises for an invalid setting before anything is computed
+        self.workload, self.store, self.listener = workload, store, listener
         self.n_cpus, _ = ray_session.resources()
         self.device = reservations.device_of(device)
-        self.readings = ModelQueue(store, self.device, listener, allow_pickle=allow_pickle, backend=plan.spec.backend)
+        self.queue = ModelQueue(store, self.device, listener, allow_pickle=allow_pickle, backend=workload.spec.backend)
         self.waiting: defaultdict[str, list[ScoreUnit]] = defaultdict(list)  # by the key of their features
         self.ready: deque[ScoreUnit] = deque()
         self.scoring: dict[Any, tuple[ScoreUnit, Claim, float]] = {}  # with time.monotonic() at submission
-        time_limit_s()  # raises here if it is set wrongly, before anything is computed
-        self.elsewhere: dict[str, ScoreUnit] = {}
+        self.elsewhere: dict[str, ScoreUnit] = {}  # held by other drivers
         self.retried: set[str] = set()
-        self.read: set[str] = set()
+        self.extracted: set[str] = set()
         self.n_scored = 0
-        self.recordings = {name: ray.put(dataset) for name, dataset in plan.recordings.items()}
+        self.recordings = {name: ray.put(dataset) for name, dataset in workload.recordings.items()}
         self.ceilings: dict[tuple[str, str], Any] = {}
-        self.looked = 0.0
-        self.meters = RunMetrics(plan.run)
+        self.checked_at = 0.0
+        self.metrics = RunMetrics(workload.run)
         for unit in pending:
             self._wait_or_score(unit)
 
     def work(self, stop: Stop | None = None) -> Account:
-        """Until nothing is left: start what can begin, take what is finished. Whatever happens, all is given back.
+        """Compute all pending units. Claims and resources are released even if an exception ends the loop.
 
         Args:
-            stop: where it asks for the end nothing more begins, and what runs is waited for as long as it says.
+            stop: flag; once set, no unit starts any more, and those in progress are waited for until its deadline.
         """
         stop = stop or Stop()
-        began = last_read = time.monotonic()
+        started = last_extracted = time.monotonic()
         try:
             while self._drain(stop) if stop.is_asked else self._start():
                 for reference in self._finished():
                     if reference in self.scoring:
                         self._scored(reference)
-                    elif reference in self.readings.running:
-                        self._read(self.readings.take(reference))
-                        last_read = time.monotonic()
+                    elif reference in self.queue.running:
+                        self._extracted(self.queue.take(reference))
+                        last_extracted = time.monotonic()
                 self._look_around()
         finally:
             self._close()
-        if not self.readings.plan:
+        if not self.queue.placements:
             return Account(self.n_scored, was_stopped=stop.is_asked)
-        of, cluster = self.readings, self.readings.cluster
+        queue, cluster = self.queue, self.queue.cluster
         return Account(
-            self.n_scored, of.recoveries, of.landed, frozenset(self.read), len(cluster.nodes), cluster.n_gpus,
-            max(placement.end_s for placement in of.plan.values()), last_read - began, stop.is_asked,
+            self.n_scored, queue.recoveries, queue.landed, frozenset(self.extracted), len(cluster.nodes),
+            cluster.n_gpus, max(placement.end_s for placement in queue.placements.values()), last_extracted - started,
+            stop.is_asked,
         )  # fmt: skip
 
     def _start(self) -> bool:
-        """Begin what there is room for; whether anything is left to wait for."""
-        self._read(self.readings.admit())
-        while self.ready and len(self.scoring) < self._room():
+        """Start the units that can run now; return whether any work is left."""
+        self._extracted(self.queue.admit())
+        while self.ready and len(self.scoring) < self._max_scoring():
             self._score(self.ready.popleft())
-        left = self.scoring or self.ready or self.elsewhere
-        return bool(left or self.readings.running or self.readings.is_waiting)
+        has_scores = self.scoring or self.ready or self.elsewhere
+        return bool(has_scores or self.queue.running or self.queue.is_waiting)
 
     def _drain(self, stop: Stop) -> bool:
-        """Begin nothing more; whether anything that runs is still waited for."""
-        self.readings.drain()
+        """Start no more units; return whether any unit in progress is still waited for."""
+        self.queue.drain()
         self.ready.clear()
         self.elsewhere.clear()
-        return bool(self.scoring or self.readings.running) and not stop.is_over
+        return bool(self.scoring or self.queue.running) and not stop.is_over
 
-    def _room(self) -> int:
-        """Scores that may be on their way: no more than keep the cores busy, and on the CPU none in a model's place."""
-        reading = len(self.readings.residents) if self.device == "cpu" else 0
-        return self.n_cpus - reading if reading else 2 * self.n_cpus
+    def _max_scoring(self) -> int:
+        """Maximum number of scores in flight: enough to keep the cores busy, without those that run models on CPU."""
+        n_extracting = len(self.queue.workers) if self.device == "cpu" else 0
+        return self.n_cpus - n_extracting if n_extracting else 2 * self.n_cpus
 
     def _finished(self) -> list[Any]:
-        """References that have come; none where it is time to look around."""
-        running = [*self.scoring, *self.readings.running]
+        """Return the finished references; none after LOOK_S without any."""
+        running = [*self.scoring, *self.queue.running]
         if not running:
             time.sleep(LOOK_S / 4)
             return []
-        found, _ = ray.wait(running, num_returns=1, timeout=LOOK_S)
-        more, _ = ray.wait(running, num_returns=len(running), timeout=0) if found else ([], [])
-        return list(more or found)
+        first, _ = ray.wait(running, num_returns=1, timeout=LOOK_S)
+        finished, _ = ray.wait(running, num_returns=len(running), timeout=0) if first else ([], [])
+        return list(finished or first)
 
-    # --- reading ------------------------------------------------------------------------------------------------------
+    # --- extraction ---------------------------------------------------------------------------------------------------
 
     def _wait_or_score(self, unit: ScoreUnit) -> None:
-        """A unit whose features are absent waits for them; they are read once, however many scores wait."""
+        """Queue a score unit for scoring, or its features for extraction (once, however many scores need them)."""
         features = unit.features
         if features is None or self.store.has("features", features.key):
             self.ready.append(unit)
             return
         if features.key not in self.waiting:
-            self.readings.add(features)
+            self.queue.add(features)
         self.waiting[features.key].append(unit)
 
-    def _read(self, reads: Iterable[ExtractionResult]) -> None:
-        for read in reads:
-            scores = self.waiting.pop(read.unit.key, [])
-            if read.error:
+    def _extracted(self, results: Iterable[ExtractionResult]) -> None:
+        """Process results of extraction: make the scores that need them ready, or fail them."""
+        for result in results:
+            scores = self.waiting.pop(result.unit.key, [])
+            if result.error:
                 for score in scores:
-                    self._failed(score, "extract", read.error)
+                    self._failed(score, "extract", result.error)
             else:
-                if read.is_ours:
-                    self.read.add(read.unit.key)
-                    self._count(read, scores)
-                    self.listener.finished(read.unit, read.seconds)
+                if result.is_ours:
+                    self.extracted.add(result.unit.key)
+                    self._count(result, scores)
+                    self.listener.finished(result.unit, result.seconds)
                 self.ready.extend(scores)
 
-    def _count(self, read: ExtractionResult, scores: list[ScoreUnit]) -> None:
-        said = self.store.manifest("features", read.unit.key) or {}
-        self.meters.read(read.unit.source.name, scores[0].dataset if scores else "", said.get("n_tokens", 0))
+    def _count(self, result: ExtractionResult, scores: list[ScoreUnit]) -> None:
+        manifest = self.store.manifest("features", result.unit.key) or {}
+        dataset = scores[0].dataset if scores else ""
+        self.metrics.read(result.unit.source.name, dataset, manifest.get("n_tokens", 0))
 
     # --- scoring ------------------------------------------------------------------------------------------------------
 
@@ -171,16 +173,16 @@ class Schedule:
             seconds = ray.get(reference)
         except Exception as error:  # noqa: BLE001 - one failing unit must not stop the others
             claim.release()
-            if not self._read_again(unit, error):
+            if not self._retry_extraction(unit, error):
                 self._failed(unit, "score", error)
         else:
             claim.release()
             self.n_scored += 1
-            self.meters.scored(unit.source.name, unit.dataset)
+            self.metrics.scored(unit.source.name, unit.dataset)
             self.listener.finished(unit, seconds)
 
-    def _read_again(self, unit: ScoreUnit, error: Exception) -> bool:
-        """Whether a score failed because its features are damaged, and gone since; they are then read again, once."""
+    def _retry_extraction(self, unit: ScoreUnit, error: Exception) -> bool:
+        """If a score failed because its features were corrupt (and thus removed), extract them again, once."""
         cause = getattr(error, "cause", None) or error
         if not unit.features or unit.key in self.retried or not isinstance(cause, CorruptUnit | FileNotFoundError):
             return False
@@ -189,23 +191,23 @@ class Schedule:
         self._wait_or_score(unit)
         return True
 
-    # --- the rest -----------------------------------------------------------------------------------------------------
+    # --- other drivers, limits, failures ------------------------------------------------------------------------------
 
     def _look_around(self) -> None:
-        """At most once in a while: what other drivers did, and who waits too long."""
-        if time.monotonic() - self.looked < LOOK_S:
+        """Check other drivers' units, time limits and the size of the cluster, at most every LOOK_S seconds."""
+        if time.monotonic() - self.checked_at < LOOK_S:
             return
-        self.looked = time.monotonic()
-        self.n_cpus, _ = ray_session.resources()  # nodes come and go
-        self._read(self.readings.look_around())
+        self.checked_at = time.monotonic()
+        self.n_cpus, _ = ray_session.resources()  # nodes join and leave
+        self._extracted(self.queue.look_around())
         self._cancel_timed_out_scores()
-        held = [resident.placement for resident in self.readings.residents.values()]
-        waiting = sum(map(len, self.waiting.values())) + len(self.ready) + len(self.elsewhere)
-        self.meters.look(self.readings.cluster, held, waiting)
+        held = [worker.placement for worker in self.queue.workers.values()]
+        n_waiting = sum(map(len, self.waiting.values())) + len(self.ready) + len(self.elsewhere)
+        self.metrics.look(self.queue.cluster, held, n_waiting)
         for key in list(self.elsewhere):
             if self.store.has("scores", key):
                 self.listener.found(self.elsewhere.pop(key))
-            elif not self.store.claimed("scores", key):  # its driver gave up, or died
+            elif not self.store.claimed("scores", key):  # the other driver failed or died
                 self.ready.append(self.elsewhere.pop(key))
 
     def _cancel_timed_out_scores(self) -> None:
@@ -224,14 +226,15 @@ class Schedule:
 
     def _failed(self, unit: ScoreUnit, station: str, error: Exception) -> None:
         failure = Failure.of(error, station, unit.source.name, unit.dataset, unit.protocol.name)
-        self.plan.failures.append(failure)
+        self.workload.failures.append(failure)
         self.listener.failed(failure)
 
     def _close(self) -> None:
-        """Give back what is held. Scores that are under way end with the driver, or by themselves.
+        """Release all claims and resources. Scores in progress end with the driver, or by themselves.
 
-        To cancel one at the moment at which it ends brings Ray down ("Tried to complete task that was not pending").
+        They are not cancelled: cancelling a task just as it ends crashes Ray ("Tried to complete task that was not
+        pending").
         """
         for _, claim, _ in self.scoring.values():
             claim.release()
-        self.readings.close()
+        self.queue.close()

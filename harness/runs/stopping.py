@@ -1,7 +1,7 @@
-"""How a run is asked to end before it is done: SIGTERM lets what runs finish, Ctrl-C does not; a second one ends all.
+"""Stop a run early: SIGTERM waits for the units in progress, Ctrl-C does not; a second signal exits at once.
 
-A signal only leaves word. The run looks for it where nothing is half done, so that claims are given back and what is
-stored is whole.
+The handler only sets a flag. The run checks it between units, so that claims are released and stored units are
+complete.
 """
 
 from __future__ import annotations
@@ -14,34 +14,38 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-# A cluster that takes a node away gives half a minute (Kubernetes) or two (spot machines); tables want some of it.
+# The notice before a node is taken away is 30 seconds (Kubernetes) or two minutes (spot machines); part of it is needed
+# to write the tables.
 GRACE_S = 15.0
 
 
 @dataclass
 class Stop:
-    """Whether a run was asked to end. until: when what runs is no longer waited for, by time.monotonic; None: go on."""
+    """Flag that stops a run.
+
+    until: when to stop waiting for the units in progress, by time.monotonic; None while no stop was requested.
+    """
 
     until: float | None = None
 
     @property
     def is_asked(self) -> bool:
-        """Whether nothing more may be begun."""
+        """Whether a stop was requested: no new unit may start."""
         return self.until is not None
 
     @property
     def is_over(self) -> bool:
-        """Whether what runs is no longer waited for."""
+        """Whether the grace period is over: units in progress are no longer waited for."""
         return self.until is not None and time.monotonic() >= self.until
 
     def ask(self, grace_s: float = 0.0) -> None:
-        """Ask for the end, now or after a while."""
+        """Request a stop; units in progress are waited for up to `grace_s` seconds."""
         self.until = time.monotonic() + grace_s
 
 
 @contextlib.contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Whatever the body makes of SIGTERM, who listened to it before does so after."""
+    """Restore the handler of SIGTERM after the body, which may replace it."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if callable(before) and threading.current_thread() is threading.main_thread():
@@ -50,27 +54,31 @@ def handlers_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def signals(grace_s: float = GRACE_S, *, ctrl_c: bool = True) -> Iterator[Stop]:
-    """While open, SIGTERM and Ctrl-C leave word in what is given; in a thread, where none can be heard, nothing does.
+    """Set a flag on SIGTERM and Ctrl-C while the context is open. Outside the main thread it is never set.
 
     Args:
-        grace_s: how long what runs is waited for after SIGTERM.
-        ctrl_c: whether Ctrl-C only sets the flag; else it raises KeyboardInterrupt at once, for work that cannot poll.
+        grace_s: seconds to wait for the units in progress after SIGTERM.
+        ctrl_c: whether Ctrl-C only sets the flag; otherwise it raises KeyboardInterrupt at once, for work that cannot
+            poll the flag.
+
+    Yields:
+        The flag.
 
     Raises:
-        KeyboardInterrupt: in the body, at the second signal, wherever that is.
+        KeyboardInterrupt: in the body, at the second signal.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
-    def heard(number: int, _: Any) -> None:
+    def handle(number: int, _: Any) -> None:
         if stop.is_asked:
             raise KeyboardInterrupt
         stop.ask(grace_s if number == signal.SIGTERM else 0.0)
 
-    heard_of = (signal.SIGTERM, signal.SIGINT) if ctrl_c else (signal.SIGTERM,)
-    before = {number: signal.signal(number, heard) for number in heard_of}
+    handled = (signal.SIGTERM, signal.SIGINT) if ctrl_c else (signal.SIGTERM,)
+    before = {number: signal.signal(number, handle) for number in handled}
     try:
         yield stop
     finally:

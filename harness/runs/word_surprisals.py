@@ -1,13 +1,13 @@
-"""Models x corpora -> the table `word_surprisals`, by Ray Data.
+"""Surprisal of every word of large corpora under several models, written to the table `word_surprisals` with Ray Data.
 
-For each model a pool of actors reads the shards of all corpora, as many at once as cores or GPUs and memory allow, and
-stores each as it is read: what is killed goes on at the shard where it was. When a corpus is whole, Ray Data streams
-its shards into the partition of (run, corpus, model), which takes its place in one step. No more than a shard a worker
-is in memory at any time, however long the corpus.
+For each model a pool of actors processes the shards of all corpora, as many in parallel as cores or GPUs and memory
+allow, and stores each finished shard; a run that was killed resumes at the first missing shard. When a corpus is
+complete, Ray Data streams its shards into the partition (run, corpus, model), which is renamed into place. At most one
+shard per worker is in memory at any time, however long the corpus.
 
-Ray Data's own checkpointing (2.60) notes which rows of one pipeline have been written, for one driver that begins the
-same pipeline again. A shard here is stored by what defines it: other runs find it, several drivers share the work, a
-copied store keeps it, and every byte is compared before it stands in a table. So that is not used.
+Ray Data's own checkpointing (2.60) is not used. It records which rows of one pipeline have been written, for one driver
+that restarts the same pipeline. Here a shard is stored under a hash of what defines it: other runs reuse it, several
+drivers share the work, it survives copying the store, and its checksum is verified before it goes into a table.
 """
 
 from __future__ import annotations
@@ -42,18 +42,24 @@ from harness.units.word_workers import WordJob, WordWorker
 
 logger = logging.getLogger(__name__)
 
-# What a worker takes besides the weights: Python with torch, the texts and the logits of a shard.
+# Memory of a worker besides the weights: Python with torch, and the texts and logits of a shard.
 WORKER_BYTES = 1.2e9
-# Of Ray's object store, where tables pass through on their way.
+# Limit on the part of Ray's object store used for blocks in transit.
 STORE_BYTES = 256 * 2**20
 
 
 @dataclass
 class WordsOutcome:
-    """How it ended.
+    """Result of a run over corpora.
 
-    n_words: of all models together, those in the table; n_read: those that were not there before. was_stopped: whether
-    it was asked to end before it was done.
+    Attributes:
+        run: name of the run.
+        table: folder or URL of the run's part of the table `word_surprisals`.
+        n_words: words in the table, summed over models.
+        n_read: words processed by this driver, summed over models.
+        seconds: duration of the run.
+        failures: what failed, with the reason.
+        was_stopped: whether the run was stopped before it was done.
     """
 
     run: str
@@ -63,6 +69,31 @@ class WordsOutcome:
     seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
     was_stopped: bool = False
+
+
+@dataclass(frozen=True)
+class _JobOptions:
+    """How models run: arguments of `run` that apply to each model."""
+
+    protocol: Protocol
+    t5_reads: str
+    dtype: AskedDtype
+    backend: AskedBackend
+    device: str
+    out: str
+    allow_pickle: bool
+
+
+@dataclass
+class _Execution:
+    """State shared by the steps of one run."""
+
+    corpora: Sequence[Corpus]
+    store: Store
+    memory_gb: float | None
+    listener: ProgressListener
+    outcome: WordsOutcome
+    stop: Stop
 
 
 def run(
@@ -83,81 +114,101 @@ def run(
     listener: ProgressListener | None = None,
     keep_going: bool = False,
 ) -> WordsOutcome:
-    """Write the partitions of all models and corpora that are not there.
+    """Write the missing partitions of all models and corpora.
 
     Args:
         sources: files or data sets (`corpora.put`).
-        names: models: of the table, Hub ids or folders.
+        names: models: names of the table, Hub ids or folders.
         how: context, window, overlap and BOS.
-        out: folder or URL.
+        out: folder or URL of units and tables.
         t5_reads: "text", "context" or "both".
-        dtype: of all models, or "auto".
-        backend: likewise.
+        dtype: precision of all models, or "auto".
+        backend: library for all models, or "auto".
         device: "auto", "cpu" or "cuda".
-        data_root: where data sets lie.
-        address: a Ray cluster; None starts a local Ray.
-        memory_gb: what workers may take together; None is what is free.
-        allow_pickle: whether pickled weights are loaded.
-        options: what the user says of the texts.
-        listener: is told what happens.
-        keep_going: whether models whose names nobody knows are failures like others.
+        data_root: folder of the data sets.
+        address: address of a Ray cluster; None starts a local Ray.
+        memory_gb: memory limit for all workers together; None uses all free memory.
+        allow_pickle: whether to load pickled weights.
+        options: how to read the texts.
+        listener: receives the progress of the run.
+        keep_going: whether unknown model names are recorded as failures while the other models run.
 
     Returns:
-        How it ended; a failing model does not stop the others.
+        The result; a failing model does not stop the others.
 
     Raises:
-        ValueError: if a corpus cannot be read, the name of a model is not known, or memory is too small for one worker.
-        FileNotFoundError: if there is no such corpus.
+        ValueError: if a corpus cannot be read or a model name is unknown.
+        FileNotFoundError: if a corpus does not exist.
     """
     out = transfer.absolute(out) if address else out
     started, store = time.monotonic(), Store(out)
     listener = guarded(listener)
-    for each in () if keep_going else names:
-        checkpoints.require_known(each)
+    for name in () if keep_going else names:
+        checkpoints.require_known(name)
     store.require_writable()
     store.sweep()
     with store.at_work():
-        listener.busy("cutting the corpora into shards")
-        known = _corpora(sources, how, store, data_root, options)
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray warns of how its own pools of actors are made
-        ray_session.start(address)
-        if address:
-            ray_session.require_shared(store)
-        failures: list[Failure] = []
-        jobs = list(_jobs(names, how, t5_reads, dtype, backend, device, out, allow_pickle, failures))
-        name = _name(jobs, known, how)
-        outcome = WordsOutcome(name, f"{tables.folder(out, 'word_surprisals')}/run={name}", failures=failures)
-        with stopping.signals(ctrl_c=False) as stop, store.tables_of(name):
-            _write(jobs, known, store, memory_gb, listener, outcome, stop)
-    for failure in failures:
+        listener.busy("splitting the corpora into shards")
+        all_corpora = _corpora(sources, how, store, data_root, options)
+        _start_ray(address, store)
+        job_options = _JobOptions(how, t5_reads, dtype, backend, device, out, allow_pickle)
+        outcome = _run_models(names, job_options, all_corpora, store, memory_gb, listener)
+    for failure in outcome.failures:
         listener.failed(failure)
     outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def _run_models(
+    names: Sequence[str],
+    options: _JobOptions,
+    all_corpora: Sequence[Corpus],
+    store: Store,
+    memory_gb: float | None,
+    listener: ProgressListener,
+) -> WordsOutcome:
+    """Resolve the models, compute their surprisals and write the tables."""
+    failures: list[Failure] = []
+    jobs = _jobs(names, options, failures)
+    run_name = _name(jobs, all_corpora, options.protocol)
+    table = f"{tables.folder(options.out, 'word_surprisals')}/run={run_name}"
+    outcome = WordsOutcome(run_name, table, failures=failures)
+    with stopping.signals(ctrl_c=False) as stop, store.tables_of(run_name):
+        _write(jobs, _Execution(all_corpora, store, memory_gb, listener, outcome, stop))
     return outcome
 
 
 def _corpora(
     sources: Sequence[str], how: Protocol, store: Store, data_root: str | None, options: TextOptions
 ) -> list[Corpus]:
-    known = [corpora.put(source, how.context, store, data_root, options) for source in dict.fromkeys(sources)]
-    if doubled := {one.name for one in known if sum(one.name == other.name for other in known) > 1}:
-        raise ValueError(f"two corpora are called {min(doubled)!r}; rename a file.")
-    return known
+    """Split the sources into shards in the store; ValueError if two have the same name."""
+    all_corpora = [corpora.put(source, how.context, store, data_root, options) for source in dict.fromkeys(sources)]
+    names = [corpus.name for corpus in all_corpora]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two corpora are called {min(repeated)!r}; rename a file.")
+    return all_corpora
 
 
-def _name(jobs: Sequence[WordJob], known: Sequence[Corpus], how: Protocol) -> str:
-    """Of the run: a hash of what was asked for."""
+def _start_ray(address: str | None, store: Store) -> None:
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # hides Ray's warnings about its own actor pools
+    ray_session.start(address)
+    if address:
+        ray_session.require_shared(store)
+
+
+def _name(jobs: Sequence[WordJob], all_corpora: Sequence[Corpus], how: Protocol) -> str:
+    """Return the run's name, a hash of the protocol, corpora and models."""
     content = {
-        "schema": SURPRISALS_VERSION, "how": asdict(how), "corpora": {one.name: one.version for one in known},
+        "schema": SURPRISALS_VERSION, "how": asdict(how),
+        "corpora": {corpus.name: corpus.version for corpus in all_corpora},
         "models": {job.name: [job.checkpoint.revision, job.dtype] for job in jobs},
     }  # fmt: skip
     return f"surprisal-{content_hash(content)[:10]}"
 
 
-def _write(
-    jobs: Sequence[WordJob], known: Sequence[Corpus], store: Store, memory_gb: float | None, listener: ProgressListener,
-    outcome: WordsOutcome, stop: Stop,
-) -> None:  # fmt: skip
-    """Read and put together what is not there, model by model, and list the files of the tables."""
+def _write(jobs: Sequence[WordJob], execution: _Execution) -> None:
+    """Compute and assemble what is missing, model by model, and list the files of the tables."""
+    store, listener, outcome = execution.store, execution.listener, execution.outcome
     root, name = assemble.root_of(store), outcome.run
     if fault := next(table_files.faults(store.fs, root, name), ""):
         logger.warning("run %s: %s; its tables are written again.", name, fault)
@@ -169,19 +220,19 @@ def _write(
             listener.remarked(job.name, note)
         try:
             n_read = outcome.n_read
-            # What goes into a table is compared byte by byte; what is in one already was compared then.
-            every_byte = not all(_is_assembled(job, corpus, store, name) for corpus in known)
-            if wrong := _read(job, known, store, memory_gb, listener, outcome, stop, every_byte=every_byte):
-                outcome.failures.append(wrong)
+            # Checksums are verified before shards go into a table, and not again once they are in it.
+            every_byte = not all(_is_assembled(job, corpus, store, name) for corpus in execution.corpora)
+            if failure := _compute(job, execution, every_byte=every_byte):
+                outcome.failures.append(failure)
                 continue
-            if outcome.was_stopped:  # what was read is stored
+            if outcome.was_stopped:  # finished shards are stored
                 break
-            listener.busy(f"putting together the words of {job.name}")
-            for corpus in known:
+            listener.busy(f"assembling the words of {job.name}")
+            for corpus in execution.corpora:
                 _assemble(job, corpus, store, outcome)
                 units += _unit_rows(job, corpus, name)
                 extractions.append(_extraction_row(job, corpus, store, reused=outcome.n_read == n_read))
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with one model, the others go on
+        except Exception as error:  # noqa: BLE001 - the other models go on
             outcome.failures.append(Failure.of(error, "surprisal", job.name, protocol=job.how.name))
     table_files.forget(store.fs, root, name)
     assemble.write_rows(store, name, "units", units)
@@ -189,44 +240,42 @@ def _write(
     table_files.write(store.fs, root, name)
 
 
-def _jobs(
-    names: Sequence[str], how: Protocol, t5_reads: str, dtype: AskedDtype, backend: AskedBackend, device: str, out: str,
-    allow_pickle: bool, failures: list[Failure],
-) -> list[WordJob]:  # fmt: skip
-    device = reservations.device_of(device)
+def _jobs(names: Sequence[str], options: _JobOptions, failures: list[Failure]) -> list[WordJob]:
+    """Resolve the models and place them on the cluster; those that fail are added to `failures`."""
+    device = reservations.device_of(options.device)
     cluster = reservations.cluster(device)
     larger = reservations.to_come() if device == "cuda" else None
-    made: dict[str, WordJob] = {}
+    jobs: dict[str, WordJob] = {}
     for name, known_as in checkpoints.names_of(dict.fromkeys(names)).items():
         try:
-            checkpoint, precise = word_units.resolve(name, dtype, known_as, allow_pickle=allow_pickle)
-            library, _ = backends.choose(checkpoint, backend, device, precise, states=False)
-            demands, dtypes = [demand_of(checkpoint, library)], {checkpoint.name: precise}
+            checkpoint, dtype = word_units.resolve(name, options.dtype, known_as, allow_pickle=options.allow_pickle)
+            library, _ = backends.choose(checkpoint, options.backend, device, dtype, states=False)
+            demands, dtypes = [demand_of(checkpoint, library)], {checkpoint.name: dtype}
             (placement,) = place(demands, cluster, dtypes)
-            if placement.refused and larger:  # Ray has an autoscaler start a node, once workers are asked for
+            if placement.refused and larger:  # the autoscaler adds a node once the workers request it
                 (placement,) = place(demands, Cluster((larger,)), dtypes)
             if placement.refused:
                 raise memory.InsufficientMemoryError(f"{checkpoint.name}: {placement.refused}")
-            for reading in word_units.readings_of(checkpoint, how, t5_reads):
-                where = "cpu" if MADE_UP in os.environ else device
+            for protocol in word_units.readings_of(checkpoint, options.protocol, options.t5_reads):
                 job = WordJob(
-                    checkpoint, precise, reading, library, where, out, allow_pickle, placement.n_gpus,
-                    placement.gpu_share,
+                    checkpoint, dtype, protocol, library, "cpu" if MADE_UP in os.environ else device, options.out,
+                    options.allow_pickle, placement.n_gpus, placement.gpu_share,
                 )  # fmt: skip
-                if job.name in made and made[job.name].checkpoint.revision != checkpoint.revision:
+                if job.name in jobs and jobs[job.name].checkpoint.revision != checkpoint.revision:
                     raise ValueError(f"two models are called {job.name!r}; rename a folder.")
-                made[job.name] = job
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with one model, the others go on
+                jobs[job.name] = job
+        except Exception as error:  # noqa: BLE001 - the other models go on
             failures.append(Failure.of(error, "models", model=known_as))
-    return list(made.values())
+    return list(jobs.values())
 
 
-def _read(
-    job: WordJob, known: Sequence[Corpus], store: Store, memory_gb: float | None, listener: ProgressListener,
-    outcome: WordsOutcome, stop: Stop, *, every_byte: bool,
-) -> Failure | None:  # fmt: skip
-    """Read what the store does not hold; what was wrong with the first shard that could not be read."""
-    sizes = {shard: n for corpus in known for shard, n in zip(corpus.shards, corpus.n_words, strict=True)}
+def _compute(job: WordJob, execution: _Execution, *, every_byte: bool) -> Failure | None:
+    """Compute the shards that the store does not hold; return the failure of the first shard that failed, if any."""
+    store, listener, outcome, stop = execution.store, execution.listener, execution.outcome, execution.stop
+    sizes = {
+        shard: n_words for corpus in execution.corpora
+        for shard, n_words in zip(corpus.shards, corpus.n_words, strict=True)
+    }  # fmt: skip
     pending = [shard for shard in sizes if not store.has("surprisals", job.key(shard), every_byte=every_byte)]
     n_words, n_left = sum(sizes.values()), sum(sizes[shard] for shard in pending)
     listener.words(job.name, n_words - n_left, n_words)
@@ -235,18 +284,18 @@ def _read(
     outcome.was_stopped |= stop.is_asked
     if outcome.was_stopped:
         return None
-    _bound_memory()
-    size = _pool_size(job, len(pending), memory_gb)
-    need: dict[str, Any] = {"num_cpus": 1}
+    _configure_ray_data()
+    size = _pool_size(job, len(pending), execution.memory_gb)
+    worker_resources: dict[str, Any] = {"num_cpus": 1}
     if job.n_gpus:
-        need = {"num_cpus": 0, "num_gpus": job.n_gpus if job.n_gpus > 1 else job.gpu_share}
-    read = ray.data.from_items([{"shard": shard} for shard in pending], override_num_blocks=len(pending)).map_batches(
-        WordWorker.of(job), batch_size=1, compute=ray.data.ActorPoolStrategy(size=size), **need
-    )
-    wrong: Failure | None = None
-    for row in read.iter_rows():
+        worker_resources = {"num_cpus": 0, "num_gpus": job.n_gpus if job.n_gpus > 1 else job.gpu_share}
+    results = ray.data.from_items(
+        [{"shard": shard} for shard in pending], override_num_blocks=len(pending)
+    ).map_batches(WordWorker.of(job), batch_size=1, compute=ray.data.ActorPoolStrategy(size=size), **worker_resources)
+    failure: Failure | None = None
+    for row in results.iter_rows():
         if row["exception"]:
-            wrong = wrong or Failure("surprisal", job.name, "", job.how.name, row["exception"], row["message"])
+            failure = failure or Failure("surprisal", job.name, "", job.how.name, row["exception"], row["message"])
             continue
         outcome.n_read += sizes[row["shard"]]
         n_left -= sizes[row["shard"]]
@@ -254,41 +303,42 @@ def _read(
         if stop.is_asked and n_left:
             outcome.was_stopped = True
             break
-    return wrong
+    return failure
 
 
-def _bound_memory() -> None:
+def _configure_ray_data() -> None:
+    """Keep rows in order, limit the object store, and silence Ray Data's output."""
     context = ray.data.DataContext.get_current()
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what went wrong is raised, and told once
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, and reported once
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=STORE_BYTES)
 
 
 def _pool_size(job: WordJob, n_shards: int, memory_gb: float | None) -> int:
-    """Workers that there is work, a core or GPUs, and memory for."""
+    """Return the number of workers: limited by the shards, the cores or GPUs, and the memory."""
     n_cpus, n_gpus = ray_session.resources()
     larger = reservations.to_come()
     n_gpus = max(n_gpus, larger.n_gpus if larger else 0)
     if job.n_gpus:
         return max(1, min(n_shards, int(n_gpus / (job.n_gpus if job.n_gpus > 1 else job.gpu_share))))
-    each = WORKER_BYTES + job.checkpoint.n_parameters * (4 if job.dtype == "float32" else 2)
+    worker_bytes = WORKER_BYTES + job.checkpoint.n_parameters * (4 if job.dtype == "float32" else 2)
     free = memory_gb * 1e9 if memory_gb else memory.free_bytes("cpu")
-    if free < each:
+    if free < worker_bytes:
         raise memory.InsufficientMemoryError(
-            f"{job.name}: a worker takes about {each / 1e9:.1f} GB, {free / 1e9:.1f} GB are given or free; give more "
-            "(--memory-gb), or use bfloat16."
+            f"{job.name}: a worker needs about {worker_bytes / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are "
+            "available; raise --memory-gb, or use bfloat16."
         )
-    return max(1, min(n_shards, n_cpus, int(free / each)))
+    return max(1, min(n_shards, n_cpus, int(free / worker_bytes)))
 
 
 def _assemble(job: WordJob, corpus: Corpus, store: Store, outcome: WordsOutcome) -> None:
-    """Stream the bits of a corpus into its partition, unless it is there."""
+    """Stream the surprisals of a corpus into its partition, unless that exists."""
     outcome.n_words += sum(corpus.n_words)
     if _is_assembled(job, corpus, store, outcome.run):
         return
     files = [f"{store.folder('surprisals', job.key(shard))}/words.parquet" for shard in corpus.shards]
-    _bound_memory()
+    _configure_ray_data()
     assemble.write_partition(
         store, "word_surprisals", outcome.run, corpus.name, job.name, files, dataset_version=corpus.version
     )
@@ -300,21 +350,21 @@ def _is_assembled(job: WordJob, corpus: Corpus, store: Store, run_name: str) -> 
 
 
 def _unit_rows(job: WordJob, corpus: Corpus, run_id: str) -> list[dict[str, Any]]:
-    """What the partition is made of, for `harness cache`."""
-    of = {"run": run_id, "model": job.name, "dataset": corpus.name, "protocol": job.how.name}
+    """Return rows of `units`: the units that the partition is made of, for `harness cache`."""
+    labels = {"run": run_id, "model": job.name, "dataset": corpus.name, "protocol": job.how.name}
     keys = [("corpora", corpus.key), *(("corpora", shard) for shard in corpus.shards)]
     keys += [("surprisals", job.key(shard)) for shard in corpus.shards]
-    return [{**of, "kind": kind, "key": key} for kind, key in keys]
+    return [{**labels, "kind": kind, "key": key} for kind, key in keys]
 
 
 def _extraction_row(job: WordJob, corpus: Corpus, store: Store, *, reused: bool) -> dict[str, Any]:
-    """A row of `extractions`: how a model read a corpus, over its shards."""
-    found = [store.manifest("surprisals", job.key(shard)) or {} for shard in corpus.shards]
+    """Return the row of `extractions` of a model and a corpus, aggregated over its shards."""
+    manifests = [store.manifest("surprisals", job.key(shard)) or {} for shard in corpus.shards]
 
     def values(name: str) -> list[Any]:
-        return [facts[name] for facts in found if facts.get(name) is not None]
+        return [manifest[name] for manifest in manifests if manifest.get(name) is not None]
 
-    newest = max(found, key=lambda facts: str(facts.get("created")))
+    newest = max(manifests, key=lambda manifest: str(manifest.get("created")))
     summed = {name: sum(values(name)) for name in ("n_windows", "n_reencoded", "n_oom", "seconds")}
     return {
         "model": job.name, "kind": "model", "revision": job.checkpoint.revision, "dataset": corpus.name,

@@ -1,7 +1,7 @@
-"""What a run consists of, found out before anything runs.
+"""The workload of a run: its models, recordings and score units, determined before anything runs.
 
-Models are resolved and recordings loaded, so that what is wrong with them is known first; then every score that the
-spec asks for is listed as a unit, with the features it needs.
+Models are resolved and recordings loaded first, so that faulty ones are reported early. Then every score that the spec
+requires is listed as a unit, with the features it needs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Failure:
-    """What did not work: at which station, on what."""
+    """Something that failed: the station, the model, data set and protocol, and the exception."""
 
     station: str
     model: str
@@ -41,15 +41,15 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException, station: str, model: str = "", dataset: str = "", protocol: str = "") -> Failure:
-        """From an exception, a remote one told by its cause."""
+        """Make a failure from an exception; a Ray exception is replaced by its cause."""
         cause = getattr(error, "cause", None) or error
-        said = names.printable(str(cause).strip())
-        return cls(station, names.printable(model), dataset, protocol, type(cause).__name__, said)
+        message = names.printable(str(cause).strip())
+        return cls(station, names.printable(model), dataset, protocol, type(cause).__name__, message)
 
 
 @dataclass
 class Workload:
-    """What a run consists of, and what stood in the way of planning it."""
+    """The units of a run, their sources and recordings, and the failures found while listing them."""
 
     spec: EvaluationSpec
     sources: list[FeatureSource] = field(default_factory=list)
@@ -61,36 +61,36 @@ class Workload:
 
     @property
     def run(self) -> str:
-        """Name of the run: the spec's name and a hash of what was asked for and of the units that come of it."""
+        """Name of the run: the spec's name and a hash of the spec and the keys of its score units."""
         return f"{self.spec.name}-{content_hash([asdict(self.spec), sorted(unit.key for unit in self.scores)])[:8]}"
 
 
 class ProgressListener:
-    """Hears what a run does; the base class hears and says nothing."""
+    """Receives the progress of a run; the base class ignores it."""
 
-    def planned(self, plan: Workload, pending: list[ScoreUnit]) -> None:
-        """The plan is made; `pending` is what the store does not hold."""
+    def planned(self, workload: Workload, pending: list[ScoreUnit]) -> None:
+        """Called when the workload is known; `pending` are the score units that the store does not hold."""
 
-    def busy(self, what: str) -> None:
-        """Something that is not a unit is going on."""
+    def busy(self, activity: str) -> None:
+        """Called when work other than a unit starts, such as assembling tables."""
 
-    def noted(self, model: str, what: str) -> None:
-        """Something happened to a model that is not a unit's end: it got its place, it was lost, it waits."""
+    def noted(self, model: str, state: str) -> None:
+        """Called when the state of a model changes, such as waiting for resources or a lost actor."""
 
     def remarked(self, model: str, note: str) -> None:
-        """There is something that a user should know of a model's numbers, in a sentence."""
+        """Called with a note, in a sentence, that users of a model's scores should know."""
 
     def finished(self, unit: FeatureUnit | ScoreUnit, seconds: float) -> None:
-        """A unit is stored."""
+        """Called when this driver has stored a unit."""
 
     def found(self, unit: ScoreUnit) -> None:
-        """Another driver has stored a unit that this one waited for."""
+        """Called when another driver has stored a unit that this driver waited for."""
 
     def words(self, model: str, n_read: int, n_words: int) -> None:
-        """A model has read so many of the words of all corpora."""
+        """Called when a model has processed `n_read` of the `n_words` words of all corpora."""
 
     def failed(self, failure: Failure) -> None:
-        """A unit, a model or a data set failed."""
+        """Called when a unit, a model or a data set failed."""
 
 
 def guarded(listener: ProgressListener | None) -> ProgressListener:
@@ -108,7 +108,7 @@ class _Guarded:
         def guarded(*arguments: Any) -> None:
             try:
                 call(*arguments)
-            except Exception as error:  # noqa: BLE001 - whatever a listener does
+            except Exception as error:  # noqa: BLE001 - any fault of a listener
                 logger.warning("%s could not be shown: %s", name, names.printable(f"{type(error).__name__}: {error}"))
 
         return guarded
@@ -117,64 +117,72 @@ class _Guarded:
 def make_workload(
     spec: EvaluationSpec, out: str, data_root: str | None, *, pinned: bool = True, allow_pickle: bool = False
 ) -> Workload:
-    """Resolve the models, load the recordings and list the units; what cannot be had becomes a failure."""
-    plan = Workload(spec)
-    plan.sources = [*_models(plan, out, allow_pickle), *_controls(spec)]
+    """Resolve the models, load the recordings and list the score units.
+
+    Models and recordings that cannot be loaded become failures of the workload.
+
+    Args:
+        spec: the evaluation.
+        out: folder or URL of units and tables, where the quickstart's models and recordings are.
+        data_root: folder of the recordings.
+        pinned: whether recordings must match the published checksums.
+        allow_pickle: whether models with pickled weights only are accepted.
+    """
+    workload = Workload(spec)
+    workload.sources = [*_models(workload, out, allow_pickle), *_controls(spec)]
     for name in dict.fromkeys(member for group in spec.datasets for member in datasets.expand(group)):
         root = quickstart.folder_of(out) if name.startswith("synthetic") else data_root or "."
         try:
-            _add_recording(plan, datasets.find(name), root, pinned)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with one recording, the others go on
-            plan.failures.append(Failure.of(error, "datasets", dataset=name))
-    plan.scores = list(_score_units(plan))
-    return plan
+            _add_recording(workload, datasets.find(name), root, pinned)
+        except Exception as error:  # noqa: BLE001 - the other recordings go on
+            workload.failures.append(Failure.of(error, "datasets", dataset=name))
+    workload.scores = list(_score_units(workload))
+    return workload
 
 
-def _add_recording(plan: Workload, entry: Entry, root: str | Path, pinned: bool) -> None:
-    """Recordings and their protocols go by the name in the tables, which of a "local:FOLDER" is another one."""
-    if entry.name in plan.recordings:
+def _add_recording(workload: Workload, entry: Entry, root: str | Path, pinned: bool) -> None:
+    """Load a recording. It is listed by its name in the tables, which for "local:FOLDER" is not that string."""
+    if entry.name in workload.recordings:
         raise ValueError(f"two data sets are called {entry.name!r}; give one of them a `name` in its dataset.json.")
-    plan.recordings[entry.name] = datasets.load(entry, root, pinned=pinned)
-    plan.protocols[entry.name] = {protocol.name: protocol for protocol in entry.protocols}
+    workload.recordings[entry.name] = datasets.load(entry, root, pinned=pinned)
+    workload.protocols[entry.name] = {protocol.name: protocol for protocol in entry.protocols}
 
 
 _UNKNOWN = frozenset({"UnknownModelError", "NotOnHubError"})
 
 
-def require_known(plan: Workload) -> None:
-    """Raise ValueError, with the nearest names, where the name of a model is not known."""
-    unknown = [failure for failure in plan.failures if failure.exception in _UNKNOWN]
+def require_known(workload: Workload) -> None:
+    """Raise ValueError, with the nearest names, if the name of a model is unknown."""
+    unknown = [failure for failure in workload.failures if failure.exception in _UNKNOWN]
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        raise ValueError(
-            f"{unknown[0].message}{more} Nothing was computed; --keep-going computes what is left without such models."
-        )
+        raise ValueError(f"{unknown[0].message}{more} Nothing was computed; use --keep-going to run the other models.")
 
 
-def require_model_and_data(plan: Workload) -> None:
-    """Raise where there is no model or no recording at all.
+def require_model_and_data(workload: Workload) -> None:
+    """Check that at least one model and one recording could be loaded.
 
     Raises:
-        ValueError: that says why the first cannot be had.
+        ValueError: if not, with the reason for the first of them.
     """
-    has_models = any(source.kind == "model" for source in plan.sources)
-    if (plan.spec.models and not has_models) or not plan.recordings:
-        what, station = ("recording", "datasets") if has_models or not plan.spec.models else ("model", "models")
-        said = next((f": {failure.message}" for failure in plan.failures if failure.station == station), ".")
-        raise ValueError(f"no {what} of those asked for can be had, so nothing was computed{said}")
+    has_models = any(source.kind == "model" for source in workload.sources)
+    if (workload.spec.models and not has_models) or not workload.recordings:
+        kind, station = ("recording", "datasets") if has_models or not workload.spec.models else ("model", "models")
+        reason = next((f": {failure.message}" for failure in workload.failures if failure.station == station), ".")
+        raise ValueError(f"none of the requested {kind}s could be loaded, so nothing was computed{reason}")
 
 
 def require_files(spec: EvaluationSpec) -> None:
-    """Raise FileNotFoundError where a file that a control needs is named and not there."""
+    """Raise FileNotFoundError if the file given for a control does not exist."""
     for file in filter(None, (spec.vectors, spec.corpus)):
         if not Path(file).is_file():
-            raise FileNotFoundError(f"{file} is no file; give the vectors or the corpus of a control by its path.")
+            raise FileNotFoundError(f"{file} does not exist; give the path of the file with --vectors or --corpus.")
 
 
 def _controls(spec: EvaluationSpec) -> Iterator[FeatureSource]:
-    """The controls, without those whose file is not given.
+    """Yield the controls, without those whose file is not given.
 
-    The revision is by all of a file's content, each time: a second for a gigabyte, which is less than reading it costs.
+    The revision is a hash of the whole file, computed at each run: about a second per gigabyte, less than reading it.
     """
     for name in spec.controls:
         needs = controls.find(name).needs
@@ -184,69 +192,71 @@ def _controls(spec: EvaluationSpec) -> Iterator[FeatureSource]:
             yield FeatureSource(name, "control", revision, spec.seed, file=str(Path(file).absolute()) if file else "")
 
 
-def _models(plan: Workload, out: str, allow_pickle: bool) -> Iterator[FeatureSource]:
-    found: dict[str, checkpoints.Checkpoint] = {}
-    names = checkpoints.names_of(dict.fromkeys(plan.spec.models))
+def _models(workload: Workload, out: str, allow_pickle: bool) -> Iterator[FeatureSource]:
+    """Resolve the models and yield them with their variants; those that fail become failures of the workload."""
+    resolved: dict[str, checkpoints.Checkpoint] = {}
+    names = checkpoints.names_of(dict.fromkeys(workload.spec.models))
     for name in names:
-        where = str(quickstart.folder_of(out) / name) if name in tiny.MODELS else name
+        location = str(quickstart.folder_of(out) / name) if name in tiny.MODELS else name
         try:
-            checkpoint = checkpoints.resolve(where, names[name], allow_pickle=allow_pickle)
-            precision.dtype_of(checkpoint.family, checkpoint.stack, checkpoint.n_parameters, plan.spec.dtype)
-            _require_other_name(checkpoint, found)
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with one model, the others go on
-            plan.failures.append(Failure.of(error, "models", model=names[name]))
+            checkpoint = checkpoints.resolve(location, names[name], allow_pickle=allow_pickle)
+            precision.dtype_of(checkpoint.family, checkpoint.stack, checkpoint.n_parameters, workload.spec.dtype)
+            _require_unique_name(checkpoint, resolved)
+        except Exception as error:  # noqa: BLE001 - the other models go on
+            workload.failures.append(Failure.of(error, "models", model=names[name]))
         else:
-            found[checkpoint.name] = checkpoint
-    for checkpoint in pairs.pair(found.values()):
-        yield FeatureSource(checkpoint.name, "model", checkpoint.revision, plan.spec.seed, checkpoint)
-        for variant in plan.spec.variants:
+            resolved[checkpoint.name] = checkpoint
+    for checkpoint in pairs.pair(resolved.values()):
+        yield FeatureSource(checkpoint.name, "model", checkpoint.revision, workload.spec.seed, checkpoint)
+        for variant in workload.spec.variants:
             if variant != "chat" or checkpoints.has_chat_template(checkpoint):
                 name = f"{checkpoint.name}:{variant}"
-                yield FeatureSource(name, variant, checkpoint.revision, plan.spec.seed, checkpoint)
+                yield FeatureSource(name, variant, checkpoint.revision, workload.spec.seed, checkpoint)
 
 
-def _require_other_name(checkpoint: checkpoints.Checkpoint, found: dict[str, checkpoints.Checkpoint]) -> None:
-    """Two checkpoints of one name could not be told apart in the tables; the same one given twice is no harm."""
-    other = found.get(checkpoint.name)
+def _require_unique_name(checkpoint: checkpoints.Checkpoint, resolved: dict[str, checkpoints.Checkpoint]) -> None:
+    """Raise ValueError if two different checkpoints have the same name; the same checkpoint twice is accepted."""
+    other = resolved.get(checkpoint.name)
     if other and other.revision != checkpoint.revision:
         raise ValueError(
             f"{checkpoint.folder} and {other.folder} are both called {checkpoint.name!r}; rename a folder."
         )
 
 
-def _score_units(plan: Workload) -> Iterator[ScoreUnit]:
-    for name, dataset in plan.recordings.items():
-        known = plan.protocols[name]
-        for protocol in (known[wanted] for wanted in plan.spec.protocols if wanted in known):
-            beside = _beside(plan, dataset)
-            for source in plan.sources:
+def _score_units(workload: Workload) -> Iterator[ScoreUnit]:
+    for name, dataset in workload.recordings.items():
+        protocols = workload.protocols[name]
+        for protocol in (protocols[wanted] for wanted in workload.spec.protocols if wanted in protocols):
+            joint_controls = _joint_controls(workload, dataset)
+            for source in workload.sources:
                 if source.checkpoint is None and not controls.applies(source.name, dataset):
                     continue
-                features = feature_unit(source, dataset, protocol, plan.spec.dtype) if source.checkpoint else None
-                held_against = beside if features else ()
-                yield ScoreUnit(source, name, dataset.version, protocol, plan.spec.seed, features, held_against)
+                features = feature_unit(source, dataset, protocol, workload.spec.dtype) if source.checkpoint else None
+                unique_over = joint_controls if features else ()
+                yield ScoreUnit(source, name, dataset.version, protocol, workload.spec.seed, features, unique_over)
 
 
-def _beside(plan: Workload, dataset: Dataset) -> tuple[FeatureSource, ...]:
-    """The controls beyond which a model's variance is unique: all that apply to a recording but noise."""
+def _joint_controls(workload: Workload, dataset: Dataset) -> tuple[FeatureSource, ...]:
+    """Return the controls over which unique variance is computed: all that apply to a recording, except `random`."""
     if dataset.responses is None:
         return ()
-    known = [source for source in plan.sources if source.kind == "control" and source.name != "random"]
-    return tuple(source for source in known if controls.applies(source.name, dataset))
+    candidates = [source for source in workload.sources if source.kind == "control" and source.name != "random"]
+    return tuple(source for source in candidates if controls.applies(source.name, dataset))
 
 
 def feature_unit(
-    source: FeatureSource, dataset: Dataset, protocol: Protocol, asked: AskedDtype = "auto"
+    source: FeatureSource, dataset: Dataset, protocol: Protocol, requested_dtype: AskedDtype = "auto"
 ) -> FeatureUnit:
-    """What a model must read for a data set: states for responses, surprisals for reading times.
+    """Return the features of a model that a data set needs: hidden states for responses, surprisals for reading times.
 
-    A decoder gives the surprisals of a recording's stimuli in the pass that gives its states; T5 would need a second,
-    and an encoder has none.
+    For brain recordings a decoder's surprisals are kept too, since the same forward pass yields them; T5 would need a
+    second pass, and an encoder has none.
     """
-    assert source.checkpoint is not None  # noqa: S101 - controls read nothing
-    brain = dataset.responses is not None
-    surprisals = not brain or source.checkpoint.stack == "decoder"
-    dtype = precision.dtype_of(source.checkpoint.family, source.checkpoint.stack, source.checkpoint.n_parameters, asked)
-    if dtype == "int8" and source.kind == "untrained":  # its weights are drawn, not measured
+    checkpoint = source.checkpoint
+    assert checkpoint is not None  # noqa: S101 - controls have no feature unit
+    has_responses = dataset.responses is not None
+    surprisals = not has_responses or checkpoint.stack == "decoder"
+    dtype = precision.dtype_of(checkpoint.family, checkpoint.stack, checkpoint.n_parameters, requested_dtype)
+    if dtype == "int8" and source.kind == "untrained":  # random weights are not quantised
         dtype = "bfloat16"
-    return FeatureUnit(source, dataset.stimuli, protocol, states=brain, surprisals=surprisals, dtype=dtype)
+    return FeatureUnit(source, dataset.stimuli, protocol, states=has_responses, surprisals=surprisals, dtype=dtype)

@@ -1,1 +1,1 @@
-"""Features and responses -> scores: folds, fits, ceilings, unique variance, reading times."""
+"""Scores from features and responses: folds, fits, ceilings, unique variance, reading times."""

@@ -1,7 +1,6 @@
-"""Features and responses -> held-out scores, one per layer, fold and neuroid.
+"""Score features against brain responses: one held-out score per layer, fold and neuroid.
 
-The one place where a protocol meets the kernels: rows are joined by id, folds and inner blocks are made from the groups
-of the rows, and every layer walks the same folds.
+Rows are joined by id, folds and inner blocks are made from the groups of the rows, and all layers use the same folds.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ def score_layers(
 
     Args:
         features: rows in any order; rows without a response are not used. Or features that depend on the fold.
-        responses: one row per stimulus or scan; of several experiments each is fitted on its own rows.
-        protocol: folds, regression.
-        spread: who fits the pieces.
+        responses: one row per stimulus or scan; each experiment is fitted on its own rows.
+        protocol: folds and regression.
+        spread: runs the fits, in this process or on a cluster.
 
     Returns:
         layer -> its fit; all NaN for a layer whose features are constant.
@@ -52,47 +51,49 @@ def score_layers(
 def _score_part(
     features: Features | ByFold, responses: Responses, protocol: Protocol, spread: Spread
 ) -> dict[Layer, LayerFit]:
-    """The layers on one experiment."""
+    """Score all layers on one experiment."""
     splits = folds.make(protocol.folds, responses.row_groups)
-    how = fitting.prepare(responses.values, responses.row_groups, splits, protocol)
+    setup = fitting.prepare(responses.values, responses.row_groups, splits, protocol)
     if isinstance(features, Features):
         rows = indices_of(responses.row_ids, features.row_ids, "features for the rows of the responses")
-        return _score(features.layers, Layers(features, rows), how, responses.values, spread)
+        return _score(features.layers, Layers(features, rows), setup, responses.values, spread)
     features = features.on(responses.row_ids)
     by_fold = [
-        _score(features.layers, features.of(split.train), replace(how, splits=(split,)), responses.values, spread)
-        for split in how.splits
+        _score(features.layers, features.of(split.train), replace(setup, splits=(split,)), responses.values, spread)
+        for split in setup.splits
     ]
-    joined = {layer: _joined([fold[layer] for fold in by_fold]) for layer in features.layers}
-    return {layer: replace(fit, n_rows=by_fold[0][layer].n_rows) for layer, fit in joined.items()}
+    by_layer = {layer: _joined([fold[layer] for fold in by_fold]) for layer in features.layers}
+    return {layer: replace(fit, n_rows=by_fold[0][layer].n_rows) for layer, fit in by_layer.items()}
 
 
-def _score(names: Sequence[Layer], layers: Matrices, how: Fitting, Y: Floats, spread: Spread) -> dict[Layer, LayerFit]:
-    """The fits of all layers on the folds of `how`."""
-    fits, pieces = {}, spread(how, layers, Y)
+def _score(
+    names: Sequence[Layer], layers: Matrices, setup: Fitting, Y: Floats, spread: Spread
+) -> dict[Layer, LayerFit]:
+    """Fit all layers on the folds of `setup`."""
+    fits, pieces = {}, spread(setup, layers, Y)
     for k, layer in enumerate(names):
         try:
-            fits[layer] = _layer_fit(next(pieces), how, Y, layers.width(k))
+            fits[layer] = _layer_fit(next(pieces), setup, Y, layers.width(k))
         except ValueError as error:
             raise ValueError(f"layer {layer}: {error}") from error
     return fits
 
 
 def _widened(fit: LayerFit, part: str, neuroids: Integers, n_neuroids: int) -> LayerFit:
-    """The fit of an experiment with a column for every neuroid, NaN where it was not measured in it."""
+    """Expand the fit of one experiment to all neuroids; NaN for neuroids that it did not measure."""
 
-    def wide(values: Floats) -> Floats:
+    def widen(values: Floats) -> Floats:
         if len(neuroids) == n_neuroids:
             return values
         filled = np.full((len(values), n_neuroids), np.nan)
         filled[:, neuroids] = values
         return filled
 
-    return replace(fit, r=wide(fit.r), alpha=wide(fit.alpha), inner=wide(fit.inner), parts=(part,) * len(fit.r))
+    return replace(fit, r=widen(fit.r), alpha=widen(fit.alpha), inner=widen(fit.inner), parts=(part,) * len(fit.r))
 
 
 def _joined(fits: Sequence[LayerFit]) -> LayerFit:
-    """The fits of one layer on other folds each (of several experiments, say), one after the other."""
+    """Concatenate fits of one layer that cover different folds, for instance of several experiments."""
 
     def joined(name: str) -> Floats:
         return np.concatenate([getattr(fit, name) for fit in fits])
@@ -123,23 +124,23 @@ def fit_layer(X: Floats, Y: Floats, groups: Sequence[str], splits: Sequence[Fold
     Args:
         X: (row, feature), finite.
         Y: (row, neuroid), NaN where absent.
-        groups: (row,) left out together when alpha is chosen with inner="groups"; see `folds.inner_labels` for rows of
-            fewer than three groups. Where each group is one row the kernel takes the cheaper path of single rows.
+        groups: (row,) rows of a group are left out together when alpha is chosen with inner="groups"; with fewer than
+            three groups see `folds.inner_labels`. If each group is one row, the kernel uses the cheaper leave-one-out.
         splits: row indices of each fold.
-        protocol: how features are mapped to responses, and how a prediction is scored; its rule of folds is not read.
+        protocol: regression and metric; its fold rule is not used.
     """
-    how = fitting.prepare(Y, groups, splits, protocol)
-    return _layer_fit([how.fit(X, Y)], how, Y, X.shape[1])
+    setup = fitting.prepare(Y, groups, splits, protocol)
+    return _layer_fit([setup.fit(X, Y)], setup, Y, X.shape[1])
 
 
-def _layer_fit(blocks: Iterable[list[FoldFit]], how: Fitting, Y: Floats, n_features: int) -> LayerFit:
-    """The fits of a layer's blocks of neuroids, side by side."""
+def _layer_fit(blocks: Iterable[list[FoldFit]], setup: Fitting, Y: Floats, n_features: int) -> LayerFit:
+    """Concatenate the fits of a layer's blocks of neuroids."""
     by_fold = list(zip(*blocks, strict=True))
 
     def joined(name: str) -> Floats:
         return np.stack([np.concatenate([getattr(block, name) for block in fold]) for fold in by_fold])
 
-    at_low, at_high = _at_ends(joined("place"), len(how.penalty.alphas))
+    at_low, at_high = _at_ends(joined("place"), len(setup.penalty.alphas))
     return LayerFit(
         r=joined("r"),
         alpha=joined("alpha"),
@@ -149,15 +150,15 @@ def _layer_fit(blocks: Iterable[list[FoldFit]], how: Fitting, Y: Floats, n_featu
         rank=np.array([max(block.rank for block in fold) for fold in by_fold]),
         n_features=n_features,
         n_rows=int((~np.isnan(Y)).any(axis=1).sum()),
-        test_share=float(np.mean([len(split.test) / len(split.train) for split in how.splits])),
+        test_share=float(np.mean([len(split.test) / len(split.train) for split in setup.splits])),
         parts=("",) * len(by_fold),
     )
 
 
 def _at_ends(places: Iterable[Floats], n_alphas: int) -> tuple[float, float]:
-    """Share of the neuroids whose alpha is the grid's first, and its last: mean over the folds where any was measured.
+    """Fraction of neuroids whose alpha is the first and the last of the grid, averaged over folds with a measurement.
 
-    NaN without a grid, and where nothing was measured.
+    NaN without a grid or without any measurement.
     """
     measured = [place[np.isfinite(place)] for place in places if np.isfinite(place).any()]
     if not measured or not n_alphas:

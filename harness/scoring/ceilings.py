@@ -1,10 +1,10 @@
-"""How well the best possible model could do, given how much the recordings of different people agree.
+"""Noise ceilings: the best possible score, given how well the recordings of different subjects agree.
 
-Two ways. Where subjects have neuroids of their own, each is predicted from others, by the regression and the folds of
-the protocol, and what is reached is extrapolated to infinitely many others: a model that knows what other brains do.
-Where the score is on a mean over subjects, the mean of half of them is correlated with the mean of the other half,
-corrected for the halving.
+There are two methods. If subjects have neuroids of their own, each subject is predicted from others with the protocol's
+regression and folds, and the scores are extrapolated to infinitely many predicting subjects. If the score is on a mean
+over subjects, the means of two random halves are correlated, with the Spearman-Brown correction.
 
+Method: harness/scoring/README.md#noise-ceilings.
 Source: Schrimpf et al. 2021 (other subjects); Spearman 1910 and Brown 1910 (halves).
 """
 
@@ -22,30 +22,32 @@ from harness.scoring import extrapolation, folds
 
 EXTRAPOLATED = "extrapolated to infinitely many subjects"
 OTHER_SUBJECTS, SPLIT_HALF = "r of other subjects", "reliability by split half"
-# The published ceiling of reading times is a median of 10 halves; that moves by .02 with the seed, this by .004.
+# The published ceiling of reading times is a median over 10 splits, which varies by 0.02 with the seed; 200 by 0.004.
 READER_HALVES = 200
 
 
 def of_responses(responses: Responses, protocol: Protocol, *, threads: int = 1) -> tuple[Floats, tuple[str, ...]]:
-    """The ceiling of every neuroid.
+    """Compute the ceiling of every neuroid.
 
     Args:
-        responses: neuroids of subjects, and of the subject "group": means over subjects, whose roi is "group ROI" where
-            the subjects' is "ROI".
+        responses: neuroids of subjects, and of the subject "group", which are means over subjects: a mean over the
+            subjects' roi "ROI" has the roi "group ROI".
         protocol: folds, regression and metric.
-        threads: on how many cores.
+        threads: number of cores.
 
     Returns:
-        (neuroid,) ceilings and (neuroid,) kinds, as above; NaN and "" where there is none.
+        (neuroid,) ceilings and (neuroid,) kinds (see the constants above); NaN and "" where there is none.
     """
     ceiling, kinds = np.full(len(responses.subjects), np.nan), np.full(len(responses.subjects), "", dtype=object)
     splits = folds.make(protocol.folds, responses.row_groups)
-    for rows, alike in _measured_alike(responses):
+    for rows, neuroids in _measured_alike(responses):
         groups = [responses.row_groups[row] for row in np.flatnonzero(rows)]
-        values, within = responses.values[rows], _restrict(splits, rows)
-        if within:
-            found, ways = of_subjects(values, responses.subjects, groups, within, protocol, threads=threads)
-            ceiling[alike], kinds[alike] = found[alike], np.array(ways, dtype=object)[alike]
+        values, restricted = responses.values[rows], _restrict(splits, rows)
+        if restricted:
+            group_ceiling, group_kinds = of_subjects(
+                values, responses.subjects, groups, restricted, protocol, threads=threads
+            )
+            ceiling[neuroids], kinds[neuroids] = group_ceiling[neuroids], np.array(group_kinds, dtype=object)[neuroids]
     for neuroid in np.flatnonzero(np.array(responses.subjects) == GROUP):
         ceiling[neuroid] = split_half(_subject_means(responses, responses.rois[neuroid]))
         kinds[neuroid] = SPLIT_HALF if np.isfinite(ceiling[neuroid]) else ""
@@ -65,33 +67,34 @@ def of_subjects(
 
     Args:
         values: (row, neuroid) responses, NaN where absent.
-        subjects: (neuroid,).
-        groups: (row,) left out together when alpha is chosen by groups.
+        subjects: (neuroid,) the subject of each neuroid.
+        groups: (row,) rows left out together when alpha is chosen by groups.
         splits: the folds, as indices into these rows.
         protocol: regression and metric.
-        threads: on how many cores.
+        threads: number of cores.
 
     Returns:
-        (neuroid,) median v0 over 100 bootstraps: infinitely many others; NaN where a fit did not converge. Where all
-        pools that predict a neuroid are of one size (there are two subjects) the mean of its scores. And the kinds.
+        (neuroid,) ceilings and their kinds. The ceiling is the median over 100 bootstraps of v0, the asymptote at
+        infinitely many subjects; NaN if a fit did not converge. If all pools that predict a neuroid have the same
+        size (with two subjects), it is the mean of the neuroid's scores.
     """
     collected = extrapolation.collect(values, subjects, groups, splits, protocol, threads=threads)
     curves = extrapolation.extrapolate(collected, threads=threads)
     ceiling = np.median(curves[..., 0], axis=1)
     sizes = np.array([len(pool) for pool in collected.pools], dtype=int)
     scored = np.atleast_2d(np.isfinite(collected.scores).any(axis=1))
-    of_one_size = np.array([len(set(sizes[each])) == 1 for each in scored.T])
+    of_one_size = np.array([len(set(sizes[has_pool])) == 1 for has_pool in scored.T])
     ceiling[of_one_size] = _mean_of_present(collected.scores[:, :, of_one_size], axis=(0, 1))
     kinds = np.where(of_one_size, OTHER_SUBJECTS, EXTRAPOLATED)
     return ceiling, tuple(np.where(np.isfinite(ceiling), kinds, "").tolist())
 
 
 def of_reading(reading: ReadingTimes) -> tuple[Floats, tuple[str, ...]]:
-    """The ceiling of a score on mean reading times: the reliability of the mean over these readers, on scored words.
+    """The ceiling for mean reading times: the reliability of the mean over readers, on scored words.
 
     Returns:
-        (1,) ceiling and its kind, with the number of readers and how their times were put on the words; NaN and ""
-        where the readers are not at hand.
+        (1,) ceiling and its kind, with the number of readers and how their times were aligned to the words; NaN and ""
+        without data of single readers.
     """
     if reading.by_subject_ms is None:
         return np.array([np.nan]), ("",)
@@ -101,12 +104,12 @@ def of_reading(reading: ReadingTimes) -> tuple[Floats, tuple[str, ...]]:
 
 
 def split_half(values: Floats, n_splits: int = 10, seed: int = 0) -> float:
-    """Median over random halves of the subjects of their corrected correlation; NaN with fewer than two subjects.
+    """Median over random split halves of the corrected correlation; NaN with fewer than two subjects.
 
     Args:
         values: (row, subject), NaN where absent.
-        n_splits: how many random halves.
-        seed: of the halves.
+        n_splits: number of random splits.
+        seed: of the splits.
     """
     n_subjects = values.shape[1]
     random = np.random.default_rng(seed)
@@ -117,15 +120,15 @@ def split_half(values: Floats, n_splits: int = 10, seed: int = 0) -> float:
 
 
 def corrected_halves(values: Floats, in_first: NDArray[np.bool_]) -> Floats:
-    """Correlate the mean of some subjects with the mean of the others, corrected to the full number of subjects.
+    """Correlate the means of two halves of the subjects, corrected to the full number of subjects.
 
-    A mean is over the subjects present in a row; rows that are absent from a half are left out. The result is the
-    reliability of the mean over all subjects, as Brain-Score takes it for a ceiling; the r that a perfect model of what
-    subjects share could reach is its square root.
+    A mean is over the subjects present in a row; rows absent from a half are left out. The result is the reliability
+    of the mean over all subjects, which Brain-Score uses as the ceiling; a perfect model of what subjects share can
+    reach an r of its square root.
 
     Args:
         values: (row, subject), NaN where absent.
-        in_first: (split, subject) True for the subjects of the first half.
+        in_first: (split, subject) True for subjects of the first half.
 
     Returns:
         (split,) 2 r / (1 + r) (Spearman 1910, Brown 1910); NaN where a half is empty or constant.
@@ -141,25 +144,25 @@ def corrected_halves(values: Floats, in_first: NDArray[np.bool_]) -> Floats:
 
 
 def _measured_alike(responses: Responses) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    """(row,) rows on which subjects have a response, and (neuroid,) the neuroids of all subjects that have these."""
+    """Group subjects by the rows they have: (row,) mask and (neuroid,) mask of the subjects with exactly these rows."""
     subjects = np.array(responses.subjects)
-    found: dict[bytes, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
+    masks: dict[bytes, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
     for subject in sorted(set(responses.subjects) - {GROUP}):
-        own = subjects == subject
-        rows = np.atleast_1d(np.isfinite(responses.values[:, own]).any(axis=1))
-        found.setdefault(rows.tobytes(), (rows, np.zeros_like(own)))[1][own] = True
-    return list(found.values())
+        is_own = subjects == subject
+        rows = np.atleast_1d(np.isfinite(responses.values[:, is_own]).any(axis=1))
+        masks.setdefault(rows.tobytes(), (rows, np.zeros_like(is_own)))[1][is_own] = True
+    return list(masks.values())
 
 
 def _restrict(splits: list[Fold], rows: NDArray[np.bool_]) -> list[Fold]:
-    """The folds as indices into the given rows alone; folds that lose a side are left out."""
-    place = np.cumsum(rows) - 1
-    restricted = [Fold(*(place[side[rows[side]]] for side in fold)) for fold in splits]
+    """Re-index the folds to the given rows; folds without training or test rows are dropped."""
+    new_index = np.cumsum(rows) - 1
+    restricted = [Fold(*(new_index[side[rows[side]]] for side in fold)) for fold in splits]
     return [fold for fold in restricted if len(fold.train) and len(fold.test)]
 
 
 def _subject_means(responses: Responses, group_roi: str) -> Floats:
-    """(row, subject) the z-scored mean of each subject's neuroids in the roi that "group ROI" is a mean of."""
+    """(row, subject) z-scored mean of each subject's neuroids in roi "ROI", for a group_roi "group ROI"."""
     rois, subjects = np.array(responses.rois), np.array(responses.subjects)
     of_roi = (rois == group_roi.removeprefix(f"{GROUP} ")) & (subjects != GROUP)
     columns = [
@@ -174,7 +177,7 @@ def _subject_means(responses: Responses, group_roi: str) -> Floats:
 
 
 def _mean_of_present(values: Floats, axis: int | tuple[int, ...]) -> Floats:
-    """Mean of what is not NaN; NaN where all is."""
+    """Mean, ignoring NaN; NaN where all values are NaN."""
     present = np.isfinite(values)
     count = present.sum(axis=axis)
     mean: Floats = np.where(present, values, 0.0).sum(axis=axis) / np.where(count, count, np.nan)

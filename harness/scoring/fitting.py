@@ -1,7 +1,7 @@
-"""How features are fitted to responses: a protocol in the kernels' terms, and the pieces in which it is done.
+"""Translate a protocol into kernel arguments, and fit features to responses in one process or in pieces.
 
-Large work is cut into pieces, a layer and a block of neuroids each, for whoever can run them beside each other; the
-scores do not depend on the cut, but for rounding.
+Large fits are divided into pieces of one layer and one block of neuroids, which can run in parallel. The division
+changes scores by rounding only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_info
 from harness.kernels.arrays import to_device
 from harness.kernels.gram import Bands, Design, design, standardise
 from harness.kernels.metrics import METRICS
-from harness.kernels.ridge import FoldFit, Penalty, Split, beside, fit_folds, stand_ins
+from harness.kernels.ridge import FoldFit, Penalty, Split, fit_folds, in_parallel, response_factors
 from harness.protocol import Protocol, Regression
 from harness.records import Features, Floats, Fold, Integers, Layer
 from harness.scoring import folds
@@ -25,41 +25,42 @@ from harness.scoring import folds
 
 @dataclass(frozen=True)
 class Fitting:
-    """How a matrix of features is fitted to responses, without either: small, and the same for all pieces.
+    """Settings of a fit, without features or responses: small, and the same for all pieces.
 
     Attributes:
         splits: the folds, with inner blocks.
-        penalty, regression: the protocol's regression, in the kernel's terms and its own.
+        penalty: the regression as the kernels' penalty.
+        regression: the regression as in the protocol.
         metric: a name of kernels/metrics.py.
-        standing_in: what one alpha for all is chosen by, from all neuroids; None where each has its own.
+        response_factors: of all neuroids, to choose one alpha for all; None if each neuroid has its own.
     """
 
     splits: tuple[Split, ...]
     penalty: Penalty
     regression: Regression
     metric: str
-    standing_in: dict[bytes, Floats] | None
+    response_factors: dict[bytes, Floats] | None
 
     def fit(self, X: Floats, Y: Floats, *, on_gpu: bool = False, threads: int = 1) -> list[FoldFit]:
-        """Fit (row, feature) X to (row, neuroid) Y, all neuroids or some; one for each fold."""
-        move = to_device if on_gpu else _stay
+        """Fit (row, feature) X to (row, neuroid) Y, all neuroids or some of them; returns one fit per fold."""
+        place = to_device if on_gpu else _stay
         if self.regression.scale == "zscore sides":
-            each = [replace(self, splits=(split,)) for split in self.splits]
-            designs = (design(move(sides_zscored(X, split))) for split in self.splits)
+            fold_settings = [replace(self, splits=(split,)) for split in self.splits]
+            designs = (design(place(sides_zscored(X, split))) for split in self.splits)
             fits = (
-                one.fit_design(features, move(Y), on_gpu=on_gpu, threads=threads)
-                for one, features in zip(each, designs, strict=True)
+                settings.fit_design(features, place(Y), on_gpu=on_gpu, threads=threads)
+                for settings, features in zip(fold_settings, designs, strict=True)
             )
             return [fit for (fit,) in fits]
-        return self.fit_design(design(move(X), self.regression.scale), move(Y), on_gpu=on_gpu, threads=threads)
+        return self.fit_design(design(place(X), self.regression.scale), place(Y), on_gpu=on_gpu, threads=threads)
 
     def fit_design(
         self, features: Design | Bands, Y: Floats, *, on_gpu: bool = False, threads: int = 1
     ) -> list[FoldFit]:
-        """`fit` to features that are prepared already, on the same device as Y."""
-        standing_in = self.standing_in
-        if on_gpu and standing_in:
-            standing_in = {key: to_device(Z) for key, Z in standing_in.items()}
+        """`fit` for prepared features on the same device as Y."""
+        factors = self.response_factors
+        if on_gpu and factors:
+            factors = {key: to_device(Z) for key, Z in factors.items()}
         return fit_folds(
             features,
             Y,
@@ -68,7 +69,7 @@ class Fitting:
             precision=self.regression.precision,
             threads=threads,
             metric=METRICS[self.metric],
-            standing_in=standing_in,
+            factors=factors,
         )
 
 
@@ -77,14 +78,14 @@ def _stay(array: Floats) -> Floats:
 
 
 class Matrices(Interface):
-    """A (row, feature) matrix for each layer, on the rows of the responses; made when it is asked for."""
+    """A (row, feature) matrix per layer, on the rows of the responses; computed on access."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Floats: ...
 
     def width(self, index: int, /) -> int:
-        """Columns of a matrix."""
+        """Number of columns of a matrix."""
 
 
 class ByFold(Interface):
@@ -95,15 +96,15 @@ class ByFold(Interface):
         """The layers, in order."""
 
     def on(self, row_ids: Sequence[str], /) -> ByFold:
-        """The same on these rows of the responses; training rows are then counted among them."""
+        """Align to these rows of the responses; the training rows given to `of` are indices into them."""
 
     def of(self, train: Integers, /) -> Matrices:
-        """The matrices of the fold with these training rows."""
+        """The feature matrices for the fold with these training rows."""
 
 
 @dataclass(frozen=True)
 class Layers:
-    """The features of all layers on the rows of the responses; a matrix is made when it is asked for."""
+    """The features of all layers on the rows of the responses; matrices are loaded on access."""
 
     features: Features
     rows: Integers
@@ -116,52 +117,52 @@ class Layers:
         return matrix
 
     def width(self, index: int) -> int:
-        """Columns of the layer's matrix."""
+        """Number of columns of the layer's matrix."""
         return int(self.features.shapes[self.features.layers[index]][1])
 
 
-# Fits every layer on every neuroid: for each layer in order, the fits of its blocks of neuroids in order.
+# Fits every layer to every neuroid; yields, per layer in order, the fits of its blocks of neuroids in order.
 Spread = Callable[[Fitting, Matrices, Floats], Iterator[list[list[FoldFit]]]]
 
 
 def fit_locally(fitting: Fitting, layers: Matrices, Y: Floats) -> Iterator[list[list[FoldFit]]]:
-    """All layers in this process, uncut, as many beside each other as BLAS has threads (one, in a worker of Ray).
+    """Fit all layers in this process, undivided, in as many parallel threads as BLAS has (one in a Ray worker).
 
-    A product of a few hundred rows keeps two BLAS threads busy waiting for each other, the more where others compute.
+    With matrix products of only a few hundred rows, two BLAS threads mostly wait for each other, more so under load.
     """
-    threads = max((each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"), default=1)
-    fits = beside(lambda k, threads: fitting.fit(layers[k], Y, threads=threads), len(layers), threads)
+    threads = max((info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"), default=1)
+    fits = in_parallel(lambda k, threads: fitting.fit(layers[k], Y, threads=threads), len(layers), threads)
     return ([fit] for fit in fits)
 
 
 def prepare(Y: Floats, groups: Sequence[str], splits: Sequence[Fold], protocol: Protocol) -> Fitting:
-    """How a protocol fits (row, neuroid) Y on the folds; (row,) groups are left out together when alpha is chosen."""
+    """Prepare the protocol's fit of (row, neuroid) Y; (row,) groups are left out together when alpha is chosen."""
     regression, penalty = protocol.regression, _penalty(protocol.regression)
-    parts = tuple(Split(*fold, _inner(regression, groups, fold.train)) for fold in splits)
-    standing_in = None if penalty.per_neuroid or not penalty.alphas else stand_ins(Y)
-    return Fitting(parts, penalty, regression, protocol.metric, standing_in)
+    folds_with_inner = tuple(Split(*fold, _inner(regression, groups, fold.train)) for fold in splits)
+    factors = None if penalty.per_neuroid or not penalty.alphas else response_factors(Y)
+    return Fitting(folds_with_inner, penalty, regression, protocol.metric, factors)
 
 
 def _inner(regression: Regression, groups: Sequence[str], train: Integers) -> Integers | None:
-    """(train,) what is left out together when alpha is chosen; None for single rows."""
+    """(train,) inner block of each training row, left out together when alpha is chosen; None for single rows."""
     if regression.inner == "groups":
         return folds.inner_labels(groups, train)
     return folds.equal_blocks(len(train), regression.inner_folds) if regression.inner == "kfold" else None
 
 
 def _penalty(regression: Regression) -> Penalty:
-    """The protocol's regression in the kernel's terms."""
+    """The protocol's regression as the kernels' penalty."""
     if regression.kind == "ridge" and not regression.alphas:
-        raise ValueError("ridge without a grid: give the protocol's regression alphas, or kind 'ols'.")
+        raise ValueError("ridge without a grid of alphas: set the regression's alphas, or its kind to 'ols'.")
     alphas = regression.alphas if regression.kind == "ridge" else ()
     return Penalty(alphas, regression.relative, regression.per_neuroid, regression.tie, regression.cutoff)
 
 
 def cut(n_neuroids: int, n_layers: int, n_workers: int) -> list[slice]:
-    """Blocks of neuroids such that the pieces of all layers keep the workers busy to the end.
+    """Divide neuroids into blocks, so that the pieces of all layers keep all workers busy.
 
-    A layer is decomposed anew for each of its blocks, so layers are cut only where there are fewer than twice as many
-    as workers, and no block is smaller than a thousand neuroids.
+    Each block repeats the decomposition of its layer, so neuroids are divided only if there are fewer than two layers
+    per worker, and into blocks of at least 1,000 neuroids.
     """
     n_blocks = max(1, min(-(-2 * n_workers // n_layers), n_neuroids // 1000))
     edges = np.linspace(0, n_neuroids, n_blocks + 1).astype(int)
@@ -169,7 +170,7 @@ def cut(n_neuroids: int, n_layers: int, n_workers: int) -> list[slice]:
 
 
 def sides_zscored(X: Floats, split: Split) -> Floats:
-    """(row, feature) float64 with training rows by their own mean and sd, test rows by theirs; 0 where constant."""
+    """(row, feature) float64, training and test rows each z-scored by their own mean and sd; 0 where constant."""
     out = X.astype(float)
     for side in (split.train, split.test):
         out[side] = standardise(out[side])
@@ -177,7 +178,7 @@ def sides_zscored(X: Floats, split: Split) -> Floats:
 
 
 def flops(fitting: Fitting, layers: Matrices, n_neuroids: int) -> float:
-    """Floating-point operations of a scoring, roughly: whether it is worth being sent somewhere."""
+    """Rough number of floating-point operations, to decide whether a fit is worth distributing."""
     n_features = max(layers.width(k) for k in range(len(layers)))
     n_rows = max(len(split.train) + len(split.test) for split in fitting.splits)
     n_train = [len(split.train) for split in fitting.splits]

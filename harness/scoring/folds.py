@@ -1,10 +1,10 @@
-"""Which rows train and which test.
+"""Divide rows into training and test rows.
 
-Random splits give a model test rows whose neighbours in time it has seen, and noise that neighbours share then reads as
-alignment (null r = +.55 under shuffled folds, -.004 under grouped ones). So STRICT rules keep groups or blocks of time
-whole; shuffled rules are here because the paper used them.
+Under random splits the neighbours in time of a test row are training rows, and noise shared by neighbours then looks
+like alignment (with noise shared within passages, null r = +0.55 under shuffled folds and -0.004 under grouped folds).
+STRICT therefore keeps groups or blocks of time whole; the shuffled rules exist because the paper used them.
 
-Source: scikit-learn's splitters; Brain-Score language 2026 for groups.
+Method: harness/scoring/README.md#folds. Source: scikit-learn's splitters; Brain-Score language 2026 for groups.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from harness.protocol import FoldRule
 from harness.records import Dataset, Fold, Integers
 
-# With fewer groups among the training rows than this, whole groups cannot tell alphas apart.
+# With fewer training groups than this, leaving out groups cannot discriminate between alphas.
 _MIN_INNER_GROUPS = 3
 _CONTIGUOUS_INNER_BLOCKS = 5
 
@@ -27,22 +27,25 @@ def make(rule: FoldRule, groups: Sequence[str]) -> list[Fold]:
     """Divide rows into training and test rows.
 
     Args:
-        rule: kind "shuffled": rule.n independent draws of rule.test_fraction of the rows, as ShuffleSplit; "kfold":
-            KFold, shuffled; "stratified shuffled" and "stratified kfold": the same, so that every fold has its share of
-            each class; "grouped": GroupKFold, shuffled: whole groups dealt out at random into rule.n parts, or fewer
-            where there are fewer groups, or parts would test on fewer than rule.min_test_rows; "leave one group out":
-            LeaveOneGroupOut, in the order of the names, rule.n is not read; "contiguous": rule.n equal blocks of time.
-            rule.gap rows on both sides of a test block are in neither side, under "grouped" and "leave one group out"
-            too. "trimmed": rule.n blocks of floor(rows / n), the last with what is left over; rule.gap rows are dropped
-            at both ends of a middle test block, at the first and the last from the training rows beside it (Toneva &
-            Wehbe 2019).
+        rule: the kind of folds:
+            "shuffled": ShuffleSplit, rule.n independent draws of rule.test_fraction of the rows.
+            "kfold": KFold, shuffled.
+            "stratified shuffled", "stratified kfold": the same, with classes in equal proportions in every fold.
+            "grouped": shuffled GroupKFold; whole groups are dealt at random into rule.n folds, or fewer if there are
+                fewer groups or a fold would test on fewer than rule.min_test_rows rows.
+            "leave one group out": LeaveOneGroupOut, in order of the group names; rule.n is not used.
+            "contiguous": rule.n equal blocks of time.
+            "trimmed": rule.n blocks of floor(rows / n) rows, the last with the remainder (Toneva & Wehbe 2019).
+            Under "grouped", "leave one group out" and "contiguous", rule.gap rows on both sides of a test block are in
+            neither set. Under "trimmed" they are dropped from both ends of a middle test block, and at the first and
+            last block from the adjacent training rows.
         groups: (row,) the group of each row, in order of time; for the stratified kinds its class.
 
     Raises:
-        ValueError: if the rows cannot be divided so, or a test fold has fewer rows than rule.min_test_rows.
+        ValueError: if the rows cannot be divided this way, or a test fold has fewer than rule.min_test_rows rows.
     """
     if rule.kind != "leave one group out" and rule.n < (least := 1 if rule.kind.endswith("shuffled") else 2):
-        raise ValueError(f"folds: {rule.n} {rule.kind} folds asked for; give at least {least}.")
+        raise ValueError(f"folds: {rule.n} {rule.kind} folds requested; request at least {least}.")
     try:
         folds = list(_KINDS[rule.kind](rule, groups))
     except ValueError as error:
@@ -57,26 +60,26 @@ def make(rule: FoldRule, groups: Sequence[str]) -> list[Fold]:
 
 
 def of_recording(rule: FoldRule, dataset: Dataset) -> list[tuple[str, Fold]]:
-    """All folds of a recording with the experiment of each, as indices into the rows of the whole; errors as in `make`.
+    """All folds of a recording as (experiment, fold), with indices into all rows of the recording; errors as in `make`.
 
-    The rows are those of the responses, or the words of reading times.
+    Rows are those of the responses, or the words of reading times.
     """
     responses = dataset.responses
     if responses is None:
         return [("", fold) for fold in make(rule, dataset.stimuli.groups)]
-    found = []
+    folds = []
     for part in responses.parts:
         rows = np.flatnonzero(np.array(responses.row_parts) == part)
-        made = make(rule, [responses.row_groups[row] for row in rows])
-        found += [(part, Fold(rows[fold.train], rows[fold.test])) for fold in made]
-    return found
+        part_folds = make(rule, [responses.row_groups[row] for row in rows])
+        folds += [(part, Fold(rows[fold.train], rows[fold.test])) for fold in part_folds]
+    return folds
 
 
 def inner_labels(groups: Sequence[str], train: Integers) -> Integers:
-    """(train,) the block of each training row that is left out as one when alpha is chosen.
+    """(train,) inner block of each training row; a block is left out together when alpha is chosen.
 
-    Blocks are the groups. Where the training rows hold fewer than three groups (one long story, cut into blocks of
-    time) they are five contiguous blocks of the training rows instead.
+    Blocks are the groups. If the training rows have fewer than three groups (for instance one long story divided into
+    blocks of time), five contiguous blocks of the training rows are used instead.
     """
     labels = np.unique(np.asarray(groups)[train], return_inverse=True)[1].astype(np.int64)
     if labels.max() + 1 < _MIN_INNER_GROUPS:
@@ -86,7 +89,7 @@ def inner_labels(groups: Sequence[str], train: Integers) -> Integers:
 
 
 def equal_blocks(n_rows: int, n_blocks: int) -> Integers:
-    """(row,) the block of each row when rows are cut, in order, into blocks of equal size (KFold without shuffling)."""
+    """(row,) block of each row, for contiguous blocks of equal size (KFold without shuffling)."""
     return np.repeat(np.arange(n_blocks), [len(part) for part in np.array_split(np.arange(n_rows), n_blocks)])
 
 
@@ -99,7 +102,7 @@ def _shuffled(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
 
 
 def _stratified_shuffled(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
-    """Independent random draws with every class in its share."""
+    """Independent random draws with classes in equal proportions."""
     from sklearn.model_selection import StratifiedShuffleSplit
 
     sizes = {"test_size": rule.test_fraction, "train_size": rule.train_fraction}
@@ -107,41 +110,41 @@ def _stratified_shuffled(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold
 
 
 def _kfold(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
-    """Every row tests once, in an order drawn at random."""
+    """Every row is tested once, in random order."""
     from sklearn.model_selection import KFold
 
     return _folds_of(KFold(rule.n, shuffle=True, random_state=rule.seed), groups)
 
 
 def _stratified_kfold(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
-    """Every row tests once, every class in its share."""
+    """Every row is tested once, with classes in equal proportions."""
     from sklearn.model_selection import StratifiedKFold
 
     return _folds_of(StratifiedKFold(rule.n, shuffle=True, random_state=rule.seed), groups)
 
 
 def _folds_of(splitter: Any, groups: Sequence[str]) -> Iterator[Fold]:
-    """What one of scikit-learn's splitters gives, rows in its order."""
+    """The folds of a scikit-learn splitter, with rows in its order."""
     yield from (Fold(train, test) for train, test in splitter.split(np.zeros(len(groups)), np.asarray(groups)))
 
 
 def _grouped(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
-    """Every group tests once."""
+    """Every group is tested once."""
     names, sizes = np.unique(np.asarray(groups), return_counts=True)
     if len(names) < 2:
         raise ValueError(
-            f"all {len(groups)} rows are in group {groups[0] if groups else None!r}, so none can be held out; "
-            "give the rows two groups or more, or use contiguous folds."
+            f"all {len(groups)} rows are in group {groups[0] if groups else None!r}, so no group can be held out; "
+            "give the rows two or more groups, or use contiguous folds."
         )
     order = np.random.RandomState(rule.seed).permutation(len(names))
-    counts = (np.array_split(order, n) for n in range(min(rule.n, len(names)), 1, -1))
-    fits = (parts for parts in counts if min(sizes[part].sum() for part in parts) >= rule.min_test_rows)
-    for part in next(fits, np.array_split(order, 2)):
+    candidates = (np.array_split(order, n) for n in range(min(rule.n, len(names)), 1, -1))
+    large_enough = (parts for parts in candidates if min(sizes[part].sum() for part in parts) >= rule.min_test_rows)
+    for part in next(large_enough, np.array_split(order, 2)):
         yield _held_out(np.isin(np.asarray(groups), names[part]), rule.gap)
 
 
 def _leave_one_group_out(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
-    """Every group tests once, alone."""
+    """Every group is tested once, by itself."""
     from sklearn.model_selection import LeaveOneGroupOut
 
     for _, test in LeaveOneGroupOut().split(np.zeros(len(groups)), groups=np.asarray(groups)):
@@ -149,14 +152,14 @@ def _leave_one_group_out(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold
 
 
 def _contiguous(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
-    """Every block of time tests once, with a gap around it."""
+    """Every block of time is tested once, with a gap on both sides."""
     rows = np.arange(len(groups))
     for part in np.array_split(rows, rule.n):
         yield _held_out(np.isin(rows, part), rule.gap)
 
 
 def _trimmed(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
-    """Every block of time tests once, rows between the sides cut from the test block where it has both neighbours."""
+    """Every block of time is tested once; the gap is cut from the test block if it has training rows on both sides."""
     n, gap = len(groups), rule.gap
     rows, edges = np.arange(n), [*(n // rule.n * np.arange(rule.n)), n]
     for k, (start, stop) in enumerate(pairwise(edges)):
@@ -167,9 +170,9 @@ def _trimmed(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
 
 
 def _held_out(is_test: np.ndarray[tuple[int], np.dtype[np.bool_]], gap: int = 0) -> Fold:
-    """The rows marked, and all others that are more than `gap` rows from each of them."""
-    near = np.convolve(is_test, np.ones(2 * gap + 1))[gap : gap + len(is_test)] > 0.5
-    return Fold(np.flatnonzero(~near), np.flatnonzero(is_test))
+    """Test on the marked rows, train on all rows more than `gap` rows away from any of them."""
+    excluded = np.convolve(is_test, np.ones(2 * gap + 1))[gap : gap + len(is_test)] > 0.5
+    return Fold(np.flatnonzero(~excluded), np.flatnonzero(is_test))
 
 
 _KINDS = {

@@ -1,9 +1,9 @@
-"""What a model expected of a text -> loss, perplexity and accuracy of next-token prediction.
+"""Loss, perplexity and accuracy of next-token prediction.
 
-Losses per token depend on the tokenizer: a model with a larger vocabulary has fewer, harder tokens. So the loss per
-word and per byte stand beside them, which compare across tokenizers.
+Loss per token depends on the tokenizer: a larger vocabulary gives fewer, harder tokens. Loss per word and per byte are
+reported too, since they are comparable across tokenizers.
 
-Source: paper, section 5 (loss on WikiText-2); per word and byte as in the tasks of lm-evaluation-harness.
+Source: Aw et al. 2023, section 5 (loss on WikiText-2); per word and per byte as in lm-evaluation-harness.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ class NextWord:
     """How well the next token is predicted.
 
     Attributes:
-        loss_nats, perplexity: mean per token, and its exponential.
-        accuracy: share of the tokens that were the most probable; NaN where ranks are not known.
-        bits_per_byte: of the text in UTF-8, what joins the stimuli included.
-        word_perplexity: exponential of the loss per word, a word being what stands between spaces.
-        n_tokens, n_words, n_bytes: that were predicted; n_missing: stimuli without a probability, left out of all.
+        loss_nats: mean loss per token.
+        perplexity: its exponential.
+        accuracy: fraction of tokens that were the most probable one; NaN where ranks are not known.
+        bits_per_byte: of the UTF-8 text, separators between stimuli included.
+        word_perplexity: exponential of the loss per whitespace-separated word.
+        n_tokens, n_words, n_bytes: numbers of predicted tokens, words and bytes.
+        n_missing: stimuli without a probability, excluded from all other values.
     """
 
     loss_nats: float
@@ -40,24 +42,24 @@ class NextWord:
 
 
 def score(words: Surprisals, texts: Sequence[str], separator: str) -> NextWord:
-    """Put together what was expected of each stimulus.
+    """Combine the surprisals of all stimuli.
 
     Args:
-        words: of the stimuli.
-        texts: of the same stimuli, in that order.
-        separator: what stands before each of them in the text.
+        words: surprisals of the stimuli.
+        texts: the same stimuli, in the same order.
+        separator: text before each stimulus.
 
     Raises:
-        ValueError: if there is no probability of any.
+        ValueError: if no stimulus has a probability.
     """
-    known = np.isfinite(words.bits)
-    if not known.any():
-        raise ValueError("next-word prediction: no stimulus has a probability; is there a token in the text?")
+    valid = np.isfinite(words.bits)
+    if not valid.any():
+        raise ValueError("next-word prediction: no stimulus has a probability; check that the text has tokens.")
     n_bytes = np.array([len(f"{separator}{text}".encode()) for text in texts])
     n_words = np.array([len(text.split()) for text in texts])
-    bits, tokens = float(words.bits[known].sum()), int(words.n_tokens[known].sum())
-    loss, per_word = bits * np.log(2) / tokens, bits * np.log(2) / int(n_words[known].sum())
+    bits, tokens = float(words.bits[valid].sum()), int(words.n_tokens[valid].sum())
+    loss, per_word = bits * np.log(2) / tokens, bits * np.log(2) / int(n_words[valid].sum())
     return NextWord(
-        float(loss), float(np.exp(loss)), float(words.n_first[known].sum() / tokens), bits / int(n_bytes[known].sum()),
-        float(np.exp(per_word)), tokens, int(n_words[known].sum()), int(n_bytes[known].sum()), int((~known).sum()),
+        float(loss), float(np.exp(loss)), float(words.n_first[valid].sum() / tokens), bits / int(n_bytes[valid].sum()),
+        float(np.exp(per_word)), tokens, int(n_words[valid].sum()), int(n_bytes[valid].sum()), int((~valid).sum()),
     )  # fmt: skip

@@ -1,10 +1,11 @@
-"""Surprisal (or a control) and reading times -> behavioural scores.
+"""Score surprisal (or a control) against reading times.
 
-PAPER: Pearson r of the predictor with the mean reading time of each word. STRICT adds what the predictor knows beyond
-word length, frequency, position and spill-over: the gain in held-out log-likelihood, and a partial correlation. Words
-of one sentence are not independent, so intervals come from resampling sentences.
+PAPER: Pearson r of the predictor with the mean reading time of each word. STRICT adds the effect beyond word length,
+frequency, position and spill-over: the gain in held-out log-likelihood and a partial correlation. Words of a sentence
+are not independent, so intervals come from resampling sentences.
 
-Source: METHODS sections 2 and 6; held-out gain as in Goodkind & Bicknell (2018) and Wilcox et al. (2020).
+Method: harness/scoring/README.md#reading-times. Source of the held-out gain: Goodkind & Bicknell (2018) and Wilcox et
+al. (2020).
 """
 
 from __future__ import annotations
@@ -32,16 +33,17 @@ _SPILL_OVER = (0, 1, 2)
 
 @dataclass(frozen=True)
 class ReadingScore:
-    """How well one predictor follows reading times.
+    """How well one predictor explains reading times.
 
     Attributes:
-        r, abs_r, r_low, r_high: signed Pearson r over the scored words, its size, and the interval of r.
-        partial_r, partial_low, partial_high: r of predictor and reading time, both without what the controls and the
-            story explain, and its interval.
-        delta_ll, delta_ll_low, delta_ll_high: nats per word by which predictor and spill-over raise the held-out
-            log-likelihood over the controls. These six are NaN under the protocol "correlation".
-        n_words: words of r. n_missing: scored words without a finite predictor and reading time.
-        n_regression: words of partial_r and delta_ll; less than n_words by those without two words before them.
+        r, abs_r, r_low, r_high: signed Pearson r over the scored words, its absolute value, and the interval of r.
+        partial_r, partial_low, partial_high: r of predictor and reading time after both are regressed on the controls
+            and the story, and its interval. NaN if the protocol's `reading` is "correlation".
+        delta_ll, delta_ll_low, delta_ll_high: gain in held-out log-likelihood, in nats per word, from the predictor and
+            its spill-over added to the controls. NaN if the protocol's `reading` is "correlation".
+        n_words: number of words behind r.
+        n_missing: scored words without a finite predictor and reading time.
+        n_regression: number of words behind partial_r and delta_ll; excludes words without two words before them.
     """
 
     r: float
@@ -68,12 +70,12 @@ def score(
     Args:
         predictor: (word,) float64 in the order of the data set's words; NaN where a word has none.
         dataset: with reading times.
-        protocol: `reading` says whether r alone ("correlation") or the regression too.
-        folds: of all words, made from the words' groups; needed for "regression", otherwise unused.
+        protocol: its `reading` selects r alone ("correlation") or the regression too ("regression").
+        folds: of all words, made from the words' groups; required for "regression", otherwise unused.
         seed: of the bootstrap.
 
     Raises:
-        ValueError: if the data set has no reading times, the lengths differ, the protocol is not one of reading, or
+        ValueError: if the data set has no reading times, the lengths differ, the protocol is not for reading times, or
             folds are missing.
     """
     reading = _check(predictor, dataset, protocol, folds)
@@ -103,11 +105,11 @@ def score(
 
 
 def control_terms(dataset: Dataset) -> Floats:
-    """(word, 9) float64: what is known of reading without a language model; NaN in the first two words of a story.
+    """(word, 9) float64 control predictors of reading time; NaN in the first two words of a story.
 
-    Characters and Zipf frequency (in the data set's language) of the word and of the two before it (spill-over); place
-    in the story and its logarithm (readers speed up, first fast); whether the word before began a sentence. A story's
-    own level is left out: it cannot be fitted on other stories.
+    The columns are characters and Zipf frequency (in the data set's language) of the word and of the two words before
+    it (spill-over), position in the story and its logarithm (readers speed up, most at the start), and whether the word
+    before started a sentence. There is no intercept per story, since it cannot be estimated from other stories.
 
     Raises:
         ValueError: if the data set has no reading times.
@@ -128,15 +130,17 @@ def control_terms(dataset: Dataset) -> Floats:
 
 def _check(predictor: Floats, dataset: Dataset, protocol: Protocol, folds: Sequence[Fold]) -> ReadingTimes:
     if dataset.reading is None:
-        raise ValueError(f"{dataset.name} has no reading times; use scoring for brain data.")
+        raise ValueError(f"{dataset.name} has no reading times; score brain data with brain_scores.score_layers.")
     if predictor.shape != dataset.reading.mean_ms.shape:
-        raise ValueError(f"predictor: shape {predictor.shape} for {len(dataset.reading.mean_ms)} words.")
+        raise ValueError(
+            f"predictor: shape {predictor.shape} for {len(dataset.reading.mean_ms)} words; wanted one value per word."
+        )
     if protocol.reading is None:
         raise ValueError(
-            f"protocol {protocol.name!r} says nothing of reading; set reading to correlation or regression."
+            f"protocol {protocol.name!r} is not for reading times; set its `reading` to 'correlation' or 'regression'."
         )
     if protocol.reading == "regression" and not folds:
-        raise ValueError("protocol with regression: no folds; make them from the groups of the words.")
+        raise ValueError("protocol with regression: folds are missing; make them from the groups of the words.")
     return dataset.reading
 
 
@@ -146,32 +150,32 @@ def stories_of(dataset: Dataset) -> Integers:
 
 
 def _before(values: Floats, stories: Integers, lag: int) -> Floats:
-    """(word,) the value `lag` words before, in the same story; NaN where there is none."""
+    """(word,) value of the word `lag` words earlier in the same story; NaN where there is none."""
     shifted = np.full(len(values), np.nan)
-    same = stories[lag:] == stories[: len(stories) - lag]
-    shifted[lag:][same] = values[: len(values) - lag][same]
+    same_story = stories[lag:] == stories[: len(stories) - lag]
+    shifted[lag:][same_story] = values[: len(values) - lag][same_story]
     return shifted
 
 
 def with_words_before(values: Floats, stories: Integers) -> Floats:
-    """(word, 3) the value of the word and of the two words before it."""
+    """(word, 3) values of the word and of the two words before it."""
     return np.stack([_before(values, stories, lag) for lag in _SPILL_OVER], axis=1)
 
 
 def _resamples(n_sentences: int, seed: int) -> Floats:
-    """(resample, sentence) how often each sentence is drawn."""
+    """(resample, sentence) number of times each sentence is drawn."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(n_sentences, np.full(n_sentences, 1 / n_sentences), size=_N_RESAMPLES).astype(np.float64)
 
 
 def _sums(columns: Sequence[Floats], sentences: Integers) -> Floats:
-    """(sentence, column) sum of each column over the words of each sentence, for the sentences that occur."""
+    """(sentence, column) sums over the words of each sentence that occurs."""
     numbers = np.unique(sentences, return_inverse=True)[1]
     return np.stack([np.bincount(numbers, weights=column) for column in columns], axis=1)
 
 
 def _pearson(sums: Floats) -> Floats:
-    """(row,) r from rows of n, sum x, sum y, sum xx, sum yy, sum xy; NaN where a variable does not vary."""
+    """(row,) Pearson r from rows of n, sum x, sum y, sum xx, sum yy, sum xy; NaN where a variable is constant."""
     n, x, y, xx, yy, xy = sums.T
     spread = (xx - x * x / n) * (yy - y * y / n)
     r: Floats = (xy - x * y / n) / np.sqrt(np.where(spread > 0, spread, np.nan))
@@ -179,7 +183,7 @@ def _pearson(sums: Floats) -> Floats:
 
 
 def _correlation(x: Floats, y: Floats, sentences: Integers, seed: int) -> tuple[float, float, float]:
-    """Pearson r and its interval; centred first, so that the sums keep their digits."""
+    """Pearson r and its interval; values are centred first, to avoid cancellation in the sums."""
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return np.nan, np.nan, np.nan
     x, y = x - x.mean(), y - y.mean()
@@ -189,34 +193,34 @@ def _correlation(x: Floats, y: Floats, sentences: Integers, seed: int) -> tuple[
 
 
 def _mean_interval(values: Floats, sentences: Integers, seed: int) -> tuple[float, float, float]:
-    """Mean over the words that have a value, and its interval over sentences."""
-    known = np.isfinite(values)
-    if not known.any():
+    """Mean over the words with a value, and its interval over sentences."""
+    has_value = np.isfinite(values)
+    if not has_value.any():
         return np.nan, np.nan, np.nan
-    sums = _sums([np.ones(int(known.sum())), values[known]], sentences[known])
+    sums = _sums([np.ones(int(has_value.sum())), values[has_value]], sentences[has_value])
     drawn = _resamples(len(sums), seed) @ sums
     low, high = np.quantile(drawn[:, 1] / drawn[:, 0], _QUANTILES)
-    return float(values[known].mean()), float(low), float(high)
+    return float(values[has_value].mean()), float(low), float(high)
 
 
 def _residuals(
     predictor: Floats, mean_ms: Floats, controls: Floats, stories: Integers, complete: NDArray[np.bool_]
 ) -> tuple[Floats, Floats]:
-    """(complete word,) of predictor and reading time, what the controls and the level of each story leave of them."""
+    """(complete word,) residuals of predictor and reading time after controls and an intercept per story."""
     numbers = np.unique(stories[complete], return_inverse=True)[1]
     columns = np.column_stack([predictor, mean_ms, controls])[complete]
     sums = np.stack([np.bincount(numbers, weights=column) for column in columns.T], axis=1)
     columns = columns - (sums / np.bincount(numbers)[:, None])[numbers]
-    pair, given = columns[:, :2], columns[:, 2:]
-    x, y = (pair - given @ np.linalg.lstsq(given, pair, rcond=None)[0]).T
-    # A predictor that the controls hold leaves rounding errors, whose r means nothing.
-    return (x * 0 if np.linalg.norm(x) <= 1e-8 * np.linalg.norm(pair[:, 0]) else x), y
+    variables, control_columns = columns[:, :2], columns[:, 2:]
+    x, y = (variables - control_columns @ np.linalg.lstsq(control_columns, variables, rcond=None)[0]).T
+    # If the controls determine the predictor, its residuals are rounding errors.
+    return (x * 0 if np.linalg.norm(x) <= 1e-8 * np.linalg.norm(variables[:, 0]) else x), y
 
 
 def _held_out_gain(
     terms: Floats, mean_ms: Floats, controls: Floats, folds: Sequence[Fold], complete: NDArray[np.bool_]
 ) -> Floats:
-    """(word,) nats by which the terms raise the held-out log-likelihood; NaN where no fold tests the word."""
+    """(word,) gain in held-out log-likelihood from the terms, in nats; NaN where no fold tests the word."""
     total, count = np.zeros(len(mean_ms)), np.zeros(len(mean_ms))
     for fold in folds:
         train, test = fold.train[complete[fold.train]], fold.test[complete[fold.test]]
@@ -229,7 +233,7 @@ def _held_out_gain(
 
 
 def _log_likelihood(X: Floats, y: Floats, train: Integers, test: Integers) -> Floats:
-    """(test word,) nats under a Gaussian linear model fitted, with its variance, on the training words."""
+    """(test word,) log-likelihood in nats under a Gaussian linear model fitted to the training words."""
     centre, scale = X[train].mean(axis=0), X[train].std(axis=0)
     Z = np.column_stack([np.ones(len(X)), (X - centre) / np.where(scale > 0, scale, 1)])
     weights, _, rank, _ = np.linalg.lstsq(Z[train], y[train], rcond=None)

@@ -1,7 +1,7 @@
-"""The fits of one source on one recording, as rows of the score tables.
+"""Convert the fits of one source on one recording to rows of the score tables.
 
-Raw score, ceiling and ratio are three columns, and nothing is clipped; no ratio to a ceiling that is next to nothing.
-`origin` are the columns that make a row again.
+Raw score, ceiling and ratio are three columns. Nothing is clipped; the ratio is NaN for a ceiling near 0. `origin`
+holds the columns that identify how a row was made.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from harness.scoring.aggregate import ChosenLayer, Target
 from harness.scoring.unique_variance import UniqueVariance
 
 Row = dict[str, Any]
-# Where people share so little, a ratio would be noise over noise (extrapolated ceilings of noise end at 1e-8).
+# Below this ceiling a ratio would be noise divided by noise (extrapolated ceilings of noise are as small as 1e-8).
 LEAST_CEILING = 0.01
 
 
@@ -36,9 +36,9 @@ class BrainRows:
     unique: UniqueVariance | None = None
 
     def neuroids(self) -> Iterator[Row]:
-        """For each layer the columns of its rows, (neuroid,) or one value for all: rows may be half a million."""
-        of, ceiling = self.responses, aggregate.mean_over_folds(self.ceiling.values)
-        names = {"neuroid_id": of.neuroid_ids, "subject": of.subjects, "roi": of.rois}
+        """Per layer the columns of its rows, (neuroid,) arrays or single values: there can be half a million rows."""
+        recording, ceiling = self.responses, aggregate.mean_over_folds(self.ceiling.values)
+        names = {"neuroid_id": recording.neuroid_ids, "subject": recording.subjects, "roi": recording.rois}
         for layer, fit in self.fits.items():
             r = aggregate.mean_over_folds(fit.r)
             yield {
@@ -68,13 +68,13 @@ class BrainRows:
         }  # fmt: skip
 
     def models(self) -> list[Row]:
-        """One row per target: the layer that the protocol chooses."""
+        """One row per target, for the layer chosen by the protocol."""
         return [self._model_row(name, target) for name, target in aggregate.targets(self.responses).items()]
 
     def chosen(self, target: str) -> ChosenLayer:
-        """The layer that the protocol chooses for a target, and its score."""
-        of = aggregate.targets(self.responses)[target]
-        return aggregate.choose(self.fits, self.protocol.layer_choice, self.responses, of, self.seed)
+        """The layer chosen by the protocol for a target, and its score."""
+        selected = aggregate.targets(self.responses)[target]
+        return aggregate.choose(self.fits, self.protocol.layer_choice, self.responses, selected, self.seed)
 
     def _model_row(self, name: str, target: Target) -> Row:
         chosen = self.chosen(name)
@@ -83,24 +83,24 @@ class BrainRows:
         return {**self.origin, "target": name, **score, **self._beyond_controls(target), **sizes}
 
     def _beyond_controls(self, target: Target) -> Row:
-        """Median over neuroids of each R2, mean over folds, as r is; NaN where it was not computed."""
+        """Unique variance, aggregated like r: median over neuroids, mean over folds; NaN if it was not computed."""
         if self.unique is None:
             return dict.fromkeys(("unique_r2", "unique_low", "unique_high", "controls_r2", "joint_r2"), np.nan) | {
                 "unique_over": ""
             }
-        found, fit = self.unique, next(iter(self.fits.values()))
+        over_controls, fit = self.unique, next(iter(self.fits.values()))
         parts = aggregate.fold_parts(fit, target)
         unique, controls, joint = (
-            aggregate.mean_of_parts(aggregate.medians(target.of(values, found.parts)), parts)
-            for values in (found.unique, found.controls, found.joint)
+            aggregate.mean_of_parts(aggregate.medians(target.of(values, over_controls.parts)), parts)
+            for values in (over_controls.unique, over_controls.controls, over_controls.joint)
         )
         subjects = np.array(self.responses.subjects)[target.neuroids]
         low, high, _ = aggregate.interval(
-            target.of(found.unique, found.parts), parts, fit.test_share, subjects, self.seed
+            target.of(over_controls.unique, over_controls.parts), parts, fit.test_share, subjects, self.seed
         )
         return {
             "unique_r2": unique, "unique_low": low, "unique_high": high, "controls_r2": controls, "joint_r2": joint,
-            "unique_over": ", ".join(found.names),
+            "unique_over": ", ".join(over_controls.names),
         }  # fmt: skip
 
     def _against_ceiling(self, r: float, target: Target) -> Row:

@@ -1,12 +1,13 @@
-"""What a model explains of held-out responses beyond the controls: its unique variance.
+"""Unique variance: what a model explains of held-out responses beyond the controls.
 
-R2 of the joint fit of model and controls, less R2 of the controls alone, on the folds of the protocol. The fits are
-banded ridge (kernels/banded.py): model and controls have penalties of their own, chosen on training rows for each
-neuroid, so that a joint fit may leave the model out and a control is not drowned by 4,096 features beside it. Among the
-controls each wide one (OASM, word vectors) counts as much as the few columns of all others together. Least squares has
-no such thing, so that under PAPER too this is ridge; the folds are PAPER's.
+It is R2 of the joint fit of model and controls minus R2 of the controls alone, on the protocol's folds. Both fits are
+banded ridge (kernels/banded.py): model and controls have separate penalties, chosen on training rows for each neuroid,
+so that a joint fit can drop the model, and a control is not drowned out by a model's 4,096 features. Each wide control
+(OASM, word vectors) has the same weight as all narrow controls together. Least squares has no penalties, so this is
+ridge under PAPER too, on PAPER's folds.
 
-Source: METHODS section 6.2; Feghhi, Hadidi et al. (Nat Commun 2026, arXiv 2406.01538), R2 of banded ridge likewise.
+Method: harness/scoring/README.md#unique-variance-over-controls. Source: Feghhi, Hadidi et al. (Nat Commun 2026, arXiv
+2406.01538), who also use R2 of banded ridge.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from harness.protocol import WIDE_RIDGE, Protocol
 from harness.records import Features, Floats, Integers, Layer, Responses, indices_of
 from harness.scoring import fitting, folds
 
-# Controls of so few columns share one band.
+# Controls with at most this many columns share one band.
 _FEW_COLUMNS = 8
-# (candidate, 2) weights of the model and of the controls that are tried.
+# (candidate, 2) candidate weights of the model and of the controls.
 _TRIED = ((1.0, 1.0), (1.0, 1e-2), (1e-2, 1.0), (1.0, 0.0), (0.0, 1.0))
 
 
@@ -32,10 +33,11 @@ class UniqueVariance(NamedTuple):
     """Variance explained; (fold, neuroid) each, NaN where not measurable.
 
     Attributes:
-        joint, controls: R2 of model and controls, and of the controls alone; not bounded below.
+        joint: R2 of model and controls; not bounded below.
+        controls: R2 of the controls alone; not bounded below.
         unique: joint - controls.
         parts: (fold,) the experiment of each fold.
-        names: of the controls.
+        names: names of the controls.
     """
 
     joint: Floats
@@ -54,31 +56,31 @@ def over_controls(
     *,
     threads: int = 1,
 ) -> UniqueVariance:
-    """The unique variance of one layer of a model over controls.
+    """Compute the unique variance of one layer of a model over controls.
 
     Args:
-        model: on the rows of the responses, in any order.
-        layer: of the model.
-        controls: name -> features on these rows; all variants (OASM's widths) of a control count together.
-        responses: of several experiments each is fitted on its own rows.
-        protocol: its folds; where it is ridge, its way of leaving training rows out.
-        threads: on how many cores.
+        model: features on the rows of the responses, in any order.
+        layer: layer of the model.
+        controls: name -> features on these rows; the variants of a control (OASM's widths) are used together.
+        responses: brain responses; each experiment is fitted on its own rows.
+        protocol: its folds are used, and for ridge its rule for leaving out training rows.
+        threads: number of cores.
 
     Raises:
         ValueError: if there is no control, a row has no features (naming it), or the folds cannot be made.
     """
     if not controls:
-        raise ValueError("unique variance: no control is given to be beyond of.")
-    found, parts = [], []
+        raise ValueError("unique variance: no controls given; give at least one.")
+    by_part, parts = [], []
     for part in responses.parts:
         measured, neuroids = responses.of_part(part)
         fits = _of_part(model.values[layer][_at(measured, model)], controls, measured, protocol, threads)
         wide = np.full((3, len(fits[0]), len(responses.neuroid_ids)), np.nan)
         wide[:, :, neuroids] = fits
-        found.append(wide)
+        by_part.append(wide)
         parts += [part] * wide.shape[1]
-    joint, alone, unique = np.concatenate(found, axis=1)
-    return UniqueVariance(joint, alone, unique, tuple(parts), tuple(controls))
+    joint, controls_alone, unique = np.concatenate(by_part, axis=1)
+    return UniqueVariance(joint, controls_alone, unique, tuple(parts), tuple(controls))
 
 
 def _of_part(
@@ -87,16 +89,16 @@ def _of_part(
     inner = protocol.regression.inner if protocol.regression.kind == "ridge" else "loo"
     ridge = replace(WIDE_RIDGE, inner=inner, inner_folds=protocol.regression.inner_folds, precision="mixed")
     splits = folds.make(protocol.folds, responses.row_groups)
-    # The folds with inner blocks, and the penalty in the kernel's terms.
-    way = fitting.prepare(responses.values, responses.row_groups, splits, replace(protocol, regression=ridge))
+
+    setup = fitting.prepare(responses.values, responses.row_groups, splits, replace(protocol, regression=ridge))
     bands = _bands(controls, responses)
     of_model, of_controls = 1.0 / X.shape[1], np.array([weight for _, weight in bands])
     return unique_variance(
         design(X, "zscore"),
         [band for band, _ in bands],
         responses.values,
-        way.splits,
-        way.penalty,
+        setup.splits,
+        setup.penalty,
         joint_weights=np.array([[model * of_model, *(others * of_controls)] for model, others in _TRIED]),
         control_weights=of_controls[None],
         precision=ridge.precision,
@@ -105,16 +107,16 @@ def _of_part(
 
 
 def _bands(controls: dict[str, Features], responses: Responses) -> list[tuple[Design, float]]:
-    """Each wide control, and all others side by side; with the weight that puts a band on the scale of one column.
+    """One band for all narrow controls and one per wide control, with weights that scale each to one column.
 
-    The few columns are in units of their own, and z-scored. The wide ones are in one unit, and are not: a column of
-    OASM that is nearly nothing in the training rows would be blown up to a thousand where it is 1, in its own row.
+    Narrow controls have different units and are z-scored. Wide ones have one unit and are not z-scored: a column of
+    OASM that is almost 0 in the training rows would become about 1,000 in its own row, where it is 1.
     """
-    whole = [np.hstack(list(each.values.values()))[_at(responses, each)] for each in controls.values()]
-    few = [Z for Z in whole if Z.shape[1] <= _FEW_COLUMNS]
-    side_by_side = [np.hstack(few)] if few else []
-    bands = [(design(Z, "zscore"), 1.0 / Z.shape[1]) for Z in side_by_side]
-    return bands + [(design(Z), 1.0 / float(Z.var(axis=0).sum())) for Z in whole if Z.shape[1] > _FEW_COLUMNS]
+    matrices = [np.hstack(list(control.values.values()))[_at(responses, control)] for control in controls.values()]
+    narrow = [Z for Z in matrices if Z.shape[1] <= _FEW_COLUMNS]
+    joined = [np.hstack(narrow)] if narrow else []
+    bands = [(design(Z, "zscore"), 1.0 / Z.shape[1]) for Z in joined]
+    return bands + [(design(Z), 1.0 / float(Z.var(axis=0).sum())) for Z in matrices if Z.shape[1] > _FEW_COLUMNS]
 
 
 def _at(responses: Responses, features: Features) -> Integers:

@@ -1,4 +1,4 @@
-"""The statistics of a set of scores, as frames; and what they say, in sentences."""
+"""All statistics of a set of scores, as data frames and as a summary in sentences."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Analysis(NamedTuple):
-    """What was computed; each frame has one row per data set, protocol, metric and what its name says.
+    """Results of `analyse`; each frame has one row per data set, protocol, metric and the item named here.
 
-    tuning: tests of tuned minus base. families, bases, pairs: the gains of each. correlations, scaling, trajectories:
-    score against properties, size and training step.
+    tuning: tests of tuned minus base. families, bases, pairs: gains per family, base model and pair. correlations,
+    scaling, trajectories: score against model properties, model size and training step.
     """
 
     tuning: pd.DataFrame
@@ -30,11 +30,14 @@ class Analysis(NamedTuple):
 
 
 def analyse(scores: Scores, seed: int = 0) -> Analysis:
-    """All statistics of the scores; a frame is empty where there is nothing of its kind.
+    """Compute all statistics of the scores.
 
     Args:
-        scores: of our tables, or of anyone's file.
-        seed: of the draws.
+        scores: from a run's tables or from a user's file.
+        seed: of the random sign flips and bootstrap draws.
+
+    Returns:
+        The statistics; a frame is empty where the scores do not allow any.
     """
     paired = tuning.pairs(scores)
     return Analysis(
@@ -43,19 +46,22 @@ def analyse(scores: Scores, seed: int = 0) -> Analysis:
     )  # fmt: skip
 
 
-def sentences(found: Analysis, protocol: str | None = None) -> list[str]:
-    """The answer in three sentences at most: what tuning does, and what goes with alignment.
+def sentences(analysis: Analysis, protocol: str | None = None) -> list[str]:
+    """Summarise the effect of tuning and what correlates with alignment in at most three sentences.
 
     Args:
-        found: as `analyse` gives it.
-        protocol: the one to speak of; None is STRICT where it is there, else the first.
+        analysis: from `analyse`.
+        protocol: which protocol to summarise; None takes STRICT if present, else the first.
     """
-    tuned = of_tuning(found, protocol) or ["No tuned model stands beside its base: nothing can be said of tuning."]
-    return [*tuned, *of_properties(found, protocol)]
+    tuned = of_tuning(analysis, protocol) or [_NO_PAIRS]
+    return [*tuned, *of_properties(analysis, protocol)]
+
+
+_NO_PAIRS = "No tuned model was scored together with its base, so the effect of tuning was not tested."
 
 
 def _headline(rows: pd.DataFrame, protocol: str | None) -> pd.DataFrame:
-    """The rows of one protocol and of brain scores, the average alone where there is one."""
+    """Keep one protocol and one metric; only the average over data sets, if there is one."""
     if rows.empty:
         return rows
     names = list(dict.fromkeys(rows["protocol"]))
@@ -65,9 +71,9 @@ def _headline(rows: pd.DataFrame, protocol: str | None) -> pd.DataFrame:
     return average if len(average) else rows[rows["metric"] == rows["metric"].iloc[0]]
 
 
-def of_tuning(found: Analysis, protocol: str | None = None) -> list[str]:
-    """What tuning does, in a sentence; none where no pair was scored."""
-    rows = _headline(found.tuning, protocol)
+def of_tuning(analysis: Analysis, protocol: str | None = None) -> list[str]:
+    """Summarise the effect of tuning in one sentence; empty if no pair was scored."""
+    rows = _headline(analysis.tuning, protocol)
     return [] if rows.empty else [_of_tests(rows)]
 
 
@@ -75,44 +81,49 @@ def _of_tests(rows: pd.DataFrame) -> str:
     row = max(rows.to_dict("records"), key=lambda row: row["n_pairs"])
     where = _where(row)
     text = (
-        f"Tuned models score {number(row['difference'], sign=True)} against their bases {where}"
-        f" (mean over {_count(row['n_bases'], 'base')} of {_count(row['n_pairs'], 'pair')}"
+        f"Tuned models score {number(row['difference'], sign=True)} relative to their bases {where}"
+        f" (mean over {_count(row['n_bases'], 'base')}, {_count(row['n_pairs'], 'pair')}"
     )
     text += f", 95 % interval {interval(row['low'], row['high'])}" if not math.isnan(row["low"]) else ""
     text += f"; gain {number(row['gain_percent'], 1, sign=True)} %)" if not math.isnan(row["gain_percent"]) else ")"
     if math.isnan(row["p_sign_flip"]):
         return f"{text}: one base is too few for a test."
     if row["p_least"] > 0.05:
-        return f"{text}: {row['n_bases']} bases give no p below {number(row['p_least'])}, so nothing can be concluded."
-    verdict = "more than chance gives" if row["p_sign_flip"] < 0.05 else "no more than chance may give"
+        return f"{text}: with {row['n_bases']} bases p is at least {number(row['p_least'])}, too few for significance."
+    verdict = "a significant difference" if row["p_sign_flip"] < 0.05 else "not a significant difference"
     return f"{text}: {verdict} (sign flips over bases, p = {number(row['p_sign_flip'], 4)})."
 
 
-def of_properties(found: Analysis, protocol: str | None = None) -> list[str]:
-    """What goes with alignment, and what is left of knowledge beside size; none where the bases are too few."""
-    rows = _headline(found.correlations, protocol)
+def of_properties(analysis: Analysis, protocol: str | None = None) -> list[str]:
+    """Name the strongest correlate of alignment, and the correlation with knowledge at constant size.
+
+    Empty if there are too few bases for a correlation.
+    """
+    rows = _headline(analysis.correlations, protocol)
     if rows.empty:
         return []
     population = "tuned" if (rows["population"] == "tuned").any() else "all"
     rows = rows[(rows["population"] == population) & (rows["dataset"] == rows["dataset"].iloc[0])]
-    plain = rows[(rows["given"] == "") & (rows["unit"] == "model") & rows["r"].notna()]
-    if plain.empty:
+    over_models = rows[(rows["given"] == "") & (rows["unit"] == "model") & rows["r"].notna()]
+    if over_models.empty:
         return []
-    over = rows[(rows["unit"] == "base") & (rows["given"] == "") & rows["r"].notna()]
-    if over.empty:
+    over_bases = rows[(rows["unit"] == "base") & (rows["given"] == "") & rows["r"].notna()]
+    if over_bases.empty:
         return []
-    top = max(plain.to_dict("records"), key=lambda row: abs(row["r"]))
-    over = over[over["property"] == top["property"]]
-    text = f"Of what is known of the models, {top['property']} goes with alignment most, r = {_r(top)} over {top['n']} "
+    top = max(over_models.to_dict("records"), key=lambda row: abs(row["r"]))
+    over_bases = over_bases[over_bases["property"] == top["property"]]
+    text = (
+        f"The model property that correlates most with alignment is {top['property']}, r = {_r(top)} over {top['n']} "
+    )
     text += f"{'tuned ' if population == 'tuned' else ''}models {_where(top)}"
-    text += "".join(f", {_r(row)} over {row['n']} bases" for row in over.to_dict("records"))
-    said = [f"{text}."]
-    others = rows[(rows["unit"] == "model") & (rows["given"] == correlations.LOG_SIZE) & rows["r"].notna()]
-    known = [row for row in others.to_dict("records") if row["property"] in ("mmlu", "bbh")]
-    if known:
-        parts = [f"{row['property'].upper()} {_r(row)} (p = {number(row['p'])})" for row in known]
-        said.append(f"With the size held constant, what is left of knowledge: {', '.join(parts)}.")
-    return said
+    text += "".join(f", {_r(row)} over {row['n']} bases" for row in over_bases.to_dict("records"))
+    summary = [f"{text}."]
+    at_constant_size = rows[(rows["unit"] == "model") & (rows["given"] == correlations.LOG_SIZE) & rows["r"].notna()]
+    knowledge = [row for row in at_constant_size.to_dict("records") if row["property"] in ("mmlu", "bbh")]
+    if knowledge:
+        terms = [f"{row['property'].upper()} {_r(row)} (p = {number(row['p'])})" for row in knowledge]
+        summary.append(f"Partial correlation with size held constant: {', '.join(terms)}.")
+    return summary
 
 
 def _r(row: dict[str, float]) -> str:
@@ -121,8 +132,8 @@ def _r(row: dict[str, float]) -> str:
 
 
 def _where(row: dict[str, str]) -> str:
-    what = "on average over the brain data sets" if row["dataset"] == AVERAGE else f"on {row['dataset']}"
-    return what + (f" under {row['protocol'].upper()}" if row["protocol"] else "")
+    place = "on average over the brain data sets" if row["dataset"] == AVERAGE else f"on {row['dataset']}"
+    return place + (f" under {row['protocol'].upper()}" if row["protocol"] else "")
 
 
 def _count(n: int, noun: str) -> str:

@@ -1,11 +1,11 @@
-"""What goes with alignment: size, knowledge, next-word loss; alone, and with one of them held constant.
+"""Correlation of alignment with model properties (size, knowledge, next-word loss), plain and partial.
 
-Models that share a base are alike in size, in knowledge and in alignment at once, so a correlation over models has more
-rows than evidence. Each stands twice: over models, as papers print it, and over bases (mean of the models of each),
-which is the one to believe. Size and knowledge are confounded; the rows with `given` hold one constant.
+Models that share a base resemble each other in size, knowledge and alignment, so a correlation over models has more
+rows than independent observations. Each correlation is therefore given twice: over models, as papers print it, and over
+bases (mean of the models that share one). Prefer the latter. Size and knowledge are confounded; the rows with `given`
+are partial correlations that hold one of them constant.
 
-Source: Aw et al. 2023 (arXiv 2312.00575v2), Table 4 (Benjamini-Hochberg over its tests); METHODS.md, sections 5 and
-6.4.
+Source: Aw et al. 2023 (arXiv 2312.00575v2), Table 4 (Benjamini-Hochberg over its tests).
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from harness.statistics.scores import SIZE, Scores
 if TYPE_CHECKING:
     import pandas as pd
 
-FEWEST = 4  # Fisher's interval has standard error 1 / sqrt(n - 3 - number of things held constant)
+FEWEST = 4  # Fisher's interval has standard error 1 / sqrt(n - 3 - number of covariates)
 LOG_SIZE = f"log10 {SIZE}"
 FAMILY = "family"
 
 
 def correlations(scores: Scores) -> pd.DataFrame:
-    """Pearson r of each property with the score, of each data set, protocol and metric.
+    """Pearson r of each property with the score, for each data set, protocol and metric.
 
     Returns:
-        Columns of the table "correlations". population: "tuned" or "all" main models, those that have both numbers;
-        unit: "model" or "base"; given: the property held constant, "family" (fixed effects), or "". r_low and r_high
-        are Fisher's 95 % interval, for a partial r with one row less for each thing held constant; p_adjusted is p
-        after Benjamini-Hochberg over the n_tests rows of the same protocol, population, unit and `given`. NaN where
-        one of the two does not vary.
+        Columns of the table "correlations". population: "tuned" or "all" main models for which score and property are
+        known; unit: "model" or "base"; given: the property held constant, "family" (fixed effects), or "". r_low and
+        r_high are Fisher's 95 % interval; for a partial r, n is reduced by the number of covariates. p_adjusted is p
+        after Benjamini-Hochberg over the n_tests rows with the same protocol, population, unit and `given`. NaN where
+        score or property is constant.
     """
     import pandas as pd
     from scipy import stats
 
-    x = properties(scores)
+    values = properties(scores)
     rows = []
-    for key, part in scores.groups():
-        main = part[part["is_main"]]
-        for population, these in (("tuned", main[main["base"] != ""]), ("all", main)):
+    for key, group in scores.groups():
+        main = group[group["is_main"]]
+        for population, models in (("tuned", main[main["base"] != ""]), ("all", main)):
             for unit in ("model", "base"):
-                rows += [{**key, "population": population, "unit": unit, **row} for row in _of(these, x, unit)]
-    found = pd.DataFrame(rows, columns=_COLUMNS[:-2])
-    found["p_adjusted"], found["n_tests"] = math.nan, 0
-    for _, part in found[found["p"].notna()].groupby(["protocol", "population", "unit", "given"]):
-        found.loc[part.index, "p_adjusted"] = stats.false_discovery_control(part["p"].to_numpy())
-        found.loc[part.index, "n_tests"] = len(part)
-    return found
+                rows += [{**key, "population": population, "unit": unit, **row} for row in _of(models, values, unit)]
+    table = pd.DataFrame(rows, columns=_COLUMNS[:-2])
+    table["p_adjusted"], table["n_tests"] = math.nan, 0
+    for _, tests in table[table["p"].notna()].groupby(["protocol", "population", "unit", "given"]):
+        table.loc[tests.index, "p_adjusted"] = stats.false_discovery_control(tests["p"].to_numpy())
+        table.loc[tests.index, "n_tests"] = len(tests)
+    return table
 
 
 _COLUMNS = [
@@ -61,33 +61,33 @@ _COLUMNS = [
 
 
 def properties(scores: Scores) -> pd.DataFrame:
-    """The numeric properties of the models, size as its log10; index model."""
-    x = scores.models[list(scores.properties)].astype(float)
-    if SIZE in x:
-        x.insert(0, LOG_SIZE, np.log10(x.pop(SIZE)))
-    return x
+    """Numeric properties of the models, with size as its log10; index model."""
+    values = scores.models[list(scores.properties)].astype(float)
+    if SIZE in values:
+        values.insert(0, LOG_SIZE, np.log10(values.pop(SIZE)))
+    return values
 
 
-def _of(rows: pd.DataFrame, x: pd.DataFrame, unit: str) -> Iterator[dict[str, Any]]:
-    """The correlations of one group of models."""
-    both = rows.set_index("model")[["score", "family", "base"]].join(x)
-    both["base"] = both["base"].where(both["base"] != "", both.index.to_series())
-    for name in x:
-        for given in ("", *_held(name, list(x))):
-            numbers = ["score", name, *([given] if given in x else [])]
-            used = both.dropna(subset=numbers)
-            if given == FAMILY and used[FAMILY].nunique() < 2:
+def _of(rows: pd.DataFrame, values: pd.DataFrame, unit: str) -> Iterator[dict[str, Any]]:
+    """Correlations within one population, over models or over bases."""
+    joined = rows.set_index("model")[["score", "family", "base"]].join(values)
+    joined["base"] = joined["base"].where(joined["base"] != "", joined.index.to_series())
+    for name in values:
+        for given in ("", *_covariates(name, list(values))):
+            numbers = ["score", name, *([given] if given in values else [])]
+            complete = joined.dropna(subset=numbers)
+            if given == FAMILY and complete[FAMILY].nunique() < 2:
                 continue
             if unit == "base":
-                used = used.groupby("base").agg(dict.fromkeys(numbers, "mean") | {FAMILY: "first"})
-            beside = _dummies(used) if given == FAMILY else used[[given]].to_numpy() if given else None
-            found = correlate(used[name].to_numpy(), used["score"].to_numpy(), beside)
-            if found:
-                yield {"property": name, "given": given, **found}
+                complete = complete.groupby("base").agg(dict.fromkeys(numbers, "mean") | {FAMILY: "first"})
+            held = _dummies(complete) if given == FAMILY else complete[[given]].to_numpy() if given else None
+            result = correlate(complete[name].to_numpy(), complete["score"].to_numpy(), held)
+            if result:
+                yield {"property": name, "given": given, **result}
 
 
-def _held(name: str, names: list[str]) -> list[str]:
-    """What is held constant beside a property: size; for size, each whole benchmark and the loss; the family."""
+def _covariates(name: str, names: list[str]) -> list[str]:
+    """What to hold constant for a property: size and family; for size itself, each whole benchmark, loss and family."""
     if name != LOG_SIZE:
         return [*([LOG_SIZE] if LOG_SIZE in names else []), FAMILY]
     whole = [other for other in names if other != LOG_SIZE and " ".join(other.split()[:-1]) not in names]
@@ -100,25 +100,25 @@ def _dummies(rows: pd.DataFrame) -> Any:
     return pd.get_dummies(rows[FAMILY], drop_first=True).to_numpy(float)
 
 
-def correlate(x: Any, y: Any, beside: Any = None) -> dict[str, float]:
-    """R of x and y, Fisher's 95 % interval and the two-sided p; of what `beside` leaves of both, where given.
+def correlate(x: Any, y: Any, covariates: Any = None) -> dict[str, float]:
+    """Pearson or partial correlation of x and y, with Fisher's 95 % interval and the two-sided p.
 
-    The partial r and its p are those of x in the regression of y on x and `beside` (statsmodels OLS): r = t / sqrt(t² +
-    degrees of freedom).
+    The partial r and its p are those of x in the regression of y on x and the covariates (statsmodels OLS):
+    r = t / sqrt(t² + degrees of freedom).
 
     Args:
         x: (row,).
         y: (row,).
-        beside: (row, k) what is held constant, without a constant column; None is plain Pearson r.
+        covariates: (row, k) variables to hold constant, without an intercept column; None gives the plain Pearson r.
 
     Returns:
-        n, r, r_low, r_high, p; {} where there are fewer than 4 + k rows.
+        n, r, r_low, r_high, p; {} if there are fewer than 4 + k rows.
     """
-    k = 0 if beside is None else beside.shape[1]
+    k = 0 if covariates is None else covariates.shape[1]
     n = len(x)
     if n < FEWEST + k:
         return {}
-    r, p = _plain(x, y) if beside is None else _partial(x, y, beside)
+    r, p = _plain(x, y) if covariates is None else _partial(x, y, covariates)
     half = 1.959963984540054 / math.sqrt(n - 3 - k)
     inside = abs(r) < 1
     low, high = (math.tanh(math.atanh(r) + side) if inside else r for side in (-half, half))
@@ -130,18 +130,18 @@ def _plain(x: Any, y: Any) -> tuple[float, float]:
 
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan, math.nan
-    found = stats.pearsonr(x, y)
-    return float(found.statistic), float(found.pvalue)
+    result = stats.pearsonr(x, y)
+    return float(result.statistic), float(result.pvalue)
 
 
-def _partial(x: Any, y: Any, beside: Any) -> tuple[float, float]:
+def _partial(x: Any, y: Any, covariates: Any) -> tuple[float, float]:
     from statsmodels.regression.linear_model import OLS
 
-    design = np.column_stack([np.ones(len(x)), beside])
-    kept = beside.std(axis=0) > 0
-    left = x - design @ np.linalg.lstsq(design, x, rcond=None)[0]
-    if np.ptp(x) == 0 or np.ptp(y) == 0 or not kept.all() or left.std() < 1e-9 * x.std():
-        return math.nan, math.nan  # nothing of x is left
+    design = np.column_stack([np.ones(len(x)), covariates])
+    varies = covariates.std(axis=0) > 0
+    residual = x - design @ np.linalg.lstsq(design, x, rcond=None)[0]
+    if np.ptp(x) == 0 or np.ptp(y) == 0 or not varies.all() or residual.std() < 1e-9 * x.std():
+        return math.nan, math.nan  # the covariates explain x completely
     fit = OLS(y, np.column_stack([x - x.mean(), design])).fit()
     if fit.df_resid < 1 or fit.ssr <= 1e-20 * fit.centered_tss:
         return math.nan, math.nan

@@ -1,15 +1,16 @@
-"""Our scores beside the paper's tables, model by model; and what the paper prints beside what its own tables give.
+"""Comparison of our scores with the paper's tables, and of the paper's printed figures with its own tables.
 
-The paper's Tables 5, 7 and 9 are a file of scores like any other (columns model, base, in_paper_25, n_parameters,
-pereira2018_r, ..., mmlu, bbh, nwp_loss), which is not part of this project: the path is given, or it is looked for
-beside the data.
+The paper's Tables 5, 7 and 9 are an ordinary file of scores (columns model, base, in_paper_25, n_parameters,
+pereira2018_r, ..., mmlu, bbh, nwp_loss). The file is not part of this project: the user gives its path, or it is found
+next to the data.
 
-Source: Aw et al. 2023 (arXiv 2312.00575v2), abstract, sections 3 and 4, Tables 2 to 9; METHODS.md, section 5.
+Source: Aw et al. 2023 (arXiv 2312.00575v2), abstract, sections 3 and 4, Tables 2 to 9.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,19 +24,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE = Path("paper") / "scores.csv"
-# Data set of the paper -> ours, the first that was scored.
+# The paper's data set -> ours; the first one that was scored is used.
 DATASETS = {
     "pereira2018": ("pereira2018",), "blank2014": ("blank2014",), "wehbe2014": ("wehbe2014",), AVERAGE: (AVERAGE,),
     "futrell2018": ("futrell2018-2016", "futrell2018"),
 }  # fmt: skip
 PROPERTIES = {"mmlu": ("mmlu",), "bbh": ("bbh",), "nwp_loss": ("next-word loss", "nwp_loss")}
 BRAIN = ("pereira2018", "blank2014", "wehbe2014")
-# Published ceilings, as the data sets declare them; the paper prints their mean.
+# Published ceilings, as in harness/datasets; the paper prints their mean.
 CEILINGS = {"pereira2018": 0.359, "blank2014": 0.21026591, "wehbe2014": 0.104}
 
 
 class Claim(NamedTuple):
-    """What the paper prints, and what comes out of its own tables; where they differ, why, as far as it is known."""
+    """A figure printed in the paper, its value from the paper's tables, and the reason for a difference if known."""
 
     what: str
     printed: float
@@ -45,40 +46,44 @@ class Claim(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Whether the tables give the printed figure, at the precision at which it is printed."""
+        """Whether the recomputed value equals the printed one at the printed precision."""
         return bool(abs(round(self.given, self.digits) - self.printed) < 0.5 * 10**-self.digits)
 
 
-# Printed, but nothing in Tables 5, 7 and 9 from which it could be computed.
+# Printed figures that cannot be recomputed from Tables 5, 7 and 9.
 NOT_GIVEN = (
-    "the average accuracies of Table 2: the scores of single MMLU and BBH categories are not tabled by model",
-    "the correlations with the categories of MMLU and BBH (Table 2): for the same reason",
-    "the p-values after Benjamini and Hochberg over 11 tests: most of the tests are of those categories",
-    "a test of the claim that tuning raises alignment: none is reported",
+    "average accuracies of Table 2: the paper does not tabulate MMLU and BBH categories by model",
+    "correlations with the categories of MMLU and BBH (Table 2): same reason",
+    "p-values after Benjamini-Hochberg over 11 tests: most of these tests concern the categories",
+    "a test of the claim that tuning raises alignment: the paper reports none",
 )
 
 
 def confounds() -> list[str]:
-    """What the paper's pairs compare beside instruction tuning, by the table of models.
+    """Differences between base and tuned models of the paper's pairs other than instruction tuning.
 
-    Source: METHODS.md, section 8; google-research/text-to-text-transfer-transformer, released_checkpoints.md,
-        "LM-Adapted: t5.1.1.lm100k" (100,000 further steps on the language-modelling objective, from T5 1.1).
+    Source: google-research/text-to-text-transfer-transformer, released_checkpoints.md, "LM-Adapted: t5.1.1.lm100k"
+        (100,000 further steps on the language-modelling objective, starting from T5 1.1).
     """
     pairs = [entry for entry in MODELS.values() if entry.group == "paper" and entry.tuned_from]
     adapted = [entry for entry in pairs if any(MODELS[name].stage == "LM-adapted" for name in ancestors(entry.name))]
     return [
-        f"{len(adapted)} of the paper's {len(pairs)} pairs set Flan-T5, or a model tuned from it, against T5 1.1 "
-        "(google/t5-v1_1-*); but Flan-T5 was trained from the LM-adapted T5 1.1 (google/t5-*-lm-adapt), so that the T5 "
-        "gain confounds 100,000 steps of LM adaptation with instruction tuning. To tell them apart, score "
-        "t5-small-lm-adapt to t5-xxl-lm-adapt too (`harness models --group lm-adapted`)"
+        f"{len(adapted)} of the paper's {len(pairs)} pairs compare Flan-T5, or a model tuned from it, with T5 1.1 "
+        "(google/t5-v1_1-*), but Flan-T5 was trained from the LM-adapted T5 1.1 (google/t5-*-lm-adapt). The T5 gain "
+        "therefore confounds 100,000 steps of LM adaptation with instruction tuning. To separate them, also score "
+        "t5-small-lm-adapt to t5-xxl-lm-adapt (`harness models --group lm-adapted`)"
     ]
 
 
 def find(path: str | None, data_root: str | None) -> str:
-    """The file of the paper's tables: the one named, or `paper/scores.csv` in or beside the data.
+    """Locate the file with the paper's tables: `path`, or `paper/scores.csv` in the data root or next to it.
+
+    Args:
+        path: path given by the user, or None.
+        data_root: root folder of the data sets, or None.
 
     Raises:
-        FileNotFoundError: if it is nowhere; says what it must hold.
+        FileNotFoundError: if there is no such file; the message lists the columns it must have.
     """
     if path:
         return path
@@ -88,51 +93,61 @@ def find(path: str | None, data_root: str | None) -> str:
     for root in roots:
         if (root / FILE).is_file():
             return str(root / FILE)
-    looked = ", ".join(str(root / FILE) for root in roots) or "nowhere: no --data-root"
+    searched = ", ".join(str(root / FILE) for root in roots) or "nowhere: no --data-root"
     raise FileNotFoundError(
-        f"the paper's tables are not here (looked at {looked}). Give --paper FILE: Tables 5, 7 and 9 of arXiv "
-        "2312.00575v2 as one row per model: model, base, is_tuned, in_paper_25, n_parameters, pereira2018_r, "
+        f"no file with the paper's tables (searched: {searched}). Give --paper FILE: Tables 5, 7 and 9 of arXiv "
+        "2312.00575v2 with one row per model: model, base, is_tuned, in_paper_25, n_parameters, pereira2018_r, "
         "blank2014_r, wehbe2014_r, average_r, futrell2018_r, nwp_loss, mmlu, bbh."
     )
 
 
 def beside(ours: Scores, paper: Scores) -> pd.DataFrame:
-    """Our scores beside the paper's, for every model and data set that both have.
+    """Join our scores with the paper's, for every model and data set that both contain.
 
     Returns:
-        table ("5": brains, "7": reading times, "9": properties), model, dataset (or property), protocol ("" for
-        properties), paper, ours, difference (ours - paper). Of reading times |r| is compared, as the paper drops the
-        sign.
+        table ("5": brain recordings, "7": reading times, "9": properties), model, dataset (or property), protocol (""
+        for properties), paper, ours, difference (ours - paper). For reading times |r| is compared, because the paper
+        drops the sign.
     """
     import pandas as pd
 
-    rows = []
+    rows = [*_score_rows(ours, paper), *_property_rows(ours, paper)]
+    compared = pd.DataFrame(rows, columns=["table", "model", "dataset", "protocol", "paper", "ours", "difference"])
+    return compared[compared["paper"].notna() & compared["ours"].notna()].reset_index(drop=True)
+
+
+def _score_rows(ours: Scores, paper: Scores) -> Iterator[dict[str, object]]:
+    """Tables 5 and 7: scores of brain recordings and reading times."""
     own = _with_average(ours.overall).set_index(["model", "dataset"])
     for row in paper.overall.to_dict("records"):
-        found = next((name for name in DATASETS.get(row["dataset"], ()) if (row["model"], name) in own.index), None)
-        if found is None:
+        dataset = next((name for name in DATASETS.get(row["dataset"], ()) if (row["model"], name) in own.index), None)
+        if dataset is None:
             continue
-        is_read = row["target"] == "reading"
-        for mine in own.loc[[(row["model"], found)]].to_dict("records"):
-            score = abs(mine["score"]) if is_read else mine["score"]
-            rows.append(_row("7" if is_read else "5", row["model"], found, mine["protocol"], row["score"], score))
-    both = paper.models.index.intersection(ours.models.index)
-    for theirs, names in PROPERTIES.items():
-        name = next((name for name in names if name in ours.models), None)
-        if name and theirs in paper.models:
-            known = zip(both, paper.models.loc[both, theirs], ours.models.loc[both, name], strict=True)
-            rows += [_row("9", model, theirs, "", *values) for model, *values in known]
-    found = pd.DataFrame(rows, columns=["table", "model", "dataset", "protocol", "paper", "ours", "difference"])
-    return found[found["paper"].notna() & found["ours"].notna()].reset_index(drop=True)
+        is_reading = row["target"] == "reading"
+        for own_row in own.loc[[(row["model"], dataset)]].to_dict("records"):
+            score = abs(own_row["score"]) if is_reading else own_row["score"]
+            table = "7" if is_reading else "5"
+            yield _row(table, row["model"], dataset, own_row["protocol"], row["score"], score)
+
+
+def _property_rows(ours: Scores, paper: Scores) -> Iterator[dict[str, object]]:
+    """Table 9: properties of the models."""
+    shared = paper.models.index.intersection(ours.models.index)
+    for column, own_names in PROPERTIES.items():
+        own_column = next((name for name in own_names if name in ours.models), None)
+        if own_column and column in paper.models:
+            values = zip(shared, paper.models.loc[shared, column], ours.models.loc[shared, own_column], strict=True)
+            for model, printed, own in values:
+                yield _row("9", model, column, "", printed, own)
 
 
 def _with_average(rows: pd.DataFrame) -> pd.DataFrame:
-    """Correlations, with the average over the paper's three data sets alone, where a model has them all."""
+    """Correlations, plus the average over the paper's three data sets for models scored on all three."""
     import pandas as pd
 
     rows = rows[(rows["metric"] == "pearson_r") & (rows["dataset"] != AVERAGE)]
-    of_brain = rows[rows["dataset"].isin(BRAIN)]
-    wide = of_brain.pivot_table(index=["model", "protocol"], columns="dataset", values="score")
+    brain = rows[rows["dataset"].isin(BRAIN)]
+    wide = brain.pivot_table(index=["model", "protocol"], columns="dataset", values="score")
     if wide.shape[1] < len(BRAIN):
         return rows
     mean = wide.mean(axis=1, skipna=False).dropna().rename("score").reset_index()
@@ -147,55 +162,63 @@ def _row(table: str, model: str, dataset: str, protocol: str, paper: float, ours
 
 
 def summary(compared: pd.DataFrame) -> pd.DataFrame:
-    """Each data set and protocol: n_models, mean and largest difference, and r over models (of four or more)."""
+    """Per data set and protocol: n_models, mean and largest difference, and r over models (from four models on)."""
     import numpy as np
     import pandas as pd
 
     rows = []
-    for key, part in compared.groupby(["table", "dataset", "protocol"], sort=False):
-        varies = len(part) > 3 and part["paper"].nunique() > 1 and part["ours"].nunique() > 1
+    for key, group in compared.groupby(["table", "dataset", "protocol"], sort=False):
+        varies = len(group) > 3 and group["paper"].nunique() > 1 and group["ours"].nunique() > 1
         rows.append({
-            **dict(zip(["table", "dataset", "protocol"], key, strict=True)), "n_models": len(part),
-            "mean_difference": part["difference"].mean(), "largest_difference": part["difference"].abs().max(),
-            "r_over_models": float(np.corrcoef(part["paper"], part["ours"])[0, 1]) if varies else float("nan"),
+            **dict(zip(["table", "dataset", "protocol"], key, strict=True)), "n_models": len(group),
+            "mean_difference": group["difference"].mean(), "largest_difference": group["difference"].abs().max(),
+            "r_over_models": float(np.corrcoef(group["paper"], group["ours"])[0, 1]) if varies else float("nan"),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def absent(ours: Scores, paper: Scores) -> tuple[list[str], list[str]]:
-    """(models of the paper that we have not, models of ours that the paper has not)."""
+    """(models only in the paper, models only in our scores)."""
     theirs, own = set(paper.models.index), set(ours.models.index)
     return sorted(theirs - own), sorted(own - theirs)
 
 
 def claims(paper: Scores) -> list[Claim]:
-    """What the paper prints in words and figures, beside what its own tables give."""
-    found = analysis.analyse(paper)
-    absent = (
-        [name for name in (*BRAIN, AVERAGE) if name not in set(found.tuning["dataset"])] if len(found.tuning) else BRAIN
-    )
-    absent = [*absent, *(name for name in ("mmlu", "bbh", "nwp_loss", SIZE) if name not in paper.properties)]
-    if absent:
-        raise ValueError(f"{paper.source} has no {', '.join(absent)}: these are not the paper's Tables 5, 7 and 9.")
-    gains = found.tuning.set_index("dataset")["gain_percent"]
+    """Figures printed in the paper, with the values recomputed from its own tables.
+
+    Raises:
+        ValueError: if `paper` lacks a column of the paper's tables.
+    """
+    statistics = analysis.analyse(paper)
+    _require_paper_columns(paper, statistics)
+    gains = statistics.tuning.set_index("dataset")["gain_percent"]
     printed = {"pereira2018": 6.9, "blank2014": 8.0, "wehbe2014": 3.8}
-    said = [Claim(f"tuning gain on {name}, % (mean over 17 pairs)", printed[name], gains[name], 1) for name in BRAIN]
-    said.append(Claim(
+    of_gains = [
+        Claim(f"tuning gain on {name}, % (mean over 17 pairs)", printed[name], gains[name], 1) for name in BRAIN
+    ]
+    headline = Claim(
         "tuning gain, headline, %", 6.2, gains["average"], 1,
         f"6.2 is the mean of the three printed gains ({sum(printed.values()) / 3:.1f}); the column of averages itself "
         f"rises by {gains['average']:.2f} %",
-    ))  # fmt: skip
-    said += _correlations(found)
+    )  # fmt: skip
     ceiling = sum(CEILINGS.values()) / len(CEILINGS)
-    return [*said, Claim("average ceiling", 0.224, ceiling, 3)]
+    return [*of_gains, headline, *_correlations(statistics), Claim("average ceiling", 0.224, ceiling, 3)]
 
 
-def _correlations(found: Analysis) -> list[Claim]:
-    """The correlations with the average alignment."""
-    rows = found.correlations
+def _require_paper_columns(paper: Scores, statistics: Analysis) -> None:
+    scored = set(statistics.tuning["dataset"]) if len(statistics.tuning) else set()
+    missing = [name for name in (*BRAIN, AVERAGE) if name not in scored]
+    missing += [name for name in ("mmlu", "bbh", "nwp_loss", SIZE) if name not in paper.properties]
+    if missing:
+        raise ValueError(f"{paper.source} has no {', '.join(missing)}: these are not the paper's Tables 5, 7 and 9.")
+
+
+def _correlations(statistics: Analysis) -> list[Claim]:
+    """Correlations of model properties with the average alignment."""
+    rows = statistics.correlations
     rows = rows[(rows["dataset"] == "average") & (rows["given"] == "") & (rows["unit"] == "model")]
     r = {(row["population"], row["property"]): row["r"] for row in rows.to_dict("records")}
-    rounded = "the tabled scores are rounded to three digits; the figure was made from others"
+    rounded = "the tables round scores to three digits; the paper presumably used the unrounded ones"
     return [
         Claim("r of average alignment and MMLU, 17 tuned", 0.809, r["tuned", "mmlu"], 3, rounded),
         Claim("r of average alignment and BBH, 17 tuned", 0.384, r["tuned", "bbh"], 3, rounded),
@@ -203,6 +226,6 @@ def _correlations(found: Analysis) -> list[Claim]:
         Claim("r of average alignment and log10 size, all 25", 0.92, r["all", LOG_SIZE], 2),
         Claim(
             "r of average alignment and next-word loss, 17 tuned", -0.54, r["tuned", "nwp_loss"], 2,
-            "the tabled losses rise with alignment: the sign is not that of a loss, or the losses are not those used",
+            "the tabulated losses rise with alignment: either the sign is wrong, or the paper used other losses",
         ),
     ]  # fmt: skip

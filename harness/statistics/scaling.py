@@ -1,10 +1,10 @@
-"""How the score grows with the size of the model, and along the checkpoints of one training.
+"""Growth of the score with model size, and along the checkpoints of a training run.
 
-The line is fitted to one point for each base (the mean of the models that share it), since models of one base are not
-independent; its interval is that of least squares (t). A training's checkpoints are told from the names of models.
+The line is fitted to one point per base (mean of the models that share it), because models with the same base are not
+independent; its interval is the t interval of least squares. Checkpoints of a training run are recognised by their
+names.
 
-Source: METHODS.md, section 6.4 (family as a fixed effect); Antonello, Vaidya & Huth 2023 (arXiv 2305.11863), score
-against log parameters.
+Source: Antonello, Vaidya & Huth 2023 (arXiv 2305.11863), score against log parameters.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from harness.statistics.scores import SIZE, Scores
 if TYPE_CHECKING:
     import pandas as pd
 
-FEWEST = 4  # points of a line with an interval
-N_POINTS = 25  # of a drawn line
-# The number of a checkpoint in a model's name: "m@step1000", "runs/checkpoint-105", "m-2000steps".
+FEWEST = 4  # minimum number of points for a line with an interval
+N_POINTS = 25  # points of a plotted line
+# The training step in a model's name: "m@step1000", "runs/checkpoint-105", "m-2000steps".
 _STEP = re.compile(
     r"^(?P<stem>.*?)[-_@/.]*(?:(?:checkpoint|ckpt|step|iter|epoch)[-_]?(?P<step>\d+)|(?P<steps>\d+)[-_]?steps?)$"
 )
 
 
 def scaling(scores: Scores) -> pd.DataFrame:
-    """Least squares of the score on log10 of the number of parameters, for each data set, protocol and metric.
+    """Regress the score on log10 of the number of parameters, for each data set, protocol and metric.
 
     Returns:
-        dataset, protocol, metric, n_models, n_bases; slope (score for ten times the parameters), low, high, p and r2
-        of the line through the bases of main models; slope_in_family, in_family_low, in_family_high, in_family_p: with
-        the family as a fixed effect, NaN where there is only one.
+        dataset, protocol, metric, n_models, n_bases; slope (score per tenfold increase in parameters), low, high, p and
+        r2 of the line through the bases of main models; slope_in_family, in_family_low, in_family_high, in_family_p:
+        with family as a fixed effect, NaN if there is only one family.
     """
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    for key, part in scores.groups():
-        points = _points(scores, part)
+    for key, group in scores.groups():
+        points = _points(scores, group)
         if len(points) < FEWEST or points["x"].nunique() < 2:
             continue
         fit = _line(points["x"].to_numpy(), points["score"].to_numpy())
@@ -56,32 +56,32 @@ def scaling(scores: Scores) -> pd.DataFrame:
 
 
 def curve(x: Floats, y: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """(x, line, low, high): the least-squares line of y on x, and the 95 % interval of its mean, at N_POINTS places."""
-    at = np.linspace(x.min(), x.max(), N_POINTS)
-    found = _line(x, y).get_prediction(np.column_stack([np.ones(len(at)), at])).summary_frame(alpha=0.05)
-    return at, *(found[name].to_numpy() for name in ("mean", "mean_ci_lower", "mean_ci_upper"))
+    """(x, line, low, high): least-squares line of y on x and 95 % interval of the mean, at N_POINTS values of x."""
+    grid = np.linspace(x.min(), x.max(), N_POINTS)
+    prediction = _line(x, y).get_prediction(np.column_stack([np.ones(len(grid)), grid])).summary_frame(alpha=0.05)
+    return grid, *(prediction[name].to_numpy() for name in ("mean", "mean_ci_lower", "mean_ci_upper"))
 
 
-def _points(scores: Scores, part: pd.DataFrame) -> pd.DataFrame:
-    """One point for each base of the main models whose size is known: x (log10 parameters), score, family, n_models."""
+def _points(scores: Scores, rows: pd.DataFrame) -> pd.DataFrame:
+    """One point per base of the main models of known size: x (log10 parameters), score, family, n_models."""
     if SIZE not in scores.models:
-        return part.iloc[:0].assign(x=0.0, n_models=0)
-    part = part[part["is_main"]].assign(x=lambda rows: np.log10(scores.models[SIZE].reindex(rows["model"]).to_numpy()))
-    part = part[part["x"].notna()]
-    part = part.assign(base=part["base"].where(part["base"] != "", part["model"]))
-    return part.groupby("base").agg(
+        return rows.iloc[:0].assign(x=0.0, n_models=0)
+    rows = rows[rows["is_main"]].assign(x=lambda main: np.log10(scores.models[SIZE].reindex(main["model"]).to_numpy()))
+    rows = rows[rows["x"].notna()]
+    rows = rows.assign(base=rows["base"].where(rows["base"] != "", rows["model"]))
+    return rows.groupby("base").agg(
         x=("x", "mean"), score=("score", "mean"), family=("family", "first"), n_models=("model", "size")
     )
 
 
 def _line(x: Floats, y: Floats, *others: Floats) -> Any:
-    from statsmodels.regression.linear_model import OLS  # statsmodels.api would bring its plots
+    from statsmodels.regression.linear_model import OLS  # statsmodels.api also imports plotting
 
     return OLS(y, np.column_stack([np.ones(len(x)), x, *others])).fit()
 
 
 def _in_family(points: pd.DataFrame) -> dict[str, float]:
-    """The slope that the families have in common, each at a height of its own."""
+    """The slope within families: common to all, with one intercept per family."""
     import pandas as pd
 
     dummies = pd.get_dummies(points["family"], drop_first=True).to_numpy(float)
@@ -95,48 +95,50 @@ def _in_family(points: pd.DataFrame) -> dict[str, float]:
 
 
 def step_of(name: str) -> tuple[str, int] | None:
-    """(training, step) that the name of a checkpoint says, or None."""
-    found = _STEP.match(name)
-    if not found:
+    """(training, step) encoded in the name of a checkpoint, or None."""
+    match = _STEP.match(name)
+    if not match:
         return None
-    return found["stem"].rstrip("-_@/."), int(found["step"] or found["steps"])
+    return match["stem"].rstrip("-_@/."), int(match["step"] or match["steps"])
 
 
 def checkpoints(scores: Scores) -> pd.DataFrame:
-    """Scores of the models that are checkpoints of a training with several, and of their base as step 0.
+    """Scores of the models that are checkpoints of a training run with several, with their base as step 0.
 
-    Columns beside those of the scores: training, step.
+    Returns:
+        The columns of the scores, and training, step.
     """
     import pandas as pd
 
-    every = rows = scores.overall
+    all_rows = rows = scores.overall
     steps = rows["model"].map(step_of)
     rows = rows[steps.notna()].assign(
-        training=[said[0] for said in steps if said], step=[said[1] for said in steps if said]
+        training=[training_step[0] for training_step in steps if training_step],
+        step=[training_step[1] for training_step in steps if training_step],
     )
     rows = rows[rows.groupby("training")["step"].transform("nunique") > 1]
     if rows.empty:
         return rows
-    begun = rows[["training", "base"]].drop_duplicates().rename(columns={"base": "model"})
-    bases = every.merge(begun, on="model").assign(step=0)
+    starts = rows[["training", "base"]].drop_duplicates().rename(columns={"base": "model"})
+    bases = all_rows.merge(starts, on="model").assign(step=0)
     return pd.concat([bases[rows.columns], rows], ignore_index=True).sort_values(["training", "step"])
 
 
 def trajectories(scores: Scores) -> pd.DataFrame:
-    """Whether the score rises along a training: Spearman's rho of score and step, and p by permuting the steps.
+    """Test for a trend along each training run: Spearman's rho of score and step, p by permuting the steps.
 
     Returns:
         training, dataset, protocol, metric, n_checkpoints, first_step, last_step, first_score, last_score, rho, p (NaN
-        for fewer than four). Checkpoints of one training are not independent draws: p says whether their order matters.
+        for fewer than four). Checkpoints of one run are not independent samples: p only tests whether order matters.
     """
     import pandas as pd
 
     rows = []
-    for key, part in checkpoints(scores).groupby(["training", "dataset", "protocol", "metric"], sort=False):
-        rho, p = _trend(part["step"].to_numpy(float), part["score"].to_numpy(float))
-        first, last = part.iloc[0], part.iloc[-1]
+    for key, group in checkpoints(scores).groupby(["training", "dataset", "protocol", "metric"], sort=False):
+        rho, p = _trend(group["step"].to_numpy(float), group["score"].to_numpy(float))
+        first, last = group.iloc[0], group.iloc[-1]
         rows.append({
-            **dict(zip(["training", "dataset", "protocol", "metric"], key, strict=True)), "n_checkpoints": len(part),
+            **dict(zip(["training", "dataset", "protocol", "metric"], key, strict=True)), "n_checkpoints": len(group),
             "first_step": int(first["step"]), "last_step": int(last["step"]), "first_score": first["score"],
             "last_score": last["score"], "rho": rho, "p": p,
         })  # fmt: skip
@@ -148,8 +150,8 @@ def _trend(steps: Floats, scores: Floats) -> tuple[float, float]:
 
     if len(steps) < FEWEST or np.ptp(scores) == 0:
         return math.nan, math.nan
-    found = stats.permutation_test(
+    result = stats.permutation_test(
         (scores,), lambda x: stats.spearmanr(x, steps).statistic, permutation_type="pairings", n_resamples=5040,
         rng=np.random.default_rng(0),
     )  # fmt: skip
-    return float(found.statistic), float(found.pvalue)
+    return float(result.statistic), float(result.pvalue)

@@ -1,7 +1,7 @@
-"""Anyone's file of scores as columns of text and of numbers: CSV, TSV, JSON or Parquet, of any notation.
+"""Cells of a user's file of scores, as text columns and numeric columns: CSV, TSV, JSON or Parquet.
 
-Which columns are numbers is decided by their cells; one that is nearly all numbers must be so throughout, so that no
-property of a model vanishes for a cell that cannot be read.
+The cells decide whether a column is numeric. A column in which most cells are numbers must be numeric throughout, so
+that one unreadable cell is an error and does not silently drop a model property.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 _DELIMITED = (".csv", ".tsv", ".tab", ".txt")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-# How R and pandas call an index that was written into the file, if it counts the rows.
+# Names under which R and pandas write a row index to a file.
 _INDEX = {"x", "x.1", "index", "rownames", "row.names", "row", "rn"}
 
 
 class Cells(NamedTuple):
-    """A file of scores.
+    """Contents of a file of scores.
 
-    frame: text columns as text, numeric ones as float64, plus nothing. lines: of each row. unit: what `lines` counts.
-    notes: what was unusual, or is not used.
+    frame: text columns as str, numeric columns as float64. lines: line number of each row. unit: what `lines` counts
+    (lines or rows). notes: what was unusual or is not used, as sentences.
     """
 
     frame: pd.DataFrame
@@ -41,60 +41,62 @@ class Cells(NamedTuple):
 
 
 def load(path: str, wanted: Collection[str], encoding: str | None = None) -> DelimitedTable:
-    """Read a file of scores, every cell unchanged.
+    """Read a file of scores without changing any cell.
 
     Args:
         path: file or URL; .csv, .tsv, .txt (also compressed), .json or .parquet.
-        wanted: columns of which at least one must be there; they decide between separators.
-        encoding: of a text file that is not UTF-8 and does not state its own.
+        wanted: column names of which at least one must be present; used to detect the separator.
+        encoding: encoding of a text file that is not UTF-8 and has no byte-order mark.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: naming file, line and column, if it cannot be read.
+        ValueError: if it cannot be read; the message names file, line and column.
     """
     import fsspec
 
     filesystem, where = fsspec.core.url_to_fs(path)
     if not filesystem.isfile(where):
-        raise FileNotFoundError(f"{path} is neither a file of scores nor a folder with `tables` in it.")
+        raise FileNotFoundError(f"{path} is neither a file of scores nor a folder that contains `tables`.")
     name = where.lower()
-    for ending in _COMPRESSED:
-        name = name.removesuffix(ending)
+    for suffix in _COMPRESSED:
+        name = name.removesuffix(suffix)
     if name.endswith(".parquet"):
         return table.read_parquet(path)
     if name.endswith(".json"):
         return _of_json(path, encoding)
     if name.endswith(_DELIMITED):
         return table.read(TextSource(path, encoding), wanted)
-    raise ValueError(f"{path}: wanted .csv, .tsv, .json or .parquet.")
+    raise ValueError(f"{path}: unknown file type; wanted .csv, .tsv, .json or .parquet.")
 
 
 def _of_json(path: str, encoding: str | None) -> DelimitedTable:
-    """Records, or columns as pandas writes them."""
+    """A list of records, or columns as written by pandas."""
     import pandas as pd
 
     try:
         content = json.loads(text_of(TextSource(path, encoding)))
         frame = pd.DataFrame(content, dtype=object)
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON records: {error}") from None
+        raise ValueError(f"{path} is not a list of JSON records: {error}") from None
     nested = [name for name in frame if frame[name].map(lambda value: isinstance(value, dict | list)).any()]
     if nested:
-        raise ValueError(f"{path}: {nested[0]} holds lists or objects; wanted one text or number in each cell.")
+        raise ValueError(
+            f"{path}: column {nested[0]!r} contains lists or objects; wanted one text or number in each cell."
+        )
     return table.without_index(DelimitedTable(path.rsplit("/", 1)[-1], frame, range(1, len(frame) + 1), "row"))
 
 
 def typed(content: DelimitedTable, texts: Collection[str], scores: Collection[str], size: str) -> Cells:
-    """Tell numbers from text, column by column.
+    """Decide for each column whether it is text or numeric, and convert it.
 
     Args:
-        content: of a file.
-        texts: columns that are text whatever they hold.
-        scores: columns that must be numbers.
-        size: the column of numbers of parameters, where 7B is understood.
+        content: the file, as from `load`.
+        texts: names of columns that are always text.
+        scores: names of columns that must be numeric.
+        size: name of the column with numbers of parameters, where values such as 7B are allowed.
 
     Raises:
-        ValueError: naming file, line, column and model of a cell that is not a number.
+        ValueError: if a cell of a numeric column is not a number; the message names file, line, column and model.
     """
     import pandas as pd
 
@@ -105,14 +107,14 @@ def typed(content: DelimitedTable, texts: Collection[str], scores: Collection[st
         if name in texts:
             columns[name] = [value.strip() for value in content.texts(name)]
         elif str(name).lower() in _INDEX and name not in scores and _counts_rows(content, name):
-            notes.append(f"{content.file}: column {name!r} numbers the rows and is ignored.")
+            notes.append(f"{content.file}: column {name!r} is a row index and is ignored.")
         elif name in scores or column.dtype.kind in "fiu" or _is_mostly_numbers(content, name, size):
             columns[name] = _numbers(content, name, size)
         else:
             columns[name] = content.texts(name)
             unused.append(str(name))
     if unused:
-        notes.append(f"not used, because they are not numbers: {', '.join(unused)}.")
+        notes.append(f"columns not used because they are not numbers: {', '.join(unused)}.")
     frame = pd.DataFrame(columns, columns=list(columns))
     return Cells(frame, content.lines, content.unit, notes)
 
@@ -123,7 +125,7 @@ def _counts_rows(content: DelimitedTable, name: str) -> bool:
 
 
 def _is_mostly_numbers(content: DelimitedTable, name: str, size: str) -> bool:
-    """Whether at least half of the cells that hold something are numbers."""
+    """Whether at least half of the non-empty cells are numbers."""
     cells = [cell.strip() for cell in content.texts(name)]
     present = [cell for cell in cells if cell.lower() not in MISSING]
     return (
@@ -134,20 +136,20 @@ def _is_mostly_numbers(content: DelimitedTable, name: str, size: str) -> bool:
 
 
 def _numbers(content: DelimitedTable, name: str, size: str) -> Any:
-    """A column as float64; sizes such as 7B where it is that of sizes."""
+    """Convert a column to float64; the column `size` may contain values such as 7B."""
 
-    def tell(row: int, cell: str) -> str:
+    def describe(row: int, cell: str) -> str:
         model = f" (model {content.texts('model')[row]})" if "model" in content.frame else ""
         return f"{content.where(row, name)}{model} is {cell!r}"
 
     column = content.frame[name]
     if name != size or column.dtype.kind in "fiu":
-        return read_numbers(column, tell, percent=True).values
+        return read_numbers(column, describe, percent=True).values
     cells = [cell.strip() for cell in content.texts(name)]
-    short = {row for row, cell in enumerate(cells) if sizes.has_suffix(cell)}
-    others = column.where([row not in short for row in range(len(cells))], "")
-    values = np.array(read_numbers(others, tell).values)
-    for row in short:
+    abbreviated = {row for row, cell in enumerate(cells) if sizes.has_suffix(cell)}
+    others = column.where([row not in abbreviated for row in range(len(cells))], "")
+    values = np.array(read_numbers(others, describe).values)
+    for row in abbreviated:
         try:
             values[row] = sizes.read(cells[row])
         except ValueError as error:

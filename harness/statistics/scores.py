@@ -1,7 +1,7 @@
-"""Scores of models, with what is known of the models: what every statistic is computed from.
+"""Scores of models and facts about the models: the input of all statistics.
 
-They come from our own tables (`of_tables`, `of_frames`) or from anyone's file (`score_files.read`). A statistic never
-asks where they came from.
+They come from a run's tables (`of_tables`, `of_frames`) or from a user's file (`score_files.read`). The statistics
+treat both alike.
 """
 
 from __future__ import annotations
@@ -18,28 +18,27 @@ from harness.storage import tables
 if TYPE_CHECKING:
     import pandas as pd
 
-OVERALL = ("all", "reading")  # targets that stand for a whole data set
-AVERAGE = "average"  # the "data set" that is the mean of a model's raw scores over the brain data sets
+OVERALL = ("all", "reading")  # targets that cover a whole data set
+AVERAGE = "average"  # pseudo data set: mean of a model's raw scores over the brain data sets
 SIZE = "n_parameters"
-MOST_NEUROIDS = 5_000_000  # over all models; beyond it single people's are not read: intervals are over bases alone
+MOST_NEUROIDS = 5_000_000  # over all models; above it, subjects' scores are not read: intervals are over bases only
 
 _KEYS = ["model", "dataset", "protocol", "target", "metric"]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores in long form, and the models.
+    """Scores in long form, and a table of the models.
 
     Attributes:
-        source: where they were read.
-        rows: model, dataset, protocol, target ("all" and "reading" are whole data sets, any other word a region),
-            metric, score; one row for each model, data set, protocol, target and metric. No controls and no untrained
-            twins.
-        models: index model; family ("" unknown), base ("" for a base model), pair_source, is_main (whether it counts in
-            the tests, or is only shown beside), then one numeric column for each property.
-        properties: the names of those columns; `n_parameters` enters statistics as its log10.
-        people: model, dataset, protocol, subject, score: of single people, where known; the metric is that of "all".
-        notes: what was left out, or assumed, in words.
+        source: folder, URL or file they come from.
+        rows: model, dataset, protocol, target ("all" and "reading" cover whole data sets, any other value is a region),
+            metric, score; one row per model, data set, protocol, target and metric, without controls.
+        models: index model; family ("" if unknown), base ("" for a base model), pair_source, is_main (False: shown in
+            the tables but left out of the tests), then one numeric column per property.
+        properties: names of those columns; statistics use log10 of `n_parameters`.
+        people: model, dataset, protocol, subject, score: scores of single subjects for target "all", where known.
+        notes: what was left out or assumed, as sentences.
     """
 
     source: str
@@ -51,14 +50,14 @@ class Scores:
 
     @property
     def overall(self) -> pd.DataFrame:
-        """The rows of whole data sets that were measured, with family, base and is_main of the model."""
+        """Rows of whole data sets with a finite score, with family, base and is_main of the model."""
         rows = self.rows[self.rows["target"].isin(OVERALL) & self.rows["score"].notna()]
-        known = self.models.to_dict("index")
-        of_models = {name: [known[model][name] for model in rows["model"]] for name in ("family", "base", "is_main")}
-        return rows.assign(**of_models)
+        models = self.models.to_dict("index")
+        columns = {name: [models[model][name] for model in rows["model"]] for name in ("family", "base", "is_main")}
+        return rows.assign(**columns)
 
     def groups(self) -> list[tuple[dict[str, str], pd.DataFrame]]:
-        """The measured rows of each data set, protocol and metric."""
+        """The rows of `overall`, grouped by data set, protocol and metric."""
         names = ["dataset", "protocol", "metric"]
         return [(dict(zip(names, key, strict=True)), rows) for key, rows in self.overall.groupby(names, sort=False)]
 
@@ -71,18 +70,18 @@ def of_frames(
     brain: set[str] | None = None,
     notes: tuple[str, ...] = (),
 ) -> Scores:
-    """Scores from frames of the columns above; the average over the brain data sets is added where it is not there.
+    """Make scores from frames, and add the average over the brain data sets if it is missing.
 
     Args:
-        source: where they were read.
+        source: as in `Scores`.
         rows: as in `Scores`.
         models: as in `Scores`; columns after is_main are properties.
-        people: as in `Scores`; None where not known.
-        brain: the data sets that are recordings of brains; None means all.
-        notes: in words.
+        people: as in `Scores`; None if unknown.
+        brain: names of the data sets that are brain recordings; None means all.
+        notes: as in `Scores`.
 
     Raises:
-        ValueError: if a score stands twice.
+        ValueError: if a score is given twice.
     """
     import pandas as pd
 
@@ -95,46 +94,58 @@ def of_frames(
 
 
 def _average(rows: pd.DataFrame, brain: set[str] | None) -> pd.DataFrame:
-    """Mean raw score over the brain data sets, of the models that were scored on all of them under a protocol."""
-    of_brain = rows[(rows["target"] == "all") & (rows["dataset"].isin(brain) if brain is not None else True)]
-    if AVERAGE in set(rows["dataset"]):
-        return rows.iloc[:0]
-    parts = []
-    for (protocol, metric), part in of_brain.groupby(["protocol", "metric"], sort=False):
-        wide = part.pivot_table(index="model", columns="dataset", values="score", dropna=False)
-        if wide.shape[1] > 1:
-            mean = wide.mean(axis=1, skipna=False).dropna().rename("score").reset_index()
-            parts.append(mean.assign(dataset=AVERAGE, protocol=protocol, target="all", metric=metric)[rows.columns])
+    """Mean raw score over the brain data sets, for models scored on all of them under a protocol."""
     import pandas as pd
 
-    return pd.concat(parts) if parts else rows.iloc[:0]
+    brain_rows = rows[(rows["target"] == "all") & (rows["dataset"].isin(brain) if brain is not None else True)]
+    if AVERAGE in set(rows["dataset"]):
+        return rows.iloc[:0]
+    averages = []
+    for (protocol, metric), group in brain_rows.groupby(["protocol", "metric"], sort=False):
+        wide = group.pivot_table(index="model", columns="dataset", values="score", dropna=False)
+        if wide.shape[1] > 1:
+            mean = wide.mean(axis=1, skipna=False).dropna().rename("score").reset_index()
+            averages.append(mean.assign(dataset=AVERAGE, protocol=protocol, target="all", metric=metric)[rows.columns])
+    return pd.concat(averages) if averages else rows.iloc[:0]
 
 
 def of_tables(out: str, run: str | None = None) -> Scores:
-    """The scores of a run, and what is known of its models by then, imported benchmarks among it.
+    """Read the scores of a run and the properties of its models, including imported benchmarks.
 
     Args:
-        out: folder or URL that holds `tables`.
-        run: a run id; None is the run that started last.
+        out: folder or URL that contains `tables`.
+        run: a run id; None takes the run that started last.
 
     Raises:
         FileNotFoundError: if there are no tables.
-        ValueError: if the run is unknown; names the nearest.
+        ValueError: if the run is unknown; the message lists the nearest ids.
     """
-    about = tables.pick_run(out, run)["run"]
-    brain, read, known = (
-        tables.read(out, name, about) for name in ("model_scores", "reading_scores", "model_properties")
+    run_id = tables.pick_run(out, run)["run"]
+    brain, reading, properties = (
+        tables.read(out, name, run_id) for name in ("model_scores", "reading_scores", "model_properties")
     )
-    found = of_run(f"{out} (run {about})", brain, read, known, tables.read(out, "benchmark_scores"))
-    return replace(found, people=people_of(out, about, brain))
+    scores = of_run(f"{out} (run {run_id})", brain, reading, properties, tables.read(out, "benchmark_scores"))
+    return replace(scores, people=people_of(out, run_id, brain))
 
 
 def of_run(
-    source: str, brain: pd.DataFrame, read: pd.DataFrame, known: pd.DataFrame, benchmarks: pd.DataFrame | None = None
+    source: str,
+    brain: pd.DataFrame,
+    reading: pd.DataFrame,
+    properties: pd.DataFrame,
+    benchmarks: pd.DataFrame | None = None,
 ) -> Scores:
-    """The scores of a run, of its tables model_scores, reading_scores and model_properties, and benchmark_scores."""
-    rows = _rows(brain, read)
-    models = _models(known)
+    """Make scores from the tables of a run.
+
+    Args:
+        source: as in `Scores`.
+        brain: table model_scores.
+        reading: table reading_scores.
+        properties: table model_properties.
+        benchmarks: table benchmark_scores, if there is one.
+    """
+    rows = _rows(brain, reading)
+    models = _models(properties)
     for name, values in _benchmarks(benchmarks).items():
         models[name] = values.reindex(models.index)
     models = models.dropna(axis="columns", how="all").reindex(sorted(set(rows["model"]) | set(models.index)))
@@ -146,41 +157,50 @@ def of_run(
     return of_frames(source, rows, models, brain=set(brain["dataset"]))
 
 
-def _rows(brain: pd.DataFrame, read: pd.DataFrame) -> pd.DataFrame:
-    """Brain scores; r of reading times, and, where STRICT measured it, the gain in log-likelihood."""
+def _rows(brain: pd.DataFrame, reading: pd.DataFrame) -> pd.DataFrame:
+    """Brain scores, r of reading times and, where STRICT measured it, the gain in log-likelihood."""
     import pandas as pd
 
-    def of(frame: pd.DataFrame, value: str, **columns: str) -> pd.DataFrame:
-        part = frame[frame["kind"] == "model"].assign(**columns).rename(columns={value: "score"})
-        return part[[*_KEYS, "score"]]
+    def long_form(frame: pd.DataFrame, value: str, **columns: str) -> pd.DataFrame:
+        rows = frame[frame["kind"] == "model"].assign(**columns).rename(columns={value: "score"})
+        return rows[[*_KEYS, "score"]]
 
-    gains = read[read["delta_ll"].notna()] if "delta_ll" in read else read.iloc[:0]
-    parts = [of(brain, "r"), of(read, "r", target="reading")]
+    gains = reading[reading["delta_ll"].notna()] if "delta_ll" in reading else reading.iloc[:0]
+    frames = [long_form(brain, "r"), long_form(reading, "r", target="reading")]
     if len(gains):
-        parts.append(of(gains, "delta_ll", target="reading", metric="delta_ll"))
-    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+        frames.append(long_form(gains, "delta_ll", target="reading", metric="delta_ll"))
+    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
-def _models(known: pd.DataFrame) -> pd.DataFrame:
+def _models(properties: pd.DataFrame) -> pd.DataFrame:
     names = {"tuned_from": "base", "next_word_loss": "next-word loss"}
-    models = known[known["kind"] == "model"].rename(columns=names).set_index("model")
+    models = properties[properties["kind"] == "model"].rename(columns=names).set_index("model")
     return models.reindex(columns=["family", "base", "pair_source", SIZE, "next-word loss"]).astype(
         {SIZE: float, "next-word loss": float}
     )
 
 
 def _benchmarks(rows: pd.DataFrame | None) -> dict[str, pd.Series]:
-    """Property -> value by model: "mmlu", "mmlu STEM"; of several values for one the newest."""
+    """Property ("mmlu", "mmlu STEM") -> newest value by model."""
     if rows is None or rows.empty:
         return {}
     rows = rows[rows["task"] == ""].sort_values("created")
     names = (rows["benchmark"] + " " + rows["category"]).str.strip()
     newest = rows.assign(name=names).drop_duplicates(["model", "name"], keep="last")
-    return {name: part.set_index("model")["value"] for name, part in newest.groupby("name")}
+    return {name: values.set_index("model")["value"] for name, values in newest.groupby("name")}
 
 
 def people_of(out: str, run: str, brain: pd.DataFrame) -> pd.DataFrame:
-    """Median over each person's neuroids at the layer that the model's score is of; empty where there are too many."""
+    """Scores of single subjects: median over a subject's neuroids at the layer chosen for the model.
+
+    Args:
+        out: folder or URL that contains `tables`.
+        run: a run id.
+        brain: table model_scores of the run.
+
+    Returns:
+        As `Scores.people`, for recordings with several subjects; empty if there are more than `MOST_NEUROIDS` rows.
+    """
     import pandas as pd
 
     columns = ["model", "dataset", "protocol", "subject", "score"]
@@ -191,24 +211,24 @@ def people_of(out: str, run: str, brain: pd.DataFrame) -> pd.DataFrame:
     rows = tables.read(
         out, "neuroid_scores", run, [*keys, "subject", "roi", "r"], set(chosen["model"]), _layers_of(chosen)
     )
-    at = rows[(rows["subject"] != "") & (rows["subject"] != "group") & ~rows["roi"].str.startswith("group ")]
-    found = at.groupby([*keys[:3], "subject"], as_index=False)["r"].median().rename(columns={"r": "score"})
-    several = found.groupby(["dataset", "protocol"])["subject"].transform("nunique") > 1
-    return found.loc[several, columns].reset_index(drop=True)
+    rows = rows[(rows["subject"] != "") & (rows["subject"] != "group") & ~rows["roi"].str.startswith("group ")]
+    medians = rows.groupby([*keys[:3], "subject"], as_index=False)["r"].median().rename(columns={"r": "score"})
+    several = medians.groupby(["dataset", "protocol"])["subject"].transform("nunique") > 1
+    return medians.loc[several, columns].reset_index(drop=True)
 
 
 def _layers_of(chosen: pd.DataFrame) -> Callable[[dict[str, str]], Any]:
-    """Of each file of neuroids only the rows of the layer that was chosen, before they are rows of pandas."""
+    """Row filter for each Parquet file of neuroid_scores: only the chosen layer is loaded into memory."""
     import pyarrow.compute as pc
 
-    wanted = dict(iter(chosen.groupby(["dataset", "model"])))
+    by_partition = dict(iter(chosen.groupby(["dataset", "model"])))
 
-    def kept(partition: dict[str, str]) -> Any:
-        part = wanted.get((partition["dataset"], partition["model"]))
+    def row_filter(partition: dict[str, str]) -> Any:
+        rows = by_partition.get((partition["dataset"], partition["model"]))
         clauses = [
             (pc.field("protocol") == row.protocol) & (pc.field("stack") == row.stack) & (pc.field("layer") == row.layer)
-            for row in ([] if part is None else part.itertuples())
+            for row in ([] if rows is None else rows.itertuples())
         ]
         return reduce(or_, clauses) if clauses else pc.scalar(False)
 
-    return kept
+    return row_filter

@@ -1,1 +1,1 @@
-"""Finished work, stored by content: units, claims, tables, and where each came from."""
+"""The store of finished results: units addressed by content, claims on them, result tables, and provenance."""

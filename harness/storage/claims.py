@@ -1,14 +1,15 @@
-"""Who is computing which unit, so that drivers on one store do each unit once.
+"""Claims on units: several drivers may share one store, and each unit is computed once.
 
-A claim is a small file that its holder writes anew every few seconds. Taking one is an exclusive create, so that of two
-who try at once one is refused. A holder is dead when its process is gone (known at once on its own machine), or when
-its file has stayed the same for the time that the file states, by the clock of whoever looks: no two clocks are
-compared. A dead holder is followed by a file of the next generation, never by a change to its own file, so that of many
-who find it dead one follows.
+A claim is a small file that its holder rewrites every few seconds. It is taken by an exclusive create, so of two
+simultaneous attempts one fails. A holder counts as dead when its process has ended (visible at once on the same
+machine), or when its file has not changed for the time-to-live stated in the file. That time is measured by the
+observer's clock, so no two clocks are compared. A successor never modifies a dead holder's file: it creates a file of
+the next generation, so that only one of several candidates succeeds.
 
-A local disk, S3 and Google's storage create exclusively. Of others that is not known, so a claim on a remote filesystem
-is read back after a moment and kept if it is still one's own. Two whose writes lie further apart may then both keep it,
-and do a unit twice: lost time and no harm, since a unit is named by its content and is put in place whole.
+Local disks, S3 and Google Cloud Storage support exclusive creates. Other filesystems may not, so a claim on a remote
+filesystem is read back after a short pause and kept only if it still names the same owner. If two writes lie further
+apart than the pause, both drivers may keep the claim and compute the unit twice. This wastes time but does no harm: a
+unit is named by its content and appears in one step.
 """
 
 from __future__ import annotations
@@ -32,24 +33,24 @@ from harness.storage.transfer import exists, remove, retry
 
 logger = logging.getLogger(__name__)
 
-# A killed driver on another machine holds others up for so long.
+# How long a driver killed on another machine blocks its units.
 TTL_S = 60.0
 _BEATS = 4  # renewals within that time
-_SETTLE_S = 0.2  # before a claim on a remote filesystem is read back
-# What this process holds, by filesystem and path: its threads need not ask the filesystem.
+_SETTLE_S = 0.2  # pause before a claim on a remote filesystem is read back
+# Claims of this process, by filesystem and path, so that its threads need not ask the filesystem.
 _held: set[tuple[int, str]] = set()
 _lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Holder:
-    """What a claim's file says.
+    """Content of a claim file.
 
     Attributes:
-        owner: a random word, another for each claim.
-        machine, process: where it is held; a process is a number and the moment of its start.
-        ttl_s: after so many seconds without a change the holder counts as dead.
-        beat: how often it was renewed.
+        owner: a random identifier, new for each claim.
+        machine, process: the holding process: host, and process id with start time.
+        ttl_s: seconds without a change after which the holder counts as dead.
+        beat: number of renewals.
     """
 
     owner: str
@@ -60,15 +61,15 @@ class Holder:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it is known to have ended: only of processes of this machine."""
-        return self.machine == _machine() and not _lives(self.process)
+        """Whether the process is known to have ended; always False for other machines."""
+        return self.machine == _machine() and not _is_alive(self.process)
 
     def __str__(self) -> str:
         return f"process {self.process.partition('@')[0]} on {self.machine.partition('/')[0]}"
 
 
 class Claim:
-    """A claim that is held, and renewed by a thread until it is released."""
+    """A held claim, renewed by a thread until it is released."""
 
     def __init__(self, fs: Any, path: str, holder: Holder) -> None:
         self.fs, self.path, self.holder = fs, path, holder
@@ -83,24 +84,24 @@ class Claim:
             beat += 1
             try:
                 self.fs.info(self.path)
-                self.fs.pipe_file(self.path, _written(Holder(**{**asdict(self.holder), "beat": beat})))
+                self.fs.pipe_file(self.path, _encode(Holder(**{**asdict(self.holder), "beat": beat})))
             except FileNotFoundError:
                 logger.warning("%s was taken over; its unit may be computed twice.", self.path)
                 self.is_lost = True
                 return
-            except Exception as error:  # noqa: BLE001 - the filesystem may be back at the next beat
+            except Exception as error:  # noqa: BLE001 - the filesystem may be back at the next renewal
                 logger.warning("%s could not be renewed: %s", self.path, error)
 
     def release(self) -> None:
-        """Give it up; a second call does nothing."""
+        """Release the claim; a second call does nothing."""
         if self._ended.is_set():
             return
         self._ended.set()
-        self._thread.join()  # else a beat under way would write the file again
+        self._thread.join()  # a renewal in progress would write the file again
         if not self.is_lost:
             remove(self.fs, self.path)
         with _lock:
-            _held.discard((hash(self.fs), _unit_of(self.path)))
+            _held.discard((hash(self.fs), _unit_path(self.path)))
 
 
 class Claims:
@@ -108,91 +109,91 @@ class Claims:
 
     def __init__(self, fs: Any, folder: str) -> None:
         self.fs, self.folder = fs, folder
-        self._seen: dict[str, tuple[bytes, float]] = {}  # what a file said, and since when by our clock
+        self._seen: dict[str, tuple[bytes, float]] = {}  # content of a file, and since when by our clock
 
     def take(self, kind: str, key: str, ttl_s: float = TTL_S) -> Claim | None:
-        """Claim a unit; None where somebody holds it."""
-        ours = (hash(self.fs), f"{self.folder}/{kind}/{key}")
+        """Claim a unit; None if another holder has it."""
+        entry = (hash(self.fs), f"{self.folder}/{kind}/{key}")
         with _lock:
-            if ours in _held:
+            if entry in _held:
                 return None
-            _held.add(ours)
+            _held.add(entry)
         claim = None
         try:
             claim = self._create(kind, key, ttl_s)
         finally:
             if claim is None:
                 with _lock:
-                    _held.discard(ours)
+                    _held.discard(entry)
         return claim
 
     def holder(self, kind: str, key: str) -> Holder | None:
-        """Who holds a unit, as far as is known; None where nobody does."""
-        living = [path for path in self._files(kind, key) if not self.is_dead(path)]
-        return self._read(living[-1])[1] if living else None
+        """The live holder of a unit, or None."""
+        live_paths = [path for path in self._files(kind, key) if not self.is_dead(path)]
+        return self._read(live_paths[-1])[1] if live_paths else None
 
     def _create(self, kind: str, key: str, ttl_s: float) -> Claim | None:
-        known = self._files(kind, key)
-        if [path for path in known if not self.is_dead(path)]:
+        existing_paths = self._files(kind, key)
+        if [path for path in existing_paths if not self.is_dead(path)]:
             return None
-        generation = int(known[-1].rpartition(".")[2]) + 1 if known else 0
+        generation = int(existing_paths[-1].rpartition(".")[2]) + 1 if existing_paths else 0
         path = f"{self.folder}/{kind}/{key}.{generation:06d}"
         holder = Holder(uuid.uuid4().hex, _machine(), _process(), ttl_s)
         try:
-            return self._hold(kind, key, path, holder, known)
-        except BaseException:  # a run that is stopped here leaves nothing behind
-            found = self._read(path)[1]
-            if found is not None and found.owner == holder.owner:
+            return self._hold(kind, key, path, holder, existing_paths)
+        except BaseException:  # an interrupted run leaves no claim behind
+            current = self._read(path)[1]
+            if current is not None and current.owner == holder.owner:
                 remove(self.fs, path)
             raise
 
-    def _hold(self, kind: str, key: str, path: str, holder: Holder, known: list[str]) -> Claim | None:
-        """The claim, once its file is written and nobody else began; `known`: the files of the dead."""
+    def _hold(self, kind: str, key: str, path: str, holder: Holder, dead_paths: list[str]) -> Claim | None:
+        """Write the claim file and return the claim, unless another driver claimed the unit meanwhile."""
         if not self._write_first(path, holder):
             return None
-        others = set(self._files(kind, key)) - {path, *known}
-        if others:  # somebody began at another generation, for what we knew was released in between
+        rivals = set(self._files(kind, key)) - {path, *dead_paths}
+        if rivals:  # another driver started at another generation, since the files we saw were released in between
             remove(self.fs, path)
             return None
-        for dead in known:
-            logger.info("claim=%s was left by a dead holder", dead)
-            remove(self.fs, dead)
+        for dead_path in dead_paths:
+            logger.info("claim=%s was left by a dead holder", dead_path)
+            remove(self.fs, dead_path)
         return Claim(self.fs, path, holder)
 
     def _write_first(self, path: str, holder: Holder) -> bool:
-        """Write a file that must not be there yet; whether it is ours."""
+        """Create a file that must not exist yet; return whether it is ours."""
         retry(self.fs.makedirs, path.rpartition("/")[0], exist_ok=True)
         if isinstance(self.fs, LocalFileSystem):
             try:
                 with self.fs.open(path, "xb") as stream:
-                    stream.write(_written(holder))
+                    stream.write(_encode(holder))
             except FileExistsError:
                 return False
-            except OSError:  # a full disk leaves an empty file, which nobody would hold
+            except OSError:  # a full disk would leave an empty claim without a holder
                 remove(self.fs, path)
                 raise
             return True
-        with suppress(FileExistsError):  # of another; or ours, where only the answer was lost
+        with suppress(FileExistsError):  # another driver's; or ours, if only the reply was lost
             retry(self._write_remote, path, holder)
             time.sleep(_SETTLE_S)
-        found = self._read(path)[1]
-        return found is not None and found.owner == holder.owner
+        current = self._read(path)[1]
+        return current is not None and current.owner == holder.owner
 
     def _write_remote(self, path: str, holder: Holder) -> None:
-        """As exclusively as the filesystem can: some look before they write, some know no mode, some ignore it."""
+        """Create a file as exclusively as the filesystem can: some check first, some lack the mode, some ignore it."""
         try:
-            self.fs.pipe_file(path, _written(holder), mode="create")
+            self.fs.pipe_file(path, _encode(holder), mode="create")
         except (NotImplementedError, TypeError, ValueError):
             if exists(self.fs, path):
                 raise FileExistsError(path) from None
-            self.fs.pipe_file(path, _written(holder))
+            self.fs.pipe_file(path, _encode(holder))
 
     def _files(self, kind: str, key: str) -> list[str]:
-        """The files of a unit, oldest generation first."""
-        return [path for path in self.paths(kind) if _unit_of(path).rpartition("/")[2] == key]
+        """Claim files of a unit, oldest generation first."""
+        return [path for path in self.paths(kind) if _unit_path(path).rpartition("/")[2] == key]
 
     def paths(self, kind: str) -> list[str]:
-        """The files of all units of a kind, sorted."""
+        """Claim files of all units of a kind, sorted."""
         folder = f"{self.folder}/{kind}"
         self.fs.invalidate_cache(folder)
         try:
@@ -201,7 +202,7 @@ class Claims:
             return []
 
     def _read(self, path: str) -> tuple[bytes | None, Holder | None]:
-        """What a file says, raw and understood; None where it is gone, or half written."""
+        """Raw and parsed content of a claim file; None if it is gone, or only half written."""
         try:
             raw: bytes = retry(self.fs.cat_file, path)
         except FileNotFoundError:
@@ -212,28 +213,29 @@ class Claims:
             return raw, None
 
     def is_dead(self, path: str) -> bool:
-        """Whether the holder of a claim's file is known to have ended; of another machine's only after a while."""
+        """Whether the holder of a claim file has ended; for another machine known only after its time-to-live."""
         raw, holder = self._read(path)
         if raw is None or (holder and holder.is_gone):
             return True
-        said, since = self._seen.get(path, (None, 0.0))
-        if said != raw:
+        previous, since = self._seen.get(path, (None, 0.0))
+        if previous != raw:
             self._seen[path] = raw, time.monotonic()
             return False
         return time.monotonic() - since > (holder.ttl_s if holder else TTL_S)
 
 
-def _written(holder: Holder) -> bytes:
+def _encode(holder: Holder) -> bytes:
     return json.dumps(asdict(holder)).encode()
 
 
-def _unit_of(path: str) -> str:
+def _unit_path(path: str) -> str:
+    """The path of a claim file without its generation."""
     return path.rpartition(".")[0]
 
 
 @functools.cache
 def _machine() -> str:
-    """Host, boot and process namespace: only where all three agree does a process number mean the same process."""
+    """Host, boot and process namespace: a process id identifies a process only where all three agree."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = str(Path("/proc/self/ns/pid").readlink())
@@ -243,37 +245,37 @@ def _machine() -> str:
 
 
 def this_process() -> str:
-    """Name this process in a word that `has_ended` understands later."""
+    """Identify this process by a word that `has_ended` understands later."""
     return f"{_machine()} {_process()}"
 
 
 def has_ended(word: str) -> bool:
-    """Whether a process that called itself so (`me`) is known to have ended: only one of this machine."""
+    """Whether a process identified by `this_process` is known to have ended; False for other machines."""
     machine, _, process = word.rpartition(" ")
-    return machine == _machine() and not _lives(process)
+    return machine == _machine() and not _is_alive(process)
 
 
 def _process() -> str:
-    return f"{os.getpid()}@{_started(os.getpid())}"
+    return f"{os.getpid()}@{_start_time(os.getpid())}"
 
 
-def _started(pid: int) -> str:
-    """When a process started, in ticks since boot; "" where that is not to be known, "ended" of one that has ended."""
+def _start_time(pid: int) -> str:
+    """Start time of a process in clock ticks since boot; "" if unknown, "ended" if the process has ended."""
     try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
-    return "ended" if state in "ZX" else rest[18]
+    return "ended" if state in "ZX" else fields[18]
 
 
-def _lives(process: str) -> bool:
-    """Whether a process of this machine is there and is not another one of the same number."""
+def _is_alive(process: str) -> bool:
+    """Whether a process of this machine is running, and is not another one with the same id."""
     pid, _, started = process.partition("@")
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, ValueError):  # another user's
+    except (PermissionError, ValueError):  # another user's process
         return True
-    now = _started(int(pid))
-    return not (now and started) or now == started
+    current_start = _start_time(int(pid))
+    return not (current_start and started) or current_start == started

@@ -1,6 +1,7 @@
-"""What a store holds, for whoever pays for the disk: its units listed, read through, and cleared.
+"""Inventory of a store (`harness cache`): list its units, verify their checksums, and remove unused files.
 
-Everything here can be computed again; nothing is cleared that a living process works at, and nothing unasked.
+Everything in a store can be computed again. Files that a running process works on are never removed, and nothing is
+removed without an explicit command.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ class ListedUnit:
     """A unit as `harness cache ls` shows it.
 
     Attributes:
-        kind, key: which.
-        model, dataset, protocol: what it is of; features serve several data sets and protocols, and have a context.
-        bytes: of its files; created: when it was stored.
-        runs: whose tables are made of it.
-        state: "whole" by its sizes (`verify` reads the content), "damaged", "unfinished" (no manifest: a run was
-            killed), "outdated" (of another version of the harness: never read again) or "computing".
+        kind, key: identify the unit.
+        model, dataset, protocol: what it was computed from. Features serve several data sets and protocols; for them
+            `protocol` is the context rule.
+        bytes: size of its files.
+        created: when it was stored.
+        runs: runs whose tables use it.
+        state: "whole" (sizes match; `verify` compares checksums), "damaged", "unfinished" (no manifest: a run was
+            killed), "outdated" (another version of the harness, never reused) or "computing".
     """
 
     kind: str
@@ -48,7 +51,7 @@ class ListedUnit:
 
 @dataclass(frozen=True)
 class UnusedFiles:
-    """What `harness cache gc` would remove, and why; kind and key are "" of what is no unit."""
+    """Files that `harness cache gc` would remove, and why. kind, key: of a unit; "" for other files."""
 
     path: str
     bytes: int
@@ -58,99 +61,99 @@ class UnusedFiles:
 
 
 def ls(store: Store) -> list[ListedUnit]:
-    """Every unit, by kind and time of making."""
+    """All units, sorted by kind and creation time."""
     runs = _runs(store)
-    found = [
+    units = [
         _listed(store, kind, key, unit, runs)
         for kind in SCHEMAS
         for key, unit in _units(store, kind, manifest_only=False)
     ]
-    return sorted(found, key=lambda unit: (unit.kind, unit.created, unit.key))
+    return sorted(units, key=lambda unit: (unit.kind, unit.created, unit.key))
 
 
-def verify(store: Store, heard: Callable[[int, int], None] | None = None) -> tuple[int, int, list[CorruptUnit]]:
-    """Read every byte of every finished unit and compare checksums; a corrupt unit is removed.
+def verify(store: Store, progress: Callable[[int, int], None] | None = None) -> tuple[int, int, list[CorruptUnit]]:
+    """Read every byte of all finished units and compare checksums; remove corrupt units.
 
     Args:
-        store: whose.
-        heard: is told bytes read and bytes in all, after each unit.
+        store: the store.
+        progress: called with bytes read and total bytes after each unit.
 
     Returns:
-        Units looked at, bytes of those that are whole, and what was wrong with the others.
+        Number of units checked, bytes of the intact ones, and the errors of the others.
     """
-    known = [(kind, key, _size(unit)) for kind in SCHEMAS for key, unit in _units(store, kind) if unit]
-    total, read, corrupt = sum(size for *_, size in known), 0, []
-    for kind, key, size in known:
+    listed = [(kind, key, _size(unit)) for kind in SCHEMAS for key, unit in _units(store, kind) if unit]
+    total, n_read, corrupt = sum(size for *_, size in listed), 0, []
+    for kind, key, size in listed:
         try:
             store.verify(kind, key)
-            read += size
+            n_read += size
         except CorruptUnit as error:
             corrupt.append(error)
         except FileNotFoundError:  # removed since it was listed
             total -= size
-        if heard:
-            heard(read, total)
-    return len(known), read, corrupt
+        if progress:
+            progress(n_read, total)
+    return len(listed), n_read, corrupt
 
 
 def damaged_tables(store: Store) -> list[str]:
-    """What is wrong with the files of the runs' tables, a sentence each; the next run of that name makes them anew."""
+    """Faults in the files of the runs' tables, one sentence each; the next run of the same name rewrites the tables."""
     root = store.root.rpartition("/")[0]
     runs = table_files.listed(store.fs, root)
     return [f"run {run}: {fault}" for run in runs for fault in table_files.faults(store.fs, root, run)]
 
 
 def unused_files(store: Store, *, unused: bool = False) -> list[UnusedFiles]:
-    """What is of no use, without what a living process works at.
+    """Files that are no longer of use, except those a running process works on.
 
     Args:
-        store: whose.
-        unused: also units of which no run's tables are made.
+        store: the store.
+        unused: also list units that no run's tables use.
 
     Raises:
-        ValueError: if `unused` is asked for while a run is computing: what it has stored stands in no table yet.
+        ValueError: if `unused` is set while a run is computing: the units it stored are in no table yet.
     """
-    found, workers = [*_aside(store), *_claims(store)], store.workers()
+    files, workers = [*_staging(store), *_claims(store)], store.workers()
     if unused and workers:
         raise ValueError(
-            f"{workers[0]} is at work here, and what it has stored stands in no table yet; wait for it, or leave out "
-            "--unused."
+            f"{workers[0]} is running here, and the units it has stored are not in any table yet; wait until it ends, "
+            "or leave out --unused."
         )
     for unit in ls(store):
         path = store.folder(unit.kind, unit.key)
         if unit.state == "outdated" and not workers:
-            found.append(UnusedFiles(path, unit.bytes, "of another version of the harness", unit.kind, unit.key))
+            files.append(UnusedFiles(path, unit.bytes, "from another version of the harness", unit.kind, unit.key))
         elif unit.state == "damaged":
-            found.append(UnusedFiles(path, unit.bytes, "damaged", unit.kind, unit.key))
+            files.append(UnusedFiles(path, unit.bytes, "damaged", unit.kind, unit.key))
         elif unit.state == "unfinished" and _age_s(store, path) > STALE_S:
-            found.append(UnusedFiles(path, unit.bytes, "left unfinished by a run that was killed", unit.kind, unit.key))
+            files.append(UnusedFiles(path, unit.bytes, "left unfinished by a killed run", unit.kind, unit.key))
         elif unused and unit.state == "computing":
             raise ValueError(
-                f"{store.claimed(unit.kind, unit.key)} computes {unit.kind} unit {unit.key} here, and its tables are "
-                "not written yet; wait for it, or leave out --unused."
+                f"{store.claimed(unit.kind, unit.key)} is computing {unit.kind} unit {unit.key} here, and its tables "
+                "are not written yet; wait until it ends, or leave out --unused."
             )
         elif unused and unit.state == "whole" and unit.kind != "ceilings" and not unit.runs:
-            found.append(UnusedFiles(path, unit.bytes, "no run's tables are made of it", unit.kind, unit.key))
-    return found
+            files.append(UnusedFiles(path, unit.bytes, "not used by any run's tables", unit.kind, unit.key))
+    return files
 
 
-def remove(store: Store, found: Sequence[UnusedFiles]) -> None:
-    """Remove what `waste` found; what is computed again meanwhile stays."""
-    for each in found:
-        if each.kind:
-            claim = store.claims.take(each.kind, each.key)
+def remove(store: Store, unused: Sequence[UnusedFiles]) -> None:
+    """Remove files listed by `unused_files`, except units that are being computed again."""
+    for files in unused:
+        if files.kind:
+            claim = store.claims.take(files.kind, files.key)
             if claim:
-                store.remove(each.kind, each.key)
+                store.remove(files.kind, files.key)
                 claim.release()
         else:
-            transfer.remove(store.fs, each.path, recursive=True)
+            transfer.remove(store.fs, files.path, recursive=True)
 
 
-# --- what lies where --------------------------------------------------------------------------------------------------
+# --- the folders of a store -------------------------------------------------------------------------------------------
 
 
 def _units(store: Store, kind: str, *, manifest_only: bool = True) -> Iterator[tuple[str, StoredUnit | None]]:
-    """Key and unit of every folder of a kind; None where there is no manifest that can be read."""
+    """Key and unit of every folder of a kind; None where the manifest is missing or unreadable."""
     for path in _entries(store, f"{store.root}/{kind}"):
         key = path.rpartition("/")[2]
         unit = look(store.fs, path, kind, key)
@@ -188,19 +191,19 @@ def _size(unit: StoredUnit) -> int:
 
 
 def _runs(store: Store) -> Mapping[str, set[str]]:
-    """Key of a unit -> the runs whose tables are made of it."""
-    found: defaultdict[str, set[str]] = defaultdict(set)
+    """Key of a unit -> the runs whose tables use it."""
+    runs: defaultdict[str, set[str]] = defaultdict(set)
     try:
-        used = tables.read(store.out, "units")
+        rows = tables.read(store.out, "units")
     except FileNotFoundError:
-        return found
-    for key, run in zip(used["key"], used["run"], strict=True):
-        found[key].add(run)
-    return found
+        return runs
+    for key, run in zip(rows["key"], rows["run"], strict=True):
+        runs[key].add(run)
+    return runs
 
 
 def _entries(store: Store, folder: str) -> list[str]:
-    """What lies in a folder, hidden things left out; nothing where there is none."""
+    """Entries of a folder, without hidden ones; empty if there is no folder."""
     store.fs.invalidate_cache(folder)
     try:
         paths = transfer.retry(store.fs.ls, folder, detail=False)
@@ -209,24 +212,24 @@ def _entries(store: Store, folder: str) -> list[str]:
     return sorted(path for path in paths if not path.rpartition("/")[2].startswith("."))
 
 
-def _aside(store: Store) -> Iterator[UnusedFiles]:
-    """Folders in which a killed run was writing."""
+def _staging(store: Store) -> Iterator[UnusedFiles]:
+    """Staging folders left by killed runs."""
     out = store.root.rpartition("/")[0]
     for pattern in (".aside-*", "units/.aside-*", "tables/.aside-*"):
         for path in store.fs.glob(f"{out}/{pattern}"):
             if _age_s(store, path) > STALE_S:
-                yield UnusedFiles(path, int(store.fs.du(path)), "left aside by a run that was killed")
+                yield UnusedFiles(path, int(store.fs.du(path)), "temporary files of a killed run")
 
 
 def _claims(store: Store) -> Iterator[UnusedFiles]:
     for claims, kinds in ((store.claims, (*SCHEMAS, "runs")), (store.table_claims, ("run",))):
         for path in (path for kind in kinds for path in claims.paths(kind)):
             if claims.is_dead(path):
-                yield UnusedFiles(path, 0, "claimed by a process that has ended")
+                yield UnusedFiles(path, 0, "claim of a process that has ended")
 
 
 def _age_s(store: Store, path: str) -> float:
-    """Since the last change in a folder, or of a file; infinite where the filesystem does not say."""
+    """Seconds since a file, or any file of a folder, was modified; infinite if the filesystem has no dates."""
     files = store.fs.find(path) or [path]
     try:
         last = max(float(store.fs.modified(file).timestamp()) for file in files)

@@ -1,6 +1,7 @@
-"""What a unit's manifest says of its files, held against the files.
+"""Manifests of units, and the comparison of a unit's files with its manifest.
 
-Sizes and stamps (a file's date, or its version on a remote) cost a look; checksums cost reading every byte.
+Sizes and stamps (a file's modification date, or its version on a remote) are cheap to compare; checksums require
+reading every byte.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ MANIFEST = "manifest.json"
 
 
 class CorruptUnit(ValueError):  # noqa: N818 - the unit, not the program, is in error
-    """A file of a unit is not what was written.
+    """A file of a unit differs from what was written.
 
     Attributes:
-        kind, key, file: of which unit, and which of its files.
-        wanted, found: checksums; sizes where these differ already.
+        kind, key, file: the unit, and the file.
+        wanted, found: checksums; or sizes, if these differ already.
     """
 
     def __init__(self, kind: str, key: str, file: str, wanted: str, found: str) -> None:
-        super().__init__(kind, key, file, wanted, found)  # all of them, so that it can travel between processes
+        super().__init__(kind, key, file, wanted, found)  # all arguments, so that the exception can be pickled
         self.kind, self.key, self.file, self.wanted, self.found = kind, key, file, wanted, found
 
     def __str__(self) -> str:
@@ -40,13 +41,13 @@ class CorruptUnit(ValueError):  # noqa: N818 - the unit, not the program, is in 
 
 @dataclass(frozen=True)
 class StoredUnit:
-    """A unit as it is found.
+    """A unit in the store, with its manifest and the current state of its files.
 
     Attributes:
-        kind, key, folder: which, and where.
-        manifest: as it was written; its `files` are name -> bytes, sha256 and stamp.
-        stamps: name -> stamp of now.
-        fault: what is wrong by the sizes; None where nothing is.
+        kind, key, folder: identify the unit, and its location.
+        manifest: as written; its `files` map a name to bytes, sha256 and stamp.
+        stamps: name -> current stamp.
+        fault: the first file with a wrong size; None if all sizes match.
     """
 
     kind: str
@@ -59,17 +60,17 @@ class StoredUnit:
     @property
     def files(self) -> dict[str, dict[str, Any]]:
         """Name -> bytes, sha256, stamp."""
-        found: dict[str, dict[str, Any]] = self.manifest["files"]
-        return found
+        files: dict[str, dict[str, Any]] = self.manifest["files"]
+        return files
 
     @property
     def is_untouched(self) -> bool:
-        """Whether every file has the stamp that it was given when it was written, or compared last."""
+        """Whether every file still has the stamp recorded when it was written or last compared."""
         return all(self.stamps[name] and self.stamps[name] == facts.get("stamp") for name, facts in self.files.items())
 
 
 def look(fs: Any, folder: str, kind: str, key: str) -> StoredUnit | None:
-    """The unit in a folder; None where there is no manifest that can be read."""
+    """The unit in a folder; None if the manifest is missing or unreadable."""
     fs.invalidate_cache(folder)
     try:
         manifest = json.loads(transfer.retry(fs.cat_file, f"{folder}/{MANIFEST}"))
@@ -80,28 +81,28 @@ def look(fs: Any, folder: str, kind: str, key: str) -> StoredUnit | None:
         logger.warning("%s unit %s: its manifest cannot be read, so it counts as absent.", kind, key)
         return None
     stamps, fault = {}, None
-    for name, (wanted, _) in files.items():
+    for name, (expected, _) in files.items():
         try:
             info = transfer.retry(fs.info, f"{folder}/{name}")
         except FileNotFoundError:
             info = {}
         stamps[name], size = transfer.stamp(info), info.get("size")
-        if size != wanted and fault is None:
-            fault = CorruptUnit(kind, key, name, f"{wanted} bytes", "missing" if size is None else f"{size} bytes")
+        if size != expected and fault is None:
+            fault = CorruptUnit(kind, key, name, f"{expected} bytes", "missing" if size is None else f"{size} bytes")
     return StoredUnit(kind, key, folder, manifest, stamps, fault)
 
 
 def compare(fs: Any, unit: StoredUnit, names: Iterable[str], copies: Path | None = None) -> CorruptUnit | None:
-    """Compare checksums, of several files beside each other.
+    """Compare checksums, several files in parallel.
 
     Args:
-        fs: where the unit is.
-        unit: sizes are right.
+        fs: filesystem of the unit.
+        unit: a unit whose sizes match.
         names: of its files.
-        copies: where the files of a remote are copied to as they are read, if anywhere.
+        copies: local folder that receives a copy of each file read from a remote; None for no copies.
 
     Returns:
-        What is wrong with the first file that is not right; None where all are.
+        The fault of the first file that differs; None if all match.
 
     Raises:
         FileNotFoundError: if the unit was removed meanwhile.
@@ -114,24 +115,23 @@ def compare(fs: Any, unit: StoredUnit, names: Iterable[str], copies: Path | None
         return transfer.fetch(fs, path, unit.files[name]["bytes"], copies / name if copies else None)
 
     def fault(name: str) -> CorruptUnit | None:
-        wanted, found = unit.files[name]["sha256"], checksum(name)
-        if found != wanted and not isinstance(
-            fs, LocalFileSystem
-        ):  # once more, for it may have come to harm on its way
-            found = checksum(name)
-        if found == wanted:
+        expected, actual = unit.files[name]["sha256"], checksum(name)
+        if actual != expected and not isinstance(fs, LocalFileSystem):  # the transfer itself may have failed
+            actual = checksum(name)
+        if actual == expected:
             return None
-        return CorruptUnit(unit.kind, unit.key, name, f"sha256 {wanted}", f"sha256 {found}")
+        return CorruptUnit(unit.kind, unit.key, name, f"sha256 {expected}", f"sha256 {actual}")
 
     with ThreadPoolExecutor(transfer.STREAMS) as pool:
         return next(filter(None, pool.map(fault, names)), None)
 
 
 def describe(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Name -> bytes and sha256 of files on this machine."""
-    listed = list(files)
+    """Name -> bytes and sha256, for local files."""
+    paths = list(files)
     with ThreadPoolExecutor(transfer.STREAMS) as pool:
-        sums = list(pool.map(transfer.sha256, listed))
+        checksums = list(pool.map(transfer.sha256, paths))
     return {
-        file.name: {"bytes": file.stat().st_size, "sha256": found} for file, found in zip(listed, sums, strict=True)
+        path.name: {"bytes": path.stat().st_size, "sha256": checksum}
+        for path, checksum in zip(paths, checksums, strict=True)
     }

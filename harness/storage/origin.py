@@ -1,4 +1,4 @@
-"""Where a stored result comes from: version of each kind of unit, of this program, of the libraries, and the time."""
+"""Provenance of stored results: version of each kind of unit, of the program and the libraries, and the time."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-# Raise the first when extraction changes what it gives, the second when scoring does: older units are then not reused.
+# Increase the first when extraction changes its results, the second when scoring does. Older units are not reused then.
 FEATURES_VERSION = 4
 SCORES_VERSION = 6
-# Raise it when words are read otherwise: older bits are then not reused.
+# Increase the first when surprisals of words change, the second when corpora are divided into words differently.
 SURPRISALS_VERSION = 1
 CORPORA_VERSION = 1
 
 
 def now() -> str:
-    """The time, UTC, to the second."""
+    """Current UTC time, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 @cache
 def libraries() -> str:
-    """Versions of the libraries whose change may change what a model gives."""
+    """Versions of the installed libraries that can change a model's outputs."""
     names = ("torch", "transformers", "tokenizers", "sentencepiece", "peft", "vllm", "bitsandbytes")
-    found = []
+    versions = []
     for name in names:
         with suppress(PackageNotFoundError):
-            found.append(f"{name} {version(name)}")
-    return ", ".join(found)
+            versions.append(f"{name} {version(name)}")
+    return ", ".join(versions)
 
 
 @cache
 def code_version() -> str:
-    """Version of this program, with the commit where it runs from a checkout (".dirty" where files were changed)."""
-    found = version("brain-alignment-harness")
+    """Version of this program; in a checkout also the commit, with ".dirty" if files were changed."""
+    release = version("brain-alignment-harness")
     here = Path(__file__).parents[1]
     try:
         commit = subprocess.run(
@@ -46,5 +46,5 @@ def code_version() -> str:
             ["git", "status", "--porcelain", "--", "."], cwd=here.parent, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
-        return found
-    return f"{found}+{commit.stdout.strip()}{'.dirty' if dirty.stdout.strip() else ''}"
+        return release
+    return f"{release}+{commit.stdout.strip()}{'.dirty' if dirty.stdout.strip() else ''}"

@@ -1,15 +1,15 @@
-"""Finished work: units named by what defines them, on a local disk or any filesystem that fsspec knows.
+"""The store: finished results as units addressed by content, on a local disk or any filesystem that fsspec supports.
 
-A unit is a folder OUT/units/KIND/KEY with its files and, written last, a manifest that lists them with sizes and
-checksums: present means complete. The key is a hash of everything that decides the content (never of batch size or of
-the machine), so that a second run finds the first one's work, whatever was killed in between.
+A unit is a folder OUT/units/KIND/KEY with its files and a manifest that lists them with sizes and checksums. The
+manifest is written last, so a unit with a manifest is complete. The key is a hash of everything that determines the
+content (never batch size or machine). A second run therefore finds the units of the first, wherever that was killed.
 
-On a local disk a unit takes its place by one rename, after its bytes are on the disk. A remote has no such step: its
-files are written one by one and the manifest last. Two that write one unit at once (claims prevent it) may mix their
-files there; checksums find it, and the unit is computed again.
+On a local disk a unit appears by one rename, after its bytes are synced to disk. Remotes have no such operation: files
+are written one by one and the manifest last. Two writers of the same unit (claims prevent this) may mix their files
+there; checksums detect it, and the unit is computed again.
 
-To see that a unit is there nothing is read: the size of each file, and its date or version, are those of the manifest.
-Where a date differs, as in a copied store, checksums are compared once. Whoever opens a unit compares them in any case.
+Checking that a unit exists reads no content: the size and the date or version of each file are compared with the
+manifest. Where a date differs, as in a copied store, checksums are compared once. Opening a unit always compares them.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ __all__ = ["CorruptUnit", "Store"]
 
 logger = logging.getLogger(__name__)
 
-# A folder aside that is older than this belongs to a run that was killed.
+# A staging folder older than this belongs to a killed run.
 STALE_S = 24 * 3600
-LOOK_S = 0.2  # between looks whether another driver has written its tables
-# What this process has compared already: filesystem, path, stamp and checksum of a file.
+LOOK_S = 0.2  # polling interval while another driver writes tables
+# Files this process has compared already: filesystem, path, stamp and checksum.
 _compared: set[tuple[int, str, str, str]] = set()
 
 
@@ -57,32 +57,32 @@ class Store:
         self.table_claims = Claims(self.fs, f"{root.rstrip('/')}/tables/.files/claims")
 
     def folder(self, kind: str, key: str) -> str:
-        """Where a unit lies or would lie."""
+        """Location of a unit, stored or not."""
         return f"{self.root}/{kind}/{key}"
 
-    # --- what is there ------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     def manifest(self, kind: str, key: str) -> dict[str, Any] | None:
-        """The manifest of a finished unit; None where it is absent, unreadable or a file has not the size it states."""
+        """Manifest of a finished unit; None if it is absent or unreadable, or a file has another size than stated."""
         unit = look(self.fs, self.folder(kind, key), kind, key)
         return unit.manifest if unit and not unit.fault else None
 
     def has(self, kind: str, key: str, *, every_byte: bool = False) -> bool:
-        """Whether a unit is finished and as it was written; a damaged one is named in the log and removed.
+        """Whether a unit is finished and intact; a damaged one is logged and removed.
 
-        By sizes and dates, or `every_byte` by checksums, as for what goes into a table.
+        Compares sizes and dates; with `every_byte` also checksums, as required for units that go into a table.
         """
         unit = look(self.fs, self.folder(kind, key), kind, key)
         if unit is None:
             return False
         try:
             if unit.fault:
-                self._condemn(unit, unit.fault)
+                self._discard(unit, unit.fault)
             if every_byte or not unit.is_untouched:
                 self._compare(unit, every_byte=every_byte)
             if not unit.is_untouched:
-                self._stamp(unit)
-        except FileNotFoundError:  # removed by another driver, which found the same
+                self._record_stamps(unit)
+        except FileNotFoundError:  # removed by another driver that found the same fault
             return False
         except CorruptUnit as error:
             logger.warning("%s It is computed again.", error)
@@ -90,20 +90,20 @@ class Store:
         return True
 
     def verify(self, kind: str, key: str) -> None:
-        """Compare every checksum of a finished unit, but those that this process has compared before.
+        """Compare all checksums of a finished unit, except files this process has compared before.
 
         Raises:
-            FileNotFoundError: if the unit is not there.
-            CorruptUnit: if a size or checksum is not that in the manifest. The unit is then removed: `has` is False.
+            FileNotFoundError: if the unit does not exist.
+            CorruptUnit: if a size or checksum differs from the manifest. The unit is removed, so `has` becomes False.
         """
         self._compare(self._finished(kind, key))
 
     @contextmanager
     def open(self, kind: str, key: str) -> Iterator[Path]:
-        """While open, a local folder with the files of a finished unit, checksums verified.
+        """Context manager: a local folder with the files of a finished unit, checksums verified.
 
         Raises:
-            FileNotFoundError: if the unit is not there.
+            FileNotFoundError: if the unit does not exist.
             CorruptUnit: as `verify`.
         """
         unit = self._finished(kind, key)
@@ -120,26 +120,26 @@ class Store:
         unit = look(self.fs, self.folder(kind, key), kind, key)
         if unit is None:
             raise FileNotFoundError(
-                f"no finished unit {self.folder(kind, key)}; run the same command again and it is computed."
+                f"no finished unit {self.folder(kind, key)}; run the same command again to compute it."
             )
         if unit.fault:
-            self._condemn(unit, unit.fault)
+            self._discard(unit, unit.fault)
         return unit
 
     def _compare(self, unit: StoredUnit, copies: Path | None = None, *, every_byte: bool = False) -> None:
-        """Compare what was not compared before, or all that is copied or asked for; what is damaged is removed."""
-        known = {
+        """Compare checksums of new files, or of all files if they are copied or `every_byte`; discard damaged units."""
+        entries = {
             name: (hash(self.fs), f"{unit.folder}/{name}", unit.stamps[name], facts["sha256"])
             for name, facts in unit.files.items()
         }
-        wanted = [name for name in known if copies or every_byte or known[name] not in _compared]
-        fault = compare(self.fs, unit, wanted, copies)
+        names = [name for name in entries if copies or every_byte or entries[name] not in _compared]
+        fault = compare(self.fs, unit, names, copies)
         if fault:
-            self._condemn(unit, fault)
-        _compared.update(entry for name, entry in known.items() if unit.stamps[name])
+            self._discard(unit, fault)
+        _compared.update(entry for name, entry in entries.items() if unit.stamps[name])
 
-    def _condemn(self, unit: StoredUnit, fault: CorruptUnit) -> None:
-        """Remove a damaged unit, where that is allowed, and raise."""
+    def _discard(self, unit: StoredUnit, fault: CorruptUnit) -> None:
+        """Remove a damaged unit if permissions allow it, and raise its fault."""
         try:
             self.remove(unit.kind, unit.key)
         except PermissionError as error:
@@ -147,114 +147,114 @@ class Store:
         raise fault
 
     def remove(self, kind: str, key: str) -> None:
-        """Take a unit away: from then on it is absent, whatever happens while its files go."""
+        """Remove a unit. It counts as absent at once, before its files are deleted."""
         folder = self.folder(kind, key)
         if not self.is_local:
             transfer.remove(self.fs, f"{folder}/{MANIFEST}")
             transfer.remove(self.fs, folder, recursive=True)
             return
-        aside = Path(self.root) / f".aside-{uuid.uuid4().hex}"
+        staging = Path(self.root) / f".aside-{uuid.uuid4().hex}"
         with suppress(FileNotFoundError):
-            Path(folder).rename(aside)
-            shutil.rmtree(aside, ignore_errors=True)
+            Path(folder).rename(staging)
+            shutil.rmtree(staging, ignore_errors=True)
 
-    def _stamp(self, unit: StoredUnit) -> None:
-        """Note the dates of now, after checksums were compared, so that the next run need not; nor if it cannot."""
+    def _record_stamps(self, unit: StoredUnit) -> None:
+        """Record current stamps after checksums were compared, so that the next run can skip this; ignore failures."""
         files = {name: {**facts, "stamp": unit.stamps[name]} for name, facts in unit.files.items()}
-        content = _written({**unit.manifest, "files": files})
+        content = _encode({**unit.manifest, "files": files})
         with suppress(OSError):
             if not self.is_local:
                 self.fs.pipe_file(f"{unit.folder}/{MANIFEST}", content)
                 return
-            aside = Path(unit.folder) / f".{uuid.uuid4().hex}"
-            aside.write_bytes(content)
-            aside.replace(Path(unit.folder) / MANIFEST)
+            temporary = Path(unit.folder) / f".{uuid.uuid4().hex}"
+            temporary.write_bytes(content)
+            temporary.replace(Path(unit.folder) / MANIFEST)
 
-    # --- what is made -------------------------------------------------------------------------------------------------
+    # --- writing ------------------------------------------------------------------------------------------------------
 
     def put(self, kind: str, key: str, write: Callable[[Path], None], facts: dict[str, Any]) -> None:
-        """Make a unit: `write` fills a folder aside, which then takes its place.
+        """Store a unit: `write` fills a staging folder, which then moves into place.
 
         Args:
-            kind: "features", "ceilings" or "scores".
-            key: hash of what defines the unit.
+            kind: "features", "ceilings", "scores", "corpora" or "surprisals".
+            key: hash of everything that defines the unit.
             write: called with an empty local folder.
-            facts: JSON-able, kept in the manifest.
+            facts: JSON-serialisable, kept in the manifest.
 
         Raises:
-            OSError: if a disk is full (ENOSPC, saying which) or the filesystem fails for half a minute; then nothing
-                is left.
+            OSError: if a disk is full (ENOSPC; the message names it) or the filesystem fails for half a minute. Nothing
+                is left behind.
         """
-        aside = Path(self.root) / f".aside-{uuid.uuid4().hex}" if self.is_local else Path(tempfile.mkdtemp())
-        what = f"{kind} unit {key}"
+        staging = Path(self.root) / f".aside-{uuid.uuid4().hex}" if self.is_local else Path(tempfile.mkdtemp())
+        unit_name = f"{kind} unit {key}"
         try:
-            with transfer.space_for(what, str(aside.parent)):
-                aside.mkdir(parents=True, exist_ok=True)
-                write(aside)
-                files = describe(sorted(aside.iterdir()))
-            made = datetime.now(UTC).isoformat(timespec="seconds")
-            manifest = {"kind": kind, "key": key, "created": made, "files": files, **facts}
-            if self.manifest(kind, key) is None:  # else another driver was faster, with the same content
-                with transfer.space_for(what, self.out):
-                    (self._install if self.is_local else self._send)(aside, self.folder(kind, key), manifest)
+            with transfer.space_for(unit_name, str(staging.parent)):
+                staging.mkdir(parents=True, exist_ok=True)
+                write(staging)
+                files = describe(sorted(staging.iterdir()))
+            created = datetime.now(UTC).isoformat(timespec="seconds")
+            manifest = {"kind": kind, "key": key, "created": created, "files": files, **facts}
+            if self.manifest(kind, key) is None:  # otherwise another driver stored the same content first
+                with transfer.space_for(unit_name, self.out):
+                    (self._install if self.is_local else self._send)(staging, self.folder(kind, key), manifest)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(staging, ignore_errors=True)
 
-    def _install(self, aside: Path, folder: str, manifest: dict[str, Any]) -> None:
-        """One rename, once every byte is on the disk."""
+    def _install(self, staging: Path, folder: str, manifest: dict[str, Any]) -> None:
+        """Sync every byte to disk, then move the folder into place by one rename."""
         for name, facts in manifest["files"].items():
-            transfer.age(aside / name)
-            facts["stamp"] = transfer.stamp(self.fs.info(str(aside / name)))
-            transfer.sync(aside / name)
-        (aside / MANIFEST).write_bytes(_written(manifest))
-        transfer.sync(aside / MANIFEST)
-        transfer.sync(aside)
+            transfer.age(staging / name)
+            facts["stamp"] = transfer.stamp(self.fs.info(str(staging / name)))
+            transfer.sync(staging / name)
+        (staging / MANIFEST).write_bytes(_encode(manifest))
+        transfer.sync(staging / MANIFEST)
+        transfer.sync(staging)
         final = Path(folder)
         final.parent.mkdir(parents=True, exist_ok=True)
-        while self.manifest(manifest["kind"], manifest["key"]) is None:  # else another driver came in between
+        while self.manifest(manifest["kind"], manifest["key"]) is None:  # otherwise another driver was first
             try:
-                aside.rename(final)
+                staging.rename(final)
                 break
             except OSError as error:
                 if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                     raise
-                self.remove(manifest["kind"], manifest["key"])  # damaged: without a manifest, or cut short
+                self.remove(manifest["kind"], manifest["key"])  # damaged: no manifest, or truncated files
         transfer.sync(final.parent)
 
-    def _send(self, aside: Path, folder: str, manifest: dict[str, Any]) -> None:
-        """File by file, the manifest last; where one fails, those that were sent are taken back."""
+    def _send(self, staging: Path, folder: str, manifest: dict[str, Any]) -> None:
+        """Upload file by file, the manifest last; if one upload fails, remove the others."""
         try:
             for name, facts in manifest["files"].items():
-                transfer.retry(self.fs.put_file, str(aside / name), f"{folder}/{name}")
+                transfer.retry(self.fs.put_file, str(staging / name), f"{folder}/{name}")
                 self.fs.invalidate_cache(folder)
                 facts["stamp"] = transfer.stamp(transfer.retry(self.fs.info, f"{folder}/{name}"))
-            transfer.retry(self.fs.pipe_file, f"{folder}/{MANIFEST}", _written(manifest))
+            transfer.retry(self.fs.pipe_file, f"{folder}/{MANIFEST}", _encode(manifest))
         except Exception:
             with suppress(Exception):
                 for name in manifest["files"]:
                     transfer.remove(self.fs, f"{folder}/{name}")
             raise
 
-    # --- who makes it -------------------------------------------------------------------------------------------------
+    # --- claims -------------------------------------------------------------------------------------------------------
 
     def take(self, kind: str, key: str, ttl_s: float = TTL_S) -> Claim | None:
-        """Claim a unit that is to be computed, until `release`.
+        """Claim a unit for computation, until `release`.
 
-        None where it is not ours to compute: it is finished (`has`), or somebody else computes it (`claimed`). Then do
-        other work and look again. Where the holder was killed the claim is free at once on the same machine, and after
-        `ttl_s` of its silence elsewhere.
+        Returns None if the unit is finished (`has`) or another driver is computing it (`claimed`); do other work then,
+        and try again. If the holder is killed, its claim is free at once on the same machine, and elsewhere after
+        `ttl_s` without renewal.
         """
         if self.manifest(kind, key) is not None:
             return None
         claim = self.claims.take(kind, key, ttl_s)
-        if claim and self.manifest(kind, key) is not None:  # finished between the look and the claim
+        if claim and self.manifest(kind, key) is not None:  # finished between the check and the claim
             claim.release()
             return None
         return claim
 
     @contextmanager
     def claim(self, kind: str, key: str, ttl_s: float = TTL_S) -> Iterator[bool]:
-        """While open, whether a unit is ours to compute; see `take`."""
+        """Context manager: whether this process may compute a unit; see `take`."""
         claim = self.take(kind, key, ttl_s)
         try:
             yield claim is not None
@@ -264,7 +264,7 @@ class Store:
 
     @contextmanager
     def tables_of(self, run: str) -> Iterator[None]:
-        """While open, no other driver writes or reports the tables of a run; whoever comes meanwhile waits."""
+        """Context manager: exclusive access to the tables of a run; other drivers wait."""
         while (claim := self.table_claims.take("run", run)) is None:
             time.sleep(LOOK_S)
         try:
@@ -274,9 +274,9 @@ class Store:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """While open, this process counts as one that works here: nothing that it has stored is removed as unused."""
+        """Context manager: register this process as running, so that the units it stores are not removed as unused."""
         for path in self.claims.paths("runs"):
-            if self.claims.is_dead(path):  # of a run that was killed
+            if self.claims.is_dead(path):  # left by a killed run
                 transfer.remove(self.fs, path)
         claim = self.claims.take("runs", uuid.uuid4().hex)
         try:
@@ -286,28 +286,28 @@ class Store:
                 claim.release()
 
     def workers(self) -> list[str]:
-        """The processes that work here, in words."""
-        living = [path for path in self.claims.paths("runs") if not self.claims.is_dead(path)]
-        holders = (self.claimed("runs", path.rpartition("/")[2].rpartition(".")[0]) for path in living)
+        """Descriptions of the processes running on this store."""
+        live_paths = [path for path in self.claims.paths("runs") if not self.claims.is_dead(path)]
+        holders = (self.claimed("runs", path.rpartition("/")[2].rpartition(".")[0]) for path in live_paths)
         return sorted(filter(None, holders))
 
     def claimed(self, kind: str, key: str) -> str:
-        """Who computes a unit, in words; "" where nobody does."""
+        """Description of the process computing a unit; "" if there is none."""
         holder = self.claims.holder(kind, key)
         return str(holder) if holder else ""
 
     def wait(self, kind: str, key: str, timeout_s: float) -> bool:
-        """Wait while somebody else computes a unit; whether it is finished."""
-        until, pause_s = time.monotonic() + timeout_s, 0.05
+        """Wait while another process computes a unit; return whether it is finished."""
+        deadline, pause_s = time.monotonic() + timeout_s, 0.05
         while self.manifest(kind, key) is None:
-            if time.monotonic() >= until or not self.claimed(kind, key):
+            if time.monotonic() >= deadline or not self.claimed(kind, key):
                 return self.manifest(kind, key) is not None
-            time.sleep(min(pause_s, max(0.0, until - time.monotonic())))
+            time.sleep(min(pause_s, max(0.0, deadline - time.monotonic())))
             pause_s = min(2.0, 1.5 * pause_s)
         return True
 
     def require_writable(self) -> None:
-        """Raise OSError that names OUT where nothing can be written, before any work is done."""
+        """Raise OSError naming OUT if nothing can be written there; called before any work is done."""
         probe = f"{self.root}/.aside-{uuid.uuid4().hex}"
         try:
             self.fs.makedirs(self.root, exist_ok=True)
@@ -319,13 +319,13 @@ class Store:
             ) from error
 
     def sweep(self) -> None:
-        """Remove what killed runs left aside, once it is a day old."""
+        """Remove staging folders of killed runs once they are a day old."""
         if self.is_local:
             out = Path(self.root).parent
-            for aside in (*out.glob(".aside-*"), *out.glob("*/.aside-*")):
-                if time.time() - aside.stat().st_mtime > STALE_S:
-                    shutil.rmtree(aside, ignore_errors=True)
+            for staging in (*out.glob(".aside-*"), *out.glob("*/.aside-*")):
+                if time.time() - staging.stat().st_mtime > STALE_S:
+                    shutil.rmtree(staging, ignore_errors=True)
 
 
-def _written(manifest: dict[str, Any]) -> bytes:
+def _encode(manifest: dict[str, Any]) -> bytes:
     return json.dumps(manifest, indent=1, sort_keys=True).encode()

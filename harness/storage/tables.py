@@ -1,7 +1,8 @@
-"""The tables: where they lie, how they are read and checked; their schemas stand in schemas.py.
+"""Result tables: location, conversion to Arrow, and reading. Their schemas are in schemas.py.
 
-Parquet, Hive-partitioned: OUT/tables/TABLE/run=.../dataset=.../model=.../*.parquet. pandas, DuckDB and Ray Data read a
-table's folder as it is. Raw score, ceiling and ratio are three columns; nothing is clipped; NaN means not measurable.
+Parquet, Hive-partitioned: OUT/tables/TABLE/run=.../dataset=.../model=.../*.parquet. pandas, DuckDB and Ray Data can
+read a table's folder directly. Raw score, ceiling and ratio are three columns; nothing is clipped; NaN means not
+measurable.
 """
 
 from __future__ import annotations
@@ -28,72 +29,76 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Partition columns stand in the path, not in the file.
+# Partition columns are in the path, not in the file.
 PARTITIONS = ("run", "dataset", "model")
 
-PAUSES_S = (0.1, 0.4, 1.6)  # before a table is read again whose files were moved meanwhile
+PAUSES_S = (0.1, 0.4, 1.6)  # pauses before re-reading a table whose files are being replaced
 READERS = 4  # threads that read the files of a table
 
 
 def schema(table: str) -> pa.Schema:
-    """Arrow schema of a table, partition columns included."""
+    """Arrow schema of a table, including partition columns."""
     return pa.schema(list(SCHEMAS[table].items()))
 
 
 def rows_to_arrow(table: str, rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows as an Arrow table in the table's schema; ValueError names a column that is unknown or missing."""
+    """Convert rows to an Arrow table with the table's schema; ValueError names unknown or missing columns."""
     for row in rows:
         _require_columns(table, set(row))
     try:
         return pa.Table.from_pylist(rows, schema=schema(table))
     except (UnicodeEncodeError, OverflowError, pa.ArrowException):
-        return pa.Table.from_pylist([_fitting(table, row) for row in rows], schema=schema(table))
+        return pa.Table.from_pylist([_sanitise(table, row) for row in rows], schema=schema(table))
 
 
-def _fitting(table: str, row: dict[str, Any]) -> dict[str, Any]:
-    """A row of which every value fits its column: one strange value of one model must not cost all rows.
+def _sanitise(table: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Make every value of a row fit its column, so that one invalid value does not lose all rows.
 
-    What no column can hold is escaped, of a text, or null, and named in the log.
+    Invalid text is escaped, other invalid values become null; each is logged.
     """
-    made = {}
+    values = {}
     for name, value in row.items():
         try:
             pa.scalar(value, SCHEMAS[table][name])
-            made[name] = value
+            values[name] = value
         except (UnicodeEncodeError, OverflowError, pa.ArrowException):
-            made[name] = names.printable(value) if isinstance(value, str) else None
-            what = names.printable(str(row.get("model", "")))
-            logger.warning("table %s, model %s: %s cannot be written as it is: %.80r", table, what, name, value)
-    return made
+            values[name] = names.printable(value) if isinstance(value, str) else None
+            model = names.printable(str(row.get("model", "")))
+            logger.warning("table %s, model %s: %s cannot be written unchanged: %.80r", table, model, name, value)
+    return values
 
 
 def columns_to_arrow(table: str, columns: dict[str, Any]) -> pa.Table:
-    """Columns as an Arrow table in the table's schema: tuples and arrays, one at least, or one value for all rows.
+    """Convert columns to an Arrow table with the table's schema.
+
+    Args:
+        table: name of the table.
+        columns: name -> tuple or array, or one value for all rows; at least one tuple or array.
 
     Raises:
-        ValueError: naming a column that is unknown or missing, or of another length.
+        ValueError: naming unknown or missing columns, or if lengths differ.
     """
     _require_columns(table, set(columns))
     lengths = {len(column) for column in columns.values() if isinstance(column, tuple | np.ndarray)}
     if len(lengths) != 1:
-        raise ValueError(f"table {table}: columns of {sorted(lengths)} rows; wanted one length.")
+        raise ValueError(f"table {table}: columns of {sorted(lengths)} rows; all must have one length.")
     (n,) = lengths
     arrays = []
-    for name, kind in SCHEMAS[table].items():
+    for name, dtype in SCHEMAS[table].items():
         column = columns[name]
-        whole = isinstance(column, tuple | np.ndarray)
-        arrays.append(pa.array(column, kind) if whole else pa.repeat(pa.scalar(column, kind), n))
+        is_column = isinstance(column, tuple | np.ndarray)
+        arrays.append(pa.array(column, dtype) if is_column else pa.repeat(pa.scalar(column, dtype), n))
     return pa.Table.from_arrays(arrays, schema=schema(table))
 
 
-def _require_columns(table: str, found: set[str]) -> None:
-    odd = sorted(found ^ set(SCHEMAS[table]))
-    if odd:
-        raise ValueError(f"table {table}: columns {odd} are unknown or missing in a row.")
+def _require_columns(table: str, columns: set[str]) -> None:
+    wrong = sorted(columns ^ set(SCHEMAS[table]))
+    if wrong:
+        raise ValueError(f"table {table}: columns {wrong} are unknown or missing in a row.")
 
 
 def folder(out: str, table: str) -> str:
-    """Where a table lies under OUT."""
+    """Folder of a table under OUT."""
     return f"{out.rstrip('/')}/tables/{table}"
 
 
@@ -105,26 +110,27 @@ def read(
     models: Collection[str] | None = None,
     where: Callable[[dict[str, str]], Any] | None = None,
 ) -> pd.DataFrame:
-    """A table as a pandas frame in schema order, of one run or of all; empty where nothing was written.
+    """Read a table as a pandas frame in schema order; empty if nothing was written.
 
     Args:
         out: folder or URL that holds `tables`.
-        table: its name.
-        run: a run id; None is all of them.
-        columns: only these.
-        models: only of these sources; the files of others are not opened.
-        where: partition (its data set and model by name) -> Arrow's expression for the rows of it to keep; None: all.
+        table: name of the table.
+        run: a run id; None for all runs.
+        columns: restrict to these columns.
+        models: restrict to these sources; files of others are not opened.
+        where: called with a partition (`dataset` and `model`); returns an Arrow expression for the rows to keep, or
+            None for all.
 
     Raises:
         FileNotFoundError: if OUT holds no tables at all.
-        table_files.DamagedTablesError: if files of the run are not as they were written. Of all runs, those that are
-            damaged are named in the log and left out.
+        table_files.DamagedTablesError: if files of the run differ from what was written. With run=None, damaged runs
+            are logged and left out instead.
     """
     filesystem, root = fsspec.core.url_to_fs(out)
     if not transfer.exists(filesystem, f"{root}/tables"):
         raise FileNotFoundError(f"no tables under {out}: run `harness run quickstart --out {out}` first.")
     for pause_s in PAUSES_S:
-        # Another driver may be replacing the files that were just listed.
+        # Another driver may be replacing the listed files.
         with contextlib.suppress(FileNotFoundError, table_files.DamagedTablesError):
             return _read(filesystem, root, table, run, columns, models, where)
         time.sleep(pause_s)
@@ -132,15 +138,15 @@ def read(
 
 
 def _damaged(filesystem: Any, root: str, table: str) -> list[str]:
-    """The runs whose files of a table are not as they were written, each named in the log."""
-    found = []
+    """Runs whose files of a table are damaged; each is logged."""
+    damaged_runs = []
     for run in table_files.listed(filesystem, root):
         try:
             table_files.require(filesystem, root, run, [table])
         except table_files.DamagedTablesError as error:
             logger.warning("%s Its rows are left out.", error)
-            found.append(run)
-    return found
+            damaged_runs.append(run)
+    return damaged_runs
 
 
 def _read(
@@ -156,25 +162,25 @@ def _read(
     import pyarrow.dataset as ds
 
     path = f"{root}/tables/{table}"
-    wanted = ds.field("run") == run if run else ds.scalar(True)
+    partitions = ds.field("run") == run if run else ds.scalar(True)
     if run:
         table_files.require(filesystem, root, run, [table])
     elif "run" in SCHEMAS[table] and (damaged := _damaged(filesystem, root, table)):
-        wanted = ~ds.field("run").isin(pa.array(damaged, pa.string()))
+        partitions = ~ds.field("run").isin(pa.array(damaged, pa.string()))
     if not transfer.exists(filesystem, path):
         return schema(table).empty_table().to_pandas()
     if models is not None:
-        wanted &= ds.field("model").isin(pa.array(list(models), pa.string()))
+        partitions &= ds.field("model").isin(pa.array(list(models), pa.string()))
     data = transfer.retry(_dataset, filesystem, path, table)
-    found = _rows_of(data, wanted, list(columns or SCHEMAS[table]), table, where)
-    with pd.option_context("mode.string_storage", "python"):  # row by row, Arrow's strings are several times slower
-        frame = found.to_pandas()
-    frame.columns = pd.Index(found.column_names)
+    rows = _rows_of(data, partitions, list(columns or SCHEMAS[table]), table, where)
+    with pd.option_context("mode.string_storage", "python"):  # Arrow strings are several times slower row by row
+        frame = rows.to_pandas()
+    frame.columns = pd.Index(rows.column_names)
     return frame
 
 
-def _rows_of(data: Any, wanted: Any, columns: list[str], table: str, where: Callable[..., Any] | None) -> pa.Table:
-    """The rows of the partitions wanted, file by file: thousands of small ones take Arrow's scanner twice as long."""
+def _rows_of(data: Any, partitions: Any, columns: list[str], table: str, where: Callable[..., Any] | None) -> pa.Table:
+    """Rows of the selected partitions, read file by file: Arrow's scanner takes twice as long for many small files."""
     import pyarrow.dataset as ds
     import pyarrow.parquet as pq
 
@@ -182,53 +188,53 @@ def _rows_of(data: Any, wanted: Any, columns: list[str], table: str, where: Call
         with data.filesystem.open_input_file(fragment.path) as stream:
             rows = pq.ParquetFile(stream, pre_buffer=False).read(columns=columns, use_threads=False)
         partition = ds.get_partition_keys(fragment.partition_expression)
-        kept = where(partition) if where and len(rows) else None  # an empty table has no partitions
-        rows = rows if kept is None else rows.filter(kept)
+        condition = where(partition) if where and len(rows) else None  # an empty table has no partitions
+        rows = rows if condition is None else rows.filter(condition)
         for name, value in partition.items():
             rows = rows.append_column(name, pa.repeat(pa.scalar(value, pa.string()), len(rows)))
         return rows
 
     with ThreadPoolExecutor(READERS) as pool:
-        parts = list(pool.map(partial(transfer.retry, read_one), data.get_fragments(filter=wanted)))
-    whole = schema(table)
-    if not parts:
-        return whole.empty_table().select(columns)
-    rows = pa.concat_tables(parts, promote_options="permissive")
-    absent = [name for name in columns if name not in rows.column_names]  # of a file of an earlier version
-    for name in absent:
+        fragments = list(pool.map(partial(transfer.retry, read_one), data.get_fragments(filter=partitions)))
+    table_schema = schema(table)
+    if not fragments:
+        return table_schema.empty_table().select(columns)
+    rows = pa.concat_tables(fragments, promote_options="permissive")
+    missing = [name for name in columns if name not in rows.column_names]  # file of an earlier version
+    for name in missing:
         rows = rows.append_column(name, pa.nulls(len(rows), SCHEMAS[table][name]))
-    return rows.select(columns).cast(pa.schema([whole.field(name) for name in columns]))
+    return rows.select(columns).cast(pa.schema([table_schema.field(name) for name in columns]))
 
 
 def _dataset(filesystem: Any, path: str, table: str) -> Any:
-    """Arrow's view of a table's folder."""
+    """A table's folder as an Arrow dataset."""
     import pyarrow.dataset as ds
 
     columns = [name for name in PARTITIONS if name in SCHEMAS[table]]
     partitioning = ds.partitioning(pa.schema([(name, pa.string()) for name in columns]), flavor="hive")
-    native = None if "file" in filesystem.protocol else filesystem  # Arrow's own lists thousands of files at once
+    native = None if "file" in filesystem.protocol else filesystem  # Arrow's own lists thousands of files faster
     return ds.dataset(path, filesystem=native, format="parquet", partitioning=partitioning, schema=schema(table))
 
 
 def pick_run(out: str, run: str | None = None) -> dict[str, Any]:
-    """The row of the table "runs" of the run asked for, or of the one that started last.
+    """The row of the table `runs` for the given run, or for the one that started last.
 
     Raises:
         FileNotFoundError: if OUT holds no tables at all.
-        ValueError: if the run is unknown; names the nearest.
+        ValueError: if the run is unknown; lists the nearest names.
     """
     rows: list[dict[str, Any]] = read(out, "runs").to_dict("records")
     rows = sorted(rows, key=lambda row: str(row["started"]))
-    wanted = [row for row in rows if run in (None, row["run"])]
-    if not wanted:
-        known = list(dict.fromkeys(row["run"] for row in rows))
-        near = difflib.get_close_matches(run or "", known) or known[-5:]
+    matches = [row for row in rows if run in (None, row["run"])]
+    if not matches:
+        run_names = list(dict.fromkeys(row["run"] for row in rows))
+        near = difflib.get_close_matches(run or "", run_names) or run_names[-5:]
         raise ValueError(f"run {run or 'newest'} is not in the table of runs; there are: {', '.join(near) or 'none'}.")
-    return wanted[-1]
+    return matches[-1]
 
 
 def remove(out: str, run: str) -> None:
-    """Remove a run from all tables; `runs` first, so that a run that is listed has its tables."""
+    """Remove a run from all tables; from `runs` first, so that every listed run has all its tables."""
     filesystem, root = fsspec.core.url_to_fs(out)
     run = table_files.require_name(run)
     table_files.forget(filesystem, root, run)
@@ -237,7 +243,7 @@ def remove(out: str, run: str) -> None:
 
 
 def holds(out: str, run: str) -> bool:
-    """Whether all tables of a finished run are there as they were written; `runs` is written last."""
+    """Whether a run is finished and all its tables are intact; `runs` is written last."""
     filesystem, root = fsspec.core.url_to_fs(out)
     if not all(transfer.exists(filesystem, f"{root}/tables/{name}/run={run}") for name in table_files.of_a_run()):
         return False

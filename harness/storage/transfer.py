@@ -1,6 +1,6 @@
-"""Files between this machine and any filesystem: hashed, read in pieces, and tried again where a remote fails.
+"""File operations on any filesystem: checksums, reading in pieces, and retries when a remote fails.
 
-What is definite (a file that is not there, a disk that is full) is not tried again.
+Definite errors (a missing file, a full disk) are not retried.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
 
-PAUSES_S = (0.5, 2.0, 8.0, 20.0)  # before the second try and those after: half a minute in all
+PAUSES_S = (0.5, 2.0, 8.0, 20.0)  # pauses between five attempts: half a minute in total
 CHUNK_BYTES = 8 * 2**20
-STREAMS = 4  # pieces of a remote file that are on their way, files that are hashed beside each other
+STREAMS = 4  # concurrent requests for pieces of a remote file, and files hashed in parallel
 _DEFINITE = (
     FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError,
     ValueError, TypeError,
 )  # fmt: skip
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# Rust libraries (safetensors) tell the number in words only.
+# Rust libraries (safetensors) give the number only in the message.
 _FULL_IN_WORDS = re.compile(rf"os error ({'|'.join(map(str, sorted(_FULL)))})\b|[Nn]o space left")
-# What a filesystem says of a version of a file, the first that it has. A date of reading is none.
+# Fields by which filesystems identify a version of a file; the first present is used. Access times are not among them.
 _STAMPS = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "last_modified", "created")
 
 T = TypeVar("T")
 
 
 def retry(call: Callable[..., T], *arguments: Any, **named: Any) -> T:
-    """The result of a call to a filesystem, tried five times with pauses."""
+    """Call a filesystem function, up to five times with pauses, and return its result."""
     for pause_s in PAUSES_S:
         try:
             return call(*arguments, **named)
         except _DEFINITE:
             raise
-        except Exception as error:  # the library of a remote raises what it likes
+        except Exception as error:  # remote libraries raise exceptions of any type
             if is_full(error):
                 raise
-            logger.warning("tried again in %g s, since it failed: %s: %s", pause_s, type(error).__name__, error)
+            logger.warning("retrying in %g s after %s: %s", pause_s, type(error).__name__, error)
             time.sleep(pause_s)
     return call(*arguments, **named)
 
 
 def absolute(place: str) -> str:
-    """A folder by its whole path, which means the same elsewhere; a URL as it is."""
+    """A folder as an absolute path; a URL unchanged."""
     return place if "://" in place else str(Path(place).absolute())
 
 
 def exists(fs: Any, path: str) -> bool:
-    """Whether there is a file or folder. A filesystem's own `exists` and `isdir` say no while it is silent."""
+    """Whether a file or folder exists. Unlike fsspec's `exists` and `isdir`, an unreachable filesystem is an error."""
     try:
         retry(fs.info, path)
     except (FileNotFoundError, NotADirectoryError):
@@ -66,13 +66,13 @@ def exists(fs: Any, path: str) -> bool:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that there is no more space, or that a file may not grow further."""
+    """Whether an error reports a full disk, an exceeded quota or a file size limit."""
     return getattr(error, "errno", None) in _FULL or bool(_FULL_IN_WORDS.search(str(error)))
 
 
 @contextlib.contextmanager
 def space_for(what: str, where: str) -> Iterator[None]:
-    """Say which place was full, and for what."""
+    """Context manager: add the location and the object being written to disk-full errors."""
     try:
         yield
     except Exception as error:
@@ -80,58 +80,59 @@ def space_for(what: str, where: str) -> Iterator[None]:
             raise
         raise OSError(
             errno.ENOSPC,
-            f"no space left in {where} for {what}; nothing of it was kept. Free some, and run the same command again",
+            f"no space left in {where} for {what}; nothing of it was kept. Free some space and run the same command "
+            "again",
         ) from error
 
 
 def stamp(info: Mapping[str, Any]) -> str:
-    """What changes when a file is written again, by its filesystem's own account; "" where that gives none."""
+    """A string that changes when a file is rewritten, from its filesystem's metadata; "" if there is none."""
     return next((f"{name} {info[name]}" for name in _STAMPS if info.get(name)), "")
 
 
 def sha256(file: Path) -> str:
-    """Of a file on this machine."""
+    """SHA-256 of a local file, in hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fetch(fs: Any, path: str, size: int, file: Path | None) -> str:
-    """Read a remote file of so many bytes; its sha256 as it came. It is written to `file`, if one is given."""
+    """Read a remote file of `size` bytes, copy it to `file` if given, and return the SHA-256 of the bytes received."""
 
     def piece(start: int) -> bytes:
         end = min(start + CHUNK_BYTES, size)
-        found: bytes = fs.cat_file(path, start=start, end=end)
-        if len(found) != end - start:
-            raise OSError(f"{path}: {len(found)} bytes came of {end - start}")
-        return found
+        content: bytes = fs.cat_file(path, start=start, end=end)
+        if len(content) != end - start:
+            raise OSError(f"{path}: {len(content)} bytes came of {end - start}")
+        return content
 
     digest = hashlib.sha256()
     with ThreadPoolExecutor(STREAMS) as pool, file.open("wb") if file else contextlib.nullcontext() as stream:
-        coming: deque[Any] = deque()
+        pending: deque[Any] = deque()
         for start in range(0, size, CHUNK_BYTES):
-            coming.append(pool.submit(retry, piece, start))
-            if len(coming) == STREAMS or start + CHUNK_BYTES >= size:
-                _take(coming, 1 if start + CHUNK_BYTES < size else len(coming), digest, stream)
+            pending.append(pool.submit(retry, piece, start))
+            if len(pending) == STREAMS or start + CHUNK_BYTES >= size:
+                _consume(pending, 1 if start + CHUNK_BYTES < size else len(pending), digest, stream)
     return digest.hexdigest()
 
 
-def _take(coming: deque[Any], n: int, digest: Any, stream: Any) -> None:
-    """The next pieces, in order, into the digest and the file."""
+def _consume(pending: deque[Any], n: int, digest: Any, stream: Any) -> None:
+    """Add the next `n` pieces, in order, to the digest and the file."""
     for _ in range(n):
-        found = coming.popleft().result()
-        digest.update(found)
+        content = pending.popleft().result()
+        digest.update(content)
         if stream is not None:
-            stream.write(found)
+            stream.write(content)
 
 
 def age(file: Path) -> None:
-    """Date a file back, so that whatever is written later has another date, however coarse the filesystem's clock."""
+    """Set a file's date back by 4 s, so that any later write changes it even where the filesystem clock is coarse."""
     then = time.time_ns() - 4 * 10**9
     os.utime(file, ns=(then, then))
 
 
 def sync(path: Path) -> None:
-    """Have a file, or a folder's list of names, on the disk before anything that follows."""
+    """Flush a file, or a folder's entries, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -140,6 +141,6 @@ def sync(path: Path) -> None:
 
 
 def remove(fs: Any, path: str, *, recursive: bool = False) -> None:
-    """Remove what is there; what is gone already is no harm."""
+    """Remove a file or folder; it may be gone already."""
     with contextlib.suppress(FileNotFoundError):
         retry(fs.rm, path, recursive=recursive)

@@ -1,1 +1,1 @@
-"""Stimuli -> contexts -> tokens, and which token belongs to which stimulus."""
+"""Stimuli -> contexts -> tokens, and the assignment of tokens to stimuli."""

@@ -1,8 +1,8 @@
-"""Tokens must give the text back, word by word: what is read is what was written, and nothing else.
+"""Round-trip check: the decoded tokens of each stimulus must equal its text.
 
-A tokenizer that belongs to another model, or that was rebuilt wrongly, drops spaces, cuts other characters or loses
-words, and every number after it is wrong without a message. Here the tokens of each stimulus are decoded and compared
-with its text. What a tokenizer does to every text (lower case, compatibility forms, accents) counts as the same.
+A tokenizer of another model, or one that was rebuilt incorrectly, drops spaces, splits characters differently or loses
+words, and all later results are silently wrong. The check ignores the tokenizer's own normalisation (lower case,
+compatibility forms, accents).
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import numpy as np
 from harness.records import Context, Integers
 from harness.text import tokenizer_facts
 
-# How pieces of a vocabulary are marked that do not begin, or that end, a word.
+# Marks of vocabulary entries that continue, end or begin a word.
 _MARKS = ("##", "</w>", "@@", "\u2581")
 
 
 def require(context: Context, ids: Integers, offsets: Integers, owners: Integers, tokenizer: Any) -> None:
-    """Raise where the tokens do not give the text back.
+    """Check that the tokens of every stimulus decode to its text.
 
     Args:
         context: the text and the character spans of its stimuli.
         ids: (token,) of the whole text.
-        offsets: (token, 2) characters of each.
-        owners: (token,) the stimulus of each; -1 where there is none.
-        tokenizer: of transformers, or of the same use.
+        offsets: (token, 2) character span of each token.
+        owners: (token,) stimulus of each token; -1 for none.
+        tokenizer: a tokenizer of transformers, or one with the same interface.
 
     Raises:
-        ValueError: with the first stimulus whose tokens read otherwise, and how.
+        ValueError: naming the first stimulus whose tokens decode to another text.
     """
     facts = tokenizer_facts.of(tokenizer)
     unknown = np.isin(ids, sorted(facts.unknown))
@@ -39,13 +39,13 @@ def require(context: Context, ids: Integers, offsets: Integers, owners: Integers
         if not len(own) or unknown[own].any():
             continue
         first, last = _whole_characters(int(own[0]), int(own[-1]), offsets)
-        # A token that began before the stimulus reads as more than it; one that reaches past its end is the next one's.
-        start, end = (int(at) for at in context.spans[stimulus])
+        # A token that begins before the stimulus covers more than it; one that ends past it belongs to the next one.
+        start, end = (int(position) for position in context.spans[stimulus])
         start, end = min(int(offsets[first, 0]), start), max(int(offsets[last, 1]), end)
         if last + 1 < len(ids) and offsets[last + 1, 0] < end:
             end = int(offsets[last, 1])
-        text, read = context.text[start:end], _decoded(ids[first : last + 1], tokenizer)
-        if not _same(text, read, tokenizer):
+        text, decoded = context.text[start:end], _decoded(ids[first : last + 1], tokenizer)
+        if not _same(text, decoded, tokenizer):
             pieces = " ".join(tokenizer.convert_ids_to_tokens(ids[first : last + 1].tolist()))
             raise ValueError(
                 f"the tokenizer does not give the text back: stimulus {context.stimulus_ids[stimulus]!r}, "
@@ -56,9 +56,9 @@ def require(context: Context, ids: Integers, offsets: Integers, owners: Integers
 
 
 def _whole_characters(first: int, last: int, offsets: Integers) -> tuple[int, int]:
-    """The tokens from `first` to `last`, and those before and after that hold a part of a character of theirs.
+    """Extend a range of tokens to neighbours that share a character with it.
 
-    Tokens of bytes may end within a character, and so may the words of languages that are written without spaces.
+    Byte-level tokens may end within a character, and words in scripts without spaces may begin or end inside a token.
     """
     while first > 0 and offsets[first, 0] < offsets[first - 1, 1]:
         first -= 1
@@ -70,20 +70,20 @@ def _whole_characters(first: int, last: int, offsets: Integers) -> tuple[int, in
 _ADVICE = "Put the model's own tokenizer into its folder, or save it again as tokenizer.json."
 
 
-def _without_added(text: str, read: str, ids: Integers, added: dict[int, str]) -> tuple[str, str]:
-    """Two texts with a space for each added token; some of these take the spaces around them with them."""
-    for token in {added[at] for at in ids.tolist() if at in added}:
-        text, read = text.replace(token, " "), read.replace(token, " ")
-    return text, read
+def _without_added(text: str, decoded: str, ids: Integers, added: dict[int, str]) -> tuple[str, str]:
+    """Replace added tokens by spaces in both texts, since some added tokens absorb the spaces around them."""
+    for token in {added[token_id] for token_id in ids.tolist() if token_id in added}:
+        text, decoded = text.replace(token, " "), decoded.replace(token, " ")
+    return text, decoded
 
 
-def _require_spaces(text: str, read: str) -> None:
-    """Raise where the words of a text have run together."""
-    wanted, found = len(text.split()), len(read.split())
-    if found < wanted:
+def _require_spaces(text: str, decoded: str) -> None:
+    """Raise if spaces between words were lost."""
+    n_words, n_decoded = len(text.split()), len(decoded.split())
+    if n_decoded < n_words:
         raise ValueError(
-            f"the tokenizer does not give the text back: of {wanted} words between spaces, {found} are left: "
-            f"{read[:60]!r} for {text[:60]!r}. {_ADVICE}"
+            f"the tokenizer does not give the text back: of {n_words} words between spaces, {n_decoded} are left: "
+            f"{decoded[:60]!r} for {text[:60]!r}. {_ADVICE}"
         )
 
 
@@ -91,13 +91,13 @@ def _decoded(ids: Integers, tokenizer: Any) -> str:
     return str(tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
-def _same(text: str, read: str, tokenizer: Any) -> bool:
-    """Whether two texts have the same letters; first as they are, then as the tokenizer normalises the text."""
-    return _letters(text) == _letters(read) or _letters(_normalised(text, tokenizer)) == _letters(read)
+def _same(text: str, decoded: str, tokenizer: Any) -> bool:
+    """Whether two texts have the same letters, before or after the tokenizer's own normalisation."""
+    return _letters(text) == _letters(decoded) or _letters(_normalised(text, tokenizer)) == _letters(decoded)
 
 
 def _letters(text: str) -> str:
-    """Without spaces, marks of pieces, accents, control characters and case, in compatibility form."""
+    """A text in compatibility form and lower case, without spaces, word marks, accents and control characters."""
     for mark in _MARKS:
         text = text.replace(mark, "")
     folded = unicodedata.normalize("NFKD", text.casefold())
@@ -105,7 +105,7 @@ def _letters(text: str) -> str:
 
 
 def _normalised(text: str, tokenizer: Any) -> str:
-    """The text as the tokenizer's own normaliser leaves it."""
+    """The text after the tokenizer's own normaliser."""
     if hasattr(tokenizer, "normalize"):
         return str(tokenizer.normalize(text))
     normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)

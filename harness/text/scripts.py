@@ -1,4 +1,4 @@
-"""Scripts that are written without spaces between words, where a reader cannot tell what a word is."""
+"""Detection of scripts written without spaces between words, which cannot be split into words by spaces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WITHOUT_SPACES = re.compile(
 
 
 def has_no_spaces(texts: Iterable[str]) -> bool:
-    """Whether more than half of the letters of some texts are of such scripts."""
+    """Whether more than half of the letters of the texts belong to scripts without spaces."""
     joined = "".join(texts)
     n_without = len(_WITHOUT_SPACES.findall(joined))
     return n_without > 0 and 2 * n_without > sum(map(str.isalpha, joined))

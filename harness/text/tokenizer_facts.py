@@ -1,4 +1,4 @@
-"""What is asked of a tokenizer for every text, found out once: a vocabulary of 100,000 tokens takes a while to list."""
+"""Cached properties of a tokenizer that are needed for every text; listing a vocabulary of 100,000 tokens is slow."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-# Pre-tokenizers that cut a text at spaces and drop them, so that decoded words stand apart in another way.
+# Pre-tokenizers that split a text at spaces and drop them, so that decoding cannot restore the original spaces.
 _DROP_SPACES = frozenset({"BertPreTokenizer", "Whitespace", "WhitespaceSplit", "CharDelimiterSplit"})
 _KEEP_SPACES = frozenset({"ByteLevel", "Metaspace"})
 
 
 @dataclass(frozen=True)
 class TokenizerFacts:
-    """Of one tokenizer.
+    """Properties of one tokenizer.
 
-    unknown: ids that stand for what it does not know, its own and its SentencePiece model's. added: ids of added and
-    special tokens -> their text. takes_spaces: those of them that take the spaces after them with them. keeps_spaces:
-    whether spaces are part of the tokens.
+    Attributes:
+        unknown: ids of unknown tokens, its own and those of its SentencePiece model.
+        added: ids of added and special tokens -> their text.
+        takes_spaces: ids of added tokens that absorb the spaces after them (`rstrip`).
+        keeps_spaces: whether spaces are part of the tokens.
     """
 
     unknown: frozenset[int]
@@ -27,30 +29,30 @@ class TokenizerFacts:
     keeps_spaces: bool
 
 
-_known: WeakKeyDictionary[Any, tuple[int, TokenizerFacts]] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[Any, tuple[int, TokenizerFacts]] = WeakKeyDictionary()
 
 
 def of(tokenizer: Any) -> TokenizerFacts:
-    """The facts of a tokenizer, found out again where tokens were added since."""
+    """Properties of a tokenizer; computed again if tokens were added since."""
     try:
         size = len(tokenizer)
-        held, found = _known.get(tokenizer, (-1, None))
-        if found is None or held != size:
-            found = _found(tokenizer)
-            _known[tokenizer] = (size, found)
-    except TypeError:  # one that has no length, or cannot be remembered
-        return _found(tokenizer)
-    return found
+        cached_size, facts = _cache.get(tokenizer, (-1, None))
+        if facts is None or cached_size != size:
+            facts = _facts_of(tokenizer)
+            _cache[tokenizer] = (size, facts)
+    except TypeError:  # without a length, or without weak references
+        return _facts_of(tokenizer)
+    return facts
 
 
-def _found(tokenizer: Any) -> TokenizerFacts:
+def _facts_of(tokenizer: Any) -> TokenizerFacts:
     vocabulary = tokenizer.get_vocab()
     unknown = {tokenizer.unk_token_id, *(vocabulary.get(name) for name in ("<unk>", "[UNK]"))}
     added = getattr(tokenizer, "added_tokens_decoder", {})
     return TokenizerFacts(
         unknown=frozenset(token for token in unknown if token is not None),
-        added={token: str(how) for token, how in added.items()},
-        takes_spaces=frozenset(token for token, how in added.items() if getattr(how, "rstrip", False)),
+        added={token_id: str(token) for token_id, token in added.items()},
+        takes_spaces=frozenset(token_id for token_id, token in added.items() if getattr(token, "rstrip", False)),
         keeps_spaces=_keeps_spaces(tokenizer),
     )
 
@@ -63,5 +65,6 @@ def _keeps_spaces(tokenizer: Any) -> bool:
     return bool(kinds & _KEEP_SPACES) or not kinds & _DROP_SPACES
 
 
-def _kinds(part: dict[str, Any]) -> set[str]:
-    return {part["type"]}.union(*map(_kinds, part.get("pretokenizers", ())))
+def _kinds(pre_tokenizer: dict[str, Any]) -> set[str]:
+    """Types of a pre-tokenizer and of the pre-tokenizers it consists of."""
+    return {pre_tokenizer["type"]}.union(*map(_kinds, pre_tokenizer.get("pretokenizers", ())))

@@ -1,1 +1,1 @@
-"""What is computed and stored by itself: features, scores, ceilings, corpora, word surprisals."""
+"""Units of work that are computed, stored and resumed as a whole: features, scores, ceilings, word surprisals."""

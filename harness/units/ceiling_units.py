@@ -1,4 +1,4 @@
-"""The third unit of work, without Ray: the ceilings of a recording under a protocol, computed once and kept."""
+"""Ceilings of a recording under a protocol: computed once and kept in the store. Does not use Ray."""
 
 from __future__ import annotations
 
@@ -18,26 +18,32 @@ logger = logging.getLogger(__name__)
 
 
 def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceiling:
-    """The ceilings of a recording: from its subjects, those of the brain kept in the store, or published ones."""
+    """Ceilings of a recording: computed from its subjects or readers if possible, else the published ones.
+
+    Args:
+        dataset: the recording.
+        protocol: regression, folds and metric with which subjects are predicted from each other.
+        store: where ceilings of brain recordings are kept.
+    """
     responses = dataset.responses
     if responses is None:
         return _reading_ceiling(dataset)
-    parts = responses.parts
-    values = np.full((len(parts), len(responses.neuroid_ids)), np.nan)
+    experiments = responses.parts
+    values = np.full((len(experiments), len(responses.neuroid_ids)), np.nan)
     kinds = np.full(len(responses.neuroid_ids), "", dtype=object)
-    for row, part in enumerate(parts):
-        of_part, neuroids = responses.of_part(part)
-        known = dataset.known_ceiling(part)
+    for row, part in enumerate(experiments):
+        part_responses, neuroids = responses.of_part(part)
+        published = dataset.known_ceiling(part)
         if not dataset.is_planted:
-            values[row, neuroids], kinds[neuroids] = _computed_ceiling(dataset, part, of_part, protocol, store)
-        if np.isfinite(known) and np.isnan(values[row]).all():
-            values[row, neuroids], kinds[neuroids] = known, dataset.ceiling_source
-    return Ceiling(parts, values, tuple(kinds))
+            values[row, neuroids], kinds[neuroids] = _computed_ceiling(dataset, part, part_responses, protocol, store)
+        if np.isfinite(published) and np.isnan(values[row]).all():
+            values[row, neuroids], kinds[neuroids] = published, dataset.ceiling_source
+    return Ceiling(experiments, values, tuple(kinds))
 
 
 def _reading_ceiling(dataset: Dataset) -> Ceiling:
-    """One ceiling, as if of one neuroid: from the readers, or the published one where they are not at hand."""
-    if dataset.reading is None:  # a text, and nobody's data
+    """Ceiling of reading times, as for a single neuroid: from the readers, or the published one without readers."""
+    if dataset.reading is None:  # text only, no human responses
         return Ceiling(("",), np.array([[np.nan]]), ("",))
     values, kinds = ceilings.of_reading(dataset.reading)
     if np.isnan(values).all():
@@ -48,23 +54,23 @@ def _reading_ceiling(dataset: Dataset) -> Ceiling:
 def _computed_ceiling(
     dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store
 ) -> tuple[Floats, list[str]]:
-    """(neuroid,) ceilings of one experiment from its subjects, and their kinds; NaN and "" where there are too few."""
+    """(neuroid,) ceilings of one experiment from its subjects, and their kinds; NaN and "" with too few subjects."""
     made_of = {"schema": SCORES_VERSION, "version": dataset.version, "part": part, "protocol": protocol.hash}
     key = content_hash(made_of)[:32]
-    found = _stored(store, key)
-    while found is None:
-        with store.claim("ceilings", key) as ours:
-            if ours:
+    table = _stored(store, key)
+    while table is None:
+        with store.claim("ceilings", key) as is_claimed:
+            if is_claimed:
                 _compute(dataset, part, responses, protocol, store, key)
             else:
                 store.wait("ceilings", key, timeout_s=60)
-        found = _stored(store, key)
-    at = indices_of(responses.neuroid_ids, found["neuroid_id"].to_pylist(), "ceilings")
-    return found["ceiling"].to_numpy()[at], [found["kind"].to_pylist()[i] for i in at]
+        table = _stored(store, key)
+    rows = indices_of(responses.neuroid_ids, table["neuroid_id"].to_pylist(), "ceilings")
+    return table["ceiling"].to_numpy()[rows], [table["kind"].to_pylist()[row] for row in rows]
 
 
 def _stored(store: Store, key: str) -> pa.Table | None:
-    """What is in the store; None where it is not there, or is damaged and was removed."""
+    """The stored ceilings; None if there are none, or if they were damaged and have been removed."""
     if not store.has("ceilings", key):
         return None
     try:
@@ -76,6 +82,7 @@ def _stored(store: Store, key: str) -> pa.Table | None:
 
 
 def _compute(dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store, key: str) -> None:
+    """Compute the ceilings of one experiment and store them."""
     values, kinds = ceilings.of_responses(responses, protocol)
     columns = {"neuroid_id": list(responses.neuroid_ids), "ceiling": values, "kind": list(kinds)}
     facts = {"schema": SCORES_VERSION, "dataset": dataset.name, "part": part, "protocol": protocol.name}

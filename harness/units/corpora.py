@@ -1,8 +1,8 @@
-"""A corpus -> shards in the store, each a table of words that can be read on its own.
+"""A corpus -> shards in the store, each a table of words that can be processed independently.
 
-A corpus is a file of one's own (`word_files.py`) or the words of a data set. It is gone through once, a few thousand
-words at a time, so that its length does not matter; whoever reads it, on any machine, takes a shard at a time. A shard
-holds whole contexts: what comes before a word that is not its own is written beside it (`contexts.pieces`).
+A corpus is a user's file (`word_files.py`) or the words of a data set. It is streamed once, a few thousand words at a
+time, so memory does not depend on its length. Workers on any machine process one shard at a time. A shard consists of
+whole contexts: preceding words that belong to an earlier shard are stored with it (`contexts.pieces`).
 """
 
 from __future__ import annotations
@@ -28,16 +28,20 @@ from harness.text.word_files import AS_FOUND, TextOptions
 
 __all__ = ["Corpus", "Shard", "check", "name_of", "put", "read", "shards_of"]
 
-# Words of a shard, about; a worker reads one at a time, and no more than one is lost with it.
+# Approximate words per shard. A worker processes one shard at a time and loses at most one if it dies.
 SHARD_WORDS = 5_000
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus that is in the store.
+    """A corpus in the store.
 
-    name, version: of the file or data set; 16 hex digits of its content and of how it is read. key, shards: of its
-    index and of each shard, kind "corpora". n_words: of each shard.
+    Attributes:
+        name: name of the file or data set.
+        version: 16 hex digits of a hash of its content and of the options for parsing it.
+        key: key of its index in the store, kind "corpora".
+        shards: keys of its shards in the store, kind "corpora".
+        n_words: words of each shard.
     """
 
     name: str
@@ -51,8 +55,11 @@ class Corpus:
 class Shard:
     """Some contexts of a corpus.
 
-    parts: for each context its rows in `words`, first and end, and how many of them are only read before its own.
-    joiner: what stands between words.
+    Attributes:
+        words: the words of all contexts.
+        parts: for each context (first, end, n_before): its rows in `words`, of which the first n_before are only
+            preceding text and get no surprisal.
+        joiner: separator between words.
     """
 
     words: tuple[Word, ...]
@@ -60,41 +67,41 @@ class Shard:
     joiner: str = " "
 
     def contexts(self) -> list[Context]:
-        """Their texts."""
-        made = []
+        """The contexts as texts with the positions of their words."""
+        texts = []
         for first, end, n_before in self.parts:
             rows = self.words[first:end]
             words, ids = [row.word for row in rows], [row.word_id for row in rows[n_before:]]
-            made.append(contexts.join(words, ids, n_before, self.joiner))
-        return made
+            texts.append(contexts.join(words, ids, n_before, self.joiner))
+        return texts
 
     def own(self) -> list[Word]:
-        """The words that are read for themselves, in the order of the contexts."""
+        """The words that get a surprisal, in the order of the contexts."""
         return [row for first, end, n_before in self.parts for row in self.words[first + n_before : end]]
 
 
 def put(source: str, rule: str, store: Store, data_root: str | None = None, options: TextOptions = AS_FOUND) -> Corpus:
-    """Cut a corpus into shards, unless the store holds them.
+    """Cut a corpus into shards, unless the store already contains them.
 
     Args:
-        source: a file (CSV, TSV or Parquet with a column `word`, and `passage`, `sentence`, `word_id` if there are
-            such; or plain text), with or without "local:" before it; or the name of a data set.
-        rule: "none", "sentence", "passage" or "corpus", as of `contexts.build`.
-        store: where to.
-        data_root: where data sets lie.
-        options: what the user says of the text.
+        source: a file (CSV, TSV or Parquet with a column `word` and optionally `passage`, `sentence`, `word_id`; or
+            plain text), with or without the prefix "local:"; or the name of a data set.
+        rule: context rule "none", "sentence", "passage" or "corpus", as in `contexts.build`.
+        store: store for the shards.
+        data_root: root folder of the data sets.
+        options: language, joiner and encoding of the text.
 
     Raises:
         FileNotFoundError: if there is neither such a file nor such a data set.
-        ValueError: naming file, line and column, if there is no column `word`, no word, a word without text or with
-            spaces around it, an id that stands twice, a passage that is not contiguous, or the file cannot be read.
+        ValueError: if there is no column `word`, no word, an empty word or one with surrounding spaces, a duplicate
+            id, a passage that is not contiguous, or an unreadable file; the message names file, line and column.
     """
     text = word_stream.opened(source, data_root, options)
     text.log_notes()
     made_of = [CORPORA_VERSION, text.version, rule, contexts.PIECE, contexts.LEAD, SHARD_WORDS]
-    differs = text.differs_from_before()
-    key = content_hash(made_of + differs)[:24]
-    version = content_hash([text.version, *differs])[:16] if differs else text.version
+    differences = text.differs_from_before()
+    key = content_hash(made_of + differences)[:24]
+    version = content_hash([text.version, *differences])[:16] if differences else text.version
     if not store.has("corpora", key):
         n_words = []
         for number, shard in enumerate(_shards(text.words(), rule, text.joiner)):
@@ -111,18 +118,18 @@ def put(source: str, rule: str, store: Store, data_root: str | None = None, opti
 
 
 def read(key: str, store: Store) -> Shard:
-    """A shard of the store."""
+    """Load a shard from the store."""
     with store.open("corpora", key) as folder:
         rows = pq.read_table(folder / "words.parquet").to_pydict()
         parts = json.loads((folder / "parts.json").read_text())
-        joiner = folder / "joiner.json"
-        between = json.loads(joiner.read_text()) if joiner.is_file() else " "
+        joiner_file = folder / "joiner.json"
+        joiner = json.loads(joiner_file.read_text()) if joiner_file.is_file() else " "
     words = tuple(map(Word, *(rows[name] for name in COLUMNS)))
-    return Shard(words, tuple(tuple(part) for part in parts), between)
+    return Shard(words, tuple(tuple(part) for part in parts), joiner)
 
 
 def check(source: str, data_root: str | None = None, options: TextOptions = AS_FOUND) -> None:
-    """Go through a corpus and log what is unusual; errors of `put`."""
+    """Parse a whole corpus and log notes on unusual content; raises the errors of `put`."""
     text = word_stream.opened(source, data_root, options)
     text.log_notes()
     for _ in text.words():
@@ -130,7 +137,7 @@ def check(source: str, data_root: str | None = None, options: TextOptions = AS_F
 
 
 def shards_of(source: str, rule: str, data_root: str | None = None, options: TextOptions = AS_FOUND) -> Iterator[Shard]:
-    """The shards of a corpus that is not put into a store; errors of `put`."""
+    """Yield the shards of a corpus without storing them; raises the errors of `put`."""
     text = word_stream.opened(source, data_root, options)
     return _shards(text.words(), rule, text.joiner)
 
@@ -139,20 +146,20 @@ def shards_of(source: str, rule: str, data_root: str | None = None, options: Tex
 
 
 def _shards(words: Iterator[Word], rule: str, joiner: str) -> Iterator[Shard]:
-    texts = {
+    context_keys = {
         "none": lambda row: row.word_id, "sentence": lambda row: (row.passage, row.sentence),
         "passage": lambda row: row.passage, "corpus": lambda _: "",
     }  # fmt: skip
-    if rule not in texts:
-        raise ValueError(f"context {rule!r} is unknown; use {', '.join(texts)}.")
+    if rule not in context_keys:
+        raise ValueError(f"context {rule!r} is unknown; use one of {', '.join(context_keys)}.")
     rows: list[Word] = []
     parts: list[tuple[int, int, int]] = []
     n_own = 0
-    for _, text in groupby(words, key=texts[rule]):
-        for before, part in contexts.pieces(text):
-            parts.append((len(rows), len(rows) + len(before) + len(part), len(before)))
-            rows += [*before, *part]
-            n_own += len(part)
+    for _, text in groupby(words, key=context_keys[rule]):
+        for before, own in contexts.pieces(text):
+            parts.append((len(rows), len(rows) + len(before) + len(own), len(before)))
+            rows += [*before, *own]
+            n_own += len(own)
             if n_own >= SHARD_WORDS:
                 yield Shard(tuple(rows), tuple(parts), joiner)
                 rows, parts, n_own = [], [], 0

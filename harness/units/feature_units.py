@@ -1,7 +1,7 @@
-"""The first unit of work, without Ray: what a model gives for a text, and what all units are made of.
+"""Features of one model for one text, without Ray, and the definition of a feature source.
 
-A unit is what is computed, stored and resumed as a whole: the features of (model, stimuli, context) and the scores of
-(model or control, data set, protocol). Each knows its key, the hash of everything that decides its content.
+A unit is computed, stored and resumed as a whole: features of (model, stimuli, context), scores of (model or control,
+data set, protocol). Its key is a hash of everything that determines its content.
 """
 
 from __future__ import annotations
@@ -25,17 +25,22 @@ from harness.text import contexts
 if TYPE_CHECKING:
     from harness.extraction.backends import Model
 
-# What is stored of each word, by its name in `Surprisals`.
+# Stored arrays with one value per word, by their names in `Surprisals`.
 WORD_ARRAYS = ("bits", "n_tokens", "space_bits", "entropy_bits", "ranks", "n_first")
 
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """Where features come from: a model, a variant of it, or a control.
+    """Source of features: a model, a variant of it, or a control.
 
-    kind: of a model's variants "untrained" has weights drawn anew, "shuffled" reads the words of a stimulus in another
-    order, "chat" reads the text as a user's turn in the model's chat template. revision: of the checkpoint, or of the
-    content of the `file` that a control needs; "" where there is neither. seed: of random weights, order or features.
+    Attributes:
+        name: name in the tables.
+        kind: "untrained" is the model with randomly initialised weights, "shuffled" gets the words of each stimulus in
+            random order, "chat" gets the text as a user turn in the model's chat template.
+        revision: revision of the checkpoint, or content hash of a control's `file`; "" if there is neither.
+        seed: seed of random weights, word order or features.
+        checkpoint: the model's checkpoint; None for controls.
+        file: path of a file that a control needs.
     """
 
     name: str
@@ -47,19 +52,19 @@ class FeatureSource:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides its features; the name of a model does not."""
+        """Everything that determines the features; the name of a model is not part of it."""
         if self.checkpoint is None:
             return {"control": self.name, "seed": self.seed, "revision": self.revision}
         reading = {"reading": self.checkpoint.reading} if self.checkpoint.reading else {}
-        if self.kind == "untrained":  # the twins of a base and of its tuned version are one network
+        if self.kind == "untrained":  # the untrained controls of a base and its tuned version are the same network
             return {"architecture": self.checkpoint.architecture, "seed": self.seed, **reading}
-        varied: dict[str, dict[str, Any]] = {"shuffled": {"order": self.seed}, "chat": {"template": True}}
-        return {"revision": self.revision, **varied.get(self.kind, {}), **reading}
+        variants: dict[str, dict[str, Any]] = {"shuffled": {"order": self.seed}, "chat": {"template": True}}
+        return {"revision": self.revision, **variants.get(self.kind, {}), **reading}
 
     def context_of(self, protocol: Protocol) -> str:
-        """What it reads under a protocol, in words."""
-        varied = {"shuffled": ", words shuffled", "chat": ", chat template"}
-        return protocol.context + varied.get(self.kind, "")
+        """Value of the column `context` under a protocol."""
+        suffixes = {"shuffled": ", words shuffled", "chat": ", chat template"}
+        return protocol.context + suffixes.get(self.kind, "")
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
@@ -67,7 +72,16 @@ class FeatureSource:
 
 @dataclass(frozen=True)
 class FeatureUnit:
-    """Hidden states and surprisals of one model on one text, in one pass, read as the protocol says."""
+    """Hidden states and surprisals of one model for one text, from one forward pass.
+
+    Attributes:
+        source: the model or its variant.
+        stimuli: the text.
+        protocol: context, pooling, windows and BOS.
+        states: whether to store hidden states.
+        surprisals: whether to store surprisals.
+        dtype: precision of the model.
+    """
 
     source: FeatureSource
     stimuli: Stimuli
@@ -78,7 +92,7 @@ class FeatureUnit:
 
     @cached_property
     def key(self) -> str:
-        """Hash of model, text, what the protocol says of reading it, and what is kept."""
+        """Hash of model, text, extraction settings and stored arrays."""
         text = content_hash([self.stimuli.ids, self.stimuli.texts, self.stimuli.passages])
         names = ["context", "context_words", "pooling", "window", "overlap", "bos"]
         if self.source.checkpoint and self.source.checkpoint.is_encoder_decoder:
@@ -88,39 +102,45 @@ class FeatureUnit:
         return content_hash({"schema": FEATURES_VERSION, **self.source.identity, **how, **kept, "text": text})[:32]
 
     def run(self, model: Model, store: Store) -> None:
-        """Read the text and store what it gives under this unit's key."""
+        """Extract features and store them under this unit's key.
+
+        Raises:
+            ParityError: if a plain forward pass of transformers gives different values (harness/extraction/parity.py).
+        """
         from safetensors.numpy import save_file
 
         from harness.extraction.parity import check
 
-        how = self.protocol
-        shown = contexts.shuffled(self.stimuli, self.source.seed) if self.source.kind == "shuffled" else self.stimuli
-        texts = contexts.build(shown, how.context, how.context_words)
-        read = [model.reader.encode(part, in_chat=self.source.kind == "chat") for part in texts]
-        found = model.extract(read, how, states=self.states, log_probabilities=self.surprisals)
-        parity = check(model, read, found, how)
+        settings, kind = self.protocol, self.source.kind
+        stimuli = contexts.shuffled(self.stimuli, self.source.seed) if kind == "shuffled" else self.stimuli
+        texts = contexts.build(stimuli, settings.context, settings.context_words)
+        encoded = [model.reader.encode(text, in_chat=kind == "chat") for text in texts]
+        extraction = model.extract(encoded, settings, states=self.states, log_probabilities=self.surprisals)
+        parity = check(model, encoded, extraction, settings)
         arrays: dict[str, Any] = (
-            {str(layer): matrix for layer, matrix in found.features.values.items()} if found.features else {}
+            {str(layer): matrix for layer, matrix in extraction.features.values.items()} if extraction.features else {}
         )
-        if found.predictions is not None:
-            alone = how.decoder_reads == "stimulus" and model.reader.is_encoder_decoder
-            words = surprisal.per_word(read, found.predictions, model.reader.openings, alone=alone)
+        if extraction.predictions is not None:
+            alone = settings.decoder_reads == "stimulus" and model.reader.is_encoder_decoder
+            words = surprisal.per_word(encoded, extraction.predictions, model.reader.openings, alone=alone)
             arrays |= {name: getattr(words, name) for name in WORD_ARRAYS}
         facts = {
-            "schema": FEATURES_VERSION, "model": self.source.name, "context": how.context, "backend": model.backend,
-            "dtype": self.dtype, "n_tokens": sum(len(part.ids) for part in read), "host": platform.node(),
-            "code_version": code_version(), "libraries": libraries(), **found.facts, **parity,
+            "schema": FEATURES_VERSION, "model": self.source.name, "context": settings.context,
+            "backend": model.backend, "dtype": self.dtype, "n_tokens": sum(len(tokens.ids) for tokens in encoded),
+            "host": platform.node(), "code_version": code_version(), "libraries": libraries(), **extraction.facts,
+            **parity,
         }  # fmt: skip
-        metadata = {"row_ids": json.dumps([i for part in read for i in part.stimulus_ids])}
+        metadata = {"row_ids": json.dumps([name for tokens in encoded for name in tokens.stimulus_ids])}
         store.put(
             "features", self.key, lambda folder: save_file(arrays, folder / "features.safetensors", metadata), facts
         )
 
 
 def stored_features(unit: FeatureUnit, store: Store) -> tuple[Features | None, Surprisals | None]:
-    """What a finished feature unit holds, under the row ids that were stored with it.
+    """Load the features and surprisals of a finished unit, with the row ids stored with them.
 
-    A layer is read when it is asked for. The file, or the copy of a remote's, is kept while something refers to them.
+    Layers are loaded from the file on access. The file (for a remote store, its local copy) stays open as long as the
+    features are referenced.
     """
     from safetensors import safe_open
 

@@ -1,6 +1,6 @@
-"""The embedded default: three tiny models, and a recording in which one layer of one of them is planted.
+"""The built-in example: three tiny models, and a recording that follows one layer of one of them.
 
-Everything is made at run time from configurations and a seed, saved to folders, and read back by the code that reads
+Everything is generated at run time from configurations and a seed, saved to folders, and loaded by the same code as
 real checkpoints and recordings.
 """
 
@@ -22,33 +22,41 @@ from harness.text import contexts
 
 
 def folder_of(out: str) -> Path:
-    """Where the models and the recording lie under a local OUT."""
+    """Folder for the models and the recording inside a local OUT folder.
+
+    Raises:
+        ValueError: if `out` is a remote URL.
+    """
     local = out.removeprefix("file://")
     if "://" in local:
-        raise ValueError(f"the quickstart builds its models on a local disk; give --out a folder, not {out!r}.")
+        raise ValueError(
+            f"the quickstart writes its models to a local disk; give a local folder as --out, not {out!r}."
+        )
     return Path(local).absolute() / "quickstart"
 
 
 def is_built(folder: Path) -> bool:
-    """The planted recording is written last, and the folder is moved into place whole."""
+    """Whether the folder is complete: planted.json is written last, and the folder is renamed into place."""
     return (folder / "synthetic" / "planted.json").is_file()
 
 
 def build(folder: str, seed: int) -> None:
-    """Build models and recording aside, then move them into place.
+    """Build models and recording in a temporary folder, then rename it into place.
 
     Args:
-        folder: as `folder_of` gives it; holds a folder for each model and the data root of the synthetic sets.
-        seed: of weights, map, drift and noise.
+        folder: from `folder_of`; gets one folder per model, and is the data root of the synthetic data sets.
+        seed: seed of weights, map from features to responses, drift and noise.
     """
-    aside = Path(folder).with_name(f".aside-{uuid.uuid4().hex}")
+    staging = Path(folder).with_name(f".aside-{uuid.uuid4().hex}")
     sentences = synthetic.stimuli(seed)
     for k, (name, family) in enumerate(MODELS.items()):
-        tiny.build(family, aside / name, sentences.texts, seed + 1000 + k)  # a twin has the seed itself
-    read = synthetic.words(sentences)
-    states = _read(aside / PLANTED, sentences)[0].features
-    bits = _read(aside / PLANTED_READING, read)[1]
-    assert states is not None  # noqa: S101 - asked for
+        tiny.build(
+            family, staging / name, sentences.texts, seed + 1000 + k
+        )  # the untrained control uses the seed itself
+    words = synthetic.words(sentences)
+    features = _extract(staging / PLANTED, sentences)[0].features
+    surprisals = _extract(staging / PLANTED_READING, words)[1]
+    assert features is not None  # noqa: S101 - extracted by default
     planted: dict[str, Any] = {
         "model": PLANTED,
         "layer": str(synthetic.PLANTED_LAYER),
@@ -57,18 +65,19 @@ def build(folder: str, seed: int) -> None:
         "shares": {"signal": synthetic.SIGNAL, "drift": synthetic.DRIFT, "noise": synthetic.NOISE},
         "seed": seed,
     }
-    responses = synthetic.plant_responses(states, sentences, seed)
-    synthetic.write(aside, responses, synthetic.plant_reading_times(bits, read, seed), sentences, planted)
-    if is_built(Path(folder)):  # another run was faster
-        shutil.rmtree(aside)
+    responses = synthetic.plant_responses(features, sentences, seed)
+    synthetic.write(staging, responses, synthetic.plant_reading_times(surprisals, words, seed), sentences, planted)
+    if is_built(Path(folder)):  # another process finished first
+        shutil.rmtree(staging)
     else:
         shutil.rmtree(folder, ignore_errors=True)
-        aside.replace(folder)
+        staging.replace(folder)
 
 
-def _read(folder: Path, stimuli: Stimuli) -> tuple[Extraction, Surprisals]:
+def _extract(folder: Path, stimuli: Stimuli) -> tuple[Extraction, Surprisals]:
+    """Load a model and extract its features and surprisals for the stimuli."""
     model = loaded_model.load(checkpoints.resolve(str(folder)))
-    read = [model.encode(context) for context in contexts.build(stimuli, "passage")]
-    found = with_transformers.extract(model, read)
-    assert found.predictions is not None  # noqa: S101 - asked for
-    return found, surprisal.per_word(read, found.predictions)
+    encoded = [model.encode(context) for context in contexts.build(stimuli, "passage")]
+    extraction = with_transformers.extract(model, encoded)
+    assert extraction.predictions is not None  # noqa: S101 - extracted by default
+    return extraction, surprisal.per_word(encoded, extraction.predictions)

@@ -1,4 +1,4 @@
-"""The second unit of work, without Ray: the scores of one source on one data set under one protocol."""
+"""Scores of one feature source on one data set under one protocol. Does not use Ray."""
 
 from __future__ import annotations
 
@@ -29,15 +29,22 @@ from harness.units.feature_units import FeatureSource, FeatureUnit, stored_featu
 
 @cache
 def _wordfreq() -> str:
-    """Version of the frequencies that controls are made of."""
+    """Version of the word frequencies that controls use."""
     return version("wordfreq")
 
 
 @dataclass(frozen=True)
 class ScoreUnit:
-    """One source on one data set under one protocol.
+    """One feature source on one data set under one protocol.
 
-    features: what the model reads; None for controls. beside: the controls beyond which a model's variance is unique.
+    Attributes:
+        source: the model, variant or control.
+        dataset: name of the data set.
+        dataset_version: its version.
+        protocol: the protocol.
+        seed: seed of everything random in scoring.
+        features: unit with the model's features; None for controls.
+        beside: controls over which the unique variance of a model is computed.
     """
 
     source: FeatureSource
@@ -50,7 +57,7 @@ class ScoreUnit:
 
     @cached_property
     def key(self) -> str:
-        """Hash of source, recording and method. The name is part of it, since it stands in the rows."""
+        """Hash of source, recording and method; the name is included because it is a column of the rows."""
         made_of = {
             "schema": SCORES_VERSION, "name": self.source.name, **self.source.identity, "seed": self.seed,
             "dataset": self.dataset, "version": self.dataset_version, "protocol": self.protocol.hash,
@@ -61,20 +68,24 @@ class ScoreUnit:
         return content_hash(made_of)[:32]
 
     def run(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: Spread = fit_locally) -> None:
-        """Score, and store the rows of each table as Parquet under this unit's key (all columns but the run).
+        """Score, and store the rows of each table as Parquet under this unit's key (all columns except the run).
 
-        `spread` says who fits the pieces of a scoring.
+        Args:
+            dataset: the data set.
+            ceiling: its ceilings under this protocol.
+            store: contains the features; receives the scores.
+            spread: executes the fits, in this process or distributed.
         """
         if dataset.responses:
-            made = self._brain_tables(dataset, ceiling, store, spread)
+            content = self._brain_tables(dataset, ceiling, store, spread)
         elif dataset.reading:
-            made = self._reading_tables(dataset, ceiling, store)
+            content = self._reading_tables(dataset, ceiling, store)
         else:
-            made = self._text_tables(dataset, store)
+            content = self._text_tables(dataset, store)
 
         def write(folder: Path) -> None:
-            for table, content in made.items():
-                pq.write_table(content, folder / f"{table}.parquet")
+            for name, table in content.items():
+                pq.write_table(table, folder / f"{name}.parquet")
 
         facts = {
             "schema": SCORES_VERSION, "model": self.source.name, "dataset": self.dataset,
@@ -84,7 +95,7 @@ class ScoreUnit:
 
     def _brain_tables(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: Spread) -> dict[str, pa.Table]:
         responses = dataset.responses
-        assert responses is not None  # noqa: S101 - people's data are one or the other
+        assert responses is not None  # noqa: S101 - checked by the caller
         features, words = self._features(dataset, store)
         protocol = self.protocol if self.features else self._protocol_of_control()
         fits = scoring.score_layers(features, responses, protocol, spread)
@@ -99,7 +110,7 @@ class ScoreUnit:
         return {"neuroid_scores": pa.concat_tables(by_layer)} | _to_arrow(rows)
 
     def _protocol_of_control(self) -> Protocol:
-        """The protocol, but that a variant (OASM's width) is chosen on training rows, never on held-out scores."""
+        """The protocol for a control: a variant (OASM's width) is chosen on training rows, never on held-out scores."""
         regression = self.protocol.regression
         if controls.CONTROLS[self.source.name].one_unit:
             regression = replace(regression, scale="center")
@@ -108,14 +119,14 @@ class ScoreUnit:
     def _features(
         self, dataset: Dataset, store: Store
     ) -> tuple[Features | Reduction | RowReduction, Surprisals | None]:
-        """Features on the rows of the responses, and surprisals where they were read in the same pass."""
+        """Features on the rows of the responses, and the surprisals from the same forward pass, if any."""
         if self.features is None:
-            return self._of_control(self.source, dataset), None
+            return self._control_features(self.source, dataset), None
         features, words = stored_features(self.features, store)
-        assert features is not None  # noqa: S101 - asked for
+        assert features is not None  # noqa: S101 - the unit stores hidden states
         return self._on_rows(features, dataset, self.protocol.sampling), words
 
-    def _of_control(self, source: FeatureSource, dataset: Dataset) -> Features | Reduction | RowReduction:
+    def _control_features(self, source: FeatureSource, dataset: Dataset) -> Features | Reduction | RowReduction:
         """A control's features on the rows of the responses."""
         features, sampling = controls.features(source.name, dataset, source.seed, source.file), self.protocol.sampling
         control = controls.CONTROLS[source.name]
@@ -128,21 +139,25 @@ class ScoreUnit:
     def _on_rows(
         self, features: Features, dataset: Dataset, sampling: Sampling | None
     ) -> Features | Reduction | RowReduction:
-        """Stimuli are the rows, or words are carried to scans and, by fold, reduced."""
+        """Map features to the rows of the responses.
+
+        Without `sampling` the stimuli are the rows; with it, words are mapped to scans. Principal components, if any,
+        are computed per fold.
+        """
         if sampling is None:
-            n = self.protocol.components
-            return RowReduction(features, n) if n else features
+            n_components = self.protocol.components
+            return RowReduction(features, n_components) if n_components else features
         assert dataset.responses is not None  # noqa: S101 - only responses have scans
         if not self.protocol.components:
             return hemodynamics.at_scans(features, dataset.stimuli, dataset.responses, sampling)
         scans = hemodynamics.scans(dataset.stimuli, dataset.responses, sampling)
-        at = indices_of(dataset.stimuli.ids, features.row_ids, "features for the words")
-        return Reduction(features, at, scans, self.protocol.components)
+        rows = indices_of(dataset.stimuli.ids, features.row_ids, "features for the words")
+        return Reduction(features, rows, scans, self.protocol.components)
 
     def _controls(self, dataset: Dataset) -> dict[str, Features]:
-        """Those that the model is held against, by name."""
-        found = {source.name: self._of_control(source, dataset) for source in self.beside}
-        return {name: features for name, features in found.items() if isinstance(features, Features)}
+        """Features of the controls for unique variance, by name; controls with per-fold features are left out."""
+        controls_by_name = {source.name: self._control_features(source, dataset) for source in self.beside}
+        return {name: features for name, features in controls_by_name.items() if isinstance(features, Features)}
 
     def _reading_tables(self, dataset: Dataset, ceiling: Ceiling, store: Store) -> dict[str, pa.Table]:
         words = stored_features(self.features, store)[1] if self.features else None
@@ -152,35 +167,37 @@ class ScoreUnit:
             predictor = controls.reading_predictor(self.source.name, dataset, self.source.seed, self.source.file)
         splits = folds.make(self.protocol.folds, dataset.stimuli.groups)
         score = asdict(reading_times.score(predictor, dataset, self.protocol, splits, self.seed))
-        best, (kind,) = float(ceiling.values.item()), ceiling.kinds
+        ceiling_r, (kind,) = float(ceiling.values.item()), ceiling.kinds
         row = {
             **self._origin("pearson_r", store), **score, "predictor": "surprisal" if words else self.source.name,
-            "ceiling": best, "ceiling_kind": kind, "ratio": abs(score["r"]) / best if best > 0 else np.nan,
+            "ceiling": ceiling_r, "ceiling_kind": kind,
+            "ratio": abs(score["r"]) / ceiling_r if ceiling_r > 0 else np.nan,
         }  # fmt: skip
         rows = {"reading_scores": [row]}
         if dataset.reading and dataset.reading.by_subject_ms is not None and self.protocol.reading == "regression":
-            of = {**self._origin("log_ms", store), "predictor": row["predictor"]}
-            found = [{**of, **asdict(each)} for each in reader_slopes.fit(predictor, dataset)]
-            rows |= {"reader_slopes": found} if found else {}
+            origin = {**self._origin("log_ms", store), "predictor": row["predictor"]}
+            slopes = [{**origin, **asdict(slope)} for slope in reader_slopes.fit(predictor, dataset)]
+            rows |= {"reader_slopes": slopes} if slopes else {}
         return _to_arrow(rows | ({"word_surprisals": self._word_rows(dataset, words, store)} if words else {}))
 
     def _text_tables(self, dataset: Dataset, store: Store) -> dict[str, pa.Table]:
         words = stored_features(self.features, store)[1] if self.features else None
-        assert words is not None  # noqa: S101 - no control predicts a text
-        shown = dataset.stimuli
-        at = indices_of(words.word_ids, shown.ids, "surprisals")
-        found = next_word.score(words, [shown.texts[row] for row in at], shown.separator)
-        return _to_arrow({"next_word_scores": [{**self._origin("loss_nats", store), **asdict(found)}]})
+        assert words is not None  # noqa: S101 - only models are scored on a text
+        stimuli = dataset.stimuli
+        rows = indices_of(words.word_ids, stimuli.ids, "surprisals")
+        score = next_word.score(words, [stimuli.texts[row] for row in rows], stimuli.separator)
+        return _to_arrow({"next_word_scores": [{**self._origin("loss_nats", store), **asdict(score)}]})
 
     def _word_rows(self, dataset: Dataset, words: Surprisals, store: Store) -> list[dict[str, Any]]:
-        origin, shown = self._origin("surprisal_bits", store), dataset.stimuli
-        times = dataset.reading.mean_ms if dataset.reading else np.full(len(shown), np.nan)
-        scored = dataset.reading.scored if dataset.reading else np.ones(len(shown), dtype=bool)
-        at = indices_of(shown.ids, words.word_ids, "surprisals")
-        sentences = shown.sentences or (None,) * len(shown)
+        origin, stimuli = self._origin("surprisal_bits", store), dataset.stimuli
+        times = dataset.reading.mean_ms if dataset.reading else np.full(len(stimuli), np.nan)
+        scored = dataset.reading.scored if dataset.reading else np.ones(len(stimuli), dtype=bool)
+        rows = indices_of(stimuli.ids, words.word_ids, "surprisals")
+        sentences = stimuli.sentences or (None,) * len(stimuli)
         columns = zip(
-            shown.passages, sentences, shown.ids, shown.texts, words.bits[at], words.bits[at] + words.space_bits[at],
-            words.n_tokens[at], words.entropy_bits[at], words.ranks[at], times, scored, strict=True,
+            stimuli.passages, sentences, stimuli.ids, stimuli.texts, words.bits[rows],
+            words.bits[rows] + words.space_bits[rows], words.n_tokens[rows], words.entropy_bits[rows],
+            words.ranks[rows], times, scored, strict=True,
         )  # fmt: skip
         names = (
             "story", "sentence", "word_id", "word", "surprisal_bits", "corrected_bits", "n_tokens", "entropy_bits",
@@ -189,14 +206,14 @@ class ScoreUnit:
         return [{**origin, **dict(zip(names, row, strict=True))} for row in columns]
 
     def _origin(self, metric: str, store: Store) -> dict[str, Any]:
-        """The columns that make a row again; the run is added when a run's tables are put together."""
-        how = (store.manifest("features", self.features.key) if self.features else None) or {}
+        """The columns that identify how a row was computed; the run is filled in when its tables are assembled."""
+        facts = (store.manifest("features", self.features.key) if self.features else None) or {}
         return {
             "run": None, "model": self.source.name, "kind": self.source.kind, "revision": self.source.revision,
             "code_version": code_version(), "created": now(), "dataset": self.dataset,
             "dataset_version": self.dataset_version, "protocol": self.protocol.name,
             "protocol_hash": self.protocol.hash, "context": self.source.context_of(self.protocol),
-            "backend": how.get("backend", ""), "dtype": how.get("dtype", "float64"),
+            "backend": facts.get("backend", ""), "dtype": facts.get("dtype", "float64"),
             "seed": self.source.seed, "metric": metric,
         }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Words that a model reads for their surprisal alone -> columns of bits (`harness surprisal`)."""
+"""Surprisal of the words of a shard, and of whole corpora in this process (`harness surprisal`)."""
 
 from __future__ import annotations
 
@@ -21,28 +21,36 @@ from harness.units.corpora import Shard
 
 
 class WordSurprisals(NamedTuple):
-    """Of the words of a shard: columns of the table `word_surprisals`, and how they were read, for the manifest."""
+    """Surprisals of a shard: columns of the table `word_surprisals`, and facts on the extraction for the manifest."""
 
     columns: dict[str, Any]
     facts: dict[str, Any]
 
 
 def read(model: Model, shard: Shard, how: Protocol) -> WordSurprisals:
-    """What a model expected of each word of a shard.
+    """Compute surprisal, entropy and rank of each word of a shard.
+
+    Args:
+        model: loaded model.
+        shard: the words.
+        how: window, overlap and BOS; for T5 what the decoder gets.
 
     Raises:
-        ValueError: as the extraction; parity.ParityError where a plain forward says otherwise.
+        ValueError: if the extraction fails.
+        ParityError: if a plain forward pass of transformers gives different values.
     """
     encoded = [model.reader.encode(context) for context in shard.contexts()]
-    found = model.extract(encoded, how, states=False, log_probabilities=True)
-    facts = {**found.facts, **parity.check(model, encoded, found, how), "backend": model.backend}
-    assert found.predictions is not None  # noqa: S101 - asked for
+    extraction = model.extract(encoded, how, states=False, log_probabilities=True)
+    facts = {**extraction.facts, **parity.check(model, encoded, extraction, how), "backend": model.backend}
+    assert extraction.predictions is not None  # noqa: S101 - log_probabilities=True
     alone = model.reader.is_encoder_decoder and how.decoder_reads == "stimulus"
-    words = surprisal.per_word(encoded, found.predictions, model.reader.openings, alone=alone)
+    words = surprisal.per_word(encoded, extraction.predictions, model.reader.openings, alone=alone)
     passages, sentences, ids, texts = zip(*shard.own(), strict=True)
     if words.word_ids != ids:
-        raise ValueError("surprisal: the words that were read are not those of the shard.")  # never seen
-    space_bits = words.space_bits if shard.joiner == " " else np.full(len(ids), np.nan)  # no space ends the words
+        raise ValueError("surprisal: the extracted words differ from the words of the shard.")  # internal error
+    space_bits = (
+        words.space_bits if shard.joiner == " " else np.full(len(ids), np.nan)
+    )  # correction needs a space after words
     columns = {
         "story": passages, "sentence": sentences, "word_id": ids, "word": texts, "surprisal_bits": words.bits,
         "corrected_bits": words.bits + space_bits, "n_tokens": words.n_tokens,
@@ -51,44 +59,57 @@ def read(model: Model, shard: Shard, how: Protocol) -> WordSurprisals:
     return WordSurprisals(columns, facts)
 
 
-def _of_model(name: str, model: Model, shard: Shard, how: Protocol) -> WordSurprisals:
-    """As `read`, its errors with the name of the model."""
+def _read_named(name: str, model: Model, shard: Shard, how: Protocol) -> WordSurprisals:
+    """`read`, with the model's name at the beginning of error messages."""
     try:
         return read(model, shard, how)
     except parity.ParityError:
         raise
     except ValueError as error:
-        said = str(error)
-        raise ValueError(said if said.startswith(f"{name}: ") else f"{name}: {said}") from error
+        message = str(error)
+        raise ValueError(message if message.startswith(f"{name}: ") else f"{name}: {message}") from error
 
 
 def context_in_words(checkpoint: Checkpoint, how: Protocol) -> str:
-    """The column `context`: what is read before a word, and of T5 by which of its two readings."""
+    """The column `context`: the context of a word and, for T5, whether encoder or decoder gets it."""
     if checkpoint.stack != "encoder-decoder":
         return how.context
     return f"{how.context}, {'in the encoder' if how.decoder_reads == 'stimulus' else 'by the decoder alone'}"
 
 
 def readings_of(checkpoint: Checkpoint, how: Protocol, t5_reads: str) -> list[Protocol]:
-    """How a model reads: of T5 one or both of its readings, of a decoder its only one.
+    """Protocols to run for a model: one for a decoder, one or two for T5.
+
+    Args:
+        checkpoint: the model.
+        how: window, overlap, BOS and context.
+        t5_reads: "text" (the decoder gets the whole text, the encoder an empty source), "context" (the encoder gets the
+            context, the decoder the word) or "both".
 
     Raises:
-        ValueError: if it is an encoder.
+        ValueError: if the model is an encoder.
     """
     if checkpoint.stack == "encoder":
         raise ValueError(f"{checkpoint.name} is an encoder, which gives no probabilities; give a decoder or a T5.")
     if checkpoint.stack != "encoder-decoder":
         return [how]
-    ways = {"text": ("text",), "context": ("stimulus",), "both": ("text", "stimulus")}[t5_reads]
-    return [replace(how, decoder_reads=way) for way in ways]  # type: ignore[arg-type]
+    decoder_inputs = {"text": ("text",), "context": ("stimulus",), "both": ("text", "stimulus")}[t5_reads]
+    return [replace(how, decoder_reads=decoder_input) for decoder_input in decoder_inputs]  # type: ignore[arg-type]
 
 
 def resolve(
     name: str, asked: AskedDtype, known_as: str = "", *, allow_pickle: bool = False
 ) -> tuple[Checkpoint, Dtype]:  # fmt: skip
-    """A checkpoint with its weights here, and the precision in which it is read."""
-    found = checkpoints.with_weights(checkpoints.resolve(name, known_as, allow_pickle=allow_pickle), allow_pickle)
-    return found, precision.dtype_of(found.family, found.stack, found.n_parameters, asked)
+    """Resolve a model to a checkpoint with local weights, and choose its precision.
+
+    Args:
+        name: name in the table, Hub id or folder.
+        asked: precision requested by the user, or "auto".
+        known_as: name in the tables, if it differs from the checkpoint's own.
+        allow_pickle: whether pickled weights may be loaded.
+    """
+    checkpoint = checkpoints.with_weights(checkpoints.resolve(name, known_as, allow_pickle=allow_pickle), allow_pickle)
+    return checkpoint, precision.dtype_of(checkpoint.family, checkpoint.stack, checkpoint.n_parameters, asked)
 
 
 def surprisals(
@@ -106,50 +127,54 @@ def surprisals(
     progress: Callable[[str, int], None] | None = None,
     remarked: Callable[[str, str], None] | None = None,
 ) -> Iterator[pd.DataFrame]:
-    """Surprisal of each word of some corpora under some models, in this process, shard by shard.
+    """Compute the surprisal of each word of several corpora under several models, in this process.
 
     Args:
-        sources: see `corpora.put`.
-        names: of the table, Hub ids or folders.
+        sources: corpora, as in `corpora.put`.
+        names: models: names in the table, Hub ids or folders.
         how: context, window, overlap and BOS.
-        t5_reads: "text", "context" (in the encoder) or "both".
-        dtype: of all models, or "auto".
-        backend: likewise.
+        t5_reads: as in `readings_of`.
+        dtype: precision of all models, or "auto".
+        backend: library for all models, or "auto".
         device: "cpu" or "cuda".
-        data_root: where data sets lie.
-        allow_pickle: whether pickled weights are loaded.
-        options: what the user says of the texts.
-        progress: is told the model and how many words it has read, after each shard.
-        remarked: gets the model and each sentence on how it reads a text (`Checkpoint.notes`).
+        data_root: root folder of the data sets.
+        allow_pickle: whether pickled weights may be loaded.
+        options: language, joiner and encoding of the texts.
+        progress: called after each shard with the model and the number of words processed.
+        remarked: called with the model and each note on its tokenizer or files (`Checkpoint.notes`).
 
     Yields:
-        One row per model and word: corpus, model, revision, dtype, context and the columns of `read`.
+        Per model and shard one row per word: corpus, model, revision, dtype, context, and the columns of `read`.
 
     Raises:
-        ValueError: if a model cannot be loaded or a corpus not read; what was yielded before stands.
+        ValueError: if a model cannot be loaded or a corpus cannot be parsed; frames yielded before remain valid.
     """
-    for source in sources:  # whatever is wrong with a text is said before a model is loaded
+    for source in sources:  # report faulty texts before loading a model
         corpora.check(source, data_root, options)
     for name in names:
         checkpoints.require_known(name)
     for name, known_as in checkpoints.names_of(dict.fromkeys(names)).items():
-        checkpoint, precise = resolve(name, dtype, known_as, allow_pickle=allow_pickle)
+        checkpoint, model_dtype = resolve(name, dtype, known_as, allow_pickle=allow_pickle)
         if remarked:
             for note in checkpoint.notes:
                 remarked(checkpoint.name, note)
-        readings = readings_of(checkpoint, how, t5_reads)
-        library, _ = backends.choose(checkpoint, backend, device, precise, states=False)
-        model = backends.load(library, checkpoint, device, precise, allow_pickle=allow_pickle)
+        modes = readings_of(checkpoint, how, t5_reads)
+        library, _ = backends.choose(checkpoint, backend, device, model_dtype, states=False)
+        model = backends.load(library, checkpoint, device, model_dtype, allow_pickle=allow_pickle)
         for source in sources:
-            for reading in readings:
-                origin = {
-                    "corpus": corpora.name_of(source), "model": checkpoint.name, "revision": checkpoint.revision,
-                    "dtype": precise, "context": context_in_words(checkpoint, reading),
-                }  # fmt: skip
+            for mode in modes:
                 for shard in corpora.shards_of(source, how.context, data_root, options):
-                    columns, facts = _of_model(checkpoint.name, model, shard, reading)
-                    stated = origin | {"dtype": facts.get("dtype", precise)}
-                    yield pd.DataFrame({**dict.fromkeys(stated), **columns}).assign(**stated)
+                    columns, facts = _read_named(checkpoint.name, model, shard, mode)
+                    yield _frame(source, checkpoint, facts.get("dtype", model_dtype), mode, columns)
                     if progress:
                         progress(checkpoint.name, len(columns["word"]))
         model.close()
+
+
+def _frame(source: str, checkpoint: Checkpoint, dtype: str, how: Protocol, columns: dict[str, Any]) -> pd.DataFrame:
+    """The columns of a shard, after the columns that are the same for all its words."""
+    constants = {
+        "corpus": corpora.name_of(source), "model": checkpoint.name, "revision": checkpoint.revision, "dtype": dtype,
+        "context": context_in_words(checkpoint, how),
+    }  # fmt: skip
+    return pd.DataFrame({**dict.fromkeys(constants), **columns}).assign(**constants)

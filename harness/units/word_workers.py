@@ -1,4 +1,4 @@
-"""One model that reads shards of words and stores their bits, in an actor of Ray Data's or anywhere else."""
+"""Worker that computes and stores the surprisals of shards with one model; used as a Ray Data actor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,19 @@ from harness.units import corpora, word_units
 
 @dataclass(frozen=True)
 class WordJob:
-    """One model in one of its readings: what it reads by, and what its rows say of it."""
+    """One model, its settings, and what its rows state.
+
+    Attributes:
+        checkpoint: the model.
+        dtype: precision.
+        how: context, window, overlap, BOS and, for T5, what the decoder gets.
+        backend: library that runs the model.
+        device: "cpu" or "cuda".
+        out: folder or URL of the store.
+        allow_pickle: whether pickled weights may be loaded.
+        n_gpus: GPUs per worker.
+        gpu_share: fraction of a GPU's memory for vLLM, which allocates it at once.
+    """
 
     checkpoint: Checkpoint
     dtype: Dtype
@@ -35,20 +47,20 @@ class WordJob:
 
     @property
     def name(self) -> str:
-        """In the tables: T5's second reading is a source of its own, as in a run."""
+        """Name in the tables; T5 with the context in the encoder is a source of its own."""
         return self.checkpoint.name + (":in-encoder" if self.how.decoder_reads == "stimulus" else "")
 
     def key(self, shard: str) -> str:
-        """Of the unit that holds the bits of a shard."""
+        """Key of the unit with the surprisals of a shard."""
         names = ("window", "overlap", "bos", "decoder_reads")
-        how = {name: getattr(self.how, name) for name in names}
-        made_of = {"schema": SURPRISALS_VERSION, "revision": self.checkpoint.revision, "dtype": self.dtype, **how}
+        settings = {name: getattr(self.how, name) for name in names}
+        made_of = {"schema": SURPRISALS_VERSION, "revision": self.checkpoint.revision, "dtype": self.dtype, **settings}
         made_of |= {"reading": self.checkpoint.reading} if self.checkpoint.reading else {}
         return content_hash({**made_of, "shard": shard})[:32]
 
 
 class WordWorker:
-    """Holds one model and reads shards; an actor of Ray Data's."""
+    """Ray Data actor that holds one model and processes shards."""
 
     job: WordJob
 
@@ -58,24 +70,24 @@ class WordWorker:
 
     @classmethod
     def of(cls, job: WordJob) -> type[WordWorker]:
-        """The class for one job. An argument would lie in the object store, where it can be lost with a node."""
+        """Subclass for one job. A constructor argument would lie in the object store and could be lost with a node."""
         return type("WordWorker", (cls,), {"job": job})
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Read the shards of a batch and store their bits; what is wrong with one comes back in words."""
-        said = []
+        """Process the shards of a batch and store their surprisals; errors are returned as columns."""
+        errors = []
         for shard in map(str, batch["shard"]):
             try:
-                self._read(shard)
-                said.append(("", ""))
-            except Exception as error:  # noqa: BLE001 - Ray Data would tell of its own trouble with it instead
-                said.append((type(error).__name__, str(error).strip()))
-        kinds, messages = zip(*said, strict=True)
-        return {"shard": batch["shard"], "exception": np.array(kinds), "message": np.array(messages)}
+                self._process(shard)
+                errors.append(("", ""))
+            except Exception as error:  # noqa: BLE001 - Ray Data would report its own error and hide this one
+                errors.append((type(error).__name__, str(error).strip()))
+        exceptions, messages = zip(*errors, strict=True)
+        return {"shard": batch["shard"], "exception": np.array(exceptions), "message": np.array(messages)}
 
-    def _read(self, shard: str) -> None:
+    def _process(self, shard: str) -> None:
         job, key = self.job, self.job.key(shard)
-        if self.store.has("surprisals", key):  # another driver, or the worker that was lost, has read it
+        if self.store.has("surprisals", key):  # already stored by another driver or by a lost worker
             return
         if self.model is None:
             self.model = backends.load(
@@ -84,18 +96,18 @@ class WordWorker:
             )  # fmt: skip
         self._store(key, word_units.read(self.model, corpora.read(shard, self.store), job.how))
 
-    def _store(self, key: str, bits: word_units.WordSurprisals) -> None:
+    def _store(self, key: str, surprisals: word_units.WordSurprisals) -> None:
         job = self.job
-        n_words = len(bits.columns["word"])
+        n_words = len(surprisals.columns["word"])
         origin = {
             "run": None, "model": job.name, "kind": "model", "revision": job.checkpoint.revision,
             "code_version": code_version(), "created": now(), "dataset": None, "dataset_version": None,
             "protocol": job.how.name, "protocol_hash": job.how.hash,
             "context": word_units.context_in_words(job.checkpoint, job.how), "backend": job.backend,
-            "dtype": bits.facts.get("dtype", job.dtype),
+            "dtype": surprisals.facts.get("dtype", job.dtype),
             "seed": 0, "metric": "surprisal_bits", "reading_ms": np.nan, "scored": True,
         }  # fmt: skip
-        content = tables.columns_to_arrow("word_surprisals", {**origin, **bits.columns})
-        facts = {"schema": SURPRISALS_VERSION, "model": job.name, "n_words": n_words, **bits.facts}
+        content = tables.columns_to_arrow("word_surprisals", {**origin, **surprisals.columns})
+        facts = {"schema": SURPRISALS_VERSION, "model": job.name, "n_words": n_words, **surprisals.facts}
         facts |= {"host": platform.node(), "code_version": code_version(), "libraries": libraries()}
-        self.store.put("surprisals", key, lambda to: pq.write_table(content, to / "words.parquet"), facts)
+        self.store.put("surprisals", key, lambda folder: pq.write_table(content, folder / "words.parquet"), facts)

@@ -1,1 +1,1 @@
-"""New checkpoints of a training, each evaluated once."""
+"""Watch a training run and evaluate each new checkpoint once."""

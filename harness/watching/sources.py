@@ -1,8 +1,8 @@
-"""Where checkpoints appear: a folder or bucket, a repository of the Hub, a list of models. Looked at, never changed.
+"""Sources of checkpoints: a folder or bucket, a Hub repository, or a list of models. Sources are never modified.
 
-A look costs a listing, not a reading: a checkpoint is told from what it was by a stamp over names, sizes and dates of
-its files (of the Hub: its commit). Whether one is complete is told by a marker, or by its files having been quiet for a
-while; whether it is whole, by what the headers of its weights promise.
+A pass over a source only lists files. Changes to a checkpoint are detected by a fingerprint of the names, sizes and
+dates of its files (on the Hub: its commit). A checkpoint is complete when a marker file exists or its files have been
+unchanged for a while; it is intact when the file sizes match the headers of its weights.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from harness.checkpoints.headers import pickled_files, read_json, weight_files
 from harness.storage import transfer
 
 QUIET_S = 60.0
-# Written last into a checkpoint's folder, by those who write one.
+# Files that training programs write last into a checkpoint's folder.
 MARKERS = frozenset(("COMPLETE", ".complete", "_SUCCESS", "DONE", ".done"))
-# What is fetched from a bucket: no states of an optimiser, no pickles.
+# Files downloaded from a bucket: no optimiser states and no pickles.
 _FETCHED = (".json", ".safetensors", ".model", ".txt", ".jinja", "README.md")
 _DATES = ("mtime", "LastModified", "last_modified", "updated", "created")
 
 
 @dataclass(frozen=True)
 class FoundCheckpoint:
-    """A checkpoint as a look found it.
+    """A checkpoint found in a source.
 
     Attributes:
-        model: what `harness run --model` takes: a folder, or a name of the Hub at a revision.
-        where: folder, URL, or repository@revision; with the stamp, what tells it from all others.
-        stamp: another one whenever its files have changed.
-        waits_for: why it is not complete yet; "" where it is.
-        damage: why it is not whole, complete or not; "" where nothing is known.
+        model: argument for `harness run --model`: a folder, or a Hub name with a revision.
+        where: folder, URL, or repository@revision; together with the stamp it identifies the checkpoint.
+        stamp: fingerprint that changes whenever the files change.
+        waits_for: what is missing until it is complete; "" if it is complete.
+        damage: why it is damaged; "" if no damage is known.
     """
 
     model: str
@@ -59,55 +59,62 @@ def list_checkpoints(
     known: frozenset[str] = frozenset(),
     allow_pickle: bool = False,
 ) -> list[FoundCheckpoint]:
-    """All checkpoints of a source, in the order of their steps.
+    """List all checkpoints of a source, in the order of their steps.
 
     Args:
-        source: a folder or URL that holds checkpoints (or is one); a text file with a model a line; or a name of the
-            table, or a repository of the Hub, whose branches and tags are checkpoints.
-        quiet_s: files that have not changed for so long are no longer written to.
-        marker: name of the file that is written last; with it there is no waiting. Else any of MARKERS is one.
-        known: stamps of checkpoints whose files need not be looked into again.
-        allow_pickle: whether folders whose weights are pickles only are whole; a bucket's are never fetched.
+        source: a folder or URL that holds checkpoints (or is one); a text file with one model per line; or a name of
+            the model table or a Hub repository, whose branches and tags are checkpoints.
+        quiet_s: seconds without changes after which a checkpoint without a marker counts as complete.
+        marker: name of the file that marks a complete checkpoint; "" accepts any of MARKERS, or `quiet_s`.
+        known: stamps of checkpoints that need not be checked again.
+        allow_pickle: whether folders with pickled weights only are accepted; pickles in buckets never are.
 
     Raises:
-        FileNotFoundError: if the source is not there, or the Hub cannot be reached.
-        ValueError: if it is nothing of that kind.
+        FileNotFoundError: if the source does not exist, or the Hub cannot be reached.
+        ValueError: if the source is of no known kind.
     """
     if "://" in source or Path(source).is_dir():
-        found = list(_in_folder(source, quiet_s, marker, known, allow_pickle))
+        listed = list(_in_folder(source, quiet_s, marker, known, allow_pickle))
     elif Path(source).is_file():
-        found = [one for name in _lines(source) for one in _listed(name, quiet_s, marker, known, allow_pickle)]
+        listed = [
+            checkpoint for line in _lines(source)
+            for checkpoint in _on_line(line, quiet_s, marker, known, allow_pickle)
+        ]  # fmt: skip
     else:
-        found = list(_on_hub(source))
-    return sorted(
-        found, key=lambda one: [(int(part), "") if part.isdigit() else (0, part) for part in _parts(one.where)]
-    )
+        listed = list(_on_hub(source))
+    return sorted(listed, key=lambda checkpoint: _natural_order(checkpoint.where))
 
 
-def _parts(where: str) -> list[str]:
-    return [part for part in re.split(r"(\d+)", where) if part]
+def _natural_order(where: str) -> list[tuple[int, str]]:
+    """Sort key that compares runs of digits as numbers, so that step-50 comes before step-200."""
+    parts = [part for part in re.split(r"(\d+)", where) if part]
+    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]
 
 
-def download(seen: FoundCheckpoint, cache: Path) -> str:
-    """The checkpoint where models can be read from; a bucket's is fetched into a folder, once for each stamp.
+def download(checkpoint: FoundCheckpoint, cache: Path) -> str:
+    """Return the folder or Hub name of a checkpoint; one in a bucket is downloaded, once for each stamp.
+
+    Args:
+        checkpoint: a complete checkpoint.
+        cache: folder for downloads, visible on every node.
 
     Raises:
-        OSError: if a file cannot be had; nothing half fetched is left.
+        OSError: if a file cannot be downloaded; no partial copy is left in place.
     """
-    if "://" not in seen.model:
-        return seen.model
-    fs, root = fsspec.core.url_to_fs(seen.model)
+    if "://" not in checkpoint.model:
+        return checkpoint.model
+    fs, root = fsspec.core.url_to_fs(checkpoint.model)
     parent, name = Path(root).parts[-2:]
-    folder = cache / seen.stamp / parent / name
+    folder = cache / checkpoint.stamp / parent / name
     if folder.is_dir():
         return str(folder)
-    aside = folder.with_name(f".{name}.aside")
-    aside.mkdir(parents=True, exist_ok=True)
-    with transfer.space_for(f"a copy of {seen.where}", str(cache)):
+    staging = folder.with_name(f".{name}.aside")
+    staging.mkdir(parents=True, exist_ok=True)
+    with transfer.space_for(f"a copy of {checkpoint.where}", str(cache)):
         for path in transfer.retry(fs.ls, root, detail=False):
             if path.endswith(_FETCHED):
-                transfer.retry(fs.get_file, path, str(aside / path.rpartition("/")[2]))
-    aside.replace(folder)
+                transfer.retry(fs.get_file, path, str(staging / path.rpartition("/")[2]))
+    staging.replace(folder)
     return str(folder)
 
 
@@ -117,6 +124,7 @@ def download(seen: FoundCheckpoint, cache: Path) -> str:
 def _in_folder(
     source: str, quiet_s: float, marker: str, known: frozenset[str], allow_pickle: bool
 ) -> Iterator[FoundCheckpoint]:  # fmt: skip
+    """Find the checkpoints below a folder or URL."""
     fs, root = fsspec.core.url_to_fs(source)
     is_local = isinstance(fs, LocalFileSystem)
     fs.invalidate_cache()
@@ -125,51 +133,54 @@ def _in_folder(
         folder, _, name = path.rpartition("/")
         files[folder][name] = facts
     if not files and not fs.isdir(root):
-        raise FileNotFoundError(f"{source} is not there; give the folder or bucket in which checkpoints appear.")
-    for folder, inside in files.items():
-        if "config.json" not in inside and not any(name.endswith(".safetensors") for name in inside):
+        raise FileNotFoundError(f"{source} does not exist; give the folder or bucket to which checkpoints are written.")
+    for folder, members in files.items():
+        if "config.json" not in members and not any(name.endswith(".safetensors") for name in members):
             continue
         try:
-            stamp = fingerprints.files_fingerprint(Path(folder)) if is_local else _stamp(inside)
-        except OSError:  # it disappeared during the look, as a trainer that keeps its last few removes them
+            stamp = fingerprints.files_fingerprint(Path(folder)) if is_local else _stamp(members)
+        except OSError:  # removed during the pass, as by a trainer that keeps only its last checkpoints
             continue
         where = folder if is_local else fs.unstrip_protocol(folder)
-        one = FoundCheckpoint(where, where, stamp)
+        checkpoint = FoundCheckpoint(where, where, stamp)
         if stamp in known:
-            yield one
+            yield checkpoint
             continue
-        damage = _damage(Path(folder), allow_pickle) if is_local else _missing(inside)
-        yield replace(one, damage=damage, waits_for=_waits_for(inside, quiet_s, marker))
+        damage = _damage(Path(folder), allow_pickle) if is_local else _missing(members)
+        yield replace(checkpoint, damage=damage, waits_for=_waits_for(members, quiet_s, marker))
 
 
 def _stamp(files: dict[str, dict[str, Any]]) -> str:
-    """Over names, sizes and what the filesystem says of a version, of the files that are fetched."""
-    told = sorted(
+    """Hash the names, sizes and versions (as the filesystem reports them) of the files that are downloaded."""
+    versions = sorted(
         (name, facts.get("size"), transfer.stamp(facts)) for name, facts in files.items()
         if name.endswith(_FETCHED) and name not in fingerprints.OF_TRAINERS
     )  # fmt: skip
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(versions).encode()).hexdigest()[:16]
 
 
 def _waits_for(files: dict[str, dict[str, Any]], quiet_s: float, marker: str) -> str:
+    """Return what is missing until a checkpoint is complete, to be read after "waiting for"; "" if it is complete."""
     if marker:
-        return "" if marker in files else f"its marker {marker}"
+        return "" if marker in files else f"its marker file {marker}"
     if MARKERS & set(files):
         return ""
     age = time.time() - max((_date(facts) for facts in files.values()), default=0.0)
-    return "" if age >= quiet_s else f"its files to be quiet for {quiet_s:g} s (written {max(age, 0):.0f} s ago)"
+    if age >= quiet_s:
+        return ""
+    return f"its files to stay unchanged for {quiet_s:g} s (last written {max(age, 0):.0f} s ago)"
 
 
 def _date(facts: dict[str, Any]) -> float:
-    """When a file was written, in seconds; of one that does not say it, long ago."""
-    said = next((facts[name] for name in _DATES if facts.get(name)), 0.0)
-    if isinstance(said, str):
-        said = datetime.fromisoformat(said)
-    return said.timestamp() if isinstance(said, datetime) else float(said)
+    """Return when a file was written, in seconds since 1970; 0 if the filesystem does not report it."""
+    date = next((facts[name] for name in _DATES if facts.get(name)), 0.0)
+    if isinstance(date, str):
+        date = datetime.fromisoformat(date)
+    return date.timestamp() if isinstance(date, datetime) else float(date)
 
 
 def _damage(folder: Path, allow_pickle: bool) -> str:
-    """Why a folder is no whole checkpoint, by its small files and headers of weights; pickles are not opened."""
+    """Return why a checkpoint folder is damaged, from its JSON files and weight headers; pickles are not opened."""
     try:
         is_adapter = adapter_config.is_adapter(folder)
         if is_adapter:
@@ -182,15 +193,18 @@ def _damage(folder: Path, allow_pickle: bool) -> str:
             pickled_files(folder, folder.name)
         else:
             weight_files(folder, folder.name)
-    except Exception as error:  # noqa: BLE001 - whatever half a file holds
+    except Exception as error:  # noqa: BLE001 - a partial file can raise anything
         return f"{type(error).__name__}: {error}"
     return ""
 
 
 def _missing(files: dict[str, dict[str, Any]]) -> str:
-    """Of a bucket, whose files come whole."""
-    wanted = {"config.json": "config.json" in files, "*.safetensors": any(n.endswith(".safetensors") for n in files)}
-    absent = [name for name, there in wanted.items() if not there]
+    """Return which files a checkpoint in a bucket lacks. Objects in a bucket are complete once they are listed."""
+    is_present = {
+        "config.json": "config.json" in files,
+        "*.safetensors": any(name.endswith(".safetensors") for name in files),
+    }
+    absent = [name for name, present in is_present.items() if not present]
     return f"no {' and no '.join(absent)}" if absent else ""
 
 
@@ -198,9 +212,9 @@ def _missing(files: dict[str, dict[str, Any]]) -> str:
 
 
 def _on_hub(name: str, revision: str = "") -> Iterator[FoundCheckpoint]:
-    """Branches and tags with their commits; of a training of the table those that it names, and no others.
+    """Yield the branches and tags of a Hub repository; for a training of the model table, only the steps listed there.
 
-    A revision asked for by name is given too where the repository has it: main, or refs/pr/N of a pull request.
+    A revision requested by name is included if the repository has it, such as main, or refs/pr/N of a pull request.
     """
     from harness.models import model_table
 
@@ -214,20 +228,21 @@ def _on_hub(name: str, revision: str = "") -> Iterator[FoundCheckpoint]:
 
 
 def _lines(file: str) -> list[str]:
-    said = (line.partition("#")[0].strip() for line in Path(file).read_text(encoding="utf-8").splitlines())
-    return [line for line in dict.fromkeys(said) if line]
+    """Return the lines of a list, without comments, blank lines and repetitions."""
+    lines = (line.partition("#")[0].strip() for line in Path(file).read_text(encoding="utf-8").splitlines())
+    return [line for line in dict.fromkeys(lines) if line]
 
 
-def _listed(
+def _on_line(
     name: str, quiet_s: float, marker: str, known: frozenset[str], allow_pickle: bool
 ) -> Iterator[FoundCheckpoint]:  # fmt: skip
-    """A line of a list: a folder or URL of checkpoints, or a model of the Hub at a revision."""
+    """Find the checkpoints of one line of a list: a folder or URL of checkpoints, or a Hub model at a revision."""
     if "://" in name or Path(name).is_dir():
         yield from _in_folder(name, quiet_s, marker, known, allow_pickle)
         return
     stem, at, revision = name.partition("@")
-    found = {one.model: one for one in _on_hub(stem, revision or "main")}
+    revisions = {checkpoint.model: checkpoint for checkpoint in _on_hub(stem, revision or "main")}
     wanted = f"{stem}@{revision or 'main'}"
-    if wanted not in found:
-        raise ValueError(f"{name} is not among the {len(found)} revisions of {stem}.")
-    yield replace(found[wanted], model=name if at else stem)
+    if wanted not in revisions:
+        raise ValueError(f"{name} is not among the {len(revisions)} revisions of {stem}; see its branches and tags.")
+    yield replace(revisions[wanted], model=name if at else stem)

@@ -1,9 +1,9 @@
-"""New checkpoints of a training, each evaluated once: look, run what is new, write down what came of it.
+"""Watch a training: list its checkpoints, evaluate each new one once, and record the result.
 
-What was done stands in the table "watched", a row for each attempt, and in the tables of the run: whoever looks next,
-after a restart or on another machine, finds it there, and nothing else is kept. Were that table lost, every unit would
-still be found in the store. All checkpoints of a source are one run, so that its report shows the training; a run of
-the watch that a newer one holds whole is removed.
+The only state is the table `watched`, with one row per attempt, and the tables of the runs, so that a watch resumes
+after a restart or on another machine. If that table is lost, all units are still found in the store. All checkpoints
+of a source are evaluated in one run, so that its report shows the training curve; an earlier run of the watch whose
+scores are all contained in a newer run is removed.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRIES = 3
-# Checkpoints that are new and evaluated in one run: results are shown, and hooks called, after so many.
+# New checkpoints evaluated in one run; after each such run results are reported and hooks called.
 MOST_AT_ONCE = 40
-# A score lower by more than this than at the checkpoint before is a drop.
+# A score lower than the previous checkpoint's by more than this is a drop.
 DROP = 0.05
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something to tell. event: "result", "drop" or "parked". before: the score of the checkpoint one step earlier."""
+    """An event to report. event: "result", "drop" or "parked". before: the score of the previous checkpoint."""
 
     event: str
     model: str
@@ -58,16 +58,29 @@ class Event:
 
     @property
     def text(self) -> str:
-        """In a sentence."""
+        """The event as a sentence."""
         if self.event == "parked":
-            return f"{self.model} is given up: {self.reason}"
-        what = f"{self.model}: {self.dataset} {self.protocol} {self.score:.3f}"
-        return f"{what}, a drop from {self.before:.3f}" if self.event == "drop" else what
+            return f"{self.model} is parked: {self.reason}"
+        result = f"{self.model}: {self.dataset} {self.protocol} {self.score:.3f}"
+        return f"{result}, a drop from {self.before:.3f}" if self.event == "drop" else result
 
 
 @dataclass
 class WatchPass:
-    """What one look found, and what came of it. waiting: not complete yet. done, parked: before this pass."""
+    """Result of one pass over a source.
+
+    Attributes:
+        seen: number of checkpoints in the source.
+        done: number of checkpoints evaluated before this pass.
+        waiting: checkpoints that are not complete yet.
+        evaluated: rows of `watched` for the checkpoints evaluated in this pass.
+        failed: rows for those that failed and will be retried.
+        parked: rows for those parked in this pass.
+        events: results, drops and parked checkpoints of this pass.
+        run: name of the newest run.
+        was_stopped: whether the pass was stopped before it was done.
+        n_reported: number of events already passed to `on_event`.
+    """
 
     seen: int = 0
     done: int = 0
@@ -87,18 +100,19 @@ def _ignore(_: Event) -> None:
 
 @dataclass(frozen=True)
 class CheckpointWatcher:
-    """A source that is watched.
+    """Watches a source and evaluates its new checkpoints.
 
     Attributes:
-        source: as `trainings.look` takes it.
-        spec: what each checkpoint is evaluated on; its models are evaluated beside the checkpoints, such as their base.
+        source: as for `sources.list_checkpoints`.
+        spec: the evaluation of each checkpoint; its models, such as the base model, are evaluated in the same run.
         out: folder or URL of units and tables.
-        evaluate: runs a spec; `pipeline.run` with all but the spec given.
-        tries: how often a checkpoint that fails is tried before it is parked. One whose files change is tried anew.
-        quiet_s, marker: as `trainings.look` takes them.
-        cache: folder for checkpoints of a bucket, which every node must see.
-        drop: what counts as one, in units of the score.
-        allow_pickle: whether folders whose weights are pickles only are evaluated.
+        evaluate: runs a spec; `pipeline.run` with all arguments but the spec.
+        tries: attempts before a failing checkpoint is parked; one whose files change starts again.
+        quiet_s: as for `sources.list_checkpoints`.
+        marker: as for `sources.list_checkpoints`.
+        cache: folder for checkpoints downloaded from a bucket, visible on every node.
+        drop: decrease in score that counts as a drop.
+        allow_pickle: whether to evaluate checkpoints with pickled weights only.
         on_event: called with each event as soon as its results are stored.
     """
 
@@ -116,66 +130,70 @@ class CheckpointWatcher:
 
     @property
     def asked(self) -> str:
-        """What decides a result beside the checkpoint."""
+        """Hash of the spec: attempts under another spec are not considered."""
         return content_hash(asdict(self.spec))[:16]
 
     def once(self) -> WatchPass:
-        """Look, and evaluate what is new, until nothing is; a checkpoint that fails is tried once.
+        """Make one pass: evaluate all new checkpoints, and retry each failed one once.
 
         Raises:
-            FileNotFoundError, ValueError, OSError: if the source cannot be looked at.
+            FileNotFoundError, ValueError, OSError: if the source cannot be listed.
         """
-        tried = self._tried()
-        found = self._look(tried)
-        this = WatchPass(len(found), waiting=[one for one, state, _ in found if state == "waits"])
-        before = [row.folder for _, state, row in found if state == "evaluated"]
-        this.done = len(before)
-        fresh = [one for one, state, _ in found if state in {"new", "failed"}]
-        while fresh and not this.was_stopped:
-            now_tried, fresh = fresh[:MOST_AT_ONCE], fresh[MOST_AT_ONCE:]
-            before += self._try(now_tried, before, tried, this)
-        return this
+        attempts = self._attempts()
+        found = self._list(attempts)
+        result = WatchPass(len(found), waiting=[checkpoint for checkpoint, state, _ in found if state == "waits"])
+        folders = [row.folder for _, state, row in found if state == "evaluated"]
+        result.done = len(folders)
+        new = [checkpoint for checkpoint, state, _ in found if state in {"new", "failed"}]
+        while new and not result.was_stopped:
+            batch, new = new[:MOST_AT_ONCE], new[MOST_AT_ONCE:]
+            folders += self._try(batch, folders, attempts, result)
+        return result
 
     def listed(self) -> list[dict[str, Any]]:
-        """What is there, in the order of steps: where, stamp, state ("new", "waits", or as in the table), reason."""
+        """List the checkpoints in the order of their steps, without evaluating any.
+
+        Returns:
+            Rows with where, stamp, state ("new", "waits", or as in the table `watched`) and reason.
+        """
         return [
-            {"where": one.where, "stamp": one.stamp, "state": state,
-             "reason": one.waits_for if state == "waits" else getattr(row, "reason", "") or one.damage}
-            for one, state, row in self._look(self._tried())
+            {"where": checkpoint.where, "stamp": checkpoint.stamp, "state": state,
+             "reason": checkpoint.waits_for if state == "waits" else getattr(row, "reason", "") or checkpoint.damage}
+            for checkpoint, state, row in self._list(self._attempts())
         ]  # fmt: skip
 
-    def _look(self, tried: pd.DataFrame) -> list[tuple[FoundCheckpoint, str, Any]]:
-        """The checkpoints of the source, each with its state and its last attempt."""
-        last = {(row.where, row.stamp): row for row in tried.itertuples()}
-        done = [row for row in last.values() if row.state == "evaluated"]
-        for row in done:
+    def _list(self, attempts: pd.DataFrame) -> list[tuple[FoundCheckpoint, str, Any]]:
+        """Return the checkpoints of the source, each with its state and its last attempt."""
+        last = {(row.where, row.stamp): row for row in attempts.itertuples()}
+        evaluated = [row for row in last.values() if row.state == "evaluated"]
+        for row in evaluated:
             fingerprints.remember(row.folder, row.stamp, row.revision)
-        known = frozenset(row.stamp for row in done)
-        found = []
-        seen = sources.list_checkpoints(
+        known = frozenset(row.stamp for row in evaluated)
+        checkpoints_in_source = sources.list_checkpoints(
             self.source, quiet_s=self.quiet_s, marker=self.marker, known=known, allow_pickle=self.allow_pickle
         )
-        for one in seen:
-            row = last.get((one.where, one.stamp)) or self._same_content(one, done)
+        found = []
+        for checkpoint in checkpoints_in_source:
+            row = last.get((checkpoint.where, checkpoint.stamp)) or self._same_content(checkpoint, evaluated)
             state = str(row.state) if row else "new"
-            if one.waits_for and state not in {"evaluated", "parked"}:
+            if checkpoint.waits_for and state not in {"evaluated", "parked"}:
                 state = "waits"
-            found.append((one, state, row))
+            found.append((checkpoint, state, row))
         return found
 
-    def _same_content(self, one: FoundCheckpoint, done: list[Any]) -> Any:
-        """The row of a checkpoint with the same content, evaluated before its files were touched or records added."""
-        earlier = [row for row in done if row.where == one.where and row.revision.startswith("files-")]
-        if not earlier or one.waits_for or one.damage or not Path(one.where).is_dir():
+    def _same_content(self, checkpoint: FoundCheckpoint, evaluated: list[Any]) -> Any:
+        """Return the row of an earlier evaluation of the same content, whose files were only touched or added to."""
+        earlier = [row for row in evaluated if row.where == checkpoint.where and row.revision.startswith("files-")]
+        if not earlier or checkpoint.waits_for or checkpoint.damage or not Path(checkpoint.where).is_dir():
             return None
         try:
-            revision = fingerprints.revision_of(Path(one.where))
+            revision = fingerprints.revision_of(Path(checkpoint.where))
         except (OSError, ValueError):
             return None
         return next((row for row in reversed(earlier) if row.revision.partition("+")[0] == revision), None)
 
-    def _tried(self) -> pd.DataFrame:
-        """All attempts at this source under this spec, oldest first."""
+    def _attempts(self) -> pd.DataFrame:
+        """Read all attempts at this source under this spec, oldest first."""
         try:
             rows = tables.read(self.out, "watched")
         except FileNotFoundError:
@@ -183,84 +201,107 @@ class CheckpointWatcher:
         rows = rows[(rows["asked"] == self.asked) & (rows["source"] == self.source)]
         return rows.sort_values(["created", "attempt"], kind="stable")
 
-    def _try(self, fresh: list[FoundCheckpoint], before: list[str], tried: pd.DataFrame, this: WatchPass) -> list[str]:
-        """Evaluate some, beside all that were; gives the folders of those that came through."""
-        folders, reasons = self._brought(fresh)
+    def _try(
+        self, batch: list[FoundCheckpoint], earlier: list[str], attempts: pd.DataFrame, result: WatchPass
+    ) -> list[str]:
+        """Evaluate new checkpoints together with those evaluated before.
+
+        Args:
+            batch: new checkpoints.
+            earlier: folders of the checkpoints evaluated before.
+            attempts: rows of `watched` from before this pass.
+            result: result of this pass; updated.
+
+        Returns:
+            Folders of the new checkpoints that were evaluated.
+        """
+        folders, reasons = self._download(batch)
         revisions: dict[str, str] = {}
-        models = dict.fromkeys((*self.spec.models, *before, *folders.values()))
+        models = dict.fromkeys((*self.spec.models, *earlier, *folders.values()))
         names = checkpoints.names_of(models)  # before any folder can disappear
         known_as = {where: names[folder] for where, folder in folders.items()}
         if folders:
             outcome = self.evaluate(replace(self.spec, models=tuple(models)))
-            this.run, this.was_stopped = outcome.run, outcome.was_stopped
-            if this.was_stopped:  # what it computed is stored, and found by the next pass
+            result.run, result.was_stopped = outcome.run, outcome.was_stopped
+            if result.was_stopped:  # finished units are stored, and the next pass finds them
                 return []
             reasons |= _reasons(known_as, outcome)
-            rows = tables.read(self.out, "model_properties", outcome.run)
-            revisions = dict(zip(rows["model"], rows["revision"], strict=True))
-        rows = [
-            self._row(one, folders.get(one.where, ""), known_as.get(one.where), revisions, reasons, tried, this)
-            for one in fresh
-        ]
+            properties = tables.read(self.out, "model_properties", outcome.run)
+            revisions = dict(zip(properties["model"], properties["revision"], strict=True))
+        rows = []
+        for checkpoint in batch:
+            where = checkpoint.where
+            model = known_as.get(where) or checkpoints.name_of(checkpoint.model)
+            reason, revision = reasons.get(where, ""), revisions.get(model, "")
+            if not reason and model not in revisions:
+                reason = "the tables of the run that should have evaluated it do not contain it"
+            rows.append(self._row(checkpoint, model, revision, folders.get(where, ""), reason, result.run, attempts))
+        self._record(rows, result)
+        new = {row["model"]: row["revision"] for row in rows if row["state"] == "evaluated"}
+        if folders:
+            _supersede(
+                self.out, {*attempts["evaluated_in"], *(row["evaluated_in"] for row in result.evaluated)}, result.run
+            )
+            result.events += self._results(new, result.run, attempts)
+        self._report(result)
+        return [row["folder"] for row in rows if row["state"] == "evaluated"]
+
+    def _record(self, rows: list[dict[str, Any]], result: WatchPass) -> None:
+        """Write attempts to the table `watched`, and add them to the result of the pass."""
         _add(self.out, rows)
         for row in rows:
-            {"evaluated": this.evaluated, "failed": this.failed, "parked": this.parked}[row["state"]].append(row)
+            {"evaluated": result.evaluated, "failed": result.failed, "parked": result.parked}[row["state"]].append(row)
             logger.info("model=%s revision=%s is=%s why=%r", row["model"], row["revision"], row["state"], row["reason"])
-        this.events += [Event("parked", row["model"], row["revision"], this.run, row["reason"]) for row in this.parked
-                        if row in rows]  # fmt: skip
-        if folders:
-            _supersede(self.out, {*tried["evaluated_in"], *(row["evaluated_in"] for row in this.evaluated)}, this.run)
-            evaluated = {row["model"]: row["revision"] for row in this.evaluated if row in rows}
-            this.events += self._results(evaluated, this, tried)
-        self._report(this)
-        return [row["folder"] for row in this.evaluated if row in rows]
+        result.events += [
+            Event("parked", row["model"], row["revision"], result.run, row["reason"])
+            for row in rows if row["state"] == "parked"
+        ]  # fmt: skip
 
-    def _brought(self, fresh: list[FoundCheckpoint]) -> tuple[dict[str, str], dict[str, str]]:
-        """By place: the folder (or name) to read it from, or the reason why there is none."""
+    def _download(self, batch: list[FoundCheckpoint]) -> tuple[dict[str, str], dict[str, str]]:
+        """Return where -> folder (or Hub name) of the usable checkpoints, and where -> reason for the others."""
         folders, reasons = {}, {}
-        for one in fresh:
-            if one.damage:
-                reasons[one.where] = one.damage
+        for checkpoint in batch:
+            if checkpoint.damage:
+                reasons[checkpoint.where] = checkpoint.damage
                 continue
             try:
-                folders[one.where] = sources.download(one, Path(self.cache))
-            except Exception as error:  # noqa: BLE001 - the library of a remote raises what it likes
-                reasons[one.where] = f"{type(error).__name__}: {error}"
+                folders[checkpoint.where] = sources.download(checkpoint, Path(self.cache))
+            except Exception as error:  # noqa: BLE001 - filesystem libraries raise exceptions of their own
+                reasons[checkpoint.where] = f"{type(error).__name__}: {error}"
         return folders, reasons
 
     def _row(
-        self, one: FoundCheckpoint, folder: str, known_as: str | None, revisions: dict[str, str],
-        reasons: dict[str, str], tried: pd.DataFrame, this: WatchPass,
+        self, checkpoint: FoundCheckpoint, model: str, revision: str, folder: str, reason: str, run: str,
+        attempts: pd.DataFrame,
     ) -> dict[str, Any]:  # fmt: skip
-        model, reason = known_as or checkpoints.name_of(one.model), reasons.get(one.where, "")
-        if not reason and model not in revisions:
-            reason = "it is in no table of the run that was to evaluate it"
-        attempt = 1 + int(((tried["where"] == one.where) & (tried["stamp"] == one.stamp)).sum())
+        """Return the row of `watched` for an attempt; `reason` is "" if it succeeded."""
+        is_same = (attempts["where"] == checkpoint.where) & (attempts["stamp"] == checkpoint.stamp)
+        attempt = 1 + int(is_same.sum())
         state = "evaluated" if not reason else "failed" if attempt < self.tries else "parked"
         return {
-            "created": now(), "source": self.source, "asked": self.asked, "model": model,
-            "revision": revisions.get(model, ""), "where": one.where, "stamp": one.stamp, "folder": folder,
-            "attempt": attempt, "state": state, "reason": reason, "evaluated_in": this.run,
+            "created": now(), "source": self.source, "asked": self.asked, "model": model, "revision": revision,
+            "where": checkpoint.where, "stamp": checkpoint.stamp, "folder": folder, "attempt": attempt, "state": state,
+            "reason": reason, "evaluated_in": run,
         }  # fmt: skip
 
-    def _results(self, evaluated: dict[str, str], this: WatchPass, tried: pd.DataFrame) -> Iterator[Event]:
-        """Scores of new checkpoints (model -> revision), and those that dropped below the checkpoint one step before.
+    def _results(self, evaluated: dict[str, str], run: str, attempts: pd.DataFrame) -> Iterator[Event]:
+        """Yield the scores of new checkpoints (model -> revision), and drops below the checkpoint one step before.
 
-        That checkpoint may have been deleted since; its score is then read from an earlier run.
+        If the previous checkpoint has been deleted, its score is read from an earlier run.
         """
-        history = History(self.out, this.run, tried)
-        for (dataset, protocol), scores in history.scores_of(this.run).items():
+        history = History(self.out, run, attempts)
+        for (dataset, protocol), scores in history.scores_of(run).items():
             for model in (model for model in scores if model in evaluated):
                 before = history.one_before(model, (dataset, protocol))
-                details = (model, evaluated[model], this.run, "", dataset, protocol, scores[model], before)
+                details = (model, evaluated[model], run, "", dataset, protocol, scores[model], before)
                 yield Event("result", *details)
                 if before is not None and scores[model] < before - self.drop:
                     yield Event("drop", *details)
 
-    def _report(self, this: WatchPass) -> None:
+    def _report(self, result: WatchPass) -> None:
         """Pass new events to `on_event`; its exceptions are logged and never end the watch."""
-        for event in this.events[this.n_reported :]:
-            this.n_reported += 1
+        for event in result.events[result.n_reported :]:
+            result.n_reported += 1
             try:
                 self.on_event(event)
             except Exception as error:  # noqa: BLE001 - a hook, or a closed terminal
@@ -273,17 +314,17 @@ class History:
     Args:
         out: folder or URL of tables.
         run: the newest run.
-        tried: rows of the table `watched`.
+        attempts: rows of the table `watched`.
     """
 
-    def __init__(self, out: str, run: str, tried: pd.DataFrame) -> None:
-        done = tried[tried["state"] == "evaluated"]
+    def __init__(self, out: str, run: str, attempts: pd.DataFrame) -> None:
+        evaluated = attempts[attempts["state"] == "evaluated"]
         self.out, self.run = out, run
-        self.models, self.runs = list(dict.fromkeys(done["model"])), list(dict.fromkeys(done["evaluated_in"]))
+        self.models, self.runs = list(dict.fromkeys(evaluated["model"])), list(dict.fromkeys(evaluated["evaluated_in"]))
         self._scores: dict[str, dict[tuple[str, str], dict[str, float]]] = {}
 
     def scores_of(self, run: str) -> dict[tuple[str, str], dict[str, float]]:
-        """(data set, protocol) -> model -> score."""
+        """Return (data set, protocol) -> model -> score of a run."""
         if run not in self._scores:
             brain, reading = (tables.read(self.out, table, run) for table in ("model_scores", "reading_scores"))
             self._scores[run] = {
@@ -294,24 +335,24 @@ class History:
         return self._scores[run]
 
     def one_before(self, model: str, question: tuple[str, str]) -> float | None:
-        """The score of the same training's checkpoint one step before a model; None if there is none."""
+        """Return the previous checkpoint's score on a question (data set, protocol); None if there is none."""
         current = self.scores_of(self.run)[question]
         before = _step_before(model, [*current, *self.models])
         if before is None or before in current:
             return current.get(before or "")
         for run in reversed([run for run in self.runs if run != self.run]):
             try:
-                found = self.scores_of(run).get(question, {}).get(before)
+                score = self.scores_of(run).get(question, {}).get(before)
             except ValueError as error:  # damaged tables
                 logger.warning("run=%s is skipped: %s", run, error)
                 continue
-            if found is not None:
-                return found
+            if score is not None:
+                return score
         return None
 
 
 def _step_before(model: str, names: list[str]) -> str | None:
-    """The name of the same training's checkpoint one step before a model; None if there is none."""
+    """Return the name of the same training's previous checkpoint; None if there is none."""
     own = scaling.step_of(model)
     steps = {name: scaling.step_of(name) for name in names}
     earlier = [
@@ -321,22 +362,22 @@ def _step_before(model: str, names: list[str]) -> str | None:
 
 
 def _reasons(known_as: dict[str, str], outcome: Outcome) -> dict[str, str]:
-    """By place, the first thing that went wrong with a checkpoint or its twin.
+    """Return where -> first failure of a checkpoint or one of its variants (untrained, shuffled, chat).
 
     Raises:
-        ValueError: if a data set cannot be had: then nothing is known of any checkpoint.
+        ValueError: if a data set cannot be loaded, since then no checkpoint has been fully evaluated.
     """
     first: dict[str, str] = {}
     for failure in outcome.failures:
-        said = f"{failure.exception}: {failure.message.splitlines()[0] if failure.message else ''}"
+        reason = f"{failure.exception}: {failure.message.splitlines()[0] if failure.message else ''}"
         if not failure.model:
-            raise ValueError(f"{failure.dataset} cannot be had, so no checkpoint is written down as evaluated. {said}")
-        first.setdefault(failure.model.partition(":")[0], said)
+            raise ValueError(f"could not load {failure.dataset}, so no checkpoint counts as evaluated. {reason}")
+        first.setdefault(failure.model.partition(":")[0], reason)
     return {where: first[name] for where, name in known_as.items() if name in first}
 
 
 def _add(out: str, rows: list[dict[str, Any]]) -> None:
-    """A file of attempts: written aside and moved, so that it is whole or absent."""
+    """Add a file of attempts to the table `watched`; it is renamed into place, so that it is complete or absent."""
     fs, root = fsspec.core.url_to_fs(out)
     content = io.BytesIO()
     pq.write_table(tables.rows_to_arrow("watched", rows), content)
@@ -347,7 +388,7 @@ def _add(out: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _supersede(out: str, runs: set[str], by: str) -> None:
-    """Remove earlier runs of the watch whose every score another one holds too."""
+    """Remove earlier runs of the watch whose scores are all contained in the run `by`."""
     units = tables.read(out, "units", None, ["run", "kind", "key"])
     keys = units[units["kind"] == "scores"].groupby("run")["key"].agg(set)
     for run in runs - {by, ""}:

@@ -1,4 +1,4 @@
-"""Whatever a folder is called and its configuration holds: it is right, or refused in one sentence, and alone."""
+"""Unusual model names and configurations are accepted, or refused with one sentence without affecting other models."""
 
 import io
 import json
@@ -42,24 +42,24 @@ ODD = (
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_a_name_of_letters_is_right_however_odd(name):
+def test_unusual_printable_names_are_accepted(name):
     assert names.require(name) == name
 
 
-@pytest.mark.parametrize(("name", "said"), [
+@pytest.mark.parametrize(("name", "message"), [
     ("a\nb", r"'a\\nb' contains control characters"), ("a\x1b[31m", r"'a\\x1b\[31m' contains control characters"),
     ("bad\udcff", r"'bad\\udcff' is not valid UTF-8"), ("", "has no name"), ("   ", "has no name"),
     ("x" * 255, "takes 255 bytes as the name of a folder"), ("名" * 80, "takes 720 bytes"),
-    ("m:untrained", "ends like that of a model's own control"), ("a\u202eb", "contains control characters"),
+    ("m:untrained", "ends with the suffix of a control"), ("a\u202eb", "contains control characters"),
 ])  # fmt: skip
-def test_a_name_that_cannot_stand_in_tables_is_refused_in_a_line_that_can_be_shown(name, said):
-    with pytest.raises(ValueError, match=said) as error:
+def test_a_name_that_no_table_can_hold_is_refused_with_a_printable_message(name, message):
+    with pytest.raises(ValueError, match=message) as error:
         names.require(name)
     assert str(error.value).isprintable()
 
 
 @given(st.text(max_size=80))
-def test_a_name_is_a_folder_of_a_partition_or_is_refused(name):
+def test_a_name_can_be_a_partition_folder_or_is_refused(name):
     try:
         names.require(name)
     except ValueError as error:
@@ -69,10 +69,10 @@ def test_a_name_is_a_folder_of_a_partition_or_is_refused(name):
 
 
 @given(st.text(alphabet=st.characters(), max_size=60))
-def test_what_is_shown_can_be_written_and_rules_no_terminal(text):
-    found = names.printable(text)
-    assert found.encode().decode() == found
-    assert all(letter.isprintable() or letter in "\n\t" for letter in found)
+def test_printable_text_is_valid_utf_8_without_control_characters(text):
+    shown = names.printable(text)
+    assert shown.encode().decode() == shown
+    assert all(letter.isprintable() or letter in "\n\t" for letter in shown)
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +92,14 @@ _KEYS = (
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(_KEYS) | st.text(max_size=8), _JSON, min_size=1, max_size=3))
-def test_any_configuration_is_read_or_refused_in_words(folder, odd):
+def test_any_configuration_is_accepted_or_refused_with_a_message(folder, changes):
     file = folder / "config.json"
     before = file.read_text()
-    file.write_text(json.dumps(json.loads(before) | odd))
+    file.write_text(json.dumps(json.loads(before) | changes))
     try:
-        found = checkpoints.resolve(str(folder))
-        row = dict.fromkeys(tables.SCHEMAS["model_properties"]) | {"model": found.name, "n_layers": found.n_layers}
-        tables.rows_to_arrow("model_properties", [row | {"vocabulary": found.vocabulary}])
+        checkpoint = checkpoints.resolve(str(folder))
+        facts = {"model": checkpoint.name, "n_layers": checkpoint.n_layers, "vocabulary": checkpoint.vocabulary}
+        tables.rows_to_arrow("model_properties", [dict.fromkeys(tables.SCHEMAS["model_properties"]) | facts])
     except (ValueError, FileNotFoundError) as error:
         assert str(error)
     finally:
@@ -108,10 +108,10 @@ def test_any_configuration_is_read_or_refused_in_words(folder, odd):
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_JSON)
-def test_anything_in_place_of_a_configuration_is_refused_in_words(folder, odd):
+def test_any_other_json_in_place_of_a_configuration_is_refused_with_a_message(folder, content):
     file = folder / "config.json"
     before = file.read_text()
-    file.write_text(json.dumps(odd))
+    file.write_text(json.dumps(content))
     try:
         with pytest.raises(ValueError, match=r"config\.json|model_type"):
             checkpoints.resolve(str(folder))
@@ -119,18 +119,18 @@ def test_anything_in_place_of_a_configuration_is_refused_in_words(folder, odd):
         file.write_text(before)
 
 
-def test_a_value_that_no_column_holds_costs_no_other_row(caplog):
+def test_a_value_that_does_not_fit_its_column_loses_no_other_row(caplog):
     row = dict.fromkeys(tables.SCHEMAS["model_properties"])
     rows = [row | {"model": "a", "tuned_from": "x\ud800", "context_size": 10**30}, row | {"model": "b", "n_layers": 2}]
-    found = tables.rows_to_arrow("model_properties", rows).to_pylist()
-    assert [(one["model"], one["tuned_from"], one["context_size"]) for one in found] == [
+    written = tables.rows_to_arrow("model_properties", rows).to_pylist()
+    assert [(row["model"], row["tuned_from"], row["context_size"]) for row in written] == [
         ("a", r"x\ud800", None), ("b", None, None),
     ]  # fmt: skip
-    assert "model a: context_size cannot be written as it is" in caplog.text
+    assert "model a: context_size cannot be written unchanged" in caplog.text
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_names_are_shown_as_they_are(name, capsys):
+def test_names_are_displayed_unchanged(name, capsys):
     printing.show([{"model": name, "r": math.nan}], as_json=False)
     assert name in capsys.readouterr().out
     console = Console(file=io.StringIO(), force_terminal=True, width=200)
@@ -142,7 +142,7 @@ def test_names_are_shown_as_they_are(name, capsys):
     assert f"{name} is wrong" in console.file.getvalue()
 
 
-def test_what_goes_wrong_in_showing_or_measuring_ends_no_run(caplog):
+def test_errors_of_a_progress_display_or_metric_do_not_end_a_run(caplog):
     class Broken(ProgressListener):
         def busy(self, what):
             raise UnicodeEncodeError("ascii", what, 0, 1, "no")
@@ -159,7 +159,7 @@ def test_what_goes_wrong_in_showing_or_measuring_ends_no_run(caplog):
     ("https://hub/x?token=hf_abc&b=2&X-Amz-Signature=00", "https://hub/x?token=...&b=2&X-Amz-Signature=..."),
     ("mail me at a@b.c, org/model@main", "mail me at a@b.c, org/model@main"), ("a\x1b[31mred\x07", r"a\x1b[31mred\x07"),
 ])  # fmt: skip
-def test_addresses_lose_their_credentials_and_terminals_are_not_ruled(text, safe, caplog):
+def test_credentials_and_control_characters_are_removed_from_printed_text(text, safe, caplog):
     assert names.printable(text) == safe
     assert Failure.of(OSError(text), "store").message == safe
     record = logging.LogRecord("harness.x", logging.WARNING, "f", 1, text, (), None)
@@ -167,27 +167,27 @@ def test_addresses_lose_their_credentials_and_terminals_are_not_ruled(text, safe
     assert json.loads(logs.JsonLines().format(record))["message"] == safe
 
 
-def test_no_name_is_a_formula_of_a_spreadsheet_and_words_stay_as_they_are():
+def test_names_that_look_like_spreadsheet_formulas_are_escaped_and_words_are_not():
     frame = pd.DataFrame({"model": ["=cmd()", "-rf", "gpt2"], "word": ["=", "-", "+1"], "r": [-0.1, 0.2, None]})
-    found = embedded_files.escape_formulas(frame)
-    assert found["model"].tolist() == ["'=cmd()", "'-rf", "gpt2"]
-    assert found[["word", "r"]].equals(frame[["word", "r"]])
+    escaped = embedded_files.escape_formulas(frame)
+    assert escaped["model"].tolist() == ["'=cmd()", "'-rf", "gpt2"]
+    assert escaped[["word", "r"]].equals(frame[["word", "r"]])
 
 
 @pytest.mark.parametrize("error", [RuntimeError("Ray is\nlost"), ray.exceptions.RayError("GCS"), KeyError("x")])
-def test_whatever_goes_wrong_ends_in_a_sentence_and_a_status(monkeypatch, capsys, error):
+def test_an_unexpected_error_ends_with_one_sentence_and_status_1(monkeypatch, capsys, error):
     def fail(_):
         raise error
 
     monkeypatch.setattr(run_commands, "specs", fail)
     assert commands.main(["specs"]) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert said.startswith(f"harness: {type(error).__name__}: ")
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert message.startswith(f"harness: {type(error).__name__}: ")
 
 
-def test_a_filesystem_without_its_library_is_named(tmp_path, capsys):
+def test_a_missing_filesystem_library_is_named(tmp_path, capsys):
     assert commands.main(["run", "quickstart", "--out", "s3://bucket/x"]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "s3fs" in said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "s3fs" in message

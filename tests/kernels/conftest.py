@@ -1,4 +1,4 @@
-"""Each kernel runs on each array library."""
+"""Runs each kernel on each array library."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tests.kernels import stand_in
 
 @dataclass(frozen=True)
 class Library:
-    """An array library, as a test sees it.
+    """An array library for tests.
 
     Attributes:
         name: of its namespace.
-        put: a copy of a host array, as an array of the library; its order in memory stays.
+        put: copies a host array to the library, keeping the memory order.
     """
 
     name: str
     put: Callable[[np.ndarray], Array]
 
     def get(self, array: Array) -> np.ndarray:
-        """An array of the library on the host; an array of another one fails the test, since a kernel mixed them up."""
+        """Copy an array of the library to the host; an array of another library fails the test."""
         assert namespace(array).__name__ == self.name
         return to_host(array)
 
@@ -39,7 +39,7 @@ LIBRARIES = {
 
 @pytest.fixture(params=LIBRARIES, scope="module")
 def library(request) -> Library:
-    """NumPy, a library that keeps its arrays apart from NumPy's, and CuPy where there is a GPU."""
+    """NumPy, the stand-in for CuPy, and CuPy if there is a GPU."""
     if request.param == "cupy" and not gpu_available():
         pytest.skip("needs a GPU")
     return LIBRARIES[request.param]

@@ -1,4 +1,4 @@
-"""Small problems with a planted signal, and one fold of them."""
+"""Small problems with a planted signal, and a fit of one fold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MANY = 200  # neuroids for which blocks are left out by triangles where p > n: o
 
 
 def planted(n: int, p: int, v: int = 25, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Features, and responses that follow them to a degree that differs between neuroids."""
+    """Features, and responses that depend on them with a strength that varies over neuroids."""
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((n, p)) / np.sqrt(1 + np.arange(p)) + 3
     signal = X @ rng.standard_normal((p, v))
@@ -24,7 +24,7 @@ def planted(n: int, p: int, v: int = 25, seed: int = 0) -> tuple[np.ndarray, np.
 
 
 def fit(X, Y, split=SINGLE, penalty=Penalty(ALPHAS), library=None, scale="center", **how) -> FoldFit:  # noqa: B008
-    """One fold, on an array library where one is given."""
+    """Fit one fold, optionally on an array library."""
     if library is not None:
         X, Y = library.put(X), library.put(Y)
     return fit_fold(design(X, scale), Y, split, penalty, **how)
@@ -36,7 +36,7 @@ def variation(Y) -> np.ndarray:
 
 
 def left_out_errors(X, Y, labels, model, mean_over="rows") -> np.ndarray:
-    """(neuroid,) sum of squared errors by fitting again without each block in turn; rows, or blocks, count alike."""
+    """(neuroid,) sum of squared errors of refits without each block, weighting rows or blocks equally."""
     error, blocks = np.zeros(Y.shape[1]), np.unique(labels)
     for label in blocks:
         out = labels == label
@@ -46,7 +46,7 @@ def left_out_errors(X, Y, labels, model, mean_over="rows") -> np.ndarray:
 
 
 def assert_same_fit(ours: FoldFit, theirs: FoldFit, atol: float = 1e-10, inner: float | None = None) -> None:
-    """Equal alphas; equal scores but for rounding, which an inner error divides by what a row's fit leaves of it."""
+    """Assert equal alphas and scores; inner errors amplify rounding by the inverse of a row's residual weight."""
     np.testing.assert_allclose(ours.alpha, theirs.alpha, rtol=1e-9, atol=0)
     np.testing.assert_array_equal(ours.place, theirs.place)
     np.testing.assert_allclose(ours.r, theirs.r, rtol=0, atol=atol)

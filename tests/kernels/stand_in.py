@@ -1,11 +1,11 @@
-"""An array library without a GPU that keeps its arrays apart from NumPy's, as CuPy does.
+"""A stand-in for CuPy without a GPU: an array library that does not mix with NumPy.
 
-A kernel that mixes host and device arrays computes well on NumPy and fails on the first GPU. Here it fails at once:
-an array becomes NumPy's by `.get()` only, and NumPy's becomes one by `asarray` only. All results are arrays of this
-library, those of one element too. What it offers is a list in plain sight, each name one of CuPy's (14.2).
+A kernel that mixes host and device arrays works on NumPy and fails on the first GPU. Here it fails at once:
+only `.get()` converts to NumPy and only `asarray` converts from NumPy. All results, also of one element, are arrays of
+this library. The supported names are listed below; each exists in CuPy (14.2).
 
-It is stricter than CuPy in three points: NumPy's functions on a device array (CuPy answers them itself), NumPy arrays
-as indices and as values to assign (CuPy copies them to the device in silence). It is laxer in one: lists of numbers.
+It is stricter than CuPy in three points: NumPy functions on device arrays (CuPy handles them itself), and NumPy arrays
+as indices or assigned values (CuPy copies them silently). It is more permissive in one: lists of numbers.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CONSTANTS = [
 
 
 class DeviceArray:
-    """An array that is NumPy's inside and lets nobody know."""
+    """Wraps a NumPy array without exposing it to NumPy."""
 
     __slots__ = ("_host",)
     __hash__ = None
@@ -64,7 +64,7 @@ class DeviceArray:
     T = property(lambda self: DeviceArray(self._host.T))
 
     def get(self):
-        """The one way to the host: a copy."""
+        """Copy to the host; the only way there."""
         return self._host.copy()
 
     def __array_namespace__(self, api_version=None):
@@ -77,7 +77,7 @@ class DeviceArray:
         raise TypeError(REFUSAL)
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
-        """NumPy asks here for `np.float64(2) * array` too, which CuPy allows; before it compares, it makes it 0-d."""
+        """Also called for `np.float64(2) * array`, which CuPy allows; for comparisons NumPy passes a 0-d array."""
         if ufunc.__name__ in ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal"):
             inputs = [each[()] if isinstance(each, np.ndarray) else each for each in inputs]
         if method == "__call__" and not kwargs and any(isinstance(each, np.generic) for each in inputs):
@@ -110,7 +110,7 @@ class DeviceArray:
 
 
 def _lower(value):
-    """What NumPy computes with; TypeError where a NumPy array comes in unasked."""
+    """Unwrap a device array for NumPy; TypeError for a NumPy array."""
     if isinstance(value, DeviceArray):
         return value._host
     if isinstance(value, np.ndarray):
@@ -119,21 +119,21 @@ def _lower(value):
 
 
 def _lift(value):
-    """What NumPy gives, on the device."""
+    """Wrap a NumPy result as a device array."""
     if isinstance(value, np.ndarray | np.generic):
         return DeviceArray(value)
     return tuple(map(_lift, value)) if isinstance(value, tuple) else value
 
 
 def _compute(function, args, kwargs):
-    """Call what is NumPy's with arrays of the device; results go where `out` says, if it does."""
+    """Call a NumPy function with device arrays; results go to `out` if given."""
     result = _lift(function(*map(_lower, args), **{key: _lower(value) for key, value in kwargs.items()}))
     out = kwargs.get("out")
     return result if out is None else out
 
 
 def _function(function):
-    """NumPy's function for arrays of the device; without a ufunc's `reduce` and the like."""
+    """A NumPy function for device arrays, without a ufunc's `reduce` etc."""
 
     @functools.wraps(function, updated=())
     def on_device(*args, **kwargs):
@@ -143,7 +143,7 @@ def _function(function):
 
 
 def _operator(name):
-    """An operator between arrays of the device, or one and a number."""
+    """An operator between device arrays, or a device array and a number."""
 
     def operate(self, other):
         if not isinstance(other, (DeviceArray, *SCALARS)):
@@ -154,7 +154,7 @@ def _operator(name):
 
 
 def _in_place(name):
-    """An operator that writes into the array itself; NumPy has the same rules for shapes and types."""
+    """An in-place operator; shape and type rules are NumPy's."""
     operate = _operator(name)
 
     def assign(self, other):
@@ -181,7 +181,7 @@ for _name in set(BINARY) - {"matmul"}:  # which CuPy lacks
 
 
 def asarray(values, dtype=None):
-    """The explicit way to the device, for host arrays, lists and numbers; a copy."""
+    """Copy host arrays, lists and numbers to the device."""
     if isinstance(values, DeviceArray):
         return values if dtype in (None, values.dtype) else values.astype(dtype)
     return DeviceArray(np.array(values, dtype))

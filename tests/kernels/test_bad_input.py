@@ -1,4 +1,4 @@
-"""What does not fit is an error that names it; nothing is repaired in silence."""
+"""Invalid input raises an error that names the problem."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NONE = np.array([], dtype=int)
 
 
 def refused(match, Y=None, split=SINGLE, error=ValueError, **how):
-    """The fit, and the predictions before any block of them is asked for, raise an error that says so."""
+    """Assert that fit_fold and predict_held_out (before the first block) raise a matching error."""
     X, good = planted(60, 5)
     Y = good if Y is None else Y
     with pytest.raises(error, match=match):
@@ -41,27 +41,27 @@ def test_a_fold_without_rows_on_a_side_is_an_error(train, test, counts):
     refused(f"fold 0 has {counts} test rows; both sides must have rows", split=Split(train, test))
 
 
-def test_the_fold_that_does_not_fit_is_counted():
+def test_an_invalid_fold_is_named_by_its_number():
     X, Y = planted(60, 5)
     with pytest.raises(ValueError, match="fold 1 has 0 training"):
         fit_folds(design(X), Y, [SINGLE, Split(NONE, TEST)], Penalty(ALPHAS))
 
 
-def test_no_folds_at_all_are_no_fits():
+def test_no_folds_give_no_fits():
     X, Y = planted(60, 5)
     assert fit_folds(design(X), Y, [], Penalty(ALPHAS)) == []
 
 
 @pytest.mark.parametrize("row", [60, -1])
 @pytest.mark.parametrize("side", [0, 1])
-def test_a_row_that_is_not_there_is_named(row, side):
+def test_a_row_index_out_of_range_is_named(row, side):
     sides = [TRAIN.copy(), TEST.copy()]
     sides[side][3] = row
-    refused(f"fold 0 names row {row} of 60", split=Split(*sides))
+    refused(f"fold 0 has row index {row}; wanted 0 to 59", split=Split(*sides))
 
 
 @pytest.mark.parametrize("rows", [np.arange(60) >= 12, np.arange(48.0)], ids=["a mask", "fractions"])
-def test_rows_that_are_no_whole_numbers_are_named(rows):
+def test_row_indices_that_are_not_integers_are_named(rows):
     refused(f"fold 0 .* {rows.dtype}", split=Split(rows, TEST))
 
 
@@ -82,12 +82,12 @@ def test_a_feature_that_is_not_finite_is_named(value, library):
         design(library.put(X))
 
 
-def test_inner_numbers_must_be_one_for_each_training_row():
-    refused("fold 0: 47 inner numbers for 48 training rows", split=Split(TRAIN, TEST, LABELS[:-1]))
+def test_there_must_be_one_inner_label_per_training_row():
+    refused("fold 0: 47 inner labels for 48 training rows", split=Split(TRAIN, TEST, LABELS[:-1]))
 
 
-def test_inner_blocks_must_be_two_at_least():
-    refused("fold 0: inner has one number", split=Split(TRAIN, TEST, np.zeros(48, dtype=int)))
+def test_there_must_be_at_least_two_inner_blocks():
+    refused("fold 0: inner has a single block", split=Split(TRAIN, TEST, np.zeros(48, dtype=int)))
 
 
 def test_host_and_device_arrays_are_not_mixed():
@@ -97,29 +97,29 @@ def test_host_and_device_arrays_are_not_mixed():
             fit_fold(design(features), responses, SINGLE, Penalty(ALPHAS))
 
 
-def test_lists_are_no_arrays():
+def test_lists_are_not_arrays():
     X, Y = planted(60, 5)
-    with pytest.raises(TypeError, match="list is no array"):
+    with pytest.raises(TypeError, match="list is not an array"):
         fit_fold(design(X), Y.tolist(), SINGLE, Penalty(ALPHAS))
 
 
-def test_a_precision_that_there_is_not_is_named():
+def test_an_unknown_precision_is_named():
     refused("float16.*float64.*mixed", precision="float16")
 
 
 @pytest.mark.parametrize("alphas", [(0.0, 1.0), (-1.0,), (np.inf,), (np.nan,)])
-def test_alphas_that_are_no_penalties_are_refused(alphas):
+def test_invalid_alphas_are_refused(alphas):
     with pytest.raises(ValueError, match="positive"):
         Penalty(alphas)
 
 
 @pytest.mark.parametrize(("field", "value"), [("tie", "largest"), ("mean_over", "block")])
-def test_a_rule_that_there_is_not_is_named(field, value):
+def test_an_unknown_rule_is_named(field, value):
     with pytest.raises(ValueError, match=f"{field}.*{value}"):
         Penalty(ALPHAS, **{field: value})
 
 
-def test_what_stands_in_for_all_must_know_the_rows_that_are_present():
+def test_response_factors_must_match_the_rows_that_are_present():
     X, Y = planted(60, 5)
-    with pytest.raises(ValueError, match=r"neuroid 0.*stand_ins"):
-        fit_fold(design(X), Y, SINGLE, Penalty(ALPHAS, per_neuroid=False), standing_in={})
+    with pytest.raises(ValueError, match=r"neuroid 0.*response_factors"):
+        fit_fold(design(X), Y, SINGLE, Penalty(ALPHAS, per_neuroid=False), factors={})

@@ -1,4 +1,4 @@
-"""Groups of features with penalties of their own."""
+"""Banded ridge: separate penalties per group of features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WEIGHTS = np.array([[0.9, 0.1], [0.5, 0.5], [0.001, 0.999], [1.0, 0.0]])
 
 
 def problem(seed=0, p=(30, 120), v=40):
-    """Two bands of different size; each neuroid follows the one, the other, both or none."""
+    """Two bands of different size; each neuroid depends on one, the other, both or none."""
     rng = np.random.default_rng(seed)
     bands = [rng.standard_normal((80, width)) for width in p]
     shares = rng.choice([0.0, 1.0, 3.0], (2, v))
@@ -33,7 +33,7 @@ def problem(seed=0, p=(30, 120), v=40):
 
 
 def by_definition(bands, Y, weights):
-    """For each weighting scikit-learn's ridge on features times the roots of their weights; the best of all."""
+    """For each candidate scikit-learn's ridge on features scaled by the square roots of the weights; the best one."""
     best = (np.full(Y.shape[1], -np.inf), *(np.full(Y.shape[1], np.nan) for _ in range(2)))
     variance = Y[SPLIT.train].var(axis=0)
     for candidate in weights:
@@ -58,7 +58,7 @@ def test_banded_ridge_is_the_best_of_ridges_on_weighted_features(p, library):
     assert len(np.unique(found.weights[0])) > 2  # neuroids differ
 
 
-def test_an_alpha_over_a_weight_is_the_penalty_of_a_band():
+def test_the_penalty_of_a_band_is_alpha_over_weight():
     bands, Y = problem(v=1)
     ((fit, weights),) = fit_banded([design(b) for b in bands], Y, [SPLIT], Penalty(ALPHAS), WEIGHTS[:3])
     scaled = np.hstack([band / np.sqrt(fit.alpha[0] / w) for band, w in zip(bands, weights[:, 0], strict=True)])
@@ -78,14 +78,14 @@ def test_one_band_is_plain_ridge(scale, split):
     np.testing.assert_allclose(fit.r, plain.r, rtol=0, atol=1e-9)
 
 
-def test_a_band_without_weight_is_not_there():
+def test_a_band_with_weight_zero_is_ignored():
     bands, Y = problem()
     alone = fit_fold(design(bands[0]), Y, SPLIT, Penalty(ALPHAS))
     ((fit, _),) = fit_banded([design(b) for b in bands], Y, [SPLIT], Penalty(ALPHAS), np.array([[1.0, 0.0]]))
     np.testing.assert_allclose(fit.r, alone.r, rtol=0, atol=1e-9)
 
 
-def test_every_fold_has_its_own_scale_and_kept_matrices_are_not_mixed_up():
+def test_every_fold_has_its_own_scale_and_cached_matrices_are_not_mixed_up():
     bands, Y = problem()
     later = Split(ROWS[:65], ROWS[65:])
     designs = [design(band, "zscore") for band in bands]
@@ -103,20 +103,20 @@ def test_weights_cover_each_band_alone_and_sum_to_one():
 
 
 @pytest.mark.parametrize("weights", [[[1.0]], [[-1.0, 2.0]], [[0.0, 0.0]], [1.0, 1.0]])
-def test_weights_that_do_not_fit_are_refused(weights):
+def test_invalid_band_weights_are_refused(weights):
     bands, Y = problem()
     with pytest.raises(ValueError, match="for 2 bands"):
         fit_banded([design(b) for b in bands], Y, [SPLIT], Penalty(ALPHAS), np.array(weights))
 
 
-def test_without_a_penalty_there_are_no_bands():
+def test_banded_least_squares_is_refused():
     bands, Y = problem()
     with pytest.raises(ValueError, match="give alphas"):
         fit_banded([design(b) for b in bands], Y, [SPLIT], Penalty())
 
 
 def planted(seed=0):
-    """Neuroids that follow the control alone, the model alone, both, or nothing; many rows, so that R2 is exact."""
+    """Neuroids that depend on the control, the model, both, or nothing; many rows, so that R2 is precise."""
     rng = np.random.default_rng(seed)
     control, model = rng.standard_normal((600, 2)), rng.standard_normal((600, 8))
     of_control, of_model = (X @ rng.standard_normal((X.shape[1], 50)) for X in (control, model))
@@ -128,7 +128,7 @@ def planted(seed=0):
     return design(model), [design(control)], signal + rng.standard_normal(signal.shape), splits
 
 
-def test_unique_variance_is_what_the_model_adds():
+def test_unique_variance_is_the_gain_of_the_model():
     model, controls, Y, splits = planted()
     found = unique_variance(model, controls, Y, splits, Penalty(ALPHAS))
     unique, alone, joint = (
@@ -140,7 +140,7 @@ def test_unique_variance_is_what_the_model_adds():
     np.testing.assert_allclose(found.unique, found.joint - found.controls, atol=1e-15)
 
 
-def test_the_controls_r2_is_that_of_scikit_learn():
+def test_r2_of_the_controls_equals_scikit_learn():
     model, controls, Y, splits = planted()
     found = unique_variance(model, controls, Y, splits, Penalty(ALPHAS, tie="smaller"))
     X = controls[0].X
@@ -150,7 +150,7 @@ def test_the_controls_r2_is_that_of_scikit_learn():
         np.testing.assert_allclose(found.controls[k], expected, rtol=0, atol=1e-9)
 
 
-def test_the_controls_alone_are_not_fitted_again_where_the_joint_fit_leaves_the_model_out(monkeypatch):
+def test_the_fit_of_the_controls_is_shared_with_the_joint_fit(monkeypatch):
     model, controls, Y, splits = planted()
     apart, fitted = fit_banded(controls, Y, splits, Penalty(ALPHAS), np.ones((1, 1)), metric=r2), []
 

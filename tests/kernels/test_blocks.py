@@ -1,4 +1,4 @@
-"""Leaving out blocks by triangles, by their inverses, and by fitting again is the same."""
+"""Leaving out blocks by triangles, by inverses and by refits gives the same errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIZES = {"equal": [7] * 5, "unequal": [1, 12, 3, 9, 10]}
 
 
 def rows_of(sizes, seed=0):
-    """Rows of blocks of these sizes, in any order."""
+    """Rows of blocks with these sizes, in random order."""
     rows = np.random.default_rng(seed).permutation(sum(sizes))
     return [rows[start:stop] for start, stop in pairwise(np.cumsum([0, *sizes]))]
 
@@ -36,13 +36,13 @@ def labels_of(rows):
 
 
 def both(rows, basis, mean_over="rows", dtype=np.float64):
-    """The two ways; what they are prepared for decides which."""
+    """Both searches, selected by the number of neuroids."""
     U = basis.U.astype(dtype)
     return tuple(blocks(rows, basis, ALPHAS, U, mean_over, many) for many in (1, 10_000))
 
 
 class Refit:
-    """Ridge in the primal with an intercept, by least squares on rows that hold the penalty: no square loses digits."""
+    """Primal ridge with intercept as least squares with penalty rows, without the precision loss of squaring."""
 
     def __init__(self, alpha):
         self.alpha = alpha
@@ -62,7 +62,7 @@ class Refit:
 @pytest.mark.parametrize("mean_over", ["rows", "blocks"])
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("p", [12, 90], ids=["p<n", "p>n"])
-def test_both_ways_give_the_errors_of_fitting_again(p, sizes, mean_over, massive):
+def test_blocks_and_triangles_give_the_errors_of_refits(p, sizes, mean_over, massive):
     rng, rows = np.random.default_rng(0), rows_of(SIZES[sizes])
     X = rng.standard_normal((40, p)) + 3.0
     X[:, :2] = X[:, :2] * massive + massive
@@ -71,7 +71,7 @@ def test_both_ways_give_the_errors_of_fitting_again(p, sizes, mean_over, massive
     y, ways = Y[:35] - Y[:35].mean(axis=0), both(rows, basis, mean_over)
     assert [type(way) for way in ways] == [Blocks, Triangles if p == 90 else Blocks]
     again = np.stack([left_out_errors(X[:35], Y[:35], labels_of(rows), Refit(a), mean_over) for a in ALPHAS], axis=1)
-    # Squares of features 1e4 times larger take 8 of the 16 digits, in the Gram matrix; the rest is the condition.
+    # Features 1e4 times larger cost 8 of 16 digits in the Gram matrix; the rest is the condition number.
     for way in ways:
         np.testing.assert_allclose(
             way.errors(y.T @ basis.U, outside(basis, y, y.T @ basis.U)), again, rtol=1e-9 if massive == 1 else 1e-5
@@ -80,7 +80,7 @@ def test_both_ways_give_the_errors_of_fitting_again(p, sizes, mean_over, massive
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(sizes=st.lists(st.integers(1, 12), min_size=2, max_size=6), **{k: v for k, v in problems.items() if k != "n"})
-def test_an_alpha_that_was_given_up_would_not_have_been_chosen(sizes, p, noise, massive, seed):
+def test_a_dropped_alpha_would_not_have_been_chosen(sizes, p, noise, massive, seed):
     if sum(sizes) < 8:
         sizes = [*sizes, 8]
     basis, y, W = problem(sum(sizes) + 5, p, 40, noise, massive, seed)
@@ -91,13 +91,13 @@ def test_an_alpha_that_was_given_up_would_not_have_been_chosen(sizes, p, noise, 
     assert np.isfinite(few[every <= least * (1 + ROUNDING / 2 * np.finfo(float).eps)]).all()
     computed = np.isfinite(few)
     np.testing.assert_allclose(few[computed], every[computed], rtol=1e-9)
-    # The condition of P_BB costs digits where a weak penalty meets a block that was fitted almost exactly.
+    # The condition of P_BB costs digits if a weak penalty fits a block almost exactly.
     np.testing.assert_allclose(every, by_inverses.errors(W, outside(basis, y, W)), rtol=1e-5)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(scale=st.sampled_from([1e-14, 1e-8, 1.0, 1e8, 1e15]), seed=st.integers(0, 99), p=st.integers(60, 200))
-def test_what_float32_gives_up_is_worse_by_more_than_rounding(scale, seed, p):
+def test_alphas_dropped_in_float32_are_worse_by_more_than_rounding(scale, seed, p):
     basis, y, W = problem(65, p, 60, 1.0, 1.0, seed)
     _, way = both(rows_of([9, 21, 12, 18], seed), basis, dtype=np.float32)
     assert isinstance(way, Triangles)
@@ -118,7 +118,7 @@ def signal_in_noise(n_train=240, v=300):
     return basis, y, y.T @ basis.U
 
 
-def test_most_alphas_are_given_up():
+def test_most_alphas_are_dropped():
     basis, y, W = signal_in_noise()
     _, way = both(rows_of([48] * 5), basis)
     assert np.isfinite(way.least_errors(W, outside(basis, y, W))).sum(axis=1).mean() < len(ALPHAS) / 3
@@ -127,7 +127,7 @@ def test_most_alphas_are_given_up():
 
 
 @pytest.mark.parametrize("failure", ["an error, as NumPy", "NaN, as CuPy", "unfaithful"])
-def test_where_a_square_has_no_factor_the_errors_stay_the_same(failure, monkeypatch):
+def test_errors_are_the_same_if_the_cholesky_factorisation_fails(failure, monkeypatch):
     basis, y, W = signal_in_noise(120, 30)
     rows = rows_of([40, 20, 60])
     expected = both(rows, basis)[0].errors(W, outside(basis, y, W))
@@ -150,7 +150,7 @@ def test_where_a_square_has_no_factor_the_errors_stay_the_same(failure, monkeypa
     np.testing.assert_array_equal(few.argmin(axis=1), expected.argmin(axis=1))
 
 
-def test_triangles_are_for_many_neuroids():
+def test_triangles_are_used_for_many_neuroids_only():
     basis, _, _ = signal_in_noise(60, 1)
     rows = rows_of([20, 40])
     kinds = [type(blocks(rows, basis, ALPHAS, basis.U, "rows", many)) for many in (60 * module._MANY, 1e6)]
@@ -162,7 +162,7 @@ def test_triangles_are_for_many_neuroids():
 @pytest.mark.parametrize("v", [30, 500], ids=["blocks", "triangles"])
 @pytest.mark.parametrize("precision", ["float64", "mixed"])
 @pytest.mark.filterwarnings("ignore:Solving linear kernel ridge is slower")
-def test_inner_k_fold_chooses_what_himalaya_chooses(p, v, precision):
+def test_inner_k_fold_chooses_the_alphas_of_himalaya(p, v, precision):
     peer = pytest.importorskip("himalaya.kernel_ridge")
     pytest.importorskip("himalaya.backend").set_backend("numpy")
     rng = np.random.default_rng(1)
@@ -181,5 +181,5 @@ def test_inner_k_fold_chooses_what_himalaya_chooses(p, v, precision):
     assert gap.max() < {"float64": 1e-9, "mixed": 1e-5}[precision]  # float32 has 7 digits
     assert same.mean() > 0.99  # else the gap is one between alphas that are all alike
     r = pearson_r(theirs.predict(X[split.test]), Y[split.test])
-    # Where p < n their kernel is singular, and a weak penalty costs them up to 6e-6 against a refit, us 2e-16.
+    # For p < n their kernel is singular, and a weak penalty costs them up to 6e-6 against a refit, ours 2e-16.
     np.testing.assert_allclose(ours.r[same], r[same], rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The kernels reproduce what Brain-Score language's own metric code gave on the conformance vectors.
+"""The kernels reproduce the results of Brain-Score language's own metric code on the conformance vectors.
 
 Its r adds 1e-8 to both norms; ours does not, so both forms are computed from our predictions here. Least squares: the
 vectors come from scikit-learn 1.7, cut-off max(shape) eps of the singular values; ours is 1e-12 of the squared singular
@@ -26,19 +26,19 @@ LINEAR = [
 
 @pytest.fixture
 def vectors(shared):
-    """Loads one case by name, without pickles."""
+    """Load a case by name, without pickles."""
     return lambda name: dict(np.load(shared / "oracle" / f"{name}.npz", allow_pickle=False))
 
 
 def held_out(case, k, penalty):
-    """Our (one) part with all neuroids of split k, the training means, and the recorded case."""
+    """Our predictions for all neuroids of split k, the training means, and the recorded case."""
     split = Split(case[f"train_{k}"], case[f"test_{k}"])
     (part,) = predict_held_out(design(case["X"]), case["Y"], split, penalty)
     return part, case["Y"][split.train].mean(axis=0)
 
 
 def compare(case, k, penalty, tolerance=1e-9):
-    """Predictions, r in both forms; gives our part."""
+    """Compare predictions and both forms of r; returns our predictions."""
     part, mean = held_out(case, k, penalty)
     recorded = case["r"][k]
     measurable = np.isfinite(part.alpha) & (np.ptp(case["Y"][case[f"test_{k}"]], axis=0) > 0)
@@ -58,7 +58,7 @@ def compare(case, k, penalty, tolerance=1e-9):
 
 
 @pytest.mark.parametrize("name", RIDGE)
-def test_ridge_with_one_alpha_for_all_is_that_of_brain_score(name, vectors):
+def test_ridge_with_one_alpha_for_all_equals_brain_score(name, vectors):
     case = vectors(name)
     penalty = Penalty(tuple(case["alphas"]), per_neuroid=False, tie="smaller")
     for k in range(int(case["n_splits"])):
@@ -72,7 +72,7 @@ def test_ridge_with_one_alpha_for_all_is_that_of_brain_score(name, vectors):
 
 
 @pytest.mark.parametrize("name", LINEAR)
-def test_least_squares_is_that_of_brain_score(name, vectors):
+def test_least_squares_equals_brain_score(name, vectors):
     case = vectors(name)
     for k in range(int(case["n_splits"])):
         assert compare(case, k, Penalty(cutoff=1e-12)).rank == case["rank"][k]

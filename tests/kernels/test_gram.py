@@ -1,4 +1,4 @@
-"""Features as inner products of rows."""
+"""Gram matrices and their decomposition."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.kernels.gram import _centre, _gram, _of_features, _of_rows, decompo
 
 
 @pytest.mark.parametrize("n_features", [5, 200])
-def test_directions_and_held_out_rows_give_back_the_centred_inner_products(n_features):
+def test_directions_and_held_out_rows_reproduce_the_centred_inner_products(n_features):
     X = np.random.default_rng(0).standard_normal((40, n_features)) + 7
     train, test = np.arange(5, 40), np.arange(5)
     basis = decompose(design(X), train, test)
@@ -24,19 +24,19 @@ def test_directions_and_held_out_rows_give_back_the_centred_inner_products(n_fea
     np.testing.assert_allclose(basis.mean_lam, (Z[train] ** 2).sum() / 35)
 
 
-def test_features_are_read_in_blocks_of_columns_without_a_seam():
+def test_blocks_of_columns_do_not_change_the_gram_matrix():
     X = np.random.default_rng(0).standard_normal((6, 5000))
     Z = X - X.mean(axis=0)
     np.testing.assert_allclose(design(X).gram(np.arange(6)), Z @ Z.T, rtol=1e-12)
 
 
-def test_constant_features_leave_no_direction_behind():
+def test_constant_features_have_rank_0():
     X = np.full((20, 30), 0.1) * np.arange(30)  # means over 20 rows are not exact
     assert len(decompose(design(X), np.arange(15), np.arange(15, 20)).lam) == 0
 
 
 @pytest.mark.parametrize("n_train", [15, 50, 90])
-def test_features_that_vary_only_in_test_rows_leave_no_direction_behind(n_train):
+def test_features_that_vary_only_in_test_rows_have_rank_0(n_train):
     rng = np.random.default_rng(0)
     X = np.tile(rng.standard_normal(30), (100, 1))
     X[n_train:] += rng.standard_normal((100 - n_train, 30))
@@ -85,6 +85,6 @@ def test_few_features_give_the_same_directions_as_their_inner_products(scale, ma
 
 
 def _of_rows_of(features, train, test, cutoff):
-    """The way of many features, for a design that has few."""
+    """The path for many features, for a design with few features."""
     shared = _gram(features.X, _centre) if features.scale == "center" else None
     return _of_rows(replace(features, shared=shared), train, test, cutoff)

@@ -1,4 +1,4 @@
-"""Column-wise scores: every metric of the table keeps the same promises on every array library."""
+"""Metrics: properties that every metric has on every array library."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from harness.kernels.metrics import (
 
 
 def brainscore_twin(p, o):
-    """As its code reads: each side is divided by its norm and 1e-8."""
+    """As in Brain-Score's code: each side is divided by its norm plus 1e-8."""
     p, o = p - p.mean(), o - o.mean()
     return ((o / (np.linalg.norm(o) + 1e-8)) * (p / (np.linalg.norm(p) + 1e-8))).sum()
 
 
-# The slow independent version of each metric: (predicted column, observed column) -> score.
+# A slow independent implementation of each metric: (predicted column, observed column) -> score.
 TWINS = {
     "pearson_r": lambda p, o: pearsonr(p, o).statistic,
     "r2": lambda p, o: r2_score(o, p),
@@ -46,13 +46,13 @@ def pair():
 
 @pytest.fixture
 def score(library):
-    """Scores host arrays by a metric on the library, and brings the scores home."""
+    """Compute a metric of host arrays on the library and copy the scores back."""
     return lambda metric, *arrays: library.get(metric(*(library.put(array) for array in arrays)))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("name", METRICS)
-def test_a_metric_equals_its_independent_twin(name, dtype, pair, score):
+def test_a_metric_equals_an_independent_implementation(name, dtype, pair, score):
     predicted, observed = (matrix.astype(dtype) for matrix in pair)
     columns = zip(predicted.T.astype(float), observed.T.astype(float), strict=True)
     expected = [TWINS[name](p, o) for p, o in columns]
@@ -62,7 +62,7 @@ def test_a_metric_equals_its_independent_twin(name, dtype, pair, score):
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_transposed_view_scores_as_its_copy_and_is_left_as_it_was(name, pair, library):
+def test_a_transposed_view_scores_like_its_copy_and_is_not_modified(name, pair, library):
     (p, o), before = [library.put(np.ascontiguousarray(matrix.T)) for matrix in pair], pair[0].T.copy()
     scores = library.get(METRICS[name](p.T, o.T))
     expected = library.get(METRICS[name](*map(library.put, pair)))
@@ -71,14 +71,14 @@ def test_a_transposed_view_scores_as_its_copy_and_is_left_as_it_was(name, pair, 
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_observations_given_back_score_one(name, pair, score):
+def test_observations_as_predictions_score_one(name, pair, score):
     tolerance = 1e-8 if name == "brainscore_r" else 1e-12  # its epsilon, beside norms over 10
     np.testing.assert_allclose(score(METRICS[name], pair[1], pair[1]), 1.0, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("spoilt", [0.1, 0.0, 1e6, np.nan])  # the mean of 30 times .1 is not exactly .1
 @pytest.mark.parametrize("name", STRICT)
-def test_observations_that_do_not_vary_are_not_measurable_and_spoil_no_other_column(name, spoilt, pair, score):
+def test_constant_observations_are_nan_and_do_not_affect_other_columns(name, spoilt, pair, score):
     predicted, observed = pair
     spoiled = observed.copy()
     spoiled[:, 2] = spoilt
@@ -89,20 +89,20 @@ def test_observations_that_do_not_vary_are_not_measurable_and_spoil_no_other_col
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_a_value_that_is_not_finite_makes_its_column_not_measurable(name, pair, score):
+def test_a_column_with_a_non_finite_value_is_nan(name, pair, score):
     for side in (0, 1):
         spoiled = [matrix.copy() for matrix in pair]
         spoiled[side][3, 2] = np.nan
         assert np.flatnonzero(np.isnan(score(METRICS[name], *spoiled))).tolist() == [2]
 
 
-def test_to_brain_score_a_constant_scores_zero(pair, score):
+def test_brainscore_r_of_a_constant_is_zero(pair, score):
     flat = np.full_like(pair[1], 100.1)
     for arrays in ((flat, pair[1]), (pair[1], flat), (flat, flat)):
         np.testing.assert_allclose(score(brainscore_r, *arrays), 0.0, rtol=0, atol=1e-6)  # 100.1 is rounded
 
 
-def test_to_brain_score_small_units_are_little_alignment(pair, score):
+def test_brainscore_r_depends_on_the_unit(pair, score):
     assert (score(brainscore_r, pair[0] * 1e-9, pair[1]) < 0.9 * score(pearson_r, *pair)).all()
 
 
@@ -135,7 +135,7 @@ def test_a_constant_prediction_has_no_correlation_but_an_r2(pair, score):
     np.testing.assert_allclose(score(explained_variance, flat, pair[1]), 0.0, atol=1e-12)
 
 
-def test_correlation_is_blind_to_scale_and_r2_is_not(pair, score):
+def test_correlation_ignores_scale_and_r2_does_not(pair, score):
     predicted, observed = pair
     r = score(pearson_r, predicted, observed)
     for scale in (1e-9, 1e-120):  # the product of the squares would be no number any more
@@ -143,14 +143,14 @@ def test_correlation_is_blind_to_scale_and_r2_is_not(pair, score):
     assert (score(r2, predicted * 1e-9, observed) < score(r2, predicted, observed)).all()
 
 
-def test_explained_variance_forgives_a_mean_error_and_r2_does_not(pair, score):
+def test_explained_variance_ignores_an_offset_and_r2_does_not(pair, score):
     predicted, observed = pair
     shifted = score(explained_variance, predicted + 5, observed)
     np.testing.assert_allclose(shifted, score(explained_variance, predicted, observed), atol=1e-12)
     assert (score(r2, predicted + 5, observed) < shifted).all()
 
 
-def test_small_variation_about_a_large_mean_is_not_taken_for_constant(library, score):
+def test_small_variation_about_a_large_mean_is_not_constant(library, score):
     wobbling = np.array([[1e6], [1e6 + 1e-6], [1e6]])
     rounded = np.array([[0.1], [np.nextafter(0.1, 1)], [0.1]])
     signal = np.array([[1.0], [3.0], [2.0]])
@@ -160,14 +160,14 @@ def test_small_variation_about_a_large_mean_is_not_taken_for_constant(library, s
     assert np.isnan(score(pearson_r, rounded, signal)[0])
 
 
-def test_one_row_that_differs_in_a_long_column_is_enough_to_vary(score):
-    """1,000 roundings are 2e-13 of the mean; the squares alone would leave 1e-12 in one row open."""
+def test_one_differing_row_in_a_long_column_is_not_constant(score):
+    """1,000 roundings are 2e-13 of the mean; the sum of squares alone could not resolve 1e-12 in one row."""
     values = np.full((1000, 1), 1.0)
     values[7] += 1e-12
     assert np.isfinite(score(pearson_r, values, np.arange(1000.0)[:, None])[0])
 
 
-def test_a_share_of_the_ceiling_is_not_clipped_and_needs_a_ceiling_above_zero(score):
+def test_a_ratio_to_the_ceiling_is_not_clipped_and_needs_a_positive_ceiling(score):
     variance = np.array([0.1, -0.2, 0.6, 0.3, 0.3, 0.3, np.nan])
     ceiling = np.array([0.5, 0.5, 0.5, 0.0, -0.1, np.nan, 0.5])
     expected = [0.2, -0.4, 1.2, np.nan, np.nan, np.nan, np.nan]
@@ -185,7 +185,7 @@ def test_correlations_are_squared_against_their_ceiling_and_keep_their_sign(scor
 
 
 def test_predicting_the_true_signal_reaches_the_ceiling_in_either_unit(score):
-    """The signal has variance 1, the noise 1/3: it explains 3/4 of a recording; 20,000 rows leave .01 of error."""
+    """The signal has variance 1, the noise 1/3: it explains 3/4 of the variance; 20,000 rows leave an error of 0.01."""
     rng = np.random.default_rng(0)
     signal = rng.standard_normal((20_000, 3))
     data = signal + rng.standard_normal((4, 20_000, 3)) / np.sqrt(3)
@@ -228,6 +228,6 @@ def test_a_neuroid_with_a_constant_or_broken_repeat_has_no_explainable_variance(
 
 
 @pytest.mark.parametrize("shape", [(1, 40, 6), (4, 1, 6), (40, 6)])
-def test_without_two_repeats_of_two_rows_nothing_is_explainable(shape, library):
+def test_explainable_variance_needs_two_repeats_of_two_rows(shape, library):
     with pytest.raises(ValueError, match="at least 2 by 2"):
         explainable_variance(library.put(np.ones(shape)))

@@ -1,4 +1,4 @@
-"""Mixed precision chooses what double precision chooses, and stays within the memory that it is given."""
+"""Mixed precision chooses the same alphas as float64 and stays within its memory budget."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ GRIDS = {"usual": np.logspace(-3, 5, 9), "useless top": np.logspace(0, 25, 26), 
 @pytest.mark.parametrize("split", [SINGLE, BLOCKS], ids=["rows", "blocks"])
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_mixed_precision_chooses_what_double_precision_chooses(shape, grid, split):
+def test_mixed_precision_chooses_the_alphas_of_double_precision(shape, grid, split):
     X, Y = planted(*SHAPES[shape], 300)
     rng = np.random.default_rng(0)
     noise, exact = rng.standard_normal((60, 300)), X @ rng.standard_normal((X.shape[1], 300))
     Y = np.hstack([Y, noise, exact, exact + 1e-3 * noise, 1e-13 * Y, 1e13 * Y])
     penalty = Penalty(tuple(GRIDS[grid]))
     double, mixed = (fit(X, Y, split, penalty, precision=precision) for precision in ("float64", "mixed"))
-    # What is fitted but for 1e-5 of its variance or less has errors that are rounding in float32; its r does not care.
+    # Below a residual variance of 1e-5 errors are rounding in float32; r is not affected.
     fitted = 1 - double.inner < 1e-5
     assert not fitted[:600].any()
     assert (fitted | (double.alpha == mixed.alpha)).all()
@@ -44,8 +44,8 @@ def test_with_the_recorded_alpha_mixed_precision_scores_as_recorded(name, shared
 
 @pytest.mark.parametrize("precision", ["float64", "mixed"])
 @pytest.mark.parametrize("inner", [None, np.arange(200) // 40], ids=["rows", "blocks"])
-def test_the_neuroid_side_stays_within_its_memory(inner, precision):
-    """Beyond what folds prepared, results and the mask of present responses take: as much as with tiny blocks."""
+def test_the_neuroid_side_stays_within_its_memory_budget(inner, precision):
+    """Not counting prepared folds, results and the mask of present responses, measured with tiny blocks."""
     rng = np.random.default_rng(0)
     features, Y = design(rng.standard_normal((250, 300))), rng.standard_normal((250, 1500)).astype(np.float32)
     splits = [Split(np.delete(np.arange(250), test), test, inner) for test in np.arange(100).reshape(2, 50)]

@@ -1,4 +1,4 @@
-"""What may not change a fit does not, in either precision, for any shape of the problem."""
+"""Invariances of a fit, in both precisions and for all shapes of the problem."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.kernels.planted import fit as fit_with
 
 ALPHAS = tuple(np.logspace(-1, 7, 9))
 PRECISIONS = pytest.mark.parametrize("precision", ["float64", "mixed"])
-# Of r, and of inner errors. float32 has 7 digits; inner errors of blocks divide by P_BB: a digit more. float64 has 16,
-# of which inner products of massive activations take 8, and more the less alpha is beside their eigenvalues (1e11):
-# hence a grid from .1.
+# Tolerances of r and of inner errors. float32 has 7 digits; inner errors of blocks lose one more by dividing by P_BB.
+# float64 has 16, of which inner products of massive activations cost 8, and more for an alpha far below their
+# eigenvalues (1e11), hence a grid from 0.1.
 TOLERANCE = {
     ("float64", False): (1e-10, 1e-10),
     ("float64", True): (1e-5, 1e-5),
@@ -44,7 +44,7 @@ def problem(p, v, massive, seed):
 
 
 def assert_alike(before: FoldFit, after: FoldFit, precision: str, massive: float) -> None:
-    """The same alphas, except where two have errors within 1e-10 (a tie that rounding decides), and the same scores."""
+    """Assert the same scores, and the same alphas except for ties within 1e-10, which rounding decides."""
     tied = (before.place != after.place) & (abs(before.inner - after.inner) < 1e-10)
     assert tied.mean() < 0.02
     measured = ~tied & ~np.isnan(before.r)
@@ -56,7 +56,7 @@ def assert_alike(before: FoldFit, after: FoldFit, precision: str, massive: float
 @PRECISIONS
 @few
 @anything
-def test_mixed_precision_is_double_precision_but_for_rounding(precision, p, v, split, massive, seed):
+def test_mixed_precision_equals_double_precision_up_to_rounding(precision, p, v, split, massive, seed):
     X, Y = problem(p, v, massive, seed)
     assert_alike(fit(X, Y, split), fit(X, Y, split, precision=precision), precision, massive)
 
@@ -96,7 +96,7 @@ def test_the_order_and_the_number_of_neuroids_change_nothing(precision, p, v, sp
 @few
 @anything
 @pytest.mark.parametrize(("factor", "offset"), [(-2.5, 0.0), (1.0, 300.0), (1e-8, 0.0), (1e8, -1e10), (1e-13, 0.0)])
-def test_the_unit_and_the_zero_of_responses_change_nothing(precision, factor, offset, p, v, split, massive, seed):
+def test_scaling_and_shifting_responses_changes_nothing(precision, factor, offset, p, v, split, massive, seed):
     X, Y = problem(p, v, massive, seed)
     before, after = (fit(X, y, split, precision=precision) for y in (Y, factor * Y + offset))
     assert_alike(before, after, precision, massive)
@@ -105,7 +105,7 @@ def test_the_unit_and_the_zero_of_responses_change_nothing(precision, factor, of
 @PRECISIONS
 @few
 @anything
-def test_the_zero_of_features_changes_nothing(precision, p, v, split, massive, seed):
+def test_shifting_features_changes_nothing(precision, p, v, split, massive, seed):
     X, Y = problem(p, v, massive, seed)
     offset = np.random.default_rng(seed).normal(0, 30, p)
     assert_alike(*(fit(Z, Y, split, precision=precision) for Z in (X, X + offset)), precision, massive)
@@ -127,8 +127,8 @@ def test_the_size_of_blocks_of_neuroids_and_threads_change_nothing(penalty, prec
 @PRECISIONS
 @few
 @anything
-def test_a_stimulus_shown_twice_in_one_inner_block_weighs_twice(precision, p, v, split, massive, seed):
-    """Twice every row, in the same block, is the same problem with half the penalty."""
+def test_a_repeated_stimulus_in_one_inner_block_counts_twice(precision, p, v, split, massive, seed):
+    """Repeating every row in the same block equals halving the penalty."""
     X, Y = problem(p, v, massive, seed)
     inner = np.arange(48) if split.inner is None else split.inner
     train = np.concatenate([TRAIN, TRAIN])
@@ -140,9 +140,7 @@ def test_a_stimulus_shown_twice_in_one_inner_block_weighs_twice(precision, p, v,
 @few
 @anything
 @pytest.mark.parametrize(("scale", "wobble"), [("center", 0.0), ("zscore", 0.0), ("zscore", 1e-4)])
-def test_columns_that_are_constant_but_for_rounding_change_nothing(
-    precision, scale, wobble, p, v, split, massive, seed
-):
+def test_columns_that_are_constant_up_to_rounding_change_nothing(precision, scale, wobble, p, v, split, massive, seed):
     X, Y = problem(p, v, massive, seed)
     flat = np.array([0.1, 0.0, 1e4]) + wobble * np.random.default_rng(seed).standard_normal((60, 3)) * [0, 0, 1]
     before, after = (fit(Z, Y, split, scale=scale, precision=precision) for Z in (X, np.hstack([X, flat])))

@@ -1,4 +1,4 @@
-"""The batched ridge equals slow and independent ways to the same numbers."""
+"""The batched ridge equals slow, independent implementations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from harness.kernels.gram import design
 from harness.kernels.metrics import pearson_r, r2
-from harness.kernels.ridge import Penalty, Split, fit_folds, predict_held_out, stand_ins
+from harness.kernels.ridge import Penalty, Split, fit_folds, predict_held_out, response_factors
 from tests.kernels.planted import (
     ALPHAS,
     BLOCKS,
@@ -32,7 +32,7 @@ SPLITS = pytest.mark.parametrize("split", [SINGLE, BLOCKS], ids=["rows", "blocks
 
 
 def predictions(X, Y, penalty, split=SINGLE, library=None, scale="center"):
-    """(test, neuroid) predictions less the training mean; NaN for neuroids that were left out."""
+    """(test, neuroid) predictions minus the training mean; NaN for neuroids that were left out."""
     X, Y = (X, Y) if library is None else (library.put(X), library.put(Y))
     predicted = np.full((len(split.test), Y.shape[1]), np.nan)
     for part in predict_held_out(design(X, scale), Y, split, penalty):
@@ -42,14 +42,14 @@ def predictions(X, Y, penalty, split=SINGLE, library=None, scale="center"):
 
 @cache
 def refitted(shape, v):
-    """(alpha, neuroid) errors of refits without each block of the training rows; slow, so once for all libraries."""
+    """(alpha, neuroid) errors of refits without each block of training rows; slow, so cached for all libraries."""
     X, Y = planted(*SHAPES[shape], v)
     models = [Ridge(alpha, solver="cholesky") for alpha in ALPHAS]
     return np.stack([left_out_errors(X[TRAIN], Y[TRAIN], LABELS, model) for model in models])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_alphas_scores_and_r_are_those_of_scikit_learn(shape, library):
+def test_alphas_scores_and_r_equal_scikit_learn(shape, library):
     X, Y = planted(*SHAPES[shape])
     ours = fit(X, Y, SINGLE, Penalty(ALPHAS, tie="smaller"), library)
     theirs = RidgeCV(ALPHAS, alpha_per_target=True).fit(X[TRAIN], Y[TRAIN])
@@ -61,7 +61,7 @@ def test_alphas_scores_and_r_are_those_of_scikit_learn(shape, library):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_standardised_features_are_those_of_a_scaler_fitted_on_training_rows(shape, library):
+def test_standardised_features_equal_a_scaler_fitted_on_training_rows(shape, library):
     X, Y = planted(*SHAPES[shape])
     X[:, ::3] *= 1000
     X[TEST] *= 5  # would change the scales if test rows were looked at
@@ -106,17 +106,17 @@ def test_one_alpha_for_all_has_the_least_error_summed_over_neuroids(v, split, li
 
 @pytest.mark.parametrize("budget", [None, 1], ids=["at once", "neuroid by neuroid"])
 @pytest.mark.parametrize("v", [25, MANY], ids=["v<n", "v>n"])
-def test_some_neuroids_get_the_alpha_of_all_where_what_stands_in_for_all_is_given(v, budget, library):
+def test_with_response_factors_some_neuroids_get_the_alpha_of_all(v, budget, library):
     X, Y = planted(60, 40, v)
     Y[30, ::3] = np.nan
     few = [0, 1, 3, 5]  # of both patterns, and those that follow the features least: alone they want another alpha
     penalty = Penalty(ALPHAS, per_neuroid=False)
     every, alone = fit(X, Y, BLOCKS, penalty, library), fit(X, Y[:, few], BLOCKS, penalty, library)
-    standing_in = stand_ins(library.put(Y), budget)
-    together = fit(X, Y[:, few], BLOCKS, penalty, library, standing_in=standing_in)
+    factors = response_factors(library.put(Y), budget)
+    together = fit(X, Y[:, few], BLOCKS, penalty, library, factors=factors)
     np.testing.assert_array_equal(together.alpha, every.alpha[few])
     assert (alone.alpha != every.alpha[few]).any()
-    for present, Z in standing_in.items():
+    for present, Z in factors.items():
         rows = np.unpackbits(np.frombuffer(present, dtype=np.uint8), count=len(Y)).astype(bool)
         y = np.where(rows[:, None], Y, 0)[:, (np.isfinite(Y) == rows[:, None]).all(axis=0)]
         y[rows] -= y[rows].mean(axis=0)
@@ -147,7 +147,7 @@ def test_least_squares_is_scored_inside_the_training_rows_too(labels, library):
 
 
 def fitted_exactly():
-    """Features that fit training rows exactly: all, some by a feature of their own, a part that is wide; rows twice."""
+    """Features that fit rows exactly: all rows, single rows by their own feature, a wide part, repeated rows."""
     rng = np.random.default_rng(1)
     alone, part = rng.standard_normal((2, 60, 40))
     alone[:, :5], part[30:, :3], part[:30, 3:] = np.eye(60)[:, 12:17], 0, 0  # rows from 12 on train
@@ -156,7 +156,7 @@ def fitted_exactly():
 
 
 @pytest.mark.parametrize("how", fitted_exactly())
-def test_least_squares_that_fits_rows_exactly_is_scored_as_refits_without_each(how, library):
+def test_least_squares_that_fits_rows_exactly_equals_refits(how, library):
     X, Y = fitted_exactly()[how], planted(60, 300)[1]
     Y[TRAIN[7], 0] = Y[TRAIN[20], 1] = np.nan  # neuroids that have different rows
     found, mixed = (fit(X, Y, SINGLE, Penalty(), library, precision=each) for each in ("float64", "mixed"))
@@ -172,7 +172,7 @@ def test_least_squares_that_fits_rows_exactly_is_scored_as_refits_without_each(h
         assert found.inner[neuroid] == pytest.approx(1 - np.square(errors).sum() / variation(y[:, None])[0], abs=1e-9)
 
 
-def test_least_squares_that_fits_a_block_exactly_says_nothing_inside():
+def test_least_squares_that_fits_a_block_exactly_has_no_inner_score():
     X, Y = planted(60, 300, MANY)
     found = fit(X, Y, BLOCKS, Penalty())
     assert np.isnan(found.inner).all()
@@ -215,9 +215,7 @@ def test_neuroids_that_miss_rows_are_fitted_without_them(split, precision, threa
 @pytest.mark.parametrize("per_neuroid", [True, False])
 @pytest.mark.parametrize("p", [30, 300], ids=["p<n", "p>n"])
 @pytest.mark.parametrize("value", [0.0, 0.1, -3e4])
-def test_a_neuroid_that_is_constant_in_training_is_not_measurable_and_spoils_no_other(
-    value, p, per_neuroid, precision, library
-):
+def test_a_neuroid_constant_in_training_is_nan_and_does_not_affect_others(value, p, per_neuroid, precision, library):
     X, Y = planted(60, p)
     spoiled = Y.copy()
     spoiled[TRAIN, 7] = value
@@ -231,14 +229,14 @@ def test_a_neuroid_that_is_constant_in_training_is_not_measurable_and_spoils_no_
     np.testing.assert_allclose(after.r[others], before.r[others], rtol=0, atol=1e-9)
 
 
-def test_features_that_do_not_vary_measure_nothing(library):
+def test_constant_features_give_nan(library):
     _, Y = planted(60, 1)
     found = fit(np.full((60, 8), 0.1), Y, library=library)
     assert found.rank == 0
     assert np.isnan(found[:4]).all()
 
 
-def test_folds_fitted_together_are_those_fitted_alone(library):
+def test_folds_fitted_together_equal_folds_fitted_alone(library):
     X, Y = planted(60, 40, v=70)
     Y[33, ::2] = np.nan
     splits = [BLOCKS, Split(np.arange(40), np.arange(40, 60)), Split(np.arange(1, 60, 2), np.arange(0, 60, 2))]
@@ -248,24 +246,24 @@ def test_folds_fitted_together_are_those_fitted_alone(library):
         assert found.rank == fit(X, Y, split).rank
 
 
-def test_the_metric_asked_for_stands_in_place_of_r(library):
+def test_the_requested_metric_replaces_r(library):
     X, Y = planted(60, 30)
     predicted = predictions(X, Y, Penalty(ALPHAS))
     expected = r2(predicted + Y[TRAIN].mean(axis=0), Y[TEST])
     np.testing.assert_allclose(fit(X, Y, library=library, metric=r2).r, expected, rtol=0, atol=1e-10)
 
 
-def test_a_planted_signal_comes_back_and_noise_gives_none():
+def test_a_planted_signal_is_recovered_and_noise_scores_zero():
     rng = np.random.default_rng(0)
     X, noise = rng.standard_normal((400, 50)), rng.standard_normal((400, 200))
     signal = X @ rng.standard_normal((50, 200)) / np.sqrt(50)
     split, alphas = Split(np.arange(300), np.arange(300, 400)), Penalty(tuple(np.logspace(-1, 6, 8)))
     assert fit(X, signal + 0.1 * noise, split, alphas).r.min() > 0.97
-    # A mean over 200 neuroids of r with sd 1 / sqrt(100): four standard errors are .028.
+    # The mean over 200 neuroids of r with sd 1 / sqrt(100): four standard errors are 0.028.
     assert abs(np.nanmean(fit(X, noise, split, alphas).r)) < 0.028
 
 
-def test_equal_errors_keep_the_larger_alpha_or_the_smaller_where_asked():
+def test_ties_keep_the_larger_alpha_or_on_request_the_smaller():
     X, Y = planted(60, 30)
     alike = tuple(np.logspace(17, 19, 9))  # all shrink everything to nothing; errors differ by a few roundings
     for tie, kept in (("larger", alike[-1]), ("smaller", alike[0])):
@@ -289,5 +287,5 @@ def test_every_library_gives_the_numbers_of_numpy(shape, penalty, precision, spl
     X, Y = planted(*SHAPES[shape], v=MANY)
     Y[20:30, 3] = np.nan
     host, device = (fit(X, Y, split, penalty, where, precision=precision) for where in (None, library))
-    # A GPU rounds otherwise, and float32 has 7 digits.
+    # A GPU rounds differently, and float32 has 7 digits.
     assert_same_fit(device, host, {"float64": 1e-9, "mixed": 1e-5}[precision])

@@ -1,4 +1,4 @@
-"""Alphas that were ruled out without computing their errors would not have been chosen."""
+"""Alphas pruned by the bound would not have been chosen."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ALPHAS = np.logspace(-4, 8, 13)
 
 
 def outside(basis, y, W, U=None):
-    """The part of the responses that the directions do not span."""
+    """The part of the responses outside the directions."""
     return None if basis.spans else y.T - W @ (basis.U if U is None else U).T
 
 
 def problem(n, p, v, noise, massive, seed):
-    """Basis of n - 5 training rows, centred responses (row, neuroid) of very different signal, W (neuroid, rank)."""
+    """Basis of n - 5 training rows, centred (row, neuroid) responses of varying signal strength, (neuroid, rank) W."""
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((n, p)) * np.exp(rng.standard_normal(p))
     X[:, : 1 + p // 50] *= massive
@@ -41,7 +41,7 @@ problems = {
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(**problems)
-def test_the_least_error_of_every_neuroid_is_computed(n, p, noise, massive, seed):
+def test_the_smallest_error_of_every_neuroid_is_computed(n, p, noise, massive, seed):
     basis, y, W = problem(n, p, 40, noise, massive, seed)
     rows = single_rows(basis, ALPHAS, basis.U)
     every, few = rows.errors(W, outside(basis, y, W)), rows.least_errors(W, outside(basis, y, W))
@@ -52,8 +52,8 @@ def test_the_least_error_of_every_neuroid_is_computed(n, p, noise, massive, seed
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(scale=st.sampled_from([1e-14, 1e-8, 1.0, 1e8, 1e15]), **problems)
-def test_what_float32_rules_out_is_worse_by_more_than_rounding(n, p, noise, massive, seed, scale):
-    """In the units of any recording: squares of squares of 1e-13 (tesla) are too small for float32."""
+def test_alphas_pruned_in_float32_are_worse_by_more_than_rounding(n, p, noise, massive, seed, scale):
+    """For responses in any unit: fourth powers of 1e-13 (tesla) underflow in float32."""
     basis, y, W = problem(n, p, 40, noise, massive, seed)
     scale = np.float32(scale / y.std())
     y, W, U = (scale * a.astype(np.float32) for a in (y, W, basis.U / scale))
@@ -69,8 +69,8 @@ def test_what_float32_rules_out_is_worse_by_more_than_rounding(n, p, noise, mass
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_most_alphas_are_ruled_out_where_rows_are_alike(dtype):
-    """How many depends on how much the rows' leverages differ, and on how flat the error is in alpha."""
+def test_most_alphas_are_pruned_if_rows_have_similar_leverage(dtype):
+    """The number depends on how much leverage varies over rows and how flat the error is in alpha."""
     rng = np.random.default_rng(0)
     X = rng.standard_normal((384, 768))
     Y = X @ rng.standard_normal((768, 500)) / 28 + 3 * rng.standard_normal((384, 500))
@@ -81,7 +81,7 @@ def test_most_alphas_are_ruled_out_where_rows_are_alike(dtype):
 
 
 @pytest.mark.parametrize("p", [10, 90])
-def test_blocks_of_single_rows_give_what_single_rows_give(p):
+def test_blocks_of_single_rows_equal_single_rows(p):
     basis, y, W = problem(40, p, 10, 1.0, 1.0, 0)
     as_blocks = blocks([np.array([i]) for i in range(35)], basis, ALPHAS, basis.U, "rows", 10)
     assert isinstance(as_blocks, Blocks)

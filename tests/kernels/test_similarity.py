@@ -1,4 +1,4 @@
-"""Whole matrices compared: each measure equals a slow twin on every array library, and the conformance vectors."""
+"""Similarity of matrices: each measure equals a slow implementation and the conformance vectors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def slow_two_vs_two(predicted, observed, distance="correlation"):
 
 
 def slow_cka(X, Y):
-    """Correlation of the centred Gram matrices, by the centring matrix."""
+    """Cosine of the Gram matrices, centred by the centring matrix."""
     H = np.eye(len(X)) - 1 / len(X)
     K, L = (H @ Z @ Z.T @ H for Z in (X, Y))
     return np.sum(K * L) / np.sqrt(np.sum(K * K) * np.sum(L * L))
@@ -30,7 +30,7 @@ def slow_rsa(X, Y):
     return spearmanr(pdist(X, "correlation"), pdist(Y, "correlation")).statistic
 
 
-# name -> (the slow independent version, columns of X, columns of Y).
+# name -> (slow independent implementation, columns of X, columns of Y).
 TWINS = {
     "two_vs_two": (slow_two_vs_two, 7, 7),
     "linear_cka": (slow_cka, 12, 7),
@@ -40,7 +40,7 @@ TWINS = {
 
 @pytest.fixture
 def compare(library):
-    """Compares host matrices on the library."""
+    """Compare host matrices on the library."""
     return lambda measure, *matrices, **options: measure(*map(library.put, matrices), **options)
 
 
@@ -59,7 +59,7 @@ def matrices():
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("name", SIMILARITIES)
-def test_a_measure_equals_its_slow_twin(name, dtype, matrices, compare):
+def test_a_measure_equals_a_slow_implementation(name, dtype, matrices, compare):
     X, Y = (matrix.astype(dtype) for matrix in matrices(name))
     alike = compare(SIMILARITIES[name], X, Y)
     assert type(alike) is float
@@ -68,7 +68,7 @@ def test_a_measure_equals_its_slow_twin(name, dtype, matrices, compare):
 
 
 @pytest.mark.parametrize("name", SIMILARITIES)
-def test_a_matrix_is_wholly_like_itself(name, matrices, compare):
+def test_a_matrix_has_similarity_one_with_itself(name, matrices, compare):
     X, _ = matrices(name)
     assert compare(SIMILARITIES[name], X, X) == pytest.approx(1.0, abs=1e-12)
 
@@ -84,7 +84,7 @@ def test_the_order_of_rows_and_of_columns_changes_nothing(name, matrices, compar
 
 
 @pytest.mark.parametrize("name", ["linear_cka", "rsa"])
-def test_brain_score_got_the_same_in_each_split(name, shared, compare):
+def test_values_equal_brain_score_in_each_split(name, shared, compare):
     case = np.load(shared / "oracle" / "cka_rdm.npz", allow_pickle=False)
     recorded = case["cka_per_split" if name == "linear_cka" else "rdm_per_split"]
     alike = [compare(SIMILARITIES[name], case["X"][rows], case["Y"][rows]) for rows in case["test"]]
@@ -122,7 +122,7 @@ def test_a_row_without_variation_has_no_correlation(name, matrices, compare):
     assert np.isnan(compare(SIMILARITIES[name], Y, X if name == "rsa" else X[:, :7]))
 
 
-def test_a_matrix_without_variation_has_no_alignment(matrices, compare):
+def test_a_constant_matrix_has_no_cka(matrices, compare):
     X, Y = matrices()
     flat = np.full_like(X, 0.1)  # its means over 30 rows are not exact
     assert np.isnan(compare(linear_cka, flat, Y))
@@ -137,7 +137,7 @@ def test_two_vs_two_needs_the_same_columns(matrices, compare):
         compare(two_vs_two, X, X, distance="cosine")
 
 
-def test_two_vs_two_by_euclidean_distance_equals_its_slow_twin(matrices, compare):
+def test_two_vs_two_by_euclidean_distance_equals_a_slow_implementation(matrices, compare):
     X, Y = matrices("two_vs_two")
     X = X / 2 + 97.5
     accuracy = compare(two_vs_two, X, Y, distance="euclidean")
@@ -147,7 +147,7 @@ def test_two_vs_two_by_euclidean_distance_equals_its_slow_twin(matrices, compare
 
 
 @pytest.mark.parametrize("distance", ["correlation", "euclidean"])
-def test_a_pair_that_cannot_be_told_apart_counts_one_half(distance, matrices, compare):
+def test_a_tied_pair_counts_one_half(distance, matrices, compare):
     X, Y = matrices("two_vs_two")
     X, Y = X / 2 + 97.5, Y.copy()
     alike = np.tile(X[:1], (30, 1))
@@ -174,7 +174,7 @@ def test_a_large_common_offset_makes_no_ties(matrices, compare):
     assert compare(two_vs_two, X, Y, distance="euclidean") == slow_two_vs_two(X, Y, "euclidean")
 
 
-def test_two_vs_two_of_an_exchange_is_none_right(matrices, compare):
+def test_two_vs_two_of_exchanged_rows_is_zero(matrices, compare):
     Y = matrices("two_vs_two", n=2)[1]
     assert compare(two_vs_two, Y, Y) == 1.0
     assert compare(two_vs_two, Y[::-1], Y) == 0.0
@@ -187,7 +187,7 @@ def test_two_vs_two_of_noise_is_at_chance(compare):
 
 
 @pytest.mark.parametrize(("p", "q"), [(5, 80), (80, 5), (80, 80), (30, 30), (30, 31)])
-def test_alignment_by_features_and_by_rows_is_the_same(p, q, compare):
+def test_cka_by_features_and_by_rows_is_the_same(p, q, compare):
     rng = np.random.default_rng(0)
     X, Y = rng.standard_normal((30, p)) + 10, rng.standard_normal((30, q))
     alike = compare(linear_cka, X, Y)
@@ -197,7 +197,7 @@ def test_alignment_by_features_and_by_rows_is_the_same(p, q, compare):
     assert alike == pytest.approx(by_features, abs=1e-12)
 
 
-def test_alignment_is_blind_to_shift_scale_and_rotation(matrices, compare):
+def test_cka_ignores_shift_scale_and_rotation(matrices, compare):
     X, Y = matrices()
     rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((12, 12)))[0]
     assert compare(linear_cka, X @ rotation * 3 + 7, Y) == pytest.approx(compare(linear_cka, X, Y), abs=1e-12)
@@ -210,7 +210,7 @@ def test_dissimilarities_that_are_equal_share_their_mean_rank(matrices, compare)
 
 
 def test_dissimilarities_that_differ_by_rounding_are_equal(compare):
-    """Of scaled rows of zeros and ones, where many are equal on paper and few in floating point."""
+    """Rows of scaled zeros and ones: many dissimilarities are equal, few of them in floating point."""
     rng = np.random.default_rng(0)
     X, Y = (rng.permuted(np.tile([0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0], (25, 1)), axis=1) for _ in "XY")
     X, Y = (Z * np.linspace(0.1, 3.7, 25)[:, None] for Z in (X, Y))
@@ -219,7 +219,7 @@ def test_dissimilarities_that_differ_by_rounding_are_equal(compare):
     assert compare(rsa, X, Y) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
 
 
-def test_similarity_looks_at_ranks_and_each_row_by_itself(matrices, compare):
+def test_rsa_depends_on_ranks_and_centres_each_row(matrices, compare):
     X, Y = matrices()
     scaled = X * np.linspace(1, 3, 30)[:, None] + np.arange(30.0)[:, None]
     assert compare(rsa, scaled, Y) == pytest.approx(compare(rsa, X, Y), abs=1e-12)

@@ -1,4 +1,4 @@
-"""The library that stands in for CuPy refuses what CuPy refuses, and computes what NumPy computes."""
+"""The stand-in for CuPy refuses what CuPy refuses and computes what NumPy computes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def device():
         lambda x: np.ones(3) @ x, lambda x: np.zeros((3, 3)).__iadd__(x),
     ],
 )  # fmt: skip
-def test_numpy_gets_nothing_from_a_device_array(convert, device):
+def test_numpy_cannot_convert_a_device_array(convert, device):
     with pytest.raises(TypeError, match="Implicit conversion to a NumPy array is not allowed"):
         convert(device)
 
@@ -80,14 +80,14 @@ def test_functions_and_assignments_refuse_host_arrays(device):
 
 
 @pytest.mark.parametrize("key", [np.array([0, 2]), np.array([True, False, True]), (slice(None), np.array([1]))])
-def test_a_host_array_is_no_index(key, device):
+def test_a_host_array_is_refused_as_an_index(key, device):
     with pytest.raises(TypeError, match="Unsupported type"):
         device[key]
     with pytest.raises(TypeError, match="Unsupported type"):
         device[key] = 0.0
 
 
-def test_indices_of_the_device_read_and_write(device):
+def test_device_indices_read_and_write(device):
     rows, mask = library.asarray([2, 0]), library.asarray([True, False, True])
     np.testing.assert_array_equal(device[rows][:, mask].get(), HOST[[2, 0]][:, [0, 2]])
     device[rows[:, None], mask] = -1.0
@@ -111,7 +111,7 @@ def test_one_element_becomes_a_number_and_several_do_not(device):
         float(device)
 
 
-def test_rows_are_met_one_by_one(device):
+def test_iteration_yields_rows(device):
     assert len(device) == 3
     assert all(isinstance(row, DeviceArray) for row in device)
     np.testing.assert_array_equal([row.get() for row in device], HOST)
@@ -124,13 +124,13 @@ def test_several_results_are_all_on_the_device(device):
     assert all(isinstance(part, DeviceArray) for part in parts)
 
 
-def test_a_result_goes_where_out_says(device):
+def test_out_receives_the_result(device):
     room = library.empty((3, 3))
     assert library.matmul(device, device, out=room) is room
     np.testing.assert_array_equal(room.get(), HOST @ HOST)
 
 
-def test_the_way_to_the_device_and_back_copies():
+def test_transfers_to_the_device_and_back_copy():
     host = HOST.copy()
     device = library.asarray(host)
     host[0, 0] = 100.0
@@ -147,7 +147,7 @@ def test_the_array_names_its_library(device):
         namespace(device, HOST)
 
 
-def test_what_is_not_listed_is_not_there(device):
+def test_names_that_are_not_listed_are_missing(device):
     for absent in ("errstate", "nan_to_num", "ma", "lib", "interp"):
         assert not hasattr(library, absent)
     for absent in ("lstsq", "eig"):
@@ -156,7 +156,7 @@ def test_what_is_not_listed_is_not_there(device):
     assert not hasattr(device, "searchsorted")
 
 
-def test_every_name_is_one_of_cupy():
+def test_every_name_exists_in_cupy():
     cupy = pytest.importorskip("cupy")  # installed without a GPU too
     assert [name for name in [*FUNCTIONS, *CONSTANTS, "asarray", "ndarray"] if not hasattr(cupy, name)] == []
     assert [name for name in LINALG if not hasattr(cupy.linalg, name)] == []
@@ -164,5 +164,5 @@ def test_every_name_is_one_of_cupy():
     assert [name for name in listed if not hasattr(cupy.ndarray, name)] == []
 
 
-def test_the_refusal_is_the_sentence_of_cupy():
+def test_the_error_message_is_that_of_cupy():
     assert REFUSAL.startswith("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")

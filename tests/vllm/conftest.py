@@ -1,4 +1,4 @@
-"""These tests run where vLLM is: `make test-vllm` makes such a place, and fails where it cannot."""
+"""These tests need vLLM: `make test-vllm` installs it into an environment of its own, and fails if it cannot."""
 
 from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""vLLM on the CPU against transformers: every layer's states and every log-probability, in float32."""
+"""vLLM on the CPU equals transformers in float32: every layer's states and every log-probability."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ KINDS = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3F
 
 @pytest.fixture(scope="module", params=KINDS)
 def both(request, tmp_path_factory):
-    """The same checkpoint in transformers and in vLLM, whose CPU kernels want heads of 32."""
+    """A checkpoint, loaded with transformers and with vLLM, whose CPU kernels need heads of width 32."""
     folder = tiny.build("llama", tmp_path_factory.mktemp("m") / request.param, [" ".join(WORDS)], 0)
     config, model = KINDS[request.param]
     torch.manual_seed(0)
-    made = model(config(vocab_size=len(AutoTokenizer.from_pretrained(folder)), **SHAPE))
-    made.eval().save_pretrained(folder, safe_serialization=True)
+    random_model = model(config(vocab_size=len(AutoTokenizer.from_pretrained(folder)), **SHAPE))
+    random_model.eval().save_pretrained(folder, safe_serialization=True)
     checkpoint = checkpoints.resolve(str(folder))
     served = backends.load("vllm", checkpoint, "cpu")
     yield checkpoint, backends.load("transformers", checkpoint, "cpu"), served
@@ -48,25 +48,25 @@ def both(request, tmp_path_factory):
 @pytest.mark.parametrize(("rule", "pooling", "window"), [
     ("passage", "last", 2048), ("passage", "sum", 2048),  # several in one batch
     ("corpus", "mean", 300),  # overlapping windows
-    ("corpus", "last", CONTEXT),  # longer than a batch: it is read in chunks
+    ("corpus", "last", CONTEXT),  # longer than a batch: processed in chunks
 ])  # fmt: skip
 def test_states_and_log_probabilities_equal_those_of_transformers(both, rule, pooling, window):
     _, ours, served = both
-    read = [ours.reader.encode(context) for context in contexts.build(STIMULI, rule)]
+    encoded = [ours.reader.encode(context) for context in contexts.build(STIMULI, rule)]
     if window == CONTEXT:
-        assert len(read[0].ids) > with_vllm.BATCH_TOKENS
-    theirs = with_transformers.extract(ours.reader, read, window, pooling=pooling)
-    found = with_vllm.extract(served.reader, read, window, pooling=pooling)
-    assert found.features.layers == theirs.features.layers
+        assert len(encoded[0].ids) > with_vllm.BATCH_TOKENS
+    theirs = with_transformers.extract(ours.reader, encoded, window, pooling=pooling)
+    extraction = with_vllm.extract(served.reader, encoded, window, pooling=pooling)
+    assert extraction.features.layers == theirs.features.layers
     for layer, states in theirs.features.values.items():
-        most = np.abs(states).max()
-        np.testing.assert_allclose(found.features.values[layer] / most, states / most, rtol=0, atol=1e-4)
-    for one, other in zip(found.log_probabilities, theirs.log_probabilities, strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
-    assert found.facts["n_windows"] == theirs.facts["n_windows"]
+        largest = np.abs(states).max()
+        np.testing.assert_allclose(extraction.features.values[layer] / largest, states / largest, rtol=0, atol=1e-4)
+    for logs, expected in zip(extraction.log_probabilities, theirs.log_probabilities, strict=True):
+        np.testing.assert_allclose(logs, expected, rtol=0, atol=1e-4)
+    assert extraction.facts["n_windows"] == theirs.facts["n_windows"]
 
 
-def test_a_feature_unit_says_who_read_it_and_leaves_no_file_behind(both, tmp_path):
+def test_a_feature_unit_records_its_backend_and_leaves_no_file_behind(both, tmp_path):
     from pathlib import Path
 
     checkpoint, _, served = both
@@ -81,14 +81,14 @@ def test_a_feature_unit_says_who_read_it_and_leaves_no_file_behind(both, tmp_pat
     assert not list(Path(served.reader.model.folder.name).iterdir())
 
 
-def test_states_and_probabilities_can_be_asked_for_alone(both):
+def test_states_and_probabilities_can_be_requested_separately(both):
     _, ours, served = both
-    read = [ours.reader.encode(context) for context in contexts.build(STIMULI, "passage")][:2]
-    assert with_vllm.extract(served.reader, read, states=False).features is None
-    assert with_vllm.extract(served.reader, read, log_probabilities=False).log_probabilities is None
+    encoded = [ours.reader.encode(context) for context in contexts.build(STIMULI, "passage")][:2]
+    assert with_vllm.extract(served.reader, encoded, states=False).features is None
+    assert with_vllm.extract(served.reader, encoded, log_probabilities=False).log_probabilities is None
 
 
-def test_the_families_whose_states_are_said_to_be_handed_over_are_those_of_vllm():
+def test_vllm_returns_the_states_of_the_listed_families():
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     from vllm.model_executor.models.interfaces import supports_eagle3
     from vllm.model_executor.models.registry import ModelRegistry
@@ -100,7 +100,7 @@ def test_the_families_whose_states_are_said_to_be_handed_over_are_those_of_vllm(
     assert not supports_eagle3(gpt2)
 
 
-def test_what_vllm_does_not_read_is_refused(both):
+def test_models_that_vllm_does_not_support_are_refused(both):
     checkpoint, _, _ = both
     with pytest.raises(ValueError, match="no untrained control"):
         backends.load("vllm", checkpoint, "cpu", untrained_seed=0)

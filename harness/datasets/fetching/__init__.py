@@ -1,1 +1,1 @@
-"""Published files of data sets: downloaded, checked, resumed."""
+"""Download of published data files: checked and resumable."""

@@ -1,7 +1,7 @@
-"""Published files -> the data root: each to its place, checked; what is there and right is left alone.
+"""Downloads the published files of data sets into the data root and verifies them; valid files are left unchanged.
 
-What fails is a row of the result and the rest goes on. One fetch at a time works on a data root: the lock is one of the
-kernel, which ends with its process, so that the file `.harness-fetch.lock` alone blocks nobody.
+A failure is a row of the result and does not stop the other files. Only one fetch at a time works on a data root. The
+lock is held by the operating system and ends with its process, so a leftover file `.harness-fetch.lock` does not block.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ from harness.datasets.fetching.download import DownloadError, Session, Unreachab
 
 @dataclass(frozen=True)
 class Fetched:
-    """What became of one file.
+    """Result of fetching one file.
 
     Attributes:
-        file: its path under the data root; `place` is the whole path.
-        state: "fetched" now, "there" already, or "failed".
-        checksum: of what lies at `place`, "" where that failed; `pinned` tells whether it is known beforehand.
-        why: what failed, or that a damaged file was replaced; else "".
+        file: path under the data root.
+        place: full path.
+        state: "fetched" now, "there" before, or "failed".
+        n_bytes: size of the file, or the published size if it failed (0 if not known).
+        checksum: checksum of the file at `place`; "" if it failed.
+        pinned: whether the published checksum is known.
+        why: reason for a failure, or a note that a damaged file was replaced; else "".
     """
 
     dataset: str
@@ -49,34 +52,35 @@ class Fetched:
 
 
 def fetch(entries: Iterable[Entry], root: Path, *, console: Console, wait_s: float = 600.0) -> list[Fetched]:
-    """Download the files of data sets that are not at their place, or are not the published ones.
+    """Download the files of data sets that are missing or damaged.
 
     Args:
         entries: data sets of the table.
-        root: the data root; it is made where it is missing.
-        console: where a terminal sees bytes, speed and remaining time; also told whom a fetch waits for.
-        wait_s: how long to wait for another fetch into the same root.
+        root: the data root; created if it does not exist.
+        console: shows progress bars if it is a terminal, and a message while another fetch is waited for.
+        wait_s: maximum time to wait for another fetch into the same root.
 
     Returns:
-        One row per file. Whatever is wrong with one file, the others are fetched.
+        One row per file. An error with one file does not stop the others.
     """
     entries, root = list(entries), root.absolute()
-    found = [(entry, file, file.state(root)) for entry in entries for file in entry.files]
-    if not any(file.url and state != "here" for _, file, state in found):
-        return [_row(*known, root) for known in found]
+    states = [(entry, file, file.state(root)) for entry in entries for file in entry.files]
+    if not any(file.url and state != "here" for _, file, state in states):
+        return [_row(*file_state, root) for file_state in states]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _alone(root, wait_s, console), _bars(console) as bars, Session() as session:
-            errand = _Errand(root, session, bars)
-            return [row for entry in entries for row in errand.fetch_all(entry)]
-    except OSError as error:  # of the root or its lock; those of a file are rows already
-        why = f"another fetch into {root} was not done in {wait_s:.0f} s" if isinstance(error, Timeout) else str(error)
-        return [_row(*known, root, why) for known in found]
+        with _locked(root, wait_s, console), _progress(console) as bars, Session() as session:
+            fetcher = _Fetcher(root, session, bars)
+            return [row for entry in entries for row in fetcher.fetch_all(entry)]
+    except OSError as error:  # from the root or its lock; errors of single files are in their rows
+        timed_out = isinstance(error, Timeout)
+        why = f"another fetch into {root} did not end within {wait_s:.0f} s" if timed_out else str(error)
+        return [_row(*file_state, root, why) for file_state in states]
 
 
 @dataclass
-class _Errand:
-    """One round of downloads; remembers which servers cannot be reached, so that each is waited for once."""
+class _Fetcher:
+    """Fetches files and remembers which servers cannot be reached, so that each is tried only once."""
 
     root: Path
     session: Session
@@ -84,18 +88,18 @@ class _Errand:
     unreachable: dict[str, str] = field(default_factory=dict)
 
     def fetch_all(self, entry: Entry) -> list[Fetched]:
-        """Every file of one data set, unless the disk cannot hold them."""
-        found = [(entry, file, file.state(self.root)) for file in entry.files]
+        """Fetch all files of one data set, unless there is too little disk space."""
+        states = [(entry, file, file.state(self.root)) for file in entry.files]
         needed = sum(
             max(0, file.n_bytes - n_kept(self.root / file.path))
-            for _, file, state in found
+            for _, file, state in states
             if file.url and state != "here"
         )
         free = shutil.disk_usage(self.root).free
         if needed > free:
-            why = f"{entry.name} needs {decimal(needed)} more and {decimal(free)} are free"
-            return [_row(*known, self.root, why) for known in found]
-        return [self._fetch(*known) for known in found]
+            why = f"{entry.name} needs {decimal(needed)} of disk space, {decimal(free)} are free"
+            return [_row(*file_state, self.root, why) for file_state in states]
+        return [self._fetch(*file_state) for file_state in states]
 
     def _fetch(self, entry: Entry, file: File, before: State) -> Fetched:
         if before == "here" or not file.url:
@@ -109,7 +113,7 @@ class _Errand:
             if isinstance(error, UnreachableError):
                 self.unreachable[host] = str(error)
             return _row(entry, file, before, self.root, str(error))
-        why = "replaced what was damaged or of another release" if before == "damaged" else ""
+        why = "replaced a file that was damaged or from another release" if before == "damaged" else ""
         return replace(_row(entry, file, "here", self.root), state="fetched", why=why)
 
     def _download(self, file: File) -> None:
@@ -117,18 +121,18 @@ class _Errand:
         try:
             download(
                 file.url, self.root / file.path, file.checksum, file.n_bytes, session=self.session,
-                watch=lambda came, total: self.bars.update(task, completed=came, total=total or None),
+                on_progress=lambda received, total: self.bars.update(task, completed=received, total=total or None),
             )  # fmt: skip
         finally:
             self.bars.remove_task(task)
 
 
-def _row(entry: Entry, file: File, found: State, root: Path, why: str = "") -> Fetched:
-    """The row of a file as it lies there; `why` it could not be fetched, where it is not."""
-    place, here = root / file.path, found == "here"
+def _row(entry: Entry, file: File, state: State, root: Path, why: str = "") -> Fetched:
+    """Describe a file in its current state; `why` is the reason if it could not be fetched."""
+    place, here = root / file.path, state == "here"
     reasons = () if here else (
         why if file.url else "no direct address is known",
-        "what is there is damaged or of another release" if found == "damaged" else "",
+        "the existing file is damaged or from another release" if state == "damaged" else "",
     )  # fmt: skip
     return Fetched(
         dataset=entry.name,
@@ -145,14 +149,14 @@ def _row(entry: Entry, file: File, found: State, root: Path, why: str = "") -> F
 
 
 @contextmanager
-def _alone(root: Path, wait_s: float, console: Console) -> Iterator[None]:
-    """Wait until no other fetch works on the root, saying whose end is waited for; Timeout after `wait_s`."""
+def _locked(root: Path, wait_s: float, console: Console) -> Iterator[None]:
+    """Lock the root; if another fetch holds the lock, print its process and wait; Timeout after `wait_s`."""
     lock, holder = FileLock(root / ".harness-fetch.lock"), root / ".harness-fetch.holder"
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        who = holder.read_text() if holder.exists() else "another process"
-        console.print(f"{who} is fetching into {root}; waiting up to {wait_s:.0f} s for its end", soft_wrap=True)
+        other = holder.read_text() if holder.exists() else "another process"
+        console.print(f"{other} is fetching into {root}; waiting up to {wait_s:.0f} s for it to end", soft_wrap=True)
         lock.acquire(timeout=wait_s)
     try:
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
@@ -162,7 +166,8 @@ def _alone(root: Path, wait_s: float, console: Console) -> Iterator[None]:
         lock.release()
 
 
-def _bars(console: Console) -> Progress:
+def _progress(console: Console) -> Progress:
+    """Progress bars with bytes, speed and remaining time; hidden unless the console is a terminal."""
     return Progress(
         TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
         console=console, transient=True, disable=not console.is_terminal,

@@ -1,1 +1,1 @@
-"""Published file formats of recordings: netCDF, pickles, the tables of Natural Stories."""
+"""Readers of published file formats: netCDF, pickles, the tables of Natural Stories."""

@@ -1,14 +1,15 @@
-"""Brain-Score's netCDF assemblies -> checked arrays: dimensions, coordinates, values.
+"""Reads Brain-Score's netCDF assemblies into checked arrays.
 
-An assembly is `data` (presentation, neuroid) with coordinates along each dimension. What a loader relies on is checked
-here, so that a damaged or foreign file is an error that names the file, the coordinate and the row.
+An assembly is a variable `data` (presentation, neuroid) with coordinates along each dimension. Everything that a loader
+relies on is checked here, so that a damaged or different file raises an error that names file, coordinate and row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,8 @@ Labels = NDArray[np.str_]
 class Assembly:
     """An assembly in memory.
 
-    values: (presentation, neuroid) float64 as published. presentation, neuroid: coordinate -> its values as text;
-    numbers: coordinate -> its values as whole numbers, where they are numbers.
+    values: (presentation, neuroid) float64 as published.
+    presentation, neuroid: coordinate name -> its values as text.
     """
 
     path: Path
@@ -32,38 +33,44 @@ class Assembly:
     neuroid: dict[str, Labels]
 
     def numbers(self, coordinate: str) -> Integers:
-        """(presentation,) a coordinate of whole numbers; ValueError names the first that is none."""
-        found = self.presentation[coordinate]
-        for row, label in enumerate(found.tolist()):
+        """A presentation coordinate as (presentation,) int64; ValueError names the first value that is not whole."""
+        labels = self.presentation[coordinate]
+        for row, label in enumerate(labels.tolist()):
             if not label.removeprefix("-").removesuffix(".0").isdigit():
-                raise ValueError(f"{self.path.name}: {coordinate} of row {row} is {label!r}, not a whole number.")
-        return found.astype(float).astype(np.int64)
+                raise ValueError(
+                    f"{self.path.name}: {coordinate} of row {row} is {label!r}, not a whole number; fetch the file "
+                    "again."
+                )
+        return labels.astype(float).astype(np.int64)
 
 
 def read(path: Path, presentation: Sequence[str], neuroid: Sequence[str]) -> Assembly:
-    """Read an assembly with the coordinates asked for.
+    """Read an assembly with the given coordinates.
 
     Args:
         path: the netCDF file.
-        presentation: coordinates that must be there, along this dimension.
-        neuroid: likewise.
+        presentation: required coordinates along the dimension presentation.
+        neuroid: required coordinates along the dimension neuroid.
 
     Raises:
-        ValueError: if the file is no netCDF, a variable is missing or lies along other dimensions, an id is doubled or
-            empty, or the data are not numbers; each names what was wanted and what came.
+        ValueError: if the file is not netCDF, a variable is missing or has other dimensions, an id is duplicate or
+            empty, or the data are not numbers.
     """
     import xarray
 
     try:
-        with xarray.open_dataset(path, engine="h5netcdf") as opened:
-            found = opened.load()
+        with xarray.open_dataset(path, engine="h5netcdf") as stored:
+            variables = stored.load().variables
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} cannot be read as netCDF ({error}); fetch the file again.") from error
-    values = _variable(path, found, "data", ("presentation", "neuroid"))
+    values = _variable(path, variables, "data", ("presentation", "neuroid"))
     if values.dtype.kind != "f" or not values.size:
-        raise ValueError(f"{path.name}: `data` holds {values.dtype} of shape {values.shape}; wanted real numbers.")
+        raise ValueError(
+            f"{path.name}: `data` has type {values.dtype} and shape {values.shape}; wanted real numbers. Fetch the "
+            "file again."
+        )
     labels = {
-        dimension: {name: _variable(path, found, name, (dimension,)).astype(str) for name in names}
+        dimension: {name: _variable(path, variables, name, (dimension,)).astype(str) for name in names}
         for dimension, names in (("presentation", presentation), ("neuroid", neuroid))
     }
     for dimension, name in (("presentation", "stimulus_id"), ("neuroid", "neuroid_id")):
@@ -71,21 +78,28 @@ def read(path: Path, presentation: Sequence[str], neuroid: Sequence[str]) -> Ass
     return Assembly(path, values.astype(np.float64, copy=False), labels["presentation"], labels["neuroid"])
 
 
-def _variable(path: Path, found: object, name: str, dimensions: tuple[str, ...]) -> np.ndarray:  # type: ignore[type-arg]
-    known = found.variables  # type: ignore[attr-defined]
-    if name not in known:
-        raise ValueError(f"{path.name}: no variable {name!r}; there are {', '.join(sorted(map(str, known)))}.")
-    if known[name].dims != dimensions:
-        raise ValueError(f"{path.name}: {name!r} lies along {known[name].dims}, wanted {dimensions}.")
-    values: np.ndarray = known[name].values  # type: ignore[type-arg]
+def _variable(path: Path, variables: Mapping[Any, Any], name: str, dimensions: tuple[str, ...]) -> NDArray[Any]:
+    """Values of a variable; ValueError if it is missing or has other dimensions."""
+    if name not in variables:
+        raise ValueError(
+            f"{path.name}: no variable {name!r}; there are {', '.join(sorted(map(str, variables)))}. Fetch the file "
+            "again."
+        )
+    if variables[name].dims != dimensions:
+        raise ValueError(
+            f"{path.name}: {name!r} has dimensions {variables[name].dims}, wanted {dimensions}; fetch the file again."
+        )
+    values: NDArray[Any] = variables[name].values
     return values
 
 
 def _require_ids(path: Path, name: str, ids: Labels) -> None:
+    """Raise if an id is duplicate or empty."""
     unique, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
         raise ValueError(
-            f"{path.name}: {name} {str(unique[counts.argmax()])!r} stands {counts.max()} times; wanted once."
+            f"{path.name}: {name} {str(unique[counts.argmax()])!r} appears {counts.max()} times, wanted once; fetch "
+            "the file again."
         )
     if "" in unique:
-        raise ValueError(f"{path.name}: {name} number {int(np.argmax(ids == ''))} is empty.")
+        raise ValueError(f"{path.name}: {name} number {int(np.argmax(ids == ''))} is empty; fetch the file again.")

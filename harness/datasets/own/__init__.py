@@ -1,1 +1,1 @@
-"""A laboratory's own recording, as `local:FOLDER`."""
+"""A user's own recording, named `local:FOLDER`."""

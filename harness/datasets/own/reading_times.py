@@ -1,10 +1,11 @@
-"""Reading times of a laboratory, checked: 0, negative numbers and codes for missing values are not times.
+"""Reads and checks reading times: 0, negative numbers and codes for missing values are rejected.
 
-Logarithms, means and split halves would take each of them for a time.
+Otherwise logarithms, means and split halves would include them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -13,64 +14,65 @@ from harness.datasets.formats import natural_stories
 from harness.datasets.own.files import Table, joined
 from harness.records import Floats, ReadingTimes, Stimuli
 
-# What is written for a missing value: 9999 and longer. Medians of a column between which its unit can be milliseconds.
-_CODES = tuple(float("9" * n) for n in range(4, 10))
-_LEAST_MEDIAN_MS, _MOST_MEDIAN_MS = 10.0, 100_000.0
+_CODES = tuple(float("9" * n) for n in range(4, 10))  # codes for missing values: 9999 and longer
+_MIN_MEDIAN_MS, _MAX_MEDIAN_MS = 10.0, 100_000.0  # a column with a median outside is not in milliseconds
 _FASTEST_MS = 1.0
 
 
-def read_times(shown: Table, stimuli: Stimuli, times: Table | None, notes: list[str]) -> ReadingTimes:
-    """Reading times from a column `reading_ms` of the stimuli, or from a table with a column for each reader.
+def read_times(stimuli_table: Table, stimuli: Stimuli, times: Table | None, notes: list[str]) -> ReadingTimes:
+    """Read reading times from a column `reading_ms` of the stimuli, or from a table with one column per reader.
 
     Args:
-        shown: the stimuli's table.
+        stimuli_table: table of the stimuli.
         stimuli: words, with their sentences.
-        times: the table of reading times; None where the stimuli have a column.
-        notes: what was unusual is added to them.
+        times: table of reading times; None if the stimuli have the column.
+        notes: list to which notes on unusual ids are appended.
 
     Raises:
-        ValueError: naming reader and word, if a time is 0, negative or a code; naming the column, if its unit cannot be
-            milliseconds; as `local_files.joined` for words that are not stimuli.
+        ValueError: if a time is 0, negative or a code for a missing value (names reader and word), if the unit of a
+            column cannot be milliseconds, or if a word is not a stimulus.
     """
     starts = np.array([True, *(before != after for before, after in pairwise(stimuli.sentences))])
-    scored = shown.flags("scored") if "scored" in shown.columns else ~starts
+    scored = stimuli_table.flags("scored") if "scored" in stimuli_table.columns else ~starts
     if times is None:
-        mean_ms = shown.numbers("reading_ms")
-        _require_times(shown, "reading_ms", mean_ms, dict(zip(stimuli.ids, stimuli.texts, strict=True)))
+        mean_ms = stimuli_table.numbers("reading_ms")
+        _require_times(stimuli_table, "reading_ms", mean_ms, stimuli.texts)
         return ReadingTimes(stimuli.ids, mean_ms, scored, release="local")
-    read = times.ids()
-    same = joined(read, stimuli.ids, "stimulus_id", times.file, shown.file, notes)
-    words = {word: stimuli.texts[row] for row, word in enumerate(stimuli.ids)}
+    word_ids = times.ids()
+    same = joined(word_ids, stimuli.ids, "stimulus_id", times.file, stimuli_table.file, notes)
+    row_of = {word_id: row for row, word_id in enumerate(stimuli.ids)}
+    rows = [row_of[same[word_id]] for word_id in word_ids]
+    words = [stimuli.texts[row] for row in rows]
     values = np.full((len(stimuli), len(times.columns)), np.nan, dtype=np.float32)
-    place = {word: row for row, word in enumerate(stimuli.ids)}
-    rows = [place[same[word]] for word in read]
     for k, column in enumerate(times.columns):
         reader_ms = times.numbers(column)
-        _require_times(times, column, reader_ms, {word: words[same[word]] for word in read})
+        _require_times(times, column, reader_ms, words)
         values[rows, k] = reader_ms
     return ReadingTimes(stimuli.ids, natural_stories.mean_of_readers(values), scored, "local", times.columns, values)
 
 
-def _require_times(table: Table, column: str, reader_ms: Floats, words: dict[str, str]) -> None:
-    known = np.isfinite(reader_ms)
-    if not known.any():
+def _require_times(table: Table, column: str, reader_ms: Floats, words: Sequence[str]) -> None:
+    """Raise if a time is 0, negative or a code for a missing value; `words` are those of the table's rows."""
+    present = np.isfinite(reader_ms)
+    if not present.any():
         return
-    _require_milliseconds(table.file, column, reader_ms[known & (reader_ms > 0)])
-    for row in np.flatnonzero(known & ((reader_ms < _FASTEST_MS) | np.isin(reader_ms, _CODES))):
-        word = list(words.values())[row]
-        who = "column 'reading_ms'" if column == "reading_ms" else f"reader {column!r}"
-        what = "a code for a missing value" if reader_ms[row] in _CODES or reader_ms[row] < 0 else "not a reading time"
+    _require_milliseconds(table.file, column, reader_ms[present & (reader_ms > 0)])
+    for row in np.flatnonzero(present & ((reader_ms < _FASTEST_MS) | np.isin(reader_ms, _CODES))):
+        source = "column 'reading_ms'" if column == "reading_ms" else f"reader {column!r}"
+        is_code = reader_ms[row] in _CODES or reader_ms[row] < 0
         raise ValueError(
-            f"{table.file}: {who} has {reader_ms[row]:g} ms for word {word!r}, {table.row(int(row))}: that is "
-            f"{what}; leave the cell empty where a word was not read."
+            f"{table.file}: {source} has {reader_ms[row]:g} ms for word {words[row]!r}, {table.row(int(row))}: this is "
+            f"{'a code for a missing value' if is_code else 'not a reading time'}; leave the cell empty if the word "
+            "was not read."
         )
 
 
 def _require_milliseconds(file: str, column: str, times_ms: Floats) -> None:
-    median = float(np.median(times_ms)) if len(times_ms) else _LEAST_MEDIAN_MS
-    if _LEAST_MEDIAN_MS <= median <= _MOST_MEDIAN_MS:
+    """Raise if the median of a column suggests seconds or microseconds."""
+    median = float(np.median(times_ms)) if len(times_ms) else _MIN_MEDIAN_MS
+    if _MIN_MEDIAN_MS <= median <= _MAX_MEDIAN_MS:
         return
-    unit, factor = ("seconds", "multiply by 1000") if median < _LEAST_MEDIAN_MS else ("microseconds", "divide by 1000")
+    unit, factor = ("seconds", "multiply by 1000") if median < _MIN_MEDIAN_MS else ("microseconds", "divide by 1000")
     raise ValueError(
         f"{file}: column {column!r} has a median of {median:g}, where milliseconds are expected: are these {unit}? "
         f"Write milliseconds ({factor})."

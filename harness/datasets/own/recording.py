@@ -1,20 +1,20 @@
-"""A laboratory's own recording: a folder of tables that is scored without writing code, as `local:FOLDER`.
+"""Loads a user's own recording, `local:FOLDER`: a folder of tables that is scored without writing code.
 
-Each table is a CSV, TSV or Parquet file. Rows are joined by their ids, so that order matters in `stimuli` alone.
+Each table is a CSV, TSV or Parquet file. Rows are joined by id, so the order of rows matters only in `stimuli`.
 
-- `stimuli`: stimulus_id, text, in order of presentation; passage (one context; default: each sentence alone, all words
-  one story), group (what must not be divided over train and test; default: the passage); onset_s and end_s of words
-  that are aligned to scans; reading_ms, sentence, scored of words that were read.
-- `responses`: row_id (a stimulus_id, or a scan_id), then one column per neuroid; nothing where it was not measured.
-- `neuroids` (may be absent): neuroid_id, subject, roi (may be absent). Subject "group" marks means over subjects.
-- `scans` (makes the rows scans): scan_id, time_s on the clock of onset_s; block (the passage that is heard, whose
-  clock this is; default: one clock for all), group (default: the block; minutes where there is one block).
-- `reading_times` (instead of reading_ms): stimulus_id, then one column per reader, ms, nothing where not read. The
-  score is on their mean, the ceiling their split half.
-- `dataset.json` (may be absent): see `local_settings.py`.
+- `stimuli`: stimulus_id, text, in order of presentation. Optional: passage (one context; default: each sentence alone,
+  all words one story), group (never split over training and test rows; default: the passage). Words aligned with scans
+  need onset_s and end_s. Words with reading times: reading_ms, and optionally sentence and scored.
+- `responses`: row_id (a stimulus_id or scan_id), then one column per neuroid; empty if not measured.
+- `neuroids` (optional): neuroid_id, subject; optional roi. Subject "group" marks means over subjects.
+- `scans` (optional; makes the rows scans): scan_id, time_s on the clock of onset_s. Optional: block (the passage being
+  heard, if each has its own clock; default: one clock for all), group (default: the block; minutes if there is one).
+- `reading_times` (instead of reading_ms): stimulus_id, then one column per reader in ms, empty if not read. Scores use
+  the mean over readers, the ceiling their split-half reliability.
+- `dataset.json` (optional): see `settings.py`.
 
-Without `sentence`, sentences are found by punctuation (`sentences.py`); without `scored`, the first word of each is
-left out, as in Futrell2018. The protocols: `local_protocols.py`.
+Without a column sentence, sentences are detected by punctuation (`harness/text/sentences.py`). Without a column scored,
+the first word of each sentence is not scored, as in Futrell2018. Protocols are chosen in `own_protocols.py`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from typing import Any
 import numpy as np
 
 from harness.datasets.entry import Entry, version_of
-from harness.datasets.own import files, settings
-from harness.datasets.own import own_protocols as local_protocols
+from harness.datasets.own import files, own_protocols, settings
 from harness.datasets.own.files import Table, joined, nearest
 from harness.datasets.own.reading_times import read_times
 from harness.datasets.own.scans import Rows, require_words_in_scans, scan_rows
@@ -47,11 +46,11 @@ _OPTIONAL = ("passage", "group", "onset_s", "end_s", "reading_ms", "sentence", "
 
 
 def folder_of(name: str) -> Path:
-    """The folder of "local:FOLDER"; ValueError where there is none, with those of a like name."""
+    """Folder of "local:FOLDER"; ValueError if it does not exist, with the nearest name."""
     folder = Path(name.removeprefix(PREFIX)).expanduser()
     if not folder.is_dir():
-        beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
-        raise ValueError(f"{name}: {folder.absolute()} is no folder{nearest(folder.name, sorted(beside))}.")
+        siblings = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+        raise ValueError(f"{name}: {folder.absolute()} is not a folder{nearest(folder.name, sorted(siblings))}.")
     return folder
 
 
@@ -59,39 +58,39 @@ def entry(name: str) -> Entry:
     """Read and check the whole folder.
 
     Args:
-        name: "local:FOLDER"; a relative folder is one of the working directory.
+        name: "local:FOLDER"; a relative path is relative to the working directory.
 
     Returns:
-        The entry, whose name is that of the tables, and which gives the recording that was read.
+        The entry. Its name is the one used in result tables, and its loader returns the recording already read.
 
     Raises:
-        ValueError: what is wrong, with folder, file, column and id.
+        ValueError: if the folder has an error; names folder, file, column and id.
     """
     folder = folder_of(name)
     notes: list[str] = []
     try:
-        said = settings.read(folder)
-        dataset = _read_dataset(folder, said, notes)
-        protocols = local_protocols.choose(dataset, said.context, said.folds)
+        options = settings.read(folder)
+        dataset = _read_dataset(folder, options, notes)
+        protocols = own_protocols.choose(dataset, options.context, options.folds)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     return Entry(
-        name=said.name,
-        title=said.title,
-        extent=_counts(dataset),
+        name=options.name,
+        title=options.title,
+        extent=_extent(dataset),
         kind="reading" if dataset.reading else "brain",
-        licence=said.licence,
+        licence=options.licence,
         load=lambda _: _with_notes(dataset, notes),
         protocols=protocols,
-        citation=said.citation,
+        citation=options.citation,
         landing=str(folder.absolute()),
-        language=said.language,
+        language=options.language,
         notes=tuple(notes),
     )
 
 
 def _with_notes(dataset: Dataset, notes: list[str]) -> Dataset:
-    """The recording, after logging once what was unusual about its files."""
+    """Log once what was unusual about the files, and return the recording."""
     for note in notes:
         _log_once(f"dataset={dataset.name} {note}")
     return dataset
@@ -102,71 +101,77 @@ def _log_once(message: str) -> None:
     logger.warning("%s", message)
 
 
-def _counts(dataset: Dataset) -> str:
+def _extent(dataset: Dataset) -> str:
+    """Numbers of stimuli, rows, neuroids and subjects in words."""
     responses, n_stimuli = dataset.responses, len(dataset.stimuli)
     if responses is None:
-        people = len(dataset.reading.subjects) if dataset.reading else 0
-        return f"reading times of {n_stimuli} words" + (f", {people} readers" if people else "")
+        n_readers = len(dataset.reading.subjects) if dataset.reading else 0
+        return f"reading times of {n_stimuli} words" + (f", {n_readers} readers" if n_readers else "")
     rows = (
         f"{n_stimuli} sentences" if responses.times_s is None else f"{n_stimuli} words, {len(responses.row_ids)} scans"
     )
-    n_people = len(set(responses.subjects))
-    return f"{rows}, {len(responses.neuroid_ids)} neuroids of {n_people} subject{'s' if n_people > 1 else ''}"
+    n_subjects = len(set(responses.subjects))
+    return f"{rows}, {len(responses.neuroid_ids)} neuroids of {n_subjects} subject{'s' if n_subjects > 1 else ''}"
 
 
 # --- tables -> records ------------------------------------------------------------------------------------------------
 
 
-def _read_dataset(folder: Path, said: Settings, notes: list[str]) -> Dataset:
+def _read_dataset(folder: Path, options: Settings, notes: list[str]) -> Dataset:
+    """Read and check all tables of a folder; notes are appended to `notes`."""
     files.check_names(folder, _TABLES)
-    shown = files.require(folder, "stimuli", ("stimulus_id", "text"), _OPTIONAL, said.encoding)
-    measured = files.find(folder, "responses", ("row_id",), None, said.encoding)
-    times = files.find(folder, "reading_times", ("stimulus_id",), None, said.encoding)
-    scans = files.find(folder, "scans", ("scan_id", "time_s"), ("block", "group"), said.encoding)
-    neuroids = files.find(folder, "neuroids", ("neuroid_id", "subject"), ("roi",), said.encoding)
-    notes += [note for table in (shown, measured, times, scans, neuroids) if table for note in table.content.notes]
-    _require_one_kind(shown, measured, times)
-    stimuli = _stimuli(shown, said, words=measured is None or scans is not None, timed=scans is not None)
+    stimuli_table = files.require(folder, "stimuli", ("stimulus_id", "text"), _OPTIONAL, options.encoding)
+    response_table = files.find(folder, "responses", ("row_id",), None, options.encoding)
+    times = files.find(folder, "reading_times", ("stimulus_id",), None, options.encoding)
+    scans = files.find(folder, "scans", ("scan_id", "time_s"), ("block", "group"), options.encoding)
+    neuroids = files.find(folder, "neuroids", ("neuroid_id", "subject"), ("roi",), options.encoding)
+    tables = (stimuli_table, response_table, times, scans, neuroids)
+    notes += [note for table in tables if table for note in table.content.notes]
+    _require_one_kind(stimuli_table, response_table, times)
+    has_words = response_table is None or scans is not None
+    stimuli = _stimuli(stimuli_table, options, words=has_words, timed=scans is not None)
     responses = reading = None
-    if measured is None:
-        stimuli = _with_sentences(shown, stimuli, said)
-        reading = read_times(shown, stimuli, times, notes)
-        notes += _frequency_notes(said.language)
+    if response_table is None:
+        stimuli = _with_sentences(stimuli_table, stimuli, options)
+        reading = read_times(stimuli_table, stimuli, times, notes)
+        notes += _frequency_notes(options.language)
     else:
-        rows = scan_rows(scans, stimuli, shown.file, notes) if scans else _sentence_rows(stimuli, shown.file)
-        responses = _responses(measured, neuroids, rows, said.unit, notes)
+        file = stimuli_table.file
+        rows = scan_rows(scans, stimuli, file, notes) if scans else _sentence_rows(stimuli, file)
+        responses = _responses(response_table, neuroids, rows, options.unit, notes)
         if scans:
             require_words_in_scans(stimuli, responses, scans.file)
-    ceiling = np.array([np.nan if said.ceiling is None else said.ceiling])
+    ceiling = np.array([np.nan if options.ceiling is None else options.ceiling])
     contents: list[Any] = [stimuli, *(measure for measure in (responses, reading) if measure), ceiling]
-    contents += [] if frequencies.is_english(said.language) else [said.language]
+    contents += [] if frequencies.is_english(options.language) else [options.language]
     return Dataset(
-        said.name, version_of(*contents), stimuli, responses, reading, said.ceiling, said.ceiling_source,
-        language=said.language,
+        options.name, version_of(*contents), stimuli, responses, reading, options.ceiling, options.ceiling_source,
+        language=options.language,
     )  # fmt: skip
 
 
 def _frequency_notes(language: str) -> list[str]:
-    """A warning where the regression of reading times will lack the frequencies of its words."""
+    """A warning if there are no word frequencies for the regression of reading times."""
     try:
         frequencies.zipf_frequencies(["a"], language)
     except (ValueError, ModuleNotFoundError) as error:
-        return [f"STRICT, which regresses reading times over word frequency, cannot be computed: {error}"]
+        return [f"STRICT regresses reading times on word frequency and cannot be computed: {error}"]
     return []
 
 
-def _require_one_kind(shown: Table, measured: Table | None, times: Table | None) -> None:
+def _require_one_kind(stimuli_table: Table, response_table: Table | None, times: Table | None) -> None:
     """Raise unless there is exactly one of responses, a column of reading times, a table of reading times."""
-    column = ["reading_ms"] if "reading_ms" in shown.columns else []
-    there = [table.file for table in (measured, times) if table] + column
-    if len(there) != 1:
+    column = ["reading_ms"] if "reading_ms" in stimuli_table.columns else []
+    kinds = [table.file for table in (response_table, times) if table] + column
+    if len(kinds) != 1:
         raise ValueError(
-            "a folder holds one of responses, a column reading_ms of stimuli, and reading_times; "
-            f"here: {' and '.join(there) or 'none of them'}."
+            "wanted exactly one of a table responses, a column reading_ms of stimuli, and a table reading_times; "
+            f"here: {' and '.join(kinds) or 'none of them'}."
         )
 
 
-def _stimuli(table: Table, said: Settings, *, words: bool, timed: bool) -> Stimuli:
+def _stimuli(table: Table, options: Settings, *, words: bool, timed: bool) -> Stimuli:
+    """Stimuli from their table; `words`: they are single words; `timed`: they need onsets and ends."""
     ids, texts = table.ids(), table.texts("text")
     if words:
         _require_single_words(table, texts)
@@ -174,72 +179,79 @@ def _stimuli(table: Table, said: Settings, *, words: bool, timed: bool) -> Stimu
     groups = table.texts("group") if "group" in table.columns else ()
     for column in ("onset_s", "end_s") if timed else ():
         if column not in table.columns:
-            raise ValueError(f"{table.file} has no column {column!r}, which words need where there are scans.")
+            raise ValueError(f"{table.file} has no column {column!r}, which is required if there are scans.")
     onsets, ends = (table.numbers(column, complete=True) if timed else None for column in ("onset_s", "end_s"))
-    if said.joiner is None and len(set(passages)) < len(ids) and scripts.has_no_spaces(texts):
+    if options.joiner is None and len(set(passages)) < len(ids) and scripts.has_no_spaces(texts):
         raise ValueError(
             f"{table.file}: column 'text' is in a script without spaces between words, but would be joined by spaces; "
-            'state what stands between stimuli in dataset.json: "joiner": "" for nothing, " " for a space.'
+            'state the separator between stimuli in dataset.json: "joiner": "" for nothing, " " for a space.'
         )
-    joiner = " " if said.joiner is None else said.joiner
+    joiner = " " if options.joiner is None else options.joiner
     return Stimuli(ids, texts, passages, groups, onsets_s=onsets, ends_s=ends, separator=joiner)
 
 
 def _require_single_words(table: Table, texts: Sequence[str]) -> None:
-    """Raise where a word holds a line break or a tab: it is several cells that were merged."""
+    """Raise if a word contains a line break or a tab, which happens if several cells were merged."""
     for row, text in enumerate(texts):
         if any(sign in text.strip() for sign in "\n\r\t"):
-            raise ValueError(f"{table.file}: column 'text' holds a line break or a tab in {table.row(row)}: {text!r}.")
+            raise ValueError(
+                f"{table.file}: column 'text' contains a line break or a tab in {table.row(row)}: {text!r}; give each "
+                "word its own row."
+            )
 
 
 def _sentence_rows(stimuli: Stimuli, file: str) -> Rows:
-    """The stimuli, in order of presentation; not all need have a response."""
+    """All stimuli as rows, in order of presentation; not all need to have a response."""
     return Rows(stimuli.ids, stimuli.groups, stimuli.passages, None, file)
 
 
-def _responses(measured: Table, neuroids: Table | None, rows: Rows, unit: str, notes: list[str]) -> Responses:
-    given = measured.ids()
-    same = joined(given, rows.ids, "row_id", measured.file, rows.file, notes)
-    place = {same[row_id]: row for row, row_id in enumerate(given)}
-    chosen = [row for row, row_id in enumerate(rows.ids) if row_id in place or rows.times_s is not None]
-    if missing := next((rows.ids[row] for row in chosen if rows.ids[row] not in place), None):
-        raise ValueError(f"{measured.file}: no row for {missing!r} of {rows.file}; write a row without values.")
-    ids, groups, blocks = (tuple(column[row] for row in chosen) for column in (rows.ids, rows.groups, rows.blocks))
-    names, subjects, rois = _neuroids(measured, neuroids, notes)
-    values = measured.matrix(names, [place[row_id] for row_id in ids])
+def _responses(response_table: Table, neuroids: Table | None, rows: Rows, unit: str, notes: list[str]) -> Responses:
+    """Responses of the rows that have any, in the order of `rows`; every scan must have a row."""
+    file, row_ids = response_table.file, response_table.ids()
+    same = joined(row_ids, rows.ids, "row_id", file, rows.file, notes)
+    table_row = {same[row_id]: row for row, row_id in enumerate(row_ids)}
+    kept = [row for row, row_id in enumerate(rows.ids) if row_id in table_row or rows.times_s is not None]
+    if missing := next((rows.ids[row] for row in kept if rows.ids[row] not in table_row), None):
+        raise ValueError(f"{file}: no row for {missing!r} of {rows.file}; add a row, without values if not measured.")
+    ids, groups, blocks = (tuple(column[row] for row in kept) for column in (rows.ids, rows.groups, rows.blocks))
+    names, subjects, rois = _neuroids(response_table, neuroids, notes)
+    values = response_table.matrix(names, [table_row[row_id] for row_id in ids])
     if len(empty := np.flatnonzero(np.isnan(values).all(axis=0))):
-        raise ValueError(f"{measured.file}: column {names[empty[0]]!r} has no value at all; leave the neuroid out.")
+        raise ValueError(f"{file}: column {names[empty[0]]!r} has no values; leave the neuroid out.")
     return Responses(values, ids, groups, blocks, names, subjects, rois, unit, rows.times_s)
 
 
 def _neuroids(
-    measured: Table, table: Table | None, notes: list[str]
+    response_table: Table, table: Table | None, notes: list[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Ids, subjects and rois, in the order of the columns of the responses."""
-    columns = measured.columns
+    """Ids, subjects and rois of the neuroids, in the order of the columns of the responses."""
+    columns = response_table.columns
     if not columns:
-        raise ValueError(f"{measured.file} has no column beside 'row_id'; give one for each neuroid.")
+        raise ValueError(f"{response_table.file} has only the column 'row_id'; add one for each neuroid.")
     if table is None:
         return columns, ("subject",) * len(columns), ("",) * len(columns)
-    place = {name: row for row, name in enumerate(table.ids())}
-    same = join(columns, list(place), measured.file, table.file)
-    if odd := [column for column in columns if column not in same.same]:
+    row_of = {name: row for row, name in enumerate(table.ids())}
+    match = join(columns, list(row_of), response_table.file, table.file)
+    if unknown := [column for column in columns if column not in match.same]:
         raise ValueError(
-            f"{measured.file}: column {odd[0]!r} is no neuroid_id of {table.file}{nearest(odd[0], place)}."
+            f"{response_table.file}: column {unknown[0]!r} is not a neuroid_id of {table.file}"
+            f"{nearest(unknown[0], row_of)}."
         )
-    notes += [same.note] if same.note else []
-    if odd := sorted(set(place) - set(same.same.values())):
+    notes += [match.note] if match.note else []
+    if unused := sorted(set(row_of) - set(match.same.values())):
         raise ValueError(
-            f"{table.file}: neuroid_id {odd[0]!r} is no column of {measured.file}{nearest(odd[0], columns)}."
+            f"{table.file}: neuroid_id {unused[0]!r} is not a column of {response_table.file}"
+            f"{nearest(unused[0], columns)}."
         )
     subjects = table.texts("subject")
-    rois = table.texts("roi") if "roi" in table.columns else ("",) * len(place)
-    at = [place[same.same[column]] for column in columns]
-    return columns, tuple(subjects[row] for row in at), tuple(rois[row] for row in at)
+    rois = table.texts("roi") if "roi" in table.columns else ("",) * len(row_of)
+    order = [row_of[match.same[column]] for column in columns]
+    return columns, tuple(subjects[row] for row in order), tuple(rois[row] for row in order)
 
 
-def _with_sentences(shown: Table, stimuli: Stimuli, said: Settings) -> Stimuli:
-    if "sentence" in shown.columns:
-        return replace(stimuli, sentences=shown.texts("sentence"))
-    starts = sentences.starts(stimuli.texts, stimuli.passages, stimuli.separator, said.language)
+def _with_sentences(stimuli_table: Table, stimuli: Stimuli, options: Settings) -> Stimuli:
+    """Add sentences from their column, or detected by punctuation."""
+    if "sentence" in stimuli_table.columns:
+        return replace(stimuli, sentences=stimuli_table.texts("sentence"))
+    starts = sentences.starts(stimuli.texts, stimuli.passages, stimuli.separator, options.language)
     return replace(stimuli, sentences=tuple(str(number) for number in np.cumsum(starts)))

@@ -1,4 +1,4 @@
-"""The scans of a laboratory's recording: in which order, in which blocks, and on the clock of its words."""
+"""Orders the scans of a user's recording by block and time, and checks that they share a clock with the words."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from harness.datasets.own.files import Table, nearest
 from harness.delimited.identifiers import join
 from harness.records import Floats, Responses, Stimuli
 
-# Beyond which a clock is in milliseconds: between scans, and by how much words go on longer than scans.
-_MOST_TR_S, _MOST_TIMES_LONGER = 60.0, 100.0
+# A clock is taken to be in milliseconds if scans are further apart than this, or words last so many times as long.
+_MAX_TR_S, _MAX_DURATION_RATIO = 60.0, 100.0
 
 
 class Rows(NamedTuple):
-    """The rows of the responses, in order of time, and the table that names them."""
+    """Rows of the responses in order of time. `file`: name of the table that defines them."""
 
     ids: tuple[str, ...]
     groups: tuple[str, ...]
@@ -27,28 +27,41 @@ class Rows(NamedTuple):
 
 
 def scan_rows(scans: Table, stimuli: Stimuli, file: str, notes: list[str]) -> Rows:
-    """The scans, block after block in the order of the passages, by time within each."""
+    """Order scans by block, in the order of the passages, and by time within each block.
+
+    Args:
+        scans: table of scans.
+        stimuli: words.
+        file: name of the table of stimuli, for messages.
+        notes: list to which notes on unusual ids are appended.
+
+    Raises:
+        ValueError: if a block is not a passage, two scans of a block have the same time, or no block has two scans.
+    """
     ids, times = scans.ids(), scans.numbers("time_s", complete=True)
     passages = tuple(dict.fromkeys(stimuli.passages))
     blocks = (passages[0] if len(passages) == 1 else "all",) * len(ids)
     if "block" in scans.columns:
-        named = scans.texts("block")
-        same = join(list(dict.fromkeys(named)), passages, scans.file, f"the passages of {file}")
-        odd = next((row for row, block in enumerate(named) if block not in same.same), None)
-        if odd is not None:
+        labels = scans.texts("block")
+        match = join(list(dict.fromkeys(labels)), passages, scans.file, f"the passages of {file}")
+        unknown = next((row for row, block in enumerate(labels) if block not in match.same), None)
+        if unknown is not None:
             raise ValueError(
-                f"{scans.file}: block {named[odd]!r} of scan {ids[odd]!r} is no passage of {file}"
-                f"{nearest(named[odd], passages)}."
+                f"{scans.file}: block {labels[unknown]!r} of scan {ids[unknown]!r} is not a passage of {file}"
+                f"{nearest(labels[unknown], passages)}."
             )
-        notes += [same.note] if same.note else []
-        blocks = tuple(same.same[block] for block in named)
-    place = {passage: k for k, passage in enumerate(passages)}
-    order = sorted(range(len(ids)), key=lambda row: (place.get(blocks[row], 0), times[row]))
+        notes += [match.note] if match.note else []
+        blocks = tuple(match.same[block] for block in labels)
+    rank = {passage: k for k, passage in enumerate(passages)}
+    order = sorted(range(len(ids)), key=lambda row: (rank.get(blocks[row], 0), times[row]))
     for before, row in pairwise(order):
         if blocks[before] == blocks[row] and times[before] == times[row]:
-            raise ValueError(f"{scans.file}: scans {ids[before]!r} and {ids[row]!r} have one time_s, {times[row]:g}.")
+            raise ValueError(
+                f"{scans.file}: scans {ids[before]!r} and {ids[row]!r} have the same time_s, {times[row]:g}; give each "
+                "scan of a block its own time."
+            )
     if len(set(blocks)) == len(ids):
-        raise ValueError(f"{scans.file}: no block has two scans, so the time from scan to scan is not known.")
+        raise ValueError(f"{scans.file}: no block has two scans, so the TR is unknown; assign scans to longer blocks.")
     if "group" in scans.columns:
         groups: Sequence[str] = scans.texts("group")
     else:
@@ -58,10 +71,10 @@ def scan_rows(scans: Table, stimuli: Stimuli, file: str, notes: list[str]) -> Ro
 
 
 def require_words_in_scans(stimuli: Stimuli, responses: Responses, file: str) -> None:
-    """Raise where the clocks of words and scans cannot be one: no word falls between a block's scans, or a unit is off.
+    """Raise if words and scans cannot share a clock: no word falls into a block's scans, or one is in milliseconds.
 
-    Scans that are more than a minute apart, or words that go on a hundred times as long as the scans, are in
-    milliseconds, though the first may fall into the other's range.
+    Scans more than a minute apart, or words that last a hundred times as long as the scans, are taken to be in
+    milliseconds, even if some words fall into the range of the scans.
     """
     assert stimuli.onsets_s is not None  # noqa: S101 - read with the scans
     assert responses.times_s is not None  # noqa: S101 - rows are scans
@@ -70,21 +83,21 @@ def require_words_in_scans(stimuli: Stimuli, responses: Responses, file: str) ->
         times = responses.times_s[blocks == block]
         onsets = stimuli.onsets_s[passages == block] if block in stimuli.passages else stimuli.onsets_s
         tr = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-        falls = ((onsets > times.min() - tr) & (onsets <= times.max() + tr)).any()
-        in_ms = _in_milliseconds(onsets, times, tr)
-        if in_ms or not falls:
-            what = "words and scans do not fit" if falls else "no word falls into any scan"
+        overlap = ((onsets > times.min() - tr) & (onsets <= times.max() + tr)).any()
+        question = _ask_milliseconds(onsets, times, tr)
+        if question or not overlap:
+            fault = "the times of words and scans do not match" if overlap else "no word falls into any scan"
             raise ValueError(
-                f"{file}: {what} in block {block!r}: "
+                f"{file}: {fault} in block {block!r}: "
                 f"scans are at {times.min():g} to {times.max():g} s, words at {onsets.min():g} to "
-                f"{onsets.max():g} s; {in_ms or 'both must be seconds on one clock.'}"
+                f"{onsets.max():g} s; {question or 'both must be in seconds on one clock.'}"
             )
 
 
-def _in_milliseconds(onsets: Floats, times: Floats, tr: float) -> str:
-    """Which of the clocks is in milliseconds, as a question; "" where neither is."""
-    if tr > _MOST_TR_S:
+def _ask_milliseconds(onsets: Floats, times: Floats, tr: float) -> str:
+    """A question for the user if one of the clocks seems to be in milliseconds; else ""."""
+    if tr > _MAX_TR_S:
         return "is time_s in milliseconds? Write seconds."
-    if np.ptp(onsets) > _MOST_TIMES_LONGER * max(float(np.ptp(times)), tr, 1.0):
+    if np.ptp(onsets) > _MAX_DURATION_RATIO * max(float(np.ptp(times)), tr, 1.0):
         return "are the onsets in milliseconds? Write seconds."
     return ""

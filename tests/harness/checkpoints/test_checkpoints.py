@@ -1,3 +1,5 @@
+"""Checkpoints are resolved from names and folders, named in tables, and paired."""
+
 import json
 import shutil
 from pathlib import Path
@@ -17,16 +19,21 @@ def folder(tmp_path):
     return tiny.build("gpt2", tmp_path / "tiny", TEXT, seed=0)
 
 
-def test_what_a_run_records_is_read_from_the_checkpoint(folder):
+def test_size_and_shape_are_read_from_the_checkpoint(folder):
     from transformers import AutoModelForCausalLM
 
-    found = checkpoints.resolve(str(folder))
+    checkpoint = checkpoints.resolve(str(folder))
     # Tied weights are stored once.
-    assert found.n_parameters == AutoModelForCausalLM.from_pretrained(folder).num_parameters()
-    assert (found.family, found.n_layers, found.hidden_size, found.context_size) == ("gpt2", 4, 48, 256)
+    assert checkpoint.n_parameters == AutoModelForCausalLM.from_pretrained(folder).num_parameters()
+    assert (checkpoint.family, checkpoint.n_layers, checkpoint.hidden_size, checkpoint.context_size) == (
+        "gpt2",
+        4,
+        48,
+        256,
+    )
 
 
-def test_a_revision_changes_with_the_weights_and_not_with_the_folder(folder, tmp_path):
+def test_revision_depends_on_the_weights_but_not_on_the_folder_name(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     one, other = checkpoints.resolve(str(folder)), checkpoints.resolve(str(copy))
     assert one.revision == other.revision
@@ -37,7 +44,7 @@ def test_a_revision_changes_with_the_weights_and_not_with_the_folder(folder, tmp
     assert checkpoints.resolve(str(copy)).revision != one.revision
 
 
-def test_an_unknown_name_lists_the_nearest():
+def test_error_for_an_unknown_name_lists_similar_names():
     with pytest.raises(ValueError, match="flan-t5-small"):
         checkpoints.resolve("flan-t5-smal")
 
@@ -51,24 +58,24 @@ def test_an_unknown_name_lists_the_nearest():
     (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:100]), "damaged"),
     (lambda f: (f / "model.safetensors").write_bytes(b""), "damaged"),
 ])  # fmt: skip
-def test_a_broken_folder_is_refused_before_anything_is_loaded(folder, broken, message):
+def test_a_broken_folder_is_refused_before_loading(folder, broken, message):
     broken(folder)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         checkpoints.resolve(str(folder))
 
 
-@pytest.mark.parametrize(("file", "said"), [
+@pytest.mark.parametrize(("file", "message"), [
     ("model-Q4_K_M.gguf", "GGUF"), ("params.json", "publisher's own form"), ("__0_0.distcp", "distributed checkpoint"),
     ("notes.txt", "save_pretrained wrote"),
 ])  # fmt: skip
-def test_a_folder_in_another_programs_form_is_refused_by_that_form(tmp_path, file, said):
+def test_error_for_a_folder_in_another_format_names_the_format(tmp_path, file, message):
     (tmp_path / file).write_bytes(b"0")
-    with pytest.raises(FileNotFoundError, match=f"no config.json in .*{said}"):
+    with pytest.raises(FileNotFoundError, match=f"no config.json in .*{message}"):
         checkpoints.resolve(str(tmp_path))
 
 
 @pytest.mark.parametrize("family", [["llama"], {"a": 1}, 3])
-def test_a_model_type_that_is_no_word_is_refused(folder, family):
+def test_a_model_type_that_is_not_a_string_is_refused(folder, family):
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"model_type": family}))
     with pytest.raises(ValueError, match="has no model_type"):
@@ -95,25 +102,25 @@ def test_a_missing_shard_is_named(folder):
         checkpoints.resolve(str(folder))
 
 
-def test_a_folder_of_a_training_step_is_named_by_its_parent(tmp_path):
+def test_a_training_step_folder_is_named_after_its_parent(tmp_path):
     assert checkpoints.resolve(str(tiny.build("gpt2", tmp_path / "m" / "step-0600", TEXT, 0))).name == "m@step-0600"
 
 
-def test_a_tuned_version_is_known_by_its_name_only_beside_a_base_of_the_same_shape(tmp_path):
+def test_pairing_by_name_requires_a_base_of_the_same_shape(tmp_path):
     base, tuned, other = (
         checkpoints.resolve(str(tiny.build(family, tmp_path / name, TEXT, 0)))
         for family, name in (("llama", "m"), ("llama", "m-instruct"), ("gpt2", "m-chat"))
     )
-    found = {checkpoint.name: checkpoint for checkpoint in pairs.pair([base, tuned, other])}
-    assert (found["m-instruct"].tuned_from, found["m-instruct"].pair_source) == ("m", "name")
-    assert found["m-chat"].tuned_from == found["m"].tuned_from == ""
+    paired = {checkpoint.name: checkpoint for checkpoint in pairs.pair([base, tuned, other])}
+    assert (paired["m-instruct"].tuned_from, paired["m-instruct"].pair_source) == ("m", "name")
+    assert paired["m-chat"].tuned_from == paired["m"].tuned_from == ""
     assert pairs.pair([tuned])[0].tuned_from == ""
 
 
-def test_a_model_card_says_the_base(folder):
+def test_the_base_is_read_from_the_model_card(folder):
     (folder / "README.md").write_text("---\nlicense: mit\nbase_model: org/base\n---\n# A model\n")
-    found = checkpoints.resolve(str(folder))
-    assert (found.tuned_from, found.pair_source) == ("org/base", "model card")
+    checkpoint = checkpoints.resolve(str(folder))
+    assert (checkpoint.tuned_from, checkpoint.pair_source) == ("org/base", "model card")
     (folder / "README.md").write_text("---\nbase_model:\n- org/base\n- org/other\n---\n# base_model: wrong\n")
     assert checkpoints.resolve(str(folder)).tuned_from == "org/base"
     (folder / "README.md").write_text("---\nlicense: mit\n---\nbase_model: wrong\n")
@@ -128,59 +135,59 @@ def _named(name, tuned_from="", source=""):
     ("Llama-2-7b-hf", "Llama-2-7b-chat-hf"), ("Mistral-7B-v0.2", "Mistral-7B-Instruct-v0.2"),
     ("gemma-3-1b-pt", "gemma-3-1b-it"), ("Qwen3-8B-Base", "Qwen3-8B-Instruct"), ("m", "m-instruct@step-0600"),
 ])  # fmt: skip
-def test_names_of_tuned_versions_are_understood(base, tuned):
-    found = {checkpoint.name: checkpoint for checkpoint in pairs.pair([_named(base), _named(tuned)])}
-    assert (found[tuned].tuned_from, found[tuned].pair_source) == (base, "name")
-    assert found[base].tuned_from == ""
+def test_tuned_versions_are_recognised_by_name(base, tuned):
+    paired = {checkpoint.name: checkpoint for checkpoint in pairs.pair([_named(base), _named(tuned)])}
+    assert (paired[tuned].tuned_from, paired[tuned].pair_source) == (base, "name")
+    assert paired[base].tuned_from == ""
 
 
-def test_a_base_that_a_card_names_by_its_hub_id_is_found_among_folders_and_the_table():
+def test_a_base_named_by_hub_id_in_a_model_card_is_found_among_folders_and_table_names():
     for base, card in (("base", "org/base"), ("gpt2-small", "openai-community/gpt2"), ("org/base", "org/base")):
         paired = pairs.pair([_named(base), _named("other", card, "model card")])[1]
         assert (paired.tuned_from, paired.pair_source) == (base, "model card")
 
 
-def test_a_base_that_is_not_in_the_run_leaves_the_name_to_speak():
+def test_pairing_falls_back_to_the_name_if_the_stated_base_is_not_in_the_run():
     assert pairs.pair([_named("m"), _named("m-chat", "org/elsewhere", "model card")])[1].tuned_from == "m"
 
 
-def test_a_model_of_several_stages_is_paired_with_the_nearest_stage_of_the_run():
+def test_a_model_is_paired_with_the_nearest_earlier_stage_in_the_run():
     instruct = _named("olmo-2-7b-instruct", "olmo-2-7b-dpo", "table")
     base, sft = _named("olmo-2-7b"), _named("olmo-2-7b-sft", "olmo-2-7b", "table")
-    found = {one.name: (one.tuned_from, one.pair_source) for one in pairs.pair([base, instruct])}
-    assert found["olmo-2-7b-instruct"] == ("olmo-2-7b", "table")
-    found = {one.name: (one.tuned_from, one.pair_source) for one in pairs.pair([base, sft, instruct])}
-    assert found["olmo-2-7b-instruct"] == ("olmo-2-7b-sft", "table")
-    assert found["olmo-2-7b-sft"] == ("olmo-2-7b", "table")
-    assert found["olmo-2-7b"] == ("", "")
+    paired = {model.name: (model.tuned_from, model.pair_source) for model in pairs.pair([base, instruct])}
+    assert paired["olmo-2-7b-instruct"] == ("olmo-2-7b", "table")
+    paired = {model.name: (model.tuned_from, model.pair_source) for model in pairs.pair([base, sft, instruct])}
+    assert paired["olmo-2-7b-instruct"] == ("olmo-2-7b-sft", "table")
+    assert paired["olmo-2-7b-sft"] == ("olmo-2-7b", "table")
+    assert paired["olmo-2-7b"] == ("", "")
 
 
-def test_a_card_that_names_a_stage_of_the_table_leads_to_the_stages_before_it():
+def test_a_model_card_that_names_a_table_stage_pairs_with_its_earlier_stages():
     mine = _named("mine", "allenai/OLMo-2-1124-7B-DPO", "model card")
     assert pairs.pair([_named("allenai/OLMo-2-1124-7B"), mine])[1].tuned_from == "allenai/OLMo-2-1124-7B"
 
 
-def test_flan_t5_is_paired_with_the_papers_parent_and_without_it_with_the_lm_adapted_one():
+def test_flan_t5_is_paired_with_the_papers_base_or_else_with_the_lm_adapted_t5():
     flan = _named("flan-t5-base", "t5-base", "table")
     adapted = _named("t5-base-lm-adapt")
     assert pairs.pair([_named("t5-base"), adapted, flan])[2].tuned_from == "t5-base"
     assert pairs.pair([adapted, flan])[1].tuned_from == "t5-base-lm-adapt"
-    assert pairs.pair([_named("t5-base"), adapted])[1].tuned_from == ""  # LM adaptation is no tuning
+    assert pairs.pair([_named("t5-base"), adapted])[1].tuned_from == ""  # LM adaptation is not tuning
 
 
-def test_a_converted_copy_in_a_pull_request_is_the_model_and_a_training_step_is_not():
+def test_a_pull_request_counts_as_the_model_but_a_training_step_does_not():
     flan = _named("flan-t5-base", "t5-base", "table")
     assert pairs.pair([_named("t5-base@refs/pr/2"), flan])[1].tuned_from == "t5-base@refs/pr/2"
     vicuna = _named("vicuna-7b@refs/pr/9", "llama-7b", "table")
     assert pairs.pair([_named("llama-7b"), vicuna])[1].tuned_from == "llama-7b"
-    assert pairs.pair([_named("t5-base@step1000"), flan])[1].tuned_from == "t5-base"  # which is not in the run
-    sft, mid = _named("smollm3-3b-sft"), _named("smollm3-3b-mid", "smollm3-3b-base", "table")  # of one repository
+    assert pairs.pair([_named("t5-base@step1000"), flan])[1].tuned_from == "t5-base"  # the named base is not in the run
+    sft, mid = _named("smollm3-3b-sft"), _named("smollm3-3b-mid", "smollm3-3b-base", "table")  # same repository
     final = _named("smollm3-3b", "smollm3-3b-apo", "table")
     assert pairs.pair([mid, final])[1].tuned_from == "smollm3-3b-mid"
     assert pairs.pair([mid, sft, final])[2].tuned_from == "smollm3-3b-sft"
 
 
-def test_masks_that_old_checkpoints_store_are_no_parameters(tmp_path):
+def test_masks_in_old_checkpoints_are_not_counted_as_parameters(tmp_path):
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -193,7 +200,7 @@ def test_masks_that_old_checkpoints_store_are_no_parameters(tmp_path):
     assert headers.n_numbers(tmp_path / "model.safetensors") == 14
 
 
-def test_a_model_that_cannot_be_fetched_says_what_to_do(monkeypatch):
+def test_error_for_an_unreachable_model_says_what_to_do(monkeypatch):
     import huggingface_hub
 
     def unreachable(*_, **__):
@@ -204,14 +211,14 @@ def test_a_model_that_cannot_be_fetched_says_what_to_do(monkeypatch):
         checkpoints.resolve("gpt2-small")
 
 
-def test_a_model_of_the_table_is_found_in_the_hubs_cache_by_its_commit(folder, monkeypatch):
+def test_a_table_model_is_found_in_the_hub_cache_by_its_commit(folder, monkeypatch):
     import huggingface_hub
 
     snapshot = folder.rename(folder.parent / "0123456789abcdef0123456789abcdef01234567")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(snapshot))
-    found = checkpoints.resolve("gpt2-small-alpaca")
-    assert (found.name, found.revision) == ("gpt2-small-alpaca", snapshot.name)
-    assert (found.tuned_from, found.pair_source) == ("gpt2-small", "table")
+    checkpoint = checkpoints.resolve("gpt2-small-alpaca")
+    assert (checkpoint.name, checkpoint.revision) == ("gpt2-small-alpaca", snapshot.name)
+    assert (checkpoint.tuned_from, checkpoint.pair_source) == ("gpt2-small", "table")
 
 
 @pytest.mark.parametrize(("given", "names"), [
@@ -224,19 +231,19 @@ def test_a_model_of_the_table_is_found_in_the_hubs_cache_by_its_commit(folder, m
     (("mine/gpt2-xl", "gpt2-xl"), ("mine-gpt2-xl", "gpt2-xl")),
     (("exp1/final", "exp2/final", "exp1-final"), (None, "exp2-final", None)),
 ])  # fmt: skip
-def test_folders_of_one_name_are_told_apart_by_the_folders_around_them(given, names, tmp_path, monkeypatch):
+def test_folders_of_the_same_name_are_distinguished_by_their_parents(given, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in given:
         if "/" in name or name.startswith("exp"):
             (tmp_path / name).mkdir(parents=True, exist_ok=True)
-    found = checkpoints.names_of(given)
-    for name, wanted in zip(given, names, strict=True):
-        assert found[name] == (wanted or found[name])
+    table_names = checkpoints.names_of(given)
+    for name, expected in zip(given, names, strict=True):
+        assert table_names[name] == (expected or table_names[name])
     folders = {str((tmp_path / name).resolve()) for name in given}
-    assert len(set(found.values())) == len(folders)
+    assert len(set(table_names.values())) == len(folders)
 
 
-def test_what_looks_like_a_hub_id_and_is_nearly_a_folder_is_a_mistyped_folder(tmp_path, monkeypatch):
+def test_a_possible_hub_id_close_to_an_existing_folder_is_a_mistyped_folder(tmp_path, monkeypatch):
     tiny.build("gpt2", tmp_path / "runs" / "final-7b", ["the cat sat"], 0)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(

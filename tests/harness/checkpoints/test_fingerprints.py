@@ -1,4 +1,4 @@
-"""A revision covers what decides a result, and what was planned is what is read."""
+"""A revision covers every file that affects results, and only the planned checkpoint is loaded."""
 
 import json
 import os
@@ -21,13 +21,13 @@ def folder(tmp_path):
 
 
 def change_weights(folder, factor=1.5):
-    """Other numbers under the same names, in a file of the same size."""
+    """Change the numbers but neither the names nor the file size."""
     file = folder / "model.safetensors"
     save_file({key: weight * factor for key, weight in load_file(file).items()}, file, {"format": "pt"})
 
 
 def sharded_below(folder):
-    """The same weights in two shards in a folder below."""
+    """Move the weights into two shards in a subfolder."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     (folder / "shards").mkdir()
@@ -43,7 +43,7 @@ def sharded_below(folder):
     "chat_template.jinja", "merges.txt", "vocab.txt", "tokenizer.model", "qwen.tiktoken", "source.spm", "bpe.codes",
     "prophetnet.tokenizer", "generation_config.json", "tokenizer_config.json", "adapter_config.json",
 ])  # fmt: skip
-def test_a_revision_changes_with_every_file_that_decides_a_result(folder, name):
+def test_revision_changes_with_every_file_that_affects_results(folder, name):
     (folder / name).write_text("{}")
     before = revision_of(folder)
     (folder / name).write_text('{"a": 1}')
@@ -51,13 +51,13 @@ def test_a_revision_changes_with_every_file_that_decides_a_result(folder, name):
 
 
 @pytest.mark.parametrize("name", ["trainer_state.json", "all_results.json", "optimizer.pt", "README.md", "log.csv"])
-def test_what_a_trainer_leaves_is_no_part_of_it(folder, name):
+def test_revision_ignores_trainer_records(folder, name):
     before = revision_of(folder)
     (folder / name).write_text("{}")
     assert revision_of(folder) == before
 
 
-def test_a_revision_changes_with_a_shard_in_a_folder_below(folder):
+def test_revision_changes_with_a_shard_in_a_subfolder(folder):
     sharded_below(folder)
     before, stamp = revision_of(folder), fingerprints.files_fingerprint(folder)
     shard = folder / "shards/1.safetensors"
@@ -66,7 +66,7 @@ def test_a_revision_changes_with_a_shard_in_a_folder_below(folder):
     assert fingerprints.files_fingerprint(folder) != stamp
 
 
-def test_a_checkpoint_that_is_only_touched_is_read(folder):
+def test_a_checkpoint_with_new_timestamps_but_same_content_is_loaded(folder):
     planned = checkpoints.resolve(str(folder))
     os.utime(folder / "model.safetensors")
     assert fingerprints.files_fingerprint(folder) != planned.stamp
@@ -79,14 +79,14 @@ def test_a_checkpoint_that_is_only_touched_is_read(folder):
     lambda folder: (folder / "config.json").write_text((folder / "config.json").read_text() + " "),
     shutil.rmtree,
 ], ids=["weights", "template", "config", "gone"])  # fmt: skip
-def test_a_checkpoint_that_changes_after_planning_is_not_read(folder, change):
+def test_a_checkpoint_that_changed_after_planning_is_not_loaded(folder, change):
     planned = checkpoints.resolve(str(folder))
     change(folder)
     with pytest.raises(CheckpointChangedError, match=r"have changed since the run was planned|cannot be read any more"):
         backends.load("transformers", planned, "cpu")
 
 
-def test_a_checkpoint_that_changes_while_it_is_read_is_not_used(folder, monkeypatch):
+def test_a_checkpoint_that_changes_during_loading_is_not_used(folder, monkeypatch):
     planned, load = checkpoints.resolve(str(folder)), backends.load_transformers
 
     def slow(*arguments, **options):
@@ -99,7 +99,7 @@ def test_a_checkpoint_that_changes_while_it_is_read_is_not_used(folder, monkeypa
         backends.load("transformers", planned, "cpu")
 
 
-def test_the_base_of_an_adapter_may_not_change_either(folder, tmp_path):
+def test_a_changed_base_of_an_adapter_is_detected(folder, tmp_path):
     import peft
     import transformers
 
@@ -113,7 +113,7 @@ def test_the_base_of_an_adapter_may_not_change_either(folder, tmp_path):
         backends.load("transformers", planned, "cpu")
 
 
-def test_untrained_twins_differ_where_their_tokenizers_or_the_ids_around_a_text_do(folder, tmp_path):
+def test_architecture_hash_depends_on_tokenizer_and_special_ids(folder, tmp_path):
     other = shutil.copytree(folder, tmp_path / "other")
     settings = json.loads((other / "tokenizer_config.json").read_text())
     (other / "tokenizer_config.json").write_text(json.dumps(settings | {"bos_token": None}))

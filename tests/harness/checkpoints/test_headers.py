@@ -1,4 +1,4 @@
-"""The weights of a folder are the files that transformers would load, and an index must agree with them."""
+"""The weight files are those that transformers would load, and an index must agree with them."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def write_index(folder, weight_map, name=INDEX):
 
 @pytest.fixture
 def sharded(whole, tmp_path):
-    """The same model in two shards."""
+    """Return the same model in two shards."""
     folder = shutil.copytree(whole, tmp_path / "sharded")
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -58,32 +58,32 @@ def assert_as_transformers(folder):
 # --- which files ------------------------------------------------------------------------------------------------------
 
 
-def test_shards_are_read_as_transformers_reads_them(whole, sharded):
+def test_shards_load_as_in_transformers(whole, sharded):
     assert assert_as_transformers(sharded).keys() == load_file(whole / "model.safetensors").keys()
     assert checkpoints.resolve(str(sharded)).n_parameters == checkpoints.resolve(str(whole)).n_parameters
 
 
-def test_a_whole_file_is_read_before_an_index_and_its_shards(whole, sharded):
-    """As transformers does; the index agrees with its shards, which are of another save."""
+def test_a_whole_file_takes_precedence_over_an_index_and_its_shards(whole, sharded):
+    """As in transformers; here index and shards agree with each other but come from another save."""
     new = {key: tensor + 1 for key, tensor in load_file(whole / "model.safetensors").items()}
     save_file(new, sharded / "model.safetensors", {"format": "pt"})
     ours = assert_as_transformers(sharded)
     assert torch.equal(ours["model.norm.weight"], new["model.norm.weight"])
 
 
-def test_the_revision_leaves_out_an_index_and_shards_that_are_not_read(whole, sharded, tmp_path):
+def test_revision_ignores_an_index_and_shards_that_are_not_loaded(whole, sharded, tmp_path):
     both = shutil.copytree(sharded, tmp_path / "both")
     shutil.copy(whole / "model.safetensors", both)
     assert checkpoints.resolve(str(both)).revision == checkpoints.resolve(str(whole)).revision
     assert checkpoints.resolve(str(sharded)).revision != checkpoints.resolve(str(whole)).revision
 
 
-def test_shards_of_another_save_that_the_index_does_not_name_are_not_read(sharded):
+def test_shards_missing_from_the_index_are_not_loaded(sharded):
     save_file({"model.norm.weight": torch.zeros(48)}, sharded / "model-00003-of-00003.safetensors")
     assert not torch.equal(assert_as_transformers(sharded)["model.norm.weight"], torch.zeros(48))
 
 
-def test_the_file_that_config_names_is_read(whole, tmp_path):
+def test_the_weights_file_named_in_config_is_loaded(whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "m")
     (folder / "model.safetensors").rename(folder / "other.safetensors")
     config = json.loads((folder / "config.json").read_text())
@@ -104,7 +104,7 @@ def test_the_file_that_config_names_is_read(whole, tmp_path):
     ("tf_model.h5", "Save the model as safetensors"),
     ("notes.txt", "Save the model as safetensors"),
 ])  # fmt: skip
-def test_weights_in_forms_that_transformers_does_not_load_are_named(whole, tmp_path, name, message):
+def test_error_names_weights_in_formats_that_transformers_does_not_load(whole, tmp_path, name, message):
     folder = shutil.copytree(whole, tmp_path / "m")
     (folder / "model.safetensors").rename(folder / name)
     with pytest.raises(FileNotFoundError, match=message) as error:
@@ -112,22 +112,22 @@ def test_weights_in_forms_that_transformers_does_not_load_are_named(whole, tmp_p
     assert "no weights (neither model.safetensors nor model.safetensors.index.json)" in str(error.value)
 
 
-def test_pickled_weights_are_taken_in_the_order_of_transformers(whole, tmp_path):
-    """One file before an index, unlike what lies in the folder by chance: other safetensors do not count."""
+def test_pickled_weights_are_chosen_as_in_transformers(whole, tmp_path):
+    """One file takes precedence over an index; safetensors with other names do not count."""
     folder = shutil.copytree(whole, tmp_path / "m")
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
     torch.save(tensors, folder / "pytorch_model.bin")
     write_index(folder, {"a": "pytorch_model-1.bin"}, "pytorch_model.bin.index.json")
-    found = weights.read(folder, "m", allow_pickle=True)
-    assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+    loaded = weights.read(folder, "m", allow_pickle=True)
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[key], tensors[key]) for key in tensors)
 
 
 # --- an index that disagrees ------------------------------------------------------------------------------------------
 
 
-def test_an_index_that_names_files_that_are_not_there_is_refused_with_what_lies_beside_it(whole, tmp_path):
+def test_error_for_an_index_with_missing_files_names_the_files_beside_it(whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "m")
     write_index(folder, {"model.norm.weight": "model-00001-of-00004.safetensors"})
     with pytest.raises(FileNotFoundError) as error:
@@ -136,7 +136,7 @@ def test_an_index_that_names_files_that_are_not_there_is_refused_with_what_lies_
         assert words in str(error.value)
 
 
-def test_an_index_that_expects_more_shards_is_refused_with_the_shard_that_is_there(sharded):
+def test_error_for_an_index_with_missing_shards_names_the_existing_shard(sharded):
     changed_map(sharded, lambda names: {key: file.replace("-of-00002", "-of-00003") for key, file in names.items()})
     with pytest.raises(FileNotFoundError, match=r"-of-00003.*model-00001-of-00002\.safetensors.*does not name"):
         headers.weight_files(sharded, "m")
@@ -154,21 +154,21 @@ def swapped(names):
     (lambda names: {key: file for key, file in names.items() if key != "model.norm.weight"},
      r"model-0000\d-of-00002\.safetensors holds model\.norm\.weight, which model\.safetensors\.index\.json does not"),
 ])  # fmt: skip
-def test_an_index_that_disagrees_with_its_shards_is_refused_naming_both(sharded, change, message):
+def test_error_for_an_index_that_disagrees_with_its_shards_names_both(sharded, change, message):
     changed_map(sharded, change)
     with pytest.raises(ValueError, match=message) as error:
         headers.weight_files(sharded, "m")
     assert "model.safetensors.index.json" in str(error.value)
 
 
-def test_a_table_that_old_shards_store_and_their_index_does_not_name_is_no_disagreement(sharded):
+def test_a_buffer_missing_from_the_index_is_accepted(sharded):
     file = sharded / "model-00001-of-00002.safetensors"
     save_file(load_file(file) | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}, file)
     assert len(headers.weight_files(sharded, "m")) == 2
 
 
 @pytest.mark.parametrize("content", ["{}", '{"weight_map": {}}', '{"weight_map": {"a": 3}}', '{"weight_map": []}'])
-def test_an_index_without_a_table_is_refused(sharded, content):
+def test_an_index_without_weight_map_is_refused(sharded, content):
     (sharded / INDEX).write_text(content)
     with pytest.raises(ValueError, match="has no weight_map of tensors to files"):
         headers.weight_files(sharded, "m")
@@ -182,19 +182,19 @@ def test_an_index_without_a_table_is_refused(sharded, content):
     "C:\\model.safetensors", "~/model.safetensors", "\\\\server\\share\\model.safetensors",
 ])  # fmt: skip
 @pytest.mark.parametrize("index", [INDEX, "pytorch_model.bin.index.json"])
-def test_a_path_of_an_index_stays_inside_the_folder(sharded, path, index):
+def test_a_path_in_an_index_must_stay_inside_the_folder(sharded, path, index):
     (sharded / INDEX).unlink()
     write_index(sharded, {"model.norm.weight": path}, index)
     with pytest.raises(ValueError, match="a path out of the folder"):
         weights.read(sharded, "m", allow_pickle=True)
 
 
-def test_a_path_that_begins_with_the_folder_itself_is_inside(sharded):
+def test_a_path_starting_with_a_dot_slash_is_accepted(sharded):
     changed_map(sharded, lambda names: {key: f"./{file}" for key, file in names.items()})
     assert_as_transformers(sharded)
 
 
-def test_shards_in_a_folder_inside_are_read(sharded):
+def test_shards_in_a_subfolder_are_loaded(sharded):
     (sharded / "parts").mkdir()
     for file in sharded.glob("model-*.safetensors"):
         file.rename(sharded / "parts" / file.name)
@@ -202,7 +202,7 @@ def test_shards_in_a_folder_inside_are_read(sharded):
     assert_as_transformers(sharded)
 
 
-def test_a_link_out_of_the_folder_that_an_index_names_is_refused(sharded, tmp_path):
+def test_a_symbolic_link_out_of_the_folder_is_refused(sharded, tmp_path):
     file = sharded / "model-00002-of-00002.safetensors"
     file.rename(tmp_path / "elsewhere.safetensors")
     file.symlink_to(tmp_path / "elsewhere.safetensors")
@@ -210,8 +210,8 @@ def test_a_link_out_of_the_folder_that_an_index_names_is_refused(sharded, tmp_pa
         headers.weight_files(sharded, "m")
 
 
-def test_the_links_of_the_hubs_cache_are_followed(sharded, tmp_path):
-    """Every file of a snapshot is a link into the folder `blobs` of its repository."""
+def test_links_of_the_hub_cache_are_followed(sharded, tmp_path):
+    """Every file of a snapshot is a link to the repository's folder `blobs`."""
     repository = tmp_path / "models--org--name"
     blobs, snapshot = repository / "blobs", repository / "snapshots" / ("0" * 40)
     blobs.mkdir(parents=True)
@@ -222,7 +222,7 @@ def test_the_links_of_the_hubs_cache_are_followed(sharded, tmp_path):
     assert_as_transformers(snapshot)
 
 
-def test_a_folder_of_links_to_another_folder_is_read(sharded, tmp_path):
+def test_a_folder_of_links_to_another_folder_is_loaded(sharded, tmp_path):
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     for file in sharded.iterdir():
@@ -235,7 +235,7 @@ def test_a_folder_of_links_to_another_folder_is_read(sharded, tmp_path):
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_tensor_that_two_shards_hold_counts_once(sharded, whole):
+def test_a_tensor_in_two_shards_counts_once(sharded, whole):
     first, second = sorted(sharded.glob("model-*.safetensors"))
     (key, tensor), *_ = load_file(second).items()
     save_file(load_file(first) | {key: tensor}, first, {"format": "pt"})

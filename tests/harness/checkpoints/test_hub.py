@@ -1,4 +1,4 @@
-"""The Hub, played by a server on this machine: commits, gates, locks, deltas, and weights that come last."""
+"""Checkpoints on the Hub, simulated by a local server: commits, gated models, locks, deltas, lazy fetching."""
 
 from __future__ import annotations
 
@@ -30,13 +30,18 @@ TOKEN = "hf_secretsecretsecretsecret"
 
 
 class Hub:
-    """Repositories: id -> {revision: commit}, {commit: folder}; who asks for gated ones is refused.
+    """Simulated repositories.
 
-    authors: (id, number of a pull request) -> who opened it; its files are those of the revision refs/pr/N.
+    Attributes:
+        revisions: repository -> {revision: commit}.
+        commits: commit -> folder with its files.
+        gated: repositories whose files are refused.
+        requests: (method, path) of each request received.
+        authors: (repository, number) of a pull request -> author; its files are those of revision refs/pr/N.
     """
 
     def __init__(self):
-        self.revisions, self.commits, self.gated, self.asked, self.authors = {}, {}, set(), [], {}
+        self.revisions, self.commits, self.gated, self.requests, self.authors = {}, {}, set(), [], {}
 
     def add(self, repo, folder, revision="main"):
         commit = hashlib.sha256(f"{repo}{folder}".encode()).hexdigest()[:40]
@@ -48,89 +53,91 @@ class Hub:
         return sorted(path for path in self.commits[commit].iterdir() if path.is_file())
 
 
-def handler_of(made: Hub):
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers requests as the Hub does, from `repositories`."""
 
-        def log_message(self, *_):
-            """Say nothing."""
+    repositories: Hub
+    protocol_version = "HTTP/1.1"
 
-        def do_HEAD(self):
-            self.answer(body=False)
+    def log_message(self, *_):
+        """Suppress the server log."""
 
-        def do_GET(self):
-            self.answer(body=True)
+    def do_HEAD(self):
+        self.answer(body=False)
 
-        def answer(self, body):
-            path = unquote(self.path.partition("?")[0])
-            made.asked.append((self.command, path))
-            api = re.fullmatch(
-                r"/api/models/([\w.-]+/[\w.-]+)(?:/revision/(.+?)|/(refs)|/tree/(.+?)|/(discussions))?", path
-            )
-            file = re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)", path)
-            found = api or file
-            if not found or found[1] not in made.revisions:
-                return self.say(401, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
-            repo, names = found[1], made.revisions[found[1]]
-            if repo in made.gated and file:
-                said = f"Access to model {repo} is restricted."
-                return self.say(403, {"error": said}, {"X-Error-Code": "GatedRepo", "X-Error-Message": said})
-            if api and api[3]:
-                refs = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": names[name]} for name in names]
-                asked = [{"name": ref["name"], "ref": ref["name"], "targetCommit": ref["targetCommit"]}
-                         for ref in refs if ref["name"].startswith("refs/pr/")]  # fmt: skip
-                branches = [ref for ref in refs if not ref["name"].startswith("refs/pr/")]
-                wanted = {"pullRequests": asked} if "include_prs=1" in self.path else {}
-                return self.say(200, {"branches": branches, "tags": [], "converts": [], **wanted})
-            if api and api[5]:
-                rows = [{"title": "Adding safetensors", "num": number, "author": {"name": author}, "status": "open",
-                         "createdAt": "2023-07-01T00:00:00.000Z", "isPullRequest": True,
-                         "repo": {"name": repo, "type": "model"}}
-                        for (of, number), author in made.authors.items() if of == repo]  # fmt: skip
-                return self.say(200, {"discussions": rows, "count": len(rows), "start": 0})
-            revision = (api[2] or api[4] or "main") if api else file[2]
-            commit = names.get(revision, revision if revision in names.values() else None)
-            if commit is None:
-                return self.say(404, {"error": "Revision not found"}, {"X-Error-Code": "RevisionNotFound"})
-            if api and api[4]:
-                rows = [{"type": "file", "path": each.name, "size": each.stat().st_size, "oid": "0" * 40}
-                        for each in made.files(commit)]  # fmt: skip
-                return self.say(200, rows)
-            if api:
-                siblings = [{"rfilename": each.name} for each in made.files(commit)]
-                return self.say(200, {"id": repo, "modelId": repo, "sha": commit, "siblings": siblings, "tags": [],
-                                      "private": False, "downloads": 0, "likes": 0})  # fmt: skip
-            return self.send_file(made.commits[commit] / file[3], commit, body)
+    def do_GET(self):
+        self.answer(body=True)
 
-        def send_file(self, path, commit, body):
-            if not path.is_file():
-                return self.say(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
-            content = path.read_bytes()
-            headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit,
-                       "Accept-Ranges": "bytes"}  # fmt: skip
-            status, asked = 200, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-            if asked:
-                status, last = 206, min(int(asked[2] or len(content)), len(content) - 1)
-                headers["Content-Range"] = f"bytes {asked[1]}-{last}/{len(content)}"
-                content = content[int(asked[1]) : last + 1]
-            return self.say(status, content, headers, body)
+    def answer(self, body):
+        path = unquote(self.path.partition("?")[0])
+        self.repositories.requests.append((self.command, path))
+        api = re.fullmatch(
+            r"/api/models/([\w.-]+/[\w.-]+)(?:/revision/(.+?)|/(refs)|/tree/(.+?)|/(discussions))?", path
+        )
+        file = re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)", path)
+        match = api or file
+        if not match or match[1] not in self.repositories.revisions:
+            return self.reply(401, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+        repo, names = match[1], self.repositories.revisions[match[1]]
+        if repo in self.repositories.gated and file:
+            message = f"Access to model {repo} is restricted."
+            return self.reply(403, {"error": message}, {"X-Error-Code": "GatedRepo", "X-Error-Message": message})
+        if api and api[3]:
+            refs = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": names[name]} for name in names]
+            pulls = [{"name": ref["name"], "ref": ref["name"], "targetCommit": ref["targetCommit"]}
+                     for ref in refs if ref["name"].startswith("refs/pr/")]  # fmt: skip
+            branches = [ref for ref in refs if not ref["name"].startswith("refs/pr/")]
+            extra = {"pullRequests": pulls} if "include_prs=1" in self.path else {}
+            return self.reply(200, {"branches": branches, "tags": [], "converts": [], **extra})
+        if api and api[5]:
+            rows = [{"title": "Adding safetensors", "num": number, "author": {"name": author}, "status": "open",
+                     "createdAt": "2023-07-01T00:00:00.000Z", "isPullRequest": True,
+                     "repo": {"name": repo, "type": "model"}}
+                    for (of, number), author in self.repositories.authors.items() if of == repo]  # fmt: skip
+            return self.reply(200, {"discussions": rows, "count": len(rows), "start": 0})
+        revision = (api[2] or api[4] or "main") if api else file[2]
+        commit = names.get(revision, revision if revision in names.values() else None)
+        if commit is None:
+            return self.reply(404, {"error": "Revision not found"}, {"X-Error-Code": "RevisionNotFound"})
+        if api and api[4]:
+            rows = [{"type": "file", "path": entry.name, "size": entry.stat().st_size, "oid": "0" * 40}
+                    for entry in self.repositories.files(commit)]  # fmt: skip
+            return self.reply(200, rows)
+        if api:
+            siblings = [{"rfilename": entry.name} for entry in self.repositories.files(commit)]
+            return self.reply(200, {"id": repo, "modelId": repo, "sha": commit, "siblings": siblings, "tags": [],
+                                  "private": False, "downloads": 0, "likes": 0})  # fmt: skip
+        return self.send_file(self.repositories.commits[commit] / file[3], commit, body)
 
-        def say(self, status, content, headers=None, body=True):
-            raw = content if isinstance(content, bytes) else json.dumps(content).encode()
-            self.send_response(status)
-            for name, value in {**(headers or {}), "Content-Length": str(len(raw))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if body and self.command == "GET":
-                self.wfile.write(raw)
+    def send_file(self, path, commit, body):
+        if not path.is_file():
+            return self.reply(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
+        content = path.read_bytes()
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit,
+                   "Accept-Ranges": "bytes"}  # fmt: skip
+        status, byte_range = 200, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if byte_range:
+            status, last = 206, min(int(byte_range[2] or len(content)), len(content) - 1)
+            headers["Content-Range"] = f"bytes {byte_range[1]}-{last}/{len(content)}"
+            content = content[int(byte_range[1]) : last + 1]
+        return self.reply(status, content, headers, body)
 
-    return Handler
+    def reply(self, status, content, headers=None, body=True):
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(raw))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body and self.command == "GET":
+            self.wfile.write(raw)
 
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    made = Hub()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler_of(made))
+    repositories = Hub()
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), type("BoundHandler", (Handler,), {"repositories": repositories})
+    )
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -143,7 +150,7 @@ def site(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.chdir(tmp_path)
-    yield made
+    yield repositories
     server.shutdown()
     server.server_close()
 
@@ -153,24 +160,28 @@ def folder(tmp_path):
     return tiny.build("llama", tmp_path / "weights", TEXT, 0)
 
 
-def test_a_model_is_resolved_to_its_commit_and_size_without_its_weights_which_come_when_it_is_loaded(site, folder):
+def test_resolving_gives_commit_and_size_and_weights_are_fetched_at_loading(site, folder):
     commit = site.add("org/model", folder)
-    found = checkpoints.resolve("org/model")
-    assert (found.name, found.revision, found.hub_id) == ("org/model", commit, "org/model")
+    checkpoint = checkpoints.resolve("org/model")
+    assert (checkpoint.name, checkpoint.revision, checkpoint.hub_id) == ("org/model", commit, "org/model")
     local = checkpoints.resolve(str(folder))
-    assert (found.n_parameters, found.n_layers, found.n_heads) == (local.n_parameters, tiny.BLOCKS, tiny.HEADS)
-    assert not list(Path(found.folder).glob("*.safetensors"))
-    ready = checkpoints.with_weights(found)
+    assert (checkpoint.n_parameters, checkpoint.n_layers, checkpoint.n_heads) == (
+        local.n_parameters,
+        tiny.BLOCKS,
+        tiny.HEADS,
+    )
+    assert not list(Path(checkpoint.folder).glob("*.safetensors"))
+    ready = checkpoints.with_weights(checkpoint)
     assert (Path(ready.folder) / "model.safetensors").is_file()
-    model = backends.load("transformers", found, "cpu")
+    model = backends.load("transformers", checkpoint, "cpu")
     ours = model.reader.model.get_input_embeddings().weight
     assert torch.equal(ours, load_file(folder / "model.safetensors")["model.embed_tokens.weight"])
-    n = len(site.asked)
-    assert checkpoints.with_weights(found) == ready
-    assert not any("safetensors" in path and command == "GET" for command, path in site.asked[n:])
+    n = len(site.requests)
+    assert checkpoints.with_weights(checkpoint) == ready
+    assert not any("safetensors" in path and command == "GET" for command, path in site.requests[n:])
 
 
-def test_a_branch_that_moves_gives_its_new_commit_and_a_lock_keeps_the_old_one(site, folder, tmp_path, capsys):
+def test_a_moved_branch_resolves_to_its_new_commit_unless_a_lock_pins_the_old_one(site, folder, tmp_path, capsys):
     old = site.add("org/model", folder)
     assert main(["models", "pin", "org/model"]) == 0
     other = tiny.build("llama", tmp_path / "later", TEXT, 1)
@@ -187,29 +198,29 @@ def test_a_branch_that_moves_gives_its_new_commit_and_a_lock_keeps_the_old_one(s
     assert checkpoints.resolve("org/model").revision == new
 
 
-def test_a_revision_is_asked_for_by_name(site, folder, tmp_path):
+def test_a_revision_is_resolved_by_name(site, folder, tmp_path):
     site.add("org/model", folder)
     step = site.add("org/model", tiny.build("llama", tmp_path / "early", TEXT, 2), "step1000")
-    found = checkpoints.resolve("org/model@step1000")
-    assert (found.name, found.revision) == ("org/model@step1000", step)
+    checkpoint = checkpoints.resolve("org/model@step1000")
+    assert (checkpoint.name, checkpoint.revision) == ("org/model@step1000", step)
     assert hub.refs("org/model") == ["main", "step1000"]
     with pytest.raises(FileNotFoundError, match="org/model has no revision 'step7'"):
         checkpoints.resolve("org/model@step7")
 
 
 @pytest.mark.parametrize("revision", ["refs/pr/2", "main", "step1000", "stage1-step-40000", "v1.0+cu", "a" * 40])
-def test_names_of_revisions_are_taken(revision):
+def test_valid_revision_names_are_accepted(revision):
     hub.require_revision(revision)
 
 
 @pytest.mark.parametrize("revision", [
     "", "..", "../x", "refs/../x", "/etc", "refs//pr", "refs/pr/", ".git", "refs/.pr/2", "-x", "a b", "a\n", "a..b",
 ])  # fmt: skip
-def test_what_is_no_revision_or_leads_out_of_the_cache_is_refused(site, folder, revision):
+def test_invalid_revisions_and_paths_out_of_the_cache_are_refused(site, folder, revision):
     site.add("org/model", folder)
     with pytest.raises(ValueError, match="is no revision; give a branch, a tag or a commit"):
         hub.look("org/model", revision)
-    assert not site.asked
+    assert not site.requests
 
 
 # --- pickles ----------------------------------------------------------------------------------------------------------
@@ -217,17 +228,15 @@ def test_what_is_no_revision_or_leads_out_of_the_cache_is_refused(site, folder, 
 
 @pytest.fixture
 def pickled(folder, tmp_path):
-    """The model with its weights pickled, beside a state of its trainer, which is no weight."""
-    made = shutil.copytree(folder, tmp_path / "pickled")
-    torch.save(load_file(made / "model.safetensors"), made / "pytorch_model.bin")
-    torch.save({"epoch": torch.ones(2)}, made / "training_args.bin")
-    (made / "model.safetensors").unlink()
-    return made
+    """The model with pickled weights beside a trainer state, which holds no weights."""
+    copy = shutil.copytree(folder, tmp_path / "pickled")
+    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
+    torch.save({"epoch": torch.ones(2)}, copy / "training_args.bin")
+    (copy / "model.safetensors").unlink()
+    return copy
 
 
-def test_a_model_of_pickles_only_is_refused_before_anything_is_fetched_and_its_converted_copy_is_named(
-    site, folder, pickled
-):
+def test_a_pickle_only_model_is_refused_before_fetching_and_the_error_names_its_converted_copy(site, folder, pickled):
     site.add("org/model", pickled)
     site.add("org/model", tiny.build("llama", folder.parent / "others", TEXT, 3), "refs/pr/1")
     converted = site.add("org/model", folder, "refs/pr/2")
@@ -235,31 +244,33 @@ def test_a_model_of_pickles_only_is_refused_before_anything_is_fetched_and_its_c
     with pytest.raises(FileNotFoundError) as refused:
         checkpoints.resolve("org/model")
     assert str(refused.value) == (
-        "org/model: its weights on the Hub are pickles only (*.bin), which can run code when they are read; give "
-        "org/model@refs/pr/2, where the Hub's converter put a copy in safetensors, or give --allow-pickle if you trust "
-        "who published them."
+        "org/model: its weights on the Hub are pickles only (*.bin), which can run code when they are read; use "
+        "org/model@refs/pr/2, where the Hub's converter put a copy in safetensors, or pass --allow-pickle if you trust "
+        "the publisher."
     )
-    assert not [path for _, path in site.asked if "/resolve/" in path]
-    found = checkpoints.resolve("org/model@refs/pr/2")
-    assert (found.name, found.revision) == ("org/model@refs/pr/2", converted)
-    loaded = backends.load("transformers", found, "cpu").reader.model.get_input_embeddings().weight
+    assert not [path for _, path in site.requests if "/resolve/" in path]
+    checkpoint = checkpoints.resolve("org/model@refs/pr/2")
+    assert (checkpoint.name, checkpoint.revision) == ("org/model@refs/pr/2", converted)
+    loaded = backends.load("transformers", checkpoint, "cpu").reader.model.get_input_embeddings().weight
     assert torch.equal(loaded, load_file(folder / "model.safetensors")["model.embed_tokens.weight"])
 
 
-def test_without_a_converted_copy_the_sentence_says_where_one_would_be(site, pickled):
+def test_error_without_a_converted_copy_says_where_one_would_be(site, pickled):
     site.add("org/model", pickled)
-    site.authors = {("org/model", 3): "SFconvertbot"}  # of which nothing is left
-    with pytest.raises(
-        FileNotFoundError, match=re.escape("(org/model@refs/pr/N where somebody converted them; none was")
-    ):
+    site.authors = {("org/model", 3): "SFconvertbot"}  # the pull request has no files any more
+    with pytest.raises(FileNotFoundError, match=re.escape("(org/model@refs/pr/N if somebody converted them; none was")):
         checkpoints.resolve("org/model")
 
 
-def test_a_model_of_the_table_is_had_from_a_pull_request(site, folder, pickled, monkeypatch):
+def test_a_table_model_can_be_loaded_from_a_pull_request(site, folder, pickled, monkeypatch):
     site.add("google/t5-v1_1-base", pickled)
     commit = site.add("google/t5-v1_1-base", folder, "refs/pr/2")
-    found = checkpoints.resolve("t5-base@refs/pr/2")
-    assert (found.name, found.revision, found.hub_id) == ("t5-base@refs/pr/2", commit, "google/t5-v1_1-base")
+    checkpoint = checkpoints.resolve("t5-base@refs/pr/2")
+    assert (checkpoint.name, checkpoint.revision, checkpoint.hub_id) == (
+        "t5-base@refs/pr/2",
+        commit,
+        "google/t5-v1_1-base",
+    )
     assert main(["models", "pin", "t5-base@refs/pr/2", "t5-base"]) == 0
     assert set(hub.pinned()) == {"t5-base@refs/pr/2", "t5-base"}
     site.add("google/t5-v1_1-base", tiny.build("llama", folder.parent / "later", TEXT, 4), "refs/pr/2")
@@ -278,16 +289,16 @@ def _list(file, name):
     return file
 
 
-def test_pickles_of_the_hub_are_fetched_alone_and_read_where_they_are_allowed(site, folder, pickled):
+def test_allowed_pickles_are_fetched_without_other_files_and_loaded(site, folder, pickled):
     site.add("org/model", pickled)
-    found = checkpoints.resolve("org/model", allow_pickle=True)
+    checkpoint = checkpoints.resolve("org/model", allow_pickle=True)
     local = load_file(folder / "model.safetensors")
-    assert found.n_parameters == sum(tensor.numel() for tensor in local.values())  # no table says it: they were counted
+    assert checkpoint.n_parameters == sum(tensor.numel() for tensor in local.values())  # not in the table, so counted
     with pytest.raises(ValueError, match="pickle"):
-        backends.load("transformers", found, "cpu")
-    weights = backends.load("transformers", found, "cpu", allow_pickle=True).reader.model.state_dict()
+        backends.load("transformers", checkpoint, "cpu")
+    weights = backends.load("transformers", checkpoint, "cpu", allow_pickle=True).reader.model.state_dict()
     assert torch.equal(weights["model.embed_tokens.weight"], local["model.embed_tokens.weight"])
-    fetched = {path.name for path in Path(found.folder).iterdir()}
+    fetched = {path.name for path in Path(checkpoint.folder).iterdir()}
     assert "pytorch_model.bin" in fetched
     assert "training_args.bin" not in fetched
 
@@ -299,14 +310,14 @@ def test_pickles_beside_safetensors_are_not_fetched(site, folder):
     assert not list(Path(ready.folder).glob("*.bin"))
 
 
-def test_a_model_of_the_table_that_is_pickled_has_its_nominal_size_until_it_is_loaded(site, pickled):
+def test_a_pickled_table_model_has_its_nominal_size(site, pickled):
     site.add("google/t5-v1_1-base", pickled)
-    found = checkpoints.resolve("t5-base", allow_pickle=True)
-    assert found.n_parameters == 250_000_000
-    assert not list(Path(found.folder).glob("*.bin"))
+    checkpoint = checkpoints.resolve("t5-base", allow_pickle=True)
+    assert checkpoint.n_parameters == 250_000_000
+    assert not list(Path(checkpoint.folder).glob("*.bin"))
 
 
-def test_pickles_in_other_folders_and_of_other_libraries_are_no_weights_and_no_ground_to_refuse(site, folder):
+def test_pickles_in_subfolders_and_of_other_libraries_are_ignored(site, folder):
     (folder / "onnx").mkdir()
     (folder / "tf_model.bin").write_bytes(b"x")
     (folder / "optimizer.bin").write_bytes(b"x")
@@ -314,7 +325,7 @@ def test_pickles_in_other_folders_and_of_other_libraries_are_no_weights_and_no_g
     assert checkpoints.resolve("org/model").n_parameters
 
 
-def test_what_the_hub_refuses_is_said_in_a_sentence_and_without_the_token(site, folder):
+def test_hub_errors_are_one_sentence_without_the_token(site, folder):
     site.add("org/gated", folder)
     site.gated.add("org/gated")
     with pytest.raises(FileNotFoundError, match="org/gated is gated: ask for access") as gated:
@@ -324,38 +335,38 @@ def test_what_the_hub_refuses_is_said_in_a_sentence_and_without_the_token(site, 
     assert TOKEN not in f"{gated.value} {absent.value}"
 
 
-def test_without_a_network_what_is_in_the_cache_is_found(site, folder, monkeypatch):
+def test_cached_models_resolve_without_a_network(site, folder, monkeypatch):
     commit = site.add("org/model", folder)
-    found = checkpoints.with_weights(checkpoints.resolve("org/model"))
+    checkpoint = checkpoints.with_weights(checkpoints.resolve("org/model"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    n = len(site.asked)
+    n = len(site.requests)
     again = checkpoints.resolve("org/model")
-    assert (again.revision, again.n_parameters) == (commit, found.n_parameters)
-    assert len(site.asked) == n
+    assert (again.revision, again.n_parameters) == (commit, checkpoint.n_parameters)
+    assert len(site.requests) == n
     with pytest.raises(FileNotFoundError, match="not in the cache"):
         checkpoints.resolve("org/other")
 
 
-def test_a_difference_is_added_to_its_base_of_its_own_commit(site, folder, tmp_path, monkeypatch):
+def test_a_delta_is_added_to_its_base_each_at_its_own_commit(site, folder, tmp_path, monkeypatch):
     base = load_file(folder / "model.safetensors")
     delta = tiny.build("llama", tmp_path / "delta", TEXT, 5)
     change = {name: torch.full_like(tensor, 0.25) for name, tensor in base.items()}
     save_file(change, delta / "model.safetensors", metadata={"format": "pt"})
     commits = site.add("org/base", folder), site.add("org/delta", delta)
-    made = {
+    entries = {
         "base": Entry("base", "org/base", "llama"),
         "tuned": Entry("tuned", "org/delta", "llama", tuned_from="base", delta_of="base"),
     }
-    monkeypatch.setattr(model_table, "MODELS", made)
-    found = checkpoints.resolve("tuned")
-    assert found.revision == f"{commits[1]}+{commits[0]}"
-    assert (found.tuned_from, found.base_hub_id) == ("base", "org/base")
-    weights = backends.load("transformers", found, "cpu").reader.model.get_input_embeddings().weight
+    monkeypatch.setattr(model_table, "MODELS", entries)
+    checkpoint = checkpoints.resolve("tuned")
+    assert checkpoint.revision == f"{commits[1]}+{commits[0]}"
+    assert (checkpoint.tuned_from, checkpoint.base_hub_id) == ("base", "org/base")
+    weights = backends.load("transformers", checkpoint, "cpu").reader.model.get_input_embeddings().weight
     np.testing.assert_allclose(weights.detach().numpy(), base["model.embed_tokens.weight"].numpy() + 0.25, atol=1e-6)
 
 
-def test_an_adapter_is_merged_onto_its_base_each_of_its_own_commit(site, folder, tmp_path):
-    """Its base is the revision that adapter_config.json states; weights of both come when the model is loaded."""
+def test_an_adapter_is_merged_onto_its_base_each_at_its_own_commit(site, folder, tmp_path):
+    """The base's revision is that of adapter_config.json; weights of both are fetched at loading."""
     import peft
     from transformers import AutoModelForCausalLM
 
@@ -371,21 +382,21 @@ def test_an_adapter_is_merged_onto_its_base_each_of_its_own_commit(site, folder,
     file.write_text(json.dumps(stated))
     site.add("org/base", tiny.build("llama", tmp_path / "newer", TEXT, 7))
     commits = site.add("org/base", folder, "v1"), site.add("org/lora", tmp_path / "lora")
-    found = checkpoints.resolve("org/lora")
-    assert found.revision == f"{commits[1]}+{commits[0]}"
-    assert (found.name, found.tuned_from, found.pair_source) == ("org/lora", "org/base@v1", "adapter")
-    assert (found.hub_id, found.base_hub_id) == ("org/lora", "org/base")
-    assert found.n_parameters == checkpoints.resolve(str(folder)).n_parameters
-    assert not list(Path(found.folder).glob("*.safetensors"))
-    assert not list(Path(found.base_folder).glob("*.safetensors"))
+    checkpoint = checkpoints.resolve("org/lora")
+    assert checkpoint.revision == f"{commits[1]}+{commits[0]}"
+    assert (checkpoint.name, checkpoint.tuned_from, checkpoint.pair_source) == ("org/lora", "org/base@v1", "adapter")
+    assert (checkpoint.hub_id, checkpoint.base_hub_id) == ("org/lora", "org/base")
+    assert checkpoint.n_parameters == checkpoints.resolve(str(folder)).n_parameters
+    assert not list(Path(checkpoint.folder).glob("*.safetensors"))
+    assert not list(Path(checkpoint.base_folder).glob("*.safetensors"))
     key = "model.layers.0.self_attn.q_proj.weight"
-    loaded = backends.load("transformers", found, "cpu").reader.model.state_dict()[key]
+    loaded = backends.load("transformers", checkpoint, "cpu").reader.model.state_dict()[key]
     merged = wrapped.merge_and_unload().state_dict()[key]
     np.testing.assert_allclose(loaded.numpy(), merged.numpy(), atol=1e-6)
     assert not np.allclose(loaded.numpy(), load_file(folder / "model.safetensors")[key].numpy(), atol=1e-3)
 
 
-def test_scales_of_quantised_weights_on_the_hub_are_no_parameters(site, folder):
+def test_scales_of_quantised_weights_on_the_hub_are_not_counted_as_parameters(site, folder):
     n_parameters = checkpoints.resolve(str(folder)).n_parameters
     tensors = load_file(folder / "model.safetensors")
     key = "model.layers.0.self_attn.q_proj.weight"
@@ -398,7 +409,7 @@ def test_scales_of_quantised_weights_on_the_hub_are_no_parameters(site, folder):
     assert checkpoints.resolve("org/quantised").n_parameters == n_parameters
 
 
-def test_a_lock_that_is_none_is_refused(tmp_path, monkeypatch):
+def test_an_invalid_lock_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models.lock").write_text('{"m": {"commit": ""}}')
     with pytest.raises(ValueError, match=r"models\.lock is no lock"):

@@ -1,4 +1,4 @@
-"""Quantised weights are dequantised, or loaded by their library, or refused with what to install."""
+"""Quantised weights are dequantised, loaded by their library, or refused with installation advice."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def reconfigured(folder, settings, **entries):
 
 
 def in_blocks(weight, block=BLOCK):
-    """FP8 in square blocks, each with the scale that puts its largest number at 448, as DeepSeek publishes them."""
+    """Quantise to FP8 in square blocks, scaled so that each block's largest number is 448, as DeepSeek does."""
     rows, columns = weight.shape
     parts = weight.reshape(rows // block, block, columns // block, block)
     scales = parts.abs().amax((1, 3)) / 448
@@ -40,7 +40,7 @@ def in_blocks(weight, block=BLOCK):
 
 @pytest.fixture
 def fp8(dense, tmp_path):
-    """A checkpoint in FP8, and the tensors that it stands for."""
+    """A checkpoint in FP8 and its dequantised tensors."""
     folder = shutil.copytree(dense, tmp_path / "fp8")
     tensors, exact = load_file(folder / "model.safetensors"), {}
     for key, weight in list(tensors.items()):
@@ -53,18 +53,18 @@ def fp8(dense, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_weights_in_fp8_are_dequantised_to_the_precision_that_was_asked_for(fp8, dtype):
+def test_fp8_weights_are_dequantised_to_the_requested_precision(fp8, dtype):
     folder, exact = fp8
     loaded = loaded_model.load(checkpoints.resolve(str(folder)), dtype=dtype)
-    found = loaded.model.state_dict()
-    assert found.keys() == exact.keys()
+    state = loaded.model.state_dict()
+    assert state.keys() == exact.keys()
     for key in exact:
-        assert torch.equal(found[key], exact[key].to(getattr(torch, dtype))), key
-    assert loaded.quantization == ""  # the precision in the tables is the whole truth
+        assert torch.equal(state[key], exact[key].to(getattr(torch, dtype))), key
+    assert loaded.quantization == ""  # nothing remains quantised
 
 
-def test_experts_in_mxfp4_are_dequantised_as_transformers_does(dense, tmp_path):
-    """A tiny gpt-oss, whose experts are published as blocks of 32 numbers in 4 bits and a scale."""
+def test_mxfp4_experts_are_dequantised_as_in_transformers(dense, tmp_path):
+    """A tiny gpt-oss, with experts in blocks of 32 4-bit numbers and a scale, as published."""
     from transformers import GptOssConfig, GptOssForCausalLM
 
     folder = shutil.copytree(dense, tmp_path / "mxfp4")
@@ -87,9 +87,9 @@ def test_experts_in_mxfp4_are_dequantised_as_transformers_does(dense, tmp_path):
     reconfigured(folder, {"quant_method": "mxfp4", "modules_to_not_convert": ["self_attn", "router", "embed_tokens"]})
     loaded = loaded_model.load(checkpoints.resolve(str(folder)))
     theirs = GptOssForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
-    found = loaded.model.state_dict()
-    assert found.keys() == theirs.keys()
-    assert all(torch.equal(found[key], theirs[key].float()) for key in theirs)
+    state = loaded.model.state_dict()
+    assert state.keys() == theirs.keys()
+    assert all(torch.equal(state[key], theirs[key].float()) for key in theirs)
     assert {weight.dtype for weight in loaded.model.parameters()} == {torch.float32}
     assert checkpoints.resolve(str(folder)).n_parameters == sum(weight.numel() for weight in theirs.values())
 
@@ -100,25 +100,27 @@ def test_rotary_frequencies_stay_in_float32_beside_dequantised_weights(fp8, dens
         for folder in (fp8[0], dense)
     ]
     assert buffers[0]["model.rotary_emb.inv_freq"].dtype == torch.float32
-    assert torch.equal(*(found["model.rotary_emb.inv_freq"] for found in buffers))
+    assert torch.equal(*(named["model.rotary_emb.inv_freq"] for named in buffers))
 
 
-def test_scales_are_no_parameters(fp8, dense):
+def test_scales_are_not_counted_as_parameters(fp8, dense):
     assert checkpoints.resolve(str(fp8[0])).n_parameters == checkpoints.resolve(str(dense)).n_parameters
 
 
-def test_weights_that_are_no_whole_number_of_blocks_are_refused(fp8):
-    """transformers would take two scales of 96 rows for blocks of 128 to be blocks of 48."""
+def test_weights_that_do_not_divide_into_blocks_are_refused(fp8):
+    """transformers would interpret two scales for 96 rows in blocks of 128 as blocks of 48."""
     folder, _ = fp8
     tensors = load_file(folder / "model.safetensors")
     key = "model.layers.0.mlp.gate_proj.weight_scale_inv"
     tensors[key] = tensors[key][:2].contiguous()
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"gate_proj\.weight has the shape \(96, 48\), no whole number of blocks"):
+    with pytest.raises(
+        ValueError, match=r"gate_proj\.weight has the shape \(96, 48\), which is not a whole number of blocks"
+    ):
         loaded_model.load(checkpoints.resolve(str(folder)))
 
 
-def test_an_untrained_control_of_quantised_weights_is_drawn_in_full_precision(fp8, dense):
+def test_an_untrained_control_of_a_quantised_model_has_full_precision(fp8, dense):
     one, other = (
         loaded_model.load(checkpoints.resolve(str(folder)), untrained_seed=3).model.state_dict()
         for folder in (fp8[0], dense)
@@ -141,8 +143,8 @@ def test_an_adapter_is_merged_onto_dequantised_weights(fp8, tmp_path):
     stored = load_file(tmp_path / "lora" / "adapter_model.safetensors")
     key = "model.layers.2.self_attn.q_proj"
     a, b = (stored[f"base_model.model.{key}.lora_{part}.weight"] for part in "AB")
-    found = loaded_model.load(checkpoints.resolve(str(tmp_path / "lora"))).model.state_dict()
-    torch.testing.assert_close(found[f"{key}.weight"], exact[f"{key}.weight"] + 2 * (b @ a))
+    state = loaded_model.load(checkpoints.resolve(str(tmp_path / "lora"))).model.state_dict()
+    torch.testing.assert_close(state[f"{key}.weight"], exact[f"{key}.weight"] + 2 * (b @ a))
 
 
 @pytest.mark.parametrize(("settings", "library", "install"), [
@@ -156,7 +158,7 @@ def test_an_adapter_is_merged_onto_dequantised_weights(fp8, tmp_path):
     ({"quant_method": "hqq"}, "hqq", "hqq"),
     ({"quant_method": "aqlm"}, "aqlm", "aqlm"),
 ])  # fmt: skip
-def test_a_library_that_is_not_installed_is_named_with_what_installs_it(dense, tmp_path, monkeypatch, settings, library,
+def test_error_for_a_missing_library_says_how_to_install_it(dense, tmp_path, monkeypatch, settings, library,
                                                                        install):  # fmt: skip
     monkeypatch.setattr(quantization, "find_spec", lambda name: None)
     folder = reconfigured(shutil.copytree(dense, tmp_path / "m"), settings)
@@ -166,48 +168,48 @@ def test_a_library_that_is_not_installed_is_named_with_what_installs_it(dense, t
 
 
 @pytest.mark.parametrize("settings", [{"quant_method": "magic"}, {"bits": 4}])
-def test_a_method_that_is_unknown_is_refused_with_those_that_are_known(dense, tmp_path, settings):
+def test_error_for_an_unknown_method_lists_the_known_ones(dense, tmp_path, settings):
     folder = reconfigured(shutil.copytree(dense, tmp_path / "m"), settings)
     with pytest.raises(ValueError, match=r"which is none of fp8, .*gptq, awq"):
         loaded_model.load(checkpoints.resolve(str(folder)))
 
 
-def test_a_configuration_that_states_a_quantisation_of_weights_that_have_none_is_refused(dense, tmp_path, monkeypatch):
+def test_ordinary_weights_under_a_quantised_configuration_are_refused(dense, tmp_path, monkeypatch):
     monkeypatch.setattr(quantization, "_is_there", lambda module: True)
     folder = reconfigured(shutil.copytree(dense, tmp_path / "m"), {"quant_method": "compressed-tensors"})
     with pytest.raises(ValueError, match="states that the weights are quantised by compressed-tensors, and none"):
         loaded_model.load(checkpoints.resolve(str(folder)))
 
 
-def test_ordinary_weights_under_an_fp8_configuration_are_read_as_they_are(dense, tmp_path):
-    """As transformers does."""
+def test_ordinary_weights_under_an_fp8_configuration_are_loaded_unchanged(dense, tmp_path):
+    """As in transformers."""
     settings = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     folder = reconfigured(shutil.copytree(dense, tmp_path / "m"), settings)
-    found = loaded_model.load(checkpoints.resolve(str(folder))).model.state_dict()
+    state = loaded_model.load(checkpoints.resolve(str(folder))).model.state_dict()
     wanted = load_file(dense / "model.safetensors")
-    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+    assert all(torch.equal(state[key], wanted[key]) for key in wanted)
 
 
-def test_quantised_weights_without_a_configuration_of_it_are_refused(fp8):
+def test_quantised_weights_without_a_quantisation_configuration_are_refused(fp8):
     folder, _ = fp8
     config = json.loads((folder / "config.json").read_text())
     del config["quantization_config"]
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"are parts of quantised weights that config.json states no"):
+    with pytest.raises(ValueError, match=r"are parts of quantised weights, but config.json states no"):
         loaded_model.load(checkpoints.resolve(str(folder)))
 
 
 def test_quantised_weights_are_not_quantised_again(fp8, monkeypatch):
     from harness.loading import trained
 
-    with pytest.raises(ValueError, match="its weights are quantised by fp8 already; use bfloat16"):
-        trained._require_plain(checkpoints.resolve(str(fp8[0])), "int8", {"quant_method": "fp8"})
+    with pytest.raises(ValueError, match="its weights are already quantised by fp8; use bfloat16"):
+        trained._quantization_method(checkpoints.resolve(str(fp8[0])), "int8", {"quant_method": "fp8"})
 
 
-def test_vllm_leaves_quantised_weights_to_transformers(fp8):
-    found = checkpoints.resolve(str(fp8[0]))
-    assert found.quantization == "fp8"
-    chosen, why = backends.choose(found, "vllm", "cuda", "bfloat16", states=False)
+def test_quantised_weights_are_loaded_by_transformers_instead_of_vllm(fp8):
+    checkpoint = checkpoints.resolve(str(fp8[0]))
+    assert checkpoint.quantization == "fp8"
+    chosen, why = backends.choose(checkpoint, "vllm", "cuda", "bfloat16", states=False)
     assert chosen == "transformers"
     assert "fp8" in why
 
@@ -235,7 +237,7 @@ def test_vllm_leaves_quantised_weights_to_transformers(fp8):
     ({"quant_method": "fp8"}, {"q.weight": ("F8_E4M3", (48, 48)), "q.weight_scale_inv": ("F32", (1, 1))}, 48 * 48),
     ({}, {"q.weight": ("F32", (48, 48)), "norm.scale": ("F32", (48,))}, 48 * 48 + 48),
 ])  # fmt: skip
-def test_parameters_are_counted_by_what_packed_weights_stand_for(settings, tensors, n):
+def test_packed_weights_are_counted_unpacked(settings, tensors, n):
     assert quantization.n_parameters({key: StoredTensor(*stored) for key, stored in tensors.items()}, settings) == n
 
 
@@ -248,11 +250,11 @@ def test_parameters_are_counted_by_what_packed_weights_stand_for(settings, tenso
         "group_0": {"weights": {"num_bits": 8}, "input_activations": {"num_bits": 8, "dynamic": True}},
     }}, "compressed-tensors 8-bit activations"),
 ])  # fmt: skip
-def test_what_stays_quantised_while_a_model_computes_is_said(settings, words):
+def test_remaining_quantisation_is_described(settings, words):
     assert quantization.computed_in(settings) == words
 
 
-def test_the_settings_of_a_text_model_inside_count():
+def test_quantisation_settings_of_a_nested_text_model_are_found():
     assert quantization.stated({"text_config": {"quantization_config": {"quant_method": "fp8"}}}) == {
         "quant_method": "fp8"
     }
@@ -260,8 +262,8 @@ def test_the_settings_of_a_text_model_inside_count():
     assert quantization.method_of({}) == ""
 
 
-def test_the_column_dtype_says_what_stays_quantised(dense, tmp_path, monkeypatch):
-    """Of weights that are not dequantised; here the words of one that is are taken for those."""
+def test_column_dtype_states_remaining_quantisation(dense, tmp_path, monkeypatch):
+    """The description is patched, since no library for weights that stay quantised is installed."""
     from harness.protocol import surprisal_alone
     from harness.units import word_units
 
@@ -269,8 +271,8 @@ def test_the_column_dtype_says_what_stays_quantised(dense, tmp_path, monkeypatch
     file.write_text(TEXT[0])
 
     def dtypes():
-        found = list(word_units.surprisals([f"local:{file}"], [str(dense)], surprisal_alone()))
-        return {value for frame in found for value in frame["dtype"]}
+        frames = list(word_units.surprisals([f"local:{file}"], [str(dense)], surprisal_alone()))
+        return {value for frame in frames for value in frame["dtype"]}
 
     assert dtypes() == {"float32"}
     monkeypatch.setattr(quantization, "computed_in", lambda settings: "gptq 4-bit weights")

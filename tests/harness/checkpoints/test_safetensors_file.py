@@ -1,4 +1,4 @@
-"""A file of weights is looked at before it is opened: what is none, is another format or is damaged is said so."""
+"""A weights file is checked before loading: wrong file types, other formats and damage are reported."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def file(tmp_path):
     return tmp_path / "model.safetensors"
 
 
-def test_a_header_gives_types_and_shapes_of_all_kinds(file):
+def test_header_gives_type_and_shape_of_each_tensor(file):
     entries = {
         "a": NUMBERS,
         "b": {"dtype": "F8_E4M3", "shape": [2, 2], "data_offsets": [8, 12]},
@@ -31,16 +31,16 @@ def test_a_header_gives_types_and_shapes_of_all_kinds(file):
         "d": {"dtype": "I64", "shape": [], "data_offsets": [14, 22]},
         "__metadata__": {"format": "pt"},
     }
-    found = header_of(write(file, entries, bytes(22)), "m")
-    assert found == {"a": StoredTensor("F32", (2,)), "b": StoredTensor("F8_E4M3", (2, 2)),
+    stored = header_of(write(file, entries, bytes(22)), "m")
+    assert stored == {"a": StoredTensor("F32", (2,)), "b": StoredTensor("F8_E4M3", (2, 2)),
                      "c": StoredTensor("F4", (4,)), "d": StoredTensor("I64", ())}  # fmt: skip
-    assert [found[key].n_numbers for key in "abcd"] == [2, 4, 4, 1]
+    assert [stored[key].n_numbers for key in "abcd"] == [2, 4, 4, 1]
 
 
 @pytest.mark.parametrize(("make", "message"), [
     (lambda p: write(p, {"a": NUMBERS}, bytes(12)), "its header promises 77 bytes, the file has 81"),
     (lambda p: write(p, {"a": NUMBERS}, bytes(4)), "its header promises 77 bytes, the file has 73"),
-    (lambda p: p.write_bytes(b""), "a header takes 8 bytes and more, the file has 0"),
+    (lambda p: p.write_bytes(b""), "a header takes at least 8 bytes, the file has 0"),
     (lambda p: write(p, {"a": NUMBERS}, length=2**63), f"its header alone takes {2**63} bytes, the file has 69"),
     (lambda p: write(p, b"hello"), "is damaged: invalid JSON in header"),
     (lambda p: write(p, b"[" * 10**5 + b"]" * 10**5), "is damaged: invalid JSON in header"),
@@ -53,7 +53,7 @@ def test_a_header_gives_types_and_shapes_of_all_kinds(file):
     (lambda p: write(p, {"a": NUMBERS, "b": NUMBERS | {"data_offsets": [12, 20]}}, bytes(20)), "the data of b overlap"),
     (lambda p: write(p, {"a": {"dtype": "F32", "data_offsets": [0, 8]}}, bytes(8)), "missing field `shape`"),
 ])  # fmt: skip
-def test_a_damaged_file_is_refused_by_what_is_wrong_with_it(file, make, message):
+def test_error_for_a_damaged_file_says_what_is_wrong(file, make, message):
     make(file)
     with pytest.raises(ValueError, match=message) as error:
         header_of(file, "my-model")
@@ -76,7 +76,7 @@ def test_a_header_above_the_limit_is_refused_before_it_is_read(file):
     (b"GGUF" + bytes(60), "is a GGUF file"),
     (b"\x80\x02}q\x00." + bytes(60), "is a pickle"),
 ])  # fmt: skip
-def test_another_format_under_this_name_is_named(file, content, message):
+def test_error_for_another_format_names_the_format(file, content, message):
     file.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         header_of(file, "m")
@@ -89,29 +89,29 @@ def test_another_format_under_this_name_is_named(file, content, message):
     (lambda path: socket.socket(socket.AF_UNIX).bind(str(path)), "is a socket"),
     (lambda path: path.symlink_to(path), "cannot be read"),
 ])  # fmt: skip
-def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, monkeypatch, make, message):
-    monkeypatch.chdir(tmp_path)  # the path of a socket is short
+def test_paths_that_are_not_regular_files_are_refused_without_blocking(tmp_path, monkeypatch, make, message):
+    monkeypatch.chdir(tmp_path)  # socket paths must be short
     make(Path("model.safetensors"))
     with pytest.raises(ValueError, match=message):
         header_of(tmp_path / "model.safetensors", "m")
 
 
-def test_a_link_to_nothing_says_where_it_leads(file):
+def test_error_for_a_broken_link_names_its_target(file):
     file.symlink_to("../../blobs/abc")
     with pytest.raises(FileNotFoundError, match=r"a symbolic link to \.\./\.\./blobs/abc, which is not there"):
         header_of(file, "m")
 
 
-def test_a_file_that_must_not_be_read_says_so(file, monkeypatch):
+def test_a_file_without_read_permission_is_refused(file, monkeypatch):
     write(file, {"a": NUMBERS}, bytes(8))
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the tests may run as root, who may read all
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the tests may run as root, which can read everything
     with pytest.raises(ValueError, match="permission denied"):
         header_of(file, "m")
 
 
 @pytest.mark.parametrize("length", [0x0280, 0x093C])
 def test_a_header_whose_length_looks_like_another_format_is_read(file, length):
-    """A pickle begins with the bytes 80 02, a web page with 3C: so do headers of 640 and of 2,364 bytes."""
+    """Pickles begin with the bytes 80 02, web pages with 3C, and so do headers of 640 and 2,364 bytes."""
     raw = json.dumps({"a": NUMBERS}).encode()
     write(file, raw + b" " * (length - len(raw)), bytes(8))
     assert header_of(file, "m") == {"a": StoredTensor("F32", (2,))}

@@ -1,4 +1,4 @@
-"""Tokenizers in the forms in which they are published, against the libraries that made those forms."""
+"""Tokenizers in their published forms agree with the libraries that define those forms."""
 
 import io
 import json
@@ -28,7 +28,7 @@ TEXTS = ("The cat's mat, near 12 naïve owls…", " two  spaces", "ﬁne ½ Ｆ�
 
 
 def sentencepiece_model(file, **options):
-    """Trained by SentencePiece itself."""
+    """Train a model with SentencePiece itself."""
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS), model_writer=written, hard_vocab_limit=False, minloglevel=2,
@@ -47,7 +47,7 @@ def folder_of(path, model_type, tokenizer_class=None, **settings):
 
 
 def byte_level(path):
-    """A tokenizer.json as DeepSeek's is: byte-level BPE that cuts punctuation, and digits by threes, first."""
+    """Write a tokenizer.json like DeepSeek's: byte-level BPE that first splits off punctuation and 3-digit groups."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(r"\p{N}{1,3}"), "isolated"), pre_tokenizers.Split(Regex("[-',]"), "isolated"),
@@ -63,20 +63,20 @@ def byte_level(path):
 
 
 @pytest.mark.parametrize(("model_type", "named"), [("llama", "LlamaTokenizerFast"), ("qwen2", None)])
-def test_a_tokenizer_json_is_used_as_it_is_where_transformers_would_build_another(model_type, named, tmp_path):
+def test_tokenizer_json_is_used_unchanged_if_transformers_would_build_another_tokenizer(model_type, named, tmp_path):
     folder = folder_of(tmp_path / "m", model_type, named, bos_token="<s>")
     published = byte_level(folder)
-    found = tokenizers.load(folder)
-    assert found.note.startswith("tokenizer.json is used as published")
+    loaded = tokenizers.load(folder)
+    assert loaded.note.startswith("tokenizer.json is used as published")
     for text in (*PROBE, *TEXTS):
-        made = found.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        made = loaded.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         assert made["input_ids"] == published.encode(text, add_special_tokens=False).ids
-    assert found.tokenizer.decode(found.tokenizer(TEXTS[0])["input_ids"]).endswith(TEXTS[0])
+    assert loaded.tokenizer.decode(loaded.tokenizer(TEXTS[0])["input_ids"]).endswith(TEXTS[0])
     if named:
-        assert found.tokenizer.bos_token_id == published.token_to_id("<s>")
+        assert loaded.tokenizer.bos_token_id == published.token_to_id("<s>")
 
 
-def test_where_both_give_the_same_tokens_there_is_nothing_to_say(tmp_path):
+def test_no_note_if_published_tokenizer_and_transformers_agree(tmp_path):
     folder = folder_of(tmp_path / "m", "llama", "PreTrainedTokenizerFast")
     byte_level(folder)
     assert tokenizers.load(folder).note == ""
@@ -94,7 +94,7 @@ ALBERT = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "control_symbols
     ("deberta-v2", None, "spm.model", {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, "unk_piece": "[UNK]"}),
     ("xlm-roberta", None, "sentencepiece.bpe.model", {}),
 ])  # fmt: skip
-def test_a_sentencepiece_model_alone_cuts_a_text_as_sentencepiece_does(model_type, named, file, options, tmp_path):
+def test_a_sentencepiece_model_alone_splits_a_text_as_sentencepiece_does(model_type, named, file, options, tmp_path):
     folder = folder_of(tmp_path / "m", model_type, named)
     model = sentencepiece_model(folder / file, **options)
     tokenizer = tokenizers.load(folder).tokenizer
@@ -108,7 +108,7 @@ def test_a_sentencepiece_model_alone_cuts_a_text_as_sentencepiece_does(model_typ
         assert ends[-1] == len(text)
 
 
-def test_the_tokens_of_a_sentencepiece_model_lie_on_their_words(tmp_path):
+def test_sentencepiece_tokens_are_assigned_to_their_words(tmp_path):
     folder = folder_of(tmp_path / "m", "t5")
     sentencepiece_model(folder / "spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
     tokenizer = tokenizers.load(folder).tokenizer
@@ -119,15 +119,15 @@ def test_the_tokens_of_a_sentencepiece_model_lie_on_their_words(tmp_path):
         assert tokenizer.decode(read.ids[read.owners == word].tolist()).strip() == text
 
 
-def test_added_and_control_tokens_beside_a_sentencepiece_model_are_cut_out_as_transformers_does(tmp_path):
+def test_added_and_control_tokens_beside_a_sentencepiece_model_are_split_off_as_in_transformers(tmp_path):
     folder = folder_of(tmp_path / "m", "llama", "LlamaTokenizer")
     of_llama = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity", "vocab_size": 500}
     model = sentencepiece_model(folder / "tokenizer.model", remove_extra_whitespaces=False, **of_llama)
     (folder / "added_tokens.json").write_text(json.dumps({"<|im_end|>": model.get_piece_size()}))
     tokenizer, theirs = tokenizers.load(folder).tokenizer, AutoTokenizer.from_pretrained(folder)
     for text in ("The cat <|im_end|> sat.", "The cat</s> sat", "<|im_end|>The cat sat."):
-        found = tokenizer(text, add_special_tokens=False)
-        assert found["input_ids"] == theirs(text, add_special_tokens=False)["input_ids"]
+        encoded = tokenizer(text, add_special_tokens=False)
+        assert encoded["input_ids"] == theirs(text, add_special_tokens=False)["input_ids"]
         words = text.split()
         (context,) = contexts.build(
             Stimuli(tuple("123456"[: len(words)]), tuple(words), ("p",) * len(words)), "passage"
@@ -137,20 +137,20 @@ def test_added_and_control_tokens_beside_a_sentencepiece_model_are_cut_out_as_tr
             assert tokenizer.decode(read.ids[read.owners == word].tolist()).strip() == shown
 
 
-def test_where_transformers_cuts_the_rest_otherwise_an_added_token_is_refused(tmp_path):
+def test_an_added_token_is_refused_if_transformers_splits_the_rest_differently(tmp_path):
     folder = folder_of(tmp_path / "m", "llama", "LlamaTokenizer")
-    model = sentencepiece_model(folder / "tokenizer.model")  # a unigram model, which transformers takes for a BPE
+    model = sentencepiece_model(folder / "tokenizer.model")  # a unigram model, which transformers treats as BPE
     (folder / "added_tokens.json").write_text(json.dumps({"dogzilla": model.get_piece_size()}))
     tokenizer = tokenizers.load(folder).tokenizer
     assert tokenizer("The cat sat.")["input_ids"]
-    with pytest.raises(ValueError, match=r"'dogzilla', a token that was added beside tokenizer\.model"):
+    with pytest.raises(ValueError, match=r"'dogzilla', a token added beside tokenizer\.model"):
         tokenizer("The dogzilla sat near the internationalisation.")
 
 
 @pytest.mark.parametrize(("text", "wanted"), [
     ("The cat <b> sat", ["The", " cat", " <b>", "sat"]), ("The cat <l> sat", ["The", " cat", "<l>", " sat"]),
 ])  # fmt: skip
-def test_an_added_token_that_takes_the_spaces_around_it_leaves_the_words_their_own(tmp_path, text, wanted):
+def test_an_added_token_that_strips_spaces_leaves_other_words_unchanged(tmp_path, text, wanted):
     folder = folder_of(tmp_path / "m", "llama", "PreTrainedTokenizerFast")
     byte_level(folder)
     made = AutoTokenizer.from_pretrained(folder)
@@ -162,20 +162,20 @@ def test_an_added_token_that_takes_the_spaces_around_it_leaves_the_words_their_o
     assert [tokenizer.decode(read.ids[read.owners == word].tolist()) for word in range(4)] == wanted
 
 
-def test_merges_that_are_left_out_at_random_are_not_left_out(tmp_path):
+def test_bpe_dropout_is_switched_off(tmp_path):
     folder = folder_of(tmp_path / "m", "llama", "PreTrainedTokenizerFast")
     made = byte_level(folder)
     content = json.loads((folder / "tokenizer.json").read_text())
     content["model"]["dropout"] = 0.5
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    found = tokenizers.load(folder)
-    assert "leaves out 50% of the merges at random" in found.note
+    loaded = tokenizers.load(folder)
+    assert "leaves out 50% of the merges at random" in loaded.note
     for text in PROBE:
         wanted = made.encode(text, add_special_tokens=False).ids
-        assert found.tokenizer(text, add_special_tokens=False)["input_ids"] == wanted
+        assert loaded.tokenizer(text, add_special_tokens=False)["input_ids"] == wanted
 
 
-def test_a_tokenizer_of_python_alone_lies_on_its_words(tmp_path):
+def test_tokens_of_a_pure_python_tokenizer_are_assigned_to_their_words(tmp_path):
     folder = folder_of(tmp_path / "m", "ctrl", "CTRLTokenizer")
     merges = ["T h", "Th e</w>", "c a", "ca t</w>", "s a"]
     letters = sorted(set("Thecatsnïv.,"))
@@ -197,7 +197,7 @@ def test_a_tokenizer_of_python_alone_lies_on_its_words(tmp_path):
     ("tokenizer.json", "", r"tokenizer\.json is empty"), ("tokenizer.json", "[]", "holds no JSON object"),
     ("tokenizer.json", "{}", "has no tokenizer model"), ("tokenizer.json", "{", "is not JSON"),
 ])  # fmt: skip
-def test_a_damaged_file_of_a_tokenizer_is_named(tmp_path, name, content, message):
+def test_error_for_a_damaged_tokenizer_names_the_file(tmp_path, name, content, message):
     folder = folder_of(tmp_path / "m", "llama", "PreTrainedTokenizerFast")
     byte_level(folder)
     (folder / name).write_text(content)
@@ -205,14 +205,14 @@ def test_a_damaged_file_of_a_tokenizer_is_named(tmp_path, name, content, message
         tokenizers.load(folder)
 
 
-def test_pieces_without_their_merges_are_named(tmp_path):
+def test_error_for_a_vocabulary_without_merges_names_the_missing_file(tmp_path):
     folder = folder_of(tmp_path / "m", "gpt2", "GPT2Tokenizer")
     (folder / "vocab.json").write_text('{"a": 0}')
     with pytest.raises(ValueError, match=r"without merges\.txt"):
         tokenizers.load(folder)
 
 
-def test_a_vocabulary_of_words_alone_is_read_as_bert_does(tmp_path):
+def test_a_word_vocabulary_alone_tokenises_as_bert_does(tmp_path):
     folder = folder_of(tmp_path / "m", "bert")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "mat", "na", "##ive", "'", "s", "."]
     (folder / "vocab.txt").write_text("\n".join(words))
@@ -223,7 +223,7 @@ def test_a_vocabulary_of_words_alone_is_read_as_bert_does(tmp_path):
         )
 
 
-def test_vocabulary_and_merges_alone_are_read_as_gpt2_does(tmp_path):
+def test_vocabulary_and_merges_alone_tokenise_as_gpt2_does(tmp_path):
     folder = folder_of(tmp_path / "m", "gpt2")
     theirs = ByteLevelBPETokenizer()
     theirs.train_from_iterator(CORPUS, vocab_size=400, special_tokens=["<|endoftext|>"])
@@ -234,7 +234,7 @@ def test_vocabulary_and_merges_alone_are_read_as_gpt2_does(tmp_path):
         assert tokenizer(text, add_special_tokens=False)["input_ids"] == theirs.encode(text).ids
 
 
-def test_the_tokens_of_byt5_are_bytes_and_lie_on_their_characters(tmp_path):
+def test_byt5_tokens_are_bytes_with_character_offsets(tmp_path):
     folder = folder_of(tmp_path / "m", "t5", "ByT5Tokenizer")
     tokenizer = tokenizers.load(folder).tokenizer
     made = tokenizer("naïve", add_special_tokens=False)
@@ -243,7 +243,7 @@ def test_the_tokens_of_byt5_are_bytes_and_lie_on_their_characters(tmp_path):
     assert [*tokenizer("a", add_special_tokens=True)["input_ids"]] == [100, 1]
 
 
-def test_tokens_of_python_alone_that_are_not_found_in_the_text_are_refused(tmp_path):
+def test_tokens_of_a_pure_python_tokenizer_that_do_not_match_the_text_are_refused(tmp_path):
     folder = folder_of(tmp_path / "m", "prophetnet", "ProphetNetTokenizer")
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[X_SEP]", "the", "cat", "##s", "naive", "."]
     (folder / "prophetnet.tokenizer").write_text("\n".join(pieces))
@@ -266,8 +266,8 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_twenty_tricky_words_have_the_surprisals_of_a_forward_by_transformers_alone(form, shared, tmp_path):
-    """A tiny model of the family with the published tokenizer; tokens by the library that the file is made for."""
+def test_surprisals_of_twenty_difficult_words_equal_a_plain_transformers_forward_pass(form, shared, tmp_path):
+    """A tiny model of the family with the published tokenizer; tokens come from the file's own library."""
     import shutil
 
     import torch
@@ -292,8 +292,8 @@ def test_twenty_tricky_words_have_the_surprisals_of_a_forward_by_transformers_al
     (context,) = contexts.build(Stimuli(tuple(map(str, range(20))), TRICKY, ("p",) * 20), "passage")
     loaded = backends.load("transformers", checkpoints.resolve(str(folder)), "cpu")
     read, how = loaded.reader.encode(context), surprisal_alone()
-    found = loaded.extract([read], how, states=False, log_probabilities=True)
-    words = surprisal.per_word([read], found.predictions, loaded.reader.openings)
+    extracted = loaded.extract([read], how, states=False, log_probabilities=True)
+    words = surprisal.per_word([read], extracted.predictions, loaded.reader.openings)
     ids = published_ids(folder, context.text)
     assert ids == read.ids.tolist()
     whole = [*loaded.reader.prefix, *ids]

@@ -1,4 +1,4 @@
-"""Weights are read tensor by tensor, pickles only as data, and a difference is added to its base."""
+"""Weights are read tensor by tensor, pickles only as data, and a delta is added to its base."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def _read(folder, **options):
 
 @pytest.fixture
 def pickled(base, tmp_path):
-    """The base with its weights in two pickled shards, and the checkpoint that it was."""
+    """A checkpoint of the base with its weights in two pickled shards."""
     folder, checkpoint = shutil.copytree(base, tmp_path / "pickled"), checkpoints.resolve(str(base))
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -47,13 +47,13 @@ def pickled(base, tmp_path):
     return dataclasses.replace(checkpoint, folder=str(folder))
 
 
-def test_pickled_weights_are_read_where_they_are_allowed_and_equal_the_safetensors(base, pickled):
+def test_allowed_pickled_weights_equal_the_safetensors(base, pickled):
     plain, other = loaded_model.load(checkpoints.resolve(str(base))), loaded_model.load(pickled, allow_pickle=True)
     pairs = zip(plain.model.state_dict().items(), other.model.state_dict().items(), strict=True)
     assert all(one[0] == two[0] and torch.equal(one[1], two[1]) for one, two in pairs)
 
 
-def test_pickled_weights_are_refused_unless_they_are_allowed(pickled):
+def test_pickled_weights_are_refused_unless_allowed(pickled):
     with pytest.raises(ValueError, match=r"Pickled weights .* convert them to safetensors"):
         loaded_model.load(pickled)
 
@@ -66,42 +66,42 @@ class _Malice:
         return (os.mkdir, (self.file,))
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda what, file: file.write_bytes(pickle.dumps(what, 2))])
-def test_a_pickle_that_holds_more_than_tensors_is_refused_and_not_run(pickled, tmp_path, save):
+@pytest.mark.parametrize("save", [torch.save, lambda content, file: file.write_bytes(pickle.dumps(content, 2))])
+def test_a_pickle_with_more_than_tensors_is_refused_and_not_executed(pickled, tmp_path, save):
     trace, file = tmp_path / "trace", tmp_path / "pickled" / "pytorch_model-1.bin"
     save({"model.norm.weight": _Malice(str(trace))}, file)
     with pytest.raises(ValueError, match=r"pytorch_model-1\.bin holds more than tensors"):
         loaded_model.load(pickled, allow_pickle=True)
     assert not trace.exists()
     torch.load(file, weights_only=False) if save is torch.save else pickle.loads(file.read_bytes())  # noqa: S301
-    assert trace.exists()  # it would have been
+    assert trace.exists()  # plain unpickling executes it
 
 
 @pytest.mark.parametrize("content", [{"model": {"norm": torch.ones(2)}}, [torch.ones(2)]])
-def test_a_pickle_that_is_no_table_of_tensors_is_refused(pickled, tmp_path, content):
+def test_a_pickle_without_named_tensors_is_refused(pickled, tmp_path, content):
     torch.save(content, tmp_path / "pickled" / "pytorch_model-1.bin")
     with pytest.raises(ValueError, match="holds no table of tensors"):
         loaded_model.load(pickled, allow_pickle=True)
 
 
-def test_a_pickle_that_was_cut_off_is_refused(pickled, tmp_path):
+def test_a_truncated_pickle_is_refused(pickled, tmp_path):
     file = tmp_path / "pickled" / "pytorch_model-2.bin"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"pytorch_model-2\.bin .*copy it again"):
         loaded_model.load(pickled, allow_pickle=True)
 
 
-def test_safetensors_are_taken_where_both_are_there(base, tmp_path):
+def test_safetensors_are_preferred_to_pickles(base, tmp_path):
     folder = shutil.copytree(base, tmp_path / "both")
     (folder / "pytorch_model.bin").write_bytes(b"not weights")
     assert _read(folder, allow_pickle=True).keys() == load_file(folder / "model.safetensors").keys()
 
 
-# --- a difference to a base -------------------------------------------------------------------------------------------
+# --- deltas ----------------------------------------------------------------------------------------------------------
 
 
-def _difference(base, folder, dtype=torch.float32, seed=1):
-    """A folder whose weights are noise, and what base + noise is, added in float64."""
+def _write_delta(base, folder, dtype=torch.float32, seed=1):
+    """Write a folder whose weights are noise; return base + noise, added in float64."""
     shutil.copytree(base, folder)
     ours = load_file(base / "model.safetensors")
     generator = torch.Generator().manual_seed(seed)
@@ -110,27 +110,27 @@ def _difference(base, folder, dtype=torch.float32, seed=1):
     return {key: (ours[key].double() + noise[key].double()).float() for key in ours}
 
 
-def _load_difference(base, folder, **options):
+def _load_delta(base, folder, **options):
     return loaded_model.load(dataclasses.replace(checkpoints.resolve(str(folder)), base_folder=str(base)), **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_difference_is_loaded_as_base_and_difference_exactly(base, tmp_path, dtype):
-    tuned = _difference(base, tmp_path / "delta", dtype)
-    found = _load_difference(base, tmp_path / "delta").model.state_dict()
-    assert tuned.keys() == found.keys()
-    assert all(torch.equal(found[key], tuned[key]) for key in tuned)
+def test_a_delta_loads_as_base_plus_delta_exactly(base, tmp_path, dtype):
+    tuned = _write_delta(base, tmp_path / "delta", dtype)
+    state = _load_delta(base, tmp_path / "delta").model.state_dict()
+    assert tuned.keys() == state.keys()
+    assert all(torch.equal(state[key], tuned[key]) for key in tuned)
 
 
-def test_a_difference_is_added_in_float32_and_rounded_once(base, tmp_path):
-    tuned = _difference(base, tmp_path / "delta")
-    found = _load_difference(base, tmp_path / "delta", dtype="bfloat16").model.state_dict()
-    assert all(torch.equal(found[key], tuned[key].bfloat16()) for key in tuned)
+def test_a_delta_is_added_in_float32_and_rounded_once(base, tmp_path):
+    tuned = _write_delta(base, tmp_path / "delta")
+    state = _load_delta(base, tmp_path / "delta", dtype="bfloat16").model.state_dict()
+    assert all(torch.equal(state[key], tuned[key].bfloat16()) for key in tuned)
 
 
-def test_the_base_counts_as_zero_at_tokens_that_tuning_added(base, tmp_path):
-    """StableVicuna has one row more than LLaMA, of a pad token."""
-    tuned = _difference(base, tmp_path / "delta")
+def test_the_base_is_zero_at_tokens_added_by_tuning(base, tmp_path):
+    """StableVicuna has one row more than LLaMA, for a padding token."""
+    tuned = _write_delta(base, tmp_path / "delta")
     file, config = tmp_path / "delta" / "model.safetensors", tmp_path / "delta" / "config.json"
     noise, row = load_file(file), torch.full((1, tiny.WIDTH), 0.5)
     for key in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -138,8 +138,8 @@ def test_the_base_counts_as_zero_at_tokens_that_tuning_added(base, tmp_path):
     save_file(noise, file, {"format": "pt"})
     settings = json.loads(config.read_text())
     config.write_text(json.dumps(settings | {"vocab_size": settings["vocab_size"] + 1}))
-    found = _load_difference(base, tmp_path / "delta").model.state_dict()
-    assert all(torch.equal(found[key], tuned[key]) for key in tuned)
+    state = _load_delta(base, tmp_path / "delta").model.state_dict()
+    assert all(torch.equal(state[key], tuned[key]) for key in tuned)
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -149,21 +149,21 @@ def test_the_base_counts_as_zero_at_tokens_that_tuning_added(base, tmp_path):
     (lambda t: {k: w for k, w in t.items() if k != "model.norm.weight"}, r"model\.norm\.weight is in the base, but"),
     (lambda t: t | {"more": torch.ones(2)}, "more is in the difference, but not in the base"),
 ])  # fmt: skip
-def test_a_difference_to_another_base_is_refused_by_the_tensor(base, tmp_path, change, message):
-    _difference(base, tmp_path / "delta")
+def test_error_for_a_delta_to_another_base_names_the_tensor(base, tmp_path, change, message):
+    _write_delta(base, tmp_path / "delta")
     file = tmp_path / "delta" / "model.safetensors"
     save_file({key: w.contiguous() for key, w in change(load_file(file)).items()}, file, {"format": "pt"})
     with pytest.raises(ValueError, match=message):
-        _load_difference(base, tmp_path / "delta")
+        _load_delta(base, tmp_path / "delta")
 
 
-def test_tables_that_old_checkpoints_store_are_not_added(base, tmp_path):
-    """LLaMA-1's files hold the rotary frequencies of each block; twice them would be another model."""
-    tuned = _difference(base, tmp_path / "delta")
+def test_buffers_stored_in_old_checkpoints_are_not_added(base, tmp_path):
+    """LLaMA-1's files hold the rotary frequencies of each block; adding them would double them."""
+    tuned = _write_delta(base, tmp_path / "delta")
     file = tmp_path / "delta" / "model.safetensors"
     save_file(load_file(file) | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}, file, {"format": "pt"})
-    found = _load_difference(base, tmp_path / "delta").model.state_dict()
-    assert all(torch.equal(found[key], tuned[key]) for key in tuned)
+    state = _load_delta(base, tmp_path / "delta").model.state_dict()
+    assert all(torch.equal(state[key], tuned[key]) for key in tuned)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -171,25 +171,26 @@ def test_tables_that_old_checkpoints_store_are_not_added(base, tmp_path):
 _LOAD = """
 import gc, json, re, sys
 from dataclasses import replace
-from harness import checkpoints, reader
-def kept(what): return 1024 * int(re.search(what + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
-shares, (tiny, *cases) = [], json.loads(sys.argv[1])
-reader.load(checkpoints.resolve(tiny))  # what the libraries take by themselves
+from harness.checkpoints import checkpoints
+from harness.loading import loaded_model
+def memory(field): return 1024 * int(re.search(field + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
+ratios, (tiny, *cases) = [], json.loads(sys.argv[1])
+loaded_model.load(checkpoints.resolve(tiny))  # so that memory of the libraries is not counted
 for folder, dtype, base_folder in cases:
     checkpoint = replace(checkpoints.resolve(folder), base_folder=base_folder)
     gc.collect()
-    open("/proc/self/clear_refs", "w").write("5")  # the peak begins here
-    before = kept("VmRSS")
-    model = reader.load(checkpoint, dtype=dtype).model
-    shares.append((kept("VmHWM") - before) / sum(w.numel() * w.element_size() for w in model.parameters()))
+    open("/proc/self/clear_refs", "w").write("5")  # resets the peak
+    before = memory("VmRSS")
+    model = loaded_model.load(checkpoint, dtype=dtype).model
+    ratios.append((memory("VmHWM") - before) / sum(w.numel() * w.element_size() for w in model.parameters()))
     del model
-print(json.dumps(shares))
+print(json.dumps(ratios))
 """
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory, base):
-    """A random Llama of 100 M parameters in both precisions, none of its tensors over a tenth of it."""
+    """A random Llama of 100 M parameters in both precisions; no tensor has more than a tenth of them."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("models")
@@ -208,11 +209,11 @@ def large(tmp_path_factory, base):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-def test_loading_takes_little_more_memory_than_the_weights(large, base):
-    """Main memory, of weights on the CPU. What threads hold on their way comes on top, a few of the largest tensors.
+def test_loading_needs_little_more_memory_than_the_weights(large, base):
+    """Peak main memory for weights on the CPU. Loading threads hold a few of the largest tensors in addition.
 
-    The allocator gives each tensor its own pages, as it always does from 32 MB on; between small ones it leaves holes
-    (1.5 times the weights of this model where it is a difference).
+    The allocator is set to give each tensor its own pages, as it always does from 32 MB on. With its default it leaves
+    holes between small tensors (1.5 times the weights of this model for a delta).
     """
     cases = [("float32", "float32", ""), ("bfloat16", "float32", ""), ("bfloat16", "float32", str(large / "bfloat16"))]
     asked = [str(base), *((str(large / stored), dtype, base_of) for stored, dtype, base_of in cases)]
@@ -220,13 +221,13 @@ def test_loading_takes_little_more_memory_than_the_weights(large, base):
         [sys.executable, "-c", _LOAD, json.dumps(asked)], capture_output=True, text=True, check=True,
         env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
     )  # fmt: skip
-    shares = json.loads(done.stdout)
-    assert len(shares) == len(cases)
-    assert all(0.9 < share < 1.3 for share in shares), shares
+    ratios = json.loads(done.stdout)
+    assert len(ratios) == len(cases)
+    assert all(0.9 < ratio < 1.3 for ratio in ratios), ratios
 
 
-def test_a_tensor_is_not_read_before_it_is_asked_for(base, tmp_path):
-    """The file is gone after its header was read: shapes are known, numbers are not."""
+def test_a_tensor_is_read_only_when_indexed(base, tmp_path):
+    """The file is truncated after its header was read: shapes are known, numbers are not."""
     folder = shutil.copytree(base, tmp_path / "m")
     tensors = weights.read(folder, "m")
     with (folder / "model.safetensors").open("r+b") as stream:
@@ -236,7 +237,7 @@ def test_a_tensor_is_not_read_before_it_is_asked_for(base, tmp_path):
         tensors["model.norm.weight"][...]
 
 
-def test_what_is_read_equals_the_file(base):
+def test_loaded_tensors_equal_the_file(base):
     ours, theirs = _read(base), load_file(base / "model.safetensors")
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[key], theirs[key]) for key in theirs)
@@ -246,7 +247,7 @@ def test_what_is_read_equals_the_file(base):
 
 
 def _renamed(base, folder, name_of):
-    """A copy of the base whose tensors have other names."""
+    """Copy the base with other tensor names."""
     shutil.copytree(base, folder)
     tensors = load_file(base / "model.safetensors")
     save_file({name_of(key): w for key, w in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
@@ -268,23 +269,27 @@ def _renamed(base, folder, name_of):
     lambda key: f"model.module.{key}",
     lambda key: f"base_model.model.module.{key}",
 ])  # fmt: skip
-def test_what_training_wrappers_put_into_names_is_left_out(base, tmp_path, name_of):
+def test_name_parts_added_by_training_wrappers_are_removed(base, tmp_path, name_of):
     folder = _renamed(base, tmp_path / "m", name_of)
-    found, wanted = (loaded_model.load(checkpoints.resolve(str(each))).model.state_dict() for each in (folder, base))
-    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+    checkpoint, wanted = (
+        loaded_model.load(checkpoints.resolve(str(path))).model.state_dict() for path in (folder, base)
+    )
+    assert all(torch.equal(checkpoint[key], wanted[key]) for key in wanted)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "t5", "bert", "gpt_neox"])
 @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod."])
-def test_the_names_of_other_families_are_read_without_them_too(tmp_path, family, prefix):
+def test_name_prefixes_are_removed_in_other_families_too(tmp_path, family, prefix):
     base = tiny.build(family, tmp_path / "base", TEXT, seed=0)
     folder = _renamed(base, tmp_path / "m", lambda key: prefix + key)
-    found, wanted = (loaded_model.load(checkpoints.resolve(str(each))).model.state_dict() for each in (folder, base))
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+    checkpoint, wanted = (
+        loaded_model.load(checkpoints.resolve(str(path))).model.state_dict() for path in (folder, base)
+    )
+    assert checkpoint.keys() == wanted.keys()
+    assert all(torch.equal(checkpoint[key], wanted[key]) for key in wanted)
 
 
-def test_a_weight_under_two_names_is_refused_by_both(base, tmp_path):
+def test_error_for_a_weight_under_two_names_states_both(base, tmp_path):
     folder = shutil.copytree(base, tmp_path / "m")
     tensors = load_file(folder / "model.safetensors")
     doubled = tensors | {"_orig_mod.model.norm.weight": tensors["model.norm.weight"] + 1}
@@ -295,8 +300,8 @@ def test_a_weight_under_two_names_is_refused_by_both(base, tmp_path):
         weights.read(folder, "m")
 
 
-def test_a_module_that_is_called_so_in_some_names_alone_is_left(base, tmp_path):
-    """Only what all names begin with is a wrapper."""
+def test_a_prefix_shared_by_only_some_names_is_kept(base, tmp_path):
+    """Only a prefix of all names is taken for a wrapper."""
     tensors = {"module.a": torch.ones(2), "b": torch.ones(2)}
     assert weights.unwrapped(tensors, "m").keys() == tensors.keys()
 
@@ -305,7 +310,7 @@ def test_a_module_that_is_called_so_in_some_names_alone_is_left(base, tmp_path):
 
 
 def _in_two(base, folder, change):
-    """The base in two shards, of which the second repeats a tensor of the first, changed."""
+    """Write the base in two shards; the second repeats a tensor of the first, changed."""
     shutil.copytree(base, folder)
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -318,17 +323,17 @@ def _in_two(base, folder, change):
     return folder, first[0]
 
 
-def test_a_tensor_that_two_shards_hold_alike_is_read(base, tmp_path):
+def test_a_tensor_that_is_identical_in_two_shards_is_loaded(base, tmp_path):
     folder, _ = _in_two(base, tmp_path / "m", torch.clone)
-    found, wanted = _read(folder), load_file(base / "model.safetensors")
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+    loaded, wanted = _read(folder), load_file(base / "model.safetensors")
+    assert loaded.keys() == wanted.keys()
+    assert all(torch.equal(loaded[key], wanted[key]) for key in wanted)
 
 
 @pytest.mark.parametrize("change", [
     lambda tensor: tensor + 1, lambda tensor: tensor.bfloat16(), lambda tensor: tensor[:1].clone(),
 ])  # fmt: skip
-def test_a_tensor_that_two_shards_hold_differently_is_refused_by_name_and_files(base, tmp_path, change):
+def test_error_for_a_tensor_that_differs_between_shards_names_tensor_and_files(base, tmp_path, change):
     folder, key = _in_two(base, tmp_path / "m", change)
     with pytest.raises(ValueError, match=rf"a\.safetensors and b\.safetensors hold different tensors called {key}"):
         weights.read(folder, "m")
@@ -340,14 +345,14 @@ def test_a_tensor_that_two_shards_hold_differently_is_refused_by_name_and_files(
 @pytest.mark.parametrize("form", [
     {}, {"_use_new_zipfile_serialization": False},
 ], ids=["zip", "before 2020"])  # fmt: skip
-def test_a_pickle_in_any_form_gives_the_tensors_of_the_safetensors(base, tmp_path, form):
+def test_pickles_of_both_formats_equal_the_safetensors(base, tmp_path, form):
     folder = shutil.copytree(base, tmp_path / "m")
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     torch.save(tensors, folder / "pytorch_model.bin", **form)
-    found = _read(folder, allow_pickle=True)
-    assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+    loaded = _read(folder, allow_pickle=True)
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[key], tensors[key]) for key in tensors)
     with pytest.raises(FileNotFoundError, match=r"Pickled weights .* --allow-pickle"):
         weights.read(folder, "m")
 
@@ -357,7 +362,7 @@ def test_a_pickle_in_any_form_gives_the_tensors_of_the_safetensors(base, tmp_pat
     (b"", "pytorch_model.bin is damaged"), (b"hello", r"pytorch_model\.bin .*copy it again"),
     (b"PK\x03\x04" + bytes(100), r"pytorch_model\.bin .*copy it again"),
 ])  # fmt: skip
-def test_a_pickle_that_is_none_is_refused(base, tmp_path, content, message):
+def test_a_file_that_is_not_a_pickle_is_refused(base, tmp_path, content, message):
     folder = shutil.copytree(base, tmp_path / "m")
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(content)
@@ -365,7 +370,7 @@ def test_a_pickle_that_is_none_is_refused(base, tmp_path, content, message):
         weights.read(folder, "m", allow_pickle=True)
 
 
-def test_a_pickle_that_is_a_named_pipe_is_not_waited_for(base, tmp_path):
+def test_a_named_pipe_is_refused_without_blocking(base, tmp_path):
     folder = shutil.copytree(base, tmp_path / "m")
     (folder / "model.safetensors").unlink()
     os.mkfifo(folder / "pytorch_model.bin")

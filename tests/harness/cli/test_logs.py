@@ -1,4 +1,4 @@
-"""Lines of the log as JSON: what stands in them as key=value is a field."""
+"""Tests of JSON log lines: each key=value pair becomes a field."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ def as_line(message, *arguments, exc_info=None):
     return json.loads(JsonLines().format(record))
 
 
-def test_pairs_are_fields_and_numbers_are_numbers():
+def test_pairs_become_fields_and_numbers_stay_numbers():
     line = as_line("run=%s model=%s dataset=%s did=%r seconds=%.1f", "real-1", "m:untrained", "d", "scored it's", 1.25)
     assert {key: line[key] for key in ("run", "model", "dataset", "did", "seconds")} == {
         "run": "real-1", "model": "m:untrained", "dataset": "d", "did": "scored it's", "seconds": 1.2,
@@ -21,7 +21,7 @@ def test_pairs_are_fields_and_numbers_are_numbers():
     assert line["time"].endswith("+00:00")
 
 
-def test_a_message_without_pairs_and_one_with_a_traceback_are_lines_too():
+def test_messages_without_pairs_or_with_a_traceback_are_one_line():
     assert as_line("the filesystem fails")["message"] == "the filesystem fails"
     try:
         raise OSError("full")

@@ -1,4 +1,4 @@
-"""A cluster that grows from a head without GPUs: Ray's own autoscaler, over its stand-in for a cloud."""
+"""A cluster that grows from a head without GPUs: Ray's autoscaler with its fake cloud provider."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = {
         "node_config": {}, "min_workers": 0, "max_workers": 1,
     },
 }  # fmt: skip
-HEAD_ID = "f" * 51 + "00000"  # as Ray's stand-in calls it
+HEAD_ID = "f" * 51 + "00000"  # the id used by Ray's fake provider
 STEPS = (
     "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
     "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude", "rsync_filter",
@@ -41,7 +41,7 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
-    """A head with two cores, whose autoscaler may start one node of two made-up GPUs: its process, address, and how."""
+    """A head with two cores; its autoscaler may start one node with two made-up GPUs: process, address, environment."""
     ray.shutdown()
     tmp_path = tmp_path_factory.mktemp("head")
     address = f"{ray.util.get_node_ip_address()}:{free_port()}"
@@ -69,38 +69,38 @@ def head(tmp_path_factory):
          "--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0", "--metrics-export-port=0"],
         env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    until = time.monotonic() + 90
+    deadline = time.monotonic() + 90
     while not nodes(process):
         assert process.poll() is None
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline
         time.sleep(0.5)
     yield process, address, env
-    for one in (*psutil.Process(process.pid).children(recursive=True), process):
+    for child in (*psutil.Process(process.pid).children(recursive=True), process):
         with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
+            child.kill()
     process.wait(timeout=60)
 
 
 def nodes(process):
-    """How many nodes live: each has a raylet."""
+    """Number of live nodes, counted by their raylets."""
     n = 0
-    for one in psutil.Process(process.pid).children(recursive=True):
+    for child in psutil.Process(process.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            n += one.name() == "raylet" and one.status() != psutil.STATUS_ZOMBIE
+            n += child.name() == "raylet" and child.status() != psutil.STATUS_ZOMBIE
     return n
 
 
-def test_a_model_waits_for_the_gpus_that_may_come_and_the_node_goes_again(head, tmp_path):
+def test_a_model_waits_for_a_gpu_node_to_start_and_the_node_is_removed_afterwards(head, tmp_path):
     process = head[0]
     out = harness(head, tmp_path, "run", "quickstart", "--model", "tiny-gpt2", "--protocol", "strict", "--no-untrained")
     assert nodes(process) == 2
-    read = tables.read(out, "extractions")
-    assert len(read)
-    assert set(read.gpus) <= {"0", "1"}
+    extractions = tables.read(out, "extractions")
+    assert len(extractions)
+    assert set(extractions.gpus) <= {"0", "1"}
     await_one_node(process)
 
 
-def test_words_are_read_on_the_gpus_that_may_come(head, tmp_path):
+def test_surprisal_waits_for_a_gpu_node_to_start(head, tmp_path):
     model = tiny.build("llama", tmp_path / "model", ["a word and another word"], 0)
     (tmp_path / "words.txt").write_text("a word and another word")
     out = harness(head, tmp_path, "surprisal", str(tmp_path / "words.txt"), "--model", str(model))
@@ -110,7 +110,7 @@ def test_words_are_read_on_the_gpus_that_may_come(head, tmp_path):
 
 
 def harness(head, folder, *arguments):
-    """Run a command on the cluster; its OUT."""
+    """Run a command on the cluster and return its OUT."""
     _, address, env = head
     done = subprocess.run(
         [sys.executable, "-m", "harness.cli", *arguments, "--out", folder / "out", "--address", address],
@@ -121,7 +121,7 @@ def harness(head, folder, *arguments):
 
 
 def await_one_node(process):
-    until = time.monotonic() + 60
-    while nodes(process) > 1 and time.monotonic() < until:
+    deadline = time.monotonic() + 60
+    while nodes(process) > 1 and time.monotonic() < deadline:
         time.sleep(1)
     assert nodes(process) == 1

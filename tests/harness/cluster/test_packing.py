@@ -1,4 +1,4 @@
-"""What is sent to a cluster, and what is not."""
+"""Files that are sent to a cluster, and files that are not."""
 
 from pathlib import Path
 
@@ -39,32 +39,32 @@ def names_in(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_programs_code_goes_and_all_else_stays_whatever_it_is_called(project, tmp_path):
+def test_only_the_programs_code_is_sent(project, tmp_path):
     packed = pack(project, tmp_path / "sent")
     assert names_in(tmp_path / "sent") == CODE
     assert (packed.n_files, packed.n_bytes) == (len(CODE), sum((project / name).stat().st_size for name in CODE))
 
 
-def test_of_a_folder_that_is_not_the_programs_nothing_goes(project, tmp_path):
+def test_nothing_is_sent_from_a_folder_without_the_program(project, tmp_path):
     packed = pack(project / "weights", tmp_path / "sent")
     assert packed.n_files == 0
 
 
-def test_what_is_asked_for_by_name_goes_too(project, tmp_path):
+def test_files_given_by_name_are_sent_too(project, tmp_path):
     pack(project, tmp_path / "sent", ("models.toml", str(project / "weights")))
     assert names_in(tmp_path / "sent") == CODE | {"models.toml", "weights/model.safetensors"}
 
 
-@pytest.mark.parametrize(("name", "said"), [
+@pytest.mark.parametrize(("name", "message"), [
     ("nosuch.toml", "there is no such file"), ("../outside.py", "it lies outside"), ("harness/link.py", "it lies outs"),
 ])  # fmt: skip
-def test_what_is_not_there_or_outside_is_refused(project, tmp_path, name, said):
-    with pytest.raises(ValueError, match=rf"--send {name}: {said}"):
+def test_files_that_are_missing_or_outside_of_the_folder_are_refused(project, tmp_path, name, message):
+    with pytest.raises(ValueError, match=rf"--send {name}: {message}"):
         pack(project, tmp_path / "sent", (name,))
     assert not (tmp_path / "sent").exists()
 
 
-def test_too_much_is_refused_before_anything_is_copied_and_the_largest_is_named(project, tmp_path):
+def test_files_over_the_limit_are_refused_before_copying_and_the_largest_are_named(project, tmp_path):
     with (project / "big.txt").open("wb") as stream:
         stream.truncate(3 * 10**6)
     with pytest.raises(ValueError, match=r"3\.0 MB to send in 7 files.*big\.txt \(3\.0 MB\)"):
@@ -72,11 +72,12 @@ def test_too_much_is_refused_before_anything_is_copied_and_the_largest_is_named(
     assert not (tmp_path / "sent").exists()
 
 
-def test_of_the_project_itself_all_that_a_job_needs_goes(tmp_path):
+def test_all_files_of_this_project_that_a_job_needs_are_sent(tmp_path):
     root = Path(__file__).parents[3]
     pack(root, tmp_path / "sent")
-    ours = [path for package in ("harness", "kernels", "jobs") for path in (root / package).rglob("*")]
-    wanted = {path.relative_to(root) for path in ours if path.is_file() and "__pycache__" not in path.parts}
+    paths = [path for package in ("harness", "kernels", "jobs") for path in (root / package).rglob("*")]
+    not_needed = {".pyc", ".md", ".yaml"}  # documentation, and cluster.yaml, which jobs do not read
+    needed = {path.relative_to(root) for path in paths if path.is_file() and path.suffix not in not_needed}
     assert names_in(tmp_path / "sent") == {
-        str(path if path.parts[0] == "harness" else "harness" / path) for path in wanted
+        str(path if path.parts[0] == "harness" else "harness" / path) for path in needed
     }

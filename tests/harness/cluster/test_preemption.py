@@ -1,4 +1,4 @@
-"""A spot machine's notice, as the clouds' metadata services give it, reaches Ray, and no model is placed there."""
+"""Preemption notices from the clouds' metadata services reach Ray, and no more models are placed on the node."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.runs import reservations
 
 @pytest.fixture
 def metadata(monkeypatch):
-    """What the service answers: path -> (status, text)."""
+    """A metadata service; the test sets its answers: path -> (status, text)."""
     answers = {}
 
     class Service(BaseHTTPRequestHandler):
@@ -39,21 +39,21 @@ def metadata(monkeypatch):
 
     with HTTPServer(("127.0.0.1", 0), Service) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        where = f"127.0.0.1:{server.server_port}"
-        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://{where}")
-        monkeypatch.setenv("GCE_METADATA_HOST", where)
+        host = f"127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://{host}")
+        monkeypatch.setenv("GCE_METADATA_HOST", host)
         yield answers
         server.shutdown()
 
 
-def test_no_notice_is_none(metadata):
+def test_without_a_notice_seconds_left_is_none(metadata):
     assert preemption.seconds_left() is None
 
 
-def test_amazon_says_when_and_google_that(metadata):
-    at = datetime.now(UTC) + timedelta(seconds=100)
-    said = f'{{"action": "terminate", "time": "{at:%Y-%m-%dT%H:%M:%SZ}"}}'
-    metadata["/latest/meta-data/spot/instance-action"] = (200, said)
+def test_notices_of_amazon_have_a_time_and_those_of_google_do_not(metadata):
+    deadline = datetime.now(UTC) + timedelta(seconds=100)
+    notice = f'{{"action": "terminate", "time": "{deadline:%Y-%m-%dT%H:%M:%SZ}"}}'
+    metadata["/latest/meta-data/spot/instance-action"] = (200, notice)
     assert preemption.seconds_left() == pytest.approx(100, abs=3)
     metadata.clear()
     metadata["/computeMetadata/v1/instance/preempted"] = (200, "FALSE\n")
@@ -62,23 +62,23 @@ def test_amazon_says_when_and_google_that(metadata):
     assert preemption.seconds_left() == preemption.GOOGLE_S
 
 
-def test_a_node_that_is_to_go_gets_no_more_models(metadata, monkeypatch):
+def test_a_node_with_a_notice_gets_no_more_models(metadata, monkeypatch):
     monkeypatch.setattr(preemption, "LOOK_S", 0.1)
     ray.shutdown()
     memory = {"object_store_memory": 2**27}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
-    stays, goes = (made.add_node(num_cpus=1, **memory) for _ in range(2))
-    ray.init(address=made.address, logging_level="ERROR", log_to_driver=False)
+    ray_cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
+    remaining, preempted = (ray_cluster.add_node(num_cpus=1, **memory) for _ in range(2))
+    ray.init(address=ray_cluster.address, logging_level="ERROR", log_to_driver=False)
     try:
-        assert {node.name for node in reservations.cluster("cpu").nodes} == {stays.node_id, goes.node_id}
-        thread = Thread(target=preemption.watch, args=(made.address, goes.node_id))
+        assert {node.name for node in reservations.cluster("cpu").nodes} == {remaining.node_id, preempted.node_id}
+        thread = Thread(target=preemption.watch, args=(ray_cluster.address, preempted.node_id))
         thread.start()
         time.sleep(0.5)
         assert thread.is_alive()
         metadata["/computeMetadata/v1/instance/preempted"] = (200, "TRUE")
         thread.join(timeout=60)
         assert not thread.is_alive()
-        assert {node.name for node in reservations.cluster("cpu").nodes} == {stays.node_id}
+        assert {node.name for node in reservations.cluster("cpu").nodes} == {remaining.node_id}
     finally:
         ray.shutdown()
-        made.shutdown()
+        ray_cluster.shutdown()

@@ -1,7 +1,7 @@
-"""Writers of small files in exactly the published forms: names, dimensions, coordinates, types, absent values.
+"""Writers of small files in exactly the published formats: names, dimensions, coordinates, types, missing values.
 
-The numbers are made up: a few latent time courses per recording, mixed into every neuroid, and a little noise, so that
-people can be predicted from people.
+The numbers are synthetic: a few latent time courses per recording, mixed into every neuroid, and a little noise, so
+that subjects can be predicted from each other.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ STORIES = ("Aqua", "Boar", "Elvis", "HighSchool", "KingOfBirds", "MatchstickSell
 
 
 def people(rng, n_rows: int, n_neuroids: int, noise: float = 0.1):
-    """(row, neuroid) float64 mixtures of a few shared courses."""
+    """(row, neuroid) float64 mixtures of a few shared time courses."""
     latent = rng.standard_normal((n_rows, N_LATENT)) @ rng.standard_normal((N_LATENT, n_neuroids))
     return latent / np.sqrt(N_LATENT) + noise * rng.standard_normal((n_rows, n_neuroids))
 
 
 def write(path: Path, values, presentation: dict, neuroid: dict) -> Path:
-    """A netCDF file as Brain-Score's writer makes them: no MultiIndex, gzip, strings of variable length."""
+    """Write a netCDF file as Brain-Score does: no MultiIndex, gzip, variable-length strings."""
     coordinates = {name: ("presentation", np.asarray(column)) for name, column in presentation.items()}
     coordinates |= {name: ("neuroid", np.asarray(column)) for name, column in neuroid.items()}
     assembly = xarray.Dataset({"data": (("presentation", "neuroid"), values)}, coords=coordinates)
@@ -39,22 +39,27 @@ def write(path: Path, values, presentation: dict, neuroid: dict) -> Path:
 
 
 class Experiment(NamedTuple):
-    """One of Pereira2018: passages of a topic; sentences of a passage, one number after the other, over and over."""
+    """An experiment of Pereira2018.
+
+    passages: passages per topic.
+    sentences: sentences of consecutive passages, repeated cyclically.
+    """
 
     passages: int
     sentences: tuple[int, ...]
 
 
 class Sizes(NamedTuple):
-    """Of a Pereira2018: topics of an experiment, experiments, and each subject's voxels and experiments."""
+    """Sizes of a Pereira2018 file: topics per experiment, experiments, and voxels and experiments of each subject."""
 
     topics: int
     experiments: dict[str, Experiment]
     subjects: dict[str, tuple[int, tuple[str, ...]]]
 
     def with_passages(self, n: int) -> Sizes:
-        """The same with n passages in each topic."""
-        return self._replace(experiments={name: each._replace(passages=n) for name, each in self.experiments.items()})
+        """The same sizes with n passages per topic."""
+        experiments = {name: experiment._replace(passages=n) for name, experiment in self.experiments.items()}
+        return self._replace(experiments=experiments)
 
 
 _BOTH = ("243sentences", "384sentences")
@@ -76,9 +81,10 @@ FULL = Sizes(
 
 
 def pereira(path: Path, sizes: Sizes = SMALL, seed: int = 0, shuffled: bool = True, values=None) -> Path:
-    """Two experiments; `values` (sentence, voxel) where others than `people` are wanted, NaN put in where absent.
+    """Write two experiments.
 
-    Sentences are in the order of `sentences`, voxels in that of the subjects; then the sentences are shuffled.
+    `values` (sentence, voxel) replaces the default `people`; sentences in the order of `sentences`, voxels in that of
+    the subjects. NaN is inserted if a subject did not take part. Then the sentences are shuffled.
     """
     rng, rows = np.random.default_rng(seed), list(sentences(sizes))
     presentation = {name: [row[name] for row in rows] for name in rows[0]}
@@ -100,7 +106,7 @@ def pereira(path: Path, sizes: Sizes = SMALL, seed: int = 0, shuffled: bool = Tr
 
 
 def sentences(sizes: Sizes):
-    """The presentation coordinates of each sentence, in order."""
+    """Yield the presentation coordinates of each sentence, in order."""
     for name, experiment in sizes.experiments.items():
         number = 0
         for passage in range(sizes.topics * experiment.passages):
@@ -116,7 +122,7 @@ def sentences(sizes: Sizes):
 
 
 def blank(path: Path, n_scans: int = 16, seed: int = 0) -> Path:
-    """Eight stories of `n_scans` scans, 5 subjects x 12 regions; sentences of four scans."""
+    """Write eight stories of `n_scans` scans, 5 subjects x 12 regions; sentences of four scans."""
     rng = np.random.default_rng(seed)
     rows = [(story, scan // 4 + 1, scan % 4 + 1, scan) for story in STORIES for scan in range(n_scans)]
     texts = [f"{'Once' if scan == 0 else 'then'} {story.lower()} went on {scan} times " for story, _, _, scan in rows]

@@ -1,4 +1,4 @@
-"""Brennan2016: the words, the clock, and the signal that must be in the recording."""
+"""Brennan2016: words, clock, and the known signal in the recording."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ def alice(shared):
 
 
 def word_rate(alice, shift_s=0.0):
-    """Word onsets under the canonical haemodynamic response (SPM's double gamma), at the scans' times + shift."""
+    """Word onsets convolved with the canonical haemodynamic response (SPM's double gamma), at scan times + shift."""
     t = alice.responses.times_s[:, None] + shift_s - alice.stimuli.onsets_s[None, :]
     return np.where(t >= 0, gamma.pdf(t, 6) - gamma.pdf(t, 16) / 6, 0).sum(axis=1)
 
 
-def group_of(alice):
+def group_means(alice):
+    """(scan, region)"""
     columns = [i for i, subject in enumerate(alice.responses.subjects) if subject == "group"]
     return alice.responses.values[:, columns]
 
 
-def people_of(alice):
+def by_subject(alice):
     """(scan, subject, region)"""
     columns = [i for i, subject in enumerate(alice.responses.subjects) if subject != "group"]
     return alice.responses.values[:, columns].reshape(len(alice.responses.row_ids), -1, len(REGIONS))
@@ -36,7 +37,7 @@ def correlations(a, b):
     return np.array([np.corrcoef(x, y)[0, 1] for x, y in zip(a.T, b.T, strict=True)])
 
 
-def test_2127_words_with_times_in_order(alice):
+def test_there_are_2127_words_with_increasing_times(alice):
     stimuli = alice.stimuli
     assert len(stimuli) == 2_127
     assert stimuli.texts[:5] == ("Alice", "was", "beginning", "to", "get")
@@ -47,14 +48,14 @@ def test_2127_words_with_times_in_order(alice):
     assert stimuli.onsets_s[0] == pytest.approx(20.0589, abs=1e-4)
 
 
-def test_27_subjects_and_their_mean_in_six_regions(alice):
+def test_there_are_27_subjects_and_their_mean_in_six_regions(alice):
     responses = alice.responses
     assert responses.values.shape == (362, 27 * 6 + 6)
-    people = set(responses.subjects) - {"group"}
-    assert len(people) == 27
-    assert "s33" not in people
+    subjects = set(responses.subjects) - {"group"}
+    assert len(subjects) == 27
+    assert "s33" not in subjects
     assert responses.rois[-6:] == tuple(f"group {region}" for region in REGIONS)
-    np.testing.assert_allclose(people_of(alice).mean(axis=1), group_of(alice), atol=1e-6)
+    np.testing.assert_allclose(by_subject(alice).mean(axis=1), group_means(alice), atol=1e-6)
 
 
 def test_scans_cover_the_story(alice):
@@ -65,7 +66,7 @@ def test_scans_cover_the_story(alice):
     assert len(set(responses.row_groups)) == 12
 
 
-def test_the_clock_agrees_with_the_published_word_rate(alice, shared):
+def test_the_clock_matches_the_published_word_rate(alice, shared):
     folder = shared / "data" / "alice_brennan2016" / "alice_data_shared"
     published = np.loadtxt(folder / "s18-rate.txt")
     r = {shift: np.corrcoef(word_rate(alice, shift), published)[0, 1] for shift in (-2.0, -1.0, 0.0, 1.0, 2.0)}
@@ -73,28 +74,28 @@ def test_the_clock_agrees_with_the_published_word_rate(alice, shared):
     assert max(r, key=r.get) == 0.0
 
 
-def test_word_rate_is_seen_in_the_group_mean(alice):
-    """Known answer .32-.43 by region for the publisher's own curve; ours gives .34-.47."""
+def test_the_group_mean_correlates_with_the_word_rate(alice):
+    """The published predictor gives 0.32-0.43 by region; ours gives 0.34-0.47."""
     rate = np.repeat(word_rate(alice)[:, None], 6, axis=1)
-    r = correlations(rate, group_of(alice))
+    r = correlations(rate, group_means(alice))
     assert r.min() > 0.3
     assert r.max() < 0.5
 
 
-def test_halves_of_the_subjects_agree(alice):
-    """Known answer .64-.88: split half of the group mean by region, Spearman-Brown, median of 100 splits."""
-    people, rng = people_of(alice), np.random.default_rng(0)
-    steps = []
+def test_the_split_half_reliability_has_the_known_values(alice):
+    """0.64-0.88: split half of the group mean by region, Spearman-Brown corrected, median of 100 splits."""
+    values, rng = by_subject(alice), np.random.default_rng(0)
+    reliabilities = []
     for _ in range(100):
         order = rng.permutation(27)
-        r = correlations(people[:, order[:13]].mean(axis=1), people[:, order[13:]].mean(axis=1))
-        steps.append(2 * r / (1 + r))
-    reliability = np.median(steps, axis=0)
+        r = correlations(values[:, order[:13]].mean(axis=1), values[:, order[13:]].mean(axis=1))
+        reliabilities.append(2 * r / (1 + r))
+    reliability = np.median(reliabilities, axis=0)
     assert reliability.min() == pytest.approx(0.64, abs=0.03)
     assert reliability.max() == pytest.approx(0.88, abs=0.02)
 
 
-def test_drift_is_removed_and_what_is_left_has_unit_variance():
+def test_drift_is_removed_and_the_residual_has_unit_variance():
     time = np.linspace(-1, 1, 362)[:, None]
     rng = np.random.default_rng(0)
     signal = rng.standard_normal((362, 2))
@@ -104,20 +105,20 @@ def test_drift_is_removed_and_what_is_left_has_unit_variance():
     np.testing.assert_allclose(cleaned, remove_drift(signal), atol=1e-5)
 
 
-def test_a_cut_textgrid_is_refused():
+def test_a_truncated_textgrid_is_rejected():
     grid = 'intervals: size = 2\nintervals [1]:\n xmin = 0\n xmax = 1.5\n text = "and "\n'
-    with pytest.raises(ValueError, match="announces 2 intervals but holds 1"):
+    with pytest.raises(ValueError, match="announces 2 intervals but has 1"):
         read_textgrid(grid)
     assert read_textgrid(grid.replace("size = 2", "size = 1")) == [(0.0, 1.5, "and")]
 
 
 @pytest.mark.parametrize(
-    ("courses", "told"), [(np.zeros((362, 6)), "constant"), (np.ones((361, 6)), r"\(361, 6\).*wanted \(362, 6\)")]
+    ("courses", "message"), [(np.zeros((362, 6)), "constant"), (np.ones((361, 6)), r"\(361, 6\).*wanted \(362, 6\)")]
 )
-def test_a_constant_or_short_recording_is_refused_by_name(tmp_path, courses, told):
-    """s33 of the 10 mm regions is all zeros."""
+def test_a_constant_or_short_recording_is_rejected_with_its_name(tmp_path, courses, message):
+    """s33 is all zeros in the 10 mm regions."""
     from harness.datasets.brennan2016 import _read_courses
 
     np.savetxt(tmp_path / "s33-timecourses.txt", courses)
-    with pytest.raises(ValueError, match=f"s33-timecourses.txt.*{told}"):
+    with pytest.raises(ValueError, match=f"s33-timecourses.txt.*{message}"):
         _read_courses(tmp_path / "s33-timecourses.txt")

@@ -1,4 +1,4 @@
-"""The table of data sets: what holds for every entry."""
+"""The table of data sets: properties of every entry."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from harness.records import Dataset, Stimuli
 from harness.scoring import folds
 
 WITH_FILES = [name for name, entry in DATASETS.items() if entry.files and entry.kind != "text"]
-# Those whose files the tests have as they are published; of the others they write files of the published form.
-AT_HAND = ["futrell2018-2016", "futrell2018-2021", "futrell2018-batch2", "tuckute2024", "brennan2016"]
+# Data sets whose published files are available to the tests; for the others the tests write files of the same format.
+AVAILABLE = ["futrell2018-2016", "futrell2018-2021", "futrell2018-batch2", "tuckute2024", "brennan2016"]
 WITHOUT_BRAINSCORE = ["wehbe2014"]
 
 
 def values_of(dataset: Dataset) -> np.ndarray:
-    measured = dataset.responses.values if dataset.responses else dataset.reading.mean_ms
-    return np.asarray(measured)
+    values = dataset.responses.values if dataset.responses else dataset.reading.mean_ms
+    return np.asarray(values)
 
 
-@pytest.fixture(scope="module", params=AT_HAND)
+@pytest.fixture(scope="module", params=AVAILABLE)
 def loaded(request, shared) -> tuple[str, Dataset]:
     return request.param, datasets.load(request.param, shared / "data")
 
 
-def test_the_table_holds_data_sets_with_files():
-    assert set(WITH_FILES) == {*AT_HAND, "pereira2018", "blank2014", "wehbe2014"}
+def test_the_data_sets_with_files_are_in_the_table():
+    assert set(WITH_FILES) == {*AVAILABLE, "pereira2018", "blank2014", "wehbe2014"}
 
 
-@pytest.mark.parametrize("name", AT_HAND)
-def test_every_file_is_pinned_and_has_a_public_place(name):
+@pytest.mark.parametrize("name", AVAILABLE)
+def test_every_file_is_pinned_and_has_a_source(name):
     entry = DATASETS[name]
     assert entry.citation
     assert entry.landing.startswith("https://")
     for file in entry.files:
         algorithm, _, digest = file.checksum.partition(":")
         assert len(digest) == {"sha1": 40, "sha256": 64}[algorithm]
-        assert file.n_bytes > 0 or name not in AT_HAND
+        assert file.n_bytes > 0 or name not in AVAILABLE
         assert not Path(file.path).is_absolute()
         assert file.url == "" or file.url.startswith("https://")
 
@@ -58,7 +58,7 @@ def test_loading_twice_gives_the_same_data(loaded, shared):
     np.testing.assert_array_equal(values_of(first), values_of(second))
 
 
-def test_a_data_set_has_the_kind_that_the_table_says(loaded):
+def test_a_data_set_has_the_kind_declared_in_the_table(loaded):
     name, dataset = loaded
     assert dataset.name == name
     assert (dataset.responses is not None) == (DATASETS[name].kind == "brain")
@@ -67,27 +67,27 @@ def test_a_data_set_has_the_kind_that_the_table_says(loaded):
 
 
 @pytest.mark.parametrize("name", WITH_FILES)
-def test_protocols_stand_side_by_side(name):
-    known = datasets.protocols(name)
-    of_brain = DATASETS[name].kind == "brain"
-    on_board = of_brain and name not in WITHOUT_BRAINSCORE
-    wanted = ["paper", "strict", *(["equal"] if of_brain else []), *(["brainscore2026"] if on_board else [])]
-    assert [(key, protocol.name) for key, protocol in known.items()] == [(key, key) for key in wanted]
-    assert len({protocol.hash for protocol in known.values()}) == len(wanted)
-    assert all(protocol.notes for protocol in known.values())
+def test_every_data_set_has_its_protocols(name):
+    protocols = datasets.protocols(name)
+    is_brain = DATASETS[name].kind == "brain"
+    has_brainscore = is_brain and name not in WITHOUT_BRAINSCORE
+    wanted = ["paper", "strict", *(["equal"] if is_brain else []), *(["brainscore2026"] if has_brainscore else [])]
+    assert [(key, protocol.name) for key, protocol in protocols.items()] == [(key, key) for key in wanted]
+    assert len({protocol.hash for protocol in protocols.values()}) == len(wanted)
+    assert all(protocol.notes for protocol in protocols.values())
 
 
 @pytest.mark.parametrize("name", [name for name, entry in DATASETS.items() if entry.kind != "text"])
-def test_strict_refuses_test_folds_of_fewer_than_ten_rows(name):
+def test_strict_rejects_test_folds_of_fewer_than_ten_rows(name):
     rule = datasets.protocols(name)["strict"].folds
     assert rule.min_test_rows == 10
-    n_groups = 2 if rule.kind == "grouped" else rule.n  # more small groups are held out together
+    n_groups = 2 if rule.kind == "grouped" else rule.n  # several small groups are held out together
     with pytest.raises(ValueError, match="test rows"):
         folds.make(rule, [f"group {row // 9}" for row in range(9 * n_groups)])
 
 
 @pytest.mark.parametrize("name", [name for name, entry in DATASETS.items() if entry.kind == "brain"])
-def test_strict_ridge_is_scaled_by_the_data_nested_by_group_and_free_for_each_neuroid(name):
+def test_strict_ridge_has_relative_alphas_chosen_by_group_for_each_neuroid(name):
     regression = datasets.protocols(name)["strict"].regression
     assert (regression.kind, regression.relative, regression.inner) == ("ridge", True, "groups")
     assert (regression.scale, regression.per_neuroid, regression.tie) == ("zscore", True, "larger")
@@ -95,34 +95,35 @@ def test_strict_ridge_is_scaled_by_the_data_nested_by_group_and_free_for_each_ne
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if "brainscore2026" in datasets.protocols(name)])
-def test_brainscore2026_is_the_ridge_of_that_board(name):
+def test_brainscore2026_is_the_ridge_of_brain_score_language(name):
     protocol = datasets.protocols(name)["brainscore2026"]
     assert protocol.regression.alphas == tuple(np.logspace(-3, 3, 7).tolist())
-    said = protocol.regression
-    assert (said.kind, said.relative, said.per_neuroid, said.inner) == ("ridge", False, False, "loo")
-    assert (said.scale, said.tie, protocol.metric) == ("center", "smaller", "brainscore_r")
+    regression = protocol.regression
+    assert (regression.kind, regression.relative, regression.per_neuroid) == ("ridge", False, False)
+    assert regression.inner == "loo"
+    assert (regression.scale, regression.tie, protocol.metric) == ("center", "smaller", "brainscore_r")
 
 
-def test_a_missing_file_is_named_with_its_source_and_its_place(tmp_path):
+def test_the_error_for_a_missing_file_names_its_source_and_place(tmp_path):
     file = DATASETS["futrell2018-2016"].files[0]
     with pytest.raises(FileNotFoundError) as error:
         datasets.load("futrell2018-2016", tmp_path)
-    for told in (file.path, file.url, str(tmp_path / file.path), "--data-root", "HARNESS_DATA"):
-        assert told in str(error.value)
+    for text in (file.path, file.url, str(tmp_path / file.path), "--data-root", "HARNESS_DATA"):
+        assert text in str(error.value)
 
 
-def test_a_missing_file_without_an_address_names_the_page(tmp_path):
+def test_the_error_for_a_missing_file_without_address_names_the_web_page(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"sites\.lsa\.umich\.edu/cnllab"):
         datasets.load("brennan2016", tmp_path)
 
 
-def test_missing_lists_every_file_that_is_absent(tmp_path, shared):
+def test_missing_lists_all_missing_files(tmp_path, shared):
     assert datasets.missing("brennan2016", tmp_path) == list(DATASETS["brennan2016"].files)
     assert len(DATASETS["brennan2016"].files) == 28
     assert datasets.missing("brennan2016", shared / "data") == []
 
 
-def test_a_damaged_file_is_an_error_that_names_it(tmp_path, shared):
+def test_the_error_for_a_damaged_file_names_it(tmp_path, shared):
     file = DATASETS["tuckute2024"].files[0]
     (tmp_path / file.path).parent.mkdir()
     (tmp_path / file.path).write_bytes((shared / "data" / file.path).read_bytes()[:-1])
@@ -131,7 +132,7 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path, shared):
     assert file.checksum in str(error.value)
 
 
-def test_an_unknown_name_lists_the_nearest():
+def test_the_error_for_an_unknown_name_lists_the_nearest():
     with pytest.raises(ValueError, match="'tukute2024' is unknown; the nearest are tuckute2024"):
         datasets.load("tukute2024", ".")
     with pytest.raises(ValueError, match="brennan2016"):
@@ -144,7 +145,7 @@ def test_a_stem_expands_to_its_releases_and_a_full_name_to_itself():
     assert datasets.expand("synthetic") == ("synthetic",)
 
 
-def test_the_version_changes_with_any_id_text_or_value():
+def test_the_version_depends_on_every_id_text_and_value():
     stimuli = Stimuli(("a", "b"), ("one", "two"), ("p", "p"))
     values = np.array([1.0, np.nan])
     version = version_of(stimuli, values)
@@ -159,7 +160,7 @@ def test_the_version_changes_with_any_id_text_or_value():
     assert len(set(changed)) == 4
 
 
-def test_listing_the_table_loads_nothing_heavy():
+def test_listing_the_table_imports_no_heavy_library():
     code = "import sys, harness.datasets; print([m for m in ('pandas', 'ray', 'torch', 'scipy') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Futrell2018 against the known answers of the corpus."""
+"""Futrell2018 against known values of the corpus."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def release_2021(data):
 
 @pytest.fixture(scope="module")
 def join(data):
-    """The join that others derived from the same files."""
+    """A table derived independently from the same files."""
     path = data / "naturalstories" / "futrell2018_word_targets.tsv"
     return pd.read_csv(
         path, sep="\t", quoting=3, keep_default_na=False, na_values={"gpt3_davinci_surprisal_nats": "nan"}
@@ -60,58 +60,58 @@ def test_ten_stories_of_10256_words_in_order_of_presentation(release_2016, join)
 
 
 @pytest.mark.parametrize("release", ["2016", "2021"])
-def test_the_means_equal_the_derived_join(release, join, request):
+def test_the_means_equal_the_independent_table(release, join, request):
     reading = request.getfixturevalue(f"release_{release}").reading
     np.testing.assert_allclose(reading.mean_ms, join[f"mean_rt_{release}"], rtol=1e-12)
     assert reading.release == release
 
 
-def test_sentences_from_punctuation_equal_the_derived_join(release_2016, join):
-    reading, dataset = release_2016.reading, release_2016
-    assert dataset.stimuli.sentences == tuple(str(number) for number in join.sentence_id)
-    assert len(set(dataset.stimuli.sentences)) == 481
+def test_sentences_from_punctuation_equal_the_independent_table(release_2016, join):
+    reading, stimuli = release_2016.reading, release_2016.stimuli
+    assert stimuli.sentences == tuple(str(number) for number in join.sentence_id)
+    assert len(set(stimuli.sentences)) == 481
     assert reading.scored.sum() == 9_775
     np.testing.assert_array_equal(reading.scored, join.word_within_sentence_id > 1)
 
 
-def test_the_constant_of_brain_scores_own_test_comes_out_of_the_2016_release(release_2016, release_2021):
+def test_the_2016_release_reproduces_the_constant_of_brain_scores_own_test(release_2016, release_2021):
     noise = np.random.RandomState(0).random(10_256)
     assert r_scored(noise, release_2016) == pytest.approx(0.00853059, abs=5e-9)
     assert abs(r_scored(noise, release_2021) - 0.00853059) > 1e-3
 
 
-def test_word_length_gives_a_third(release_2016):
+def test_word_length_correlates_at_0_325(release_2016):
     assert r_scored([len(text) for text in release_2016.stimuli.texts], release_2016) == pytest.approx(0.325, abs=5e-4)
 
 
-def test_the_releases_differ_in_story_3_from_word_229_alone(release_2016, release_2021):
+def test_the_releases_differ_only_in_story_3_from_word_229(release_2016, release_2021):
     differ = ~np.isclose(release_2016.reading.mean_ms, release_2021.reading.mean_ms, rtol=1e-12)
-    changed = [word for word, moved in zip(release_2016.stimuli.ids, differ, strict=True) if moved]
-    assert {word.split(".")[0] for word in changed} == {"3"}
+    changed = [word_id for word_id, differs in zip(release_2016.stimuli.ids, differ, strict=True) if differs]
+    assert {word_id.split(".")[0] for word_id in changed} == {"3"}
     assert changed[0] == "3.229"
     assert len(changed) == 812
     assert release_2016.version != release_2021.version
 
 
-def test_gpt3s_surprisal_from_its_tokens_gives_a_fifth(release_2016, join, data):
-    """.202, from the published tokens: a token belongs to the word that holds its last character."""
+def test_surprisal_of_gpt3_from_its_published_tokens_correlates_at_0_202(release_2016, join, data):
+    """A token belongs to the word that contains its last character."""
     tokens = pd.read_csv(data / "naturalstories" / "all_stories_gpt3.csv", keep_default_na=False)
     nats = []
     for story in range(10):
-        texts = [word for word, of in zip(join.word, join.story_id, strict=True) if of == story + 1]
+        texts = [word for word, story_id in zip(join.word, join.story_id, strict=True) if story_id == story + 1]
         ends = np.cumsum([len(text) + 1 for text in texts]) - 1
-        own = tokens[tokens.story == story]
-        last = (own.offset + own.token.str.len()).to_numpy()
+        story_tokens = tokens[tokens.story == story]
+        last = (story_tokens.offset + story_tokens.token.str.len()).to_numpy()
         word = np.minimum(np.searchsorted(ends, last, side="left"), len(texts) - 1)
-        values = -pd.to_numeric(own.logprob, errors="coerce").to_numpy()
+        values = -pd.to_numeric(story_tokens.logprob, errors="coerce").to_numpy()
         nats.extend(np.bincount(word, values, len(texts)))
     derived = join.gpt3_davinci_surprisal_nats.to_numpy()
-    known = np.isfinite(derived)
-    assert np.isclose(np.array(nats)[known], derived[known], atol=1e-4).mean() > 0.99
+    finite = np.isfinite(derived)
+    assert np.isclose(np.array(nats)[finite], derived[finite], atol=1e-4).mean() > 0.99
     assert r_scored(np.where(np.isfinite(nats), nats, 0), release_2016) == pytest.approx(0.202, abs=1e-3)
 
 
-def test_the_number_of_readings_of_each_word_equals_the_derived_join(data, join):
+def test_the_number_of_readers_per_word_equals_the_independent_table(data, join):
     table = pd.read_csv(data / "naturalstories" / "processed_wordinfo_2016_d5cbe5aa.tsv", sep="\t", quoting=3)
     counts = table.set_index(["item", "zone"]).nItem
     np.testing.assert_array_equal(counts.loc[list(zip(join.story_id, join.word_id, strict=True))], join.n_rt)
@@ -120,7 +120,7 @@ def test_the_number_of_readings_of_each_word_equals_the_derived_join(data, join)
 # --- readers ----------------------------------------------------------------------------------------------------------
 
 
-def test_batch_2_is_88_readers_of_five_stories(batch2):
+def test_batch_2_has_88_readers_of_five_stories(batch2):
     reading = batch2.reading
     assert len(reading.subjects) == 88
     assert reading.by_subject_ms.shape == (5_055, 88)
@@ -130,18 +130,18 @@ def test_batch_2_is_88_readers_of_five_stories(batch2):
     np.testing.assert_allclose(reading.mean_ms, np.nanmean(reading.by_subject_ms.astype(float), axis=1))
 
 
-def test_batch_2_stands_two_zones_late_as_its_word_ids_say(batch2, data):
+def test_batch_2_is_aligned_two_zones_late_as_its_word_ids_state(batch2, data):
     assert batch2.reading.alignment == "word = zone - 2 (r 0.830 with the published means, next best 0.586)"
     table = pd.read_csv(data / "naturalstories" / "batch2_rts_by_participant.tsv", sep="\t")
     kept = table[(table.RT > 100) & (table.RT < 3000) & (table.correct > 4) & (table.word_id >= 1)]
     assert (len(kept), kept.subject.nunique()) == (86_953, 88)
     means = kept.groupby(["story_id", "word_id"]).RT.mean()
-    ids = [tuple(map(int, word.split("."))) for word in batch2.stimuli.ids]
+    ids = [tuple(map(int, word_id.split("."))) for word_id in batch2.stimuli.ids]
     np.testing.assert_allclose(batch2.reading.mean_ms, means.loc[ids], rtol=1e-12)
 
 
-def test_the_readers_of_batch_2_agree_to_636(batch2):
-    """Ten halves, NumPy's generator 0, all words: .636116. Over the scored words .642; of 200 halves .638."""
+def test_the_readers_of_batch_2_have_a_reliability_of_0_636(batch2):
+    """Ten halves, seed 0: 0.636116 over all words, 0.642 over the scored ones; 200 halves: 0.638."""
     generator = np.random.default_rng(0)
     halves = np.zeros((10, 88), dtype=bool)
     for half in halves:
@@ -158,13 +158,13 @@ def test_the_readers_of_batch_2_agree_to_636(batch2):
 
 @pytest.fixture
 def with_readers(data, tmp_path, release_2021):
-    """A data root with two made readers whose mean is the published one, at zone = word + shift."""
+    """A data root with two synthetic readers whose mean is the published one, at zone = word + shift."""
 
-    def write(shift, moved=0.0):
+    def write(shift, noise_ms=0.0):
         folder = tmp_path / "naturalstories"
         shutil.copytree(data / "naturalstories", folder, dirs_exist_ok=True)
         stories, words = np.array([word.split(".") for word in release_2021.stimuli.ids], dtype=int).T
-        mean = release_2021.reading.mean_ms + moved * np.random.default_rng(0).standard_normal(len(words))
+        mean = release_2021.reading.mean_ms + noise_ms * np.random.default_rng(0).standard_normal(len(words))
         frames = [
             pd.DataFrame({"WorkerId": name, "WorkTimeInSeconds": 1, "correct": 6, "item": stories,
                           "zone": words + shift, "RT": mean + sign, "word": release_2021.stimuli.texts})
@@ -176,11 +176,13 @@ def with_readers(data, tmp_path, release_2021):
     return write
 
 
-@pytest.mark.parametrize(("shift", "told"), [(0, "word = zone ("), (1, "word = zone - 1"), (-1, "word = zone + 1")])
-def test_the_file_of_all_readers_is_read_in_either_alignment(with_readers, release_2021, shift, told):
+@pytest.mark.parametrize(
+    ("shift", "alignment"), [(0, "word = zone ("), (1, "word = zone - 1"), (-1, "word = zone + 1")]
+)
+def test_the_file_of_all_readers_is_read_with_any_shift(with_readers, release_2021, shift, alignment):
     root = with_readers(shift)
     loaded = datasets.load("futrell2018-2021", root)
-    assert loaded.reading.alignment.startswith(told)
+    assert loaded.reading.alignment.startswith(alignment)
     assert loaded.reading.subjects == ("A1", "A2")
     np.testing.assert_allclose(
         natural_stories.mean_of_readers(loaded.reading.by_subject_ms), loaded.reading.mean_ms, rtol=1e-6
@@ -190,17 +192,17 @@ def test_the_file_of_all_readers_is_read_in_either_alignment(with_readers, relea
     assert datasets.load("futrell2018-2016", root).published_ceiling == 0.858
 
 
-def test_readers_whose_mean_is_not_the_published_one_are_refused_with_what_was_tried(with_readers):
-    with pytest.raises(ValueError, match=r"processed_RTs.tsv: under no shift.*word = zone r 0\.9.*word = zone - 2 r"):
-        datasets.load("futrell2018-2021", with_readers(0, moved=5.0))
+def test_readers_whose_mean_is_not_the_published_one_are_rejected_with_all_shifts(with_readers):
+    with pytest.raises(ValueError, match=r"processed_RTs.tsv: no shift makes.*word = zone r 0\.9.*word = zone - 2 r"):
+        datasets.load("futrell2018-2021", with_readers(0, noise_ms=5.0))
 
 
-def test_a_reader_with_two_times_for_a_word_is_named(with_readers):
+def test_the_error_for_two_times_of_a_reader_names_reader_and_word(with_readers):
     file = with_readers(0) / "naturalstories" / "processed_RTs.tsv"
     text = file.read_text().splitlines()
-    once_more = [line for line in text[1:] if line.split("\t")[3:5] == ["1", "1"]]
-    assert len(once_more) == 2
-    file.write_text("\n".join([*text, *once_more]) + "\n")
+    duplicates = [line for line in text[1:] if line.split("\t")[3:5] == ["1", "1"]]
+    assert len(duplicates) == 2
+    file.write_text("\n".join([*text, *duplicates]) + "\n")
     with pytest.raises(ValueError, match=r"reader 'A1' has two times for word 1\.1"):
         datasets.load("futrell2018-2021", file.parent.parent)
     file.write_text("\n".join(line.rsplit("\t", 2)[0] for line in text))
@@ -208,13 +210,13 @@ def test_a_reader_with_two_times_for_a_word_is_named(with_readers):
         datasets.load("futrell2018-2021", file.parent.parent)
 
 
-def test_the_ceiling_says_on_which_release_it_was_computed(release_2016, release_2021):
+def test_the_ceiling_source_names_the_release_it_was_computed_on(release_2016, release_2021):
     assert release_2016.published_ceiling == release_2021.published_ceiling == 0.858
-    assert "METHODS" in release_2016.ceiling_source
+    assert "split halves" in release_2016.ceiling_source
     assert "2016 release" in release_2021.ceiling_source
 
 
-def test_a_title_and_a_word_in_lower_case_do_not_begin_a_sentence():
+def test_no_sentence_starts_after_a_title_or_with_a_lower_case_word():
     text = "'They are over!' he said. Mr. Sticky left. Was 'it'? Yes"
     words = tuple(text.split())
     stimuli = Stimuli(tuple(map(str, range(len(words)))), words, ("s",) * len(words))
@@ -222,7 +224,7 @@ def test_a_title_and_a_word_in_lower_case_do_not_begin_a_sentence():
     assert [word for word, start in zip(words, starts, strict=True) if start] == ["'They", "Mr.", "Was", "Yes"]
 
 
-def test_words_that_look_like_absent_values_stay_words(tmp_path):
+def test_words_that_look_like_missing_values_stay_words(tmp_path):
     from harness.datasets.futrell2018 import _read_means, _read_words
 
     shown = ["NA", "null", '"quoted', "nan"]

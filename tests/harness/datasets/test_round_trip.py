@@ -1,8 +1,8 @@
-"""What must hold for every data set of the table, whatever it is: human data given back are found, noise is not.
+"""Properties of every data set of the table: human data used as features score near 1, noise scores near 0.
 
-A new data set is covered by its line in the table: its published files are read where the tests have them, else files
-of the published form that a writer makes. Of Pereira2018 and Blank2014 there are also genuine files with made-up
-numbers, which are small.
+A new data set is covered once it is in the table: its published files are read if they are available, else files of the
+published format written by a writer. For Pereira2018 and Blank2014 there are also small files in the original format
+with synthetic numbers.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from harness.scoring.brain_scores import score_layers
 from tests.harness.datasets import published, wehbe_files
 
 FORMS: dict[str, Callable[[Path], Dataset]] = {"pereira2018": pereira2018.read, "blank2014": blank2014.read}
-N_GIVEN_BACK = 3  # neuroids that stand as features: far fewer than the rows of the smallest training fold
-N_SCORED = 50  # neuroids that are scored against noise, of what may be thousands
-# Noise is drawn so often that rows x draws are as many: the mean of its scores then has a standard deviation of at most
-# 1000^-.5 = .03, also where all neuroids are as one; the tolerance is three of these.
+N_AS_FEATURES = 3  # neuroids used as features: far fewer than the rows of the smallest training fold
+N_SCORED = 50  # neuroids scored with noise features, out of possibly thousands
+# Noise is drawn until rows x draws reach this number. The mean of its scores then has a standard deviation of at most
+# 1000^-0.5 = 0.03, even if all neuroids are identical; the tolerance is three standard deviations.
 N_NOISE_ROWS, NOISE_TOLERANCE = 1000, 0.1
-NOISE_SEED = 2018  # none of the writers', whose data begin with the numbers of their seed
+NOISE_SEED = 2018  # differs from the seeds of the writers
 
 
 # --- where the data come from -----------------------------------------------------------------------------------------
 
 
 def write_pereira(root: Path) -> None:
-    # Four passages of a topic, so that each of STRICT's folds, which is one topic, has the ten rows it asks for.
+    # Four passages per topic, so that each fold of STRICT, which is one topic, has the required ten rows.
     published.pereira(root / pereira2018.ENTRY.files[0].path, published.SMALL.with_passages(4))
 
 
@@ -46,14 +46,14 @@ def write_blank(root: Path) -> None:
 
 
 def write_synthetic(root: Path) -> None:
-    """The quickstart's recordings, planted in made-up features and surprisals instead of a model's."""
+    """The recordings of the quickstart, planted in random features and surprisals instead of those of a model."""
     rng, sentences = np.random.default_rng(0), synthetic.stimuli()
-    read = synthetic.words(sentences)
+    words = synthetic.words(sentences)
     states = Features({synthetic.PLANTED_LAYER: rng.standard_normal((len(sentences), 8))}, sentences.ids)
-    others = (np.zeros(len(read)),) * 4
-    bits = Surprisals(read.ids, rng.exponential(8.0, len(read)), np.ones(len(read), dtype=int), *others)
+    others = (np.zeros(len(words)),) * 4
+    surprisals = Surprisals(words.ids, rng.exponential(8.0, len(words)), np.ones(len(words), dtype=int), *others)
     responses = synthetic.plant_responses(states, sentences, seed=0)
-    synthetic.write(root, responses, synthetic.plant_reading_times(bits, read, seed=0), sentences, {})
+    synthetic.write(root, responses, synthetic.plant_reading_times(surprisals, words, seed=0), sentences, {})
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -65,17 +65,17 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-PEOPLE = [name for name, entry in DATASETS.items() if entry.kind != "text"]
+HUMAN = [name for name, entry in DATASETS.items() if entry.kind != "text"]
 
 
 class Case(NamedTuple):
-    """A data set of the table, and how it is loaded anew each time."""
+    """A data set of the table, and a function that loads it."""
 
     name: str
     load: Callable[[], Dataset]
 
 
-@pytest.fixture(scope="module", params=[*PEOPLE, *(f"{name}, genuine form" for name in FORMS)])
+@pytest.fixture(scope="module", params=[*HUMAN, *(f"{name}, original format" for name in FORMS)])
 def case(request, shared, tmp_path_factory) -> Case:
     name, _, form = request.param.partition(", ")
     if form:
@@ -84,7 +84,7 @@ def case(request, shared, tmp_path_factory) -> Case:
     if DATASETS[name].files and not datasets.missing(name, shared / "data"):
         return Case(name, lambda: datasets.load(name, shared / "data"))
     if name not in WRITERS:
-        pytest.fail(f"{name}: its files are not among the real data; add what writes their form to WRITERS.")
+        pytest.fail(f"{name}: its files are not available; add a writer of their format to WRITERS.")
     root = tmp_path_factory.mktemp(name)
     WRITERS[name](root)
     return Case(name, lambda: datasets.load(name, root, pinned=False))
@@ -99,7 +99,7 @@ def dataset(case) -> Dataset:
 
 
 def measured(dataset: Dataset) -> np.ndarray:
-    """The people's data."""
+    """The human data."""
     return dataset.responses.values if dataset.responses else dataset.reading.mean_ms
 
 
@@ -112,7 +112,7 @@ def test_loading_twice_gives_equal_values_and_the_same_version(case, dataset):
     np.testing.assert_array_equal(measured(again), measured(dataset))
 
 
-def test_stimuli_rows_and_neuroids_have_ids_of_their_own_and_passages_are_contiguous(dataset):
+def test_ids_are_unique_and_passages_are_contiguous(dataset):
     shown, responses = dataset.stimuli, dataset.responses
     columns = [shown.ids, *((responses.row_ids, responses.neuroid_ids) if responses else ())]
     for ids in columns:
@@ -123,12 +123,12 @@ def test_stimuli_rows_and_neuroids_have_ids_of_their_own_and_passages_are_contig
     assert all(text.strip() for text in shown.texts)
 
 
-def test_every_row_is_in_a_known_group_and_no_block_of_time_is_in_two_experiments(dataset):
+def test_every_row_has_a_group_and_no_block_of_time_is_in_two_experiments(dataset):
     shown, responses = dataset.stimuli, dataset.responses
     if responses is None:
         assert dataset.reading.word_ids == shown.ids
         return
-    if responses.times_s is None:  # rows are stimuli, and in their groups
+    if responses.times_s is None:  # rows are stimuli and have their groups
         group = dict(zip(shown.ids, shown.groups, strict=True))
         assert [group[row] for row in responses.row_ids] == list(responses.row_groups)
     assert all(responses.row_groups)
@@ -140,37 +140,37 @@ def test_every_row_is_in_a_known_group_and_no_block_of_time_is_in_two_experiment
 
 
 def protocols_for(dataset: Dataset, responses: Responses) -> dict[str, Protocol]:
-    """Those of the data set; a subset too small for the rule of a protocol is divided in two halves of its groups.
+    """Protocols of the data set; if a subset is too small for the folds of one, its groups are split in two halves.
 
-    So it is for STRICT on the genuine form of Pereira2018, whose topics are fewer than ten rows each.
+    This concerns STRICT on the original-format file of Pereira2018, whose topics have fewer than ten rows each.
     """
-    found = {}
+    protocols = {}
     for name, protocol in datasets.protocols(dataset.name).items():
         try:
             folds.make(protocol.folds, responses.row_groups)
         except ValueError:
             protocol = replace(protocol, folds=replace(protocol.folds, kind="grouped", n=2))
-        found[name] = protocol
-    return found
+        protocols[name] = protocol
+    return protocols
 
 
 def by_experiment(dataset: Dataset, n: int) -> list[Responses]:
-    """The first n neuroids, or all, of those measured in every row of an experiment; of each experiment."""
-    found = []
+    """For each experiment, at most the first n neuroids measured in all its rows."""
+    by_part = []
     for part in dataset.responses.parts if dataset.responses else ():
         within, _ = dataset.responses.of_part(part)
         complete = np.flatnonzero(np.isfinite(within.values).all(axis=0))
         assert len(complete)
-        found.append(within.of(np.arange(len(within.row_ids)), complete[:n]))
-    return found
+        by_part.append(within.of(np.arange(len(within.row_ids)), complete[:n]))
+    return by_part
 
 
-def test_responses_given_back_as_features_score_near_1_under_every_protocol(dataset):
-    """Only the shrinkage of ridge keeps r from 1."""
-    for given in by_experiment(dataset, N_GIVEN_BACK):
-        features = Features({Layer("human", 0): given.values}, given.row_ids)
-        for name, protocol in protocols_for(dataset, given).items():
-            (fit,) = score_layers(features, given, protocol).values()
+def test_responses_as_features_score_near_1_under_every_protocol(dataset):
+    """Only the shrinkage of ridge keeps r below 1."""
+    for responses in by_experiment(dataset, N_AS_FEATURES):
+        features = Features({Layer("human", 0): responses.values}, responses.row_ids)
+        for name, protocol in protocols_for(dataset, responses).items():
+            (fit,) = score_layers(features, responses, protocol).values()
             assert np.isfinite(fit.r).all(), name
             assert fit.r.min() > 0.99, name
 
@@ -183,25 +183,25 @@ def test_noise_as_features_scores_near_0_under_every_protocol(dataset):
         for name, protocol in protocols_for(dataset, scored).items():
             fits = score_layers(Features(draws, scored.row_ids), scored, protocol)
             target = aggregate.targets(scored)["all"]
-            found = [aggregate.layer_score(fit, target) for fit in fits.values()]
-            assert np.isfinite(found).all(), name
-            assert abs(np.mean(found)) < NOISE_TOLERANCE, name
+            scores = [aggregate.layer_score(fit, target) for fit in fits.values()]
+            assert np.isfinite(scores).all(), name
+            assert abs(np.mean(scores)) < NOISE_TOLERANCE, name
 
 
-def test_reading_times_given_back_score_1_and_random_ones_near_0_under_every_protocol(dataset):
+def test_reading_times_as_predictor_score_1_and_random_ones_near_0_under_every_protocol(dataset):
     if dataset.reading is None:
         return
     noise = np.random.default_rng(NOISE_SEED).standard_normal(len(dataset.reading.mean_ms))
     for name, protocol in datasets.protocols(dataset.name).items():
         splits = folds.make(protocol.folds, dataset.stimuli.groups)
         human, random = (
-            reading_times.score(given, dataset, protocol, splits) for given in (dataset.reading.mean_ms, noise)
+            reading_times.score(predictor, dataset, protocol, splits) for predictor in (dataset.reading.mean_ms, noise)
         )
         assert human.r == pytest.approx(1), name
         assert (human.n_missing, random.n_missing) == (0, 0)
-        assert abs(random.r) < 4 * random.n_words**-0.5, name  # four standard deviations of an r of noise
+        assert abs(random.r) < 4 * random.n_words**-0.5, name  # four standard deviations of r under noise
         if protocol.reading == "regression":
             assert human.partial_r == pytest.approx(1)
-            assert human.delta_ll_low > 1  # nats a word: limited by rounding alone
+            assert human.delta_ll_low > 1  # nats per word: limited only by rounding
             assert abs(random.partial_r) < 4 * random.n_regression**-0.5
-            assert random.delta_ll < 0.001  # of a few tenths for length
+            assert random.delta_ll < 0.001  # length alone gives a few tenths

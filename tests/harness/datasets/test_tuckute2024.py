@@ -13,16 +13,16 @@ def tuckute(shared):
     return datasets.load("tuckute2024", shared / "data")
 
 
-def test_a_thousand_sentences_of_six_words_stand_alone(tuckute):
+def test_there_are_a_thousand_single_sentences_of_six_words(tuckute):
     assert len(tuckute.stimuli) == 1_000
     assert tuckute.stimuli.ids[0] == "B.1"
     assert tuckute.stimuli.texts[12] == "It was all ridiculous, crazy, insane."
-    # A dash that stands alone is a piece of text, but no word.
+    # A dash between spaces is not a word.
     assert {len([piece for piece in text.split() if piece.strip("-")]) for text in tuckute.stimuli.texts} == {6}
     assert tuckute.stimuli.passages == tuckute.stimuli.groups == tuckute.stimuli.ids
 
 
-def test_five_regions_and_their_network(tuckute):
+def test_there_are_five_regions_and_their_network(tuckute):
     responses = tuckute.responses
     assert responses.values.shape == (1_000, 6)
     assert responses.values.dtype == np.float32
@@ -34,12 +34,12 @@ def test_five_regions_and_their_network(tuckute):
     )
 
 
-def test_the_network_lies_among_its_regions(tuckute):
+def test_the_network_correlates_with_the_mean_of_its_regions(tuckute):
     regions, network = tuckute.responses.values[:, :5], tuckute.responses.values[:, 5]
     assert np.corrcoef(regions.mean(axis=1), network)[0, 1] > 0.95
 
 
-def test_strict_leaves_one_sentence_out_within_the_training_rows():
+def test_strict_leaves_out_one_sentence_within_the_training_rows():
     strict = datasets.protocols("tuckute2024")["strict"]
     assert (strict.folds.kind, strict.folds.n, strict.folds.seed, strict.folds.min_test_rows) == ("kfold", 10, 0, 10)
     assert strict.regression.relative

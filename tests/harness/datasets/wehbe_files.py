@@ -1,4 +1,4 @@
-"""Small files of exactly the published form of Wehbe2014: all words and scans, a few voxels."""
+"""Writes small files in exactly the published format of Wehbe2014: all words and scans, a few voxels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.datasets.wehbe2014 import REGIONS, SUBJECTS
 
-# Scans of each run, and the half seconds of each in which no word is shown: 20 s at its start, 8.5 s at its end.
+# Scans per run, and half seconds without words in each run: 20 s at its start, 8.5 s at its end.
 RUN_SCANS = (326, 338, 345, 342)
 N_QUIET_BEFORE, N_QUIET_AFTER = 40, 17
 N_SHARED = 5
@@ -18,8 +18,8 @@ _TEXT = ("Harry", "had", "never", "believed", "he", "would", "meet", "a", "boy",
 def write(root: Path, seed: int = 0, noise: float = 0.2) -> Path:
     """Write all files under root/wehbe2014 and return the root.
 
-    Voxel 1 + k of every subject follows the k-th of N_SHARED common courses, slow in time, plus own noise; the first
-    voxel and, in the later subjects, some at the end are noise alone. The mask `all` leaves out voxel 0.
+    Voxel 1 + k of every subject is the k-th of N_SHARED common, slow time courses plus independent noise. The first
+    voxel and, in the later subjects, some at the end are pure noise. The mask `all` excludes voxel 0.
     """
     rng, folder = np.random.default_rng(seed), root / "wehbe2014"
     (folder / "fMRI").mkdir(parents=True)
@@ -43,11 +43,11 @@ def write(root: Path, seed: int = 0, noise: float = 0.2) -> Path:
 
 
 def masks(n_voxels: int) -> dict[str, np.ndarray]:
-    """Voxels 1 and 2 are PostTemp, 2 and 3 AntTemp, 4 IFG; the others in no region; `all` is all but voxel 0."""
+    """Voxels 1 and 2 are PostTemp, 2 and 3 AntTemp, 4 IFG, the others in no region; `all` is all but voxel 0."""
     voxels = np.arange(n_voxels)
-    found = {region: np.zeros(n_voxels, dtype=bool) for region in REGIONS}
-    found |= {"PostTemp": np.isin(voxels, (1, 2)), "AntTemp": np.isin(voxels, (2, 3)), "IFG": voxels == 4}
-    return {"all": voxels > 0, **found}
+    by_region = {region: np.zeros(n_voxels, dtype=bool) for region in REGIONS}
+    by_region |= {"PostTemp": np.isin(voxels, (1, 2)), "AntTemp": np.isin(voxels, (2, 3)), "IFG": voxels == 4}
+    return {"all": voxels > 0, **by_region}
 
 
 def _onsets() -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Columns of numbers in every notation, and ids that a program has changed."""
+"""Columns of numbers in all notations, and ids whose form a program has changed."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def read(cells, **options):
         (["n/a", "NA", "", "#NULL!", "#N/A", "NaN", "null", "None", ".", "1"], [np.nan] * 9 + [1]),
     ],
 )
-def test_a_column_in_one_notation_is_read(cells, wanted):
+def test_a_column_in_one_notation_is_parsed(cells, wanted):
     np.testing.assert_array_equal(read(cells).values, wanted)
     assert not read(cells).percent
 
 
 @pytest.mark.parametrize(
-    ("cells", "told"),
+    ("cells", "message"),
     [
-        (["1,234"], "line 2, column 'v' is '1,234': its comma may set off thousands or decimals; write 1234"),
+        (["1,234"], "line 2, column 'v' is '1,234': its comma may separate thousands or decimals; write 1234"),
         (["1,234", "5"], "line 2, column 'v' is '1,234': its comma"),
         (["0.5", "1,234"], "line 3, column 'v' is '1,234': its comma"),
         (["0,5", "1.500"], "line 3, column 'v' is '1.500': its point"),
@@ -58,19 +58,19 @@ def test_a_column_in_one_notation_is_read(cells, wanted):
         (["1,23,456"], "is '1,23,456'"),
     ],
 )
-def test_a_cell_that_is_no_number_or_could_be_two_is_refused(cells, told):
-    with pytest.raises(ValueError, match=told):
+def test_an_invalid_or_ambiguous_cell_is_rejected(cells, message):
+    with pytest.raises(ValueError, match=message):
         read(cells)
 
 
-def test_counts_have_no_decimals_so_that_one_comma_is_clear():
+def test_counts_have_no_decimals_so_a_single_comma_is_unambiguous():
     assert read(["14,042", "166"], whole=True).values.tolist() == [14042, 166]
 
 
-def test_percent_signs_divide_where_they_are_understood_and_stand_on_all_cells():
-    found = read(["41.0%", "", "33,5 %".replace(",", ".")], percent=True)
-    np.testing.assert_allclose(found.values, [0.41, np.nan, 0.335])
-    assert found.percent
+def test_percentages_are_divided_by_100_if_all_cells_have_a_percent_sign():
+    column = read(["41.0%", "", "33,5 %".replace(",", ".")], percent=True)
+    np.testing.assert_allclose(column.values, [0.41, np.nan, 0.335])
+    assert column.percent
     with pytest.raises(ValueError, match=r"line 3, column 'v' is '0\.4', but"):
         read(["41%", "0.4"], percent=True)
 
@@ -85,15 +85,15 @@ def test_percent_signs_divide_where_they_are_understood_and_stand_on_all_cells()
         (["s1 ", "s2"], ["s1", "s2"], "spaces around them"),
     ],
 )
-def test_ids_that_a_program_has_changed_are_joined_with_a_note(ids, known, difference):
-    found = join(ids, known, "a.csv", "b.csv")
-    assert set(found.same) == set(ids)
-    assert sorted(found.same.values()) == sorted(known)
-    assert difference in found.note
-    assert bool(found.note) == bool(difference)
+def test_ids_whose_form_a_program_has_changed_are_joined_with_a_note(ids, known, difference):
+    joined = join(ids, known, "a.csv", "b.csv")
+    assert set(joined.same) == set(ids)
+    assert sorted(joined.same.values()) == sorted(known)
+    assert difference in joined.note
+    assert bool(joined.note) == bool(difference)
 
 
-def test_ids_that_would_be_one_in_a_common_form_are_refused():
+def test_ids_that_become_equal_in_a_common_form_are_rejected():
     with pytest.raises(ValueError, match=r"b\.csv: ids '7' and '07' differ only in leading zeros"):
         join(["7.0"], ["7", "07"], "a.csv", "b.csv")
     assert join(["x"], ["7", "07"], "a.csv", "b.csv").same == {}

@@ -1,4 +1,4 @@
-"""What was read is held against a plain forward of a few stimuli, and is not stored where it differs."""
+"""Extracted features are compared with a plain forward of a few stimuli, and not stored if they differ."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def model(request, tmp_path_factory):
     return backends.load("transformers", checkpoints.resolve(str(folder)), "cpu")
 
 
-def read(model, protocol=PROTOCOL):
+def extracted(model, protocol=PROTOCOL):
     encoded = [model.reader.encode(context) for context in contexts.build(STIMULI, protocol.context)]
     logs = model.reader.stack != "encoder" and protocol.decoder_reads != "nothing"
     return encoded, model.extract(encoded, protocol, states=True, log_probabilities=logs)
@@ -38,64 +38,64 @@ def read(model, protocol=PROTOCOL):
     {}, {"pooling": "mean"}, {"pooling": "sum", "context": "corpus"}, {"window": 24, "context": "corpus"},
     {"decoder_reads": "text"}, {"decoder_reads": "nothing"}, {"context": "none"},
 ])  # fmt: skip
-def test_what_is_right_differs_by_rounding_alone(model, how):
+def test_correct_features_differ_by_rounding_only(model, how):
     protocol = replace(PROTOCOL, **how)
-    encoded, found = read(model, protocol)
-    said = parity.check(model, encoded, found, protocol)
-    assert 0 <= said["parity_states"] < 1e-5
-    assert (said["parity_nats"] is None) == (found.predictions is None)
-    assert (said["parity_nats"] or 0) < 1e-4
-    assert said["parity_stimuli"] >= 4
+    encoded, extraction = extracted(model, protocol)
+    facts = parity.check(model, encoded, extraction, protocol)
+    assert 0 <= facts["parity_states"] < 1e-5
+    assert (facts["parity_nats"] is None) == (extraction.predictions is None)
+    assert (facts["parity_nats"] or 0) < 1e-4
+    assert facts["parity_stimuli"] >= 4
 
 
 @pytest.mark.parametrize("row", [0, 4])
-def test_a_state_that_is_wrong_in_one_layer_is_found(model, row):
-    encoded, found = read(model)
+def test_a_wrong_state_in_one_layer_is_detected(model, row):
+    encoded, extraction = extracted(model)
     stack = "encoder" if model.reader.stack == "encoder" else "decoder"
-    values = {layer: matrix.copy() for layer, matrix in found.features.values.items()}
+    values = {layer: matrix.copy() for layer, matrix in extraction.features.values.items()}
     values[Layer(stack, 2)][row, 7] += 0.01 * np.abs(values[Layer(stack, 2)]).max()
-    wrong = Extraction(Features(values, found.features.row_ids), found.predictions)
-    with pytest.raises(parity.ParityError, match="states read in batches differ"):
+    wrong = Extraction(Features(values, extraction.features.row_ids), extraction.predictions)
+    with pytest.raises(parity.ParityError, match="states extracted in batches differ"):
         parity.check(model, encoded, wrong, PROTOCOL)
 
 
-def test_states_that_are_not_there_are_found(model):
-    encoded, found = read(model)
-    values = {layer: matrix * np.nan for layer, matrix in found.features.values.items()}
+def test_missing_states_are_detected(model):
+    encoded, extraction = extracted(model)
+    values = {layer: matrix * np.nan for layer, matrix in extraction.features.values.items()}
     with pytest.raises(parity.ParityError):
-        parity.check(model, encoded, Extraction(Features(values, found.features.row_ids), None), PROTOCOL)
+        parity.check(model, encoded, Extraction(Features(values, extraction.features.row_ids), None), PROTOCOL)
 
 
-def test_a_log_probability_that_is_wrong_is_found(model):
+def test_a_wrong_log_probability_is_detected(model):
     if model.reader.stack == "encoder":
-        pytest.skip("an encoder has none")
-    encoded, found = read(model)
-    for part in found.predictions:
-        for each in (part, *part.apart.values()):
-            each.log_probabilities[:] += 0.01
+        pytest.skip("an encoder gives no log-probabilities")
+    encoded, extraction = extracted(model)
+    for predictions in extraction.predictions:
+        for part in (predictions, *predictions.apart.values()):
+            part.log_probabilities[:] += 0.01
     with pytest.raises(parity.ParityError, match="log-probabilities"):
-        parity.check(model, encoded, Extraction(None, found.predictions), PROTOCOL)
+        parity.check(model, encoded, Extraction(None, extraction.predictions), PROTOCOL)
 
 
-def test_a_text_too_long_to_be_read_plainly_is_left_out_and_the_others_are_compared(model, monkeypatch):
-    encoded, found = read(model)
-    plain = parity._hidden
+def test_a_text_too_long_for_a_plain_forward_is_skipped(model, monkeypatch):
+    encoded, extraction = extracted(model)
+    hidden = parity._hidden
 
-    def small(reader, stack, *ids):
+    def small(loaded, stack, *ids):
         if max(len(part) for part in ids if part is not None) > 40:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return plain(reader, stack, *ids)
+        return hidden(loaded, stack, *ids)
 
     monkeypatch.setattr(parity, "_hidden", small)
-    said = parity.check(model, encoded, found, PROTOCOL)
-    assert 0 < said["parity_stimuli"] < 4
-    assert said["parity_states"] < 1e-5
+    facts = parity.check(model, encoded, extraction, PROTOCOL)
+    assert 0 < facts["parity_stimuli"] < 4
+    assert facts["parity_states"] < 1e-5
 
 
-def test_nothing_is_stored_of_a_model_that_does_not_compute_the_same_thing_twice(tmp_path):
+def test_nothing_is_stored_if_a_model_is_not_reproducible(tmp_path):
     checkpoint = checkpoints.resolve(str(tiny.build("llama", tmp_path / "m", TEXTS, 0)))
     model = backends.load("transformers", checkpoint, "cpu")
-    model.reader.model.train()  # dropout, of which a Llama has none by default
+    model.reader.model.train()  # enables dropout, which a Llama does not have by default
     model.reader.model.config.attention_dropout = 0.5
     for block in model.reader.model.model.layers:
         block.self_attn.attention_dropout = 0.5
@@ -106,33 +106,31 @@ def test_nothing_is_stored_of_a_model_that_does_not_compute_the_same_thing_twice
     assert not store.has("features", unit.key)
 
 
-# --- who reads --------------------------------------------------------------------------------------------------------
+# --- choice of the backend --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("changed", "asked", "device", "dtype", "wanted", "why"), [
     ({}, "auto", "cuda", "bfloat16", "transformers", "under 30 billion"),
     ({"n_parameters": 70 * 10**9}, "auto", "cuda", "bfloat16", "vllm", "30 billion"),
-    ({"n_parameters": 70 * 10**9}, "auto", "cpu", "bfloat16", "transformers", "for GPUs"),
+    ({"n_parameters": 70 * 10**9}, "auto", "cpu", "bfloat16", "transformers", "only on GPUs"),
     ({"n_parameters": 70 * 10**9}, "auto", "cuda", "int8", "transformers", "int8"),
     ({"n_parameters": 70 * 10**9, "base_folder": "x"}, "auto", "cuda", "bfloat16", "transformers", "difference"),
-    ({"n_parameters": 70 * 10**9, "family": "gpt2"}, "auto", "cuda", "bfloat16", "transformers", "no states of gpt2"),
-    ({"is_encoder_decoder": True}, "vllm", "cuda", "float32", "transformers", "reads no encoder-decoder"),
-    ({}, "vllm", "cpu", "float32", "vllm", "asked for"),
-    ({}, "transformers", "cuda", "float32", "transformers", "asked for"),
+    ({"n_parameters": 70 * 10**9, "family": "gpt2"}, "auto", "cuda", "bfloat16", "transformers", "states of gpt2"),
+    ({"is_encoder_decoder": True}, "vllm", "cuda", "float32", "transformers", "does not support an encoder-decoder"),
+    ({}, "vllm", "cpu", "float32", "vllm", "requested"),
+    ({}, "transformers", "cuda", "float32", "transformers", "requested"),
 ])  # fmt: skip
-def test_the_library_is_chosen_by_what_a_model_is_and_says_why(
-    changed, asked, device, dtype, wanted, why, tmp_path, monkeypatch
-):
+def test_the_backend_is_chosen_with_a_reason(changed, asked, device, dtype, wanted, why, tmp_path, monkeypatch):
     checkpoint = replace(checkpoints.resolve(str(tiny.build("llama", tmp_path / "m", TEXTS, 0))), **changed)
     monkeypatch.setattr(backends, "find_spec", lambda _: object())
-    found, reason = backends.choose(checkpoint, asked, device, dtype, states=True)
-    assert found == wanted
+    backend, reason = backends.choose(checkpoint, asked, device, dtype, states=True)
+    assert backend == wanted
     assert why in reason
     monkeypatch.setattr(backends, "find_spec", lambda _: None)
     assert backends.choose(checkpoint, asked, device, dtype, states=True)[0] == "transformers"
 
 
-def test_asking_for_a_library_that_is_not_here_is_wrong_use(monkeypatch):
+def test_requesting_a_backend_that_is_not_installed_is_an_error(monkeypatch):
     monkeypatch.setattr(backends, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match="vLLM is not installed: pip install"):
         backends.require_installed("vllm")

@@ -1,4 +1,4 @@
-"""Hidden states and log-probabilities against transformers' own forward of one text at a time."""
+"""Hidden states and log-probabilities equal those of transformers for one text at a time."""
 
 from dataclasses import replace
 
@@ -35,13 +35,13 @@ def decoder(tmp_path_factory):
     return loaded_model.load(checkpoints.resolve(str(folder)))
 
 
-def _read(model, rule="passage", **options):
+def _extracted(model, rule="passage", **options):
     encoded = [tokens.encode(context, model.tokenizer) for context in contexts.build(STIMULI, rule)]
     return encoded, with_transformers.extract(model, encoded, **options)
 
 
-def _own_states(model, ids, stack, **more):
-    """transformers' hidden states of one text, with the last one before the final norm (a hook on the last block)."""
+def _plain_states(model, ids, stack, **more):
+    """Hidden states of one text by transformers; the last is taken from the last block, before the final norm."""
     part = model.model.base_model
     blocks = part.encoder.block if stack == "encoder" else getattr(part, "layers", None) or part.h
     kept = []
@@ -54,39 +54,39 @@ def _own_states(model, ids, stack, **more):
 
 
 @pytest.mark.parametrize("loaded", ["gpt2", "llama"], indirect=True)
-def test_every_layer_of_a_decoder_equals_a_forward_of_the_text_alone(loaded):
-    encoded, found = _read(loaded)
+def test_every_layer_of_a_decoder_equals_a_forward_of_the_single_text(loaded):
+    encoded, extraction = _extracted(loaded)
     row = 0
-    for read in encoded:
-        states = _own_states(loaded, [*loaded.prefix, *read.ids], "decoder")
-        for last in read.last:
+    for context_tokens in encoded:
+        states = _plain_states(loaded, [*loaded.prefix, *context_tokens.ids], "decoder")
+        for last in context_tokens.last:
             for index, state in enumerate(states):
-                ours = found.features.values[Layer("decoder", index)][row]
+                ours = extraction.features.values[Layer("decoder", index)][row]
                 np.testing.assert_allclose(ours, state[len(loaded.prefix) + last], atol=1e-5, rtol=1e-5)
             row += 1
     assert row == len(STIMULI)
 
 
-def test_an_encoder_reads_each_prefix_by_itself(tmp_path):
+def test_an_encoder_processes_each_prefix_by_itself(tmp_path):
     model = loaded_model.load(checkpoints.resolve(str(tiny.build("t5", tmp_path / "t5", SENTENCES, seed=3))))
-    encoded, found = _read(model)
-    read = encoded[0]
-    for row, last in enumerate(read.last):
-        source = [*read.ids[: last + 1], model.tokenizer.eos_token_id]
-        states = _own_states(model, source, "encoder", decoder_input_ids=torch.tensor([[2]]))
+    encoded, extraction = _extracted(model)
+    context_tokens = encoded[0]
+    for row, last in enumerate(context_tokens.last):
+        source = [*context_tokens.ids[: last + 1], model.tokenizer.eos_token_id]
+        states = _plain_states(model, source, "encoder", decoder_input_ids=torch.tensor([[2]]))
         for index, state in enumerate(states):
             np.testing.assert_allclose(
-                found.features.values[Layer("encoder", index)][row], state[last], atol=1e-5, rtol=1e-5
+                extraction.features.values[Layer("encoder", index)][row], state[last], atol=1e-5, rtol=1e-5
             )
 
 
 def test_a_t5_decoder_reads_the_stimulus_while_the_encoder_holds_the_text_before_it(tmp_path):
     model = loaded_model.load(checkpoints.resolve(str(tiny.build("t5", tmp_path / "t5", SENTENCES, seed=3))))
-    encoded, found = _read(model)
-    read = encoded[0]
+    encoded, extraction = _extracted(model)
+    context_tokens = encoded[0]
     for row in range(3):
-        before = [] if row == 0 else list(read.ids[: read.last[row - 1] + 1])
-        target = [*model.prefix, *read.ids[read.owners == row]]
+        before = [] if row == 0 else list(context_tokens.ids[: context_tokens.last[row - 1] + 1])
+        target = [*model.prefix, *context_tokens.ids[context_tokens.owners == row]]
         with torch.no_grad():
             out = model.model.base_model(
                 input_ids=torch.tensor([[*before, model.tokenizer.eos_token_id]]),
@@ -95,7 +95,9 @@ def test_a_t5_decoder_reads_the_stimulus_while_the_encoder_holds_the_text_before
             )
         for index, states in enumerate(out.decoder_hidden_states[:-1]):
             state = states[0, -1].numpy()
-            np.testing.assert_allclose(found.features.values[Layer("decoder", index)][row], state, atol=1e-5, rtol=1e-5)
+            np.testing.assert_allclose(
+                extraction.features.values[Layer("decoder", index)][row], state, atol=1e-5, rtol=1e-5
+            )
 
 
 WORDS = tuple("The old bee watched the hiveless hive, slowly hid the golden qzjxkwvy owl".split())  # noqa: SIM905
@@ -103,7 +105,7 @@ CHAPTER = Stimuli(tuple(f"w{i}" for i in range(len(WORDS))), WORDS, ("p",) * 8 +
 
 
 def _word_tokens(model, before, word):
-    """Ids of the words before and of the word itself, tokenised as one text."""
+    """Ids of the words before a word and of the word itself, tokenised as one text."""
     ids = model.tokenizer(" ".join([*before, word]), add_special_tokens=False)["input_ids"]
     n_before = len(model.tokenizer(" ".join(before), add_special_tokens=False)["input_ids"]) if before else 0
     return ids[:n_before], ids[n_before:]
@@ -114,17 +116,17 @@ def _window_before(row, n=3):
     return WORDS[max(start, row - n) : row]
 
 
-def test_the_mean_over_the_tokens_of_a_word_in_a_running_window_is_that_of_one_forward_a_word(loaded):
-    """The window begins afresh at a passage; some words have many tokens, and all are batched together."""
+def test_mean_pooling_in_a_running_window_equals_one_forward_per_word(loaded):
+    """The window restarts at each passage. Some words have many tokens; all are batched together."""
     encoded = [tokens.encode(context, loaded.tokenizer) for context in contexts.build(CHAPTER, "window", 3)]
-    found = with_transformers.extract(loaded, encoded, pooling="mean")
-    assert found.features.row_ids == CHAPTER.ids
-    assert max((read.owners == 0).sum() for read in encoded) > 3
+    extraction = with_transformers.extract(loaded, encoded, pooling="mean")
+    assert extraction.features.row_ids == CHAPTER.ids
+    assert max((context_tokens.owners == 0).sum() for context_tokens in encoded) > 3
     for row, word in enumerate(WORDS):
         before, own = _word_tokens(loaded, _window_before(row), word)
         if loaded.is_encoder_decoder:
             eos = loaded.tokenizer.eos_token_id
-            states = {"encoder": _own_states(loaded, [*before, *own, eos], "encoder",
+            states = {"encoder": _plain_states(loaded, [*before, *own, eos], "encoder",
                                              decoder_input_ids=torch.tensor([[2]]))}  # fmt: skip
             with torch.no_grad():
                 out = loaded.model.base_model(
@@ -135,16 +137,16 @@ def test_the_mean_over_the_tokens_of_a_word_in_a_running_window_is_that_of_one_f
             states["decoder"] = [state[0].numpy() for state in out.decoder_hidden_states[:-1]]
             first = {"encoder": len(before), "decoder": len(loaded.prefix)}
         else:
-            states = {"decoder": _own_states(loaded, [*loaded.prefix, *before, *own], "decoder")}
+            states = {"decoder": _plain_states(loaded, [*loaded.prefix, *before, *own], "decoder")}
             first = {"decoder": len(loaded.prefix) + len(before)}
         for stack, layers in states.items():
             for index, state in enumerate(layers):
                 wanted = state[first[stack] : first[stack] + len(own)].mean(axis=0)
-                ours = found.features.values[Layer(stack, index)][row]
+                ours = extraction.features.values[Layer(stack, index)][row]
                 np.testing.assert_allclose(ours, wanted, atol=1e-5 * abs(state).max())  # float32, batched or alone
 
 
-def test_surprisal_in_a_running_window_is_that_of_the_word_after_the_words_before_it(decoder):
+def test_surprisal_in_a_running_window_is_conditional_on_the_window(decoder):
     encoded = [tokens.encode(context, decoder.tokenizer) for context in contexts.build(CHAPTER, "window", 3)]
     bits = surprisal.per_word(encoded, with_transformers.extract(decoder, encoded, states=False).predictions).bits
     for row, word in enumerate(WORDS):
@@ -155,24 +157,27 @@ def test_surprisal_in_a_running_window_is_that_of_the_word_after_the_words_befor
         assert bits[row] == pytest.approx(-logs[-len(own) :].sum().item() / np.log(2), abs=1e-4)
 
 
-def test_means_are_the_same_in_windows_of_a_long_text_and_a_single_token_is_its_own_mean(decoder):
-    """A word is pooled in the window that answers for its last token, from the tokens that this window reads."""
-    mean = _read(decoder, "corpus", window=40, pooling="mean")[1]
-    last = _read(decoder, "corpus", window=40)[1]
+def test_mean_pooling_works_across_windows_and_equals_last_for_single_tokens(decoder):
+    """A word is pooled in the window that answers for its last token, over its tokens in that window."""
+    mean = _extracted(decoder, "corpus", window=40, pooling="mean")[1]
+    last = _extracted(decoder, "corpus", window=40)[1]
     single = Stimuli(("a", "b"), ("x", "y"), ("p", "p"))
-    one = [tokens.encode(context, decoder.tokenizer) for context in contexts.build(single, "passage")]
+    encoded = [tokens.encode(context, decoder.tokenizer) for context in contexts.build(single, "passage")]
     layer = Layer("decoder", 2)
-    pooled = [with_transformers.extract(decoder, one, pooling=how).features.values[layer] for how in ("mean", "last")]
-    n_tokens = np.bincount(one[0].owners)
-    np.testing.assert_allclose(*(part[n_tokens == 1] for part in pooled), atol=1e-6)
+    pooled = [
+        with_transformers.extract(decoder, encoded, pooling=pooling).features.values[layer]
+        for pooling in ("mean", "last")
+    ]
+    n_tokens = np.bincount(encoded[0].owners)
+    np.testing.assert_allclose(*(matrix[n_tokens == 1] for matrix in pooled), atol=1e-6)
     assert np.isfinite(mean.features.values[layer]).all()
     assert not np.allclose(mean.features.values[layer], last.features.values[layer])
 
 
-def test_log_probabilities_equal_those_of_the_text_alone(loaded):
-    encoded, found = _read(loaded, states=False, decoder_reads="text")
-    for read, logs in zip(encoded, found.log_probabilities, strict=True):
-        ids = torch.tensor([[*loaded.prefix, *read.ids]])
+def test_log_probabilities_equal_those_of_the_single_text(loaded):
+    encoded, extraction = _extracted(loaded, states=False, decoder_reads="text")
+    for context_tokens, logs in zip(encoded, extraction.log_probabilities, strict=True):
+        ids = torch.tensor([[*loaded.prefix, *context_tokens.ids]])
         with torch.no_grad():
             if loaded.is_encoder_decoder:
                 empty = torch.tensor([[loaded.tokenizer.eos_token_id]])
@@ -183,10 +188,10 @@ def test_log_probabilities_equal_those_of_the_text_alone(loaded):
         np.testing.assert_allclose(logs, wanted, atol=1e-5, rtol=1e-6)
 
 
-def test_batch_size_changes_nothing(decoder, monkeypatch):
-    together = _read(decoder)[1]
+def test_batch_size_changes_no_numbers(decoder, monkeypatch):
+    together = _extracted(decoder)[1]
     monkeypatch.setattr(with_transformers, "BATCH_TOKENS", 1)
-    alone = _read(decoder)[1]
+    alone = _extracted(decoder)[1]
     for layer in together.features.layers:
         np.testing.assert_allclose(together.features.values[layer], alone.features.values[layer], atol=1e-5, rtol=1e-5)
     np.testing.assert_allclose(
@@ -194,10 +199,10 @@ def test_batch_size_changes_nothing(decoder, monkeypatch):
     )
 
 
-def test_a_text_longer_than_the_window_is_read_in_windows_that_overlap_by_half_and_begin_with_bos(decoder):
-    """Token t of window w stands after BOS and the tokens from 3 (w - 1) on: at least 3 of the 7 that fit."""
-    encoded, found = _read(decoder, "corpus", window=8)
-    ids, logs, (bos,) = encoded[0].ids, found.log_probabilities[0], decoder.prefix
+def test_a_long_text_is_split_into_windows_that_overlap_by_half_and_begin_with_bos(decoder):
+    """Each token is predicted from BOS and at least 3 of the 7 tokens that fit into a window."""
+    encoded, extraction = _extracted(decoder, "corpus", window=8)
+    ids, logs, (bos,) = encoded[0].ids, extraction.log_probabilities[0], decoder.prefix
     assert len(ids) > 30
     for t in range(len(ids)):
         start = 0 if t < 7 else 4 * ((t - 7) // 4 + 1)
@@ -205,34 +210,34 @@ def test_a_text_longer_than_the_window_is_read_in_windows_that_overlap_by_half_a
         with torch.no_grad():
             scores = decoder.model(input_ids=torch.tensor([[bos, *ids[start : t + 1]]])).logits[0].log_softmax(-1)
         assert abs(logs[t] - scores[t - start, ids[t]].item()) < 1e-5
-    assert all(np.isfinite(matrix).all() for matrix in found.features.values.values())
+    assert all(np.isfinite(matrix).all() for matrix in extraction.features.values.values())
 
 
 def test_a_word_longer_than_the_window_has_a_surprisal_and_a_state(decoder):
     short = replace(decoder, limit=4)
     stimuli = Stimuli(("a", "b"), ("qzjxkwvy" * 4, "end"), ("p", "p"))
     encoded = [tokens.encode(context, short.tokenizer) for context in contexts.build(stimuli, "passage")]
-    found = with_transformers.extract(short, encoded)
+    extraction = with_transformers.extract(short, encoded)
     assert (encoded[0].owners == 0).sum() > short.limit
-    assert np.isfinite(found.log_probabilities[0]).all()
-    assert np.isfinite(found.features.values[Layer("decoder", 4)]).all()
+    assert np.isfinite(extraction.log_probabilities[0]).all()
+    assert np.isfinite(extraction.features.values[Layer("decoder", 4)]).all()
 
 
-def test_states_and_probabilities_can_be_asked_for_alone(decoder):
-    assert _read(decoder, states=False)[1].features is None
-    assert _read(decoder, log_probabilities=False)[1].log_probabilities is None
+def test_states_and_probabilities_can_be_requested_separately(decoder):
+    assert _extracted(decoder, states=False)[1].features is None
+    assert _extracted(decoder, log_probabilities=False)[1].log_probabilities is None
 
 
-def test_an_untrained_twin_has_other_weights_of_the_same_shape_and_the_same_seed_gives_the_same(tmp_path):
+def test_an_untrained_control_has_other_weights_that_depend_on_its_seed(tmp_path):
     checkpoint = checkpoints.resolve(str(tiny.build("gpt2", tmp_path / "m", SENTENCES, seed=3)))
-    trained, twin, again = (loaded_model.load(checkpoint, untrained_seed=seed).model.get_input_embeddings().weight
+    trained, untrained, again = (loaded_model.load(checkpoint, untrained_seed=seed).model.get_input_embeddings().weight
                             for seed in (None, 0, 0))  # fmt: skip
-    assert trained.shape == twin.shape
-    assert not torch.equal(trained, twin)
-    assert torch.equal(twin, again)
+    assert trained.shape == untrained.shape
+    assert not torch.equal(trained, untrained)
+    assert torch.equal(untrained, again)
 
 
-def test_a_token_that_the_model_lacks_is_refused(decoder):
+def test_a_token_without_an_embedding_is_refused(decoder):
     small = replace(decoder, model=type(decoder.model)(replace_vocabulary(decoder.model.config)))
     with pytest.raises(ValueError, match="gives a token with id"):
         small.encode(contexts.build(STIMULI, "corpus")[0])
@@ -243,7 +248,7 @@ def replace_vocabulary(config):
 
 
 def _config(family):
-    """The smallest configuration of a family that has every part of it."""
+    """A small configuration of a family with all its components."""
     from transformers import AutoConfig
 
     common = {
@@ -261,25 +266,25 @@ def _config(family):
 @pytest.mark.parametrize(
     "family", ["llama", "mistral", "gpt_neox", "opt", "qwen2", "qwen3", "olmo2", "gemma2", "gemma3_text"]
 )
-def test_the_states_and_probabilities_of_every_family_of_decoders_are_its_own(family):
-    """Batched and padded, at every layer, against transformers' own outputs for one text after the other."""
+def test_states_and_probabilities_of_every_family_of_decoders_equal_transformers(family):
+    """Batched and padded, at every layer, compared with transformers' outputs for single texts."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(_config(family)).eval()
     tokenizer = tiny._tokenizer(SENTENCES)
     ours = loaded_model.LoadedModel(model, tokenizer, "decoder", (0,), 128, torch.device("cpu"))
-    encoded, found = _read(ours)
+    encoded, extraction = _extracted(ours)
     row = 0
-    for read, logs in zip(encoded, found.log_probabilities, strict=True):
-        ids = torch.tensor([[0, *read.ids]])
+    for context_tokens, logs in zip(encoded, extraction.log_probabilities, strict=True):
+        ids = torch.tensor([[0, *context_tokens.ids]])
         with torch.no_grad():
             out = model(input_ids=ids, output_hidden_states=True)
         wanted = out.logits[0, :-1].float().log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0].numpy()
         np.testing.assert_allclose(logs, wanted, atol=2e-5, rtol=1e-5)
-        for last in read.last:
+        for last in context_tokens.last:
             for index, state in enumerate(out.hidden_states[:-1]):
-                ours_at = found.features.values[Layer("decoder", index)][row]
+                ours_at = extraction.features.values[Layer("decoder", index)][row]
                 np.testing.assert_allclose(ours_at, state[0, 1 + last].numpy(), atol=2e-5, rtol=1e-5)
             row += 1
 
@@ -292,8 +297,8 @@ def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings_is_refused(t
         loaded_model.load(checkpoints.resolve(str(folder)))
 
 
-def test_progress_is_told_and_ends_at_one(decoder):
-    heard = []
-    _read(decoder, progress=heard.append)
-    assert heard == sorted(heard)
-    assert heard[-1] == 1
+def test_progress_increases_to_one(decoder):
+    fractions = []
+    _extracted(decoder, progress=fractions.append)
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1

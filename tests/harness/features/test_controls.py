@@ -53,7 +53,7 @@ def words():
 
 @pytest.fixture
 def files(tmp_path):
-    """A file for each control that needs one, by the name of what it needs; "" for the others."""
+    """Files by the kind a control needs; "" for controls without a file."""
     vectors, corpus = tmp_path / "vectors.txt", tmp_path / "corpus.txt"
     vectors.write_text("bee 1 0\nsang 0 1\nfox 2 2\n")
     corpus.write_text("the bee sang\nit was old\na fox slept in the snow\n")
@@ -62,14 +62,14 @@ def files(tmp_path):
 
 @pytest.fixture
 def short_scans():
-    """As Blank2014: a stimulus is the few words heard in one scan, a row is a stimulus, a story is a block."""
+    """As Blank2014: a stimulus is the words of one scan, a row is a stimulus, a block is a story."""
     texts = ("If you", " were to journey", " to", " the North of England,", "Once")
     stories = ("boar",) * 3 + ("elvis",) * 2
     stimuli = Stimuli(tuple("abcde"), texts, stories, separator="")
     return Dataset("short", "0", stimuli, responses_of(stimuli.ids, stories))
 
 
-def test_which_controls_apply_is_known_beforehand(sentences, scans, words):
+def test_applies_tells_which_controls_apply(sentences, scans, words):
     def fitting(dataset):
         return {name for name in CONTROLS if controls.applies(name, dataset)}
 
@@ -83,7 +83,7 @@ def test_which_controls_apply_is_known_beforehand(sentences, scans, words):
 def test_every_control_that_applies_gives_features_and_the_rest_say_why(name, kind, files, request):
     dataset = request.getfixturevalue(kind)
     if not controls.applies(name, dataset):
-        with pytest.raises(ValueError, match=f"{name!r} does not apply to {kind}; those that do: length"):
+        with pytest.raises(ValueError, match=f"{name!r} does not apply to {kind}; controls that do: length"):
             controls.features(name, dataset, seed=0)
         return
     features = controls.features(name, dataset, 0, files[CONTROLS[name].needs])
@@ -125,7 +125,7 @@ def test_word_rate_counts_words_and_is_summed_over_a_scan(sentences, scans):
     )
 
 
-def test_what_is_heard_in_one_scan_as_one_text_has_length_rate_place_and_time(short_scans):
+def test_scan_texts_have_length_rate_position_and_oasm(short_scans):
     def first(name):
         return controls.features(name, short_scans, 0).values[Layer(name, 0)]
 
@@ -154,9 +154,9 @@ def test_static_vectors_and_bits_are_those_of_the_files(sentences, scans, words,
 
 
 def test_a_control_without_its_file_says_what_it_needs(sentences, words):
-    with pytest.raises(ValueError, match="'static-vectors' needs a file; give the spec `vectors`"):
+    with pytest.raises(ValueError, match="'static-vectors' needs a file; set `vectors` in the spec"):
         controls.features("static-vectors", sentences, 0)
-    with pytest.raises(ValueError, match="'ngram' needs a file; give the spec `corpus`"):
+    with pytest.raises(ValueError, match="'ngram' needs a file; set `corpus` in the spec"):
         controls.reading_predictor("ngram", words, 0)
 
 
@@ -191,13 +191,13 @@ def test_position_runs_from_the_start_to_the_end_of_each_block(scans):
     np.testing.assert_allclose(terms[:, 2], terms[:, 0] ** 3)
 
 
-def test_position_means_nothing_where_every_passage_is_one_sentence(sentences):
+def test_position_does_not_apply_if_every_passage_is_one_sentence(sentences):
     alone = Dataset("alone", "0", sentences.stimuli, responses_of(sentences.stimuli.ids, sentences.stimuli.ids))
     assert not controls.applies("position", alone)
     np.testing.assert_array_equal(controls.position_terms(("a", "b")), np.zeros((2, 3)))
 
 
-def test_oasm_knows_time_within_a_block_and_nothing_between(scans):
+def test_oasm_encodes_time_within_a_block_only(scans):
     features = controls.features("oasm", scans, 0)
     assert features.layers == tuple(Layer("width", i) for i in range(len(OASM_WIDTHS)))
     for layer, width in zip(features.layers, OASM_WIDTHS, strict=True):
@@ -213,7 +213,7 @@ def test_oasm_is_the_identity_where_every_block_is_one_row(sentences):
         np.testing.assert_array_equal(matrix, np.eye(4))
 
 
-def test_random_vectors_follow_the_seed(sentences, words):
+def test_the_seed_determines_random_vectors(sentences, words):
     layer = Layer("random", 0)
     first = controls.features("random", sentences, 0).values[layer]
     np.testing.assert_array_equal(first, controls.features("random", sentences, 0).values[layer])

@@ -1,4 +1,4 @@
-"""Words fall into scans: alignments worked out by hand."""
+"""Assignment of words to scans, against hand-computed examples."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_shift_moves_words_to_later_scans():
     assert pooled(Sampling("last", shift_s=4.0))[:, 0].tolist() == [0, 0, 3, 5, 5]
 
 
-def test_delays_stand_side_by_side_and_begin_with_zeros():
+def test_delays_are_concatenated_and_start_with_zeros():
     delayed = pooled(Sampling("mean", delays=(0, 1, 3)))
     assert delayed.tolist() == [[2, 0, 0], [5, 2, 0], [0, 5, 0], [7, 0, 2], [10, 7, 5]]
 
@@ -72,14 +72,14 @@ def test_a_delay_does_not_reach_into_the_block_before():
     assert delayed[:, 0].tolist() == [0, 2, 0, 0, 7]
 
 
-def test_a_delay_counts_time_and_not_the_scans_that_were_kept():
-    """Scans at 2 and 4 were cut; the scan at 6 still sees what was heard then."""
+def test_delays_count_time_and_not_kept_scans():
+    """Scans at 2 and 4 were removed; the delayed features of the scan at 6 still include their words."""
     delayed = pooled(Sampling("mean", delays=(1, 2)), times_s=[6.0, 8.0, 10.0])
     assert delayed.tolist() == [[5, 2], [0, 5], [7, 0]]
 
 
-def test_by_its_onset_a_word_belongs_to_the_last_scan_before_it():
-    """Onsets at a scan's own time belong to the scan before; those of the last TR after a run stay with the run."""
+def test_with_onset_clock_a_word_belongs_to_the_last_scan_before_it():
+    """An onset at a scan's own time belongs to the scan before; onsets in the TR after a run belong to the run."""
     onsets = [0.5, 2.0, 2.1, 4.0, 6.5, 8.0]
     stimuli = replace(words([onset + 9 for onset in onsets]), onsets_s=np.array(onsets))
     features = Features({LAYER: np.array([[1], [2], [4], [8], [16], [32]], dtype=np.float32)}, stimuli.ids)
@@ -115,16 +115,16 @@ def test_each_story_has_its_own_clock_where_blocks_are_passages():
     assert found.tolist() == [[1, 0], [2, 1], [0, 0], [3, 0]]
 
 
-def test_words_before_the_first_tr_and_after_the_last_scan_are_in_none():
+def test_words_before_the_first_tr_and_after_the_last_scan_are_not_assigned():
     assert pooled(Sampling("sum"), ends_s=[0.0, 0.1, 10.0, 10.1], values=[1.0, 2.0, 4.0, 8.0]).sum() == 6
 
 
-def test_a_break_between_scans_takes_no_words_of_the_break():
+def test_words_in_a_break_between_scans_are_not_assigned():
     found = pooled(Sampling("sum"), ends_s=[3.0, 5.0, 9.5], values=[1, 2, 4], times_s=[2.0, 4.0, 10.0, 12.0])
     assert found[:, 0].tolist() == [0, 1, 4, 0]
 
 
-def test_rounding_of_the_clock_moves_no_word():
+def test_rounding_of_times_moves_no_word():
     assert 0.1 + 0.2 > 0.3
     found = pooled(Sampling("sum", shift_s=0.2), ends_s=[0.1], values=[1.0], times_s=[0.3, 0.6, 0.9])
     assert found[:, 0].tolist() == [1, 0, 0]
@@ -147,7 +147,7 @@ def test_features_are_joined_to_words_by_id():
         ({"ends_s": [0.5, np.nan, 2.1, 7.9, 9.0, 10.0]}, "'w1' has no end"),
     ],
 )
-def test_clocks_that_cannot_be_read_are_errors(wrong, message):
+def test_invalid_times_are_errors(wrong, message):
     with pytest.raises(ValueError, match=message):
         pooled(Sampling(), **wrong)
 

@@ -1,4 +1,4 @@
-"""The trigram model against slow counts, a library, and a text whose answer is known."""
+"""The trigram model against a slow implementation, nltk, and a text with known values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.records import Stimuli
 
 
 def passages(seed=0, n=60):
-    """Words of Zipfian frequency, where some follow others."""
+    """Words with Zipfian frequencies and dependencies between neighbours."""
     rng = np.random.default_rng(seed)
     ranks = np.minimum(rng.zipf(1.5, (n, 20)), 40)
     ranks[:, 1::2] = (ranks[:, ::2] * 3 + rng.integers(0, 3, (n, 10))) % 40
@@ -55,7 +55,7 @@ def slow(corpus, discounts):
 DISCOUNTS = ((0.3, 0.4, 0.5), (0.6, 1.1, 1.4), (0.7, 1.2, 1.6))
 
 
-def test_bits_are_those_of_slow_counts():
+def test_bits_equal_a_slow_implementation():
     corpus, held_out = passages(), [*passages(1, 10), ["w1", "never", "w3", "w9"], []]
     p = slow(corpus, DISCOUNTS)
     found = ngram.train(corpus, DISCOUNTS).bits(held_out)
@@ -64,8 +64,8 @@ def test_bits_are_those_of_slow_counts():
     np.testing.assert_allclose(2**-found, wanted, rtol=1e-10)
 
 
-def test_one_discount_is_kneser_ney_of_nltk():
-    """nltk takes nothing from single words, so it has nothing for the unknown one."""
+def test_a_single_discount_equals_nltk_kneser_ney():
+    """nltk does not discount unigrams, so it has no probability for the unknown word."""
     lm = pytest.importorskip("nltk.lm")
     corpus = passages()
     theirs = lm.KneserNeyInterpolated(3, discount=0.4)
@@ -82,7 +82,7 @@ def test_one_discount_is_kneser_ney_of_nltk():
 
 @pytest.mark.parametrize("discounts", [None, DISCOUNTS])
 @pytest.mark.parametrize("context", ["<s> <s>", "<s> w1", "w1 w3", "w2 w38", "never w1", "w1 never"])
-def test_the_mass_of_all_words_and_the_unknown_one_is_1(context, discounts):
+def test_probabilities_including_the_unknown_word_sum_to_1(context, discounts):
     model = ngram.train([*passages(), ["w1", ngram.UNKNOWN, "w2"]], discounts)
     before = [0 if word == "<s>" else model.ids.get(word, 1) for word in context.split()]
     p = model.probabilities(np.array([[*before, word] for word in model.ids.values()]))
@@ -105,7 +105,7 @@ def test_discounts_are_chen_and_goodmans_and_a_fallback_where_the_corpus_is_too_
     assert ngram._discounts(np.array([1, 1, 2])) == (0.5, 1.0, 1.5)
 
 
-def test_what_the_corpus_says_often_costs_few_bits(tmp_path):
+def test_frequent_sequences_have_low_surprisal(tmp_path):
     path = tmp_path / "corpus.txt"
     path.write_text("The bee sang a song.\n" * 50 + "A fox slept in the snow.\n" * 2)
     words = ("The", "bee", "sang", "a", "fox")
@@ -126,7 +126,7 @@ def test_a_sentence_has_the_sum_and_the_mean_of_its_words_in_their_passage(tmp_p
     np.testing.assert_allclose(ngram.bits_of(sentences, str(path)), np.c_[total, total / np.array([3, 1, 1, 2])])
 
 
-def test_a_passage_starts_afresh_and_knows_nothing_of_the_one_before():
+def test_context_restarts_at_each_passage():
     model = ngram.train(passages())
     one, other = passages(1, 2)
     np.testing.assert_array_equal(model.bits([one, other]), np.concatenate([model.bits([one]), model.bits([other])]))
@@ -142,13 +142,13 @@ def test_wikitext_is_read_as_running_text(tmp_path):
     ]
 
 
-def test_what_cannot_be_a_corpus_is_refused(tmp_path):
+def test_an_invalid_corpus_is_refused(tmp_path):
     path = tmp_path / "corpus.txt"
     stimuli = Stimuli(("a",), ("bee",), ("p",))
     path.write_bytes(b"one two\n\xff\xfe three\n")
     with pytest.raises(ValueError, match=r"corpus\.txt, line 2: byte 0xFF is not UTF-8; .* Save it as UTF-8"):
         ngram.bits_of(stimuli, str(path))
-    for content, message in (("", "holds 0 different words"), ("one two\n", "knows none of the 1 words")):
+    for content, message in (("", "has 0 different words"), ("one two\n", "has none of the 1 words")):
         path.write_text(content)
         with pytest.raises(ValueError, match=message):
             ngram.bits_of(stimuli, str(path))

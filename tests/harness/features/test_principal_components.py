@@ -1,4 +1,4 @@
-"""The paper's way with Wehbe2014, against a slow one written from its description, word by word and scan by scan."""
+"""The paper's pipeline for Wehbe2014, against a slow implementation word by word and scan by scan."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dataset(root):
-    """The recording, with a part of the voxels made from the states."""
+    """The recording, with some voxels computed from the hidden states."""
     loaded = datasets.load("wehbe2014", root)
     X = hemodynamics.at_scans(states(loaded), loaded.stimuli, loaded.responses, PAPER.sampling).values[LAYER]
     rng, values = np.random.default_rng(2), loaded.responses.values.copy()
@@ -38,7 +38,7 @@ def dataset(root):
 
 
 def states(loaded):
-    """Vectors of words with a few large directions, as language models have; rows in another order than the words."""
+    """Word vectors with a few large directions, as in language models; rows are not in word order."""
     rng = np.random.default_rng(1)
     values = rng.standard_normal((len(loaded.stimuli), HIDDEN)) * np.logspace(2, -1, HIDDEN)
     rotated = values @ np.linalg.qr(rng.standard_normal((HIDDEN, HIDDEN)))[0] + 3
@@ -52,7 +52,7 @@ def reduced(dataset, protocol=PAPER):
 
 
 class Slow:
-    """The pipeline as METHODS section 2 has it, from the published arrays; nothing of ours but the folds."""
+    """An independent implementation from the published arrays; only the folds are ours."""
 
     def __init__(self, root, words):
         folder = root / "wehbe2014" / "fMRI"
@@ -63,7 +63,7 @@ class Slow:
         self.kept = np.concatenate([np.flatnonzero(self.runs == run)[20:-15] for run in range(1, 5)])
 
     def features(self, train):
-        """(row, 40) of the rows that were kept."""
+        """(row, 40) features of the kept rows."""
         training_words = np.isin(self.scan_of, self.kept[train])
         vectors = PCA(10, svd_solver="full").fit(self.words[training_words]).transform(self.words)
         scans = np.zeros((len(self.times), 10))
@@ -93,7 +93,7 @@ def fit(dataset):
 
 @pytest.fixture(scope="module")
 def by_fold(dataset, slow):
-    """Of each fold: features and responses of training and test rows, each z-scored by themselves."""
+    """Per fold: features and responses of training and test rows, z-scored separately."""
     Y, found = dataset.responses.values.astype(float), []
     for train, test in folds.make(PAPER.folds, dataset.responses.row_groups):
         X = slow.features(train)
@@ -101,7 +101,7 @@ def by_fold(dataset, slow):
     return found
 
 
-def test_the_features_of_every_fold_are_those_of_the_slow_way(dataset, slow):
+def test_features_of_every_fold_equal_the_slow_implementation(dataset, slow):
     for train, _ in folds.make(PAPER.folds, dataset.responses.row_groups):
         ours, theirs = reduced(dataset).of(train)[0], slow.features(train)
         assert ours.shape == theirs.shape == (1_211, 40)
@@ -109,7 +109,7 @@ def test_the_features_of_every_fold_are_those_of_the_slow_way(dataset, slow):
         np.testing.assert_allclose(ours * sign, theirs, atol=1e-6)
 
 
-def test_the_score_of_every_fold_and_voxel_is_that_of_the_slow_way_at_the_same_alpha(fit, by_fold):
+def test_scores_of_every_fold_and_voxel_equal_the_slow_implementation_at_the_same_alpha(fit, by_fold):
     assert fit.r.shape == (4, 44)
     assert len(set(fit.alpha.ravel())) > 3
     for fold, (X, X_test, Y, Y_test) in enumerate(by_fold):
@@ -133,7 +133,7 @@ def test_alpha_is_that_of_ten_blocks_of_training_rows_in_order(fit, by_fold):
 
 
 def test_the_published_code_s_choice_of_alpha_changes_little(fit, by_fold):
-    """It sums error / variance over the inner folds, and does not centre them."""
+    """The published code sums error / variance over the inner folds, without centring them."""
     chosen, r = np.empty(fit.alpha.shape), np.empty(fit.r.shape)
     for fold, (X, X_test, Y, Y_test) in enumerate(by_fold):
         cost = np.zeros((16, Y.shape[1]))
@@ -151,13 +151,13 @@ def test_the_published_code_s_choice_of_alpha_changes_little(fit, by_fold):
     assert abs(np.median(r) - np.median(fit.r)) < 0.01
 
 
-def test_what_was_made_from_the_states_is_found_and_the_rest_is_not(fit):
+def test_planted_voxels_are_predicted_and_others_are_not(fit):
     assert fit.r[:, :8].min() > 0.2
     assert abs(np.median(fit.r[:, 8:])) < 0.05
 
 
 def test_words_of_test_rows_do_not_move_the_components(dataset):
-    """Nor do those that were skipped, and those of scans that were cut."""
+    """Nor do skipped words and words of removed scans."""
     fold = folds.make(PAPER.folds, dataset.responses.row_groups)[1]
     words = reduced(dataset).of(fold.train).train_words
     onsets = dataset.stimuli.onsets_s[words]
@@ -179,7 +179,7 @@ def test_components_are_exact_and_few_columns_are_left_as_they_are():
         principal_components.components(words, train[:10], 10)
 
 
-def test_all_layers_are_reduced_each_by_itself(dataset):
+def test_each_layer_is_reduced_by_itself(dataset):
     features = states(dataset)
     two = Features(
         {LAYER: features.values[LAYER], Layer("decoder", 2): features.values[LAYER][:, :4]}, features.row_ids
@@ -188,7 +188,7 @@ def test_all_layers_are_reduced_each_by_itself(dataset):
     fits = brain_scores.score_layers(both, dataset.responses, PAPER)
     assert [fit.n_features for fit in fits.values()] == [40, 16]
     assert [fit.rank.tolist() for fit in fits.values()] == [[40] * 4, [16] * 4]
-    # One layer alone has all threads for itself: another order of sums.
+    # A single layer uses all threads, which changes the order of sums.
     alone = brain_scores.score_layers(reduced(dataset), dataset.responses, PAPER)[LAYER]
     np.testing.assert_allclose(fits[LAYER].r, alone.r, rtol=0, atol=1e-12)
 
@@ -197,7 +197,7 @@ def test_all_layers_are_reduced_each_by_itself(dataset):
 
 
 def recording(seed=0, n=120, hidden=70):
-    """Sentences in eight topics, whose responses follow the states; features stand in another order than the rows."""
+    """Sentences in eight topics with responses computed from the hidden states; feature rows are in another order."""
     rng = np.random.default_rng(seed)
     X = (rng.standard_normal((n, hidden)) * np.logspace(1, -1, hidden)).astype(np.float32)
     Y = X[:, :6] @ rng.standard_normal((6, 5)) + rng.standard_normal((n, 5))
@@ -223,7 +223,7 @@ def test_equal_is_strict_on_components_of_the_training_rows():
     assert equal.hash != datasets.protocols("tuckute2024")["strict"].hash
 
 
-def test_a_test_row_changes_nothing_of_how_others_are_reduced():
+def test_test_rows_do_not_change_the_components():
     _, responses, features = recording()
     at = RowReduction(features, 50).on(responses.row_ids)
     train = np.arange(10, 120)

@@ -1,4 +1,4 @@
-"""Static word vectors, from files of every form that is about."""
+"""Static word vectors from all common file formats."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_sentence_is_the_mean_over_its_known_words(plain):
     np.testing.assert_allclose(found, [[4 / 3, 2 / 3, 3], [0, 0, 0], [1, 2, 3]], rtol=1e-6)
 
 
-def test_a_word_is_looked_up_as_shown_then_bare_then_in_lower_case(tmp_path):
+def test_a_word_is_looked_up_as_shown_then_without_punctuation_then_in_lower_case(tmp_path):
     vectors = {"US": [1, 1], "us": [2, 2], '"us"': [3, 3], "it": [4, 4]}
     path = written(tmp_path / "v.txt", lines_of(vectors))
     np.testing.assert_array_equal(
@@ -41,7 +41,7 @@ def test_a_word_is_looked_up_as_shown_then_bare_then_in_lower_case(tmp_path):
     )
 
 
-def test_outer_punctuation_goes_and_inner_stays():
+def test_outer_punctuation_is_removed_and_inner_kept():
     assert [word_vectors.bare(word) for word in ("snow.", "“Don't!”", "—", "U.S.", "a-b", "(x)", "dogs'")] == [
         "snow", "Don't", "", "U.S", "a-b", "x", "dogs",
     ]  # fmt: skip
@@ -78,12 +78,12 @@ def test_the_same_words_have_the_same_vectors_whatever_the_form_of_the_file(form
     (["bee 1 2 3", "fox 1 2 3 4"], "line 2: 4 numbers instead of 3"),
     (["2 3", "bee 1 2 3", "fox 1"], "line 3: 1 numbers instead of 3"),
     (["bee 1 2 3", ""], "line 2: 0 numbers instead of 3"),
-    (["bee 1 x 3"], "line 1: 'x' is no finite number"),
-    (["bee 1 nan 3"], "line 1: 'nan' is no finite number"),
-    (["5 3", "bee 1 2 3"], "1 vectors, but its header says 5"),
-    ([], "first line holds no vector"),
-    (["<html>"], "first line holds no vector"),
-    (["fox 1 2 3"], "knows none of the 2 words"),
+    (["bee 1 x 3"], "line 1: 'x' is not a finite number"),
+    (["bee 1 nan 3"], "line 1: 'nan' is not a finite number"),
+    (["5 3", "bee 1 2 3"], "1 vectors, but its header states 5"),
+    ([], "first line has no vector"),
+    (["<html>"], "first line has no vector"),
+    (["fox 1 2 3"], "has none of the 2 words"),
 ])  # fmt: skip
 def test_a_damaged_file_is_refused_by_line(lines, message, tmp_path):
     path = written(tmp_path / "v.txt", lines)
@@ -99,7 +99,7 @@ def test_a_word_is_found_in_either_unicode_form(tmp_path):
 
 def test_another_encoding_is_refused_and_named(tmp_path):
     (tmp_path / "v.txt").write_bytes("bee 1 2\nnaïve 3 4\n".encode("cp1252"))
-    with pytest.raises(ValueError, match="line 2: 'naïve' is in Windows-1252; save the file as UTF-8"):
+    with pytest.raises(ValueError, match="line 2: 'naïve' is Windows-1252; save the file as UTF-8"):
         word_vectors.read(str(tmp_path / "v.txt"), ["naïve"])
     assert list(word_vectors.read(str(tmp_path / "v.txt"), ["bee"])) == ["bee"]
     (tmp_path / "v.txt").write_bytes("bee 1 2\n".encode("utf-16"))
@@ -107,13 +107,13 @@ def test_another_encoding_is_refused_and_named(tmp_path):
         word_vectors.read(str(tmp_path / "v.txt"), ["bee"])
 
 
-def test_a_cut_gzip_is_refused(tmp_path):
+def test_a_truncated_gzip_file_is_refused(tmp_path):
     path = written(tmp_path / "v.gz", lines_of(VECTORS) * 50, pack=lambda content: gzip.compress(content)[:-20])
-    with pytest.raises(ValueError, match="ends before its compression"):
+    with pytest.raises(ValueError, match="is truncated"):
         word_vectors.read(path, ["zzz"])
 
 
-def test_how_many_words_are_known_is_said_and_warned_of_under_half(plain, caplog):
+def test_the_number_of_known_words_is_logged_with_a_warning_under_half(plain, caplog):
     with caplog.at_level(logging.INFO):
         word_vectors.embed(["bee sang x"], plain)
         word_vectors.embed(["bee x y"], plain)

@@ -1,4 +1,4 @@
-"""Results files of lm-evaluation-harness of every version, and tables of published values."""
+"""Results files of every version of lm-evaluation-harness, and tables of published values."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def read(folder, content, encoding="utf-8"):
     file = folder / "results.json"
     file.write_bytes(json.dumps(content).encode(encoding))
     results, version = benchmark_results.read(str(file))
-    return {each.benchmark: each for each in results}, version
+    return {result.benchmark: result for result in results}, version
 
 
 def of_0_4(**tasks):
-    """What 0.4.3 and later write: name -> metrics."""
+    """Build results as versions from 0.4.3 write them: name -> metrics."""
     return {
         "results": {**tasks, "mmlu": {"acc,none": 0.9, "alias": "mmlu"}}, "n-shot": dict.fromkeys(tasks, 5),
         "n-samples": {name: {"original": 135, "effective": 135} for name in tasks}, "lm_eval_version": "0.4.8",
@@ -56,10 +56,10 @@ def of_0_4(**tasks):
     ],
 )  # fmt: skip
 def test_mmlu_is_read_from_every_version(tmp_path, content, n_shots, version):
-    found, written_by = read(tmp_path, content)
-    assert list(found) == ["mmlu"]
-    assert found["mmlu"].tasks == [("anatomy", 0.3, 135)]
-    assert (found["mmlu"].n_shots, written_by) == (n_shots, version)
+    results, written_by = read(tmp_path, content)
+    assert list(results) == ["mmlu"]
+    assert results["mmlu"].tasks == [("anatomy", 0.3, 135)]
+    assert (results["mmlu"].n_shots, written_by) == (n_shots, version)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
@@ -87,35 +87,35 @@ def test_a_results_file_may_state_its_encoding(tmp_path, encoding):
         ("leaderboard_bbh_snarks", "acc_norm,none", "bbh-leaderboard"),
     ],
 )
-def test_what_is_asked_differently_has_a_name_of_its_own(tmp_path, task, metric, benchmark):
-    found, _ = read(tmp_path, of_0_4(**{task: {metric: 0.9, "alias": "x"}, "mmlu_anatomy": ANATOMY}))
-    assert set(found) == {benchmark, "mmlu"}
-    assert found["mmlu"].tasks == [("anatomy", 0.3, 135)]
-    assert found[benchmark].tasks[0].accuracy == 0.9
+def test_differently_measured_benchmarks_have_their_own_names(tmp_path, task, metric, benchmark):
+    results, _ = read(tmp_path, of_0_4(**{task: {metric: 0.9, "alias": "x"}, "mmlu_anatomy": ANATOMY}))
+    assert set(results) == {benchmark, "mmlu"}
+    assert results["mmlu"].tasks == [("anatomy", 0.3, 135)]
+    assert results[benchmark].tasks[0].accuracy == 0.9
 
 
-def test_two_filters_of_one_task_are_two_benchmarks_and_version_0_is_another(tmp_path):
+def test_filters_and_version_0_are_separate_benchmarks(tmp_path):
     values = {"exact_match,strict-match": 0.1, "exact_match,flexible-extract": 0.4}
-    found, _ = read(tmp_path, of_0_4(mmlu_flan_cot_zeroshot_anatomy=values))
+    results, _ = read(tmp_path, of_0_4(mmlu_flan_cot_zeroshot_anatomy=values))
     start = "mmlu-flan-cot-zeroshot"
-    assert {name: each.tasks[0].accuracy for name, each in found.items()} == {
+    assert {name: result.tasks[0].accuracy for name, result in results.items()} == {
         f"{start}-strict-match": 0.1, f"{start}-flexible-extract": 0.4,
     }  # fmt: skip
     before = {"results": {"hendrycksTest-anatomy": {"acc": 0.3}}, "versions": {"hendrycksTest-anatomy": 0}}
     assert list(read(tmp_path, before)[0]) == ["mmlu-answer-text"]
 
 
-def test_a_limit_says_how_many_questions_were_asked(tmp_path):
+def test_a_limit_sets_the_number_of_questions(tmp_path):
     content = {"results": {"mmlu_anatomy": {"acc,none": 0.5}, "mmlu_virology": {"acc,none": 0.5}}}
     for limit, n in ((None, [135, 166]), (20, [20, 20]), (0.1, [14, 17])):
-        found, _ = read(tmp_path, content | {"config": {"limit": limit}})
-        assert [task.n for task in found["mmlu"].tasks] == n
-    share = of_0_4(mmlu_anatomy={"acc,none": 0.5})
-    share["n-samples"]["mmlu_anatomy"]["effective"] = 0.1
-    assert read(tmp_path, share)[0]["mmlu"].tasks[0].n == 14
+        results, _ = read(tmp_path, content | {"config": {"limit": limit}})
+        assert [task.n for task in results["mmlu"].tasks] == n
+    fractional = of_0_4(mmlu_anatomy={"acc,none": 0.5})
+    fractional["n-samples"]["mmlu_anatomy"]["effective"] = 0.1
+    assert read(tmp_path, fractional)[0]["mmlu"].tasks[0].n == 14
 
 
-def spoilt(**changes):
+def damaged(**changes):
     content = of_0_4(mmlu_anatomy=dict(ANATOMY), mmlu_virology={"acc,none": 0.4})
     content["n-samples"]["mmlu_virology"] = {"original": 166, "effective": changes.pop("n", 166)}
     content["results"]["mmlu_virology"] |= changes.pop("values", {})
@@ -123,14 +123,14 @@ def spoilt(**changes):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
-        (spoilt(n=0), "mmlu_virology has 0 questions"),
-        (spoilt(n=None), "mmlu_virology has None questions"),
-        (spoilt(values={"acc,none": "N/A"}), "acc of mmlu_virology is 'N/A'"),
-        (spoilt(values={"acc,none": math.nan}), "acc of mmlu_virology is nan"),
-        (spoilt(values={"acc,none": 41.0}), r"acc of mmlu_virology is 41\.0, which is not a fraction"),
-        (spoilt(**{"n-shot": {"mmlu_anatomy": 5, "mmlu_virology": 0}}), "mmlu_virology was measured with 0 examples"),
+        (damaged(n=0), "mmlu_virology has 0 questions"),
+        (damaged(n=None), "mmlu_virology has None questions"),
+        (damaged(values={"acc,none": "N/A"}), "acc of mmlu_virology is 'N/A'"),
+        (damaged(values={"acc,none": math.nan}), "acc of mmlu_virology is nan"),
+        (damaged(values={"acc,none": 41.0}), r"acc of mmlu_virology is 41\.0, which is not a fraction"),
+        (damaged(**{"n-shot": {"mmlu_anatomy": 5, "mmlu_virology": 0}}), "mmlu_virology was measured with 0 examples"),
         (of_0_4(mmlu_anatomy={"acc_norm,none": 0.3}), "mmlu_anatomy has no acc; it has acc_norm,none"),
         (of_0_4(hellaswag={"acc,none": 0.3}), "no results of tasks mmlu_"),
         (
@@ -145,8 +145,8 @@ def spoilt(**changes):
         ({"tasks": {}}, "an object with `results`"),
     ],
 )
-def test_a_results_file_that_cannot_be_right_is_refused_by_task(tmp_path, content, told):
-    with pytest.raises(ValueError, match=told):
+def test_error_for_an_implausible_results_file_names_the_task(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message):
         read(tmp_path, content)
 
 
@@ -176,11 +176,11 @@ def values(folder, text, **options):
         ("model,mmlu,bbh,\na,0.41,0.33,\nb,0.52,NA,\n,,,\n", {}),
     ],
 )
-def test_values_are_shares_however_they_are_written(tmp_path, text, options):
+def test_values_are_fractions_in_every_notation(tmp_path, text, options):
     assert values(tmp_path, text, **options) == {("a", "mmlu"): 0.41, ("a", "bbh"): 0.33, ("b", "mmlu"): 0.52}
 
 
-def test_a_model_may_be_called_na_and_other_measures_than_shares_may_exceed_one(tmp_path):
+def test_a_model_may_be_called_na_and_metrics_other_than_fractions_may_exceed_one(tmp_path):
     assert values(tmp_path, "model,mmlu\nNA,0.4\nNone,0.5\n") == {("NA", "mmlu"): 0.4, ("None", "mmlu"): 0.5}
     text = "model,benchmark,value,metric\na,lm,12.5,perplexity\n"
     assert values(tmp_path, text) == {("a", "lm"): 12.5}
@@ -189,7 +189,7 @@ def test_a_model_may_be_called_na_and_other_measures_than_shares_may_exceed_one(
 
 
 @pytest.mark.parametrize(
-    ("text", "options", "told"),
+    ("text", "options", "message"),
     [
         ("model,mmlu\na,41.0\n", {}, r"line 2, column 'mmlu' is 41\.0, .* if the values are percent, give --percent"),
         ("model,mmlu\na,0.4\nb,52\n", {}, "line 3, column 'mmlu' is 52, which is not a fraction"),
@@ -205,12 +205,12 @@ def test_a_model_may_be_called_na_and_other_measures_than_shares_may_exceed_one(
         ("model,mmlu\na,NA\n", {}, "no values in mmlu"),
     ],
 )
-def test_values_that_are_no_shares_are_refused_by_line(tmp_path, text, options, told):
-    with pytest.raises(ValueError, match=told):
+def test_error_for_a_value_that_is_not_a_fraction_names_the_line(tmp_path, text, options, message):
+    with pytest.raises(ValueError, match=message):
         values(tmp_path, text, **options)
 
 
-def test_both_are_imported_by_the_command(tmp_path, capsys):
+def test_the_command_imports_tables_and_results_files(tmp_path, capsys):
     out = str(tmp_path / "out")
     (tmp_path / "v.csv").write_text("model,mmlu\na,41\n")
     (tmp_path / "r.json").write_text(json.dumps(of_0_4(mmlu_continuation_anatomy={"acc,none": 0.9})))

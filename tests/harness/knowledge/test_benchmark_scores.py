@@ -1,4 +1,4 @@
-"""MMLU and BBH: results to rows, values of others, and one small evaluation of a real model from end to end."""
+"""MMLU and BBH: results to rows, imported values, and a small evaluation of a real model end to end."""
 
 import json
 import math
@@ -15,10 +15,10 @@ from harness.storage import tables
 
 
 def results(**tasks):
-    """What lm-evaluation-harness writes: name -> (share right, questions)."""
+    """Build results as lm-evaluation-harness writes them; tasks: name -> (fraction correct, questions)."""
     metric = {name: "exact_match,flexible" if "bbh" in name and "choice" not in name else "acc,none" for name in tasks}
     return {
-        "results": {name: {metric[name]: share, "acc_stderr,none": 0.1} for name, (share, _) in tasks.items()}
+        "results": {name: {metric[name]: accuracy, "acc_stderr,none": 0.1} for name, (accuracy, _) in tasks.items()}
         | {"mmlu": {"acc,none": 0.9, "alias": "mmlu"}},
         "n-samples": {name: {"original": 500, "effective": n} for name, (_, n) in tasks.items()},
         "n-shot": dict.fromkeys(tasks, 5), "lm_eval_version": "0.4.13",
@@ -29,7 +29,7 @@ def by(rows):
     return {(row["category"], row["task"]): row for row in rows}
 
 
-def test_mmlu_is_over_all_questions():
+def test_mmlu_is_the_accuracy_over_all_questions():
     tasks = [Task("anatomy", "anatomy", "Other", 100, 0.25), Task("virology", "virology", "Other", 300, 0.25),
              Task("astronomy", "astronomy", "STEM", 100, 0.25)]  # fmt: skip
     ran = LmEvalRun(
@@ -48,13 +48,13 @@ def test_mmlu_is_over_all_questions():
     assert "lm-evaluation-harness 0.4.13, 5 shots" in row["source"]
 
 
-def test_bbh_is_the_mean_over_tasks_and_sizes_are_one_task():
+def test_bbh_is_the_mean_over_tasks_with_sizes_pooled():
     sizes = {"three": 0.4, "five": 0.2, "seven": 0.0}
-    names = {f"tracking_shuffled_objects_{size}_objects": share for size, share in sizes.items()}
+    names = {f"tracking_shuffled_objects_{size}_objects": accuracy for size, accuracy in sizes.items()}
     tasks = [Task(name, "tracking_shuffled_objects", "Algorithmic", 50, 0.5) for name in names]
     tasks.append(Task("snarks", "snarks", "Language understanding", 50, 0.5))
     names["snarks"] = 0.6
-    ran = LmEvalRun(results(**{f"brain_bbh_{name}": (share, 50) for name, share in names.items()}), tasks, False)
+    ran = LmEvalRun(results(**{f"brain_bbh_{name}": (accuracy, 50) for name, accuracy in names.items()}), tasks, False)
     rows = by(benchmark_scores.rows_of(ran, "bbh", "m", ""))
     assert rows["Algorithmic", "tracking_shuffled_objects"]["value"] == pytest.approx(0.2)
     assert rows["Algorithmic", "tracking_shuffled_objects"]["n"] == 150
@@ -64,7 +64,7 @@ def test_bbh_is_the_mean_over_tasks_and_sizes_are_one_task():
     assert rows["", ""]["low"] == pytest.approx(0.4 - down)
 
 
-def test_nothing_right_has_an_interval_above_nothing():
+def test_zero_correct_answers_have_an_interval_of_positive_width():
     ran = LmEvalRun(
         results(brain_bbh_snarks=(0.0, 100)), [Task("snarks", "snarks", "Language understanding", 100, 0.5)], False
     )
@@ -73,23 +73,23 @@ def test_nothing_right_has_an_interval_above_nothing():
     assert 0.02 < row["high"] < 0.06
 
 
-def test_results_of_others_are_read_with_their_version(shared, tmp_path):
+def test_imported_results_state_their_version(shared, tmp_path):
     file = tmp_path / "results.json"
     file.write_text(
         json.dumps(results(mmlu_anatomy=(0.5, 100), mmlu_astronomy=(0.3, 100), bbh_fewshot_snarks=(0.25, 100)))
     )
     rows = benchmark_scores.of_results(str(file), "m", "", shared / "data")
-    found = {(row["benchmark"], row["category"], row["task"]): row["value"] for row in rows}
-    assert found["mmlu", "", ""] == pytest.approx(0.4)  # of the subjects, not of their group
-    assert found["mmlu", "STEM", ""] == pytest.approx(0.3)
-    assert found["bbh", "", ""] == found["bbh", "Language understanding", "snarks"] == 0.25
+    values_by_key = {(row["benchmark"], row["category"], row["task"]): row["value"] for row in rows}
+    assert values_by_key["mmlu", "", ""] == pytest.approx(0.4)  # over the subjects, not their group
+    assert values_by_key["mmlu", "STEM", ""] == pytest.approx(0.3)
+    assert values_by_key["bbh", "", ""] == values_by_key["bbh", "Language understanding", "snarks"] == 0.25
     assert all("0.4.13" in row["source"] and row["n_shots"] == 5 for row in rows)
     file.write_text(json.dumps(results(hellaswag=(0.5, 10))))
     with pytest.raises(ValueError, match="no results of tasks mmlu_"):
         benchmark_scores.of_results(str(file), "m", "", None)
 
 
-def test_published_values_stand_with_their_source_and_become_properties(shared, tmp_path, capsys):
+def test_published_values_keep_their_source_and_become_properties(shared, tmp_path, capsys):
     out = str(tmp_path / "out")
     table = str(shared / "paper" / "scores.csv")
     assert cli.main(["properties", "import", table, "--source", "Aw et al. 2023, Table 9", "--out", out]) == 0
@@ -97,13 +97,13 @@ def test_published_values_stand_with_their_source_and_become_properties(shared, 
     rows = tables.read(out, "benchmark_scores")
     assert set(rows["source"]) == {"Aw et al. 2023, Table 9"}
     assert rows.set_index(["model", "benchmark"])["value"]["vicuna-13b", "mmlu"] > 0.4
-    found = scores._benchmarks(rows)
-    assert found["mmlu"]["flan-t5-small"] == 0.294
+    benchmarks = scores._benchmarks(rows)
+    assert benchmarks["mmlu"]["flan-t5-small"] == 0.294
     assert cli.main(["properties", "show", "--out", out, "--model", "flan-t5-small"]) == 0
     assert "0.294" in capsys.readouterr().out
 
 
-def test_the_long_form_says_more(tmp_path):
+def test_the_long_form_has_more_columns(tmp_path):
     (tmp_path / "v.csv").write_text(
         "model,benchmark,value,category,n,low,high,source\nm,mmlu,.4,STEM,100,.3,.5,a paper\nm,arc,.7,,,,,another\n"
     )
@@ -114,7 +114,7 @@ def test_the_long_form_says_more(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("model,accuracy\nm,.3\n", "wanted columns model and mmlu or bbh"),
         ("model,mmlu\nm,high\n", r"v\.csv, line 2, column 'mmlu' is 'high'; write a finite number"),
@@ -122,13 +122,13 @@ def test_the_long_form_says_more(tmp_path):
         ("model,mmlu\nm,nan\n", r"v\.csv: no values in mmlu"),
     ],
 )
-def test_bad_tables_are_refused_in_words(tmp_path, text, said):
+def test_error_for_a_bad_table_says_what_is_wrong(tmp_path, text, message):
     (tmp_path / "v.csv").write_text(text)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         benchmark_scores.of_table(str(tmp_path / "v.csv"), "")
 
 
-def test_a_second_measurement_takes_the_place_of_the_first(tmp_path):
+def test_a_second_measurement_replaces_the_first(tmp_path):
     def row(value, source="one"):
         return {"model": "a/b", "revision": "r", "benchmark": "mmlu", "category": "", "task": "", "metric": "acc",
                 "n_shots": 5, "value": value, "low": 0.1, "high": 0.9, "chance": 0.25, "n": 10, "cut": None,
@@ -138,29 +138,29 @@ def test_a_second_measurement_takes_the_place_of_the_first(tmp_path):
     benchmark_scores.store(out, [row(0.3)])
     benchmark_scores.store(out, [row(0.4)])
     benchmark_scores.store(out, [row(0.5, "another")])
-    found = tables.read(out, "benchmark_scores")
-    assert sorted(found["value"]) == [0.4, 0.5]
-    assert set(found["model"]) == {"a/b"}
+    table = tables.read(out, "benchmark_scores")
+    assert sorted(table["value"]) == [0.4, 0.5]
+    assert set(table["model"]) == {"a/b"}
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
-        (["mmlu"], "of which model"),
-        (["import"], "import what"),
-        (["import", "/nowhere.csv"], "is not there"),
+        (["mmlu"], "no model to measure"),
+        (["import"], "no file to import"),
+        (["import", "/nowhere.csv"], "does not exist"),
         (["mmlu", "--model", "nothing-like-it"], "neither a folder"),
         (["bbh", "--model", "x", "--limit", "0"], "--limit must be"),
     ],
 )
-def test_wrong_use_is_said(command, said, capsys):
+def test_wrong_use_gives_status_2_and_a_message(command, message, capsys):
     assert cli.main(["properties", *command]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.fixture
 def few(shared, tmp_path):
-    """Two subjects and two tasks of the real questions, a dozen each."""
+    """A data root with two subjects of 12 and two tasks of 6 real questions."""
     for part in ("test", "dev"):
         (tmp_path / "mmlu" / part).mkdir(parents=True)
         for subject in ("anatomy", "astronomy"):
@@ -169,23 +169,23 @@ def few(shared, tmp_path):
     (tmp_path / "mmlu" / "categories.csv").write_text((shared / "data" / "mmlu" / "categories.csv").read_text())
     (tmp_path / "bbh" / "bbh").mkdir(parents=True)
     for task in ("snarks", "navigate"):
-        found = json.loads((shared / "data" / "bbh" / "bbh" / f"{task}.json").read_text())
-        (tmp_path / "bbh" / "bbh" / f"{task}.json").write_text(json.dumps({"examples": found["examples"][:6]}))
+        content = json.loads((shared / "data" / "bbh" / "bbh" / f"{task}.json").read_text())
+        (tmp_path / "bbh" / "bbh" / f"{task}.json").write_text(json.dumps({"examples": content["examples"][:6]}))
     return tmp_path
 
 
-def test_a_real_model_is_measured_from_end_to_end(shared, few, capsys):
+def test_a_real_model_is_measured_end_to_end(shared, few, capsys):
     model, out = str(shared / "models" / "stories260K"), str(few / "out")
     for benchmark, n in (("mmlu", 24), ("bbh-choice", 12)):
         assert (
             cli.main(["properties", benchmark, "--model", model, "--data-root", str(few), "--out", out, "--json"]) == 0
         )
-        found = json.loads(capsys.readouterr().out)
-        assert found["failures"] == []
-        rows = by(found["rows"])
+        content = json.loads(capsys.readouterr().out)
+        assert content["failures"] == []
+        rows = by(content["rows"])
         assert rows["", ""]["n"] == n
         assert 0 <= rows["", ""]["low"] <= rows["", ""]["value"] <= rows["", ""]["high"] <= 1
-        assert rows["", ""]["cut"]  # 512 tokens of 512 pieces do not hold five examples
+        assert rows["", ""]["cut"]  # five examples do not fit into a window of 512 tokens
     assert rows["Language understanding", "snarks"]["chance"] == 0.5
     known = tables.read(out, "benchmark_scores")
     assert set(known["model"]) == {"stories260K"}

@@ -1,4 +1,4 @@
-"""Questions of MMLU and BBH: categories, chance, and the files that lm-evaluation-harness reads."""
+"""MMLU and BBH questions: categories, chance levels, and the task files for lm-evaluation-harness."""
 
 import json
 from collections import Counter
@@ -42,7 +42,7 @@ def written(benchmark, root, folder):
     return {task.name: task for task in tasks}, rows
 
 
-def test_the_categories_have_the_counts_of_the_paper(shared):
+def test_category_sizes_match_the_paper(shared):
     root = shared / "data"
     counts = Counter(
         questions.category_of("mmlu", file.stem.removesuffix("_test"), root)
@@ -58,7 +58,7 @@ def test_the_categories_have_the_counts_of_the_paper(shared):
     assert all(questions.category_of("bbh", name) for name in names)
 
 
-def test_all_questions_of_this_machine_are_written(shared, tmp_path):
+def test_all_questions_under_the_data_root_are_written(shared, tmp_path):
     for benchmark, n_tasks, n in (("mmlu", 57, 14042), ("bbh", 27, 6511)):
         folder = tmp_path / benchmark
         folder.mkdir()
@@ -70,7 +70,7 @@ def test_all_questions_of_this_machine_are_written(shared, tmp_path):
     assert chance["word_sorting"] == chance["multistep_arithmetic_two"] == 0
 
 
-def test_text_stays_text(tmp_path):
+def test_choices_that_look_like_numbers_stay_text(tmp_path):
     tasks, rows = written("mmlu", mmlu(tmp_path), tmp_path)
     assert rows["anatomy"][1] == {
         "question": "Is it 1, or so?",
@@ -78,12 +78,12 @@ def test_text_stays_text(tmp_path):
         "answer": 1,
     }
     assert (tasks["anatomy"].category, tasks["astronomy"].category) == ("Other", "STEM")
-    said = json.loads((tmp_path / "anatomy.yaml").read_text())
-    assert said["include"].endswith("mmlu/default/mmlu_anatomy.yaml")
-    assert said["task"] == "brain_mmlu_anatomy"
+    task = json.loads((tmp_path / "anatomy.yaml").read_text())
+    assert task["include"].endswith("mmlu/default/mmlu_anatomy.yaml")
+    assert task["task"] == "brain_mmlu_anatomy"
 
 
-def test_chance_is_of_the_answers_offered(tmp_path):
+def test_chance_is_computed_from_the_offered_answers(tmp_path):
     root = bbh(
         tmp_path,
         snarks=LETTERED,
@@ -96,7 +96,7 @@ def test_chance_is_of_the_answers_offered(tmp_path):
     assert tasks["word_sorting"].chance == 0
 
 
-def test_questions_of_choice_have_their_answers_and_others_are_left_out(tmp_path):
+def test_multiple_choice_questions_have_their_answers_and_free_text_tasks_are_left_out(tmp_path):
     root = bbh(
         tmp_path,
         snarks=LETTERED,
@@ -107,12 +107,12 @@ def test_questions_of_choice_have_their_answers_and_others_are_left_out(tmp_path
     assert set(tasks) == {"snarks", "navigate"}
     assert [row["choices"] for row in rows["snarks"]] == [["(A)", "(B)", "(C)"], ["(A)", "(B)"]]
     assert rows["navigate"][0]["choices"] == ["No", "Yes"]
-    said = json.loads((tmp_path / "snarks.yaml").read_text())
-    assert said["output_type"] == "multiple_choice"
-    assert len(said["fewshot_config"]["samples"]) == 3
+    task = json.loads((tmp_path / "snarks.yaml").read_text())
+    assert task["output_type"] == "multiple_choice"
+    assert len(task["fewshot_config"]["samples"]) == 3
 
 
 @pytest.mark.parametrize("benchmark", ["mmlu", "bbh", "bbh-choice"])
-def test_absent_questions_are_said(tmp_path, benchmark):
+def test_missing_questions_are_an_error(tmp_path, benchmark):
     with pytest.raises(FileNotFoundError, match=r"no (MMLU|BBH) questions at .*https://github\.com"):
         questions.write_tasks(benchmark, tmp_path, tmp_path)

@@ -1,7 +1,7 @@
-"""A tiny random model of every type that transformers lists, saved as such models are published.
+"""Build a tiny random model of every type that transformers lists, saved as such models are published.
 
-A configuration is made of the defaults of its class with small sizes; what follows from sizes is left to the class.
-Special tokens are those of the family: no BOS where its configuration knows none, as in T5.
+A configuration takes the defaults of its class and small sizes; the class derives what depends on sizes. Special tokens
+are those of the family: no BOS where its configuration has none, as in T5.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ _HYBRID = {
     "num_hidden_layers": 4, "linear_key_head_dim": 12, "linear_value_head_dim": 12, "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
 }  # fmt: skip
-# What the general sizes do not fit, by model_type.
+# Further settings of types for which the general sizes do not work, by model_type.
 _OWN = {
     **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next"), _HYBRID),
     "jamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 4},
@@ -122,21 +122,21 @@ _OWN = {
 }  # fmt: skip
 
 
-# Models of text and images whose text part is read, and that none of the three mappings names.
+# Models of text and images whose text part is supported, and which are in none of the three mappings.
 _WITH_IMAGES = ("mistral3", "qwen2_5_vl", "qwen3_vl")
 
 
 def cases():
-    """(model_type, stack) of everything that the three mappings name, and of some models that read images too."""
-    found = {(name, DECODER) for name in (*_CAUSAL, *_WITH_IMAGES)}
+    """(model_type, stack) of all types in the three mappings, and of some models that also take images."""
+    types = {(name, DECODER) for name in (*_CAUSAL, *_WITH_IMAGES)}
     for name in _SEQ2SEQ:
-        found.add((name, BOTH if _default(name, "is_encoder_decoder") else DECODER))
-    found |= {(name, BOTH if _default(name, "is_encoder_decoder") else ENCODER) for name in _MASKED}
-    return sorted(found)
+        types.add((name, BOTH if _default(name, "is_encoder_decoder") else DECODER))
+    types |= {(name, BOTH if _default(name, "is_encoder_decoder") else ENCODER) for name in _MASKED}
+    return sorted(types)
 
 
 def _default(name, attribute):
-    """Of the configuration class, without an instance: some have no defaults."""
+    """Default of an attribute of the configuration class, without an instance: some classes need arguments."""
     return next((field.default for field in dataclasses.fields(CONFIG_MAPPING[name]) if field.name == attribute), False)
 
 
@@ -154,21 +154,21 @@ def _fields(kind):
 def settings(kind):
     """Keyword arguments of a configuration class that make its model tiny."""
     defaults = _fields(kind)
-    found = {
+    sizes = {
         name: size for name, size in _GENERAL.items()
         if name in defaults and name not in kind.attribute_map and not isinstance(defaults[name], (list, tuple, dict))
     }  # fmt: skip
     for name, default in defaults.items():
         is_id = name.endswith(("token_id", "token_index")) and isinstance(default, int)
         if is_id and not isinstance(default, bool) and default >= VOCABULARY:
-            found[name] = VOCABULARY - 1
+            sizes[name] = VOCABULARY - 1
     for name, part in _parts(kind).items():
-        found[name] = settings(part) | ({"model_type": part.model_type} if part.model_type else {})
-    return found | _OWN.get(kind.model_type, {})
+        sizes[name] = settings(part) | ({"model_type": part.model_type} if part.model_type else {})
+    return sizes | _OWN.get(kind.model_type, {})
 
 
 def _parts(kind):
-    """Name -> class of the configurations inside; where the class says only "any", those of an instance."""
+    """Name -> class of nested configurations; taken from an instance if the class only states AutoConfig."""
     stated = dict(kind.sub_configs)
     if any(part.__name__ == "AutoConfig" for part in stated.values()):
         whole = kind()
@@ -177,17 +177,17 @@ def _parts(kind):
 
 
 def config_of(name, stack, special):
-    """A configuration whose special ids are those of the tokenizer."""
+    """A configuration with the tokenizer's special ids."""
     kind = CONFIG_MAPPING[name]
-    if name == "encoder-decoder":  # any two models; published ones are made of BERT
+    if name == "encoder-decoder":  # any two models; published ones use BERT
         parts = [config_of("bert", stack, special) for stack in (ENCODER, DECODER)]
         return kind.from_encoder_decoder_configs(*parts, decoder_start_token_id=special["cls_token_id"])
-    found = settings(kind)
+    options = settings(kind)
     if stack == DECODER and (name in {*_MASKED, "bert-generation"} or _default(name, "is_encoder_decoder")):
-        found |= {"is_decoder": True, "is_encoder_decoder": False}
+        options |= {"is_decoder": True, "is_encoder_decoder": False}
     if stack == ENCODER and name == "reformer":
-        found |= {"is_decoder": False}
-    config = kind(**found)
+        options |= {"is_decoder": False}
+    config = kind(**options)
     for part in [config, *(getattr(config, name) for name in kind.sub_configs if hasattr(config, name))]:
         for key, token in special.items():
             if getattr(part, key, None) is not None:
@@ -198,14 +198,14 @@ def config_of(name, stack, special):
 
 
 def has_bos(name):
-    """Whether models of a type are published with a BOS: their configuration class names one."""
+    """Whether models of a type are published with a BOS: their configuration class has one."""
     kind = CONFIG_MAPPING[name]
     inner = [*_fields(kind).items(), *(item for part in kind.sub_configs.values() for item in _fields(part).items())]
     return any(key == "bos_token_id" and value is not None for key, value in inner)
 
 
 def build(name, stack, folder, corpus, seed=0):
-    """Save a tiny model and its tokenizer; gives the folder."""
+    """Save a tiny model and its tokenizer; return the folder."""
     special = {"eos_token": "</s>", "pad_token": "<pad>"}
     if stack == ENCODER or name == "encoder-decoder":
         special = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
@@ -218,19 +218,19 @@ def build(name, stack, folder, corpus, seed=0):
     torch.manual_seed(seed)
     model = getattr(transformers, auto).from_config(config)
     with torch.no_grad():
-        for parameter in model.parameters():  # some classes draw nothing, or zeros
+        for parameter in model.parameters():  # some classes do not initialise, or with zeros
             if parameter.is_floating_point() and not bool(parameter.abs().sum() > 0):
                 parameter.normal_(0, 0.05)
     folder.mkdir(parents=True)
     model.eval().save_pretrained(folder)
     if type(model.config) is not type(config):
-        config.save_pretrained(folder)  # the text part alone was built; published is the whole
+        config.save_pretrained(folder)  # only the text part was built; the whole is published
     tokenizer.save_pretrained(folder)
     return folder
 
 
 def auto_of_decoder(name):
-    """The Auto class of a type that is read as a decoder."""
+    """The Auto class of a type that is used as a decoder."""
     if name in _WITH_IMAGES:
         return "AutoModelForImageTextToText"
     return "AutoModelForCausalLM" if name in _CAUSAL else "AutoModelForSeq2SeqLM"

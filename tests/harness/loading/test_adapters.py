@@ -1,4 +1,4 @@
-"""An adapter is merged onto its base: the same numbers as PEFT gives with the adapter beside the weights."""
+"""Merging an adapter into its base gives the numbers of PEFT with the unmerged adapter."""
 
 import json
 import shutil
@@ -24,20 +24,20 @@ GPT2 = {**LORA, "target_modules": ["c_attn"], "fan_in_fan_out": True}
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """A folder of each family, built once."""
-    root, made = tmp_path_factory.mktemp("bases"), {}
+    """Returns a function that gives a folder of a family, built once."""
+    root, folders = tmp_path_factory.mktemp("bases"), {}
 
     def base(family):
-        if family not in made:
-            made[family] = tiny.build(family, root / f"base-{family}", TEXT, seed=0)
-        return made[family]
+        if family not in folders:
+            folders[family] = tiny.build(family, root / f"base-{family}", TEXT, seed=0)
+        return folders[family]
 
     return base
 
 
 @dataclass
-class Made:
-    """An adapter that PEFT saved, and PEFT's model with the adapter beside the weights."""
+class SavedAdapter:
+    """An adapter that PEFT saved, and PEFT's model with the unmerged adapter."""
 
     folder: Any
     wrapped: Any
@@ -50,13 +50,13 @@ def logits_of(model):
     with torch.no_grad():
         if model.config.is_encoder_decoder:
             return model(input_ids=IDS, decoder_input_ids=IDS.flip(1)).logits
-        found = model(input_ids=IDS)
-    return found.logits if hasattr(found, "logits") else found.last_hidden_state
+        output = model(input_ids=IDS)
+    return output.logits if hasattr(output, "logits") else output.last_hidden_state
 
 
 @pytest.fixture
 def train(bases, tmp_path):
-    """Make an adapter as PEFT saves it, all of its weights drawn; `tokens` are added to the base's tokenizer."""
+    """Returns a function that saves an adapter with random weights; `tokens` are added to the base's tokenizer."""
 
     def make(config, family="llama", auto="AutoModelForCausalLM", tokens=(), name="adapter", **save):
         import transformers
@@ -75,7 +75,7 @@ def train(bases, tmp_path):
         wrapped.eval().save_pretrained(folder, **save)
         if tokens:
             tokenizer.save_pretrained(folder)
-        return Made(folder, wrapped)
+        return SavedAdapter(folder, wrapped)
 
     return make
 
@@ -104,9 +104,9 @@ def rewritten(folder, change):
     return folder
 
 
-def assert_same(loaded, wanted):
-    found = logits_of(loaded.model)
-    assert float((found - wanted).abs().max()) < 2e-5 * float(wanted.abs().max())
+def assert_same(loaded, expected):
+    logits = logits_of(loaded.model)
+    assert float((logits - expected).abs().max()) < 2e-5 * float(expected.abs().max())
 
 
 # --- the numbers ------------------------------------------------------------------------------------------------------
@@ -136,27 +136,27 @@ def assert_same(loaded, wanted):
     ("llama", peft.OFTConfig(task_type="CAUSAL_LM", oft_block_size=8, target_modules=["q_proj"])),
     ("llama", peft.LNTuningConfig(task_type="CAUSAL_LM", target_modules=["norm", "input_layernorm"])),
 ], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
-def test_a_merged_adapter_gives_what_peft_gives_beside_the_weights(bases, train, family, config):
-    made = train(config, family)
-    assert_same(load(made.folder), made.logits())
+def test_a_merged_adapter_equals_the_unmerged_one_in_peft(bases, train, family, config):
+    adapter = train(config, family)
+    assert_same(load(adapter.folder), adapter.logits())
     plain = logits_of(load(bases(family)).model)
-    assert float((plain - made.logits()).abs().max()) > 0.1
+    assert float((plain - adapter.logits()).abs().max()) > 0.1
 
 
 def test_adapters_of_seq2seq_models_are_merged(train):
-    made = train(
+    adapter = train(
         peft.LoraConfig(r=4, target_modules=["q", "v"], task_type="SEQ_2_SEQ_LM"), "t5", "AutoModelForSeq2SeqLM"
     )
-    assert_same(load(made.folder), made.logits())
+    assert_same(load(adapter.folder), adapter.logits())
 
 
 @pytest.mark.parametrize("auto", ["AutoModelForMaskedLM", "AutoModel"])
-def test_adapters_of_encoders_are_merged_whether_they_were_trained_with_a_head_or_without(train, auto):
-    made = train(peft.LoraConfig(r=4, target_modules=["query", "value"]), "bert", auto)
-    assert_same(load(made.folder), logits_of(made.wrapped.get_base_model().base_model))
+def test_adapters_of_encoders_are_merged_whether_trained_with_or_without_a_head(train, auto):
+    adapter = train(peft.LoraConfig(r=4, target_modules=["query", "value"]), "bert", auto)
+    assert_same(load(adapter.folder), logits_of(adapter.wrapped.get_base_model().base_model))
 
 
-def test_adapters_in_experts_of_a_mixture_are_merged(bases, train, tmp_path, monkeypatch):
+def test_adapters_in_the_experts_of_a_mixture_are_merged(bases, train, tmp_path, monkeypatch):
     from transformers import MixtralConfig, MixtralForCausalLM
 
     folder = shutil.copytree(bases("llama"), tmp_path / "mixtral")
@@ -171,154 +171,161 @@ def test_adapters_in_experts_of_a_mixture_are_merged(bases, train, tmp_path, mon
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, real=AutoModelForCausalLM.from_pretrained:
                         real(folder))  # fmt: skip
-    made = train(config)
+    adapter = train(config)
     monkeypatch.undo()
-    assert_same(load(restated(made.folder, base_model_name_or_path=str(folder))), made.logits())
+    assert_same(load(restated(adapter.folder, base_model_name_or_path=str(folder))), adapter.logits())
 
 
 def test_an_adapter_is_merged_in_float32_and_rounded_once(bases, train):
-    made = train(lora())
-    found = load(made.folder, dtype="bfloat16").model.state_dict()["model.layers.0.self_attn.q_proj.weight"]
+    adapter = train(lora())
+    weight = load(adapter.folder, dtype="bfloat16").model.state_dict()["model.layers.0.self_attn.q_proj.weight"]
     base = load_file(bases("llama") / "model.safetensors")["model.layers.0.self_attn.q_proj.weight"]
-    stored = load_file(made.folder / "adapter_model.safetensors")
+    stored = load_file(adapter.folder / "adapter_model.safetensors")
     a, b = (stored[f"base_model.model.model.layers.0.self_attn.q_proj.lora_{part}.weight"] for part in "AB")
     exact = base.bfloat16().float() + 2 * (b @ a)  # alpha 8 over rank 4
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, exact.bfloat16())
+    assert weight.dtype == torch.bfloat16
+    assert torch.equal(weight, exact.bfloat16())
 
 
 @pytest.mark.parametrize(("config", "save"), [
     (lora(modules_to_save=["lm_head", "embed_tokens"]), {}), (lora(), {"save_embedding_layers": True}),
 ])  # fmt: skip
-def test_tokens_that_were_added_in_tuning_have_their_rows(bases, train, config, save):
-    made = train(config, tokens=["<|user|>", "<|end|>"], **save)
-    loaded = load(made.folder)
-    assert_same(loaded, made.logits())
+def test_tokens_added_in_tuning_keep_their_embeddings(bases, train, config, save):
+    adapter = train(config, tokens=["<|user|>", "<|end|>"], **save)
+    loaded = load(adapter.folder)
+    assert_same(loaded, adapter.logits())
     assert loaded.model.get_input_embeddings().num_embeddings == resolve(bases("llama")).vocabulary + 2
     assert "<|user|>" in loaded.tokenizer.get_vocab()
 
 
-def test_layers_that_the_file_leaves_out_are_as_peft_begins_them(bases, train):
-    """B is zero, and the layer as in the base."""
-    made = train(lora())
-    rewritten(made.folder, lambda tensors: {key: w for key, w in tensors.items() if "v_proj" not in key})
-    found = load(made.folder).model.state_dict()
+def test_layers_missing_from_the_file_keep_the_weights_of_the_base(bases, train):
+    """PEFT initialises B with zeros."""
+    adapter = train(lora())
+    rewritten(adapter.folder, lambda tensors: {key: w for key, w in tensors.items() if "v_proj" not in key})
+    state_dict = load(adapter.folder).model.state_dict()
     base = load_file(bases("llama") / "model.safetensors")
     for key, weight in base.items():
-        assert torch.equal(found[key], weight) == ("q_proj" not in key), key
+        assert torch.equal(state_dict[key], weight) == ("q_proj" not in key), key
 
 
 # --- what a run records -----------------------------------------------------------------------------------------------
 
 
-def test_what_a_run_records_of_an_adapter_is_its_bases_and_both_revisions(bases, train):
-    made = train(lora())
-    found, base = resolve(made.folder), resolve(bases("llama"))
-    assert (found.name, found.tuned_from, found.pair_source, found.adapter) == ("adapter", base.name, "adapter", "LORA")
-    assert found.revision.endswith(f"+{base.revision}")
-    assert found.revision.startswith("files-")
+def test_an_adapter_is_recorded_with_the_properties_of_its_base_and_both_revisions(bases, train):
+    adapter = train(lora())
+    checkpoint, base = resolve(adapter.folder), resolve(bases("llama"))
+    assert (checkpoint.name, checkpoint.tuned_from, checkpoint.pair_source, checkpoint.adapter) == (
+        "adapter",
+        base.name,
+        "adapter",
+        "LORA",
+    )
+    assert checkpoint.revision.endswith(f"+{base.revision}")
+    assert checkpoint.revision.startswith("files-")
     for name in ("n_parameters", "n_layers", "hidden_size", "vocabulary", "family", "context_size", "n_heads"):
-        assert getattr(found, name) == getattr(base, name), name
-    assert found.architecture == base.architecture  # the untrained control is the base's
-    assert [one.tuned_from for one in pairs.pair([base, found])] == ["", base.name]
+        assert getattr(checkpoint, name) == getattr(base, name), name
+    assert checkpoint.architecture == base.architecture  # the untrained control is the base's
+    assert [checkpoint.tuned_from for checkpoint in pairs.pair([base, checkpoint])] == ["", base.name]
 
 
 def test_the_revision_changes_with_the_adapter_and_with_its_base(bases, train, tmp_path):
-    made = train(lora())
-    before = resolve(made.folder).revision
-    rewritten(made.folder, lambda tensors: {key: 2 * w for key, w in tensors.items()})
-    after = resolve(made.folder).revision
+    adapter = train(lora())
+    before = resolve(adapter.folder).revision
+    rewritten(adapter.folder, lambda tensors: {key: 2 * w for key, w in tensors.items()})
+    after = resolve(adapter.folder).revision
     assert before != after
     other = tiny.build("llama", tmp_path / "other", TEXT, seed=1)
-    assert resolve(restated(made.folder, base_model_name_or_path=str(other))).revision != after
+    assert resolve(restated(adapter.folder, base_model_name_or_path=str(other))).revision != after
 
 
-def test_the_untrained_control_of_an_adapter_is_that_of_its_base(bases, train):
-    made = train(lora())
-    one, other = (load(folder, untrained_seed=5).model.state_dict() for folder in (made.folder, bases("llama")))
-    assert all(torch.equal(one[key], other[key]) for key in other)
+def test_an_adapter_has_the_untrained_control_of_its_base(bases, train):
+    adapter = train(lora())
+    weights, base_weights = (
+        load(folder, untrained_seed=5).model.state_dict() for folder in (adapter.folder, bases("llama"))
+    )
+    assert all(torch.equal(weights[key], base_weights[key]) for key in base_weights)
 
 
-def test_the_tokenizer_is_the_adapters_own_where_it_brings_one(bases, train):
-    made = train(lora())
-    assert resolve(made.folder).tokenizer_folder == str(bases("llama"))
+def test_an_adapters_own_tokenizer_is_used_if_there_is_one(bases, train):
+    adapter = train(lora())
+    assert resolve(adapter.folder).tokenizer_folder == str(bases("llama"))
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(bases("llama") / name, made.folder)
-    (made.folder / "chat_template.jinja").write_text("{{ messages }}")
-    found = resolve(made.folder)
-    assert found.tokenizer_folder == str(made.folder)
-    assert found.architecture == resolve(bases("llama")).architecture
-    assert checkpoints.has_chat_template(found)
-    assert_same(load(made.folder), made.logits())
+        shutil.copy(bases("llama") / name, adapter.folder)
+    (adapter.folder / "chat_template.jinja").write_text("{{ messages }}")
+    checkpoint = resolve(adapter.folder)
+    assert checkpoint.tokenizer_folder == str(adapter.folder)
+    assert checkpoint.architecture == resolve(bases("llama")).architecture
+    assert checkpoints.has_chat_template(checkpoint)
+    assert_same(load(adapter.folder), adapter.logits())
 
 
-def test_vllm_leaves_adapters_to_transformers(train):
-    found = resolve(train(lora()).folder)
-    chosen, why = backends.choose(found, "vllm", "cuda", "bfloat16", states=False)
-    assert (chosen, why) == ("transformers", "its adapter is merged by transformers alone")
-    with pytest.raises(ValueError, match=r"vLLM reads no .*adapter"):
-        backends.load("vllm", found, "cuda")
+def test_adapters_are_loaded_with_transformers_even_if_vllm_is_requested(train):
+    checkpoint = resolve(train(lora()).folder)
+    chosen, why = backends.choose(checkpoint, "vllm", "cuda", "bfloat16", states=False)
+    assert (chosen, why) == ("transformers", "only transformers merges its adapter")
+    with pytest.raises(ValueError, match=r"vLLM loads no .*adapter"):
+        backends.load("vllm", checkpoint, "cuda")
 
 
-# --- its base ---------------------------------------------------------------------------------------------------------
+# --- the base --------------------------------------------------------------------------------------------------------
 
 
-def test_a_relative_base_is_looked_for_in_the_adapters_folder_then_in_the_working_folder(bases, train, monkeypatch,
+def test_a_relative_base_is_searched_in_the_adapters_folder_then_in_the_working_folder(bases, train, monkeypatch,
                                                                                          tmp_path):  # fmt: skip
-    made = train(lora())
+    adapter = train(lora())
     shutil.copytree(bases("llama"), tmp_path / "the-base")
-    restated(made.folder, base_model_name_or_path="../the-base")
-    assert resolve(made.folder).tuned_from == "the-base"
-    restated(made.folder, base_model_name_or_path="the-base")
-    with pytest.raises(ValueError, match=r"its base 'the-base'.* is no folder.*delta_of = the base"):
-        resolve(made.folder)
+    restated(adapter.folder, base_model_name_or_path="../the-base")
+    assert resolve(adapter.folder).tuned_from == "the-base"
+    restated(adapter.folder, base_model_name_or_path="the-base")
+    with pytest.raises(ValueError, match=r"the base 'the-base'.* is not a folder.*delta_of = a name"):
+        resolve(adapter.folder)
     monkeypatch.chdir(tmp_path)
-    assert resolve(made.folder).tuned_from == "the-base"
+    assert resolve(adapter.folder).tuned_from == "the-base"
 
 
 def test_a_file_of_models_names_the_base_of_an_adapter(bases, train, tmp_path, monkeypatch):
-    made = train(lora())
-    restated(made.folder, base_model_name_or_path=None)
-    with pytest.raises(ValueError, match=r"names no base_model_name_or_path.*delta_of = the base") as error:
-        resolve(made.folder)
-    assert str(made.folder) in str(error.value)
+    adapter = train(lora())
+    restated(adapter.folder, base_model_name_or_path=None)
+    with pytest.raises(ValueError, match=r"has no base_model_name_or_path.*delta_of = a name") as error:
+        resolve(adapter.folder)
+    assert str(adapter.folder) in str(error.value)
     monkeypatch.setattr(model_table, "MODELS", {"mine": Entry("mine", folder=str(bases("llama")))})
     file = tmp_path / "models.toml"
-    file.write_text(f'["adapter"]\nfolder = "{made.folder}"\ndelta_of = "mine"\n')
+    file.write_text(f'["adapter"]\nfolder = "{adapter.folder}"\ndelta_of = "mine"\n')
     model_table.extend(str(file))
-    found = resolve("adapter")
-    assert (found.tuned_from, found.pair_source) == ("mine", "adapter")
-    assert_same(loaded_model.load(found), made.logits())
+    checkpoint = resolve("adapter")
+    assert (checkpoint.tuned_from, checkpoint.pair_source) == ("mine", "adapter")
+    assert_same(loaded_model.load(checkpoint), adapter.logits())
 
 
 @pytest.mark.parametrize(("base", "revision", "name"), [
     ("huggyllama/llama-7b", None, "llama-7b"), ("huggyllama/llama-7b", "abc123", "llama-7b@abc123"),
     ("huggyllama/llama-7b", "main", "llama-7b"), ("llama-7b", None, "llama-7b"),
     ("gpt2", None, "gpt2-small"), ("gpt2-xl", None, "gpt2-xl"), ("openai-community/gpt2", None, "gpt2-small"),
-    # Names of the table that the Hub gives to other models: these T5s are not the table's v1.1.
+    # Names that mean other models on the Hub than in the table: these T5s are not the table's v1.1.
     ("t5-base", None, "google-t5/t5-base"), ("t5-small", "abc", "google-t5/t5-small@abc"),
     ("gpt2-small", None, "gpt2-small"), ("t5-xl", None, "t5-xl"), ("bert-base", None, "bert-base"),
     ("gpt2-small-alpaca", None, "gpt2-small-alpaca"),
     ("bert-base-uncased", None, "bert-base"), ("distilgpt2", None, "distilbert/distilgpt2"),
     ("someone/some-model", None, "someone/some-model"), ("someone/some-model", "v1", "someone/some-model@v1"),
 ])  # fmt: skip
-def test_a_base_is_named_as_the_hub_names_it(tmp_path, base, revision, name):
+def test_a_base_is_identified_by_its_hub_id(tmp_path, base, revision, name):
     listed = {entry.hub_id: entry.name for entry in model_table.MODELS.values()}
-    wanted = listed.get(name, name)  # a row of the table that another change adds
+    wanted = listed.get(name, name)  # in case the table has a row for it
     assert adapter_config.base_of(tmp_path, "m", adapter_config.AdapterConfig("LORA", base, revision or "")) == wanted
 
 
 @pytest.mark.parametrize(("base", "message"), [
-    ("/nowhere/llama", r"its base, the folder /nowhere/llama that adapter_config\.json names, is not here"),
-    ("./llama", r"its base, the folder \./llama"),
-    ("no such model", "its base 'no such model'"),
-    ("a/b/c", "its base 'a/b/c'"),
+    ("/nowhere/llama", r"the base folder /nowhere/llama named in adapter_config\.json does not exist"),
+    ("./llama", r"the base folder \./llama"),
+    ("no such model", "the base 'no such model'"),
+    ("a/b/c", "the base 'a/b/c'"),
 ])  # fmt: skip
-def test_a_base_that_is_not_found_says_how_to_name_it(train, base, message):
-    made = train(lora())
+def test_the_error_for_a_missing_base_states_how_to_name_it(train, base, message):
+    adapter = train(lora())
     with pytest.raises(ValueError, match=message) as error:
-        resolve(restated(made.folder, base_model_name_or_path=base))
-    assert "Name it in a file of models (--models FILE)" in str(error.value)
+        resolve(restated(adapter.folder, base_model_name_or_path=base))
+    assert "Name the base in a file of models (--models FILE)" in str(error.value)
 
 
 def test_an_adapter_of_an_adapter_is_refused(train):
@@ -328,40 +335,40 @@ def test_an_adapter_of_an_adapter_is_refused(train):
         resolve(second.folder)
 
 
-# --- beside a model, and not merged -----------------------------------------------------------------------------------
+# --- adapters beside a whole model, and unmerged checkpoints ----------------------------------------------------------
 
 
-def test_an_adapter_beside_a_whole_model_is_merged_onto_it(bases, train):
-    """As transformers does, whatever base the adapter names."""
-    made = train(lora())
+def test_an_adapter_beside_a_whole_model_is_merged_into_it(bases, train):
+    """As in transformers, whichever base the adapter names."""
+    adapter = train(lora())
     for file in bases("llama").iterdir():
-        shutil.copy(file, made.folder)
-    restated(made.folder, base_model_name_or_path="someone/base")
-    found = resolve(made.folder)
-    assert (found.tuned_from, found.pair_source, found.base_folder) == ("someone/base", "adapter", "")
-    assert found.revision.split("+")[0] == found.revision.split("+")[1]
-    assert_same(load(made.folder), made.logits())
+        shutil.copy(file, adapter.folder)
+    restated(adapter.folder, base_model_name_or_path="someone/base")
+    checkpoint = resolve(adapter.folder)
+    assert (checkpoint.tuned_from, checkpoint.pair_source, checkpoint.base_folder) == ("someone/base", "adapter", "")
+    assert checkpoint.revision.split("+")[0] == checkpoint.revision.split("+")[1]
+    assert_same(load(adapter.folder), adapter.logits())
 
 
-def test_a_configuration_that_was_left_beside_a_merged_model_is_refused(bases, train):
-    made = train(lora())
-    (made.folder / "adapter_model.safetensors").unlink()
+def test_an_adapter_configuration_beside_a_merged_model_is_refused(bases, train):
+    adapter = train(lora())
+    (adapter.folder / "adapter_model.safetensors").unlink()
     for file in bases("llama").iterdir():
-        shutil.copy(file, made.folder)
-    with pytest.raises(ValueError, match=r"remove adapter_config\.json if the adapter is merged"):
-        load(made.folder)
+        shutil.copy(file, adapter.folder)
+    with pytest.raises(ValueError, match=r"delete adapter_config\.json if the adapter is already merged"):
+        load(adapter.folder)
 
 
 @pytest.fixture
 def unmerged(bases, train, tmp_path):
-    """A checkpoint that was saved while its adapter was apart: all names are PEFT's."""
+    """Returns a function that saves a checkpoint with its unmerged adapter, under PEFT's names."""
 
     def make(config):
-        made = train(config)
+        adapter = train(config)
         folder = shutil.copytree(bases("llama"), tmp_path / "unmerged")
-        tensors = {key: w.contiguous() for key, w in made.wrapped.state_dict().items()}
+        tensors = {key: w.contiguous() for key, w in adapter.wrapped.state_dict().items()}
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-        return made, folder
+        return adapter, folder
 
     return make
 
@@ -369,16 +376,16 @@ def unmerged(bases, train, tmp_path):
 @pytest.mark.parametrize("config", [
     lora(), lora(use_dora=True), lora(modules_to_save=["lm_head"]), lora(target_modules=["embed_tokens", "q_proj"]),
 ], ids=["lora", "dora", "a head", "embeddings"])  # fmt: skip
-def test_a_checkpoint_that_was_not_merged_is_merged_where_its_scaling_is_known(unmerged, config):
-    made, folder = unmerged(config)
+def test_an_unmerged_checkpoint_is_merged_if_its_scaling_is_known(unmerged, config):
+    adapter, folder = unmerged(config)
     with pytest.raises(ValueError, match=r"saved before its adapter was merged \(.*merge_and_unload\(\) and save"):
         load(folder)
-    shutil.copy(made.folder / "adapter_config.json", folder)
-    assert_same(load(folder), made.logits())
+    shutil.copy(adapter.folder / "adapter_config.json", folder)
+    assert_same(load(folder), adapter.logits())
 
 
-def test_a_base_that_was_saved_without_its_adapter_is_refused(unmerged):
-    """The adapter's weights are not there, and the base alone is not the model."""
+def test_an_unmerged_checkpoint_without_its_adapter_is_refused(unmerged):
+    """The base alone is not the model."""
     _, folder = unmerged(lora())
     tensors = load_file(folder / "model.safetensors")
     save_file({key: w for key, w in tensors.items() if ".lora_" not in key}, folder / "model.safetensors")
@@ -386,13 +393,13 @@ def test_a_base_that_was_saved_without_its_adapter_is_refused(unmerged):
         load(folder)
 
 
-def test_two_adapters_that_were_not_merged_are_refused_by_their_names(bases, train, tmp_path):
-    made = train(lora())
-    made.wrapped.add_adapter("second", lora())
+def test_two_unmerged_adapters_are_refused_with_their_names(bases, train, tmp_path):
+    adapter = train(lora())
+    adapter.wrapped.add_adapter("second", lora())
     folder = shutil.copytree(bases("llama"), tmp_path / "two")
-    tensors = {key: w.contiguous() for key, w in made.wrapped.state_dict().items()}
+    tensors = {key: w.contiguous() for key, w in adapter.wrapped.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match=r"it holds 2 adapters \(default, second\) that are not merged"):
+    with pytest.raises(ValueError, match=r"holds 2 unmerged adapters \(default, second\)"):
         load(folder)
 
 
@@ -400,8 +407,8 @@ def test_names_that_peft_left_without_an_adapter_are_read(bases, tmp_path):
     folder = shutil.copytree(bases("llama"), tmp_path / "m")
     tensors = load_file(folder / "model.safetensors")
     save_file({f"base_model.model.{key}": w for key, w in tensors.items()}, folder / "model.safetensors")
-    found = load(folder).model.state_dict()
-    assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+    state_dict = load(folder).model.state_dict()
+    assert all(torch.equal(state_dict[key], tensors[key]) for key in tensors)
 
 
 # --- what cannot be merged --------------------------------------------------------------------------------------------
@@ -424,67 +431,67 @@ def without(part):
 
 @pytest.mark.parametrize(("settings", "change", "message"), [
     ({"new_magic": True}, None, "sets new_magic, which this version of PEFT does not know"),
-    ({"peft_type": "SUPERLORA"}, None, "adapters of the kind 'SUPERLORA' are unknown"),
-    ({"peft_type": None}, None, "names no peft_type"),
+    ({"peft_type": "SUPERLORA"}, None, "does not know adapters of the kind 'SUPERLORA'"),
+    ({"peft_type": None}, None, "has no peft_type"),
     ({"layer_replication": [[0, 2], [1, 4]]}, None, "sets layer_replication, which changes the model"),
     ({"megatron_config": {"a": 1}}, None, "sets megatron_config, which changes the model"),
-    ({"init_lora_weights": "pissa_niter_4"}, None, "is computed from random numbers, and differs each time"),
-    ({"lora_alpha": "8"}, None, "lora_alpha of adapter_config.json is '8'; a number is wanted"),
-    ({"target_modules": "(q_proj"}, None, r"target_modules of adapter_config\.json is no regular expression"),
+    ({"init_lora_weights": "pissa_niter_4"}, None, "by a randomised computation that differs each time"),
+    ({"lora_alpha": "8"}, None, "lora_alpha of adapter_config.json is '8'; it must be a number"),
+    ({"target_modules": "(q_proj"}, None, r"target_modules of adapter_config\.json is not a valid regular expression"),
     ({"target_modules": ["nosuch"]}, None, r"does not fit the base: .*nosuch.*; give the base that it was trained on"),
-    ({}, without("layers.0.self_attn.q_proj.lora_B"), r"1 tensors that .* asks for are not in .*q_proj\.lora_B"),
+    ({}, without("layers.0.self_attn.q_proj.lora_B"), r"1 tensors that .* requires are missing in .*q_proj\.lora_B"),
     ({}, without("lora_"), "the adapter's file holds no tensors"),
     ({}, lambda t: t | {"base_model.model.score.weight": torch.ones(2, 48)},
      r"1 of its tensors have no place in it, the first is score\.weight"),
     ({}, lambda t: {key: w[:, :40] if "lora_A" in key else w for key, w in t.items()},
-     r"lora_A\.weight has the shape \(4, 40\), the base wants \(4, 48\)"),
+     r"lora_A\.weight has the shape \(4, 40\), the base needs \(4, 48\)"),
     ({}, lambda t: {key: w * float("nan") for key, w in t.items()}, r"lora_A\.weight of its adapter is not finite"),
-    ({}, lambda t: {key: w.to(torch.int8) for key, w in t.items()}, "of its adapter is stored as I8, no real numbers"),
+    ({}, lambda t: {key: w.to(torch.int8) for key, w in t.items()}, "is stored as I8, not as floating-point numbers"),
 ], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
 def test_an_adapter_that_does_not_fit_is_refused_by_what_does_not(train, settings, change, message):
-    made = train(lora())
-    restated(made.folder, **settings)
+    adapter = train(lora())
+    restated(adapter.folder, **settings)
     if change:
-        rewritten(made.folder, change)
+        rewritten(adapter.folder, change)
     with pytest.raises(ValueError, match=message) as error:
-        load(made.folder)
+        load(adapter.folder)
     assert "\n" not in str(error.value)
 
 
 def test_settings_that_old_versions_wrote_and_do_not_matter_are_let_be(train):
-    made = train(lora())
-    restated(made.folder, merge_weights=False, enable_lora=None)
-    assert_same(load(made.folder), made.logits())
+    adapter = train(lora())
+    restated(adapter.folder, merge_weights=False, enable_lora=None)
+    assert_same(load(adapter.folder), adapter.logits())
 
 
 def test_an_adapters_weights_must_be_there_and_whole(train):
-    made = train(lora())
-    file = made.folder / "adapter_model.safetensors"
+    adapter = train(lora())
+    file = adapter.folder / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(ValueError, match=r"adapter_model\.safetensors is damaged"):
-        resolve(made.folder)
+        resolve(adapter.folder)
     file.unlink()
     with pytest.raises(FileNotFoundError, match=r"neither adapter_model.safetensors nor adapter_model.bin"):
-        resolve(made.folder)
+        resolve(adapter.folder)
 
 
 def test_a_pickled_adapter_is_merged_where_pickles_are_allowed(train):
-    made = train(lora())
-    file = made.folder / "adapter_model.safetensors"
-    torch.save(load_file(file), made.folder / "adapter_model.bin")
+    adapter = train(lora())
+    file = adapter.folder / "adapter_model.safetensors"
+    torch.save(load_file(file), adapter.folder / "adapter_model.bin")
     file.unlink()
-    assert_same(load(made.folder, allow_pickle=True), made.logits())
+    assert_same(load(adapter.folder, allow_pickle=True), adapter.logits())
     with pytest.raises(FileNotFoundError, match=r"are pickles only \(\*\.bin\).*--allow-pickle"):
-        load(made.folder)
-    before = resolve(made.folder, allow_pickle=True).revision
-    torch.save({}, made.folder / "adapter_model.bin")
-    assert resolve(made.folder, allow_pickle=True).revision != before
+        load(adapter.folder)
+    before = resolve(adapter.folder, allow_pickle=True).revision
+    torch.save({}, adapter.folder / "adapter_model.bin")
+    assert resolve(adapter.folder, allow_pickle=True).revision != before
 
 
 def test_without_peft_the_sentence_says_so(train, monkeypatch):
     import sys
 
-    made = train(lora())
+    adapter = train(lora())
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ValueError, match="adapters are merged by PEFT, which is not installed: pip install peft"):
-        load(made.folder)
+    with pytest.raises(ValueError, match="merging adapters needs PEFT, which is not installed: pip install peft"):
+        load(adapter.folder)

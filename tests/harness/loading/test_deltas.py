@@ -1,4 +1,4 @@
-"""A difference is added as its authors add it: what the base counts as at new tokens, and the sum that they state."""
+"""A difference is added as its authors do: the base's value at new tokens, and the checksum that they state."""
 
 import dataclasses
 import json
@@ -25,10 +25,10 @@ def base(tmp_path_factory):
 
 @pytest.fixture
 def alpaca(base, tmp_path):
-    """A tuned LLaMA with new tokens whose rows began as means, and the difference that its authors publish.
+    """The folder of a difference, and the weights of its tuned LLaMA with new tokens whose rows started as means.
 
     As `make_diff` of weight_diff.py (tatsu-lab/stanford_alpaca): the base is resized, its new rows are the means of the
-    rows of embeddings and head, and the tuned model less that is saved.
+    rows of embeddings and head, and the tuned model minus this base is saved.
     """
     folder = shutil.copytree(base, tmp_path / "delta")
     raw = load_file(base / "model.safetensors")
@@ -48,28 +48,28 @@ def load(folder, base, **fields):
 
 
 @pytest.mark.parametrize("fields", [{"new_rows": "mean"}, {"hub_id": "tatsu-lab/alpaca-7b-wdiff"}])
-def test_a_new_row_is_the_mean_of_the_bases_rows_in_embeddings_and_head(alpaca, base, monkeypatch, fields):
+def test_new_rows_start_at_the_mean_of_the_bases_rows_in_alpaca(alpaca, base, monkeypatch, fields):
     folder, tuned = alpaca
     monkeypatch.setattr(deltas, "RECIPES", {"tatsu-lab/alpaca-7b-wdiff": deltas.Recipe("mean")})
-    found = load(folder, base, **fields).model.state_dict()
-    assert found.keys() == tuned.keys()
+    state_dict = load(folder, base, **fields).model.state_dict()
+    assert state_dict.keys() == tuned.keys()
     for key in tuned:
-        torch.testing.assert_close(found[key], tuned[key], rtol=0, atol=1e-6)
+        torch.testing.assert_close(state_dict[key], tuned[key], rtol=0, atol=1e-6)
 
 
-def test_a_new_row_of_other_differences_begins_at_zero(alpaca, base):
-    """As FastChat adds Vicuna v0, and CarperAI StableVicuna."""
+def test_new_rows_of_other_differences_start_at_zero(alpaca, base):
+    """As in FastChat (Vicuna v0) and CarperAI (StableVicuna)."""
     folder, tuned = alpaca
     raw = load_file(base / "model.safetensors")
     for fields in ({}, {"new_rows": "zero"}, {"hub_id": "CarperAI/stable-vicuna-13b-delta"}):
-        found = load(folder, base, **fields).model.state_dict()
+        state_dict = load(folder, base, **fields).model.state_dict()
         for key in (EMBEDDINGS, HEAD):
             mean = raw[key].mean(dim=0)
-            torch.testing.assert_close(found[key][-N_NEW:], tuned[key][-N_NEW:] - mean, rtol=0, atol=1e-6)
-            torch.testing.assert_close(found[key][:-N_NEW], tuned[key][:-N_NEW], rtol=0, atol=1e-6)
+            torch.testing.assert_close(state_dict[key][-N_NEW:], tuned[key][-N_NEW:] - mean, rtol=0, atol=1e-6)
+            torch.testing.assert_close(state_dict[key][:-N_NEW], tuned[key][:-N_NEW], rtol=0, atol=1e-6)
 
 
-def test_the_differences_of_the_table_are_added_as_their_authors_say():
+def test_the_differences_of_the_model_table_have_their_authors_recipes():
     recipes = {entry.name: deltas.recipe_of(entry.hub_id) for entry in model_table.MODELS.values() if entry.delta_of}
     assert recipes["alpaca-7b"] == deltas.Recipe("mean", 50637.1836)
     assert recipes["stable-vicuna-13b"] == deltas.Recipe("zero")
@@ -79,24 +79,24 @@ def test_the_differences_of_the_table_are_added_as_their_authors_say():
     assert deltas.recipe_of("me/mine", "alpaca-7b") == deltas.recipe_of("", "mine") == deltas.Recipe()
 
 
-def test_a_users_own_difference_says_its_rule_in_the_file_of_models(alpaca, base, tmp_path, monkeypatch):
+def test_a_file_of_models_states_how_to_add_a_difference(alpaca, base, tmp_path, monkeypatch):
     folder, tuned = alpaca
     monkeypatch.setattr(model_table, "MODELS", {"base": Entry("base", folder=str(base))})
     file = tmp_path / "mine.toml"
     file.write_text(f'[mine]\nfolder = "{folder}"\ndelta_of = "base"\nnew_rows = "mean"\n')
     model_table.extend(str(file))
-    found = loaded_model.load(checkpoints.resolve("mine")).model.state_dict()
-    torch.testing.assert_close(found[EMBEDDINGS], tuned[EMBEDDINGS], rtol=0, atol=1e-6)
+    state_dict = loaded_model.load(checkpoints.resolve("mine")).model.state_dict()
+    torch.testing.assert_close(state_dict[EMBEDDINGS], tuned[EMBEDDINGS], rtol=0, atol=1e-6)
     file.write_text(f'[mine]\nfolder = "{folder}"\ndelta_of = "base"\nnew_rows = "median"\n')
     with pytest.raises(ValueError, match="new_rows 'median' is neither 'zero' nor 'mean'"):
         model_table.extend(str(file))
 
 
-# --- the sum of all tensors -------------------------------------------------------------------------------------------
+# --- the checksum -----------------------------------------------------------------------------------------------------
 
 
 def sum_of(tuned, n_blocks, head_width):
-    """As `recover` of weight_diff.py takes it over the state dict of transformers 4.28, written out."""
+    """The sum that `recover` of weight_diff.py computes over the state dict of transformers 4.28."""
     frequencies = 1.0 / (10000.0 ** (torch.arange(0, head_width, 2).float() / head_width))
     order = [EMBEDDINGS]
     for k in range(n_blocks):
@@ -109,30 +109,30 @@ def sum_of(tuned, n_blocks, head_width):
     return float(sum((frequencies if key == "frequencies" else tuned[key]).sum() for key in order))
 
 
-def test_the_sum_is_that_of_the_authors_rotary_frequencies_included(alpaca, base):
+def test_the_checksum_includes_rotary_frequencies_as_the_authors_do(alpaca, base):
     folder, tuned = alpaca
-    sums = deltas.added(weights.read(base, "m"), weights.read(folder, "m"), "m", len(tuned[EMBEDDINGS]), "mean")
+    sums = deltas.add(weights.read(base, "m"), weights.read(folder, "m"), "m", len(tuned[EMBEDDINGS]), "mean")
     head_width = tiny.WIDTH // tiny.HEADS
     assert deltas.total(sums, head_width) == pytest.approx(sum_of(tuned, tiny.BLOCKS, head_width), abs=1e-4)
 
 
 @pytest.mark.parametrize(("off", "refused"), [(0.0, False), (0.005, False), (0.05, True), (-1.0, True)])
-def test_a_model_whose_sum_is_not_the_stated_one_is_refused_on_loading(alpaca, base, monkeypatch, off, refused):
+def test_a_model_with_another_checksum_than_stated_is_refused(alpaca, base, monkeypatch, off, refused):
     folder, tuned = alpaca
     stated = sum_of(tuned, tiny.BLOCKS, tiny.WIDTH // tiny.HEADS) + off
     monkeypatch.setattr(deltas, "RECIPES", {"tatsu-lab/alpaca-7b-wdiff": deltas.Recipe("mean", stated)})
     if not refused:
         load(folder, base, hub_id="tatsu-lab/alpaca-7b-wdiff")
         return
-    with pytest.raises(ValueError, match=r"the sum of all its numbers is [\d.-]+, its authors state .* within 0\.01"):
+    with pytest.raises(ValueError, match=r"the sum over all its weights is [\d.-]+, its authors state .* within 0\.01"):
         load(folder, base, hub_id="tatsu-lab/alpaca-7b-wdiff")
 
 
-def test_a_difference_of_zeros_at_a_new_token_is_the_mean_itself(base, tmp_path):
+def test_a_zero_difference_at_a_new_token_gives_the_mean(base, tmp_path):
     tensors = {key: torch.zeros_like(weight) for key, weight in load_file(base / "model.safetensors").items()}
     for key in (EMBEDDINGS, HEAD):
         tensors[key] = torch.zeros(len(tensors[key]) + 1, tiny.WIDTH)
     own = weights.read(base, "m")
-    sums = deltas.added(own, tensors, "m", len(tensors[EMBEDDINGS]), "mean")
+    sums = deltas.add(own, tensors, "m", len(tensors[EMBEDDINGS]), "mean")
     torch.testing.assert_close(sums[HEAD][...][-1], own[HEAD][...].mean(dim=0), rtol=0, atol=1e-7)
     assert torch.equal(sums["model.norm.weight"][...], own["model.norm.weight"][...])

@@ -1,4 +1,4 @@
-"""Where the modules of a model go is decided before it is read."""
+"""A model's modules are assigned to devices before its weights are loaded."""
 
 import itertools
 import os
@@ -30,7 +30,7 @@ def _parts(checkpoint):
 
 
 def _holder(name, placed):
-    """The parts that a tensor or module of this name belongs to."""
+    """Names of the parts that a tensor or module belongs to."""
     return [part for part in placed if name == part or name.startswith(f"{part}.")]
 
 
@@ -44,7 +44,7 @@ def test_every_weight_is_in_one_part_and_counted_once(checkpoint):
     assert sum(part.n_bytes for part in parts) == 4 * sum(tensor.numel() for tensor in own)
 
 
-def test_tied_weights_are_on_one_gpu_and_no_block_is_cut(checkpoint):
+def test_tied_weights_are_on_one_gpu_and_no_block_is_divided(checkpoint):
     skeleton, parts = _parts(checkpoint)
     placed = device_map.spread(parts, [10**9] * 3)
     owners: dict[int, set[int]] = {}
@@ -64,7 +64,7 @@ def test_tied_weights_are_on_one_gpu_and_no_block_is_cut(checkpoint):
     assert set(names) <= set(placed)
 
 
-def test_embeddings_come_first_and_blocks_follow_in_their_order(checkpoint):
+def test_embeddings_are_first_and_blocks_follow_in_order(checkpoint):
     _, parts = _parts(checkpoint)
     placed = device_map.spread(parts, [10**9] * 4)
     in_order = [placed[part.name] for part in parts if not part.tied_to]
@@ -73,38 +73,38 @@ def test_embeddings_come_first_and_blocks_follow_in_their_order(checkpoint):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_fullest_gpu_is_as_empty_as_any_cut_leaves_it(seed):
+def test_the_cut_minimises_the_load_of_the_fullest_gpu(seed):
     generator = np.random.default_rng(seed)
     parts = [ModulePart(str(k), int(size)) for k, size in enumerate(generator.integers(0, 50, 9))]
-    room = [int(size) for size in generator.integers(150, 400, 3)]
+    free = [int(size) for size in generator.integers(150, 400, 3)]
 
     def fullest(placed):
-        return max(sum(p.n_bytes for p in parts if placed[p.name] == gpu) / room[gpu] for gpu in range(3))
+        return max(sum(p.n_bytes for p in parts if placed[p.name] == gpu) / free[gpu] for gpu in range(3))
 
     cuts = itertools.combinations_with_replacement(range(len(parts) + 1), 2)
-    best = min(fullest({p.name: (k >= one) + (k >= two) for k, p in enumerate(parts)}) for one, two in cuts)
-    assert fullest(device_map.spread(parts, room)) == best
+    best = min(fullest({p.name: (k >= first) + (k >= second) for k, p in enumerate(parts)}) for first, second in cuts)
+    assert fullest(device_map.spread(parts, free)) == best
 
 
-def test_seventy_billion_parameters_fit_on_two_gpus_of_eighty_gigabytes_and_not_on_one():
+def test_70b_parameters_fit_on_two_gpus_of_80_gb_but_not_on_one():
     """Llama 70B in bfloat16: 80 blocks of 1.71 GB, embeddings and head of 2.1 GB each."""
     blocks = [ModulePart(f"model.layers.{k}", 1_711_000_000) for k in range(80)]
     parts = [ModulePart("model.embed_tokens", 2_101_000_000), *blocks, ModulePart("lm_head", 2_101_000_000)]
     placed = device_map.spread(parts, [76 * 10**9] * 2)
     on = [sum(p.n_bytes for p in parts if placed[p.name] == gpu) for gpu in range(2)]
     assert abs(on[0] - on[1]) <= 1_711_000_000
-    with pytest.raises(ValueError, match=r"141\.1 GB of weights fit on no cut over 1 GPUs with 76\.0 GB free"):
+    with pytest.raises(ValueError, match=r"141\.1 GB of weights do not fit on 1 GPUs with 76\.0 GB free"):
         device_map.spread(parts, [76 * 10**9])
 
 
-def test_a_part_that_fits_nowhere_is_refused_though_the_sum_would_fit():
-    with pytest.raises(ValueError, match="fit on no cut"):
+def test_parts_are_refused_if_only_their_sum_would_fit():
+    with pytest.raises(ValueError, match="do not fit on 2 GPUs"):
         device_map.spread([ModulePart("a", 10), ModulePart("b", 10), ModulePart("c", 10)], [16, 16])
 
 
 @pytest.fixture
 def two_devices(monkeypatch):
-    """accelerate, told that "cpu:1" and "cpu:2" are two devices: all that moves to one stays where it is."""
+    """Let accelerate take "cpu:1" and "cpu:2" for two devices, without moving tensors."""
     if os.environ.get("CI") != "true":
         pytest.importorskip("accelerate")
     import accelerate.hooks
@@ -112,7 +112,7 @@ def two_devices(monkeypatch):
     monkeypatch.setattr(accelerate.hooks, "set_module_tensor_to_device", lambda *_, **__: None)
 
 
-def test_a_model_cut_over_devices_gives_the_numbers_of_the_whole(checkpoint, two_devices):
+def test_a_model_on_two_devices_gives_the_numbers_of_one_device(checkpoint, two_devices):
     architecture = architectures.read(checkpoint.folder)
     skeleton, parts = _parts(checkpoint)
     where = {name: f"cpu:{gpu + 1}" for name, gpu in device_map.spread(parts, [10**9] * 2).items()}
@@ -126,23 +126,23 @@ def test_a_model_cut_over_devices_gives_the_numbers_of_the_whole(checkpoint, two
     assert torch.equal(ours, theirs)
 
 
-def test_an_untrained_twin_is_cut_as_the_trained_model_is(checkpoint, two_devices):
+def test_an_untrained_control_on_two_devices_has_the_weights_of_one_device(checkpoint, two_devices):
     architecture = architectures.read(checkpoint.folder)
     where = {name: f"cpu:{gpu + 1}" for name, gpu in device_map.spread(_parts(checkpoint)[1], [10**9] * 2).items()}
-    cut = loaded_model._drawn(architecture, 5, "float32", where)
+    cut = loaded_model._untrained(architecture, 5, "float32", where)
     whole = loaded_model.load(checkpoint, untrained_seed=5).model
     assert sum(hasattr(module, "_hf_hook") for module in cut.modules()) > tiny.BLOCKS
-    assert all(one.equal(other) for one, other in zip(cut.parameters(), whole.parameters(), strict=True))
+    assert all(weight.equal(other) for weight, other in zip(cut.parameters(), whole.parameters(), strict=True))
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="wants two GPUs")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_give_the_states_of_one(checkpoint):
-    one, two = (loaded_model.load(checkpoint, "cuda", n_gpus=n) for n in (1, 2))
-    if one.stack == "encoder":
+    on_one, on_two = (loaded_model.load(checkpoint, "cuda", n_gpus=n) for n in (1, 2))
+    if on_one.stack == "encoder":
         pytest.skip("no log-probabilities")
-    assert len({weight.device for weight in two.model.parameters()}) == 2
+    assert len({weight.device for weight in on_two.model.parameters()}) == 2
     stimuli = Stimuli(("a", "b", "c"), TEXT, ("p", "p", "q"))
-    encoded = [one.encode(context) for context in contexts.build(stimuli, "passage")]
-    found = [with_transformers.extract(model, encoded) for model in (one, two)]
-    for layer, matrix in found[0].features.values.items():
-        np.testing.assert_allclose(found[1].features.values[layer], matrix, atol=1e-5)
+    encoded = [on_one.encode(context) for context in contexts.build(stimuli, "passage")]
+    extractions = [with_transformers.extract(model, encoded) for model in (on_one, on_two)]
+    for layer, matrix in extractions[0].features.values.items():
+        np.testing.assert_allclose(extractions[1].features.values[layer], matrix, atol=1e-5)

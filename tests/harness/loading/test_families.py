@@ -1,7 +1,7 @@
-"""Every family, as a tiny random model saved to a folder, on the real path, against transformers' forward of one text.
+"""A tiny random model of every family, from its folder to stored features, compared with transformers on single texts.
 
-The path: a folder is resolved, loaded by a backend, read by a feature unit, stored, and read back. Texts differ in
-length, so that batches are padded; one is longer than a window of sliding attention.
+A folder is resolved and loaded by a backend; a feature unit extracts and stores features, which are read back. Texts
+differ in length, so that batches are padded; one is longer than a window of sliding attention.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ BERTS = ["bert", "roberta", "distilbert", "electra", "modernbert", "deberta-v2"]
 DECODERS = [name for name in DECODERS if name not in BERTS]
 
 
-def read(family, folder, protocol=PROTOCOL, surprisals=True):
-    """The model as the program loads it, its encoded contexts, and what its feature unit stored."""
+def extracted(family, folder, protocol=PROTOCOL, surprisals=True):
+    """The loaded model, encoded contexts, and the features, surprisals and manifest of its unit."""
     checkpoint = checkpoints.resolve(str(tiny.build(family, folder / family, SENTENCES, seed=3)))
     model, store = backends.load("transformers", checkpoint, "cpu"), Store(str(folder / "out"))
     source = FeatureSource(checkpoint.name, "model", checkpoint.revision, 0, checkpoint)
@@ -45,7 +45,7 @@ def read(family, folder, protocol=PROTOCOL, surprisals=True):
 
 
 def states_of(run, block, which="hidden_states", **ids):
-    """Every layer's (token, hidden) states of one text: transformers' own, the last from its block, before the norm."""
+    """Every layer's (token, hidden) states of one text by transformers; the last is taken before the final norm."""
     kept = []
     hook = block.register_forward_hook(lambda _, __, out: kept.append(out[0] if isinstance(out, tuple) else out))
     with torch.no_grad():
@@ -67,24 +67,24 @@ def assert_layers(features, row, stack, states, at):
 
 
 @pytest.mark.parametrize("family", DECODERS)
-def test_a_decoder(family, tmp_path):
-    reader, encoded, features, words, facts = read(family, tmp_path)
+def test_features_of_a_decoder_equal_those_of_transformers(family, tmp_path):
+    loaded, encoded, features, words, facts = extracted(family, tmp_path)
     row, bits, entropies, ranks, spaces = 0, [], [], [], []
     for part in encoded:
-        ids = [*reader.prefix, *map(int, part.ids)]
-        states, _ = states_of(reader.model.base_model, last_block(reader.model.base_model), input_ids=ids)
+        ids = [*loaded.prefix, *map(int, part.ids)]
+        states, _ = states_of(loaded.model.base_model, last_block(loaded.model.base_model), input_ids=ids)
         with torch.no_grad():
-            logs = reader.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+            logs = loaded.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
         nats = -logs[:-1].gather(-1, torch.tensor(ids)[1:, None])[:, 0].numpy()
         for k, last in enumerate(part.last):
-            assert_layers(features, row, "decoder", states, len(reader.prefix) + last)
+            assert_layers(features, row, "decoder", states, len(loaded.prefix) + last)
             bits.append(nats[part.owners == k].sum() / np.log(2))
-            before = np.flatnonzero(part.owners == k)[0] + len(reader.prefix) - 1
+            before = np.flatnonzero(part.owners == k)[0] + len(loaded.prefix) - 1
             entropies.append(-(logs[before].exp() * logs[before]).sum().item() / np.log(2))
             ranks.append((logs[before] > logs[before, ids[before + 1]]).sum().item() + 1)
-            mass = logs[:, reader.openings].logsumexp(-1) / np.log(2)
-            begins = mass[before].item() if ids[before + 1] in reader.openings else 0
-            spaces.append(begins - mass[len(reader.prefix) + last].item())
+            mass = logs[:, loaded.openings].logsumexp(-1) / np.log(2)
+            begins = mass[before].item() if ids[before + 1] in loaded.openings else 0
+            spaces.append(begins - mass[len(loaded.prefix) + last].item())
             row += 1
     assert row == len(STIMULI)
     np.testing.assert_allclose(words.bits, bits, rtol=1e-5, atol=1e-4)
@@ -98,14 +98,14 @@ def test_a_decoder(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", BERTS)
-def test_an_encoder_reads_the_text_so_far_of_each_stimulus(family, tmp_path):
-    reader, encoded, features, _, facts = read(family, tmp_path, surprisals=False)
+def test_an_encoder_processes_the_prefix_of_each_stimulus(family, tmp_path):
+    loaded, encoded, features, _, facts = extracted(family, tmp_path, surprisals=False)
     row = 0
     for part in encoded:
         for last in part.last:
-            ids = [*reader.prefix, *map(int, part.ids[: last + 1]), *reader.suffix]
-            assert len(reader.prefix) == len(reader.suffix) == 1
-            states, _ = states_of(reader.model, last_block(reader.model), input_ids=ids)
+            ids = [*loaded.prefix, *map(int, part.ids[: last + 1]), *loaded.suffix]
+            assert len(loaded.prefix) == len(loaded.suffix) == 1
+            states, _ = states_of(loaded.model, last_block(loaded.model), input_ids=ids)
             assert_layers(features, row, "encoder", states, 1 + last)
             row += 1
     assert row == len(STIMULI)
@@ -114,7 +114,7 @@ def test_an_encoder_reads_the_text_so_far_of_each_stimulus(family, tmp_path):
 
 
 def nats_of(model, source, target):
-    """What each token of the target costs after those before it."""
+    """Surprisal of each token of the target except the first, in nats."""
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor([target])).logits[0]
     return -logits.log_softmax(-1)[:-1].gather(-1, torch.tensor(target)[1:, None])[:, 0].numpy()
@@ -122,27 +122,27 @@ def nats_of(model, source, target):
 
 @pytest.mark.parametrize("decoder_reads", ["stimulus", "text", "nothing"])
 @pytest.mark.parametrize("family", ["t5", "t5-original"])
-def test_both_stacks_of_t5(family, decoder_reads, tmp_path):
+def test_both_stacks_of_t5_equal_those_of_transformers(family, decoder_reads, tmp_path):
     from dataclasses import replace
 
     protocol = replace(PROTOCOL, decoder_reads=decoder_reads)
-    asks = decoder_reads != "nothing"
-    reader, encoded, features, words, facts = read(family, tmp_path, protocol, surprisals=asks)
-    model, row, bits, eos = reader.model, 0, [], reader.tokenizer.eos_token_id
-    (start,) = reader.prefix
+    has_predictions = decoder_reads != "nothing"
+    loaded, encoded, features, words, facts = extracted(family, tmp_path, protocol, surprisals=has_predictions)
+    model, row, bits, eos = loaded.model, 0, [], loaded.tokenizer.eos_token_id
+    (start,) = loaded.prefix
     for part in encoded:
         whole = [start, *map(int, part.ids)]
         along = nats_of(model, [eos], whole)
         for k, last in enumerate(part.last):
-            so_far = [*map(int, part.ids[: last + 1]), eos]
+            prefix = [*map(int, part.ids[: last + 1]), eos]
             before = [*map(int, part.ids[: part.last[k - 1] + 1]), eos] if k else [eos]
             own = [start, *map(int, part.ids[part.owners == k])]
             states, _ = states_of(
-                model, last_block(model.encoder), "encoder_hidden_states", input_ids=so_far, decoder_input_ids=[start]
+                model, last_block(model.encoder), "encoder_hidden_states", input_ids=prefix, decoder_input_ids=[start]
             )
             assert_layers(features, row, "encoder", states, last)
             source, target, at = {
-                "stimulus": (before, own, len(own) - 1), "nothing": (so_far, [start], 0),
+                "stimulus": (before, own, len(own) - 1), "nothing": (prefix, [start], 0),
                 "text": ([eos], whole, 1 + last),
             }[decoder_reads]  # fmt: skip
             states, _ = states_of(
@@ -154,11 +154,11 @@ def test_both_stacks_of_t5(family, decoder_reads, tmp_path):
             row += 1
     assert row == len(STIMULI)
     assert facts["parity_states"] < 1e-5
-    if asks:
+    if has_predictions:
         np.testing.assert_allclose(words.bits, bits, rtol=1e-5, atol=1e-4)
         assert facts["parity_nats"] < 1e-4
 
 
-def test_an_encoder_is_asked_for_no_probabilities(tmp_path):
-    with pytest.raises(ValueError, match="bert is an encoder: it has read what comes after a word"):
-        read("bert", tmp_path)
+def test_probabilities_of_an_encoder_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="bert is a bidirectional encoder"):
+        extracted("bert", tmp_path)

@@ -1,4 +1,4 @@
-"""A checkpoint is loaded whole or not at all."""
+"""A checkpoint is loaded completely or refused."""
 
 import json
 
@@ -32,7 +32,7 @@ def _reconfigure(folder, **entries):
     file.write_text(json.dumps(json.loads(file.read_text()) | entries))
 
 
-def test_a_block_that_is_missing_is_not_drawn_at_random(folder):
+def test_a_missing_block_is_refused_and_not_initialised_at_random(folder):
     _rewrite(folder, lambda tensors: {key: tensor for key, tensor in tensors.items() if ".layers.2." not in key})
     with pytest.raises(ValueError, match=r"weights are missing in the file, the first is model\.layers\.2"):
         _load(folder)
@@ -45,7 +45,7 @@ def test_a_block_that_is_missing_is_not_drawn_at_random(folder):
     ({"model_type": "nosuch"}, "has no model_type .nosuch."),
     ({"hidden_act": "nosuch"}, "config.json names 'nosuch', which transformers does not know"),
     ({"pad_token_id": 10**6}, "pad_token_id of config.json is past the embeddings"),
-    ({"dtype": "auto"}, "dtype of config.json is 'auto', no type of torch"),
+    ({"dtype": "auto"}, "dtype in config.json is 'auto', not a torch dtype"),
 ])  # fmt: skip
 def test_a_configuration_that_does_not_fit_the_weights_is_refused(folder, entries, message):
     _reconfigure(folder, **entries)
@@ -53,28 +53,28 @@ def test_a_configuration_that_does_not_fit_the_weights_is_refused(folder, entrie
         _load(folder)
 
 
-def test_the_form_of_outputs_that_a_configuration_asks_for_does_not_matter(folder):
+def test_output_settings_of_a_configuration_are_ignored(folder):
     wanted = _load(folder).model.state_dict()
     _reconfigure(folder, return_dict=False, output_hidden_states=True, output_attentions=True)
     assert _load(folder).model.state_dict().keys() == wanted.keys()
 
 
-@pytest.mark.parametrize(("key", "made"), [
+@pytest.mark.parametrize(("key", "table"), [
     ("rotary_emb.cos_cached", np.ones(4, np.float32)), ("causal_mask", np.ones(4, bool)),
     ("table", np.ones(4, np.int64)),
 ])  # fmt: skip
-def test_masks_and_tables_that_are_stored_in_a_block_are_passed_over(folder, key, made):
-    _rewrite(folder, lambda tensors: tensors | {f"model.layers.0.self_attn.{key}": made})
+def test_masks_and_tables_stored_in_a_block_are_ignored(folder, key, table):
+    _rewrite(folder, lambda tensors: tensors | {f"model.layers.0.self_attn.{key}": table})
     _load(folder)
 
 
-def test_a_weight_for_which_its_block_has_no_place_is_refused(folder):
+def test_a_weight_that_its_block_does_not_have_is_refused(folder):
     _rewrite(folder, lambda tensors: tensors | {"model.layers.0.self_attn.q_proj.bias": np.ones(4, np.float32)})
     with pytest.raises(ValueError, match=r"of its blocks have no place in the model that config\.json describes"):
         _load(folder)
 
 
-def test_blocks_that_draft_further_tokens_are_passed_over_where_the_configuration_names_them(folder):
+def test_multi_token_prediction_blocks_are_ignored_if_the_configuration_states_them(folder):
     _rewrite(folder, lambda tensors: tensors | {"model.layers.4.enorm.weight": np.ones(4, np.float32)})
     with pytest.raises(ValueError, match=r"of blocks that config\.json does not have"):
         _load(folder)
@@ -93,22 +93,22 @@ def test_weights_that_are_not_finite_are_refused(folder):
 
 
 @pytest.mark.parametrize("content", ['{"a": 1}', '{"version": "1.0", "mod', ""])
-def test_a_damaged_tokenizer_is_refused_by_the_models_name(folder, content):
+def test_the_error_for_a_damaged_tokenizer_names_the_model(folder, content):
     (folder / "tokenizer.json").write_text(content)
     with pytest.raises(ValueError, match=f"{folder.name}: its tokenizer cannot be used"):
         _load(folder)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_decoder_that_sees_what_is_to_come_is_refused(tmp_path, dtype):
-    """As the embedding models made of Gemma 3 are: a decoder's class, and attention both ways."""
+def test_a_decoder_with_bidirectional_attention_is_refused(tmp_path, dtype):
+    """Embedding models based on Gemma 3 have a decoder's class with bidirectional attention."""
     folder = tiny.build("gemma3_text", tmp_path / "m", ["the old bee watched the hive"], seed=0)
     _reconfigure(folder, use_bidirectional_attention=True)
-    with pytest.raises(ValueError, match="'gemma3_text' sees what is to come"):
+    with pytest.raises(ValueError, match="'gemma3_text' should be a decoder, but its predictions depend on later"):
         _load(folder, dtype=dtype)
 
 
-def test_bos_comes_from_the_configuration_where_the_tokenizer_names_none(folder):
+def test_bos_comes_from_the_configuration_if_the_tokenizer_names_none(folder):
     assert _load(folder).prefix == (0,)
     (folder / "tokenizer_config.json").unlink()
     assert _load(folder).prefix == (0,)
@@ -117,8 +117,8 @@ def test_bos_comes_from_the_configuration_where_the_tokenizer_names_none(folder)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
-def test_of_an_encoder_the_stack_is_read_and_not_the_head(tmp_path, family):
-    """A checkpoint of the stack alone, as sentence encoders are, gives the same numbers as one with its head."""
+def test_encoders_are_loaded_without_their_head(tmp_path, family):
+    """A checkpoint without head (sentence encoders) gives the same numbers as one with its head."""
     import torch
     from transformers import AutoModelForMaskedLM
 
@@ -132,8 +132,8 @@ def test_of_an_encoder_the_stack_is_read_and_not_the_head(tmp_path, family):
     assert not any(name.startswith(("cls.", "lm_head.", "head.")) for name, _ in alone.model.named_parameters())
     ids = torch.tensor([[0, 7, 9, 1]])
     with torch.no_grad():
-        one, other = (loaded.model(ids).last_hidden_state for loaded in (with_head, alone))
-    assert torch.equal(one, other)
+        states, states_alone = (loaded.model(ids).last_hidden_state for loaded in (with_head, alone))
+    assert torch.equal(states, states_alone)
 
 
 @pytest.mark.parametrize(("family", "old"), [
@@ -145,49 +145,49 @@ def test_of_an_encoder_the_stack_is_read_and_not_the_head(tmp_path, family):
                              for k in range(4)}),
     ("t5", lambda t: t | {f"{stack}.embed_tokens.weight": t["shared.weight"] for stack in ("encoder", "decoder")}),
 ])  # fmt: skip
-def test_the_names_and_tables_of_old_checkpoints_give_the_same_model(tmp_path, family, old):
+def test_old_tensor_names_and_tables_give_the_same_model(tmp_path, family, old):
     folder = tiny.build(family, tmp_path / "m", TEXT, seed=0)
     new = _load(folder).model.state_dict()
     before = (folder / "model.safetensors").read_bytes()
     _rewrite(folder, old)
     assert (folder / "model.safetensors").read_bytes() != before
-    found = _load(folder).model.state_dict()
-    assert found.keys() == new.keys()
-    assert all(found[key].equal(new[key]) for key in new)
+    state_dict = _load(folder).model.state_dict()
+    assert state_dict.keys() == new.keys()
+    assert all(state_dict[key].equal(new[key]) for key in new)
 
 
-def test_a_weight_that_is_missing_in_an_encoder_is_not_drawn_at_random(tmp_path):
+def test_a_missing_weight_of_an_encoder_is_refused_and_not_initialised_at_random(tmp_path):
     folder = tiny.build("bert", tmp_path / "m", TEXT, seed=0)
     _rewrite(folder, lambda tensors: {key: tensor for key, tensor in tensors.items() if ".layer.2." not in key})
     with pytest.raises(ValueError, match=r"weights are missing in the file, the first is bert\.encoder\.layer\.2"):
         _load(folder)
 
 
-def test_a_bert_that_its_configuration_calls_a_decoder_is_one(tmp_path):
+def test_a_bert_with_is_decoder_is_a_decoder(tmp_path):
     folder = tiny.build("bert", tmp_path / "m", TEXT, seed=0)
     _reconfigure(folder, is_decoder=True)
     loaded = _load(folder)
     assert (loaded.stack, loaded.suffix) == ("decoder", ())
 
 
-def test_a_model_of_no_stack_that_is_read_is_refused(folder):
+def test_a_model_without_a_text_stack_is_refused(folder):
     _reconfigure(folder, model_type="vit")
     with pytest.raises(ValueError, match="'vit' is neither a decoder, nor an encoder, nor an encoder-decoder of text"):
         _load(folder)
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"dtype": "int8"}, "int8 is computed on CUDA alone"),
-    ({"device": "cuda", "dtype": "int8"}, r"1 GPUs from cuda:0 on are wanted, torch sees 0"),
-    ({"device": "cuda", "n_gpus": 4}, r"4 GPUs from cuda:0 on are wanted, torch sees 0"),
-    ({"n_gpus": 2}, "2 GPUs are wanted, but the device is 'cpu'"),
+    ({"dtype": "int8"}, "int8 runs only on CUDA"),
+    ({"device": "cuda", "dtype": "int8"}, r"1 GPUs starting at cuda:0 are requested, torch sees 0"),
+    ({"device": "cuda", "n_gpus": 4}, r"4 GPUs starting at cuda:0 are requested, torch sees 0"),
+    ({"n_gpus": 2}, "2 GPUs are requested, but the device is 'cpu'"),
     ({"device": "cuda:1", "n_gpus": 2}, "device 'cuda:1' is not"),
     ({"device": "meta"}, "device 'meta' is not 'cpu', 'cuda' or 'cuda:N'"),
     ({"device": "disk"}, "device 'disk' is not"),
     ({"device": "cuda:"}, "device 'cuda:' is not"),
     ({"n_gpus": 0}, "n_gpus is 0"),
 ])  # fmt: skip
-def test_a_device_that_is_not_there_is_refused_before_anything_is_read(folder, monkeypatch, options, message):
+def test_an_unavailable_device_is_refused_before_weights_are_loaded(folder, monkeypatch, options, message):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     checkpoint = checkpoints.resolve(str(folder))
     (folder / "model.safetensors").unlink()
@@ -195,7 +195,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_read(folder, m
         loaded_model.load(checkpoint, **options)
 
 
-def test_int8_without_its_library_says_which(folder, monkeypatch):
+def test_the_error_for_int8_without_its_library_names_it(folder, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setattr(allocation, "find_spec", lambda library: None if library == "bitsandbytes" else object())
     with pytest.raises(ValueError, match="pip install bitsandbytes"):
@@ -203,8 +203,8 @@ def test_int8_without_its_library_says_which(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("family", ["llama", "t5", "gpt2"])
-def test_int8_takes_the_bytes_that_were_counted_and_stays_near_float32(tmp_path, family):
-    """On the CPU kernels of bitsandbytes, which are too slow to be offered."""
+def test_int8_takes_the_estimated_bytes_and_is_close_to_float32(tmp_path, family):
+    """Uses the CPU kernels of bitsandbytes, which are too slow for users."""
     pytest.importorskip("bitsandbytes")
     import torch
 
@@ -213,20 +213,22 @@ def test_int8_takes_the_bytes_that_were_counted_and_stays_near_float32(tmp_path,
     checkpoint = checkpoints.resolve(str(tiny.build(family, tmp_path / "m", TEXT, seed=0)))
     architecture = architectures.read(checkpoint.folder)
     skeleton = architecture.skeleton("int8")
-    eighth = trained.load(architecture, skeleton, checkpoint, "int8", {"": "cpu"})
+    quantised = trained.load(architecture, skeleton, checkpoint, "int8", {"": "cpu"})
     counted = sum(part.n_bytes for part in device_map.parts_of(skeleton, allocation.bytes_of(skeleton, "int8")))
-    held = [*eighth.parameters(), *eighth.buffers()]
+    held = [*quantised.parameters(), *quantised.buffers()]
     assert counted == sum(tensor.numel() * tensor.element_size() for tensor in held)
     ids = torch.arange(4, 14)[None]
     more = {"decoder_input_ids": ids} if architecture.stack == "encoder-decoder" else {}
     with torch.no_grad():
-        ours, exact = (model(ids, **more).logits[0].float() for model in (eighth, loaded_model.load(checkpoint).model))
+        ours, exact = (
+            model(ids, **more).logits[0].float() for model in (quantised, loaded_model.load(checkpoint).model)
+        )
     assert torch.cosine_similarity(ours, exact, dim=-1).min() > 0.97
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite_are_found_in_half_precision(folder, dtype, value):
+def test_weights_that_are_not_finite_are_refused_in_half_precision(folder, dtype, value):
     def spoil(tensors):
         key = "model.layers.2.mlp.down_proj.weight"
         tensors[key][3, 5] = value
@@ -237,43 +239,43 @@ def test_weights_that_are_not_finite_are_found_in_half_precision(folder, dtype, 
         _load(folder, dtype=dtype)
 
 
-def test_a_weight_that_float16_cannot_hold_is_found(folder):
+def test_a_weight_that_overflows_float16_is_refused(folder):
     _rewrite(folder, lambda tensors: tensors | {"model.norm.weight": np.full(48, 1e6, np.float32)})
     assert _load(folder, dtype="bfloat16").dtype == "bfloat16"
     with pytest.raises(ValueError, match=r"are not finite, the first is model\.norm"):
         _load(folder, dtype="float16")
 
 
-def test_activations_that_leave_the_range_of_float16_are_found_on_loading(folder):
+def test_activations_that_overflow_float16_are_refused_on_loading(folder):
     _rewrite(folder, lambda tensors: tensors | {"lm_head.weight": 30_000 * np.sign(tensors["lm_head.weight"])})
     assert _load(folder, dtype="bfloat16").dtype == "bfloat16"
     with pytest.raises(ValueError, match="logits are not finite in float16; use bfloat16 or float32"):
         _load(folder, dtype="float16")
 
 
-def test_an_untrained_twin_is_the_same_whenever_it_is_drawn(folder):
-    one, again, other = (_load(folder, untrained_seed=seed, dtype="bfloat16") for seed in (1, 1, 2))
-    weights = [loaded.model.get_input_embeddings().weight for loaded in (one, again, other)]
+def test_an_untrained_control_depends_on_its_seed_alone(folder):
+    first, again, other = (_load(folder, untrained_seed=seed, dtype="bfloat16") for seed in (1, 1, 2))
+    weights = [loaded.model.get_input_embeddings().weight for loaded in (first, again, other)]
     assert weights[0].equal(weights[1])
     assert not weights[0].equal(weights[2])
-    assert not one.model.training
+    assert not first.model.training
 
 
-def test_log_probabilities_are_float32_sums_whatever_the_weights_are(folder):
-    """They are as fine as float32, and near those of float32 weights."""
+def test_log_probabilities_are_float32_in_every_precision(folder):
+    """They have the resolution of float32, and are close to those of float32 weights."""
     from harness.extraction import with_transformers
     from harness.records import Stimuli
     from harness.text import contexts
 
     (text,) = contexts.build(Stimuli(("a",), ("the old bee watched",), ("p",)), "passage")
-    found = {}
+    extractions = {}
     for dtype in ("float32", "bfloat16"):
         loaded = _load(folder, dtype=dtype)
-        found[dtype] = with_transformers.extract(loaded, [loaded.encode(text)])
-    logs = {dtype: part.log_probabilities[0] for dtype, part in found.items()}
+        extractions[dtype] = with_transformers.extract(loaded, [loaded.encode(text)])
+    logs = {dtype: extraction.log_probabilities[0] for dtype, extraction in extractions.items()}
     np.testing.assert_allclose(logs["bfloat16"], logs["float32"], atol=0.5)
     assert not np.array_equal(logs["bfloat16"].astype(np.float32), _bfloat16(logs["bfloat16"]))
-    assert {matrix.dtype for matrix in found["bfloat16"].features.values.values()} == {np.dtype("float32")}
+    assert {matrix.dtype for matrix in extractions["bfloat16"].features.values.values()} == {np.dtype("float32")}
 
 
 def _bfloat16(values):

@@ -1,7 +1,7 @@
-"""Every model type that transformers lists for text is read, or refused with a reason; against transformers alone.
+"""Every text model type of transformers is supported, or refused with a reason; compared with transformers alone.
 
 The models are built and saved without the harness, in the form in which such models are published: no BOS where the
-family has none. What is compared was loaded anew by transformers' own classes.
+family has none. The reference is loaded again by transformers' own classes.
 """
 
 import numpy as np
@@ -23,22 +23,22 @@ from tests.harness.loading.model_types import BOTH, DECODER, ENCODER
 SENTENCES = ("The old bee watched the hive.", "Nobody moved.", "A king and a fox hid the golden snow, slowly.")
 STIMULI = Stimuli(tuple("abc"), SENTENCES, tuple("ppq"))
 PROTOCOL = Protocol("strict", "passage", FoldRule("grouped", n=5), Regression("ols"), "max")
-# Not built here, and why; the rest of what is not read is named by the program itself (model_configs.NOT_READ).
+# Types that this test cannot build, with the reason. Unsupported types are in model_configs.NOT_READ.
 NOT_BUILT = {"gemma3n": "its vision tower needs timm and pillow, which are not installed"}
 CASES = [case for case in model_types.cases() if case[0] not in {*NOT_BUILT, *model_configs.NOT_READ}]
 
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Matrices are tiny here: threads only wait for each other."""
+    """One thread is fastest for tiny matrices."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(n_threads)
 
 
-def read(name, stack, folder):
-    """The model as the program reads it: reader, contexts, features, surprisals and facts of its unit."""
+def extracted(name, stack, folder):
+    """The loaded model, encoded contexts, and the features, surprisals and manifest of its unit."""
     checkpoint = checkpoints.resolve(str(folder))
     assert checkpoint.stack == stack
     model, store = backends.load("transformers", checkpoint, "cpu"), Store(str(folder.parent / "out"))
@@ -50,24 +50,24 @@ def read(name, stack, folder):
 
 
 def bits(model, ids, own, **more):
-    """Of some tokens, by one forward of the whole; NaN where nothing comes before."""
+    """Surprisal of some tokens by one forward of the whole text; NaN for a first token without BOS."""
     with torch.no_grad():
         logits = model(**more or {"input_ids": torch.tensor([ids])}).logits[0]
     logs = logits.double().log_softmax(-1)
     return sum(-logs[at - 1, ids[at]].item() if at else np.nan for at in own) / np.log(2)
 
 
-def expected_bits(reader, model, encoded):
+def expected_bits(loaded, model, encoded):
     for text in encoded:
         for k, last in enumerate(text.last):
             own = np.flatnonzero(text.owners == k)
-            if reader.stack == DECODER:
-                ids, n = [*reader.prefix, *map(int, text.ids)], len(reader.prefix)
+            if loaded.stack == DECODER:
+                ids, n = [*loaded.prefix, *map(int, text.ids)], len(loaded.prefix)
                 yield bits(model, ids, [n + at for at in own])
                 continue
             before = text.ids[: text.last[k - 1] + 1] if k else text.ids[:0]
-            source = [*reader.source_prefix, *map(int, before), *reader.suffix]
-            ids, n = [*reader.prefix, *map(int, text.ids[own])], len(reader.prefix)
+            source = [*loaded.source_prefix, *map(int, before), *loaded.suffix]
+            ids, n = [*loaded.prefix, *map(int, text.ids[own])], len(loaded.prefix)
             given = {"input_ids": torch.tensor([source]), "decoder_input_ids": torch.tensor([ids])}
             masks = {key.replace("input_ids", "attention_mask"): torch.ones_like(part) for key, part in given.items()}
             yield bits(model, ids, [n + at for at in range(len(own))], **given, **masks)
@@ -75,15 +75,15 @@ def expected_bits(reader, model, encoded):
 
 
 @pytest.mark.parametrize(("name", "stack"), [case for case in CASES if case[1] != ENCODER])
-def test_a_model_that_predicts_gives_the_surprisals_of_a_forward_by_transformers_alone(name, stack, tmp_path):
+def test_surprisals_equal_a_forward_by_transformers_alone(name, stack, tmp_path):
     folder = model_types.build(name, stack, tmp_path / "m", SENTENCES * 20)
-    reader, encoded, features, words, facts = read(name, stack, folder)
+    loaded, encoded, features, words, facts = extracted(name, stack, folder)
     auto = "AutoModelForSeq2SeqLM" if stack == BOTH else model_types.auto_of_decoder(name)
     model = getattr(transformers, auto).from_pretrained(folder, dtype="float32").eval()
-    np.testing.assert_allclose(words.bits, list(expected_bits(reader, model, encoded)), rtol=1e-4, atol=5e-4)
-    if reader.prefix:
+    np.testing.assert_allclose(words.bits, list(expected_bits(loaded, model, encoded)), rtol=1e-4, atol=5e-4)
+    if loaded.prefix:
         assert np.isfinite(words.bits).all()
-    else:  # of a text's first token nothing is known
+    else:  # the first token of a text has no prediction
         assert np.isnan(words.bits).tolist() == [True, False, True]
     stacks = {layer.stack for layer in features.values}
     assert stacks == ({DECODER} if stack == DECODER else {DECODER, ENCODER})
@@ -93,34 +93,34 @@ def test_a_model_that_predicts_gives_the_surprisals_of_a_forward_by_transformers
 
 
 @pytest.mark.parametrize("name", [name for name, stack in CASES if stack == ENCODER])
-def test_an_encoder_gives_the_states_of_a_forward_by_transformers_alone(name, tmp_path):
+def test_states_of_an_encoder_equal_a_forward_by_transformers_alone(name, tmp_path):
     folder = model_types.build(name, ENCODER, tmp_path / "m", SENTENCES * 20)
-    reader, encoded, features, _, facts = read(name, ENCODER, folder)
+    loaded, encoded, features, _, facts = extracted(name, ENCODER, folder)
     model = transformers.AutoModelForMaskedLM.from_pretrained(folder, dtype="float32").eval().base_model
-    ids = [*reader.prefix, *map(int, encoded[-1].ids), *reader.suffix]
+    ids = [*loaded.prefix, *map(int, encoded[-1].ids), *loaded.suffix]
     with torch.no_grad():
         states = model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
-    at = len(reader.prefix) + int(encoded[-1].last[-1])
+    at = len(loaded.prefix) + int(encoded[-1].last[-1])
     for layer in list(features.values)[:-1]:
         ours = features.values[layer][-1]
-        found = [np.abs(ours - state[0, at].numpy()).max() for state in states if state.shape[1] == len(ids)]
-        assert min(found) < 1e-4 * np.abs(ours).max(), layer
+        differences = [np.abs(ours - state[0, at].numpy()).max() for state in states if state.shape[1] == len(ids)]
+        assert min(differences) < 1e-4 * np.abs(ours).max(), layer
     assert facts["parity_states"] < 1e-5
 
 
 @pytest.mark.parametrize("name", sorted(model_configs.NOT_READ))
-def test_what_cannot_be_read_is_refused_with_its_reason(name):
+def test_unsupported_types_are_refused_with_the_reason(name):
     config = type("Config", (), {"model_type": name})()
-    with pytest.raises(ValueError, match=f"'{name}' is not read: "):
+    with pytest.raises(ValueError, match=f"'{name}' is not supported: "):
         model_configs.of(config)
 
 
-def test_every_family_of_the_table_of_models_is_among_those_that_are_read():
+def test_every_family_of_the_model_table_is_supported():
     assert {(entry.family, entry.stack) for entry in MODELS.values()} <= set(CASES)
 
 
-def test_the_lists_of_what_is_not_read_name_types_that_there_are():
-    """So that the lists shrink as transformers and the harness grow."""
+def test_the_lists_of_unsupported_types_name_existing_types():
+    """So that the lists are kept up to date with transformers."""
     known = {name for name, _ in model_types.cases()}
     assert set(model_configs.NOT_READ) <= known
     assert set(NOT_BUILT) <= known

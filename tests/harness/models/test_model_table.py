@@ -1,4 +1,4 @@
-"""The table of models, a user's own beside it, and the `harness models` command."""
+"""The model table, user-defined models, and the `harness models` command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.models.model_table import MODELS, Entry
 
 @pytest.fixture
 def table(monkeypatch):
-    """The table, given back as it was."""
+    """A copy of the table, so that changes are undone."""
     monkeypatch.setattr(models, "MODELS", made := dict(MODELS))
     monkeypatch.setattr(checkpoints, "MODELS", made)
     return made
@@ -42,7 +42,7 @@ def test_the_table_holds_the_papers_models(shared):
 ENTRIES = list(MODELS.values())
 
 
-def test_names_stand_once_and_are_safe_in_paths_beside_a_revision():
+def test_names_are_unique_and_safe_in_paths_with_a_revision():
     with models._TABLE.open(encoding="utf-8", newline="") as stream:
         names = [row["name"] for row in csv.DictReader(stream)]
     assert names == list(MODELS)
@@ -56,7 +56,7 @@ def test_a_chain_of_stages_ends_in_a_base_of_the_same_family(entry):
     assert len({entry.name, *models.chain(entry)}) == len(stages) + 1
     if stages:
         assert not stages[0].tuned_from
-        assert stages[0].stage in {"base", "instruct"}  # of Qwen3-235B-A22B no base is published
+        assert stages[0].stage in {"base", "instruct"}  # no base of Qwen3-235B-A22B is published
         assert "base" not in {entry.stage, *(stage.stage for stage in stages[1:])}
     for base in filter(None, (entry.trained_from, entry.delta_of)):
         assert MODELS[base].family == entry.family
@@ -64,7 +64,7 @@ def test_a_chain_of_stages_ends_in_a_base_of_the_same_family(entry):
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_a_row_keeps_to_the_words_of_its_columns(entry):
+def test_a_row_has_valid_values(entry):
     assert entry.stack in models.STACKS
     assert entry.stage in models.STAGES
     forms = set(entry.weights.split("+")) - {""}
@@ -79,7 +79,7 @@ def test_a_row_keeps_to_the_words_of_its_columns(entry):
     hub.require_revision(entry.revision)
 
 
-def test_families_and_stacks_are_those_of_transformers():
+def test_families_and_stacks_match_transformers():
     from transformers.models.auto import modeling_auto
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -96,13 +96,13 @@ def test_families_and_stacks_are_those_of_transformers():
         assert entry.family in classes[entry.stack], entry.name
 
 
-def test_a_revision_of_a_repository_stands_once():
+def test_a_revision_of_a_repository_occurs_once():
     places = [(entry.hub_id.lower(), entry.revision) for entry in ENTRIES]
     assert len(set(places)) == len(places)
 
 
 def _sizes(hub_id):
-    """(total, active) as a repository's name says them, in numbers; 0 where it does not."""
+    """Return (total, active) sizes stated in a repository's name; 0 if not stated."""
     name = hub_id.rpartition("/")[2].lower()
     name = re.sub(r"(\d)b(\d)\b", r"\1.\2b", name)  # BLOOM's 1b1
     unit = {"b": 1e9, "m": 1e6}
@@ -114,24 +114,24 @@ def _sizes(hub_id):
 
 
 @pytest.mark.parametrize("entry", [e for e in ENTRIES if e.parameters_source == "name"], ids=lambda entry: entry.name)
-def test_a_size_by_the_name_is_the_one_in_the_name(entry):
+def test_a_size_taken_from_the_name_matches_the_name(entry):
     total, active = _sizes(entry.hub_id)
     assert entry.n_parameters == total
     if active:
         assert entry.n_active_parameters == active
 
 
-def test_sizes_of_others_are_the_publishers():
-    found = {entry.name: entry.n_parameters for entry in ENTRIES if entry.parameters_source == "publisher"}
-    assert found["t5-base-lm-adapt"] == 2.5e8
-    assert (found["llama-4-scout"], MODELS["llama-4-scout"].n_active_parameters) == (1.09e11, 1.7e10)
-    assert (found["mixtral-8x7b-v0.1"], MODELS["mixtral-8x7b-v0.1"].n_active_parameters) == (4.67e10, 1.29e10)
-    assert (found["deepseek-v3"], MODELS["deepseek-v3"].n_active_parameters) == (6.71e11, 3.7e10)
+def test_other_sizes_are_the_publishers():
+    by_name = {entry.name: entry.n_parameters for entry in ENTRIES if entry.parameters_source == "publisher"}
+    assert by_name["t5-base-lm-adapt"] == 2.5e8
+    assert (by_name["llama-4-scout"], MODELS["llama-4-scout"].n_active_parameters) == (1.09e11, 1.7e10)
+    assert (by_name["mixtral-8x7b-v0.1"], MODELS["mixtral-8x7b-v0.1"].n_active_parameters) == (4.67e10, 1.29e10)
+    assert (by_name["deepseek-v3"], MODELS["deepseek-v3"].n_active_parameters) == (6.71e11, 3.7e10)
 
 
-def test_models_that_are_pickles_only_are_known():
-    found = {entry.name for entry in ENTRIES if "pickle" in entry.weights.split("+")}
-    assert found == {
+def test_pickle_only_models_are_marked():
+    by_name = {entry.name for entry in ENTRIES if "pickle" in entry.weights.split("+")}
+    assert by_name == {
         "t5-small", "t5-base", "t5-large", "t5-xl", "t5-xxl", "vicuna-7b", "vicuna-13b", "vicuna-33b", "flan-alpaca-xl",
         "flan-sharegpt-xl", "flan-gpt4all-xl", "alpaca-7b",
     }  # fmt: skip
@@ -139,14 +139,14 @@ def test_models_that_are_pickles_only_are_known():
 
 
 @pytest.mark.parametrize("size", ["small", "base", "large", "xl", "xxl"])
-def test_flan_t5_names_the_papers_parent_and_the_one_that_it_was_trained_from(size):
+def test_flan_t5_names_the_papers_base_and_the_checkpoint_it_was_trained_from(size):
     flan, adapted = MODELS[f"flan-t5-{size}"], MODELS[f"t5-{size}-lm-adapt"]
     assert (flan.tuned_from, flan.trained_from) == (f"t5-{size}", adapted.name)
     assert (adapted.tuned_from, adapted.trained_from, adapted.stage) == ("", f"t5-{size}", "LM-adapted")
     assert models.ancestors(flan.name) == [f"t5-{size}", adapted.name]
 
 
-def test_stages_are_told_in_their_order():
+def test_chain_lists_stages_in_training_order():
     assert models.chain(MODELS["olmo-2-1b-instruct"]) == [
         "olmo-2-1b", "olmo-2-1b-sft", "olmo-2-1b-dpo", "olmo-2-1b-rlvr1",
     ]  # fmt: skip
@@ -155,7 +155,7 @@ def test_stages_are_told_in_their_order():
         "smollm3-3b-base", "smollm3-3b-mid", "smollm3-3b-sft", "smollm3-3b-apo",
     ]  # fmt: skip
     assert models.chain(MODELS["llama-7b"]) == []
-    assert models.ancestors("allenai/OLMo-2-1124-7B-DPO@main") == []  # no name of the table, and no repository
+    assert models.ancestors("allenai/OLMo-2-1124-7B-DPO@main") == []  # neither a table name nor a repository
     assert models.ancestors("allenai/OLMo-2-1124-7B-DPO") == ["olmo-2-7b-sft", "olmo-2-7b"]
 
 
@@ -178,7 +178,7 @@ def test_mixtures_of_experts_are_in_the_table(family):
     ("llama-4-scout", "llama-4-scout-instruct"), ("mixtral-8x7b-v0.1", "mixtral-8x7b-instruct-v0.1"),
     ("olmoe-1b-7b-0125", "olmoe-1b-7b-0125-instruct"),
 ])  # fmt: skip
-def test_the_pairs_of_appendix_j_and_of_today_are_there(pair):
+def test_pairs_of_appendix_j_and_current_pairs_are_in_the_table(pair):
     assert models.chain(MODELS[pair[1]])[0] == pair[0]
 
 
@@ -190,11 +190,11 @@ def test_deltas_name_their_base():
 
 def test_smollm3_has_the_checkpoints_of_three_stages_of_pretraining_and_no_model_on_main():
     entry = MODELS["smollm3-3b-checkpoints"]
-    found = models.steps(entry)
-    assert (len(found), found[0], found[85], found[86]) == (
+    revisions = models.steps(entry)
+    assert (len(revisions), revisions[0], revisions[85], revisions[86]) == (
         86 + 19 + 13, "stage1-step-40000", "stage1-step-3440000", "stage2-step-3480000",
     )  # fmt: skip
-    assert entry.revision == found[-1] == "stage3-step-4720000"
+    assert entry.revision == revisions[-1] == "stage3-step-4720000"
 
 
 def test_scale_is_100_models_of_60_million_to_70_billion():
@@ -204,10 +204,10 @@ def test_scale_is_100_models_of_60_million_to_70_billion():
     assert len({MODELS[name].family for name in names}) >= 8
 
 
-def test_pythia_and_its_seeds_have_154_checkpoints_and_others_are_asked_of_the_hub():
+def test_pythia_and_its_seeds_have_154_checkpoints_and_other_runs_are_listed_by_the_hub():
     for name in ("pythia-70m", "pythia-14m", "pythia-410m-seed9"):
-        found = models.steps(MODELS[name])
-        assert (len(found), found[0], found[11], found[-1]) == (154, "step0", "step1000", "step143000")
+        revisions = models.steps(MODELS[name])
+        assert (len(revisions), revisions[0], revisions[11], revisions[-1]) == (154, "step0", "step1000", "step143000")
     seeds = [entry for entry in ENTRIES if re.search(r"-seed\d$", entry.name)]
     assert len(seeds) == len({entry.hub_id for entry in seeds}) == 45
     assert models.steps(MODELS["olmo-2-7b"]) is None
@@ -217,17 +217,17 @@ def test_pythia_and_its_seeds_have_154_checkpoints_and_others_are_asked_of_the_h
     assert models.find("nobody@step1000") is None
 
 
-# --- a user's own -----------------------------------------------------------------------------------------------------
+# --- user-defined models ----------------------------------------------------------------------------------------------
 
 
-def test_models_of_a_users_own_in_toml_and_yaml_are_resolved_with_their_base(table, tmp_path):
+def test_user_models_in_toml_and_yaml_are_resolved_with_their_base(table, tmp_path):
     tiny.build("llama", tmp_path / "weights", ["some text to read"], 0)
     toml = tmp_path / "mine.toml"
     toml.write_text('["my-model"]\nfolder = "weights"\nfamily = "llama"\ntuned_from = "llama-7b"\n')
     assert models.extend(str(toml)) == ["my-model"]
-    found = checkpoints.resolve("my-model")
-    assert (found.name, found.tuned_from, found.pair_source) == ("my-model", "llama-7b", "table")
-    assert found.revision.startswith("files-")
+    checkpoint = checkpoints.resolve("my-model")
+    assert (checkpoint.name, checkpoint.tuned_from, checkpoint.pair_source) == ("my-model", "llama-7b", "table")
+    assert checkpoint.revision.startswith("files-")
     yaml = tmp_path / "mine.yaml"
     yaml.write_text("other:\n  hub_id: someone/other\n  n_parameters: 7.0e+9\n  tuned_from: my-model\n  gated: true\n")
     assert models.extend(str(yaml)) == ["other"]
@@ -236,7 +236,7 @@ def test_models_of_a_users_own_in_toml_and_yaml_are_resolved_with_their_base(tab
     )
 
 
-@pytest.mark.parametrize(("text", "said"), [
+@pytest.mark.parametrize(("text", "message"), [
     ('[m]\nhub_id = "a/b"\nfamly = "llama"', "m: key 'famly' is unknown; the nearest are family"),
     ('[m]\nhub_id = "a/b"\nn_parameters = "7B"', "m: n_parameters must be float, and is '7B'"),
     ('[m]\nhub_id = "a/b"\ngated = 1', "m: gated must be bool"),
@@ -246,20 +246,20 @@ def test_models_of_a_users_own_in_toml_and_yaml_are_resolved_with_their_base(tab
     ('[m]\nhub_id = "a/b"\nweights = "bin"', "weights 'bin' are none of safetensors, pickle"),
     ('[m]\nhub_id = "a/b"\ntrained_from = "t5-bas"', "trained_from 't5-bas' is not a model; the nearest are t5-base"),
     ('[m]\nhub_id = "a/b"\nn_active_parameters = true', "n_active_parameters must be float, and is True"),
-    ('[m]\nhub_id = "a/b"\nfolder = "c"', "one of the two"),
-    ("[m]\n", "one of the two"),
+    ('[m]\nhub_id = "a/b"\nfolder = "c"', "give either hub_id or folder"),
+    ("[m]\n", "give either hub_id or folder"),
     ("m = 3", "must hold names of models"),
     ("[m", "cannot be read"),
 ])  # fmt: skip
-def test_what_is_wrong_with_a_file_of_models_is_named(table, tmp_path, text, said):
+def test_error_for_a_file_of_models_says_what_is_wrong(table, tmp_path, text, message):
     file = tmp_path / "mine.toml"
     file.write_text(text)
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises(ValueError, match=re.escape(message)):
         models.extend(str(file))
     assert "m" not in table
 
 
-def test_a_file_of_models_that_is_not_there_or_of_another_kind_is_refused(tmp_path):
+def test_a_missing_file_of_models_or_one_of_another_type_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="is no file"):
         models.extend(str(tmp_path / "no.toml"))
     (tmp_path / "mine.ini").write_text("")
@@ -270,7 +270,7 @@ def test_a_file_of_models_that_is_not_there_or_of_another_kind_is_refused(tmp_pa
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_lists_filters_and_shows_one(capsys):
+def test_the_command_lists_filters_and_shows_models(capsys):
     assert main(["models", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == list(MODELS)

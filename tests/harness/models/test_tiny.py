@@ -1,4 +1,4 @@
-"""Every family is a real checkpoint, and goes through the real loading."""
+"""Every tiny family is a real checkpoint that loads through the normal code."""
 
 import itertools
 import json
@@ -26,11 +26,11 @@ def _states(loaded, ids):
     more = {"decoder_input_ids": ids} if loaded.stack == "encoder-decoder" else {}
     with torch.inference_mode():
         out = loaded.model.base_model(input_ids=ids, output_hidden_states=True, **more)
-    found = out.get("hidden_states") or (*out.encoder_hidden_states, *out.decoder_hidden_states)
-    return [states[0].float() for states in found]
+    hidden_states = out.get("hidden_states") or (*out.encoder_hidden_states, *out.decoder_hidden_states)
+    return [states[0].float() for states in hidden_states]
 
 
-def test_a_family_loads_as_what_it_is_and_gives_finite_states_that_differ_between_layers(family):
+def test_a_family_loads_with_its_stack_and_gives_finite_hidden_states_that_differ_between_layers(family):
     name, checkpoint = family
     loaded = loaded_model.load(checkpoint)
     stack = "encoder" if name in ENCODERS else "encoder-decoder" if name in T5 else "decoder"
@@ -46,11 +46,11 @@ def test_a_family_loads_as_what_it_is_and_gives_finite_states_that_differ_betwee
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_gives_states_near_those_of_float32(family, dtype):
-    """Random weights this wide amplify rounding more than trained ones do; nothing may overflow or turn away."""
+def test_hidden_states_in_half_precision_are_close_to_float32(family, dtype):
+    """Large random weights amplify rounding more than trained ones; hidden states must stay finite and similar."""
     _, checkpoint = family
     if dtype == "float16" and checkpoint.family in precision.FLOAT16_OVERFLOWS:
-        with pytest.raises(ValueError, match=r"is not read in float16: .*65504"):
+        with pytest.raises(ValueError, match=r"does not run in float16: .*65504"):
             loaded_model.load(checkpoint, dtype=dtype)
         return
     exact, half = (loaded_model.load(checkpoint, dtype=wanted) for wanted in ("float32", dtype))
@@ -61,7 +61,7 @@ def test_half_precision_gives_states_near_those_of_float32(family, dtype):
         assert torch.cosine_similarity(one, other, dim=-1).min() > 0.99
 
 
-def test_what_stands_around_a_text_is_what_its_stack_expects(family):
+def test_special_ids_around_a_text_match_the_stack(family):
     loaded = loaded_model.load(family[1])
     around = {"decoder": ((0,), ()), "encoder": ((0,), (1,)), "encoder-decoder": ((2,), (1,))}
     assert (loaded.prefix, loaded.suffix) == around[loaded.stack]
@@ -69,7 +69,7 @@ def test_what_stands_around_a_text_is_what_its_stack_expects(family):
     assert encoded == loaded.tokenizer(TEXT[0], add_special_tokens=False)["input_ids"]
 
 
-def test_a_model_reads_as_many_tokens_as_its_limit_says(family):
+def test_a_model_accepts_as_many_tokens_as_its_limit_states(family):
     name, checkpoint = family
     loaded = loaded_model.load(checkpoint)
     assert loaded.limit == (512 if name in T5 else tiny.CONTEXT)
@@ -77,8 +77,8 @@ def test_a_model_reads_as_many_tokens_as_its_limit_says(family):
     assert torch.isfinite(_states(loaded, [5] * n_inside)[-1]).all()
 
 
-def test_positions_past_the_limit_of_a_roberta_are_not_there(tmp_path):
-    """Its positions begin after the padding token's id, so that its configuration promises more than it has."""
+def test_roberta_has_no_positions_past_its_limit(tmp_path):
+    """Its positions start after the padding token's id, so its configuration states more than it has."""
     checkpoint = checkpoints.resolve(str(tiny.build("roberta", tmp_path / "m", TEXT, seed=0)))
     loaded = loaded_model.load(checkpoint)
     assert loaded.limit < checkpoint.context_size
@@ -86,7 +86,7 @@ def test_positions_past_the_limit_of_a_roberta_are_not_there(tmp_path):
         _states(loaded, [5] * (loaded.limit - 1))
 
 
-def test_the_seed_decides_the_weights(tmp_path):
+def test_the_seed_determines_the_weights(tmp_path):
     bytes_of = [
         (tiny.build("qwen3", tmp_path / str(k), TEXT, seed) / "model.safetensors").read_bytes()
         for k, seed in enumerate((0, 0, 1))

@@ -1,6 +1,6 @@
-"""The report in a browser: it sorts, filters, shows one protocol alone, and says nothing to the console.
+"""Tests of the report in a browser: sorting, filtering, one protocol alone, no messages in the console.
 
-Needs playwright and Chromium, which tests find as `chromium` or by HARNESS_CHROMIUM.
+Needs playwright and Chromium, found as `chromium` or through HARNESS_CHROMIUM.
 """
 
 import importlib.util
@@ -28,21 +28,21 @@ spec.loader.exec_module(small)
 @pytest.fixture(scope="module")
 def browser():
     if not CHROMIUM:
-        message = "no Chromium; install it, or set HARNESS_CHROMIUM to its path."
+        message = "no Chromium found; install it or set HARNESS_CHROMIUM to its path."
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
-        yield found
-        found.close()
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """A page of a few models, one of them named by somebody who means no good."""
+    """A page of a few models; the name of one is a script."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(small.MODELS, EVIL, (EVIL, 1_000_000))
         out = small.write_tables(
@@ -53,29 +53,29 @@ def path(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, path):
-    """The page at desktop size; whatever it says to the console, or asks of a network, is an error."""
+    """The page at desktop size; console messages and network requests are errors."""
     yield from opened(browser, path)
 
 
 def opened(browser, path, size="desktop", scheme="light"):
     width, height = SIZES[size]
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-    page, said = context.new_page(), []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
+    page, messages = context.new_page(), []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: messages.append(request.url) if request.url.startswith("http") else None)
     page.goto(Path(path).absolute().as_uri())
     yield page
-    assert said == []
+    assert messages == []
     context.close()
 
 
 def column(table, n):
-    """The texts of a column, of the rows that are seen."""
+    """The texts of a column in the visible rows."""
     return [row.locator("th, td").nth(n).inner_text() for row in table.locator("tbody tr:visible").all()]
 
 
-def test_a_click_on_a_heading_sorts_and_a_second_turns_round(page):
+def test_a_click_on_a_heading_sorts_and_a_second_click_reverses_the_order(page):
     table = page.locator("#scores ~ .scroll table").first
     before = column(table, 0)
     table.get_by_role("button", name="Source").click()
@@ -83,7 +83,7 @@ def test_a_click_on_a_heading_sorts_and_a_second_turns_round(page):
     button = table.get_by_role("button", name="r", exact=True).first
     button.click()
     values = column(table, 3)
-    assert values[-1] == "–"  # not measurable stays last
+    assert values[-1] == "–"  # values that could not be measured stay last
     numbers = [float(value.replace("−", "-")) for value in values if value != "–"]
     assert numbers == sorted(numbers)
     button.click()
@@ -93,7 +93,7 @@ def test_a_click_on_a_heading_sorts_and_a_second_turns_round(page):
     assert table.locator("th[aria-sort=descending]").count() == 1
 
 
-def test_headings_sort_by_the_keyboard(page):
+def test_headings_can_be_sorted_with_the_keyboard(page):
     table = page.locator("#ran ~ .scroll table").first
     button = table.get_by_role("button", name="Parameters")
     button.focus()
@@ -112,10 +112,10 @@ def test_words_filter_rows(page):
     assert len(column(table, 0)) == n
 
 
-def test_one_protocol_is_shown_alone(page):
+def test_one_protocol_can_be_shown_alone(page):
     panels = page.locator("svg.panel")
     n = panels.count()
-    page.get_by_label("STRICT alone").check()
+    page.get_by_label("STRICT only").check()
     assert page.locator("svg.panel:visible").count() == page.locator("svg[data-protocol=strict]").count() < n
     table = page.locator("#scores ~ .scroll table").first
     assert table.locator("thead tr").first.locator("th:visible").all_inner_texts() == ["STRICT"]
@@ -126,24 +126,24 @@ def test_one_protocol_is_shown_alone(page):
     assert table.locator("tbody tr").first.locator("th:visible, td:visible").count() == 2 + 12
 
 
-def test_figures_have_words_for_those_who_do_not_see_them(page):
+def test_figures_have_text_alternatives(page):
     for panel in page.locator("svg.panel").all():
         assert len(panel.get_attribute("aria-label")) > 30
         assert panel.get_attribute("role") == "img"
-    assert page.locator("svg.panel .mark title").count() > 50  # values on hover
+    assert page.locator("svg.panel .mark title").count() > 50  # values shown on hover
 
 
-def test_names_from_outside_are_text(page):
+def test_names_are_shown_as_text(page):
     assert page.title() != "taken"
     assert page.get_by_role("rowheader", name=EVIL, exact=True).count() > 0
     assert page.locator("script").count() == 1
 
 
-def test_the_files_it_holds_can_be_taken_out(page, tmp_path):
-    with page.expect_download() as found:
+def test_embedded_files_can_be_downloaded(page, tmp_path):
+    with page.expect_download() as download:
         page.get_by_role("row", name="model_scores").get_by_role("link", name="csv", exact=True).click()
-    found.value.save_as(tmp_path / "scores.csv")
-    assert found.value.suggested_filename == f"{small.RUN}-model_scores.csv"
+    download.value.save_as(tmp_path / "scores.csv")
+    assert download.value.suggested_filename == f"{small.RUN}-model_scores.csv"
     assert (tmp_path / "scores.csv").read_text().startswith("run,model,kind,revision")
 
 
@@ -152,11 +152,11 @@ def test_the_files_it_holds_can_be_taken_out(page, tmp_path):
 def test_it_fits_the_screen_in_light_and_dark(browser, path, size, scheme):
     for page in opened(browser, path, size, scheme):
         assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
-        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (sum(map(int, ground[4:-1].split(","))) > 380) == (scheme == "light")
+        background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, background[4:-1].split(","))) > 380) == (scheme == "light")
 
 
-def test_without_scripts_everything_is_shown(browser, path):
+def test_without_scripts_everything_is_visible(browser, path):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(Path(path).absolute().as_uri())
@@ -165,7 +165,7 @@ def test_without_scripts_everything_is_shown(browser, path):
     context.close()
 
 
-def test_what_is_folded_is_printed(browser, path):
+def test_collapsed_tables_are_printed(browser, path):
     for page in opened(browser, path):
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         assert page.locator("details:not([open])").count() == 0

@@ -1,4 +1,4 @@
-"""Figures are read back as XML: marks lie where the numbers say, and carry their words."""
+"""Tests of the figures, parsed as XML: positions of the marks and their labels."""
 
 import itertools
 import math
@@ -26,10 +26,10 @@ def sources(scores, protocol="strict", ceiling=0.8):
     return pd.DataFrame(rows)
 
 
-def curves(scores, **more):
+def curves(scores, **columns):
     """{(model, stack): r by layer}."""
     return pd.concat([
-        sources({model: value}).assign(stack=stack, layer=layer, **more)
+        sources({model: value}).assign(stack=stack, layer=layer, **columns)
         for (model, stack), values in scores.items() for layer, value in enumerate(values)
     ])  # fmt: skip
 
@@ -46,11 +46,11 @@ def parse(svg):
 
 
 def marks(svg):
-    """Hover words of each mark -> its element."""
+    """Hover text of each mark -> its element."""
     return {
-        each.findtext("title"): each
-        for each in parse(svg).iter()
-        if each.tag != "svg" and each.find("title") is not None
+        element.findtext("title"): element
+        for element in parse(svg).iter()
+        if element.tag != "svg" and element.find("title") is not None
     }
 
 
@@ -63,36 +63,36 @@ def x_of(mark):
     return float(circle.get("cx")) if circle is not None else float(mark.find("path").get("d")[1:].split()[0])
 
 
-def test_an_untrained_twin_stays_beside_its_model_though_it_has_other_variants():
+def test_an_untrained_control_follows_its_model_before_other_variants():
     rows = sources({"a": 0.6, "a:chat": 0.5, "a:shuffled": 0.4, "a:untrained": 0.3, "oasm": 0.2})
     assert figures.in_order(rows) == ["a", "a:untrained", "a:chat", "a:shuffled", "oasm"]
     (svg,) = figures.scores(rows)
     assert [text for text in texts(svg) if text.startswith("a")] == ["a", "a, chat", "a, shuffled"]
 
 
-def test_a_higher_score_lies_further_right_by_its_difference():
+def test_the_position_of_a_score_is_linear():
     (svg,) = figures.scores(sources({"a": 0.2, "b": 0.4, "c": 0.6}))
     a, b, c = (x_of(mark) for mark in marks(svg).values())
     assert sorted(marks(svg)) == [
         "a 0.200 (0.100 to 0.300)", "b 0.400 (0.300 to 0.500)", "c 0.600 (0.500 to 0.700)",
     ]  # fmt: skip
-    assert a - b == pytest.approx(b - c, abs=0.2)  # places are rounded to 0.1 px; the best stands first
+    assert a - b == pytest.approx(b - c, abs=0.2)  # positions are rounded to 0.1 px; the best model comes first
     assert a > b > c
 
 
-def test_kinds_differ_by_shape_and_not_only_by_colour():
+def test_kinds_differ_in_shape_and_not_only_in_colour():
     (svg,) = figures.scores(sources({"a": 0.6, "a:untrained": 0.3, "oasm": 0.2}))
-    model, twin, control = marks(svg).values()
-    assert model.find("circle").get("fill") == twin.find("circle").get("stroke")
-    assert twin.find("circle").get("fill") == "none"
+    model, untrained, control = marks(svg).values()
+    assert model.find("circle").get("fill") == untrained.find("circle").get("stroke")
+    assert untrained.find("circle").get("fill") == "none"
     assert control.find("circle") is None
     assert control.find("path") is not None
 
 
-def test_a_twin_shares_the_row_of_its_model_and_stands_alone_without_it():
+def test_an_untrained_control_shares_the_row_of_its_model():
     (svg,) = figures.scores(sources({"a": 0.6, "a:untrained": 0.3, "b:untrained": 0.2}))
-    model, twin, alone = (mark.find("circle").get("cy") for mark in marks(svg).values())
-    assert model == twin != alone
+    model, untrained, alone = (mark.find("circle").get("cy") for mark in marks(svg).values())
+    assert model == untrained != alone
     assert [text for text in texts(svg) if "untrained" in text] == ["b, untrained"]
 
 
@@ -105,12 +105,12 @@ def test_strict_comes_first_and_both_panels_share_one_scale_and_order():
     assert ticks == [text for text in texts(paper) if text.startswith("0.")] != []
 
 
-def test_a_twin_follows_its_model_and_controls_come_last():
+def test_controls_without_a_model_come_last():
     rows = sources({"oasm": 0.9, "a": 0.2, "b": 0.5, "a:untrained": 0.6, "b:untrained": NAN, "length": NAN})
     assert figures.in_order(rows) == ["b", "b:untrained", "a", "a:untrained", "oasm", "length"]
 
 
-def test_the_ceiling_is_drawn_and_named():
+def test_the_ceiling_is_drawn_and_labelled():
     (svg,) = figures.scores(sources({"a": 0.4}, ceiling=0.75))
     assert "ceiling 0.750" in texts(svg)
     assert [line for line in parse(svg).iter("line") if line.get("stroke-dasharray") == "5 3"]
@@ -118,14 +118,14 @@ def test_the_ceiling_is_drawn_and_named():
     assert not [text for text in texts(without) if "ceiling" in text]
 
 
-def test_what_is_not_measurable_is_an_en_dash_without_a_mark():
+def test_nan_is_an_en_dash_without_a_mark():
     (svg,) = figures.scores(sources({"a": 0.4, "b": NAN}))
     missing = marks(svg)["b –"]
     assert missing.find("circle") is None
     assert [text.text for text in missing.iter("text")] == ["b", "–"]
 
 
-def test_every_panel_says_in_words_what_it_shows():
+def test_every_panel_has_a_text_alternative():
     brain = sources({"a": 0.4, "<b>": 0.3, "oasm": 0.1})
     drawn = [
         *figures.scores(brain), *figures.reading(brain.assign(delta_ll=0.01)), *figures.layers(brain, brain),
@@ -140,14 +140,14 @@ def test_every_panel_says_in_words_what_it_shows():
     assert "a 0.400 (0.300 to 0.500); <b> 0.300" in parse(drawn[0]).get("aria-label")
 
 
-def test_reading_gains_have_a_panel_only_where_they_were_measured():
+def test_reading_gains_have_a_panel_only_if_they_were_computed():
     assert len(figures.reading(sources({"a": 0.4}))) == 1
     panels = figures.reading(sources({"a": 0.4}).assign(delta_ll=0.0123, delta_ll_low=0.01, delta_ll_high=0.02))
     assert "Δ log-likelihood per word" in texts(panels[1])
     assert "a 0.012 (0.010 to 0.020)" in marks(panels[1])
 
 
-def test_a_layer_curve_rises_with_the_score_and_rings_the_chosen_layer():
+def test_a_layer_curve_rises_with_the_score_and_has_a_ring_at_the_selected_layer():
     rows = curves({("a", "decoder"): [0.1, 0.5, 0.3]})
     (svg,) = figures.layers(rows, sources({"a": 0.5}))
     points = [marks(svg)[f"a decoder.{k}: {r:.3f}"] for k, r in enumerate((0.1, 0.5, 0.3))]
@@ -157,7 +157,7 @@ def test_a_layer_curve_rises_with_the_score_and_rings_the_chosen_layer():
     assert (ring.get("cx"), ring.get("cy")) == (points[1].get("cx"), points[1].get("cy"))
 
 
-def test_stacks_are_lines_of_their_own_and_controls_are_levels():
+def test_each_stack_is_one_line_and_controls_are_horizontal_lines():
     rows = curves({("t5", "encoder"): [0.1, 0.2], ("t5", "decoder"): [0.1, 0.3], ("oasm", "width"): [0.9, 0.8]})
     (svg,) = figures.layers(rows, sources({"t5": 0.3, "oasm": 0.9, "length": 0.1}))
     assert {"t5", "t5 encoder", "oasm (control)", "ceiling 0.800"} <= set(texts(svg))
@@ -166,19 +166,19 @@ def test_stacks_are_lines_of_their_own_and_controls_are_levels():
     assert marks(svg)["t5 decoder.1: 0.300"].tag == "circle"
 
 
-def test_a_twin_beside_its_model_is_dashed_in_the_same_colour_and_named_on_hover_only():
+def test_an_untrained_control_is_dashed_in_the_colour_of_its_model_and_labelled_on_hover_only():
     rows = curves(
         {("a", "decoder"): [0.1, 0.2], ("a:untrained", "decoder"): [0.1, 0.1], ("b:untrained", "decoder"): [0.1, 0.3]}
     )
     (svg,) = figures.layers(rows.assign(kind="model"), sources({"a": 0.2}))
-    model, twin, alone, _ = parse(svg).iter("polyline")
-    assert model.get("stroke") == twin.get("stroke") != alone.get("stroke")
-    assert model.get("stroke-dasharray") == "none" != twin.get("stroke-dasharray")
+    model, untrained, alone, _ = parse(svg).iter("polyline")
+    assert model.get("stroke") == untrained.get("stroke") != alone.get("stroke")
+    assert model.get("stroke-dasharray") == "none" != untrained.get("stroke-dasharray")
     assert [text for text in texts(svg) if "untrained" in text] == ["b, untrained"]
     assert "a:untrained decoder.1: 0.100" in marks(svg)
 
 
-def test_names_at_the_ends_of_lines_do_not_overlap():
+def test_labels_at_the_ends_of_lines_do_not_overlap():
     rows = curves({(f"model-{i}", "decoder"): [0.2, 0.3] for i in range(12)})
     (svg,) = figures.layers(rows, sources({"model-0": 0.3}))
     heights = sorted(float(text.get("y")) for text in parse(svg).iter("text") if "model" in text.text)
@@ -187,14 +187,14 @@ def test_names_at_the_ends_of_lines_do_not_overlap():
     assert heights[-1] < float(parse(svg).get("viewBox").split()[3])
 
 
-def test_a_name_with_room_stands_at_the_end_of_its_line():
+def test_a_label_with_enough_space_is_level_with_the_end_of_its_line():
     (svg,) = figures.layers(curves({("a", "decoder"): [0.2, 0.4]}), sources({"a": 0.4}))
     end = float(marks(svg)["a decoder.1: 0.400"].get("cy"))
     (name,) = (float(text.get("y")) for text in parse(svg).iter("text") if text.text == "a")
-    assert name == pytest.approx(end + 4)  # the baseline lies under the middle of the letters
+    assert name == pytest.approx(end + 4)  # the text baseline is below the middle of the letters
 
 
-def test_slopes_start_at_nought_so_that_a_small_gain_looks_small():
+def test_the_scale_of_slopes_starts_at_0():
     (svg,) = figures.slopes(pairs((0.500, 0.505)))
     (line,) = parse(svg).iter("polyline")
     before, after = (float(point.split(",")[1]) for point in line.get("points").split())
@@ -203,7 +203,7 @@ def test_slopes_start_at_nought_so_that_a_small_gain_looks_small():
     assert figures.slopes(pairs((NAN, 0.1))) == []
 
 
-def test_a_long_name_is_cut_in_its_middle_and_whole_on_hover():
+def test_a_long_name_is_cut_in_the_middle_and_complete_on_hover():
     name = "mistralai/Mistral-7B-Instruct-v0.3"
     (svg,) = figures.scores(sources({name: 0.4}))
     assert "mistrala…Instruct-v0.3" in "".join(texts(svg))
@@ -218,11 +218,11 @@ def test_a_long_name_is_cut_in_its_middle_and_whole_on_hover():
         (0.0, 7.0, ["0", "1", "2", "3", "4", "5", "6", "7"]),
     ],
 )
-def test_ticks_are_round(low, high, labels):
+def test_ticks_are_round_numbers(low, high, labels):
     assert [label for _, label in Scale(low, high, 0, 100).ticks()] == labels
 
 
-def test_numbers_have_a_true_minus_and_a_dash_for_nan():
+def test_numbers_have_a_minus_sign_and_a_dash_for_nan():
     assert [number(-0.12345), number(-0.0001), number(0.1, 1, sign=True), number(NAN)] == [
         "−0.123",
         "0.000",

@@ -1,4 +1,4 @@
-"""The report, on small tables that look like those of the quickstart."""
+"""Tests of the report on small tables that look like those of the quickstart."""
 
 import base64
 import hashlib
@@ -28,7 +28,7 @@ MODELS = {
     "tiny-llama": ("llama", 124_439_808), "tiny-llama-tuned": ("llama", 124_439_808), "tiny-gpt2": ("gpt2", 81_000),
     "tiny-t5": ("t5", 7_240_000_000),
 }  # fmt: skip
-# name -> (STRICT r, PAPER r); a twin is the model's name and ":untrained"
+# name -> (STRICT r, PAPER r); an untrained control is the model name followed by ":untrained"
 BRAIN = {
     "tiny-llama": (0.612, 0.655), "tiny-llama-tuned": (0.598, 0.649), "tiny-gpt2": (0.401, 0.512),
     "tiny-t5": (0.377, 0.489), "tiny-llama:untrained": (0.213, 0.402), "tiny-gpt2:untrained": (0.188, 0.395),
@@ -44,7 +44,7 @@ PLANTED = {"model": "tiny-llama", "layer": "decoder.3", "ceiling": 0.8, "reading
 
 
 def put(out, table, rows):
-    """Write rows as the pipeline does: Hive partitions by run, data set and model."""
+    """Write rows as the pipeline does, in Hive partitions by run, data set and model."""
     parts = [name for name in tables.PARTITIONS if name in tables.SCHEMAS[table]]
     for key in {tuple(row[name] for name in parts) for row in rows}:
         folder = Path(tables.folder(str(out), table))
@@ -54,12 +54,12 @@ def put(out, table, rows):
         pq.write_table(part.drop_columns(parts), folder / "part-0.parquet")
 
 
-def fill(table, **known):
-    """A row of a table: what is not given is NaN, 0 or empty by the schema."""
+def fill(table, **values):
+    """A row of a table; missing values become NaN, 0 or "" as the schema requires."""
     empty = {"string": "", "double": NAN, "int64": 0, "bool": False}
-    unknown = set(known) - set(tables.SCHEMAS[table])
+    unknown = set(values) - set(tables.SCHEMAS[table])
     assert not unknown, unknown
-    return {name: known.get(name, empty[str(kind)]) for name, kind in tables.SCHEMAS[table].items()}
+    return {name: values.get(name, empty[str(kind)]) for name, kind in tables.SCHEMAS[table].items()}
 
 
 def source(model, dataset="", protocol=""):
@@ -147,19 +147,19 @@ def run_row(run=RUN, started="2026-08-01T10:00:00+00:00", planted=PLANTED):
 
 
 def write_tables(out, brain=BRAIN, reading=READING, planted=PLANTED, failures=()):
-    """A whole run under OUT/tables."""
+    """Write the tables of a complete run under OUT/tables."""
     rows = {
         "model_scores": model_scores(brain), "layer_scores": layer_scores(brain),
         "reading_scores": reading_scores(reading),
         "model_properties": properties(), "failures": list(failures), "runs": [run_row(planted=planted)],
     }  # fmt: skip
-    for table, part in rows.items():
-        put(out, table, part)
+    for table, table_rows in rows.items():
+        put(out, table, table_rows)
     return str(out)
 
 
 class Page(HTMLParser):
-    """What a browser would see: elements with their attributes, and the words outside of styles."""
+    """Parses a page: elements with their attributes, and the text outside styles and scripts."""
 
     def __init__(self, text):
         super().__init__()
@@ -175,7 +175,7 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attributes), tuple(self._open)))
 
     def handle_endtag(self, tag):
-        assert self._open.pop() == tag, f"</{tag}> closes something else"
+        assert self._open.pop() == tag, f"</{tag}> closes another element"
 
     def handle_data(self, data):
         if not {"style", "script"} & set(self._open):
@@ -193,78 +193,79 @@ def page_of(out, run=None):
     return Page(Path(report.write(out, run)).read_text(encoding="utf-8"))
 
 
-def test_the_planted_layer_is_said_to_be_found_when_strict_finds_it(tmp_path):
+def test_a_recovered_planted_layer_is_reported(tmp_path):
     text = page_of(write_tables(tmp_path)).text
-    assert "What was planted was found" in text
-    assert "made from layer decoder.3 of tiny-llama. STRICT chose that layer" in text
-    assert "scores highest, r = 0.612 (0.572 to 0.647), among 4 models" in text
-    assert "Signal was planted up to r = 0.800; the table's ceiling is 0.793." in text
+    assert "Planted layer recovered" in text
+    assert "simulated from layer decoder.3 of tiny-llama. STRICT selects that layer" in text
+    assert "scores highest of 4 models, r = 0.612 (0.572 to 0.647)." in text
+    assert "The planted signal allows at most r = 0.800; the ceiling in the table is 0.793." in text
 
 
 @pytest.mark.parametrize(
-    ("brain", "planted", "said"),
+    ("brain", "planted", "expected"),
     [
-        ({"tiny-gpt2": (0.7, 0.7)}, {}, "scores below tiny-gpt2 (r = 0.700)"),
-        ({}, {"layer": "decoder.2"}, "STRICT chose layer decoder.3 of it instead"),
+        ({"tiny-gpt2": (0.7, 0.7)}, {}, "below tiny-gpt2 (r = 0.700)"),
+        ({}, {"layer": "decoder.2"}, "STRICT selects its layer decoder.3 instead"),
     ],
 )
-def test_the_planted_layer_is_said_to_be_missed_when_the_numbers_say_so(tmp_path, brain, planted, said):
+def test_a_planted_layer_that_is_not_recovered_is_reported(tmp_path, brain, planted, expected):
     text = page_of(write_tables(tmp_path, brain=BRAIN | brain, planted=PLANTED | planted)).text
-    assert "What was planted was not found" in text
-    assert said in text
+    assert "Planted layer not recovered" in text
+    assert expected in text
 
 
-def test_a_run_of_paper_alone_says_nothing_of_what_strict_would_find(tmp_path):
+def test_a_run_with_paper_alone_does_not_report_on_the_planted_layer(tmp_path):
     put(tmp_path, "model_scores", [row for row in model_scores(BRAIN) if row["protocol"] == "paper"])
     put(tmp_path, "runs", [run_row()])
     text = page_of(str(tmp_path)).text
-    assert "What was planted" not in text
-    assert "Under PAPER tiny-llama (layer decoder.3) is best" in text
+    assert "Planted layer" not in text
+    assert "Under PAPER, tiny-llama (layer decoder.3) scores highest" in text
 
 
 @pytest.mark.parametrize(
-    ("oasm", "said"),
+    ("oasm", "phrases"),
     [
         ((-0.013, 0.701), ("r = 0.701, above the best model (tiny-llama, 0.655)", "it falls to −0.013")),
-        ((0.012, 0.640), ("r = 0.640, as good as the best model", "it falls to 0.012")),
+        ((0.012, 0.640), ("r = 0.640, similar to the best model", "it falls to 0.012")),
         ((0.450, 0.330), ("r = 0.330, below the best model", "it reaches 0.450")),
-        ((NAN, 0.701), ("r = 0.701, above the best model", "nothing is left to measure")),
+        ((NAN, 0.701), ("r = 0.701, above the best model", "it cannot be scored")),
     ],
 )
-def test_time_alone_is_compared_with_the_best_model(tmp_path, oasm, said):
+def test_the_time_only_control_is_compared_with_the_best_model(tmp_path, oasm, phrases):
     text = page_of(write_tables(tmp_path, brain=BRAIN | {"oasm": oasm})).text
-    for phrase in said:
+    for phrase in phrases:
         assert phrase in text
 
 
-def test_the_best_model_is_named_with_ceiling_twin_and_control(tmp_path):
+def test_the_best_model_is_reported_with_its_ceiling_and_controls(tmp_path):
     text = page_of(write_tables(tmp_path, planted={})).text
-    assert "planted" not in text.split("What ran")[1].split("Scores against")[0]
-    assert "What was planted" not in text
+    assert "planted" not in text.split("Findings")[1].split("Brain scores")[0]
+    assert "Planted layer" not in text
     assert (
-        "Under STRICT tiny-llama (layer decoder.3) is best, r = 0.612 (0.572 to 0.647), 0.77 of the ceiling 0.793"
+        "Under STRICT, tiny-llama (layer decoder.3) scores highest, r = 0.612 (0.572 to 0.647), 0.77 of the ceiling "
+        "0.793; its untrained control reaches 0.213 and the best control without a model, length, reaches 0.082."
         in text
     )
-    assert "beside it 0.213 with untrained weights and 0.082 for the best control, length." in text
-    assert "beside it 0.402 with untrained weights and 0.701 (higher) for the best control, oasm." in text
+    assert "control reaches 0.402 and the best control without a model, oasm, reaches 0.701 (higher)." in text
 
 
-def test_reading_times_and_tuning_have_their_sentences(tmp_path):
+def test_reading_times_and_tuning_are_reported(tmp_path):
     text = page_of(write_tables(tmp_path)).text
     assert (
-        "the surprisal of tiny-gpt2 says most, as planted: Δ log-likelihood 0.0206 (0.0166 to 0.0246) per word" in text
+        "the surprisal of tiny-gpt2 predicts reading times best, as planted: Δ log-likelihood 0.0206 (0.0166 to "
+        "0.0246) per word, partial r = 0.206; r = 0.412 (0.382 to 0.442), ceiling 0.858." in text
     )
-    assert "the best control, length, has r = 0.326" in text
-    assert "synthetic −0.014 under STRICT (0 of 1 pair up), −0.006 under PAPER (0 of 1 pair up)" in text
+    assert "The best control, length, reaches r = 0.326." in text
+    assert "synthetic −0.014 under STRICT (higher in 0 of 1 pair), −0.006 under PAPER (higher in 0 of 1 pair)" in text
 
 
-def test_protocols_stand_in_words_with_their_hash(tmp_path):
+def test_protocols_are_described_in_words_with_their_hash(tmp_path):
     text = page_of(write_tables(tmp_path)).text
     assert f"{datasets.protocols('synthetic')['strict'].hash} context: passage; ridge" in text
     assert "10 random splits, 10% of the rows held out" in text
 
 
-def test_a_name_that_is_a_script_is_inert(tmp_path, monkeypatch):
+def test_a_name_that_contains_a_script_is_escaped(tmp_path, monkeypatch):
     evil = "<script>alert(1)</script>"
     monkeypatch.setitem(MODELS, evil, ("<b>", 10))
     failure = fill(
@@ -278,7 +279,7 @@ def test_a_name_that_is_a_script_is_inert(tmp_path, monkeypatch):
     assert "<script" not in report.markdown(out)
 
 
-def test_the_page_loads_nothing_from_anywhere(tmp_path):
+def test_the_page_loads_no_external_resource(tmp_path):
     page = page_of(write_tables(tmp_path))
     links = [attributes["href"] for attributes in page.all("a")]
     assert links
@@ -293,14 +294,14 @@ def test_the_page_loads_nothing_from_anywhere(tmp_path):
     assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
 
 
-def test_links_lead_to_places_on_the_page(tmp_path):
+def test_links_lead_to_anchors_on_the_page(tmp_path):
     page = page_of(write_tables(tmp_path))
     ids = [attributes["id"] for _, attributes, _ in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert {link["href"][1:] for link in page.all("a") if link["href"].startswith("#")} <= set(ids)
 
 
-def test_every_figure_has_words_and_every_table_a_caption(tmp_path):
+def test_every_figure_has_a_text_alternative_and_every_table_a_caption(tmp_path):
     page = page_of(write_tables(tmp_path))
     panels = page.all("svg")
     # scores, layers, slopes on three data sets, size on three, reading with its gains
@@ -310,14 +311,14 @@ def test_every_figure_has_words_and_every_table_a_caption(tmp_path):
     assert all(cell.get("scope") in {"col", "row", "colgroup"} for cell in page.all("th"))
 
 
-def test_what_is_not_measurable_is_an_en_dash(tmp_path):
+def test_values_that_cannot_be_measured_are_en_dashes(tmp_path):
     page = page_of(write_tables(tmp_path))
     assert "word-rate control decoder.3 – – 0.793 – 60 (2)" in page.text
-    assert "An en dash (–) means not measurable" in page.text
+    assert "An en dash (–) marks values that could not be measured" in page.text
     assert not re.search(r"\bnan\b", page.text)
 
 
-def test_targets_other_than_all_are_folded(tmp_path):
+def test_scores_by_target_are_collapsed(tmp_path):
     page = page_of(write_tables(tmp_path))
     assert len(page.all("details")) == 3  # notes on protocols, scores by target, pairs by target
     folded = page.text.split("By target: 2 regions or networks")[-1]
@@ -337,7 +338,7 @@ def test_failures_are_listed(tmp_path):
     assert "Failures None." in page_of(write_tables(tmp_path / "other")).text
 
 
-def test_a_run_without_reading_times_or_without_anything_is_fine(tmp_path):
+def test_a_run_without_reading_times_or_without_scores_has_a_report(tmp_path):
     page = page_of(write_tables(tmp_path / "brain", reading={}))
     assert "Reading times" not in page.text
     put(tmp_path / "empty", "runs", [run_row()])
@@ -348,12 +349,12 @@ def test_the_newest_run_is_shown_unless_another_is_named(tmp_path):
     out = write_tables(tmp_path)
     put(out, "runs", [run_row("older", "2026-07-01T10:00:00+00:00"), run_row("newer", "2026-08-02T10:00:00+00:00")])
     assert "Run newer , started 2026-08-02 10:00:00" in page_of(out).text
-    assert "What was planted was found" in page_of(out, RUN).text
+    assert "Planted layer recovered" in page_of(out, RUN).text
     with pytest.raises(ValueError, match=f"quickstart-1f2e is not .* {RUN}"):
         report.write(out, "quickstart-1f2e")
 
 
-def test_the_page_is_put_in_place_whole(tmp_path):
+def test_no_temporary_file_is_left_and_a_second_report_is_equal(tmp_path):
     out = write_tables(tmp_path)
     assert report.write(out + "/") == f"{out}/report.html"
     first = Path(out, "report.html").read_text()
@@ -362,60 +363,60 @@ def test_the_page_is_put_in_place_whole(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "tables"]
 
 
-def test_no_tables_is_an_error_that_says_what_to_do(tmp_path):
+def test_missing_tables_are_an_error_that_suggests_a_command(tmp_path):
     with pytest.raises(FileNotFoundError, match="harness run quickstart"):
         report.write(str(tmp_path))
 
 
-def test_markdown_has_the_sentences_and_the_tables(tmp_path):
+def test_markdown_has_the_findings_and_the_tables(tmp_path):
     text = report.markdown(write_tables(tmp_path))
-    assert "- **What was planted was found.** The responses of synthetic" in text
+    assert "- **Planted layer recovered.** The responses of synthetic" in text
     assert "| tiny-llama | model | decoder.3 | 0.612 | 0.572 to 0.647 | 0.793 | 0.77 | 60 (2) |" in text
     tables_of_text = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     assert len(tables_of_text) > 5
     assert all(len({line.count("|") for line in table.splitlines()}) == 1 for table in tables_of_text)
 
 
-def test_the_page_begins_with_the_answer(tmp_path):
+def test_the_page_begins_with_a_summary(tmp_path):
     text = page_of(write_tables(tmp_path)).text
-    short = text.split("In short", 2)[2].split("What came out")[0]
+    short = text.split("Summary", 2)[2].split("Findings")[0]
     assert (
-        "Under STRICT the best language models reach r = 0.61 on synthetic (tiny-llama, 77 % of the ceiling)." in short
+        "Under STRICT, the best language models reach r = 0.61 on synthetic (tiny-llama, 77 % of the ceiling)." in short
     )
     assert (
-        "Tuned models score −0.014 against their bases on synthetic under STRICT (mean over 1 base of 1 pair" in short
+        "Tuned models score −0.014 relative to their bases on synthetic under STRICT (mean over 1 base, 1 pair" in short
     )
     assert "one base is too few for a test" in short
-    assert "(oasm) reaches r = 0.70 on synthetic under PAPER, and −0.01 under STRICT." in short
+    assert "(oasm) reaches r = 0.70 on synthetic under PAPER and r = −0.01 under STRICT." in short
 
 
-def test_a_run_without_pairs_has_its_three_sentences_too(tmp_path):
+def test_a_run_without_pairs_has_three_sentences_too(tmp_path):
     brain = {name: r for name, r in BRAIN.items() if "tuned" not in name}
     text = page_of(write_tables(tmp_path, brain, {"tiny-gpt2": 0.412})).text
-    short = text.split("In short", 2)[2].split("What came out")[0]
+    short = text.split("Summary", 2)[2].split("Findings")[0]
     assert "Tuned models" not in short
-    assert "Reading times of futrell2018-2016 go with the surprisal of tiny-gpt2 most: r = 0.41, Δ log" in short
+    assert "The surprisal of tiny-gpt2 predicts the reading times of futrell2018-2016 best: r = 0.41, Δ log" in short
 
 
-def test_a_control_that_is_higher_is_said_in_short(tmp_path):
+def test_the_summary_names_a_control_that_scores_higher(tmp_path):
     text = page_of(write_tables(tmp_path, brain=BRAIN | {"length": (0.7, 0.7)})).text
-    assert "(tiny-llama, 77 % of the ceiling; a control, length, has 0.70)" in text
+    assert "(tiny-llama, 77 % of the ceiling; the control length reaches 0.70)" in text
 
 
-def test_the_page_holds_its_tables(tmp_path):
+def test_the_tables_are_embedded_in_the_page(tmp_path):
     out = write_tables(tmp_path)
     page = page_of(out)
-    held = {link["download"]: link["href"] for link in page.all("a") if "download" in link}
-    content = base64.b64decode(held[f"{RUN}-model_scores.parquet"].partition(",")[2])
+    files = {link["download"]: link["href"] for link in page.all("a") if "download" in link}
+    content = base64.b64decode(files[f"{RUN}-model_scores.parquet"].partition(",")[2])
     assert len(pd.read_parquet(io.BytesIO(content))) == len(tables.read(out, "model_scores", RUN))
-    content = base64.b64decode(held[f"{RUN}-tuning_tests.csv"].partition(",")[2])
+    content = base64.b64decode(files[f"{RUN}-tuning_tests.csv"].partition(",")[2])
     assert pd.read_csv(io.BytesIO(content))["n_pairs"].tolist() == [1] * 8  # three data sets, two protocols, two gains
 
 
-def test_a_table_too_large_for_a_page_is_named(monkeypatch, tmp_path):
+def test_a_table_too_large_to_embed_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(embedded_files, "MOST_BYTES", 8000)
     text = page_of(write_tables(tmp_path)).text
-    assert f"too large for a page: {tmp_path}/tables/model_scores" in text
+    assert f"too large to embed: {tmp_path}/tables/model_scores" in text
 
 
 def test_latex_is_balanced_and_escaped(tmp_path, monkeypatch):
@@ -428,12 +429,12 @@ def test_latex_is_balanced_and_escaped(tmp_path, monkeypatch):
     assert line.count(" & ") == len(columns) - 1
 
 
-def test_pages_of_many_models_draw_the_best_and_say_so(tmp_path, monkeypatch):
+def test_pages_of_many_models_draw_only_the_best(tmp_path, monkeypatch):
     many = {f"m{i:03}": (0.3 + i / 1000, 0.4) for i in range(45)}
     for name in many:
         monkeypatch.setitem(MODELS, name, ("x", 10))
     page = page_of(write_tables(tmp_path, BRAIN | many))
-    assert "Drawn are the best 30 of 49 models; the table has them all." in page.text
+    assert "Only the best 30 of 49 models are drawn; the table lists all." in page.text
     assert "m000 model decoder.3 0.300" in page.text
     first = page.all("svg")[0]["aria-label"]
     assert "m044" in first

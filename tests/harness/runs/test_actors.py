@@ -1,4 +1,4 @@
-"""Pieces of a scoring over a cluster: made-up GPUs on several nodes, arrays on the CPU."""
+"""Fits distributed over a cluster with made-up GPUs on several nodes (arrays on the CPU), and joining a cluster."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def problem():
     ids = tuple(f"s{i}" for i in range(N_ROWS))
     values = {layer: rng.standard_normal((N_ROWS, 40 + 60 * layer.index)).astype(np.float32) for layer in LAYERS}
     Y = values[LAYERS[1]] @ rng.standard_normal((100, N_NEUROIDS)) / 10 + 2 * rng.standard_normal((N_ROWS, N_NEUROIDS))
-    Y[:20, :700] = np.nan  # a block of neuroids that missed a session, cut through by the pieces
+    Y[:20, :700] = np.nan  # neuroids that missed a session; the block boundaries cut through them
     groups = tuple(f"g{i // 6}" for i in range(N_ROWS))
     neuroids = tuple(f"n{i}" for i in range(N_NEUROIDS))
     subjects = ("a",) * N_NEUROIDS
@@ -59,9 +59,7 @@ REGRESSIONS = {
 
 @pytest.mark.parametrize("name", REGRESSIONS)
 @pytest.mark.parametrize("n_blocks", [1, 2, 5])
-def test_scores_do_not_depend_on_how_they_were_cut_and_where_they_were_computed(
-    cluster, problem, name, n_blocks, monkeypatch
-):
+def test_scores_do_not_depend_on_the_blocks_and_on_where_they_are_fitted(cluster, problem, name, n_blocks, monkeypatch):
     features, responses = problem
     protocol = Protocol("strict", "none", FoldRule("grouped", n=5), REGRESSIONS[name], "max")
     whole = brain_scores.score_layers(features, responses, protocol)
@@ -80,16 +78,16 @@ def test_scores_do_not_depend_on_how_they_were_cut_and_where_they_were_computed(
         np.testing.assert_allclose(*ends)
 
 
-def test_all_gpus_of_all_nodes_take_part(cluster, problem, monkeypatch):
+def test_all_gpus_of_all_nodes_are_used(cluster, problem, monkeypatch):
     features, responses = problem
     seen = ray.remote(num_cpus=0)(_Seen).remote()
 
-    def noted(fitting, X, Y, **how):
+    def recording_fit(fitting, X, Y, **how):
         ray.get(seen.note.remote(ray.get_runtime_context().get_node_id(), tuple(ray.get_gpu_ids())))
-        return _fit(fitting, X, Y, **how)
+        return original_fit(fitting, X, Y, **how)
 
-    _fit = fitting.Fitting.fit
-    slow = ray.remote(max_retries=0)(lambda fitting, X, Y: noted(fitting, X, Y))
+    original_fit = fitting.Fitting.fit
+    slow = ray.remote(max_retries=0)(lambda fitting, X, Y: recording_fit(fitting, X, Y))
     monkeypatch.setattr(actors, "_fit", slow)
     protocol = Protocol("strict", "none", FoldRule("grouped", n=5), Regression("ridge", ALPHAS), "max")
     brain_scores.score_layers(features, responses, protocol, partial(actors.over_cluster, device="cuda", least_flops=0))
@@ -97,7 +95,7 @@ def test_all_gpus_of_all_nodes_take_part(cluster, problem, monkeypatch):
 
 
 class _Seen:
-    """Where pieces ran."""
+    """Records on which node and GPUs fits ran."""
 
     def __init__(self):
         self.places = set()
@@ -109,7 +107,7 @@ class _Seen:
         return self.places
 
 
-def test_what_is_wrong_with_a_layer_comes_back_by_its_name(cluster, problem):
+def test_a_fault_in_a_layer_raises_an_error_with_its_name(cluster, problem):
     features, responses = problem
     bad = features.values[LAYERS[1]].copy()
     bad[3, 7] = np.inf
@@ -121,8 +119,8 @@ def test_what_is_wrong_with_a_layer_comes_back_by_its_name(cluster, problem):
         )
 
 
-def test_small_work_is_not_sent_anywhere(problem):
-    """No cluster is asked for."""
+def test_small_problems_are_fitted_in_this_process(problem):
+    """They need no cluster."""
     features, responses = problem
     few = Responses(
         responses.values[:, 4000:4010], responses.row_ids, responses.row_groups, responses.row_blocks,
@@ -137,18 +135,20 @@ def test_small_work_is_not_sent_anywhere(problem):
     ("n_neuroids", "n_layers", "n_workers", "n_blocks"),
     [(25000, 33, 8, 1), (25000, 1, 8, 16), (25000, 5, 8, 4), (60, 1, 8, 1), (2500, 1, 8, 2)],
 )
-def test_layers_are_cut_only_where_they_are_too_few_for_the_workers(n_neuroids, n_layers, n_workers, n_blocks):
+def test_neuroids_are_split_into_blocks_only_if_there_are_fewer_layers_than_workers(
+    n_neuroids, n_layers, n_workers, n_blocks
+):
     blocks = fitting.cut(n_neuroids, n_layers, n_workers)
     assert len(blocks) == n_blocks
     np.testing.assert_array_equal(np.concatenate([np.arange(n_neuroids)[b] for b in blocks]), np.arange(n_neuroids))
 
 
-def test_without_an_address_a_ray_of_its_own_is_started_whatever_else_runs_on_the_machine(monkeypatch):
-    asked = {}
+def test_without_an_address_a_local_ray_is_started_even_if_another_cluster_runs_on_the_machine(monkeypatch):
+    options = {}
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", lambda **how: asked.update(how))
+    monkeypatch.setattr(ray, "init", lambda **how: options.update(how))
     ray_session.start(None)
-    assert asked["address"] == "local"
+    assert options["address"] == "local"
 
 
 def test_a_node_that_does_not_see_the_folder_is_named(tmp_path, monkeypatch):
@@ -157,14 +157,14 @@ def test_a_node_that_does_not_see_the_folder_is_named(tmp_path, monkeypatch):
     store = Store(str(tmp_path / "out"))
     store.require_writable()
     ray_session.require_shared(store)
-    monkeypatch.setattr(actors, "_path_exists", ray.remote(num_cpus=0)(lambda path: False))
-    with pytest.raises(ValueError, match=r"the node 127\.0\.0\.1 does not see .*out, the folder of this machine"):
+    monkeypatch.setattr(ray_session, "_path_exists", ray.remote(num_cpus=0)(lambda path: False))
+    with pytest.raises(ValueError, match=r"node 127\.0\.0\.1 does not see .*out, the folder given by --out"):
         ray_session.require_shared(store)
     assert not list(Path(store.root).glob(".aside-*"))
     ray.shutdown()
 
 
-def test_a_cluster_that_is_not_there_is_said_in_a_sentence():
+def test_joining_a_cluster_that_does_not_exist_raises_a_clear_error():
     ray.shutdown()
-    with pytest.raises(RuntimeError, match=r"no Ray cluster could be joined at 127\.0\.0\.1:1 .*harness submit"):
+    with pytest.raises(RuntimeError, match=r"could not join a Ray cluster at 127\.0\.0\.1:1 .*harness submit"):
         ray_session.start("127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""Actors, nodes and drivers killed in mid-run: it ends, or goes on, with the tables of an undisturbed run."""
+"""Actors, nodes and drivers killed during a run: it finishes, or resumes, with the tables of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from harness.storage.store import Store
 from harness.units import quickstart
 
 SPEC = replace(quickstart_spec(), models=("tiny-llama", "tiny-gpt2"), protocols=("strict",))
-# When, by whom and how it was computed differs between two runs of one thing.
+# Columns that differ between two runs of the same units.
 OF_A_RUN = {"created", "code_version", "run"}
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """OUT of a run that nothing happened to, and its name."""
+    """OUT of a run without faults, and its name."""
     ray.shutdown()
     out = str(tmp_path_factory.mktemp("undisturbed"))
     outcome = pipeline.run(SPEC, out)
@@ -45,14 +45,14 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture
 def out(undisturbed, tmp_path):
-    """A fresh OUT with the same models and recording."""
+    """A new OUT with the same models and recording."""
     shutil.copytree(quickstart.folder_of(undisturbed[0]), quickstart.folder_of(str(tmp_path)))
     return str(tmp_path)
 
 
 @pytest.fixture
 def cluster(undisturbed):
-    """A head without cores, and two nodes."""
+    """A head without cores, and two worker nodes."""
     ray.shutdown()
     memory = {"object_store_memory": 2**27}
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
@@ -75,8 +75,8 @@ def _in_order(frame):
     return frame.sort_values(list(frame.columns), ignore_index=True)
 
 
-def when_a_model_reads(do):
-    """In a thread: wait for an actor that loads or reads a text, and `do` something to its process."""
+def during_extraction(do):
+    """Start a thread that waits for an actor to load a model or extract features, and calls `do` on its process."""
 
     def watch():
         until = time.monotonic() + 60
@@ -92,8 +92,8 @@ def when_a_model_reads(do):
     return thread
 
 
-def test_an_actor_is_killed_while_it_reads(undisturbed, out, cluster):
-    when_a_model_reads(lambda process: process.kill())
+def test_an_actor_killed_during_extraction(undisturbed, out, cluster):
+    during_extraction(lambda process: process.kill())
     outcome = pipeline.run(SPEC, out)
     assert not outcome.failures
     assert_same_tables(out, undisturbed[0], outcome.run)
@@ -101,13 +101,13 @@ def test_an_actor_is_killed_while_it_reads(undisturbed, out, cluster):
     assert read.recoveries.sum() == tables.read(out, "runs", outcome.run).n_recoveries.item() == 1
 
 
-def test_a_node_is_killed_while_a_model_reads_on_it(undisturbed, out, cluster):
+def test_a_node_killed_during_extraction(undisturbed, out, cluster):
     def kill_its_node(process):
         raylet = next(parent for parent in process.parents() if "raylet" in parent.name())
         (node,) = [n for n in cluster.workers if n.all_processes["raylet"][0].process.pid == raylet.pid]
         cluster.remove_node(node, allow_graceful=False)
 
-    thread = when_a_model_reads(kill_its_node)
+    thread = during_extraction(kill_its_node)
     outcome = pipeline.run(SPEC, out)
     assert not thread.is_alive()
     assert not outcome.failures
@@ -115,7 +115,7 @@ def test_a_node_is_killed_while_a_model_reads_on_it(undisturbed, out, cluster):
     assert tables.read(out, "extractions", outcome.run).recoveries.sum() >= 1
 
 
-def test_on_made_up_gpus_models_land_where_planned_and_give_the_same_tables(undisturbed, out, monkeypatch):
+def test_on_made_up_gpus_models_run_where_they_are_placed_and_give_the_same_tables(undisturbed, out, monkeypatch):
     ray.shutdown()
     monkeypatch.setenv("HARNESS_MADE_UP_GPUS", "1")
     memory = {"object_store_memory": 2**27}
@@ -151,17 +151,17 @@ def wait_for(found, process, seconds=90):
 
 
 def send_to_all(process, how):
-    """As Slurm, systemd and `timeout` end a job: to every process of it."""
-    for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+    """Send a signal to every process of a job, as Slurm, systemd and `timeout` do."""
+    for member in [*psutil.Process(process.pid).children(recursive=True), process]:
         with contextlib.suppress(psutil.NoSuchProcess):
-            one.send_signal(how)
+            member.send_signal(how)
 
 
 @pytest.mark.parametrize(("how", "send"), [
     (signal.SIGKILL, subprocess.Popen.send_signal), (signal.SIGTERM, send_to_all),
 ], ids=["KILL", "TERM to all"])  # fmt: skip
-def test_the_driver_is_killed(undisturbed, out, how, send):
-    """What was stored is not computed again, and the tables are the same."""
+def test_a_killed_driver_resumes(undisturbed, out, how, send):
+    """Stored units are not computed again, and the tables are the same."""
     ray.shutdown()
     process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(list(Path(out).glob("units/[!.]*/*/manifest.json"))) >= 4, process)
@@ -170,12 +170,12 @@ def test_the_driver_is_killed(undisturbed, out, how, send):
     said = process.communicate(timeout=60)[1]
     if how == signal.SIGTERM:
         assert process.returncode == 1
-        assert "stopped; the same command goes on" in said
+        assert "stopped; run the same command again" in said
         assert "nothing to do" not in said
-        assert len(set(Path("/tmp/ray").glob("session_2*"))) < len(sessions)  # what Ray wrote for itself is gone
+        assert len(set(Path("/tmp/ray").glob("session_2*"))) < len(sessions)  # Ray's session folder has been removed
         assert not list(Path(out).glob("units/.claims/*/*"))
         assert not list(Path(out).glob("units/.aside-*"))
-        (about,) = tables.read(out, "runs", undisturbed[1]).to_dict("records")  # what was done has its tables
+        (about,) = tables.read(out, "runs", undisturbed[1]).to_dict("records")  # finished units are in the tables
         n_done = len(list(Path(out).glob("units/scores/*/manifest.json")))
         assert (about["status"], about["n_failed"], about["n_computed"]) == ("stopped", 0, n_done)
     before = {path: path.stat().st_mtime_ns for path in Path(out).glob("units/[!.]*/*/manifest.json")}
@@ -189,7 +189,7 @@ def test_the_driver_is_killed(undisturbed, out, how, send):
     assert_same_tables(out, undisturbed[0], undisturbed[1])
 
 
-def test_two_drivers_on_one_store_do_each_unit_once(undisturbed, out):
+def test_two_drivers_on_one_store_compute_each_unit_once(undisturbed, out):
     ray.shutdown()
     both = [subprocess.Popen([*command(out), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for _ in range(2)]  # fmt: skip
@@ -197,25 +197,27 @@ def test_two_drivers_on_one_store_do_each_unit_once(undisturbed, out):
     assert [process.returncode for process in both] == [0, 0], said
     ended = [json.loads(stdout) for stdout, _ in said]
     assert sum(one["n_computed"] for one in ended) == ended[0]["n_units"] == ended[1]["n_units"]
-    n_read = sum(stderr.count("did='read") for _, stderr in said)
-    assert n_read == len(list(Path(out).glob("units/features/*/manifest.json")))
+    n_extracted = sum(stderr.count("did='extracted") for _, stderr in said)
+    assert n_extracted == len(list(Path(out).glob("units/features/*/manifest.json")))
     assert_same_tables(out, undisturbed[0], undisturbed[1])
     store = Store(out)
     for manifest in Path(out).glob("units/[!.]*/*/manifest.json"):
         store.verify(manifest.parts[-3], manifest.parts[-2])
 
 
-def test_features_that_are_damaged_are_named_and_read_again(undisturbed, out, caplog):
-    """Damaged after they were stored and before they are scored: a score finds it by the checksum."""
+def test_corrupt_features_are_named_and_extracted_again(undisturbed, out, caplog):
+    """Features corrupted between extraction and scoring: the score unit detects it by the checksum."""
     first = pipeline.run(SPEC, out)
-    ray.shutdown()  # a process does not compare twice what it has compared
+    ray.shutdown()  # a process verifies each checksum once
     shutil.rmtree(Path(out) / "units" / "scores")
     damaged = min(Path(out).glob("units/features/*/features.safetensors"))
     stamp = damaged.stat()
     content = bytearray(damaged.read_bytes())
     content[-3] ^= 1
     damaged.write_bytes(content)
-    os.utime(damaged, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # so that the date does not tell
+    os.utime(
+        damaged, ns=(stamp.st_atime_ns, stamp.st_mtime_ns)
+    )  # so that the modification time does not reveal the change
 
     with caplog.at_level("INFO"), Display(Console(quiet=True)) as display:
         again = pipeline.run(SPEC, out, listener=display)
@@ -227,8 +229,8 @@ def test_features_that_are_damaged_are_named_and_read_again(undisturbed, out, ca
     assert_same_tables(out, undisturbed[0], first.run)
 
 
-def test_what_takes_too_long_is_a_failure_and_nothing_hangs(out, monkeypatch):
-    """With a limit that no model keeps, which has to be loaded first; of several controls scores are done in time."""
+def test_units_over_the_time_limit_are_failures_and_nothing_hangs(out, monkeypatch):
+    """The limit is shorter than loading any model, but long enough for the scores of some controls."""
     ray.shutdown()
     monkeypatch.setenv("HARNESS_UNIT_LIMIT_S", "1.5")
     outcome = pipeline.run(SPEC, out)
@@ -236,7 +238,7 @@ def test_what_takes_too_long_is_a_failure_and_nothing_hangs(out, monkeypatch):
     assert {"tiny-llama", "tiny-gpt2"} <= late
     assert not list(Path(out).glob("units/.claims/*/*"))
     monkeypatch.setenv("HARNESS_UNIT_LIMIT_S", "soon")
-    with pytest.raises(ValueError, match="HARNESS_UNIT_LIMIT_S is 'soon'; a number of seconds is wanted"):
+    with pytest.raises(ValueError, match="HARNESS_UNIT_LIMIT_S is 'soon'; expected a number of seconds"):
         pipeline.run(SPEC, out)
     monkeypatch.delenv("HARNESS_UNIT_LIMIT_S")
     assert not pipeline.run(SPEC, out).failures

@@ -1,4 +1,4 @@
-"""The whole line on the quickstart: what was planted is found, a second run does nothing, failures do not spread."""
+"""Whole runs of the quickstart: the planted effects are found, a second run computes nothing, failures are isolated."""
 
 import os
 import shutil
@@ -58,16 +58,16 @@ def test_strict_finds_the_planted_model_and_layer(out, outcome):
     assert layers.loc[layers.r.idxmax(), "layer"] == 3
 
 
-def test_the_control_that_knows_only_time_is_as_good_as_a_model_under_shuffled_splits_alone(out, outcome):
+def test_the_time_only_control_matches_the_best_model_only_under_shuffled_splits(out, outcome):
     shuffled, grouped = (_scores(out, outcome.run, protocol) for protocol in ("paper", "strict"))
     assert shuffled.loc["oasm", "r"] > shuffled.loc["tiny-llama", "r"] - 0.05
-    # It predicts the same for every row of a new topic: nothing to measure, for any voxel.
+    # Its prediction is constant within a new topic, so that r is not defined for any voxel.
     assert np.isnan(grouped.loc["oasm", "r"])
     assert grouped.loc["oasm", "n_nan"] == grouped.loc["oasm", "n_neuroids"] == 60
 
 
-def test_what_the_right_model_knows_beyond_the_controls_is_what_was_planted(out, outcome):
-    """Of the signal's .30 a fit on 270 sentences holds some; the others hold nothing."""
+def test_the_planted_models_unique_variance_is_close_to_the_planted_variance(out, outcome):
+    """A fit on 270 sentences recovers part of the signal's 0.30; the other models explain nothing."""
     for protocol in ("strict", "paper"):
         scores = _scores(out, outcome.run, protocol)
         assert scores.loc["tiny-llama", "unique_low"] > 0.1
@@ -80,16 +80,16 @@ def test_what_the_right_model_knows_beyond_the_controls_is_what_was_planted(out,
         assert scores.loc["tiny-llama", "unique_over"] == "length, word-rate, position, oasm"
 
 
-def test_the_folds_are_stored_and_are_those_of_scikit_learn(out, outcome):
+def test_the_stored_folds_are_those_of_scikit_learn(out, outcome):
     from sklearn.model_selection import ShuffleSplit
 
     folds = tables.read(out, "folds", outcome.run)
     recording = datasets.load("synthetic", quickstart.folder_of(out))
     ids = np.array(recording.responses.row_ids)
-    found = folds[(folds.dataset == "synthetic") & (folds.protocol == "paper")]
+    folds_found = folds[(folds.dataset == "synthetic") & (folds.protocol == "paper")]
     for k, (train, test) in enumerate(ShuffleSplit(10, test_size=0.1, random_state=1).split(ids)):
         for side, rows in (("train", train), ("test", test)):
-            assert list(found[(found.fold == k) & (found.side == side)].row_id) == list(ids[rows])
+            assert list(folds_found[(folds_found.fold == k) & (folds_found.side == side)].row_id) == list(ids[rows])
     strict = folds[(folds.dataset == "synthetic") & (folds.protocol == "strict")]
     topic = strict.row_id.str.split(".").str[0]
     assert strict.assign(topic=topic).groupby(["fold", "topic"]).side.nunique().max() == 1
@@ -119,7 +119,7 @@ def test_every_table_can_be_read_by_pandas_duckdb_and_ray(out, outcome):
     assert ray.data.read_parquet(tables.folder(out, "model_scores")).count() == len(tables.read(out, "model_scores"))
 
 
-def test_a_row_tells_how_to_make_it_again(out, outcome):
+def test_each_row_has_what_is_needed_to_reproduce_it(out, outcome):
     for table in ("neuroid_scores", "layer_scores", "model_scores", "reading_scores", "word_surprisals"):
         frame = tables.read(out, table, outcome.run)
         assert len(frame)
@@ -139,7 +139,7 @@ def test_a_row_tells_how_to_make_it_again(out, outcome):
         assert (frame[frame.kind != "control"].revision.str.startswith("files-")).all()
 
 
-def test_scores_ceilings_and_ratios_are_three_columns_that_agree(out, outcome):
+def test_score_ceiling_and_ratio_are_consistent(out, outcome):
     frame = tables.read(out, "neuroid_scores", outcome.run)
     np.testing.assert_allclose(frame.ratio, frame.r / frame.ceiling)
     assert (frame.r.isna() == (frame.n_folds_nan == frame.n_folds)).all()
@@ -153,7 +153,7 @@ def test_a_second_run_computes_nothing_and_changes_nothing(out, outcome):
         assert frame.equals(tables.read(out, table)), table
 
 
-def test_lost_tables_are_put_together_again_from_the_units(out, outcome, tmp_path):
+def test_lost_tables_are_assembled_again_from_the_units(out, outcome, tmp_path):
     copy = shutil.copytree(out, tmp_path / "copy")
     shutil.rmtree(copy / "tables")
     again = pipeline.run(quickstart_spec(), str(copy))
@@ -166,7 +166,7 @@ def test_lost_tables_are_put_together_again_from_the_units(out, outcome, tmp_pat
     )
 
 
-def test_a_damaged_unit_is_computed_again_and_a_lost_table_is_made_again(out, outcome, tmp_path):
+def test_a_corrupt_unit_is_computed_again_and_a_lost_table_is_assembled_again(out, outcome, tmp_path):
     copy = shutil.copytree(out, tmp_path / "copy")
     for kind in ("scores", "features"):
         file = max((copy / "units" / kind).glob("*/*.[ps]a*"), key=lambda file: file.stat().st_size)
@@ -187,14 +187,14 @@ def _sorted(frame, columns):
 
 
 def _flip(file):
-    """One bit of a file, whose size and dates stay."""
+    """Flip one bit of a file, keeping its size and times."""
     content, stat = bytearray(file.read_bytes()), file.stat()
     content[len(content) // 2] ^= 4
     file.write_bytes(bytes(content))
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def test_a_bit_that_changed_in_a_stored_score_or_in_a_table_is_found_and_made_anew(out, outcome):
+def test_a_flipped_bit_in_a_score_unit_or_a_table_is_detected_and_repaired(out, outcome):
     before = tables.read(out, "model_scores", outcome.run)
     scores = sorted(Path(out, "units", "scores").glob("*/model_scores.parquet"))
     _flip(scores[0])
@@ -214,7 +214,7 @@ def test_a_bit_that_changed_in_a_stored_score_or_in_a_table_is_found_and_made_an
 
 @pytest.fixture
 def with_broken_models(out, outcome, tmp_path):
-    """A whole model under four names, two of them odd, beside three broken ones."""
+    """An intact model under four names, two of them unusual, and three broken models."""
     built = quickstart.folder_of(out)
     names = {
         name: shutil.copytree(built / "tiny-gpt2", tmp_path / name)
@@ -229,7 +229,7 @@ def with_broken_models(out, outcome, tmp_path):
     return tuple(str(folder) for folder in names.values())
 
 
-def test_broken_models_are_written_down_and_the_others_go_on(out, with_broken_models):
+def test_broken_models_are_recorded_as_failures_and_the_others_run(out, with_broken_models):
     spec = replace(
         quickstart_spec(), models=with_broken_models, datasets=("synthetic",), protocols=("strict",), variants=()
     )
@@ -245,22 +245,22 @@ def test_broken_models_are_written_down_and_the_others_go_on(out, with_broken_mo
     assert tables.read(out, "runs", found.run).status.item() == "failed"
 
 
-def test_folders_of_one_name_are_told_apart(out, outcome, tmp_path):
+def test_folders_with_the_same_name_get_different_model_names(out, outcome, tmp_path):
     built = quickstart.folder_of(out)
     same, other = tmp_path / "a" / "tiny-gpt2", tmp_path / "b" / "tiny-gpt2"
     shutil.copytree(built / "tiny-gpt2", same)
     shutil.copytree(built / "tiny-llama", other)
     spec = replace(quickstart_spec(), models=(str(built / "tiny-gpt2"), str(same), str(other)))
-    plan = make_workload(spec, out, None)
-    assert not plan.failures
-    found = [source for source in plan.sources if source.kind == "model"]
+    workload = make_workload(spec, out, None)
+    assert not workload.failures
+    found = [source for source in workload.sources if source.kind == "model"]
     assert [source.name for source in found] == [f"{built.name}-tiny-gpt2", "a-tiny-gpt2", "b-tiny-gpt2"]
     assert found[0].revision == found[1].revision != found[2].revision
 
 
-def test_a_run_killed_while_its_tables_are_put_together_is_not_taken_for_whole(out, outcome, tmp_path, monkeypatch):
+def test_a_run_killed_while_writing_tables_does_not_count_as_complete(out, outcome, tmp_path, monkeypatch):
     copy = str(shutil.copytree(out, tmp_path / "copy"))
-    shutil.rmtree(tables.folder(copy, "runs"))  # so that the tables are put together again
+    shutil.rmtree(tables.folder(copy, "runs"))  # so that the tables are assembled again
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -275,20 +275,18 @@ def test_a_run_killed_while_its_tables_are_put_together_is_not_taken_for_whole(o
     assert len(tables.read(copy, "neuroid_scores", again.run)) == len(tables.read(out, "neuroid_scores", again.run))
 
 
-def test_a_table_whose_writing_a_lost_node_broke_off_is_begun_again_and_nothing_lies_about(
-    out, outcome, tmp_path, monkeypatch
-):
+def test_writing_a_table_is_retried_after_a_lost_node_and_leaves_no_staging_folder(out, outcome, tmp_path, monkeypatch):
     copy, install, calls = str(shutil.copytree(out, tmp_path / "copy")), assemble._install, []
     shutil.rmtree(tables.folder(copy, "runs"))
 
-    def broken_off(store, aside, final):
-        if "/run=" in aside:  # of Ray Data, written whole by now
+    def fail_once(store, staging, final):
+        if "/run=" in staging:  # written by Ray Data, and complete by now
             calls.append(final.split("/")[-2])
             if calls.count(calls[-1]) == 1:
                 raise RuntimeError("a node was lost")
-        install(store, aside, final)
+        install(store, staging, final)
 
-    monkeypatch.setattr(assemble, "_install", broken_off)
+    monkeypatch.setattr(assemble, "_install", fail_once)
     again = pipeline.run(quickstart_spec(), copy)
     assert calls.count("model_scores") == 2
     for table in ("neuroid_scores", "model_scores", "word_surprisals"):
@@ -296,7 +294,7 @@ def test_a_table_whose_writing_a_lost_node_broke_off_is_begun_again_and_nothing_
     assert not list(Path(copy).glob("tables/.aside-*"))
 
 
-def test_a_missing_recording_says_where_to_get_it_and_the_others_go_on(out, outcome, tmp_path):
+def test_a_missing_recording_is_reported_with_its_source_and_the_others_run(out, outcome, tmp_path):
     spec = replace(
         quickstart_spec(), models=("tiny-gpt2",), datasets=("tuckute2024", "synthetic"), protocols=("strict",)
     )
@@ -308,7 +306,7 @@ def test_a_missing_recording_says_where_to_get_it_and_the_others_go_on(out, outc
     assert set(tables.read(out, "model_scores", found.run).dataset) == {"synthetic"}
 
 
-def test_brainscore2026_runs_where_a_recording_has_it_and_stands_in_the_report(out, outcome):
+def test_brainscore2026_runs_for_brain_recordings_and_appears_in_the_report(out, outcome):
     spec = replace(
         quickstart_spec(), models=("tiny-gpt2",), controls=("length",), variants=(),
         protocols=("strict", "paper", "brainscore2026"),
@@ -323,12 +321,12 @@ def test_brainscore2026_runs_where_a_recording_has_it_and_stands_in_the_report(o
     assert "BRAINSCORE2026" in Path(page.write(out, found.run)).read_text(encoding="utf-8")
 
 
-def test_an_unknown_data_set_lists_the_nearest(out):
+def test_an_unknown_data_set_raises_with_the_nearest_name(out):
     with pytest.raises(ValueError, match="tuckute2024"):
         pipeline.run(replace(quickstart_spec(), datasets=("tuckute2042",)), out)
 
 
-def test_a_run_that_is_killed_loses_no_finished_unit(out, outcome, tmp_path):
+def test_a_killed_run_loses_no_finished_unit(out, outcome, tmp_path):
     """SIGKILL as soon as some scores are stored; the next run computes only the others and gives the same tables."""
     target = tmp_path / "killed"
     shutil.copytree(quickstart.folder_of(out), target / "quickstart")
@@ -352,18 +350,18 @@ def test_a_run_that_is_killed_loses_no_finished_unit(out, outcome, tmp_path):
     )
 
 
-@pytest.mark.parametrize(("models", "datasets", "said"), [
+@pytest.mark.parametrize(("models", "datasets", "message"), [
     (("tiny-gpt2", "tiny-gtp2"), ("synthetic",), r"'tiny-gtp2' is neither .*nearest names.* Nothing was computed"),
-    (("{tmp_path}",), ("synthetic",), r"no model of those asked for can be had, so nothing was comp.*config\.json"),
-    (("tiny-gpt2",), ("tuckute2024",), "no recording of those asked for can be had, so nothing was computed: tuckute"),
+    (("{tmp_path}",), ("synthetic",), r"none of the requested models could be loaded, .*config\.json"),
+    (("tiny-gpt2",), ("tuckute2024",), "none of the requested recordings could be loaded, .*: tuckute"),
 ])  # fmt: skip
-def test_with_a_mistyped_model_no_model_or_no_data_nothing_starts(out, outcome, tmp_path, models, datasets, said):
+def test_nothing_starts_with_a_mistyped_model_no_model_or_no_data(out, outcome, tmp_path, models, datasets, message):
     spec = replace(quickstart_spec(), models=tuple(m.format(tmp_path=tmp_path) for m in models), datasets=datasets)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         pipeline.run(spec, out, str(tmp_path))
 
 
-def test_a_fleet_keeps_going_without_a_mistyped_model(out, outcome):
+def test_keep_going_runs_the_other_models_despite_a_mistyped_name(out, outcome):
     spec = replace(quickstart_spec(), models=("tiny-gpt2", "tiny-gtp2"), datasets=("synthetic",), protocols=("strict",))
     found = pipeline.run(spec, out, keep_going=True)
     assert [(failure.model, failure.exception) for failure in found.failures] == [("tiny-gtp2", "UnknownModelError")]

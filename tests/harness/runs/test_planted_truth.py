@@ -1,12 +1,12 @@
-"""Recordings whose answer is known, under the real protocols of Pereira2018 and Blank2014.
+"""Simulated recordings with a known answer, under the real protocols of Pereira2018 and Blank2014.
 
-Three truths are planted beside a drift that is slow within a passage or story and says nothing of the text: no signal
-at all, a signal that is linear in one layer of a model, and one that follows the length of what is shown and nothing
-else. PAPER must be fooled and STRICT must not, or the harness does not measure what it says.
+Three cases are simulated on top of a drift that is slow within a passage or story and independent of the text: no
+signal, a signal linear in one layer of a model, and a signal that follows text length alone. The tests check that PAPER
+is misled by the drift and that STRICT is not.
 
-The texts are made by the grammar of the synthetic data set; as in the real recordings some subjects took no part in an
-experiment or in a story, and are NaN there. Many recordings are made at once: each is a region of its own, so that one
-fit gives a row of the table for every one of them.
+The texts come from the grammar of the synthetic data set. As in the real recordings, some subjects took no part in an
+experiment or a story, and are NaN there. Many recordings are simulated at once, each as a separate region, so that one
+fit gives a row of the table for each.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ PLANTED = Layer("decoder", 3)
 BESIDE = ("length", "word-rate", "position", "oasm")
 SUBJECTS, VOXELS = 4, 3
 N_RECORDINGS = 20
-PERSISTENCE = 0.9  # of the drift from one row to the next: a first-order autoregression
-# Weights as wide, for the model's width, as those of GPT-2 before its training: a standard deviation of .02 x 768^.5
-# over the root of the width. The attention of such a network is flat, so that its states follow the mean of the text so
-# far, which is slow; tiny models are drawn wider, for the sake of blocks that differ.
+PERSISTENCE = 0.9  # coefficient of the drift, a first-order autoregression over rows
+# Standard deviation of the untrained weights: that of GPT-2 before training (0.02 at width 768), scaled to this width.
+# Attention is then nearly uniform, so that hidden states follow the mean of the prefix, which changes slowly. The tiny
+# models' default is larger, so that their blocks differ.
 UNTRAINED_RANGE = 0.02 * (768 / tiny.WIDTH) ** 0.5
 
 
@@ -54,7 +54,7 @@ UNTRAINED_RANGE = 0.02 * (768 / tiny.WIDTH) ** 0.5
 
 
 def sentences_in_two_experiments() -> tuple[Stimuli, tuple[str, ...]]:
-    """As Pereira2018: 300 sentences in each of two experiments, five in a passage, three passages on a topic."""
+    """Like Pereira2018: 300 sentences in each of two experiments, five per passage, three passages per topic."""
     drawn = {name: synthetic.stimuli(seed) for seed, name in enumerate(("243sentences", "384sentences"))}
 
     def column(field: str) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ def sentences_in_two_experiments() -> tuple[Stimuli, tuple[str, ...]]:
 
 
 def scans_of_eight_stories(n_scans: int = 45) -> tuple[Stimuli, tuple[str, ...]]:
-    """As Blank2014: the words of a scan, two to eight, with the space after them; a story is one context."""
+    """Like Blank2014: two to eight words per scan, with the space after them; a story is one context."""
     rng = np.random.default_rng(0)
     words = iter(" ".join(text for seed in range(4) for text in synthetic.stimuli(seed).texts).split())
     rows = [(story, scan, "".join(f"{next(words)} " for _ in range(rng.integers(2, 9))))
@@ -85,21 +85,21 @@ def store(tmp_path_factory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def read(store, tmp_path_factory) -> dict[tuple[str, str], FeatureUnit]:
-    """(kind, data set) -> what a tiny Llama, or its untrained twin, gives for the texts in their contexts."""
+def units(store, tmp_path_factory) -> dict[tuple[str, str], FeatureUnit]:
+    """(kind, data set) -> features of the texts by a tiny Llama ("model") or its untrained control ("untrained")."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tiny.build("llama", folder, [text for shown, _ in SHOWN.values() for text in shown.texts], seed=7)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"initializer_range": UNTRAINED_RANGE}))
-    checkpoint, found = checkpoints.resolve(str(folder)), {}
+    checkpoint, extracted = checkpoints.resolve(str(folder)), {}
     for kind, seed in (("model", None), ("untrained", 0)):
         model = backends.load("transformers", checkpoint, "cpu", untrained_seed=seed)
         source = FeatureSource(f"{checkpoint.name}:{kind}", kind, checkpoint.revision, 0, checkpoint)
         for name, (shown, _) in SHOWN.items():
             unit = FeatureUnit(source, shown, datasets.protocols(name)["strict"], states=True, surprisals=False)
             unit.run(model, store)
-            found[kind, name] = unit
-    return found
+            extracted[kind, name] = unit
+    return extracted
 
 
 def states(unit: FeatureUnit, store: Store) -> Features:
@@ -112,12 +112,12 @@ def states(unit: FeatureUnit, store: Store) -> Features:
 
 
 def drift(blocks: tuple[str, ...], n: int, rng: np.random.Generator) -> np.ndarray:
-    """(row, n) of unit variance, slow within a block; it begins afresh in each."""
-    courses = rng.standard_normal((len(blocks), n))
+    """Return (row, n) drifts of unit variance, slow within a block and independent between blocks."""
+    drifts = rng.standard_normal((len(blocks), n))
     for row in range(1, len(blocks)):
         if blocks[row] == blocks[row - 1]:
-            courses[row] = PERSISTENCE * courses[row - 1] + (1 - PERSISTENCE**2) ** 0.5 * courses[row]
-    return courses
+            drifts[row] = PERSISTENCE * drifts[row - 1] + (1 - PERSISTENCE**2) ** 0.5 * drifts[row]
+    return drifts
 
 
 def standardised(matrix: np.ndarray) -> np.ndarray:
@@ -127,10 +127,10 @@ def standardised(matrix: np.ndarray) -> np.ndarray:
 
 
 def recording(name: str, cause: np.ndarray | None = None, n_recordings: int = 1, seed: int = 0) -> Dataset:
-    """`n_recordings` recordings side by side, each a region with all subjects.
+    """Simulate `n_recordings` recordings side by side, each a region with all subjects.
 
-    SIGNAL of a voxel's variance is linear in the (row, feature) cause, DRIFT is slow, half of it common to the voxels
-    of a subject, NOISE is white; without a cause the signal's share falls to the other two.
+    Of a voxel's variance, the fraction SIGNAL is linear in the (row, feature) cause, DRIFT is slow drift, half of it
+    shared by the voxels of a subject, and NOISE is white. Without a cause, drift and noise are scaled to unit variance.
     """
     (shown, parts), rng = SHOWN[name], np.random.default_rng(seed)
     subjects = np.tile(np.repeat([f"s{k}" for k in range(SUBJECTS)], VOXELS), n_recordings)
@@ -155,7 +155,7 @@ def recording(name: str, cause: np.ndarray | None = None, n_recordings: int = 1,
     return Dataset(name, version_of(shown, responses), shown, responses)
 
 
-# --- scores, as they stand in model_scores ----------------------------------------------------------------------------
+# --- scores, as rows of model_scores ----------------------------------------------------------------------------------
 
 
 def no_ceiling(dataset: Dataset) -> Ceiling:
@@ -165,7 +165,7 @@ def no_ceiling(dataset: Dataset) -> Ceiling:
 
 
 def scores_of(dataset: Dataset, protocol: str, features: Features, *, beside: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Rows of model_scores by target, from the stations themselves."""
+    """Compute rows of model_scores by target, without a store."""
     how = datasets.protocols(dataset.name)[protocol]
     fits = score_layers(features, dataset.responses, how)
     rows = BrainRows({}, dataset.responses, fits, no_ceiling(dataset), how, seed=0)
@@ -178,7 +178,7 @@ def scores_of(dataset: Dataset, protocol: str, features: Features, *, beside: tu
 def unit_scores(
     dataset: Dataset, protocol: str, source: FeatureSource | FeatureUnit, store: Store, *, beside: tuple[str, ...] = ()
 ) -> pd.DataFrame:
-    """Rows of model_scores by target, as a run stores them: of a control, or of a model whose states are stored."""
+    """Compute rows of model_scores by target through a stored score unit, for a control or stored features."""
     features = source if isinstance(source, FeatureUnit) else None
     unit = ScoreUnit(
         features.source if features else source, dataset.name, dataset.version,
@@ -194,15 +194,15 @@ def control(name: str) -> FeatureSource:
 
 
 def recordings_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """The row of each of the recordings that were made at once."""
-    found = rows[rows.index.str.startswith("recording ")]
-    assert len(found) == N_RECORDINGS
-    return found
+    """Return the row of each of the recordings simulated at once."""
+    selected = rows[rows.index.str.startswith("recording ")]
+    assert len(selected) == N_RECORDINGS
+    return selected
 
 
-def most_that_chance_allows(share: float = 0.05) -> int:
-    """Of N_RECORDINGS intervals of 95 % more leave out the truth in less than one of a thousand such tests."""
-    return int(stats.binom.ppf(0.999, N_RECORDINGS, share))
+def max_misses(rate: float = 0.05) -> int:
+    """Return the number of N_RECORDINGS 95 % intervals that miss the true value in 1 of 1000 tests (binomial)."""
+    return int(stats.binom.ppf(0.999, N_RECORDINGS, rate))
 
 
 # --- 1. no signal: drift alone ----------------------------------------------------------------------------------------
@@ -210,66 +210,64 @@ def most_that_chance_allows(share: float = 0.05) -> int:
 
 @pytest.fixture(scope="module", params=NAMES)
 def drifting(request) -> Dataset:
-    """Many recordings with no signal in them."""
+    """Many recordings without a signal."""
     return recording(request.param, n_recordings=N_RECORDINGS, seed=1)
 
 
-def test_under_paper_drift_alone_gives_time_and_an_untrained_model_high_scores(drifting, read, store):
+def test_paper_gives_high_scores_to_time_and_an_untrained_model_on_drift_alone(drifting, units, store):
     time = recordings_of(unit_scores(drifting, "paper", control("oasm"), store))
-    twin = recordings_of(scores_of(drifting, "paper", states(read["untrained", drifting.name], store)))
+    untrained = recordings_of(scores_of(drifting, "paper", states(units["untrained", drifting.name], store)))
     assert (time.r_low > 0.3).all()
-    assert (twin.r_low > 0).all()
-    assert twin.r.mean() > 0.25
+    assert (untrained.r_low > 0).all()
+    assert untrained.r.mean() > 0.25
 
 
-def test_under_strict_drift_alone_gives_an_untrained_model_nothing_and_nothing_beyond_the_controls(
-    drifting, read, store
-):
-    found = scores_of(drifting, "strict", states(read["untrained", drifting.name], store), beside=BESIDE)
-    twin = recordings_of(found)
-    # The mean over 20 recordings of a score whose standard deviation over them is .03 to .05 has one of about .01.
-    assert abs(twin.r.mean()) < 0.03
-    assert ((twin.r_low > 0) | (twin.r_high < 0)).sum() <= most_that_chance_allows()
-    assert abs(twin.unique_r2.mean()) < 0.01
-    assert ((twin.unique_low > 0) | (twin.unique_high < 0)).sum() <= most_that_chance_allows()
-    assert found.loc["all"].r_low < 0 < found.loc["all"].r_high
-    assert found.loc["all"].unique_low < 0 < found.loc["all"].unique_high
+def test_strict_gives_an_untrained_model_no_score_and_no_unique_variance_on_drift_alone(drifting, units, store):
+    scores = scores_of(drifting, "strict", states(units["untrained", drifting.name], store), beside=BESIDE)
+    untrained = recordings_of(scores)
+    # The score's standard deviation over recordings is 0.03 to 0.05; that of the mean of 20 is about 0.01.
+    assert abs(untrained.r.mean()) < 0.03
+    assert ((untrained.r_low > 0) | (untrained.r_high < 0)).sum() <= max_misses()
+    assert abs(untrained.unique_r2.mean()) < 0.01
+    assert ((untrained.unique_low > 0) | (untrained.unique_high < 0)).sum() <= max_misses()
+    assert scores.loc["all"].r_low < 0 < scores.loc["all"].r_high
+    assert scores.loc["all"].unique_low < 0 < scores.loc["all"].unique_high
 
 
-def test_under_strict_time_cannot_be_measured_since_it_predicts_one_number_for_all_rows_of_a_new_group(drifting, store):
+def test_under_strict_time_is_nan_since_its_prediction_is_constant_within_a_new_group(drifting, store):
     time = unit_scores(drifting, "strict", control("oasm"), store)
     assert time[["r", "r_low", "r_high"]].isna().all(axis=None)
     assert (time.n_nan == time.n_neuroids).all()
 
 
-# --- 2. a signal that is linear in one layer --------------------------------------------------------------------------
+# --- 2. a signal linear in one layer ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def speaking(request, read, store) -> Dataset:
+def speaking(request, units, store) -> Dataset:
     """A recording that follows one layer of the model."""
-    return recording(request.param, states(read["model", request.param], store).values[PLANTED], seed=2)
+    return recording(request.param, states(units["model", request.param], store).values[PLANTED], seed=2)
 
 
-def test_strict_finds_the_planted_layer_its_score_and_its_unique_variance(speaking, read, store):
-    found = unit_scores(speaking, "strict", read["model", speaking.name], store, beside=BESIDE).loc["all"]
+def test_strict_finds_the_planted_layer_its_score_and_its_unique_variance(speaking, units, store):
+    scores = unit_scores(speaking, "strict", units["model", speaking.name], store, beside=BESIDE).loc["all"]
     n_folds = {"pereira2018": 20, "blank2014": 8}[speaking.name]
-    assert (found.stack, found.layer, found.n_folds) == ("decoder", 3, n_folds)
-    assert found.layer_folds >= 0.9 * n_folds
-    # What knows the signal exactly reaches the root of its share; 48 weights from 270 rows cost some of it.
-    assert found.r_low > 0.3
-    assert 0.75 < found.r / SIGNAL**0.5 < 1.05
-    # Shares are of the variance within test rows, of which drift leaves out the part between passages: so a little more
-    # than the planted share would be reached by what knows the signal.
-    assert found.unique_low > 0.1
-    assert 0.6 < found.unique_r2 / SIGNAL < 1.1
-    assert found.unique_over == ", ".join(BESIDE)
-    twin = scores_of(speaking, "strict", states(read["untrained", speaking.name], store)).loc["all"]
-    assert twin.r_high < found.r_low
+    assert (scores.stack, scores.layer, scores.n_folds) == ("decoder", 3, n_folds)
+    assert scores.layer_folds >= 0.9 * n_folds
+    # A perfect model reaches the square root of the signal's fraction; estimating 48 weights from 270 rows costs some.
+    assert scores.r_low > 0.3
+    assert 0.75 < scores.r / SIGNAL**0.5 < 1.05
+    # R2 is relative to the variance within test rows, which lacks the drift between passages, so that a perfect model
+    # would reach slightly more than the planted fraction.
+    assert scores.unique_low > 0.1
+    assert 0.6 < scores.unique_r2 / SIGNAL < 1.1
+    assert scores.unique_over == ", ".join(BESIDE)
+    untrained = scores_of(speaking, "strict", states(units["untrained", speaking.name], store)).loc["all"]
+    assert untrained.r_high < scores.r_low
 
 
-def test_under_paper_time_looks_as_good_as_the_planted_model(speaking, read, store):
-    model = scores_of(speaking, "paper", states(read["model", speaking.name], store)).loc["all"]
+def test_under_paper_time_looks_as_good_as_the_planted_model(speaking, units, store):
+    model = scores_of(speaking, "paper", states(units["model", speaking.name], store)).loc["all"]
     time = unit_scores(speaking, "paper", control("oasm"), store).loc["all"]
     assert time.r > model.r - 0.05
     assert time.r_low > 0.3
@@ -279,19 +277,21 @@ def test_under_paper_time_looks_as_good_as_the_planted_model(speaking, read, sto
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_score_that_is_owed_to_length_leaves_no_unique_variance_and_the_controls_hold_it(name, read, store):
-    """The model's states carry length in one direction among 48."""
-    twin = states(read["untrained", name], store)
+def test_a_score_due_to_length_has_no_unique_variance_and_the_controls_explain_it(name, units, store):
+    """The model's hidden states encode length in one of 48 directions."""
+    untrained = states(units["untrained", name], store)
     length = standardised(characters(SHOWN[name][0].texts)[:, None])
     direction = np.random.default_rng(3).standard_normal((1, tiny.WIDTH))
-    counting = standardised(twin.values[PLANTED]) + length @ direction
+    counting = standardised(untrained.values[PLANTED]) + length @ direction
     dataset = recording(name, length, seed=4)
-    found = scores_of(dataset, "strict", Features({PLANTED: counting}, twin.row_ids), beside=BESIDE).loc["all"]
-    assert found.r_low > 0.3
-    assert found.r / SIGNAL**0.5 > 0.8
-    assert abs(found.unique_r2) < 0.01
-    assert found.unique_low <= 0 <= found.unique_high
-    assert found.controls_r2 > 0.1
+    scores = scores_of(dataset, "strict", Features({PLANTED: counting}, untrained.row_ids), beside=BESIDE).loc["all"]
+    assert scores.r_low > 0.3
+    assert scores.r / SIGNAL**0.5 > 0.8
+    assert abs(scores.unique_r2) < 0.01
+    assert scores.unique_low <= 0 <= scores.unique_high
+    assert scores.controls_r2 > 0.1
     # The same signal is unique where length is not among the controls.
-    alone = scores_of(dataset, "strict", Features({PLANTED: counting}, twin.row_ids), beside=("position",)).loc["all"]
+    alone = scores_of(dataset, "strict", Features({PLANTED: counting}, untrained.row_ids), beside=("position",)).loc[
+        "all"
+    ]
     assert alone.unique_low > 0.1

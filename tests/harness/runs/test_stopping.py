@@ -1,4 +1,4 @@
-"""A signal leaves word; the run ends where nothing is half done."""
+"""Signals set a flag that the run checks between units."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 from harness.runs import stopping
 
 
-def test_sigterm_gives_time_and_ctrl_c_gives_none():
+def test_sigterm_has_a_grace_period_and_ctrl_c_has_none():
     with stopping.signals(grace_s=60) as stop:
         assert not stop.is_asked
         os.kill(os.getpid(), signal.SIGTERM)
@@ -21,7 +21,7 @@ def test_sigterm_gives_time_and_ctrl_c_gives_none():
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
-def test_the_second_signal_ends_whatever_is_going_on_and_handlers_are_given_back(first):
+def test_the_second_signal_raises_and_the_handlers_are_restored(first):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with stopping.signals(), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), first)
@@ -30,14 +30,14 @@ def test_the_second_signal_ends_whatever_is_going_on_and_handlers_are_given_back
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-def test_in_a_thread_nothing_is_heard_and_nothing_fails():
-    asked = []
+def test_outside_the_main_thread_no_flag_is_set_and_nothing_fails():
+    flags = []
 
     def body():
         with stopping.signals() as stop:
-            asked.append(stop.is_asked)
+            flags.append(stop.is_asked)
 
     thread = threading.Thread(target=body)
     thread.start()
     thread.join()
-    assert asked == [False]
+    assert flags == [False]

@@ -1,4 +1,4 @@
-"""Models x corpora on Ray Data: the same bits as in one process, whatever is killed and how often it is begun."""
+"""Surprisal of corpora with Ray Data: the same values as in one process, also after a kill and a restart."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def words_of(out, run, model):
     return frame[frame.model == model].reset_index(drop=True)
 
 
-def test_a_run_that_is_killed_goes_on_and_gives_what_one_process_gives(models, corpus, tmp_path):
+def test_a_killed_run_resumes_and_equals_a_single_process(models, corpus, tmp_path):
     out, names = str(tmp_path / "out"), [models["llama"], models["gpt2"]]
     given = [part for name in names for part in ("--model", name)]
     command = [sys.executable, "-m", "harness.cli", "surprisal", corpus, *given, "--out", out, "--json"]
@@ -99,7 +99,7 @@ def test_a_run_that_is_killed_goes_on_and_gives_what_one_process_gives(models, c
     assert {unit.kind for unit in inventory.ls(store)} == {"corpora", "surprisals"}
 
 
-def test_both_readings_of_t5_stand_side_by_side_and_a_model_that_is_not_there_is_listed(models, short, tmp_path):
+def test_both_modes_of_t5_are_in_the_table_and_missing_models_are_failures(models, short, tmp_path):
     out = str(tmp_path / "out")
     found = word_surprisals.run(
         [f"local:{short}"], [models["t5"], str(tmp_path / "nothing"), "org/none@refs/pr/2"], HOW, out, t5_reads="both",
@@ -114,7 +114,7 @@ def test_both_readings_of_t5_stand_side_by_side_and_a_model_that_is_not_there_is
     assert frame.groupby("model", observed=True).size().to_dict() == {"t5": 19, "t5:in-encoder": 19}
 
 
-def test_a_model_that_cannot_read_a_text_is_listed_and_the_others_go_on(models, tmp_path, capsys):
+def test_a_model_that_cannot_process_a_text_is_a_failure_and_the_others_go_on(models, tmp_path, capsys):
     file = tmp_path / "long.csv"
     pd.DataFrame({"word": ["a", "zq" * 300]}).to_csv(file, index=False)
     out = str(tmp_path / "out")
@@ -127,18 +127,16 @@ def test_a_model_that_cannot_read_a_text_is_listed_and_the_others_go_on(models, 
     assert len(words_of(out, ended["run"], "gpt2")) == 2
 
 
-def test_two_corpora_of_one_name_and_too_little_memory_are_said(models, short, tmp_path):
+def test_two_corpora_with_one_name_and_too_little_memory_are_reported(models, short, tmp_path):
     other = tmp_path / "short.txt"
     other.write_text("The bee.")
     with pytest.raises(ValueError, match="two corpora are called 'short'"):
         word_surprisals.run([short, str(other)], [models["llama"]], HOW, str(tmp_path / "out"))
     found = word_surprisals.run([short], [models["llama"]], HOW, str(tmp_path / "out"), memory_gb=0.5, device="cpu")
-    assert "a worker takes about 1.2 GB, 0.5 GB are given or free" in found.failures[0].message
+    assert "a worker needs about 1.2 GB, but only 0.5 GB are available" in found.failures[0].message
 
 
-def test_a_name_of_a_pull_request_on_the_hub_stands_in_the_tables_as_it_is(
-    models, short, tmp_path, monkeypatch, capsys
-):
+def test_the_name_of_a_hub_pull_request_is_unchanged_in_the_tables(models, short, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(harness.models.model_table, "MODELS", dict(harness.models.model_table.MODELS))
     name, file, out = "org/model@refs/pr/2", tmp_path / "mine.toml", str(tmp_path / "out")
     file.write_text(f'["{name}"]\nfolder = "{models["gpt2"]}"\n')
@@ -152,7 +150,7 @@ def test_a_name_of_a_pull_request_on_the_hub_stands_in_the_tables_as_it_is(
     assert len(words_of(out, run, name)) == len(TEXT.split())
 
 
-def test_how_a_corpus_was_read_stands_in_extractions_with_what_is_not_as_the_files_say(models, short, tmp_path):
+def test_extractions_holds_the_settings_of_each_model_and_notes_on_faulty_files(models, short, tmp_path):
     folder, out = tmp_path / "odd", str(tmp_path / "out")
     shutil.copytree(models["llama"], folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
@@ -174,8 +172,8 @@ def test_how_a_corpus_was_read_stands_in_extractions_with_what_is_not_as_the_fil
     assert tables.read(out, "extractions", again.run).reused.all()
 
 
-def test_weights_that_cannot_be_loaded_are_one_failure_each_and_the_others_go_on(models, short, tmp_path):
-    """Headers are looked at where a run is planned, numbers in the workers; neither ends the run."""
+def test_each_unloadable_checkpoint_is_one_failure_and_the_others_go_on(models, short, tmp_path):
+    """Headers are checked when the models are resolved, values in the workers; neither error ends the run."""
     import peft
     import torch
     from safetensors.torch import load_file, save_file
@@ -215,7 +213,7 @@ def test_weights_that_cannot_be_loaded_are_one_failure_each_and_the_others_go_on
         ("pipe", "models", "model.safetensors is a named pipe (FIFO)"),
         ("cut", "models", "model.safetensors is damaged: its header promises"),
         ("pointer", "models", "model.safetensors is a Git LFS pointer"),
-        ("numbers", "surprisal", "4 weights are no real numbers"),
+        ("numbers", "surprisal", "4 weights are not floating-point numbers"),
         ("zeros", "surprisal", "weights are all zero, the first is model.embed_tokens.weight"),
     ):
         assert failures[name][0] == station

@@ -41,7 +41,7 @@ def test_nothing_measurable_gives_nan_and_no_interval():
     assert chosen.n_nan == 3
 
 
-def test_max_looks_at_the_held_out_scores_and_nested_at_the_training_rows():
+def test_max_uses_held_out_scores_and_nested_uses_training_rows():
     fits = {
         Layer("decoder", 1): _fit([[0.5] * 3, [0.5] * 3], inner=[[0.1] * 3, [0.1] * 3]),
         Layer("decoder", 2): _fit([[0.3] * 3, [0.3] * 3], inner=[[0.2] * 3, [0.2] * 3]),
@@ -52,7 +52,7 @@ def test_max_looks_at_the_held_out_scores_and_nested_at_the_training_rows():
     assert (nested.layer.index, nested.r) == (2, pytest.approx(0.3))
 
 
-def test_each_fold_may_choose_another_layer():
+def test_folds_can_choose_different_layers():
     fits = {
         Layer("decoder", 1): _fit([[0.5] * 3, [0.1] * 3, [0.5] * 3], inner=[[0.9] * 3, [0.0] * 3, [0.9] * 3]),
         Layer("decoder", 2): _fit([[0.2] * 3, [0.8] * 3, [0.2] * 3], inner=[[0.1] * 3, [0.5] * 3, [0.1] * 3]),
@@ -62,14 +62,14 @@ def test_each_fold_may_choose_another_layer():
     assert chosen.layer == Layer("decoder", 1)
 
 
-def test_choosing_by_training_rows_gains_nothing_from_many_layers_of_noise():
+def test_nested_choice_among_layers_of_noise_is_unbiased():
     rng = np.random.default_rng(0)
     fits = {Layer("decoder", k): _fit(rng.normal(0, 0.1, (10, 3)), rng.normal(0, 0.1, (10, 3))) for k in range(60)}
     assert aggregate.choose(fits, "max", ONE, ALL, 0).r > 0.05
     assert abs(aggregate.choose(fits, "nested", ONE, ALL, 0).r) < 0.05
 
 
-def test_means_over_subjects_stand_beside_the_subjects_and_never_in_all():
+def test_group_means_are_a_separate_target_and_not_part_of_all():
     found = aggregate.targets(_responses(("s1", "s2", "group"), ("LATL", "LATL", "group LATL")))
     assert {name: list(target.neuroids) for name, target in found.items()} == {
         "all": [0, 1],
@@ -79,7 +79,7 @@ def test_means_over_subjects_stand_beside_the_subjects_and_never_in_all():
     }
 
 
-def test_where_there_are_only_means_over_subjects_they_are_all():
+def test_group_means_are_all_if_there_are_no_single_subjects():
     assert list(aggregate.targets(_responses(("group",) * 2, ("IFG", "MFG")))["all"].neuroids) == [0, 1]
 
 
@@ -87,7 +87,7 @@ TWO = ("first",) * 2 + ("second",) * 4
 
 
 def test_the_score_of_several_experiments_is_the_mean_of_their_scores():
-    """Six folds, of two experiments of unlike size; the third voxel was measured in the second alone."""
+    """Six folds of two experiments of unequal size; the third voxel was measured in the second experiment only."""
     r = [[0.1, 0.3, np.nan]] * 2 + [[0.5, 0.7, 0.9]] * 4
     fits = {Layer("decoder", 1): _fit(r, parts=TWO)}
     chosen = aggregate.choose(fits, "max", ONE, ALL, 0)
@@ -97,7 +97,7 @@ def test_the_score_of_several_experiments_is_the_mean_of_their_scores():
     assert aggregate.fold_parts(fits[Layer("decoder", 1)], Target(np.arange(3), "second")) == ("second",) * 4
 
 
-def test_experiments_are_targets_of_their_own_with_the_neuroids_measured_in_them():
+def test_each_experiment_is_a_target_with_its_own_neuroids():
     values = np.array([[1.0, 2.0, np.nan], [2.0, 3.0, np.nan], [3.0, np.nan, 1.0], [4.0, np.nan, 2.0]], np.float32)
     rows = ("a", "b", "c", "d")
     parts = ("one", "one", "two", "two")
@@ -110,7 +110,7 @@ def test_experiments_are_targets_of_their_own_with_the_neuroids_measured_in_them
 
 
 def test_the_interval_of_two_experiments_does_not_count_their_difference():
-    """Folds of one experiment agree within .01; the experiments differ by .5."""
+    """Folds of one experiment agree within 0.01; the experiments differ by 0.5."""
     r = [[0.1] * 3, [0.11] * 3, [0.6] * 3, [0.61] * 3, [0.6] * 3, [0.61] * 3]
     chosen = aggregate.choose({Layer("decoder", 1): _fit(r, parts=TWO)}, "max", ONE, ALL, 0)
     assert 0 < chosen.r_high - chosen.r_low < 0.05
@@ -123,7 +123,7 @@ def test_the_ceiling_of_several_experiments_is_the_mean_of_their_medians():
     assert aggregate.median_ceiling(ceiling, Target(np.arange(3), "second")) == pytest.approx(0.6)
 
 
-def test_the_interval_is_over_folds_and_over_subjects_where_there_are_three():
+def test_the_interval_covers_folds_and_subjects_from_three_subjects_on():
     r = np.tile([0.1, 0.2, 0.3, 0.4], (5, 1)) + np.linspace(-0.05, 0.05, 5)[:, None]
     fits = {Layer("decoder", 1): _fit(r)}
     many = aggregate.choose(fits, "max", _responses(("a", "b", "c", "d"), ("",) * 4), Target(np.arange(4)), 0)
@@ -133,8 +133,8 @@ def test_the_interval_is_over_folds_and_over_subjects_where_there_are_three():
     assert few.interval_kind == "t, corrected for shared training rows, over 5 folds"
 
 
-def test_subjects_drawn_anew_are_neuroids_repeated():
-    """The sorted counts against neuroids laid side by side as often as their subject was drawn, for every draw."""
+def test_bootstrapped_subjects_equal_repeated_neuroids():
+    """Weighted medians equal medians over neuroids repeated as often as their subject was drawn."""
     rng = np.random.default_rng(3)
     r, subject = rng.standard_normal((6, 40)), np.repeat([0, 1, 2, 3], [5, 9, 12, 14])
     r[rng.random(r.shape) < 0.2] = np.nan
@@ -145,7 +145,7 @@ def test_subjects_drawn_anew_are_neuroids_repeated():
         aggregate.mean_of_parts(aggregate.medians(r[:, np.concatenate([people[k] for k in draw])]), TWO)
         for draw in draws
     ]
-    found = aggregate._variance_over_people(r, TWO, people, 7)
+    found = aggregate._variance_over_subjects(r, TWO, people, 7)
     assert found == pytest.approx(np.nanvar(slow), rel=1e-12)
 
 
@@ -153,8 +153,8 @@ def test_subjects_drawn_anew_are_neuroids_repeated():
     ("rule", "at_most"),
     [(FoldRule("kfold", n=10), 0.1), (FoldRule("kfold", n=5), 0.1), (FoldRule("shuffled", n=10), 0.15)],
 )
-def test_the_interval_of_pure_noise_seldom_leaves_out_zero(rule, at_most):
-    """200 recordings of noise; 5 % are wanted. Without the correction 10 random splits left out 0 in 25 %."""
+def test_the_interval_of_pure_noise_rarely_excludes_zero(rule, at_most):
+    """200 recordings of noise, nominal 5 %. Without the correction 10 random splits exclude 0 in 25 %."""
     rng = np.random.default_rng(0)
     layer, excluded = Layer("decoder", 1), 0
     names = tuple(f"row {i}" for i in range(80))

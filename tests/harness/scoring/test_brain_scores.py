@@ -1,4 +1,4 @@
-"""Features and responses become scores, row by row joined by id."""
+"""Scores of features on responses: rows, folds, layers, experiments."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def planted(n_rows=200, n_neuroids=20, noise=1.0, seed=0):
 
 
 @pytest.mark.parametrize("protocol", [GROUPED, SHUFFLED])
-def test_a_planted_signal_comes_back_and_other_features_give_none(protocol):
+def test_a_planted_signal_is_recovered_and_unrelated_features_score_zero(protocol):
     X, Y = planted()
     other = np.random.default_rng(9).standard_normal(X.shape)
     fits = score_layers(Features({LAYER: X, Layer("decoder", 2): other}, features(X).row_ids), recording(Y), protocol)
@@ -55,7 +55,7 @@ def test_a_planted_signal_comes_back_and_other_features_give_none(protocol):
     assert (fits[LAYER].n_features, fits[LAYER].n_rows, fits[LAYER].rank.tolist()) == (30, 200, [30] * 5)
 
 
-def test_rows_are_joined_by_id_and_not_by_place():
+def test_rows_are_joined_by_id_and_not_by_position():
     X, Y = planted()
     order = np.random.default_rng(1).permutation(len(X))
     straight = features(X)
@@ -66,8 +66,8 @@ def test_rows_are_joined_by_id_and_not_by_place():
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)  # float32 against float64 features
 
 
-def test_experiments_of_one_recording_are_fitted_each_on_its_own_rows():
-    """As if they were two recordings: the same scores, and no neuroid has one where it was not measured."""
+def test_each_experiment_is_fitted_on_its_own_rows():
+    """Scores equal those of two separate recordings; a neuroid has none where it was not measured."""
     X, Y = planted()
     whole = recording(Y)
     first, second = np.arange(80), np.arange(80, 200)
@@ -104,7 +104,7 @@ def test_a_layer_that_is_not_finite_is_named_with_its_column():
         score_layers(features(X), recording(Y), GROUPED)
 
 
-def test_a_layer_of_constant_features_measures_nothing_and_spoils_no_other():
+def test_a_constant_layer_is_nan_and_does_not_affect_other_layers():
     X, Y = planted()
     flat = Layer("decoder", 0)
     fits = score_layers(Features({flat: np.full((200, 3), 0.1), LAYER: X}, features(X).row_ids), recording(Y), GROUPED)
@@ -115,7 +115,7 @@ def test_a_layer_of_constant_features_measures_nothing_and_spoils_no_other():
 
 
 def drifting():
-    """Features that say only where in time a row is, and responses that share noise within a passage."""
+    """Features that encode only the time of a row, and responses with noise shared within a passage."""
     rng = np.random.default_rng(0)
     passage = np.repeat(np.arange(50), 4)
     return np.eye(50)[passage] + 0.01 * rng.standard_normal((200, 50)), (
@@ -123,14 +123,14 @@ def drifting():
     )
 
 
-def test_noise_shared_within_passages_reads_as_alignment_under_shuffled_folds_only():
+def test_noise_shared_within_passages_looks_like_alignment_only_under_shuffled_folds():
     X, Y = drifting()
     shuffled, grouped = (np.nanmean(score_layers(features(X), recording(Y), p)[LAYER].r) for p in (SHUFFLED, GROUPED))
     assert shuffled > 0.5
     assert abs(grouped) < 0.05
 
 
-def test_leaving_out_passages_sees_through_noise_that_leaving_out_rows_does_not():
+def test_leaving_out_passages_rejects_noise_that_leaving_out_rows_fits():
     X, Y = drifting()
     by_row = replace(GROUPED, regression=replace(GROUPED.regression, inner="loo"))
     rows, passages = (score_layers(features(X), recording(Y), p)[LAYER] for p in (by_row, GROUPED))
@@ -141,7 +141,7 @@ def test_leaving_out_passages_sees_through_noise_that_leaving_out_rows_does_not(
     assert rows.at_high == 0
 
 
-def test_groups_of_single_rows_are_left_out_as_rows():
+def test_groups_of_one_row_equal_leave_one_out():
     X, Y = planted(n_rows=60)
     rule = FoldRule("kfold", n=3)
     by_group = replace(GROUPED, folds=rule)
@@ -150,7 +150,7 @@ def test_groups_of_single_rows_are_left_out_as_rows():
     np.testing.assert_array_equal(single.inner, rows.inner)
 
 
-def test_one_long_story_is_cut_into_blocks_of_time_to_choose_alpha():
+def test_one_long_story_is_divided_into_blocks_of_time_to_choose_alpha():
     X, Y = planted(n_rows=60)
     protocol = replace(GROUPED, folds=FoldRule("contiguous", n=3, gap=2))
     fit = score_layers(features(X), recording(Y, passage_length=60), protocol)[LAYER]
@@ -171,8 +171,8 @@ def test_the_seed_of_the_protocol_draws_the_folds():
 
 
 @pytest.mark.parametrize("scale", ["center", "zscore"])
-def test_time_alone_says_nothing_of_a_passage_that_was_not_trained_on(scale):
-    """OASM predicts one number for every row of a new passage: not measurable, rather than a score made of rounding."""
+def test_oasm_is_not_measurable_on_passages_without_training_rows(scale):
+    """OASM predicts a constant for a new passage, so its score is NaN and not a score of rounding errors."""
     passages = np.repeat(np.arange(12), 5)
     place = np.arange(60)
     smooth = np.exp(-((place[:, None] - place) ** 2) / 8) * (passages[:, None] == passages)
@@ -193,7 +193,7 @@ def test_least_squares_has_no_grid_and_ridge_needs_one():
         score_layers(features(X), recording(Y), replace(SHUFFLED, regression=Regression("ridge")))
 
 
-def test_a_fold_that_measures_nothing_is_left_out_of_the_shares():
+def test_a_fold_without_scores_is_excluded_from_the_fractions_at_the_grid_ends():
     X, Y = planted(n_neuroids=2)
     Y[40:] = 0  # constant on the training rows of the first fold
     fit = score_layers(features(X), recording(Y), replace(SHUFFLED, folds=FoldRule("contiguous", n=5)))[LAYER]
@@ -212,7 +212,7 @@ def test_every_part_of_the_regression_reaches_the_kernel(change):
     assert not np.array_equal(plain.alpha, changed.alpha)
 
 
-def test_layers_are_fitted_beside_each_other_on_the_cores_that_there_are():
+def test_layers_are_fitted_in_parallel_on_the_available_cores():
     X, Y = planted()
     layers = {Layer("decoder", k): X * np.logspace(0, k, 30) for k in range(5)}
     several = Features({layer: X.astype(np.float32) for layer, X in layers.items()}, features(X).row_ids)
@@ -277,7 +277,7 @@ def test_brainscore2026_gives_the_score_of_brain_score(case, shared):
     assert abs(aggregate.layer_score(fit, target) - recorded["score"]) < 1e-10
 
 
-def test_under_pearson_r_a_constant_neuroid_is_not_measurable_and_under_brainscore_r_it_is_nought():
+def test_a_constant_neuroid_is_nan_under_pearson_r_and_zero_under_brainscore_r():
     X, Y = planted()
     Y[:, 3] = 0.1
     exact = {metric: replace(SHUFFLED, metric=metric) for metric in ("pearson_r", "brainscore_r")}

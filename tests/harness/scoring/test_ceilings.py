@@ -1,4 +1,4 @@
-"""Ceilings: what the agreement of brains allows."""
+"""Noise ceilings: split halves and prediction between subjects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def recording(values, subjects, rois=None) -> Responses:
 
 
 def listeners(noise=(0.5, 0.5, 0.5), n_rows=200):
-    """Subjects with two neuroids each, which follow two things that all subjects hear, and noise of their own."""
+    """Subjects with two neuroids each: two signals shared by all subjects plus independent noise."""
     rng = np.random.default_rng(0)
     heard = rng.standard_normal((n_rows, 2))
     values = np.hstack([heard + level * rng.standard_normal((n_rows, 2)) for level in noise])
@@ -55,11 +55,11 @@ def test_split_halves_recover_the_reliability_of_the_mean():
     assert abs(split_half(values) - 1 / 1.25) < 0.02
 
 
-def test_subjects_who_share_nothing_have_no_reliability():
+def test_independent_subjects_have_no_reliability():
     assert abs(split_half(np.random.default_rng(0).standard_normal((2000, 10)))) < 0.15
 
 
-def test_halves_leave_out_what_is_absent():
+def test_split_halves_ignore_absent_values():
     values = np.random.default_rng(0).standard_normal((30, 1)) + 0.5 * np.random.default_rng(1).standard_normal((30, 4))
     values[3, :2] = np.nan  # absent from the first half
     values[7, 1] = np.nan  # present in it by one subject
@@ -69,16 +69,16 @@ def test_halves_leave_out_what_is_absent():
     np.testing.assert_allclose(corrected_halves(values, halves), 2 * r / (1 + r), rtol=1e-12)
 
 
-def test_one_subject_has_no_halves():
+def test_one_subject_has_no_split_half():
     assert np.isnan(split_half(np.random.default_rng(0).standard_normal((50, 1))))
 
 
-def test_the_halves_are_drawn_by_the_seed():
+def test_the_seed_determines_the_split_halves():
     values = np.random.default_rng(0).standard_normal((100, 9)) + np.random.default_rng(1).standard_normal((100, 1))
     assert split_half(values, seed=3) == split_half(values, seed=3) != split_half(values, seed=4)
 
 
-def test_many_subjects_are_extrapolated_along_the_curve_of_what_is_known_of_them():
+def test_many_subjects_are_extrapolated_to_the_known_asymptote():
     Q = np.linalg.qr(np.random.default_rng(0).standard_normal((400, 12)))[0] * 20  # nothing correlates by chance
     values = np.hstack([Q[:, :2] + Q[:, own : own + 2] for own in range(2, 12, 2)])
     ceiling, kinds = of_responses(
@@ -92,10 +92,10 @@ def test_many_subjects_are_extrapolated_along_the_curve_of_what_is_known_of_them
     assert set(kinds) == {"extrapolated to infinitely many subjects"}
 
 
-def test_of_two_subjects_each_is_predicted_by_the_other():
+def test_with_two_subjects_each_is_predicted_from_the_other():
     values, subjects = listeners(noise=(0.5, 0.5))
     ceiling, kinds = of_responses(recording(values, subjects), PROTOCOL)
-    # A neuroid is signal 1 + noise .25, as is the other's.
+    # Each neuroid is signal 1 + noise 0.25.
     assert np.abs(ceiling - 1 / 1.25).max() < 0.05
     assert set(kinds) == {"r of other subjects"}
 
@@ -142,7 +142,7 @@ def test_a_subject_is_predicted_on_its_own_rows_of_each_fold():
     assert np.isnan(ceiling[:2]).all()  # nobody else was there all the time
 
 
-def test_subjects_of_different_experiments_say_nothing_of_each_other():
+def test_subjects_of_different_experiments_do_not_predict_each_other():
     values, subjects = listeners(noise=(0.5,) * 4)
     values[:100, :6], values[100:, 6:] = np.nan, np.nan  # d was there when nobody else was
     ceiling, kinds = of_responses(recording(values, subjects), PROTOCOL)
@@ -159,7 +159,7 @@ def test_a_single_subject_has_no_ceiling_and_no_kind():
     assert kinds == ("",) * 6
 
 
-def test_a_mean_over_subjects_is_given_the_halves_of_its_own_region():
+def test_a_group_mean_has_the_split_half_of_its_own_region():
     values, _ = listeners()
     rois = ["front", "back"] * 3 + ["group front", "group back", "group nowhere"]
     group = np.stack([values[:, ::2].mean(axis=1), values[:, 1::2].mean(axis=1), values[:, 0]], axis=1)

@@ -1,4 +1,4 @@
-"""Ceilings at infinitely many subjects: every subject from pools of others, all neuroids at once."""
+"""Ceilings extrapolated to infinitely many subjects, from pools of subjects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPLITS = folds.make(OLS.folds, GROUPS)
 
 
 def recording(n_subjects=4, width=20, seed=0):
-    """(row, neuroid) responses to three things that all subjects hear, with noise; the subjects."""
+    """(row, neuroid) responses to three signals shared by all subjects, with noise; and the subjects."""
     rng = np.random.default_rng(seed)
     heard = rng.standard_normal((60, 3))
     mixed = heard @ rng.standard_normal((3, n_subjects * width))
@@ -40,7 +40,7 @@ def case(shared):
 
 @pytest.fixture(scope="module")
 def recorded(case):
-    """Its scores, in the order in which it resampled them."""
+    """Brain-Score's scores, in the order in which it resampled them."""
     subsets = [ast.literal_eval(str(name)) for name in case["collected_subsets"]]
     sizes = case["collected_num_subjects"].tolist()
     scores = [case["collected"][sizes.index(len(subset)), place] for place, subset in enumerate(subsets)]
@@ -64,7 +64,7 @@ def test_scores_are_those_of_brain_score(case, recorded):
 
 
 def test_ceilings_are_those_of_brain_score(case, recorded):
-    """To what SciPy gives again: on another machine, of the same version, it differs by up to 2.4e-6, in the median by
+    """Within SciPy's own reproducibility: the same version on another machine differs by up to 2.4e-6, in the median by
     1.1e-9, in the ceilings by 5.4e-7."""
     found = extrapolate(recorded[0])
     difference = np.abs(found - case["boot_params"])
@@ -83,7 +83,7 @@ def test_ceilings_are_those_of_brain_score(case, recorded):
     Regression("ols"), WIDE_RIDGE, BRAINSCORE_RIDGE, replace(BRAINSCORE_RIDGE, scale="zscore", inner="groups"),
 ])  # fmt: skip
 @pytest.mark.parametrize("width", [3, 20])
-def test_a_pool_predicts_as_its_neuroids_side_by_side_do(regression, width):
+def test_a_pool_predicts_like_its_concatenated_neuroids(regression, width):
     values, subjects = recording(width=width)
     protocol = replace(OLS, regression=regression)
     found = collect(values, subjects.tolist(), GROUPS, SPLITS, protocol)
@@ -115,7 +115,7 @@ def test_the_gram_matrix_of_a_subject_is_computed_once(monkeypatch):
     assert len(calls) == 4 * len(SPLITS)  # z-scored by each fold's training rows
 
 
-def test_who_was_not_there_all_the_time_predicts_nobody_and_is_predicted():
+def test_incomplete_subjects_are_predicted_but_do_not_predict():
     values, subjects = recording()
     values[:30, subjects == "d"] = np.nan
     values[4, np.flatnonzero(subjects == "a")[0]] = np.nan
@@ -130,7 +130,7 @@ def test_who_was_not_there_all_the_time_predicts_nobody_and_is_predicted():
     np.testing.assert_allclose(found.scores[pool][:, subjects == "d"], alone.r, rtol=0, atol=1e-9)
 
 
-def test_a_neuroid_that_is_constant_or_absent_spoils_no_other():
+def test_a_constant_or_absent_neuroid_does_not_affect_others():
     values, subjects = recording()
     broken = values.copy()
     broken[:, 0], broken[:, 25] = 1.0, np.nan
@@ -172,7 +172,7 @@ def test_up_to_five_subjects_all_pools_are_taken():
 
 @pytest.mark.parametrize("n", [6, 9, 10])
 @pytest.mark.parametrize("seed", range(5))
-def test_of_many_pools_ten_are_drawn_and_everybody_is_left_out(n, seed):
+def test_ten_of_many_pools_are_drawn_and_every_subject_is_left_out(n, seed):
     names = [f"s{k:02}" for k in range(n)]
     pools = draw_pools(names, 10, seed)
     assert len(set(pools)) == len(pools)
@@ -183,12 +183,12 @@ def test_of_many_pools_ten_are_drawn_and_everybody_is_left_out(n, seed):
         assert all(pool == tuple(sorted(set(pool))) for pool in those)
 
 
-def test_pools_are_drawn_by_the_seed():
+def test_the_seed_determines_the_pools():
     names = list("abcdefghi")
     assert draw_pools(names, 10, 1) == draw_pools(names, 10, 1) != draw_pools(names, 10, 2)
 
 
-def test_sampled_pools_give_nearly_the_ceilings_of_all():
+def test_sampled_pools_give_nearly_the_ceilings_of_all_pools():
     values, subjects = recording(6, width=4)
     some, every = (
         np.median(extrapolate(collect(values, subjects.tolist(), GROUPS, SPLITS, OLS, n_pools=n))[..., 0], axis=1)
@@ -202,7 +202,7 @@ def test_sampled_pools_give_nearly_the_ceilings_of_all():
 
 
 def one_after_the_other(collected, n_bootstraps):
-    """As Brain-Score does it: for each neuroid, each bootstrap, each number of subjects."""
+    """Brain-Score's loops over neuroids, bootstraps and numbers of subjects."""
     sizes = np.array([len(pool) for pool in collected.pools])
     found = np.full((collected.scores.shape[2], n_bootstraps, 2), np.nan)
     for neuroid, scores in enumerate(np.moveaxis(collected.scores, 2, 0)):
@@ -220,7 +220,7 @@ def one_after_the_other(collected, n_bootstraps):
 
 @pytest.fixture(scope="module")
 def scores():
-    """Scores that rise with the size of the pool, of 30 neuroids of five subjects; one is not measured in two folds."""
+    """Scores of 30 neuroids of five subjects that rise with pool size; one is missing in two folds."""
     rng = np.random.default_rng(0)
     names = list("abcde")
     pools = draw_pools(names, 10, 0)
@@ -233,14 +233,14 @@ def scores():
     return PooledScores(tuple(pools), values)
 
 
-def test_all_at_once_is_one_after_the_other(scores):
+def test_vectorised_fits_equal_fits_one_by_one(scores):
     ours, slow = extrapolate(scores, n_bootstraps=10), one_after_the_other(scores, 10)
     np.testing.assert_allclose(ours[..., 0], slow[..., 0], rtol=0, atol=1e-5)  # see test_saturation
     assert np.median(np.abs(ours - slow)[..., 0]) < 1e-8
 
 
-def test_every_neuroid_draws_the_same(scores):
-    """So that a neuroid's ceiling does not depend on which others were measured."""
+def test_all_neuroids_use_the_same_bootstrap_draws(scores):
+    """So a neuroid's ceiling does not depend on which other neuroids were measured."""
     ours = extrapolate(scores, n_bootstraps=10)
     for neuroid in (0, 1, 29):
         alone = extrapolate(PooledScores(scores.pools, scores.scores[..., [neuroid]]), n_bootstraps=10)
@@ -255,7 +255,7 @@ def test_threads_and_blocks_change_nothing(scores, monkeypatch):
     np.testing.assert_allclose(in_blocks[..., 0], ours[..., 0], rtol=0, atol=1e-4)
 
 
-def test_through_one_number_of_subjects_there_is_no_curve(scores):
+def test_one_pool_size_gives_no_curve(scores):
     of_two = np.array([len(pool) == 2 for pool in scores.pools])
     pairs = PooledScores(tuple(pool for pool in scores.pools if len(pool) == 2), scores.scores[of_two])
     assert np.isnan(extrapolate(pairs, n_bootstraps=3)).all()

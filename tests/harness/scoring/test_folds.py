@@ -1,4 +1,4 @@
-"""Which rows train and which test."""
+"""Folds: training and test rows."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_grouped_folds_are_those_of_brain_score(case, shared):
 
 
 @pytest.mark.parametrize("n_rows", [23, 384])
-def test_one_group_left_out_at_a_time_is_that_of_scikit_learn(n_rows):
+def test_leave_one_group_out_equals_scikit_learn(n_rows):
     groups = [f"story {row % 8}" for row in range(n_rows)]
     ours = folds.make(FoldRule("leave one group out"), groups)
     theirs = list(LeaveOneGroupOut().split(np.zeros(n_rows), groups=groups))
@@ -82,13 +82,13 @@ def test_grouped_folds_are_those_of_scikit_learn(seed, n_rows):
         np.testing.assert_array_equal(fold.test, test)
 
 
-def test_a_share_that_trains_is_not_the_rest_of_a_share_that_tests():
+def test_train_fraction_is_independent_of_test_fraction():
     trains = folds.make(FoldRule("shuffled", n=1, test_fraction=None, train_fraction=0.7), ["one"] * 10)
     tests = folds.make(FoldRule("shuffled", n=1, test_fraction=1 - 0.7), ["one"] * 10)
     assert (len(trains[0].test), len(tests[0].test)) == (3, 4)  # 1 - .7 is a little more than .3
 
 
-def test_no_group_is_divided_and_every_row_tests_once():
+def test_no_group_is_divided_and_every_row_is_tested_once():
     groups = [f"story {i % 7}" for i in range(50)]
     made = folds.make(FoldRule("grouped", n=3), groups)
     assert len(made) == 3
@@ -97,7 +97,7 @@ def test_no_group_is_divided_and_every_row_tests_once():
     assert sorted(np.concatenate([fold.test for fold in made])) == list(range(50))
 
 
-def test_small_groups_are_held_out_together_so_that_no_fold_tests_on_too_few_rows():
+def test_small_groups_are_merged_so_that_no_test_fold_is_too_small():
     groups = [f"topic {row // 4}" for row in range(40)]
     made = folds.make(FoldRule("grouped", n=10, min_test_rows=10), groups)
     assert [len(fold.test) for fold in made] == [16, 12, 12]
@@ -116,14 +116,14 @@ def test_a_single_group_cannot_be_held_out():
         folds.make(FoldRule("grouped", n=2), list("aaaa"))
 
 
-def test_rows_near_a_contiguous_test_block_are_in_neither_side():
+def test_rows_near_a_contiguous_test_block_are_dropped():
     first, middle, last = folds.make(FoldRule("contiguous", n=3, gap=2), ["one"] * 12)
     assert (first.test.tolist(), first.train.tolist()) == ([0, 1, 2, 3], [6, 7, 8, 9, 10, 11])
     assert (middle.test.tolist(), middle.train.tolist()) == ([4, 5, 6, 7], [0, 1, 10, 11])
     assert (last.test.tolist(), last.train.tolist()) == ([8, 9, 10, 11], [0, 1, 2, 3, 4, 5])
 
 
-def test_rows_are_trimmed_from_a_middle_test_block_and_from_the_training_rows_beside_the_others():
+def test_trimmed_rows_come_from_middle_test_blocks_and_from_training_rows_at_the_ends():
     first, middle, last = folds.make(FoldRule("trimmed", n=3, gap=1), ["one"] * 11)
     assert (first.test.tolist(), first.train.tolist()) == ([0, 1, 2], [4, 5, 6, 7, 8, 9, 10])
     assert (middle.test.tolist(), middle.train.tolist()) == ([4], [0, 1, 2, 6, 7, 8, 9, 10])
@@ -155,7 +155,7 @@ def test_inner_blocks_of_one_long_story_are_five_blocks_of_time():
     assert in_time.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
-def test_a_fold_is_indices_and_no_mask():
+def test_a_fold_holds_indices_and_not_masks():
     fold = folds.make(FoldRule("kfold", n=2), ["one"] * 4)[0]
     assert isinstance(fold, Fold)
     assert fold.train.dtype.kind == fold.test.dtype.kind == "i"

@@ -1,4 +1,4 @@
-"""Next-token prediction: the figures are those of a plain forward over the text."""
+"""Next-token prediction equals a plain forward pass over the text."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_loss_perplexity_and_accuracy_of_known_numbers():
     assert (found.n_tokens, found.n_words, found.n_bytes, found.n_missing) == (3, 3, 9, 1)
 
 
-def test_a_run_over_a_text_gives_what_a_plain_forward_gives_and_puts_it_beside_the_model(shared, tmp_path):
+def test_a_run_over_a_text_equals_a_plain_forward_and_stores_model_properties(shared, tmp_path):
     (tmp_path / "wikitext2").mkdir()
     (tmp_path / "wikitext2" / "wiki.test.txt").write_text(TEXT)
     folder = shared / "models" / "stories260K"

@@ -1,4 +1,4 @@
-"""Each reader's slope, on planted readers: what was planted is found, intervals hold, and statsmodels agrees."""
+"""Reading-time slopes: planted slopes are recovered, intervals cover, and statsmodels agrees."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ N_READERS, STORIES, SENTENCES, WORDS = 16, 6, 12, 9
 
 
 def made(per_bit, seed, word_noise=0.0, n_stories=STORIES):
-    """Log times: length, the surprisal of the word (readers differ by a third), a noise of each word that all share."""
+    """Log times from length, surprisal (slopes vary by a third over readers) and noise shared by all readers."""
     rng = np.random.default_rng(seed)
     places = [(s, k, w) for s in range(n_stories) for k in range(SENTENCES) for w in range(WORDS)]
     texts, n = tuple(rng.choice(VOCABULARY, len(places))), len(places)
@@ -58,8 +58,8 @@ def test_units_are_log_milliseconds_per_bit():
     assert other.p == pytest.approx(one.p, rel=1e-4)
 
 
-def test_where_words_are_read_alike_by_all_the_clustered_interval_holds_and_the_mixed_models_does_not():
-    """Of 12 data sets without a slope 4 are had by chance at 5 % once in 500."""
+def test_with_shared_word_effects_the_clustered_interval_holds_and_the_mixed_models_does_not():
+    """At 5 %, 4 or more of 12 data sets without a slope exclude 0 by chance once in 500 times."""
     wrong, naive = 0, 0
     for seed in range(12):
         dataset, bits, _ = made(0.0, seed, word_noise=0.2, n_stories=3)
@@ -70,20 +70,20 @@ def test_where_words_are_read_alike_by_all_the_clustered_interval_holds_and_the_
     assert naive > wrong
 
 
-def test_a_control_that_the_controls_hold_has_no_slope():
+def test_a_predictor_determined_by_the_controls_has_no_slope():
     dataset, _, _ = made(0.0, seed=0)
     assert reader_slopes.fit(controls.characters(dataset.stimuli.texts), dataset) == []
     assert reader_slopes.fit(np.ones(len(dataset.stimuli)), dataset) == []
 
 
-def test_means_alone_have_no_readers():
+def test_mean_reading_times_have_no_slopes_per_reader():
     dataset, bits, _ = made(0.0, seed=0)
     with pytest.raises(ValueError, match="no reading times of single readers"):
         reader_slopes.fit(bits, replace(dataset, reading=replace(dataset.reading, subjects=(), by_subject_ms=None)))
 
 
 def test_on_the_second_batch_of_natural_stories_length_slows_every_reader(shared):
-    """Length of the word before is held by the controls; so its square stands for it: a real fit of 88 readers."""
+    """A real fit of 88 readers; the predictor is squared length, since length itself is one of the controls."""
     dataset = datasets.load("futrell2018-batch2", shared / "data")
     squared = controls.characters(dataset.stimuli.texts) ** 2
     found = reader_slopes.fit(squared, dataset)

@@ -1,4 +1,4 @@
-"""Reading scores: a planted surprisal comes back, noise gives none, and the real corpus gives its known answers."""
+"""Reading-time scores: planted surprisal is recovered, noise gains nothing, and the corpus gives known values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STORIES, SENTENCES, WORDS = 8, 25, 10
 
 
 def made(per_bit: float, seed: int = 0) -> tuple[Dataset, np.ndarray]:
-    """Reading times that grow by 9 ms per character and `per_bit` ms per bit of a made-up surprisal, with noise."""
+    """Reading times with 9 ms per character and `per_bit` ms per bit of synthetic surprisal, plus noise."""
     rng = np.random.default_rng(seed)
     places = [(story, sentence, k) for story in range(STORIES) for sentence in range(SENTENCES) for k in range(WORDS)]
     texts = tuple(rng.choice(VOCABULARY, size=len(places)))
@@ -44,14 +44,14 @@ def test_a_planted_surprisal_is_found_beyond_the_controls():
     score = reading_times.score(bits, dataset, STRICT, leave_one_story_out(dataset))
     assert score.delta_ll_low > 0
     assert score.delta_ll_low < score.delta_ll < score.delta_ll_high
-    # Bits have a variance of 18: 3 ms per bit against 25 ms of noise.
+    # Surprisal has a variance of 18: 3 ms per bit against 25 ms of noise.
     assert score.partial_r == pytest.approx(np.sqrt(9 * 18 / (9 * 18 + 625)), abs=0.04)
     assert score.r_low < score.r < score.r_high
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_surprisal_that_readers_ignore_gains_nothing(seed):
-    """Three useless terms cost about 3 / 2n nats a word, so that the gain lies just under 0, never above."""
+def test_a_surprisal_without_effect_gains_nothing(seed):
+    """Three useless terms cost about 3 / 2n nats per word, so the gain is just below 0."""
     dataset, bits = made(per_bit=0.0, seed=seed)
     score = reading_times.score(bits, dataset, STRICT, leave_one_story_out(dataset))
     assert score.delta_ll_low <= 0
@@ -68,7 +68,7 @@ def test_length_is_found_by_r_but_adds_nothing_to_the_controls():
     assert np.isnan(score.partial_r)
 
 
-def test_human_data_given_back_score_1_and_turned_over_score_minus_1():
+def test_reading_times_as_predictor_score_1_and_inverted_score_minus_1():
     dataset, _ = made(per_bit=1.0)
     assert reading_times.score(dataset.reading.mean_ms, dataset, PAPER).r == pytest.approx(1)
     turned = reading_times.score(-dataset.reading.mean_ms, dataset, PAPER)
@@ -83,7 +83,7 @@ def test_the_first_word_of_a_sentence_and_words_without_a_value_are_left_out_and
     n_scored = STORIES * SENTENCES * (WORDS - 1)
     assert score.n_missing == 2
     assert score.n_words == n_scored - 2
-    # Of each story the second word has only one before it; in the first, 3 and 4 follow the missing 1 and 2.
+    # The second word of a story has only one word before it; in the first story, 3 and 4 follow the missing 1 and 2.
     assert score.n_regression == n_scored - STORIES - len({2, 3, 4, 11, 12})
 
 
@@ -98,11 +98,11 @@ def test_r_and_its_interval_equal_the_plain_computation():
     rng = np.random.default_rng(1)
     drawn = [np.concatenate([rows[label] for label in rng.choice(labels, len(labels))]) for _ in range(300)]
     plain = np.quantile([np.corrcoef(x[take], y[take])[0, 1] for take in drawn], [0.025, 0.975])
-    # Two bootstraps of 1000 and 300 resamples: their ends differ by about .005.
+    # The ends of bootstraps with 1000 and 300 resamples differ by about 0.005.
     np.testing.assert_allclose([score.r_low, score.r_high], plain, atol=0.012)
 
 
-def test_under_correlation_nothing_is_regressed():
+def test_correlation_protocol_runs_no_regression():
     dataset, bits = made(per_bit=3.0)
     score = reading_times.score(bits, dataset, PAPER)
     assert score.n_regression == 0
@@ -124,15 +124,15 @@ def test_spill_over_does_not_cross_stories():
     np.testing.assert_array_equal(terms[first + 2, :3], lengths[[first + 2, first + 1, first]])
 
 
-def test_what_cannot_be_scored_is_refused():
+def test_invalid_input_is_refused():
     dataset, bits = made(per_bit=0.0)
-    with pytest.raises(ValueError, match="no folds"):
+    with pytest.raises(ValueError, match="folds are missing"):
         reading_times.score(bits, dataset, STRICT)
     with pytest.raises(ValueError, match=r"shape \(3,\) for 2000 words"):
         reading_times.score(bits[:3], dataset, PAPER)
     with pytest.raises(ValueError, match="no reading times"):
         reading_times.score(bits, Dataset("brain", "0", dataset.stimuli), PAPER)
-    with pytest.raises(ValueError, match="says nothing of reading"):
+    with pytest.raises(ValueError, match="is not for reading times"):
         reading_times.score(bits, dataset, Protocol("paper", "none", FoldRule("grouped"), Regression("ols"), "max"))
 
 
@@ -152,18 +152,18 @@ def test_the_corpus_gives_its_known_answers(shared):
     assert strict.delta_ll_low > 0
 
 
-# --- calibration: what is not there is not found, what is there is ----------------------------------------------------
+# --- calibration: false positives and sensitivity ---------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def stories(shared):
-    """Natural Stories, and GPT-3's surprisal of each word, which goes with length and frequency as in any text."""
+    """Natural Stories with GPT-3's surprisal, which correlates with length and frequency as in any text."""
     words = pd.read_csv(shared / "data/naturalstories/futrell2018_word_targets.tsv", sep="\t", quoting=3)
     return datasets.load("futrell2018-2016", shared / "data"), words.gpt3_davinci_surprisal_nats.to_numpy() / np.log(2)
 
 
 def planted(dataset, rng, bits=None, per_bit=0.0):
-    """Times that follow length (12 ms a character), the words before, the sentence and the story; and surprisal."""
+    """Reading times from length (12 ms per character), previous words, sentence, story, and surprisal."""
     shown = dataset.stimuli
     length = controls.characters(shown.texts)
     times = 300 + 12 * length + 6 * np.concatenate([[0], length[:-1]])
@@ -187,7 +187,7 @@ def scores_of(dataset, predictor, seeds, **more):
 
 
 def test_times_that_follow_length_alone_give_no_gain_though_r_is_large(stories):
-    """Of 40 planted data sets: the gain is 0 within its interval but for chance, the partial r covers 0 in 95 %."""
+    """Over 40 data sets without an effect: intervals of gain and partial r exclude 0 only as often as expected."""
     scores = scores_of(*stories, range(40))
     assert min(score.r for score in scores) > 0.08
     assert sum(score.delta_ll_low > 0 for score in scores) <= 3

@@ -1,4 +1,4 @@
-"""The curve of ceilings: all fits beside each other as SciPy fits one after the other."""
+"""The saturation curve of ceilings: vectorised fits equal SciPy's fits one by one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def curve(x, v0, tau0):
 
 
 def by_scipy(x, y):
-    """(fit, 2) one after the other; NaN where it gives up."""
+    """(fit, 2) SciPy's fits one by one; NaN where it does not converge."""
     found = np.full((len(y), 2), np.nan)
     for place, data in enumerate(y):
         try:
@@ -44,8 +44,8 @@ DATA = {
 
 @pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value", "ignore:Covariance")
 @pytest.mark.parametrize("kind", DATA)
-def test_ours_differs_from_scipy_no_more_than_scipy_from_itself(kind):
-    """From itself: with the last digit of the data changed, which shows what its tolerance of 1e-8 leaves open."""
+def test_fits_differ_from_scipy_no_more_than_scipy_differs_from_itself(kind):
+    """SciPy is repeated with the last digit of the data changed, which shows the spread its tolerance allows."""
     rng = np.random.default_rng(0)
     y = DATA[kind](rng, 100)
     theirs, again = by_scipy(X, y), by_scipy(X, y * (1 + ROUNDING * rng.choice([-1, 1], y.shape)))
@@ -58,7 +58,7 @@ def test_ours_differs_from_scipy_no_more_than_scipy_from_itself(kind):
     assert np.median(np.abs(ours - theirs)[fitted, 0]) < 2e-9
 
 
-def test_fits_that_scipy_gives_up_are_not_given():
+def test_fits_that_do_not_converge_in_scipy_are_nan():
     y = 0.05 * np.random.default_rng(0).standard_normal((700, 8))
     ours = saturation.fit(X, y)
     unfitted = np.flatnonzero(np.isnan(ours).all(axis=1))
@@ -67,7 +67,7 @@ def test_fits_that_scipy_gives_up_are_not_given():
         assert np.isnan(by_scipy(X, y[unfitted])).all()
 
 
-def test_a_curve_without_noise_comes_back():
+def test_a_curve_without_noise_is_recovered():
     v0, tau0 = (each.ravel() for each in np.meshgrid([0.3, 0.5, 0.9], [1.0, 2.0, 5.0]))
     found = saturation.fit(X, curve(X, v0[:, None], tau0[:, None]))
     np.testing.assert_allclose(found, np.stack([v0, tau0], axis=1), rtol=1e-5)
@@ -81,7 +81,7 @@ def test_v0_stays_within_its_bounds():
     assert found[-1, 0] < 1e-6
 
 
-def test_fits_do_not_know_of_each_other():
+def test_fits_are_independent_of_each_other():
     y = np.concatenate([make(np.random.default_rng(0), 1500) for make in (DATA["rising"], DATA["noise"], DATA["weak"])])
     together = saturation.fit(X, y)
     np.testing.assert_array_equal(together[::50], saturation.fit(X, y[::50]))

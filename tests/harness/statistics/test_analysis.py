@@ -1,4 +1,4 @@
-"""The paper's own tables give the figures that METHODS.md and statistics.json print; and what the command prints."""
+"""Statistics of the paper's own tables against known values, and the output of `harness analyse`."""
 
 import json
 import math
@@ -22,22 +22,23 @@ def printed(shared):
     return json.loads((shared / "paper" / "statistics.json").read_text())
 
 
-def correlation(found, name, population="tuned", given="", unit="model"):
-    rows = found.correlations
-    wanted = {"dataset": "average", "property": name, "population": population, "given": given, "unit": unit}
-    for column, value in wanted.items():
+def correlation(analysis, name, population="tuned", given="", unit="model"):
+    """The one row of a property's correlation with the average score."""
+    rows = analysis.correlations
+    conditions = {"dataset": "average", "property": name, "population": population, "given": given, "unit": unit}
+    for column, value in conditions.items():
         rows = rows[rows[column] == value]
     (row,) = rows.to_dict("records")
     return row
 
 
-def test_the_gains_of_the_paper(paper, printed):
-    found = paper.tuning.set_index("dataset")["gain_percent"].round(2)
+def test_gains_equal_the_recomputed_gains_of_the_paper(paper, printed):
+    gains = paper.tuning.set_index("dataset")["gain_percent"].round(2)
     expected = printed["tuning_gain_percent"]["recomputed"]
-    assert {f"{name}_r": found[name] for name in found.index if f"{name}_r" in expected} == expected
+    assert {f"{name}_r": gains[name] for name in gains.index if f"{name}_r" in expected} == expected
 
 
-def test_the_correlations_of_the_paper(paper, printed):
+def test_correlations_equal_the_recomputed_correlations_of_the_paper(paper, printed):
     names = {"log10_n_parameters": LOG_SIZE}
     for name, r in printed["correlation_with_average_r_17_tuned"]["recomputed"].items():
         row = correlation(paper, names.get(name, name))
@@ -49,13 +50,13 @@ def test_the_correlations_of_the_paper(paper, printed):
     )
 
 
-def test_size_and_knowledge_given_each_other(paper):
+def test_partial_correlations_of_size_and_knowledge(paper):
     row = correlation(paper, "mmlu", given=LOG_SIZE)
     assert (round(row["r"], 2), round(row["p"], 2)) == (-0.16, 0.56)
     assert round(correlation(paper, LOG_SIZE, given="mmlu")["r"], 2) == 0.84
 
 
-def test_the_tests_over_bases(paper):
+def test_sign_flips_over_the_bases_of_the_paper(paper):
     rows = paper.tuning.set_index("dataset")
     assert set(rows["n_bases"]) == {8}
     p = rows["p_sign_flip"]
@@ -63,50 +64,52 @@ def test_the_tests_over_bases(paper):
     assert p["average"] == 0.0625
 
 
-def test_the_gains_of_families(paper):
+def test_gains_of_families(paper):
     rows = paper.families[paper.families["dataset"] == "average"].set_index("family")["gain_percent"].round(1)
     assert rows.to_dict() == {"t5": 7.5, "llama": 2.2, "gpt2": -2.3}
 
 
-def test_behaviour_is_not_told_from_chance(paper):
+def test_tuning_has_no_significant_effect_on_reading_times(paper):
     assert paper.tuning.set_index("dataset").loc["futrell2018", "p_sign_flip"] > 0.05
 
 
-def test_the_answer_in_three_sentences(paper):
-    said = analysis.sentences(paper)
-    assert len(said) == 3
-    assert "+0.009 against their bases on average over the brain data sets (mean over 8 bases of 17 pairs" in said[0]
-    assert "gain +6.0 %): no more than chance may give (sign flips over bases, p = 0.0625)" in said[0]
-    assert "log10 n_parameters goes with alignment most, r = 0.95 (0.85 to 0.98) over 17 tuned models" in said[1]
-    assert "MMLU −0.16 (−0.61 to 0.37) (p = 0.557)" in said[2]
+def test_three_sentences_summarise_the_analysis(paper):
+    summary = analysis.sentences(paper)
+    assert len(summary) == 3
+    assert (
+        "+0.009 relative to their bases on average over the brain data sets (mean over 8 bases, 17 pairs" in summary[0]
+    )
+    assert "gain +6.0 %): not a significant difference (sign flips over bases, p = 0.0625)" in summary[0]
+    assert "with alignment is log10 n_parameters, r = 0.95 (0.85 to 0.98) over 17 tuned models" in summary[1]
+    assert "MMLU −0.16 (−0.61 to 0.37) (p = 0.557)" in summary[2]
 
 
-def test_the_command_prints_tables_and_one_document(shared, tmp_path, capsys):
+def test_the_command_prints_tables_saves_them_and_prints_json(shared, tmp_path, capsys):
     path = str(shared / "paper" / "scores.csv")
     assert commands.main(["analyse", path, "--save", str(tmp_path / "statistics")]) == 0
     printed = capsys.readouterr().out
     assert "pereira2018  17     8      6.99" in printed
-    assert "shown beside the others, in no test" in printed
+    assert "shown in the tables, left out of the tests" in printed
     saved = pd.read_csv(tmp_path / "statistics" / "tuning.csv")
     assert saved["n_pairs"].tolist() == [17] * 5
     assert commands.main(["analyse", path, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["tuning"][0]["gain_percent"] == pytest.approx(6.993, abs=1e-3)
-    assert all(
-        not (isinstance(value, float) and math.isnan(value)) for row in found["families"] for value in row.values()
-    )
+    document = json.loads(capsys.readouterr().out)
+    assert document["tuning"][0]["gain_percent"] == pytest.approx(6.993, abs=1e-3)
+    values = [value for row in document["families"] for value in row.values()]
+    assert values
+    assert not any(isinstance(value, float) and math.isnan(value) for value in values)
 
 
-def test_a_file_without_pairs_or_properties_is_analysed_as_far_as_it_goes(tmp_path, capsys):
+def test_a_file_without_pairs_or_properties_is_accepted(tmp_path, capsys):
     (tmp_path / "s.csv").write_text("model,x_score\na,1\nb,2\n")
     assert commands.main(["analyse", str(tmp_path / "s.csv")]) == 0
     printed = capsys.readouterr().out
-    assert "No tuned model stands beside its base" in printed
+    assert "No tuned model was scored together with its base" in printed
     assert "no model names its base" in printed
 
 
 @pytest.mark.parametrize("options", [["--score", "x"], ["--where", "a=b"]])
-def test_options_of_files_are_refused_for_folders(tmp_path, capsys, options):
+def test_options_for_files_are_refused_for_folders(tmp_path, capsys, options):
     assert commands.main(["analyse", str(tmp_path), *options]) == 2
     assert "are for a file of scores" in capsys.readouterr().err
     assert commands.main(["analyse", str(tmp_path)]) == 2

@@ -1,4 +1,4 @@
-"""Our scores beside the paper's."""
+"""Comparison of our scores with the paper's tables."""
 
 import json
 
@@ -19,70 +19,70 @@ def paper(path):
     return score_files.read(path)
 
 
-def ours(folder, rows, header="model,dataset,protocol,r,mmlu"):
+def our_scores(folder, rows, header="model,dataset,protocol,r,mmlu"):
     (folder / "ours.csv").write_text("\n".join([header, *rows]))
     return score_files.read(str(folder / "ours.csv"))
 
 
-def test_what_the_paper_prints_and_its_tables_give(paper, shared):
-    found = {claim.what.split(",")[0]: claim for claim in published.claims(paper)}
+def test_printed_figures_are_compared_with_the_papers_tables(paper, shared):
+    claims = {claim.what.split(",")[0]: claim for claim in published.claims(paper)}
     printed = json.loads((shared / "paper" / "statistics.json").read_text())
     for name, value in printed["tuning_gain_percent"]["printed"].items():
         what = "tuning gain" if name == "headline" else f"tuning gain on {name.removesuffix('_r')}"
-        assert found[what].printed == value
-    differ = {claim.what for claim in found.values() if not claim.agrees}
+        assert claims[what].printed == value
+    differ = {claim.what for claim in claims.values() if not claim.agrees}
     assert differ == {
         "tuning gain on pereira2018, % (mean over 17 pairs)", "tuning gain on wehbe2014, % (mean over 17 pairs)",
         "tuning gain, headline, %", "r of average alignment and MMLU, 17 tuned",
         "r of average alignment and BBH, 17 tuned", "r of average alignment and next-word loss, 17 tuned",
     }  # fmt: skip
-    assert found["average ceiling"].printed == printed["ceilings"]["average"]
+    assert claims["average ceiling"].printed == printed["ceilings"]["average"]
 
 
-def test_scores_stand_beside_those_of_the_paper(paper, tmp_path):
-    scores = ours(tmp_path, [
+def test_scores_are_joined_with_those_of_the_paper(paper, tmp_path):
+    scores = our_scores(tmp_path, [
         "t5-small,pereira2018,paper,.2,.3", "t5-small,blank2014,paper,.2,.3", "t5-small,wehbe2014,paper,.2,.3",
         "t5-small,tuckute2024,paper,.9,.3", "t5-small,pereira2018,strict,.1,.3",
         "flan-t5-small,futrell2018-2016,paper,-.1,.4",
         "mine,pereira2018,paper,.3,.3",
     ])  # fmt: skip
-    found = published.beside(scores, paper)
-    rows = found.set_index(["table", "model", "dataset", "protocol"])[["paper", "ours"]].round(3).T.to_dict("list")
+    compared = published.beside(scores, paper)
+    rows = compared.set_index(["table", "model", "dataset", "protocol"])[["paper", "ours"]].round(3).T.to_dict("list")
     assert rows == {
         ("5", "t5-small", "pereira2018", "paper"): [0.166, 0.2], ("5", "t5-small", "pereira2018", "strict"): [0.166,
         0.1], ("5", "t5-small", "blank2014", "paper"): [0.168, 0.2], ("5", "t5-small", "wehbe2014", "paper"): [0.071,
-        0.2], ("5", "t5-small", "average", "paper"): [0.135, 0.2],  # of the paper's three data sets alone
+        0.2], ("5", "t5-small", "average", "paper"): [0.135, 0.2],  # over the paper's three data sets only
         ("7", "flan-t5-small", "futrell2018-2016", "paper"): [0.054, 0.1],  # the paper drops the sign
         ("9", "flan-t5-small", "mmlu", ""): [0.294, 0.4],
     }  # fmt: skip
-    assert found["difference"].tolist() == pytest.approx((found["ours"] - found["paper"]).tolist())
-    theirs, own = published.absent(scores, paper)
-    assert own == ["mine"]
-    assert len(theirs) == len(paper.models) - 2
+    assert compared["difference"].tolist() == pytest.approx((compared["ours"] - compared["paper"]).tolist())
+    paper_only, ours_only = published.absent(scores, paper)
+    assert ours_only == ["mine"]
+    assert len(paper_only) == len(paper.models) - 2
 
 
-def test_the_paper_beside_itself_is_the_same(paper):
+def test_the_paper_compared_with_itself_has_no_differences(paper):
     rows = published.summary(published.beside(paper, paper))
     assert rows["n_models"].tolist() == [33, 33, 33, 33, 33, 21, 21, 21]
-    assert rows["largest_difference"].max() < 2e-3  # the tabled average is of unrounded scores
+    assert rows["largest_difference"].max() < 2e-3  # the tabulated average is of unrounded scores
     assert rows["r_over_models"].min() > 0.999
 
 
 def test_the_command_prints_each_model_and_the_claims(path, capsys, tmp_path):
-    ours(tmp_path, ["t5-small,pereira2018,paper,.2,.3"])
+    our_scores(tmp_path, ["t5-small,pereira2018,paper,.2,.3"])
     assert commands.main(["compare", "paper", str(tmp_path / "ours.csv"), "--paper", path]) == 0
     printed = capsys.readouterr().out
     assert "t5-small  pereira2018  paper     0.166  0.200  0.034" in printed
     assert "Scored here, not in the paper: none." in printed
     assert "−0.54    0.545" in printed
-    assert "- the average accuracies of Table 2" in printed
+    assert "- average accuracies of Table 2" in printed
     assert commands.main(["compare", "paper", "--paper", path, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert len(found["claims"]) == 10
-    assert found["models"] == []
+    document = json.loads(capsys.readouterr().out)
+    assert len(document["claims"]) == 10
+    assert document["models"] == []
 
 
-def test_the_tables_are_looked_for_beside_the_data(shared, monkeypatch, tmp_path, capsys):
+def test_the_papers_tables_are_found_next_to_the_data(shared, monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("HARNESS_SHARED", raising=False)
     assert published.find(None, str(shared / "data")) == str(shared / "paper" / "scores.csv")
     monkeypatch.delenv("HARNESS_DATA", raising=False)
@@ -90,28 +90,28 @@ def test_the_tables_are_looked_for_beside_the_data(shared, monkeypatch, tmp_path
     assert "Give --paper FILE" in capsys.readouterr().err
 
 
-def test_nothing_in_common_is_said(path, tmp_path, capsys):
-    ours(tmp_path, ["mine,mine-data,paper,.2,.3"])
+def test_the_command_reports_that_nothing_is_in_common(path, tmp_path, capsys):
+    our_scores(tmp_path, ["mine,mine-data,paper,.2,.3"])
     assert commands.main(["compare", "paper", str(tmp_path / "ours.csv"), "--paper", path]) == 0
     assert "have no model and data set in common" in capsys.readouterr().out
 
 
-def test_a_run_of_one_data_set_has_no_average_of_the_paper(paper, tmp_path):
-    scores = ours(tmp_path, ["t5-small,pereira2018,paper,.2,.3", "t5-small,tuckute2024,paper,.4,.3"])
+def test_a_run_with_one_of_the_papers_data_sets_has_no_average(paper, tmp_path):
+    scores = our_scores(tmp_path, ["t5-small,pereira2018,paper,.2,.3", "t5-small,tuckute2024,paper,.4,.3"])
     assert set(published.beside(scores, paper)["dataset"]) == {"pereira2018"}
     assert isinstance(published.summary(published.beside(scores, paper)), pd.DataFrame)
 
 
-def test_a_file_that_is_not_the_papers_is_refused(tmp_path, capsys):
+def test_a_file_without_the_papers_columns_is_refused(tmp_path, capsys):
     (tmp_path / "other.csv").write_text("model,base,pereira2018_r\na,,.1\nb,a,.2\n")
     assert commands.main(["compare", "paper", "--paper", str(tmp_path / "other.csv")]) == 2
     assert "has no blank2014, wehbe2014, average, mmlu, bbh, nwp_loss, n_parameters" in capsys.readouterr().err
 
 
-def test_the_comparison_says_that_the_t5_gain_confounds_lm_adaptation_with_tuning(path, capsys):
+def test_the_comparison_warns_that_the_t5_gain_confounds_lm_adaptation_with_tuning(path, capsys):
     (confound,) = published.confounds()
-    assert confound.startswith("12 of the paper's 17 pairs set Flan-T5, or a model tuned from it, against T5 1.1")
-    assert "the T5 gain confounds 100,000 steps of LM adaptation with instruction tuning" in confound
+    assert confound.startswith("12 of the paper's 17 pairs compare Flan-T5, or a model tuned from it, with T5 1.1")
+    assert "confounds 100,000 steps of LM adaptation with instruction tuning" in confound
     assert commands.main(["compare", "paper", "--paper", path]) == 0
     assert confound in capsys.readouterr().out
     assert commands.main(["compare", "paper", "--paper", path, "--json"]) == 0

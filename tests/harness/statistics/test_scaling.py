@@ -1,4 +1,4 @@
-"""Lines through bases, and checkpoints told by their names."""
+"""Regression on model size, and checkpoints recognised by their names."""
 
 import math
 
@@ -10,7 +10,8 @@ from scipy import stats
 from harness.statistics import scaling, scores
 
 
-def of(r, sizes, bases=None, families=None):
+def make_scores(r, sizes, bases=None, families=None):
+    """Scores on one data set; each argument maps a model to its value."""
     names = list(r)
     models = pd.DataFrame({"family": [(families or {}).get(name, "x") for name in names], "pair_source": "",
                            "base": [(bases or {}).get(name, "") for name in names],
@@ -26,8 +27,8 @@ SIZES = {"a": 1e6, "b": 1e7, "c": 1e8, "d": 1e9, "e": 1e10}
 SCORES = {"a": 0.11, "b": 0.19, "c": 0.18, "d": 0.31, "e": 0.33}
 
 
-def test_the_slope_is_that_of_scipy_and_its_interval_that_of_t():
-    (row,) = scaling.scaling(of(SCORES, SIZES)).to_dict("records")
+def test_the_slope_equals_scipy_and_has_a_t_interval():
+    (row,) = scaling.scaling(make_scores(SCORES, SIZES)).to_dict("records")
     expected = stats.linregress(range(6, 11), list(SCORES.values()))
     half = stats.t.ppf(0.975, 3) * expected.stderr
     assert (row["slope"], row["p"], row["r2"]) == pytest.approx((expected.slope, expected.pvalue, expected.rvalue**2))
@@ -35,31 +36,31 @@ def test_the_slope_is_that_of_scipy_and_its_interval_that_of_t():
     assert math.isnan(row["slope_in_family"])
 
 
-def test_the_models_of_a_base_are_one_point():
+def test_models_that_share_a_base_are_one_point():
     r = SCORES | {"e-tuned": 0.53}
-    (row,) = scaling.scaling(of(r, SIZES | {"e-tuned": 1e10}, {"e-tuned": "e"})).to_dict("records")
+    (row,) = scaling.scaling(make_scores(r, SIZES | {"e-tuned": 1e10}, {"e-tuned": "e"})).to_dict("records")
     assert (row["n_models"], row["n_bases"]) == (6, 5)
     assert row["slope"] == pytest.approx(stats.linregress(range(6, 11), [0.11, 0.19, 0.18, 0.31, 0.43]).slope)
 
 
-def test_within_families_the_slope_is_their_own():
+def test_the_slope_within_families_ignores_differences_between_them():
     sizes = {f"{family}{k}": 10.0 ** (6 + k + 3 * (family == "y")) for family in "xy" for k in range(4)}
     r = {name: 0.1 * (name[0] == "y") - 0.02 * int(name[1]) for name in sizes}
-    (row,) = scaling.scaling(of(r, sizes, families={name: name[0] for name in r})).to_dict("records")
+    (row,) = scaling.scaling(make_scores(r, sizes, families={name: name[0] for name in r})).to_dict("records")
     assert row["slope"] > 0 > row["slope_in_family"] == pytest.approx(-0.02)
 
 
-def test_three_bases_and_equal_sizes_have_no_line():
-    assert scaling.scaling(of({name: SCORES[name] for name in "abc"}, SIZES)).empty
-    assert scaling.scaling(of(SCORES, dict.fromkeys(SIZES, 1e6))).empty
+def test_three_bases_or_equal_sizes_give_no_line():
+    assert scaling.scaling(make_scores({name: SCORES[name] for name in "abc"}, SIZES)).empty
+    assert scaling.scaling(make_scores(SCORES, dict.fromkeys(SIZES, 1e6))).empty
 
 
-def test_the_drawn_line_has_the_interval_of_its_mean():
+def test_the_plotted_line_equals_scipy_and_is_most_certain_at_the_mean():
     x, y = np.arange(6.0), np.array([0.0, 1.2, 1.9, 3.1, 3.8, 5.2])
-    at, line, low, high = scaling.curve(x, y)
+    grid, line, low, high = scaling.curve(x, y)
     expected = stats.linregress(x, y)
-    assert line == pytest.approx(expected.intercept + expected.slope * at)
-    middle = len(at) // 2  # at the mean of x the interval is narrowest
+    assert line == pytest.approx(expected.intercept + expected.slope * grid)
+    middle = len(grid) // 2  # the mean of x
     assert (high - low)[middle] == min(high - low)
 
 
@@ -69,13 +70,13 @@ def test_the_drawn_line_has_the_interval_of_its_mean():
      ("olmo@step_000500", ("olmo", 500)), ("m-2000steps", ("m", 2000)), ("llama-7b", None), ("gpt2", None),
      ("t5-v1_1-xl", None), ("m@main", None)],
 )  # fmt: skip
-def test_checkpoints_are_told_by_their_names(name, expected):
+def test_checkpoints_are_recognised_by_their_names(name, expected):
     assert scaling.step_of(name) == expected
 
 
-def test_a_score_that_rises_along_a_training_is_found():
+def test_a_score_that_rises_along_a_training_run_is_detected():
     r = {f"m@step{k}": 0.1 * k for k in range(1, 7)} | {"other@step1": 0.3, "n": 0.2}
-    (row,) = scaling.trajectories(of(r, dict.fromkeys(r, 1e6))).to_dict("records")
+    (row,) = scaling.trajectories(make_scores(r, dict.fromkeys(r, 1e6))).to_dict("records")
     assert (row["training"], row["n_checkpoints"], row["first_step"], row["last_step"]) == ("m", 6, 1, 6)
     assert row["rho"] == pytest.approx(1)
     assert row["p"] == pytest.approx(2 / math.factorial(6), rel=0.01)

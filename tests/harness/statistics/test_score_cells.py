@@ -1,4 +1,4 @@
-"""Anyone's file of scores in the forms that programs and people write."""
+"""Files of scores in the formats that programs and users write."""
 
 from __future__ import annotations
 
@@ -65,60 +65,60 @@ def as_json(text):
         ("scores.json", as_json(TABLE).encode("utf-8-sig")),
     ],
 )  # fmt: skip
-def test_the_same_scores_pairs_and_sizes_from_every_form(tmp_path, name, content):
-    found = read(tmp_path, content, name)
-    assert found.models["base"].to_dict() == {"small": "", "small-chat": "small", "big": "", "big-chat": "big"}
-    assert found.models["n_parameters"].tolist() == [1.1e9, 1.1e9, 7e9, 7e9]
-    assert found.rows.set_index("model")["score"].to_dict() == {
+def test_every_format_gives_the_same_scores_pairs_and_sizes(tmp_path, name, content):
+    scores = read(tmp_path, content, name)
+    assert scores.models["base"].to_dict() == {"small": "", "small-chat": "small", "big": "", "big-chat": "big"}
+    assert scores.models["n_parameters"].tolist() == [1.1e9, 1.1e9, 7e9, 7e9]
+    assert scores.rows.set_index("model")["score"].to_dict() == {
         "small": 0.21, "small-chat": 0.23, "big": 0.31, "big-chat": 0.3,
     }  # fmt: skip
-    assert found.properties == ("n_parameters", "MMLU")
+    assert scores.properties == ("n_parameters", "MMLU")
 
 
 @pytest.mark.parametrize("name", ["NA", "None", "nan", "null", "7", "007"])
-def test_a_model_may_be_called_what_looks_like_nothing(tmp_path, name):
-    found = read(tmp_path, TABLE.replace("small,,", f"{name},,").replace(",small,", f",{name},"))
-    assert found.models["base"]["small-chat"] == name
-    assert name in found.models.index
+def test_a_model_name_may_look_like_a_missing_value(tmp_path, name):
+    scores = read(tmp_path, TABLE.replace("small,,", f"{name},,").replace(",small,", f",{name},"))
+    assert scores.models["base"]["small-chat"] == name
+    assert name in scores.models.index
 
 
-def test_rs_na_is_no_base_where_no_model_is_called_so(tmp_path):
-    found = read(tmp_path, TABLE.replace(",,", ",NA,"))
-    assert found.models["base"].to_dict()["small"] == ""
-    assert any("base NA is read as none" in note for note in found.notes)
+def test_na_means_no_base_unless_a_model_has_that_name(tmp_path):
+    scores = read(tmp_path, TABLE.replace(",,", ",NA,"))
+    assert scores.models["base"].to_dict()["small"] == ""
+    assert any("base NA is read as no base" in note for note in scores.notes)
 
 
 def test_two_unicode_forms_of_a_name_are_one_model(tmp_path):
     text = "model,base,dataset,r\ncaf\u00e9,,x,.1\ncafe\u0301,,y,.3\nchat,cafe\u0301,x,.2\n"
-    found = read(tmp_path, text)
-    assert found.models["base"].to_dict() == {"caf\u00e9": "", "chat": "caf\u00e9"}
-    assert any("written in two Unicode forms" in note for note in found.notes)
+    scores = read(tmp_path, text)
+    assert scores.models["base"].to_dict() == {"caf\u00e9": "", "chat": "caf\u00e9"}
+    assert any("written in two Unicode forms" in note for note in scores.notes)
 
 
-def test_a_person_may_be_called_na(tmp_path):
+def test_a_subject_may_be_called_na(tmp_path):
     text = "model,dataset,subject,r\n" + "".join(f"{m},x,{s},.{k}\n" for k, (m, s) in
            enumerate((m, s) for m in "ab" for s in ("NA", "s2")))  # fmt: skip
     assert set(read(tmp_path, text).people["subject"]) == {"NA", "s2"}
 
 
-def test_dates_versions_and_hashes_are_text_that_is_not_used(tmp_path):
+def test_dates_versions_and_hashes_are_text_and_not_used(tmp_path):
     rows = TABLE.splitlines()
     extra = [",released,version,revision", *(f",2024-01-0{k},0.4.{k},a{k}b2" for k in range(1, 5))]
-    found = read(tmp_path, "\n".join(row + more for row, more in zip(rows, extra, strict=True)))
-    assert found.properties == ("n_parameters", "MMLU")
-    assert any("not numbers: released, version, revision" in note for note in found.notes)
+    scores = read(tmp_path, "\n".join(row + more for row, more in zip(rows, extra, strict=True)))
+    assert scores.properties == ("n_parameters", "MMLU")
+    assert any("not numbers: released, version, revision" in note for note in scores.notes)
 
 
-def test_what_is_joined_or_not_used_is_noted(tmp_path):
+def test_matched_names_and_unused_columns_are_noted(tmp_path):
     text = TABLE.replace(",small,", ",Small,").replace("MMLU", "lab").replace("0.3\n", "A\n").replace("0.31\n", "A\n")
     text = text.replace("0.4\n", "B\n").replace("0.42\n", "B\n")
     notes = " ".join(read(tmp_path, text).notes)
-    assert "base 'Small' is taken for the model 'small', from which it differs in capital letters" in notes
-    assert "not used, because they are not numbers: lab" in notes
+    assert "base 'Small' is matched to the model 'small', from which it differs in capital letters" in notes
+    assert "not used because they are not numbers: lab" in notes
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (TABLE.replace("7000000000", "7 or 8B"), r"line 4, column 'n_parameters' \(model big\) is '7 or 8B'"),
         (
@@ -126,7 +126,7 @@ def test_what_is_joined_or_not_used_is_noted(tmp_path):
             r"line 5, column 'MMLU' \(model big-chat\) is '0\.42\*'; write a finite number",
         ),
         (TABLE.replace("0.31,0.4", '"0,31",0.4'), "line 4, column 'pereira2018_r' .* is '0,31', but .* is '0.21'"),
-        (TABLE.replace("7000000000", '"7,000"').replace("1100000000", '"1,100"'), "'1,100': its comma may set off"),
+        (TABLE.replace("7000000000", '"7,000"').replace("1100000000", '"1,100"'), "'1,100': its comma may separate"),
         (TABLE.replace("7000000000", '"1,100M"'), "line 4, column 'n_parameters': '1,100M': its comma may set off"),
         (TABLE.replace("big-chat,big", ",big"), "line 5, column 'model' is empty"),
         (
@@ -135,23 +135,23 @@ def test_what_is_joined_or_not_used_is_noted(tmp_path):
         ),
         (
             TABLE + "extra,,1,0.1,0.2\nExtra,,1,0.1,0.2\nz,EXTRA,1,.1,.2\n",
-            "base 'EXTRA' is no model, but could be extra or",
+            "base 'EXTRA' is not the exact name of a model; it could be extra or",
         ),
         ("model,dataset,r\na,,.1\n", "line 2, column 'dataset' is empty"),
         ("model,dataset,subject,r\na,x,,.1\n", "line 2, column 'subject' is empty"),
     ],
 )
-def test_what_would_vanish_is_refused_with_line_and_column(tmp_path, content, told):
-    with pytest.raises(ValueError, match=told):
+def test_unreadable_cells_are_refused_with_line_and_column(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message):
         read(tmp_path, content)
 
 
-def test_a_file_may_lie_at_a_url(tmp_path):
+def test_a_file_may_be_given_as_a_url(tmp_path):
     fsspec.filesystem("memory").pipe_file("/scores.csv", TABLE.encode("utf-16"))
     assert len(score_files.read("memory://scores.csv").models) == 4
 
 
-def test_an_encoding_can_be_named_to_the_command(tmp_path, capsys):
+def test_the_command_accepts_an_encoding(tmp_path, capsys):
     path = tmp_path / "scores.csv"
     path.write_bytes(TABLE.replace("small", "kleïn").encode("cp1252"))
     assert commands.main(["analyse", str(path)]) == 2
@@ -160,17 +160,17 @@ def test_an_encoding_can_be_named_to_the_command(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [("7B", 7e9), ("350M", 3.5e8), ("1.3b", 1.3e9), ("1,3B", 1.3e9), ("124 m", 1.24e8), ("70k", 7e4), ("1T", 1e12),
      ("7 billion", 7e9), ("350 million parameters", 3.5e8), ("2 Mrd", 2e9)],
 )  # fmt: skip
-def test_sizes_are_read_as_people_write_them(text, wanted):
+def test_sizes_may_have_suffixes_or_words(text, expected):
     assert sizes.has_suffix(text)
-    assert sizes.read(text) == pytest.approx(wanted)
+    assert sizes.read(text) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("text", ["7BB", "B7", "7B-chat", "", "1e9x", "seven"])
-def test_what_is_no_size_is_refused(text):
+def test_text_that_is_not_a_size_is_refused(text):
     assert not sizes.has_suffix(text)
     with pytest.raises(ValueError, match="is not a size"):
         sizes.read(text)

@@ -11,7 +11,7 @@ from harness.storage import claims
 from harness.storage.store import Store
 
 N_UNITS = 40
-# A driver: claims what nobody has, notes what it computes, and looks again until all is done.
+# A driver: claims free units, records what it computes, and repeats until all units are finished.
 DRIVER = """
 import sys, time
 from pathlib import Path
@@ -60,7 +60,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def elsewhere(monkeypatch):
-    """As if what other processes hold were held on another machine."""
+    """Make other processes appear to run on another machine."""
     monkeypatch.setattr(claims, "_machine", lambda: "here")
 
 
@@ -74,13 +74,13 @@ def test_two_drivers_on_one_folder_compute_every_unit_once(tmp_path):
     assert [driver.wait(timeout=60) for driver in drivers] == [0, 0]
     computed = [note.name.split(".")[0] for note in notes.iterdir() for _ in note.read_text().splitlines()]
     assert sorted(computed) == sorted(f"unit{k}" for k in range(N_UNITS))
-    assert {note.suffix for note in notes.iterdir()} == {".one", ".two"}, "both did some"
+    assert {note.suffix for note in notes.iterdir()} == {".one", ".two"}, "both computed units"
     store = Store(str(out))
     assert all(_read(store, f"unit{k}") == f"unit{k}".encode() * 1000 for k in range(N_UNITS))
     assert store.claims.paths("features") == []
 
 
-def test_threads_on_a_filesystem_in_memory_compute_every_unit_once(tmp_path, monkeypatch):
+def test_threads_on_an_in_memory_filesystem_compute_every_unit_once(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "_SETTLE_S", 0.001)
     computed, stores = [], [Store(f"memory://{tmp_path.name}") for _ in range(4)]
 
@@ -127,12 +127,12 @@ def test_a_finished_unit_cannot_be_claimed(store):
     assert not store.claimed("features", "k")
 
 
-def test_a_driver_killed_on_this_machine_is_followed_at_once(store):
+def test_the_claim_of_a_driver_killed_on_this_machine_is_free_at_once(store):
     process = _start(HOLDER, store.out, 60)
     assert process.stdout.readline() == b"held\n"
     assert store.take("features", "k") is None
-    process.send_signal(signal.SIGKILL)  # and not waited for: a zombie holds nothing
-    while process.poll() is None and claims._started(process.pid) != "ended":
+    process.send_signal(signal.SIGKILL)  # without waiting: a zombie holds no claim
+    while process.poll() is None and claims._start_time(process.pid) != "ended":
         time.sleep(0.01)
     claim = store.take("features", "k")
     assert claim is not None
@@ -141,7 +141,7 @@ def test_a_driver_killed_on_this_machine_is_followed_at_once(store):
     process.wait()
 
 
-def test_a_process_number_given_to_another_process_holds_nothing(store, monkeypatch):
+def test_a_reused_process_id_holds_no_claim(store, monkeypatch):
     monkeypatch.setattr(claims, "_process", lambda: f"{claims.os.getpid()}@12345")
     store.claims.take("features", "k")
     claims._held.clear()
@@ -149,11 +149,11 @@ def test_a_process_number_given_to_another_process_holds_nothing(store, monkeypa
     assert not Store(store.out).claimed("features", "k")
 
 
-def test_a_driver_killed_elsewhere_is_followed_once_it_was_silent_for_its_time(store, elsewhere):
+def test_the_claim_of_a_driver_killed_elsewhere_is_free_after_its_time_to_live(store, elsewhere):
     process = _start(HOLDER, store.out, 0.8)
     assert process.stdout.readline() == b"held\n"
     deadline = time.monotonic() + 1.6
-    while time.monotonic() < deadline:  # twice as long as its time: its heart beats
+    while time.monotonic() < deadline:  # twice its time to live, since it renews the claim
         assert store.take("features", "k") is None
         time.sleep(0.05)
     process.kill()
@@ -162,25 +162,25 @@ def test_a_driver_killed_elsewhere_is_followed_once_it_was_silent_for_its_time(s
     while (claim := store.take("features", "k")) is None:
         assert time.monotonic() - killed < 10
         time.sleep(0.05)
-    assert time.monotonic() - killed > 0.2, "at its last beat it was alive"
+    assert time.monotonic() - killed > 0.2, "it was alive at its last renewal"
     claim.release()
 
 
-def test_of_many_who_find_a_dead_holder_one_follows(store):
+def test_only_one_of_several_drivers_takes_over_a_dead_claim(store):
     process = _start(HOLDER, store.out, 60)
     process.stdout.readline()
     process.kill()
     process.wait()
     drivers = [_start(HOLDER, store.out, 60) for _ in range(4)]
-    said = sorted(driver.stdout.readline() for driver in drivers)
+    outputs = sorted(driver.stdout.readline() for driver in drivers)
     for driver in drivers:
         driver.kill()
         driver.wait()
-    assert said == [b"held\n", b"not held\n", b"not held\n", b"not held\n"]
+    assert outputs == [b"held\n", b"not held\n", b"not held\n", b"not held\n"]
 
 
-def test_a_claim_of_which_nothing_could_be_written_is_followed_after_its_time(store, monkeypatch):
-    """The holder was killed between making the file and writing into it."""
+def test_an_empty_claim_file_is_free_after_the_time_to_live(store, monkeypatch):
+    """The holder was killed between creating the file and writing to it."""
     monkeypatch.setattr(claims, "TTL_S", 0.2)
     store.fs.makedirs(f"{store.root}/.claims/features")
     store.fs.touch(f"{store.root}/.claims/features/k.000000")
@@ -191,7 +191,7 @@ def test_a_claim_of_which_nothing_could_be_written_is_followed_after_its_time(st
     claim.release()
 
 
-def test_a_holder_learns_that_it_was_taken_for_dead(store, caplog):
+def test_a_holder_notices_that_its_claim_was_taken_over(store, caplog):
     claim = store.claims.take("features", "k", ttl_s=0.2)
     store.fs.rm_file(claim.path)
     deadline = time.monotonic() + 5
@@ -202,9 +202,9 @@ def test_a_holder_learns_that_it_was_taken_for_dead(store, caplog):
     claim.release()
 
 
-def test_a_heart_that_cannot_beat_for_a_while_beats_on(store, monkeypatch, caplog):
+def test_renewal_continues_after_a_failed_renewal(store, monkeypatch, caplog):
     claim = store.claims.take("features", "k", ttl_s=0.2)
-    written = store.fs.cat_file(claim.path)
+    content = store.fs.cat_file(claim.path)
 
     def full(*_, **__):
         raise OSError("no space left on device")
@@ -214,36 +214,36 @@ def test_a_heart_that_cannot_beat_for_a_while_beats_on(store, monkeypatch, caplo
     while "could not be renewed" not in caplog.text and time.monotonic() < deadline:
         time.sleep(0.02)
     monkeypatch.undo()
-    while store.fs.cat_file(claim.path) in {written, b""} and time.monotonic() < deadline:
+    while store.fs.cat_file(claim.path) in {content, b""} and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert store.fs.cat_file(claim.path) != written
+    assert store.fs.cat_file(claim.path) != content
     assert not claim.is_lost
     claim.release()
 
 
-def test_a_claim_outlives_a_filesystem_that_does_not_answer(tmp_path, monkeypatch):
-    """fsspec's `exists` says no of whatever cannot be asked."""
+def test_a_claim_survives_an_unreachable_filesystem(tmp_path, monkeypatch):
+    """fsspec's `exists` returns False when the filesystem cannot be reached."""
     store = Store(f"memory://{tmp_path.name}")
     claim = store.take("features", "k", ttl_s=0.2)
-    asked = []
+    calls = []
 
     def info(fs, path, **_):
-        asked.append(path)
+        calls.append(path)
         raise ConnectionError("the storage does not answer")
 
     monkeypatch.setattr(type(store.fs), "info", info)
     deadline = time.monotonic() + 10
-    while len(asked) < 3 and time.monotonic() < deadline:
+    while len(calls) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     monkeypatch.undo()
-    assert len(asked) >= 3
+    assert len(calls) >= 3
     assert not claim.is_lost
     claim.release()
     assert store.claims.paths("features") == []
 
 
 @pytest.mark.parametrize("kind", ["refuses the mode", "ignores the mode"])
-def test_a_filesystem_without_exclusive_create_is_read_back(kind, tmp_path, monkeypatch):
+def test_a_claim_on_a_filesystem_without_exclusive_create_is_read_back(kind, tmp_path, monkeypatch):
     store = Store(f"memory://{tmp_path.name}")
     plain = type(store.fs).pipe_file
 
@@ -251,7 +251,7 @@ def test_a_filesystem_without_exclusive_create_is_read_back(kind, tmp_path, monk
         if mode == "create" and kind == "refuses the mode":
             raise NotImplementedError
         plain(fs, path, value)
-        if b'"overtaken"' not in value and path.endswith("lost.000000"):  # another is a moment later
+        if b'"overtaken"' not in value and path.endswith("lost.000000"):  # another driver writes just afterwards
             plain(fs, path, value.replace(b'"owner": "', b'"owner": "another'))
 
     monkeypatch.setattr(type(store.fs), "pipe_file", pipe_file)
@@ -261,8 +261,8 @@ def test_a_filesystem_without_exclusive_create_is_read_back(kind, tmp_path, monk
     claim.release()
 
 
-def test_who_waits_is_told_whether_the_unit_is_there(store):
-    assert not store.wait("features", "k", timeout_s=5), "nobody computes it"
+def test_waiting_returns_whether_the_unit_was_finished(store):
+    assert not store.wait("features", "k", timeout_s=5), "no process computes it"
     claim = store.take("features", "k")
     assert not Store(store.out).wait("features", "k", timeout_s=0.1), "it takes longer"
 
@@ -274,24 +274,24 @@ def test_who_waits_is_told_whether_the_unit_is_there(store):
     assert Store(store.out).wait("features", "k", timeout_s=10)
 
 
-def test_a_driver_that_is_stopped_while_it_claims_leaves_no_claim(store, monkeypatch):
-    """The signal may come after the file is written and before the claim is held."""
-    looked, calls = claims.Claims._files, []
+def test_a_driver_interrupted_while_claiming_leaves_no_claim(store, monkeypatch):
+    """The signal may arrive after the file is written and before the claim is held."""
+    list_files, calls = claims.Claims._files, []
 
     def stopped(self, kind, key):
         calls.append(key)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return looked(self, kind, key)
+        return list_files(self, kind, key)
 
     monkeypatch.setattr(claims.Claims, "_files", stopped)
     with pytest.raises(KeyboardInterrupt):
         store.take("features", "k")
     monkeypatch.undo()
-    mine = store.take("features", "k")  # at once, for nobody holds it
-    assert mine is not None
-    assert mine.path.endswith(".000000")
-    mine.release()
+    claim = store.take("features", "k")  # without waiting, since there is no holder
+    assert claim is not None
+    assert claim.path.endswith(".000000")
+    claim.release()
 
 
 def test_a_full_disk_leaves_no_empty_claim(tmp_path, monkeypatch):
@@ -301,7 +301,7 @@ def test_a_full_disk_leaves_no_empty_claim(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "no space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(claims, "_written", full)
+        patched.setattr(claims, "_encode", full)
         with pytest.raises(OSError, match="no space left"):
             store.claims.take("scores", "a")
     assert store.claims.paths("scores") == []

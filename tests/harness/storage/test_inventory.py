@@ -26,7 +26,7 @@ def _put(store, kind, key, schema, **facts):
 
 
 def _used(store, kind, key):
-    """A run whose tables are made of a unit."""
+    """Write the table `units` of a run that uses a unit."""
     row = {"run": "r1", "kind": kind, "key": key, "model": "", "dataset": "", "protocol": ""}
     folder = f"{store.root.rpartition('/')[0]}/tables/units/run=r1"
     store.fs.makedirs(folder)
@@ -38,17 +38,17 @@ def _listed(store):
     return {(unit.kind, unit.key[0]): unit for unit in inventory.ls(store)}
 
 
-def test_every_unit_is_listed_with_what_it_is_of(store):
-    found = _listed(store)
-    assert set(found) == {("features", "f"), ("scores", "a"), ("scores", "b")}
-    assert (found["scores", "a"].model, found["scores", "a"].dataset, found["scores", "a"].protocol) == (
+def test_every_unit_is_listed_with_its_model_data_set_and_protocol(store):
+    units = _listed(store)
+    assert set(units) == {("features", "f"), ("scores", "a"), ("scores", "b")}
+    assert (units["scores", "a"].model, units["scores", "a"].dataset, units["scores", "a"].protocol) == (
         "gpt2", "pereira2018", "strict",
     )  # fmt: skip
-    assert found["features", "f"].protocol == "passage"
-    assert found["scores", "a"].bytes == len("scores ") + 32
+    assert units["features", "f"].protocol == "passage"
+    assert units["scores", "a"].bytes == len("scores ") + 32
 
 
-def test_the_state_of_a_unit_says_whether_it_is_of_use(store):
+def test_states_of_units(store):
     store.fs.rm(f"{store.folder('features', 'f' * 32)}/a.bin")
     store.fs.makedirs(store.folder("scores", "c" * 32))
     store.fs.pipe_file(f"{store.folder('scores', 'c' * 32)}/a.bin", b"half")
@@ -61,42 +61,42 @@ def test_the_state_of_a_unit_says_whether_it_is_of_use(store):
     }  # fmt: skip
 
 
-def test_a_corrupt_unit_is_named_with_its_file_and_removed_and_the_others_stay(store):
+def test_a_corrupt_unit_is_reported_with_its_file_and_removed_and_the_others_stay(store):
     with store.fs.open(f"{store.folder('scores', 'a' * 32)}/a.bin", "wb") as stream:
         stream.write(b"x" * (len("scores ") + 32))
-    heard = []
-    n_units, n_bytes, (error,) = inventory.verify(store, lambda *told: heard.append(told))
-    assert n_units == 3 and n_bytes < heard[-1][1]  # what is corrupt is not counted as read
+    progress = []
+    n_units, n_bytes, (error,) = inventory.verify(store, lambda *sizes: progress.append(sizes))
+    assert n_units == 3 and n_bytes < progress[-1][1]  # the corrupt unit is not counted
     assert (error.kind, error.key, error.file) == ("scores", "a" * 32, "a.bin")
     assert not store.has("scores", "a" * 32)
     assert store.has("features", "f" * 32)
     assert inventory.verify(store)[2] == []
 
 
-def test_what_an_older_version_made_is_waste_and_what_a_run_uses_is_not(store):
-    assert [each.key[0] for each in inventory.unused_files(store)] == ["b"]
+def test_units_of_an_older_version_are_unused_and_units_in_a_runs_tables_are_not(store):
+    assert [files.key[0] for files in inventory.unused_files(store)] == ["b"]
     _used(store, "scores", "a" * 32)
-    assert sorted(each.key[0] for each in inventory.unused_files(store, unused=True)) == ["b", "f"]
+    assert sorted(files.key[0] for files in inventory.unused_files(store, unused=True)) == ["b", "f"]
     assert _listed(store)["scores", "a"].runs == ("r1",)
 
 
-def test_gc_removes_what_it_showed_and_nothing_else(store):
+def test_gc_removes_exactly_the_listed_files(store):
     inventory.remove(store, inventory.unused_files(store))
     assert set(_listed(store)) == {("features", "f"), ("scores", "a")}
 
 
-def test_nothing_that_is_being_computed_is_removed(store):
-    found = inventory.unused_files(store)
+def test_units_being_computed_are_not_removed(store):
+    files = inventory.unused_files(store)
     claim = store.claims.take("scores", "b" * 32)
     assert inventory.unused_files(store) == []
-    with pytest.raises(ValueError, match="computes scores unit bbb"):
+    with pytest.raises(ValueError, match="is computing scores unit bbb"):
         inventory.unused_files(store, unused=True)
-    inventory.remove(store, found)  # it was claimed in between
+    inventory.remove(store, files)  # the unit was claimed after listing
     assert ("scores", "b") in _listed(store)
     claim.release()
 
 
-def test_leftovers_of_killed_runs_are_waste_once_they_are_a_day_old(tmp_path):
+def test_temporary_files_of_killed_runs_are_unused_after_a_day(tmp_path):
     store = Store(str(tmp_path))
     old, young = tmp_path / "units" / ".aside-1", tmp_path / "tables" / ".aside-2"
     half = tmp_path / "units" / "features" / ("e" * 32)
@@ -105,28 +105,28 @@ def test_leftovers_of_killed_runs_are_waste_once_they_are_a_day_old(tmp_path):
         (folder / "a.bin").write_bytes(b"half")
     for folder in (old, half):
         os.utime(folder / "a.bin", (time.time() - 2 * 24 * 3600,) * 2)
-    assert {each.path for each in inventory.unused_files(store)} == {str(old), str(half)}
+    assert {files.path for files in inventory.unused_files(store)} == {str(old), str(half)}
     inventory.remove(store, inventory.unused_files(store))
     assert young.exists() and not old.exists() and not half.exists()
 
 
-def test_the_claim_of_a_process_that_has_ended_is_waste(tmp_path, monkeypatch):
+def test_the_claim_of_a_process_that_has_ended_is_unused(tmp_path, monkeypatch):
     store = Store(str(tmp_path))
     claim = store.claims.take("scores", "a" * 32)
     assert inventory.unused_files(store) == []
-    monkeypatch.setattr("harness.storage.claims._lives", lambda process: False)
-    (found,) = inventory.unused_files(store)
-    assert found.path == claim.path
-    inventory.remove(store, [found])
+    monkeypatch.setattr("harness.storage.claims._is_alive", lambda process: False)
+    (files,) = inventory.unused_files(store)
+    assert files.path == claim.path
+    inventory.remove(store, [files])
     claim.release()
     assert store.claims.paths("scores") == []
 
 
-def test_the_command_shows_before_it_removes(tmp_path, capsys):
+def test_gc_lists_files_and_removes_them_only_with_yes(tmp_path, capsys):
     store = Store(str(tmp_path))
     _put(store, "scores", "b" * 32, SCORES_VERSION - 1, model="gpt2")
     assert main(["cache", "gc", str(tmp_path)]) == 0
-    assert "would remove 1 things" in capsys.readouterr().out
+    assert "would remove 1 file" in capsys.readouterr().out
     assert store.has("scores", "b" * 32)
     assert main(["cache", "gc", str(tmp_path), "--yes", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -134,7 +134,7 @@ def test_the_command_shows_before_it_removes(tmp_path, capsys):
     assert not store.has("scores", "b" * 32)
 
 
-def test_the_command_that_verifies_fails_where_a_unit_is_corrupt(tmp_path, capsys):
+def test_verify_fails_if_a_unit_is_corrupt(tmp_path, capsys):
     store = Store(str(tmp_path))
     _put(store, "scores", "b" * 32, SCORES_VERSION, model="gpt2")
     assert main(["cache", "verify", str(tmp_path)]) == 0
@@ -147,16 +147,16 @@ def test_the_command_that_verifies_fails_where_a_unit_is_corrupt(tmp_path, capsy
     assert "0 units" in capsys.readouterr().out
 
 
-def test_a_folder_without_units_is_wrong_use(tmp_path, capsys):
+def test_a_folder_without_units_is_a_usage_error(tmp_path, capsys):
     assert main(["cache", "ls", str(tmp_path / "nowhere")]) == 2
     assert "no units under" in capsys.readouterr().err
 
 
-def test_while_a_run_is_at_work_nothing_is_unused_or_outdated(store):
+def test_while_a_run_is_in_progress_nothing_is_unused_or_outdated(store):
     with store.at_work():
         assert len(store.workers()) == 1
-        with pytest.raises(ValueError, match=r"process \d+ on .* is at work here, and what it has stored"):
+        with pytest.raises(ValueError, match=r"process \d+ on .* is running here, and the units it has stored"):
             inventory.unused_files(store, unused=True)
-        assert [each.why for each in inventory.unused_files(store)] == []
+        assert [files.why for files in inventory.unused_files(store)] == []
     assert store.workers() == []
-    assert [each.why for each in inventory.unused_files(store)] == ["of another version of the harness"]
+    assert [files.why for files in inventory.unused_files(store)] == ["from another version of the harness"]

@@ -31,7 +31,7 @@ def _flip(store, content=b"abd"):
 
 
 def _flip_and_keep_the_date(store):
-    """As a failing disk does it."""
+    """Simulate a failing disk."""
     file = Path(store.folder("scores", "k")) / "a.bin"
     before = file.stat()
     file.write_bytes(b"abd")
@@ -53,14 +53,14 @@ def store(request, tmp_path):
     return Store(f"memory://{tmp_path.name}")
 
 
-def test_a_unit_that_was_put_can_be_opened(store):
+def test_a_stored_unit_can_be_opened(store):
     assert store.manifest("scores", "k") is None
     store.put("scores", "k", _write(b"abc"), {"model": "m"})
     assert store.manifest("scores", "k")["model"] == "m"
     assert _read(store) == b"abc"
 
 
-def test_a_unit_that_was_cut_short_does_not_count_as_there_and_is_replaced(store):
+def test_a_truncated_unit_counts_as_absent_and_is_replaced(store):
     store.put("scores", "k", _write(b"abc"), {})
     _flip(store, b"a")
     assert store.manifest("scores", "k") is None
@@ -68,7 +68,7 @@ def test_a_unit_that_was_cut_short_does_not_count_as_there_and_is_replaced(store
     assert _read(store) == b"abc"
 
 
-def test_a_unit_cut_short_since_it_was_looked_at_is_found_when_it_is_opened(store):
+def test_a_unit_truncated_after_the_check_is_detected_when_it_is_opened(store):
     store.put("scores", "k", _write(b"abc"), {})
     assert store.has("scores", "k")
     _flip(store, b"a")
@@ -85,22 +85,22 @@ def test_a_damaged_unit_is_named_in_the_log(store, caplog):
     assert _files(store) == []
 
 
-def test_a_changed_file_is_found_by_its_checksum_and_named(store):
+def test_a_changed_file_is_detected_by_its_checksum_and_named(store):
     store.put("scores", "k", _write(b"abc"), {})
     _flip(store)
     with pytest.raises(CorruptUnit, match=r"a\.bin is corrupt") as caught:
         _read(store)
-    found = caught.value
-    assert (found.kind, found.key, found.file) == ("scores", "k", "a.bin")
-    assert (found.wanted, found.found) == (_sum(b"abc"), _sum(b"abd"))
+    error = caught.value
+    assert (error.kind, error.key, error.file) == ("scores", "k", "a.bin")
+    assert (error.wanted, error.found) == (_sum(b"abc"), _sum(b"abd"))
     assert not store.has("scores", "k")
     store.put("scores", "k", _write(b"abc"), {})
     assert store.has("scores", "k")
     assert _read(store) == b"abc"
 
 
-def test_a_file_changed_the_moment_after_it_was_written_is_found_without_opening_it(store, caplog):
-    """Dates of two writes may be equal where a clock ticks slowly, so files are dated back."""
+def test_a_file_changed_right_after_it_was_written_is_detected_without_opening_it(store, caplog):
+    """Two writes may have the same date on a filesystem with a coarse clock, so files are dated back."""
     for _ in range(20):
         store.put("scores", "k", _write(b"abc"), {})
         _flip(store)
@@ -108,17 +108,17 @@ def test_a_file_changed_the_moment_after_it_was_written_is_found_without_opening
     assert caplog.text.count(_sum(b"abd")) == 20
 
 
-def test_bits_that_a_disk_turned_over_are_found_when_the_unit_is_opened(tmp_path):
+def test_bits_flipped_on_disk_are_detected_when_the_unit_is_opened(tmp_path):
     store = Store(str(tmp_path))
     store.put("scores", "k", _write(b"abc"), {})
     _flip_and_keep_the_date(store)
-    assert store.has("scores", "k"), "nothing is read to see that a unit is there"
+    assert store.has("scores", "k"), "checking that a unit exists reads no content"
     with pytest.raises(CorruptUnit):
         _read(store)
     assert not store.has("scores", "k")
 
 
-def test_to_see_that_a_unit_is_there_no_byte_of_it_is_read(store, monkeypatch):
+def test_checking_that_a_unit_exists_reads_no_content(store, monkeypatch):
     store.put("scores", "k", _write(b"abc"), {})
     monkeypatch.setattr(manifest, "compare", None)
     monkeypatch.setattr("harness.storage.store.compare", None)
@@ -153,14 +153,14 @@ def test_a_process_compares_an_unchanged_file_once(tmp_path, monkeypatch):
         _read(store)
 
 
-def test_what_is_wrong_with_a_unit_travels_between_processes():
-    found = CorruptUnit("scores", "k", "a.bin", "3 bytes", "1 bytes")
-    copy = pickle.loads(pickle.dumps(found))  # noqa: S301 - as Ray sends it
-    assert str(copy) == str(found)
+def test_corrupt_unit_errors_can_be_pickled():
+    error = CorruptUnit("scores", "k", "a.bin", "3 bytes", "1 bytes")
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - as Ray sends it
+    assert str(copy) == str(error)
     assert copy.file == "a.bin"
 
 
-def test_a_unit_whose_manifest_is_missing_is_not_there(store):
+def test_a_unit_without_a_manifest_is_absent(store):
     store.put("scores", "k", _write(b"abc"), {})
     store.fs.rm(f"{store.folder('scores', 'k')}/manifest.json")
     assert store.manifest("scores", "k") is None
@@ -180,7 +180,7 @@ def test_a_writer_that_fails_leaves_nothing(store):
         assert list(store.fs.find(store.root)) == []
 
 
-def test_the_first_of_two_writers_wins_and_both_are_content(store):
+def test_the_first_of_two_writers_wins_and_neither_fails(store):
     def overtaken(folder):
         store.put("scores", "k", _write(b"first"), {})
         (folder / "a.bin").write_bytes(b"later")
@@ -189,8 +189,8 @@ def test_the_first_of_two_writers_wins_and_both_are_content(store):
     assert _read(store) == b"first"
 
 
-def test_a_writer_killed_at_any_moment_leaves_nothing_that_counts(tmp_path):
-    """SIGKILL in the middle of a large write: the unit is absent, and the next run makes it."""
+def test_a_writer_killed_while_writing_leaves_no_unit(tmp_path):
+    """SIGKILL in the middle of a large write: the unit is absent, and the next run writes it."""
     script = (
         "import sys; from harness.storage.store import Store\n"
         "def write(folder):\n"
@@ -211,7 +211,7 @@ def test_a_writer_killed_at_any_moment_leaves_nothing_that_counts(tmp_path):
     assert _read(store) == b"abc"
 
 
-def test_only_old_leftovers_are_swept(tmp_path):
+def test_sweep_removes_only_old_staging_folders(tmp_path):
     store = Store(str(tmp_path))
     old, fresh = (tmp_path / "units" / f".aside-{name}" for name in ("old", "fresh"))
     old.mkdir(parents=True)
@@ -225,8 +225,8 @@ def test_only_old_leftovers_are_swept(tmp_path):
 # --- two writers ------------------------------------------------------------------------------------------------------
 
 
-def test_writers_that_finish_together_leave_one_whole_unit(tmp_path):
-    """Each writes other bytes; what is there is of one of them, after each of many rounds."""
+def test_writers_that_finish_simultaneously_leave_one_intact_unit(tmp_path):
+    """Each writes different bytes; after each of many rounds all files come from one of them."""
     script = (
         "import sys; from harness.storage.store import Store\n"
         "store, me = Store(sys.argv[1]), sys.argv[2].encode()\n"
@@ -243,7 +243,7 @@ def test_writers_that_finish_together_leave_one_whole_unit(tmp_path):
         writer.stdout.readline()
     store = Store(str(tmp_path))
     for number in range(60):
-        if number % 2:  # something damaged is in the way
+        if number % 2:  # a damaged unit exists already
             store.fs.makedirs(store.folder("scores", f"k{number}"))
             store.fs.touch(f"{store.folder('scores', f'k{number}')}/a")
         for writer in writers:
@@ -258,20 +258,20 @@ def test_writers_that_finish_together_leave_one_whole_unit(tmp_path):
     assert not list((tmp_path / "units").glob(".aside-*"))
 
 
-def test_every_byte_is_on_the_disk_before_a_unit_takes_its_place(tmp_path, monkeypatch):
-    done, rename, fsync = [], Path.rename, os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: done.append(os.fstat(handle).st_ino) or fsync(handle))
+def test_every_byte_is_synced_to_disk_before_a_unit_moves_into_place(tmp_path, monkeypatch):
+    events, rename, fsync = [], Path.rename, os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: events.append(os.fstat(handle).st_ino) or fsync(handle))
 
-    def noted(path, target):
-        done.append("rename")
-        wanted.extend(file.stat().st_ino for file in (*path.iterdir(), path))
+    def recorded(path, target):
+        events.append("rename")
+        inodes.extend(file.stat().st_ino for file in (*path.iterdir(), path))
         return rename(path, target)
 
-    wanted = []
-    monkeypatch.setattr(Path, "rename", noted)
+    inodes = []
+    monkeypatch.setattr(Path, "rename", recorded)
     Store(str(tmp_path)).put("scores", "k", _write(b"abc"), {})
-    assert len(wanted) == 3
-    assert set(wanted) == set(done[: done.index("rename")])
+    assert len(inodes) == 3
+    assert set(inodes) == set(events[: events.index("rename")])
 
 
 # --- filesystems that fail --------------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_full_disk_leaves_nothing_and_says_so(writer, tmp_path):
+def test_a_full_disk_is_reported_and_leaves_nothing(writer, tmp_path):
     script = (
         "import resource, sys, numpy as np, pyarrow as pa, pyarrow.parquet as pq\n"
         "from safetensors.numpy import save_file; from harness.storage.store import Store\n"
@@ -307,7 +307,7 @@ def remote(tmp_path, monkeypatch):
 
 
 def _failing(monkeypatch, store, name, error, times):
-    """One of the filesystem's calls fails so many times, then works; gives what was called."""
+    """Make a filesystem method fail a number of times before it works; return its recorded calls."""
     plain, calls = getattr(type(store.fs), name), []
 
     def call(self, *arguments, **named):
@@ -320,7 +320,7 @@ def _failing(monkeypatch, store, name, error, times):
     return calls
 
 
-def test_a_full_remote_leaves_nothing_and_says_so(remote, monkeypatch):
+def test_a_full_remote_is_reported_and_leaves_nothing(remote, monkeypatch):
     def write(folder):
         (folder / "a.bin").write_bytes(b"abc")
         (folder / "b.bin").write_bytes(b"abc")
@@ -362,8 +362,8 @@ def test_a_remote_that_fails_three_times_fails_and_leaves_nothing(remote, monkey
 
 
 @pytest.mark.parametrize("name", ["info", "ls", "pipe_file", "rm_file"])
-def test_rows_are_written_and_read_while_a_remote_fails_for_a_while(name, remote, monkeypatch):
-    """Nothing that cannot be asked counts as absent, and a table that broke off is begun again."""
+def test_rows_are_written_and_read_despite_temporary_failures_of_a_remote(name, remote, monkeypatch):
+    """Files on an unreachable remote do not count as absent, and an interrupted table is written again."""
     row = {"run": "r", "kind": "scores", "key": "k", "model": "m", "dataset": "d", "protocol": "strict"}
     for run in ("earlier", "r"):
         calls = _failing(monkeypatch, remote, name, ConnectionError("reset by peer"), 2)
@@ -374,35 +374,35 @@ def test_rows_are_written_and_read_while_a_remote_fails_for_a_while(name, remote
     assert not remote.fs.glob(f"{remote.root.rpartition('/')[0]}/tables/.aside-*/*.parquet")
 
 
-def test_a_piece_that_came_short_is_read_again(remote, monkeypatch):
+def test_a_truncated_piece_is_read_again(remote, monkeypatch):
     monkeypatch.setattr(transfer, "CHUNK_BYTES", 1000)
     content, short = os.urandom(10_500), []
     remote.put("scores", "k", _write(content), {})
     plain = type(remote.fs).cat_file
 
     def cat_file(fs, path, start=None, end=None, **_):
-        found = plain(fs, path, start, end)
+        piece = plain(fs, path, start, end)
         if start == 3000 and not short:
             short.append(path)
-            return found[:-1]
-        return found
+            return piece[:-1]
+        return piece
 
     monkeypatch.setattr(type(remote.fs), "cat_file", cat_file)
     assert _read(remote) == content
     assert short
 
 
-def test_a_remote_file_harmed_on_its_way_is_read_once_more(remote, monkeypatch, caplog):
+def test_a_remote_file_corrupted_in_transfer_is_read_again(remote, monkeypatch, caplog):
     remote.put("scores", "k", _write(b"abc"), {})
-    plain, harmed = type(remote.fs).cat_file, []
+    plain, corrupted = type(remote.fs).cat_file, []
 
     def cat_file(fs, path, start=None, end=None, **_):
-        if path.endswith("a.bin") and not harmed:
-            harmed.append(path)
+        if path.endswith("a.bin") and not corrupted:
+            corrupted.append(path)
             return b"abX"
         return plain(fs, path, start, end)
 
     monkeypatch.setattr(type(remote.fs), "cat_file", cat_file)
     assert _read(remote) == b"abc"
-    assert harmed
+    assert corrupted
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

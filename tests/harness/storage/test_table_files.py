@@ -1,4 +1,4 @@
-"""The files of a run's tables are as they were written, or what is wrong with them is named."""
+"""Damaged files of a run's tables are detected and named."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ RUN = "r-1"
 
 @pytest.fixture(params=["local", "memory"])
 def store(request, tmp_path):
-    """A store with two runs, whose tables have a row or none."""
+    """A store with two runs, whose tables have one row or none."""
     store = Store(str(tmp_path / "out") if request.param == "local" else f"memory://{tmp_path.name}")
     for run in (RUN, "r-2"):
         put(store, run)
@@ -43,28 +43,28 @@ def file_of(store, table, run=RUN):
 
 
 def flip(file, at):
-    """One bit, in a file whose size and dates stay."""
+    """Flip one bit of a file without changing its size or dates."""
     content, stat = bytearray(Path(file).read_bytes()), Path(file).stat()
     content[at] ^= 1 << at % 8
     Path(file).write_bytes(bytes(content))
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def test_whole_tables_are_read_and_hold(store):
+def test_intact_tables_are_read_and_count_as_complete(store):
     assert tables.read(store.out, "failures", RUN)["model"].tolist() == ["m"]
     assert len(tables.read(store.out, "failures")) == 2
     assert tables.holds(store.out, RUN)
     assert inventory.damaged_tables(store) == []
 
 
-@pytest.mark.parametrize(("damage", "said"), [
+@pytest.mark.parametrize(("damage", "message"), [
     (lambda store, path: store.fs.rm(path), r"part-0\.parquet is missing"),
     (lambda store, path: store.fs.pipe_file(path, store.fs.cat_file(path)[:-9]), r"was written with \d+ bytes and has"),
-    (lambda store, path: store.fs.cp_file(path, path.replace("part-0", "part-1")), r"part-1\.parquet is not of this"),
+    (lambda store, path: store.fs.cp_file(path, path.replace("part-0", "part-1")), r"part-1\.parquet does not belong"),
 ])  # fmt: skip
-def test_a_file_that_is_missing_cut_or_another_runs_is_named_and_the_other_run_is_read(store, caplog, damage, said):
+def test_a_missing_truncated_or_foreign_file_is_named_and_other_runs_are_read(store, caplog, damage, message):
     damage(store, file_of(store, "failures"))
-    with pytest.raises(DamagedTablesError, match=rf"the tables of run r-1 are damaged: failures/run=r-1/.*{said}"):
+    with pytest.raises(DamagedTablesError, match=rf"the tables of run r-1 are damaged: failures/run=r-1/.*{message}"):
         tables.read(store.out, "failures", RUN)
     assert not tables.holds(store.out, RUN)
     assert len(tables.read(store.out, "failures", "r-2")) == 1
@@ -74,15 +74,15 @@ def test_a_file_that_is_missing_cut_or_another_runs_is_named_and_the_other_run_i
     assert len(inventory.damaged_tables(store)) == 1
 
 
-def test_a_partition_that_is_gone_is_named(store):
+def test_a_missing_partition_is_named(store):
     store.fs.rm(f"{assemble.root_of(store)}/tables/runs/run={RUN}", recursive=True)
     with pytest.raises(DamagedTablesError, match=r"runs/run=r-1/part-0\.parquet is missing"):
         tables.read(store.out, "runs", RUN)
     assert tables.pick_run(store.out)["run"] == "r-2"
 
 
-def test_every_flipped_bit_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "PAUSES_S", ())  # before it is read again
+def test_every_flipped_bit_is_detected(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "PAUSES_S", ())  # no retries
     store = Store(str(tmp_path))
     put(store, RUN)
     draw = np.random.default_rng(0)
@@ -97,7 +97,7 @@ def test_every_flipped_bit_is_found(tmp_path, monkeypatch):
         tables.read(store.out, table, RUN)
 
 
-def test_verify_names_damaged_tables_with_what_to_do(tmp_path, capsys):
+def test_verify_names_damaged_tables(tmp_path, capsys):
     store = Store(str(tmp_path))
     put(store, RUN)
     store.require_writable()
@@ -106,27 +106,27 @@ def test_verify_names_damaged_tables_with_what_to_do(tmp_path, capsys):
     assert "tables of run r-1: runs/run=r-1/part-0.parquet is not what was written" in capsys.readouterr().out
 
 
-def test_tables_that_have_no_list_are_read_as_they_are(store):
+def test_tables_without_a_list_are_read_unchecked(store):
     table_files.forget(store.fs, assemble.root_of(store), RUN)
     store.fs.pipe_file(f"{assemble.root_of(store)}/tables/failures/run={RUN}/more.txt", b"")
     assert tables.holds(store.out, RUN)
 
 
 @pytest.mark.parametrize("run", ["../..", "a/b", "..", ".hidden", "", "a\0b", "a\nb"])
-def test_nothing_is_removed_by_a_name_that_is_no_run(store, run):
-    with pytest.raises(ValueError, match="is no name of a run"):
+def test_nothing_is_removed_for_an_invalid_run_name(store, run):
+    with pytest.raises(ValueError, match="is not the name of a run"):
         tables.remove(store.out, run)
     assert tables.holds(store.out, RUN)
 
 
-def test_a_run_is_removed_with_its_list(store):
+def test_removing_a_run_removes_its_list(store):
     tables.remove(store.out, RUN)
     assert table_files.listed(store.fs, assemble.root_of(store)) == ["r-2"]
     assert tables.read(store.out, "runs")["run"].tolist() == ["r-2"]
 
 
-def test_drivers_that_put_the_tables_of_one_run_together_take_turns_and_readers_find_them(tmp_path):
-    out, failed = str(tmp_path), []
+def test_drivers_write_the_tables_of_a_run_in_turn_and_readers_find_them(tmp_path):
+    out, errors = str(tmp_path), []
     put(Store(out), RUN)
 
     def drive():
@@ -137,13 +137,13 @@ def test_drivers_that_put_the_tables_of_one_run_together_take_turns_and_readers_
                     table_files.forget(store.fs, assemble.root_of(store), RUN)
                     put(store, RUN)
                 assert len(tables.read(out, "failures", RUN)) == 1
-            except Exception as error:  # noqa: BLE001 - told by the test
-                failed.append(error)
+            except Exception as error:  # noqa: BLE001 - asserted below
+                errors.append(error)
 
     threads = [threading.Thread(target=drive) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert failed == []
+    assert errors == []
     assert tables.holds(out, RUN)

@@ -10,7 +10,7 @@ import pytest
 from harness.text import frequencies, scripts
 
 
-def test_english_is_assumed_and_other_languages_have_lists_of_their_own():
+def test_english_is_assumed_and_other_languages_have_their_own_lists():
     words = ["der", "the", "Haus.", "zzxqjv"]
     np.testing.assert_array_equal(frequencies.zipf_frequencies(words), frequencies.zipf_frequencies(words, "en-US"))
     german = frequencies.zipf_frequencies(words, "de-AT")
@@ -22,12 +22,12 @@ def test_english_is_assumed_and_other_languages_have_lists_of_their_own():
 @pytest.mark.parametrize(
     ("language", "code"), [("", "en"), ("pt-BR", "pt"), ("hr", "sh"), ("no", "nb"), ("zh-Hant", "zh"), ("EN-gb", "en")]
 )
-def test_a_language_has_the_list_of_its_base(language, code):
+def test_a_regional_variant_uses_the_list_of_its_base_language(language, code):
     assert frequencies.word_list(language) == code
 
 
 @pytest.mark.parametrize("language", ["eu", "gsw", "yue", "nn"])
-def test_a_related_language_is_no_substitute(language):
+def test_a_related_language_is_not_substituted(language):
     with pytest.raises(ValueError, match=f"no word frequencies of language '{language}'"):
         frequencies.word_list(language)
 
@@ -39,12 +39,12 @@ def test_a_missing_tokenizer_is_named():
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("他在河边", True), ("戦場のヴァルキュリア", True), ("ชายชรา", True), ("ລາວ", True), ("ភាសា", True),
         ("မြန်မာ", True), ("나는 학교에", False), ("Привет", False), ("हिन्दी", False), ("Senjō no 戦場", False),
         ("12 3!", False), ("", False),
     ],
 )  # fmt: skip
-def test_scripts_without_spaces_are_told(text, wanted):
-    assert scripts.has_no_spaces([text]) is wanted
+def test_scripts_without_spaces_are_detected(text, expected):
+    assert scripts.has_no_spaces([text]) is expected

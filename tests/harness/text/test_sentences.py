@@ -1,4 +1,4 @@
-"""Where sentences end: Unicode's rules between given words, in any script, and in a text of any length."""
+"""Sentence boundaries between given words: Unicode's rules, in any script, and in texts of any length."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from harness.text import sentences
 def split(text, joiner=" ", language=""):
     words = list(text) if joiner == "" else text.split()
     starts = sentences.starts(words, ["p"] * len(words), joiner, language)
-    parts = [[]]
+    found = [[]]
     for word, begins in zip(words, starts, strict=True):
-        parts = [*parts, [word]] if begins else [*parts[:-1], [*parts[-1], word]]
-    return [joiner.join(part) for part in parts[1:]]
+        found = [*found, [word]] if begins else [*found[:-1], [*found[-1], word]]
+    return [joiner.join(sentence) for sentence in found[1:]]
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("“Well,” she said, “it’s fine.” He left.", ["“Well,” she said, “it’s fine.”", "He left."]),
         ("“Stop the car!” She said.", ["“Stop the car!”", "She said."]),
@@ -39,11 +39,11 @@ def split(text, joiner=" ", language=""):
         ("etc., and so on, e.g. here", ["etc., and so on, e.g. here"]),
     ],
 )
-def test_a_text_is_cut_where_its_sentences_end(text, wanted):
-    assert split(text) == wanted
+def test_a_text_is_split_into_its_sentences(text, expected):
+    assert split(text) == expected
 
 
-def test_languages_without_spaces_and_with_terminators_of_their_own():
+def test_languages_without_spaces_or_with_other_terminators():
     assert split("他在河边。」她走了！真的？好。", joiner="") == ["他在河边。」", "她走了！", "真的？", "好。"]
     assert split("他 在 河 边 。 她 走 了") == ["他 在 河 边 。", "她 走 了"]
     assert split("Τι κάνεις; Καλά.", language="el") == ["Τι κάνεις;", "Καλά."]
@@ -57,7 +57,7 @@ def test_each_passage_begins_a_sentence():
 
 
 @pytest.mark.parametrize("block", [70, 500, 20_000])
-def test_a_long_text_is_cut_in_pieces_as_it_is_whole(monkeypatch, block):
+def test_a_long_text_gives_the_same_sentences_in_blocks_as_whole(monkeypatch, block):
     rng = np.random.default_rng(0)
     words = list(rng.choice(["Rain", "fell", "on.", "Mr.", "“Stop!”", "he", "...", "3.", "(No.)", "”"], 2_000))
     passages = [f"p{k // 700}" for k in range(len(words))]
@@ -66,7 +66,7 @@ def test_a_long_text_is_cut_in_pieces_as_it_is_whole(monkeypatch, block):
     np.testing.assert_array_equal(sentences.starts(words, passages), whole)
 
 
-def test_on_ascii_prose_the_rule_of_the_first_versions_is_kept(shared):
+def test_ascii_prose_keeps_the_sentences_of_the_first_versions(shared):
     lines = (shared / "data" / "naturalstories" / "all_stories.tok").read_text().splitlines()[1:]
     words, _, stories = zip(*(line.split("\t") for line in lines), strict=True)
     pairs = itertools.pairwise(zip(stories, words, strict=True))

@@ -1,4 +1,4 @@
-"""A user's text as words: the same words from every form of a file, or one sentence with the line."""
+"""Words of a user's text: the same from every file format, or an error that names the line."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def write(folder, name, content):
         ("a.csv.gz", gzip.compress(b"word,passage\nThe,one\nold,one\ndog,one\nslept.,two\n")),
     ],
 )
-def test_the_same_words_and_passages_from_every_form(tmp_path, name, content):
-    found = words_of(write(tmp_path, name, content))
-    assert [word.word for word in found] == WORDS
-    assert [word.passage for word in found] == ["one", "one", "one", "two"]
+def test_every_file_format_gives_the_same_words_and_passages(tmp_path, name, content):
+    words = words_of(write(tmp_path, name, content))
+    assert [word.word for word in words] == WORDS
+    assert [word.passage for word in words] == ["one", "one", "one", "two"]
     assert corpora.name_of(str(tmp_path / name)) == "a"
 
 
-def test_unpaired_quotes_are_part_of_the_words_and_it_is_noted(tmp_path, caplog):
+def test_unpaired_quotes_are_part_of_the_words_with_a_note(tmp_path, caplog):
     path = write(tmp_path, "a.csv", 'word,passage\n"Stop,one\nthe,one\ncar!",one\nshe,one\n')
     with caplog.at_level(logging.WARNING):
         corpora.check(str(path))
@@ -63,14 +63,14 @@ def test_unpaired_quotes_are_part_of_the_words_and_it_is_noted(tmp_path, caplog)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_a_plain_text_may_state_its_encoding_or_be_named(tmp_path, encoding):
+def test_a_plain_text_may_state_its_encoding_or_get_it_as_an_option(tmp_path, encoding):
     path = write(tmp_path, "a.txt", "naïve bee — NA\n".encode(encoding))
     assert [word.word for word in words_of(path)] == ["naïve", "bee", "—", "NA"]
     path = write(tmp_path, "b.txt", "naïve bee".encode("cp1252"))
     assert [word.word for word in words_of(path, encoding="windows-1252")] == ["naïve", "bee"]
 
 
-def test_words_are_joined_by_what_the_user_states(tmp_path):
+def test_words_are_joined_by_the_given_joiner(tmp_path):
     path = write(tmp_path, "a.csv", "word\n他\n在\n河\n边\n。\n她\n")
     (shard,) = corpora.shards_of(str(path), "passage", None, TextOptions(joiner=""))
     (context,) = shard.contexts()
@@ -81,7 +81,7 @@ def test_words_are_joined_by_what_the_user_states(tmp_path):
     assert [word.word for word in words_of(plain, joiner="")] == list("他在河边。她")
 
 
-def test_the_joiner_is_stored_with_the_shards_and_makes_another_corpus(tmp_path):
+def test_the_joiner_is_stored_with_the_shards_and_changes_the_corpus_key(tmp_path):
     store = Store(str(tmp_path / "out"))
     path = str(write(tmp_path, "a.csv", "word\nred\nfox\n"))
     plain, joined = (corpora.put(path, "passage", store, None, TextOptions(joiner=joiner)) for joiner in (None, "-"))
@@ -91,8 +91,8 @@ def test_the_joiner_is_stored_with_the_shards_and_makes_another_corpus(tmp_path)
     assert texts == ["red fox", "red-fox"]
 
 
-def test_a_plain_corpus_has_the_key_of_the_first_versions_and_one_that_is_read_otherwise_another(tmp_path):
-    """Keys of shards that an OUT of before may hold: content as before, key as before."""
+def test_a_plain_corpus_keeps_the_key_of_the_first_versions_unless_its_words_differ(tmp_path):
+    """An existing OUT may hold shards with these keys: the same content must have the same key."""
     store = Store(str(tmp_path / "out"))
 
     def key(name, content, **options):
@@ -114,7 +114,7 @@ def test_a_plain_corpus_has_the_key_of_the_first_versions_and_one_that_is_read_o
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("a.csv", "word,passage\nThe,one\nold\n", "a.csv, line 3: 1 cell where the header names 2"),
         ("a.csv", "word\nThe,\nold,\n", "line 2: every row ends in a comma"),
@@ -127,7 +127,7 @@ def test_a_plain_corpus_has_the_key_of_the_first_versions_and_one_that_is_read_o
         (
             "a.csv",
             'word,passage\n"The\ndog",one\n"x",one\n',
-            "line 2, column 'word': word 1 .* holds a line break",
+            "line 2, column 'word': word 1 .* contains a line break",
         ),
         ("a.csv", "word,Passage\nThe,one\n", "column 'Passage' is not known; is it 'passage'?"),
         ("a.csv", b"word\nna\xefve\n", "line 2, column 'word': byte 0xEF is not UTF-8|line 2: byte 0xEF is not UTF-8"),
@@ -136,7 +136,7 @@ def test_a_plain_corpus_has_the_key_of_the_first_versions_and_one_that_is_read_o
         ("a.txt", '"word" "passage"\n"1" "The" "one"\n', "looks like a table"),  # R's write.table
         ("a.txt", "word      passage\nThe       one\n", "looks like a table"),
         ("a.txt", "word\nThe\nold\n", "looks like a table"),
-        ("a.csv", "word\nThe\n#NAME?\n", "line 3, column 'word': word 2 .* is an error of a spreadsheet"),
+        ("a.csv", "word\nThe\n#NAME?\n", "line 3, column 'word': word 2 .* is a spreadsheet error"),
         ("a.txt", "他在河边睡觉。", "'他在河边睡觉。' is in a script without spaces"),
         ("a.txt", "ชายชรานอนหลับ", "is in a script without spaces"),
         ("a.csv", "word\n他\n在\n", 'line 2, column .word.: .他. is in a script without spaces .*--joiner ""'),
@@ -144,12 +144,12 @@ def test_a_plain_corpus_has_the_key_of_the_first_versions_and_one_that_is_read_o
         ("a.txt", b"PK\x03\x04", "is an Excel workbook"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_told_with_line_and_column(tmp_path, name, content, told):
-    with pytest.raises(ValueError, match=told):
+def test_errors_in_a_file_name_line_and_column(tmp_path, name, content, message):
+    with pytest.raises(ValueError, match=message):
         words_of(write(tmp_path, name, content))
 
 
-def test_a_missing_word_of_parquet_is_none_and_no_word(tmp_path):
+def test_a_null_in_parquet_is_a_missing_word(tmp_path):
     pd.DataFrame({"word": ["The", None, "None"]}).to_parquet(tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"a\.parquet, row 2, column 'word': word 2 \(''\) has no text"):
         words_of(tmp_path / "a.parquet")
@@ -162,7 +162,7 @@ def test_an_english_text_may_hold_words_of_other_scripts(tmp_path):
     assert [word.word for word in words_of(path)][-1] == "北京"
 
 
-def test_the_options_reach_the_models(tmp_path, capsys):
+def test_joiner_and_language_change_the_text_given_to_a_model(tmp_path, capsys):
     model = str(tiny.build("llama", tmp_path / "llama", ["他在河边睡觉。"], seed=0))
     path = str(write(tmp_path, "a.csv", "word\n他\n在\n河\n。\n"))
     assert commands.main(["surprisal", path, "--model", model]) == 2

@@ -1,4 +1,4 @@
-"""What a look at a source of checkpoints finds: which are there, complete, whole, and changed."""
+"""Listing the checkpoints of a source: which exist, are complete, intact, and changed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def checkpoint(shared):
 
 @pytest.fixture
 def source(checkpoint, tmp_path):
-    """A training of three checkpoints, written a while ago."""
+    """A training with three checkpoints, written an hour ago."""
     for name in ("step-200", "step-50", "step-1000"):
         copy(checkpoint, tmp_path / "training" / name)
     return tmp_path / "training"
@@ -37,7 +37,7 @@ def names(found):
     return [one.where.rpartition("/")[2] for one in found]
 
 
-def test_checkpoints_come_in_the_order_of_their_steps(source):
+def test_checkpoints_are_sorted_by_step(source):
     found = sources.list_checkpoints(str(source))
     assert names(found) == ["step-50", "step-200", "step-1000"]
     assert all(not one.waits_for and not one.damage and one.model == one.where for one in found)
@@ -45,26 +45,26 @@ def test_checkpoints_come_in_the_order_of_their_steps(source):
     assert sources.list_checkpoints(str(source)) == found
 
 
-def test_a_folder_that_is_a_checkpoint_is_one(source):
+def test_a_source_can_be_a_single_checkpoint(source):
     assert names(sources.list_checkpoints(str(source / "step-50"))) == ["step-50"]
 
 
-def test_what_is_still_written_waits_and_is_complete_when_it_is_quiet_or_marked(source, checkpoint):
+def test_a_checkpoint_is_complete_once_its_files_are_unchanged_for_a_while_or_it_has_a_marker(source, checkpoint):
     copy(checkpoint, source / "step-2000", age_s=2)
     last = sources.list_checkpoints(str(source))[-1]
-    assert "quiet for 60 s (written 2 s ago)" in last.waits_for
+    assert "unchanged for 60 s (last written 2 s ago)" in last.waits_for
     assert not sources.list_checkpoints(str(source), quiet_s=1)[-1].waits_for
     (source / "step-2000" / "COMPLETE").touch()
     assert not sources.list_checkpoints(str(source))[-1].waits_for
 
 
-def test_with_a_marker_only_the_marked_are_complete(source):
+def test_with_a_named_marker_only_marked_checkpoints_are_complete(source):
     (source / "step-50" / "finished").touch()
     found = sources.list_checkpoints(str(source), marker="finished")
-    assert [one.waits_for for one in found] == ["", "its marker finished", "its marker finished"]
+    assert [one.waits_for for one in found] == ["", "its marker file finished", "its marker file finished"]
 
 
-@pytest.mark.parametrize(("damage", "said"), [
+@pytest.mark.parametrize(("damage", "message"), [
     (lambda folder: os.truncate(folder / "model.safetensors", 500_000), "promises 1044992 bytes, the file has 500000"),
     (lambda folder: (folder / "model.safetensors").write_bytes(os.urandom(5000)), "damaged"),
     (lambda folder: (folder / "model.safetensors").write_bytes(b""), "damaged"),
@@ -72,14 +72,14 @@ def test_with_a_marker_only_the_marked_are_complete(source):
     (lambda folder: (folder / "config.json").write_text('{"model_ty'), "not JSON"),
     (lambda folder: (folder / "config.json").unlink(), "no config.json"),
 ])  # fmt: skip
-def test_what_is_not_whole_says_why(source, damage, said):
+def test_a_damaged_checkpoint_has_a_reason(source, damage, message):
     damage(source / "step-200")
     found = sources.list_checkpoints(str(source))
     assert [bool(one.damage) for one in found] == [False, True, False]
-    assert said in found[1].damage
+    assert message in found[1].damage
 
 
-def test_a_change_in_place_is_another_stamp_even_with_the_size_and_date_of_before(source):
+def test_a_change_in_place_changes_the_stamp_even_with_equal_size_and_date(source):
     before = sources.list_checkpoints(str(source))
     file = source / "step-200" / "model.safetensors"
     content, stamp = bytearray(file.read_bytes()), file.stat()
@@ -90,7 +90,7 @@ def test_a_change_in_place_is_another_stamp_even_with_the_size_and_date_of_befor
     assert [one.stamp == other.stamp for one, other in zip(before, after, strict=True)] == [True, False, True]
 
 
-def test_a_list_names_folders_and_models_of_the_hub(source, tmp_path, monkeypatch):
+def test_a_list_can_contain_folders_and_hub_models(source, tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "heads", lambda hub_id, pull_requests=False: {"main": "c" * 40, "step7": "d" * 40})
     (tmp_path / "list.txt").write_text(f"{source / 'step-50'}  # first\n\norg/model@step7\norg/other\n")
     found = sources.list_checkpoints(str(tmp_path / "list.txt"))
@@ -100,7 +100,7 @@ def test_a_list_names_folders_and_models_of_the_hub(source, tmp_path, monkeypatc
         sources.list_checkpoints(str(tmp_path / "list.txt"))
 
 
-def test_a_repository_gives_its_revisions_and_of_a_training_of_the_table_only_its_steps(monkeypatch):
+def test_a_repository_lists_its_revisions_and_a_training_of_the_table_only_its_steps(monkeypatch):
     heads = {"main": "a" * 40, "step1000": "b" * 40, "step2000": "c" * 40, "odd": "d" * 40}
     monkeypatch.setattr(hub, "heads", lambda hub_id, pull_requests=False: heads)
     found = {one.model: one.stamp for one in sources.list_checkpoints("org/model")}
@@ -110,7 +110,7 @@ def test_a_repository_gives_its_revisions_and_of_a_training_of_the_table_only_it
     assert {one.model: one.stamp for one in sources.list_checkpoints("pythia-1b")}["pythia-1b@step1000"] == "e" * 40
 
 
-def test_a_bucket_is_looked_at_and_a_checkpoint_fetched_once(checkpoint, tmp_path):
+def test_a_bucket_is_listed_and_a_checkpoint_downloaded_once(checkpoint, tmp_path):
     fs = fsspec.filesystem("memory")
     fs.rm("/watched", recursive=True) if fs.exists("/watched") else None
     for file in checkpoint.iterdir():
@@ -128,7 +128,7 @@ def test_a_bucket_is_looked_at_and_a_checkpoint_fetched_once(checkpoint, tmp_pat
     assert not list(tmp_path.rglob("*.aside"))
 
 
-def test_a_source_that_is_not_there_is_named():
+def test_a_missing_source_is_named():
     with pytest.raises(FileNotFoundError, match="memory://nowhere"):
         sources.list_checkpoints("memory://nowhere")
     with pytest.raises(ValueError, match="neither a folder"):

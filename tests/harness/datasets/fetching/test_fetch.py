@@ -1,4 +1,4 @@
-"""Data sets to their place, from a server on this machine that can misbehave."""
+"""Fetching data sets from a local server that can misbehave."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from harness.datasets.fetching.fetch import fetch
 ROOT = Path(__file__).resolve().parents[4]
 
 
-def entry_of(name, *files, **known):
+def entry_of(name, *files, **fields):
     return Entry(name, "A test", "brain", "MIT", lambda root: None, (), landing="https://landing.example", files=files,
-                 **known)  # fmt: skip
+                 **fields)  # fmt: skip
 
 
 @pytest.fixture
 def files(server):
-    """name -> a file that the server has, at an address of that name; "hand" has no address, "free" no checksum."""
+    """Files of the server by name; "hand" has no address, "free" no checksum."""
     sha256, size = f"sha256:{hashlib.sha256(server.content).hexdigest()}", len(server.content)
     at = server.url.removesuffix("file")
     return {
@@ -61,7 +61,7 @@ def states(rows):
     return [row.state for row in rows]
 
 
-def test_files_come_to_their_places_once(server, files, bring, tmp_path):
+def test_files_are_fetched_once(server, files, bring, tmp_path):
     entry = entry_of("one", files["a"], files["b"])
     first, second = bring(entry), bring(entry)
     assert states(first) == ["fetched", "fetched"]
@@ -72,16 +72,16 @@ def test_files_come_to_their_places_once(server, files, bring, tmp_path):
     assert first[0].checksum == second[0].checksum == files["a"].checksum
 
 
-def test_a_damaged_file_is_named_and_replaced(server, files, bring, tmp_path):
+def test_a_damaged_file_is_reported_and_replaced(server, files, bring, tmp_path):
     place = tmp_path / "data/set/a.bin"
     place.parent.mkdir(parents=True)
     place.write_bytes(server.content[:-1] + b"?")
     (row,) = bring(entry_of("one", files["a"]))
-    assert (row.state, row.why) == ("fetched", "replaced what was damaged or of another release")
+    assert (row.state, row.why) == ("fetched", "replaced a file that was damaged or from another release")
     assert place.read_bytes() == server.content
 
 
-def test_a_damaged_file_stays_until_its_successor_is_right(server, files, bring, tmp_path):
+def test_a_damaged_file_is_kept_until_the_new_one_is_verified(server, files, bring, tmp_path):
     place = tmp_path / "data/set/a.bin"
     place.parent.mkdir(parents=True)
     place.write_bytes(b"damaged")
@@ -89,11 +89,11 @@ def test_a_damaged_file_stays_until_its_successor_is_right(server, files, bring,
     (row,) = bring(entry_of("one", files["a"]))
     assert row.state == "failed"
     assert "wanted sha256" in row.why
-    assert row.why.endswith("what is there is damaged or of another release")
+    assert row.why.endswith("the existing file is damaged or from another release")
     assert [path.name for path in place.parent.iterdir()] == ["a.bin"]
 
 
-def test_one_failure_stops_nothing_else(server, files, bring):
+def test_a_failure_does_not_stop_other_files(server, files, bring):
     server.absent = {"/a"}
     rows = bring(entry_of("one", files["a"], files["b"]), entry_of("two", files["hand"], files["free"]))
     assert states(rows) == ["failed", "fetched", "failed", "fetched"]
@@ -103,35 +103,35 @@ def test_one_failure_stops_nothing_else(server, files, bring):
     assert not rows[3].pinned
 
 
-def test_a_server_without_connection_is_waited_for_once(server, files, bring, monkeypatch):
+def test_an_unreachable_server_is_tried_once(server, files, bring, monkeypatch):
     calls = []
 
     def unreachable(url, *_, **__):
         calls.append(url)
-        raise module.UnreachableError("no connection: no network (4 tries)")
+        raise module.UnreachableError("no connection: no network (4 attempts)")
 
     monkeypatch.setattr(module, "download", unreachable)
     rows = bring(entry_of("one", files["a"], files["b"]), entry_of("two", files["free"]))
-    assert [row.why for row in rows] == ["no connection: no network (4 tries)"] * 3
+    assert [row.why for row in rows] == ["no connection: no network (4 attempts)"] * 3
     assert len(calls) == 1
 
 
-def test_a_disk_that_is_too_small_is_said_before_anything_comes(server, files, bring, monkeypatch):
+def test_too_little_disk_space_is_reported_before_the_download(server, files, bring, monkeypatch):
     usage = shutil.disk_usage("/")._replace(free=len(server.content))
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
     rows = bring(entry_of("large", files["a"], files["b"]), entry_of("small", files["a"]))
     assert states(rows) == ["failed", "failed", "fetched"]
-    assert rows[0].why == "large needs 1.0 MB more and 512.0 kB are free"
+    assert rows[0].why == "large needs 1.0 MB of disk space, 512.0 kB are free"
     assert len(server.asked) == 1
     assert states(bring(entry_of("large", files["a"], files["b"]))) == ["there", "fetched"]
 
 
-def test_what_lies_in_the_way_is_a_failure_of_that_file(server, files, bring, tmp_path):
+def test_a_folder_in_the_place_of_a_file_fails_only_that_file(server, files, bring, tmp_path):
     (tmp_path / "data/set/a.bin").mkdir(parents=True)
     assert states(bring(entry_of("one", files["a"], files["b"]))) == ["failed", "fetched"]
 
 
-def test_nothing_is_written_where_nothing_can_be_fetched(server, files, bring, tmp_path):
+def test_nothing_is_written_if_nothing_can_be_fetched(server, files, bring, tmp_path):
     assert states(bring(entry_of("one", files["hand"]))) == ["failed"]
     assert not (tmp_path / "data").exists()
 
@@ -148,7 +148,7 @@ print(*(row.state for row in fetch([entry], Path(root), console=Console(stderr=T
 """
 
 
-def test_two_at_once_fetch_once(server, files, tmp_path):
+def test_two_simultaneous_fetches_download_once(server, files, tmp_path):
     server.gate = threading.Event()
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), *map(str, files["a"])]
     first = subprocess.Popen(command, cwd=ROOT, text=True, stdout=-1, stderr=-1)
@@ -157,13 +157,13 @@ def test_two_at_once_fetch_once(server, files, tmp_path):
     second = subprocess.Popen(command, cwd=ROOT, text=True, stdout=-1, stderr=-1)
     assert f"process {first.pid} on" in second.stderr.readline()
     server.gate.set()
-    said = [process.communicate(timeout=30)[0].strip() for process in (first, second)]
-    assert said == ["fetched", "there"]
+    outputs = [process.communicate(timeout=30)[0].strip() for process in (first, second)]
+    assert outputs == ["fetched", "there"]
     assert len(server.asked) == 1
     assert not (tmp_path / ".harness-fetch.holder").exists()
 
 
-def test_a_killed_fetch_blocks_nobody_and_its_part_is_gone_on_with(server, files, bring, tmp_path):
+def test_a_killed_fetch_does_not_block_and_is_resumed(server, files, bring, tmp_path):
     server.hold_after = 300_000
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "data"), *map(str, files["a"])]
     process = subprocess.Popen(command, cwd=ROOT)
@@ -180,12 +180,12 @@ def test_a_killed_fetch_blocks_nobody_and_its_part_is_gone_on_with(server, files
     assert int(server.asked[-1]["range"][6:-1]) >= 200_000
 
 
-def test_waiting_for_another_fetch_ends(server, files, bring, tmp_path, told):
+def test_waiting_for_another_fetch_times_out(server, files, bring, tmp_path, told):
     (tmp_path / "data").mkdir()
     ready, done = threading.Event(), threading.Event()
 
     def hold():
-        with module._alone(tmp_path / "data", 0, Console()):
+        with module._locked(tmp_path / "data", 0, Console()):
             ready.set()
             done.wait()
 
@@ -200,7 +200,7 @@ def test_waiting_for_another_fetch_ends(server, files, bring, tmp_path, told):
         thread.join()
     assert time.monotonic() - started < 5
     assert row.state == "failed"
-    assert "was not done in" in row.why
+    assert "did not end within" in row.why
     assert "is fetching into" in told.getvalue()
     assert server.asked == []
 
@@ -210,7 +210,7 @@ def test_waiting_for_another_fetch_ends(server, files, bring, tmp_path, told):
 
 @pytest.fixture
 def table(files, monkeypatch):
-    """The table of data sets with test entries: two releases of one set, and one that has no address."""
+    """A table of test entries: two releases of one data set, and one without an address."""
     entries = [
         entry_of("old-1", files["a"]),
         entry_of("old-2", files["a"], files["free"], non_commercial=True),
@@ -221,39 +221,39 @@ def table(files, monkeypatch):
 
 def test_the_command_prints_one_document(server, table, tmp_path, capsys):
     assert main(["fetch", "old", "--data-root", str(tmp_path), "--json"]) == 0
-    said = capsys.readouterr()
-    document = json.loads(said.out)
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
     assert [row["dataset"] for row in document["fetched"]] == ["old-1", "old-2"]
     assert [row["file"] for row in document["there"]] == ["set/a.bin"]
     assert document["failed"] == []
     assert document["root"] == str(tmp_path)
-    assert said.err.splitlines() == ["old-2: MIT (NON-COMMERCIAL use only)"]
+    assert captured.err.splitlines() == ["old-2: MIT (NON-COMMERCIAL use only)"]
 
 
-def test_the_command_tells_how_to_get_by_hand_what_failed(server, table, tmp_path, capsys):
+def test_the_command_explains_how_to_get_failed_files_by_hand(server, table, tmp_path, capsys):
     server.absent = {"/a"}
     assert main(["fetch", "old-1", "manual", "old-2", "--data-root", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert (
-        f"404 Not Found. Download {server.url[:-4]}a (512.0 kB) by other means and put it at {tmp_path}/set/a.bin"
+        f"404 Not Found. Download {server.url[:-4]}a (512.0 kB) by other means and save it as {tmp_path}/set/a.bin"
         in out
     )
     assert f"See https://landing.example and put it into {tmp_path}/set" in out
-    assert "set/free.bin: nobody pins it; what lies there has sha256:" in out
+    assert "set/free.bin: no published checksum; the file has sha256:" in out
     assert "old-2: 1 fetched (512.0 kB), 1 failed (512.0 kB)" in out
 
 
-@pytest.mark.parametrize(("names", "told"), [(["oldest"], "is unknown"), ([], "required: DATASET")])
-def test_the_command_refuses_what_it_does_not_know(table, names, told, capsys, tmp_path):
+@pytest.mark.parametrize(("names", "message"), [(["oldest"], "is unknown"), ([], "required: DATASET")])
+def test_the_command_rejects_unknown_names(table, names, message, capsys, tmp_path):
     try:
         status = main(["fetch", *names, "--data-root", str(tmp_path)])
     except SystemExit as stopped:
         status = stopped.code
     assert status == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_the_list_tells_what_is_missing(server, files, table, tmp_path, capsys):
+def test_the_list_shows_what_is_missing(server, files, table, tmp_path, capsys):
     place = tmp_path / "set/a.bin"
     place.parent.mkdir()
     place.write_bytes(b"damaged")
@@ -275,9 +275,9 @@ def test_one_data_set_shows_its_files(server, files, table, tmp_path, capsys):
     assert main(["datasets", "old-2", "--data-root", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "damaged  set/a.bin (512.0 kB)" in out
-    assert "missing  set/free.bin (size not known)" in out
-    for told in (files["a"].checksum, files["a"].url, "nobody pins it", "harness fetch old-2", "NON-COMMERCIAL"):
-        assert told in out
+    assert "missing  set/free.bin (size unknown)" in out
+    for text in (files["a"].checksum, files["a"].url, "no published checksum", "harness fetch old-2", "NON-COMMERCIAL"):
+        assert text in out
 
 
 # --- the real table ---------------------------------------------------------------------------------------------------
@@ -295,23 +295,23 @@ def test_an_address_is_https_and_a_path_stays_under_the_root(name, file):
     assert file.checksum.partition(":")[0] in {"sha256", "sha1", ""}
 
 
-def test_a_data_set_with_files_has_a_page():
+def test_a_data_set_with_files_has_a_web_page():
     assert len(FILES) > 30
     assert all(datasets.find(name).landing.startswith("https://") for name, _ in FILES)
 
 
-def test_real_files_are_there_already(shared, capsys):
+def test_the_published_files_are_present(shared, capsys):
     assert main(["fetch", "futrell2018", "tuckute2024", "brennan2016", "--data-root", str(shared / "data")]) == 0
-    assert "brennan2016: 28 there already" in capsys.readouterr().out
+    assert "brennan2016: 28 already present" in capsys.readouterr().out
 
 
 def test_unpinned_reaches_the_loader(tmp_path, monkeypatch):
     from harness.runs import workload
     from harness.spec import SPECS
 
-    asked = []
-    monkeypatch.setattr(workload.datasets, "load", lambda *_, pinned: asked.append(pinned) or 1 / 0)
+    values = []
+    monkeypatch.setattr(workload.datasets, "load", lambda *_, pinned: values.append(pinned) or 1 / 0)
     spec = replace(SPECS["quickstart"](), models=(), datasets=("tuckute2024",))
     for pinned in (True, False):
         workload.make_workload(spec, str(tmp_path), str(tmp_path), pinned=pinned)
-    assert asked == [True, False]
+    assert values == [True, False]

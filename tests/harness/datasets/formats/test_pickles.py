@@ -1,4 +1,4 @@
-"""Pickles are read as data: arrays and dictionaries come back, code is refused and not run."""
+"""Pickles are read as data: arrays and dictionaries are loaded, code is rejected and not executed."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ CONTENT = {"F": {"all": np.array([True, False, True]), "IFG": np.arange(3.0)}}
 
 
 class _Call:
-    """A pickle of this calls whatever it is given."""
+    """Unpickling this calls the given function."""
 
     def __init__(self, function, *arguments):
-        self.how = function, arguments
+        self.call = function, arguments
 
     def __reduce__(self):
-        return self.how
+        return self.call
 
 
-def _assert_content(found):
-    assert list(found) == ["F"]
-    np.testing.assert_array_equal(found["F"]["all"], CONTENT["F"]["all"])
-    np.testing.assert_array_equal(found["F"]["IFG"], CONTENT["F"]["IFG"])
-    assert found["F"]["all"].dtype == bool
+def _assert_content(loaded):
+    assert list(loaded) == ["F"]
+    np.testing.assert_array_equal(loaded["F"]["all"], CONTENT["F"]["all"])
+    np.testing.assert_array_equal(loaded["F"]["IFG"], CONTENT["F"]["IFG"])
+    assert loaded["F"]["all"].dtype == bool
 
 
-def test_a_dictionary_saved_as_an_array_comes_back(tmp_path):
+def test_a_dictionary_saved_as_an_array_is_loaded(tmp_path):
     np.save(tmp_path / "a.npy", CONTENT)
     _assert_content(pickles.load(tmp_path / "a.npy"))
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
-def test_a_bare_pickle_of_every_protocol_comes_back(tmp_path, protocol):
+def test_a_bare_pickle_of_every_protocol_is_loaded(tmp_path, protocol):
     (tmp_path / "a").write_bytes(pickle.dumps(CONTENT, protocol))
     _assert_content(pickles.load(tmp_path / "a"))
 
 
-def test_a_pickle_of_python_2_and_an_older_numpy_comes_back(tmp_path):
-    """As Python 2 wrote np.array([True, False, True]): names of strings of bytes, the old place of NumPy's function."""
+def test_a_pickle_of_python_2_and_an_older_numpy_is_loaded(tmp_path):
+    """np.array([True, False, True]) as pickled by Python 2: byte strings, the old module of NumPy's function."""
     array = (
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I3\ntcnumpy\ndtype\n(S'b1'\nI0\nI1\n"
         b"tR(I3\nS'|'\nNNNI-1\nI-1\nI0\ntbI00\nS'\\x01\\x00\\x01'\ntb"
@@ -62,27 +62,27 @@ def test_a_pickle_of_python_2_and_an_older_numpy_comes_back(tmp_path):
     ],
     ids=["os.system", "eval", "numpy.save", "open"],
 )
-def test_code_is_refused_by_name_and_not_run(tmp_path, call, name, protocol):
+def test_code_is_rejected_by_name_and_not_executed(tmp_path, call, name, protocol):
     mark = tmp_path / "mark"
     for path, content in (("bare", pickle.dumps({"F": call(mark)}, protocol)), ("array.npy", None)):
         if content is None:
             np.save(tmp_path / path, {"F": call(mark)})
         else:
             (tmp_path / path).write_bytes(content)
-        with pytest.raises(ValueError, match=rf"wants to call \S*{name}, which is no array.*not run"):
+        with pytest.raises(ValueError, match=rf"calls \S*{name}, which is not an array.*not executed"):
             pickles.load(tmp_path / path)
     assert not mark.exists()
-    pickle.loads((tmp_path / "bare").read_bytes())  # noqa: S301 - what would have happened
+    pickle.loads((tmp_path / "bare").read_bytes())  # noqa: S301 - shows what the pickle would have done
     assert mark.exists() or (tmp_path / "mark.npy").exists()
 
 
-def test_no_other_codec_is_called(tmp_path):
+def test_no_other_codec_is_used(tmp_path):
     (tmp_path / "a").write_bytes(b"c_codecs\nencode\n(Vtext\nVzlib_codec\ntR.")
     with pytest.raises(ValueError, match="zlib_codec"):
         pickles.load(tmp_path / "a")
 
 
-def test_an_array_that_is_not_pickled_is_refused(tmp_path):
+def test_an_array_that_is_not_pickled_is_rejected(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros(3))
-    with pytest.raises(ValueError, match=r"a\.npy is no pickle .* an array of float64"):
+    with pytest.raises(ValueError, match=r"a\.npy is not a pickle .* an array of float64"):
         pickles.load(tmp_path / "a.npy")

@@ -1,4 +1,4 @@
-"""local:FOLDER as other programs write it: encodings, notations, ids, reading times, clocks, languages."""
+"""local:FOLDER as written by other programs: encodings, notations, ids, reading times, clocks, languages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VALUES = np.round(np.random.default_rng(0).standard_normal(N), 3)
 
 
 def lab(folder, settings=None, **files):
-    """Sentences with one neuroid; files replace the tables. The name of the data set."""
+    """Write sentences with one neuroid, or the given files instead; returns the name of the data set."""
     folder.mkdir(exist_ok=True)
     tables = {
         "stimuli.csv": "stimulus_id,text\n" + "".join(f"s{k},{text}\n" for k, text in enumerate(SENTENCES)),
@@ -35,12 +35,12 @@ def lab(folder, settings=None, **files):
 
 
 def words(text, passages=None, times=None, reader="reading_ms"):
-    """stimuli.csv of words, with reading times where given."""
-    names = text.split()
-    passages = passages or ["p"] * len(names)
+    """stimuli.csv of words, with reading times if given."""
+    tokens = text.split()
+    passages = passages or ["p"] * len(tokens)
     extra = f",{reader}" if times else ""
     rows = [f"w{k},{word},{passage}{f',{times[k]}' if times else ''}" for k, (word, passage) in
-            enumerate(zip(names, passages, strict=True))]  # fmt: skip
+            enumerate(zip(tokens, passages, strict=True))]  # fmt: skip
     return f"stimulus_id,text,passage{extra}\n" + "\n".join(rows) + "\n"
 
 
@@ -75,31 +75,31 @@ def responses(cells, separator=","):
         responses(VALUES) + ",\n,\n",
     ],
 )
-def test_responses_are_the_same_however_they_are_written(tmp_path, content):
+def test_all_notations_give_the_same_responses(tmp_path, content):
     np.testing.assert_array_equal(values_of(lab(tmp_path / "x", responses_csv=content)), VALUES.astype(np.float32))
 
 
 @pytest.mark.parametrize("code", ["n/a", "NA", "#NULL!", "NaN", "", "#N/A", "."])
 def test_codes_for_missing_values_are_missing(tmp_path, code):
-    found = values_of(lab(tmp_path / "x", responses_csv=responses([code, *VALUES[1:]])))
-    assert np.isnan(found[0])
-    np.testing.assert_array_equal(found[1:], VALUES[1:].astype(np.float32))
+    values = values_of(lab(tmp_path / "x", responses_csv=responses([code, *VALUES[1:]])))
+    assert np.isnan(values[0])
+    np.testing.assert_array_equal(values[1:], VALUES[1:].astype(np.float32))
 
 
-def test_an_error_of_a_spreadsheet_is_no_text(tmp_path):
+def test_a_spreadsheet_error_is_not_a_text(tmp_path):
     text = "stimulus_id,text\n" + "".join(f"s{k},{'#NAME?' if k == 4 else 'A bear sleeps.'}\n" for k in range(N))
-    with pytest.raises(ValueError, match=r"stimuli\.csv: column 'text' is '#NAME\?' in .* an error of a spreadsheet"):
+    with pytest.raises(ValueError, match=r"stimuli\.csv: column 'text' is '#NAME\?' in .* a spreadsheet error"):
         datasets.find(lab(tmp_path / "x", stimuli_csv=text))
 
 
-def test_a_number_that_could_be_two_is_refused_with_its_line(tmp_path):
+def test_an_ambiguous_number_is_rejected_with_its_line(tmp_path):
     with pytest.raises(
         ValueError, match=r"responses\.csv: column 'v1' is '1,234' in row_id 's0' \(line 2\): its comma"
     ):
         datasets.find(lab(tmp_path / "x", responses_csv=responses(['"1,234"'] * N)))
 
 
-def test_an_encoding_can_be_named_and_a_wrong_byte_is_told(tmp_path):
+def test_an_encoding_can_be_named_and_an_invalid_byte_is_reported(tmp_path):
     text = "stimulus_id,text\n" + "".join(f"s{k},Der Bär {k} schläft.\n" for k in range(N))
     name = lab(tmp_path / "x", stimuli_csv=text.encode("cp1252"))
     with pytest.raises(
@@ -120,11 +120,11 @@ def test_dataset_json_may_have_a_byte_order_mark(tmp_path):
 
 
 @pytest.mark.parametrize("program", ["escaped", "doubled", "tsv"])
-def test_quotes_within_a_sentence_stay(tmp_path, program):
-    said = {"escaped": r'"He said \"yes, {}\" twice."', "doubled": '"He said ""yes, {}"" twice."',
+def test_quotes_within_a_sentence_are_kept(tmp_path, program):
+    sentence = {"escaped": r'"He said \"yes, {}\" twice."', "doubled": '"He said ""yes, {}"" twice."',
             "tsv": 'He said "yes, {}" twice.'}[program]  # fmt: skip
     separator = "\t" if program == "tsv" else ","
-    content = f"stimulus_id{separator}text\n" + "".join(f"s{k}{separator}{said.format(k)}\n" for k in range(N))
+    content = f"stimulus_id{separator}text\n" + "".join(f"s{k}{separator}{sentence.format(k)}\n" for k in range(N))
     name = lab(tmp_path / "x", stimuli_csv=None if program == "tsv" else content)
     if program == "tsv":
         (tmp_path / "x" / "stimuli.csv").unlink(missing_ok=True)
@@ -144,7 +144,7 @@ def test_quotes_within_a_sentence_stay(tmp_path, program):
         ("s{}", " s{} ", "spaces around them"),
     ],
 )
-def test_ids_that_changed_their_form_are_joined_and_it_is_noted(tmp_path, capsys, caplog, shown, measured, difference):
+def test_ids_whose_form_has_changed_are_joined_with_a_note(tmp_path, capsys, caplog, shown, measured, difference):
     stimuli = "stimulus_id,text\n" + "".join(f"{shown.format(k)},{text}\n" for k, text in enumerate(SENTENCES))
     order = list(reversed(range(N)))
     content = "row_id,v1\n" + "".join(f"{measured.format(k)},{VALUES[k]}\n" for k in order)
@@ -159,16 +159,16 @@ def test_ids_that_changed_their_form_are_joined_and_it_is_noted(tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    ("odd", "told"),
+    ("row_id", "message"),
     [("S3", "but 's3' is, which differs in capital letters"), ("s333", "the nearest is 's23'|the nearest is 's3'")],
 )
-def test_an_id_that_is_another_is_refused_with_what_differs(tmp_path, odd, told):
-    content = responses(VALUES).replace("s3,", f"{odd},")
-    with pytest.raises(ValueError, match=f"responses.csv: row_id '{odd}' is not in stimuli.csv.*({told})"):
+def test_the_error_for_an_unknown_id_names_the_difference(tmp_path, row_id, message):
+    content = responses(VALUES).replace("s3,", f"{row_id},")
+    with pytest.raises(ValueError, match=f"responses.csv: row_id '{row_id}' is not in stimuli.csv.*({message})"):
         datasets.find(lab(tmp_path / "x", responses_csv=content))
 
 
-def test_two_ids_that_would_become_one_are_refused(tmp_path):
+def test_two_ids_that_become_equal_are_rejected(tmp_path):
     stimuli = "stimulus_id,text\n" + "".join(f"{k},{text}\n" for k, text in enumerate(SENTENCES)) + "07,Another one.\n"
     content = "row_id,v1\n" + "".join(f"{k}.0,{value}\n" for k, value in enumerate(VALUES))
     with pytest.raises(ValueError, match=r"stimuli\.csv: ids '7' and '07' differ only in leading zeros"):
@@ -186,11 +186,11 @@ def changed(value, at=5):
 
 
 @pytest.mark.parametrize(
-    ("times", "told"),
+    ("times", "message"),
     [
         (
             changed(0),
-            "column 'reading_ms' has 0 ms for word 'stayed', stimulus_id 'w5' .line 7.: that is not a reading time",
+            "column 'reading_ms' has 0 ms for word 'stayed', stimulus_id 'w5' .line 7.: this is not a reading time",
         ),
         (changed(-99), "has -99 ms for word 'stayed'.*a code for a missing value"),
         (changed(9999), "has 9999 ms for word 'stayed'.*a code for a missing value"),
@@ -202,23 +202,23 @@ def changed(value, at=5):
         ([time * 1000 for time in TIMES], "are these microseconds"),
     ],
 )
-def test_a_time_that_is_none_is_refused_by_word(tmp_path, times, told):
+def test_an_invalid_time_is_rejected_with_its_word(tmp_path, times, message):
     name = lab(tmp_path / "x", stimuli_csv=words(TEXT, times=times), responses_csv=None)
     (tmp_path / "x" / "responses.csv").unlink(missing_ok=True)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         datasets.find(name)
 
 
-def test_a_time_that_is_none_is_refused_by_reader_and_word(tmp_path):
-    for column, told in ((changed(0), "reader 'r1' has 0 ms for word 'stayed'"),
+def test_an_invalid_time_is_rejected_with_its_reader_and_word(tmp_path):
+    for column, message in ((changed(0), "reader 'r1' has 0 ms for word 'stayed'"),
                          ([time / 1000 for time in TIMES], "column 'r1' has a median of .* seconds")):  # fmt: skip
         name = lab(tmp_path / "x", stimuli_csv=words(TEXT), reading_times_csv=readers(TIMES, column))
         (tmp_path / "x" / "responses.csv").unlink(missing_ok=True)
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             datasets.find(name)
 
 
-def test_words_that_were_not_read_are_empty_or_coded_in_words(tmp_path):
+def test_words_that_were_not_read_may_be_empty_or_a_missing_value_code(tmp_path):
     name = lab(tmp_path / "x", stimuli_csv=words(TEXT), reading_times_csv=readers(TIMES, changed("n/a"), changed("")))
     (tmp_path / "x" / "responses.csv").unlink()
     loaded = datasets.load(name, ".").reading
@@ -230,7 +230,7 @@ def test_words_that_were_not_read_are_empty_or_coded_in_words(tmp_path):
 
 
 def scans(onset, time):
-    """30 scans of 2 s, a word a second; onset and time are functions of seconds."""
+    """30 scans of 2 s and one word per second; onset and time are functions of seconds."""
     shown = "stimulus_id,text,onset_s,end_s\n" + "".join(f"w{k},rain,{onset(k)},{onset(k + 0.5)}\n" for k in range(60))
     when = "scan_id,time_s\n" + "".join(f"t{k},{time(2 * k)}\n" for k in range(30))
     return {"stimuli_csv": shown, "scans_csv": when,
@@ -238,26 +238,26 @@ def scans(onset, time):
 
 
 @pytest.mark.parametrize(
-    ("onset", "time", "told"),
+    ("onset", "time", "message"),
     [
         (lambda s: 1000 * s + 100_000, lambda s: s, "are the onsets in milliseconds"),
         (lambda s: s, lambda s: 1000 * s + 100_000, "is time_s in milliseconds"),
-        (lambda s: s + 500, lambda s: s, "both must be seconds on one clock"),
+        (lambda s: s + 500, lambda s: s, "both must be in seconds on one clock"),
     ],
 )
-def test_clocks_on_which_no_word_falls_into_a_scan_are_refused(tmp_path, onset, time, told):
-    with pytest.raises(ValueError, match=f"scans.csv: no word falls into any scan in block 'all': .*{told}"):
+def test_clocks_on_which_no_word_falls_into_a_scan_are_rejected(tmp_path, onset, time, message):
+    with pytest.raises(ValueError, match=f"scans.csv: no word falls into any scan in block 'all': .*{message}"):
         datasets.find(lab(tmp_path / "x", **scans(onset, time)))
 
 
-def test_clocks_that_fit_are_read(tmp_path):
+def test_clocks_that_match_are_read(tmp_path):
     assert datasets.load(lab(tmp_path / "x", **scans(lambda s: s, lambda s: s)), ".").responses.values.shape == (30, 1)
 
 
-def test_onsets_in_milliseconds_that_overlap_in_part_are_refused_too(tmp_path):
-    for onset, time, told in ((lambda s: 1000 * s, lambda s: s, "are the onsets in milliseconds"),
+def test_partly_overlapping_milliseconds_are_rejected_too(tmp_path):
+    for onset, time, message in ((lambda s: 1000 * s, lambda s: s, "are the onsets in milliseconds"),
                               (lambda s: s, lambda s: 1000 * s, "is time_s in milliseconds")):  # fmt: skip
-        with pytest.raises(ValueError, match=f"words and scans do not fit in block .*{told}"):
+        with pytest.raises(ValueError, match=f"the times of words and scans do not match in block .*{message}"):
             datasets.find(lab(tmp_path / "x", **scans(onset, time)))
 
 
@@ -271,7 +271,7 @@ def reading_lab(folder, text, settings=None):
     return name
 
 
-def test_words_of_a_language_without_spaces_are_joined_by_what_is_stated(tmp_path):
+def test_words_of_a_language_without_spaces_need_a_stated_joiner(tmp_path):
     chinese = "他 在 河 边 睡 觉 。 她 走 了 。 " * 6
     with pytest.raises(ValueError, match=r'stimuli\.csv: column .text. is in a script without spaces .*"joiner": ""'):
         datasets.find(reading_lab(tmp_path / "x", chinese))
@@ -282,35 +282,35 @@ def test_words_of_a_language_without_spaces_are_joined_by_what_is_stated(tmp_pat
     assert spaced.version != loaded.version
 
 
-def test_frequencies_are_those_of_the_language_and_english_where_none_is_stated(tmp_path):
+def test_frequencies_are_those_of_the_stated_language_or_english(tmp_path):
     german = "Der Hund schlief am Fluss. Wir blieben zu Hause. " * 6
     plain = datasets.load(reading_lab(tmp_path / "x", german), ".")
     stated = datasets.load(reading_lab(tmp_path / "x", german, {"language": "de"}), ".")
     english = datasets.load(reading_lab(tmp_path / "x", german, {"language": "en-GB"}), ".")
     assert plain.version == english.version != stated.version
-    in_german, in_english = (controls.reading_predictor("frequency", each, 0) for each in (stated, plain))
+    in_german, in_english = (controls.reading_predictor("frequency", dataset, 0) for dataset in (stated, plain))
     np.testing.assert_array_equal(in_german, zipf_frequencies(plain.stimuli.texts, "de"))
     np.testing.assert_array_equal(in_english, zipf_frequencies(plain.stimuli.texts))
     assert in_german[0] > in_english[0] + 1
     assert not np.array_equal(reading_times.control_terms(stated)[2:, 3], reading_times.control_terms(plain)[2:, 3])
 
 
-def test_the_listing_tells_the_language_and_what_is_assumed(tmp_path, capsys):
+def test_the_listing_shows_the_language_or_the_assumed_one(tmp_path, capsys):
     german = "Der Hund schlief am Fluss. Wir blieben zu Hause. " * 6
-    for settings, told in ((None, "language: en (English, assumed since none is stated)"),
+    for settings, text in ((None, "language: en (English, assumed since none is stated)"),
                            ({"language": "de"}, "language: de\n")):  # fmt: skip
         assert commands.main(["datasets", reading_lab(tmp_path / "x", german, settings)]) == 0
-        assert told in capsys.readouterr().out
+        assert text in capsys.readouterr().out
     assert commands.main(["datasets", "tuckute2024"]) == 0
     assert "language: en\n" in capsys.readouterr().out
 
 
-def test_a_language_that_is_none_or_has_no_frequencies_is_told(tmp_path, capsys):
+def test_an_invalid_language_or_one_without_frequencies_is_reported(tmp_path, capsys):
     text = "Etxea handia da. Bai. " * 12
     with pytest.raises(ValueError, match=r"dataset\.json: language 'basque' is not a BCP 47 language code"):
         datasets.find(reading_lab(tmp_path / "x", text, {"language": "basque"}))
     name = reading_lab(tmp_path / "x", text, {"language": "eu"})
     assert commands.main(["datasets", name]) == 0
-    assert "STRICT, which regresses reading times over word frequency, cannot be computed" in capsys.readouterr().out
+    assert "STRICT regresses reading times on word frequency and cannot be computed" in capsys.readouterr().out
     with pytest.raises(ValueError, match="wordfreq has no word frequencies of language 'eu'; it has ar, bg"):
         zipf_frequencies(["etxea"], "eu")

@@ -1,4 +1,4 @@
-"""local:FOLDER: a laboratory's own tables, whole and with every mistake."""
+"""local:FOLDER: correct tables, and every kind of error."""
 
 from __future__ import annotations
 
@@ -27,66 +27,67 @@ def sentences():
     """60 sentences in 12 passages of 6 topics, two subjects."""
     rng = np.random.default_rng(0)
     numbers = range(N_SENTENCES)
-    shown = pd.DataFrame({
+    stimuli = pd.DataFrame({
         "stimulus_id": [f"s{k}" for k in numbers], "text": [f"The cat sat {'very ' * (k % 4)}still." for k in numbers],
         "passage": [f"p{k // 5}" for k in numbers], "group": [f"topic {k // 10}" for k in numbers],
     })  # fmt: skip
     values = pd.DataFrame(rng.standard_normal((N_SENTENCES, 3)).astype(np.float32), columns=list(NEUROIDS))
     values.iloc[3, 1] = np.nan
-    people = pd.DataFrame({"neuroid_id": NEUROIDS, "subject": ["a", "a", "b"], "roi": ["IFG", "MFG", "IFG"]})
+    neuroids = pd.DataFrame({"neuroid_id": NEUROIDS, "subject": ["a", "a", "b"], "roi": ["IFG", "MFG", "IFG"]})
     return {
-        "stimuli": shown,
-        "responses": values.assign(row_id=shown.stimulus_id)[["row_id", *NEUROIDS]],
-        "neuroids": people,
+        "stimuli": stimuli,
+        "responses": values.assign(row_id=stimuli.stimulus_id)[["row_id", *NEUROIDS]],
+        "neuroids": neuroids,
     }
 
 
 def scans(stories=("one",), n_scans=60, tr=2.0):
-    """Two words a second and a scan every 2 s, a clock for each story."""
+    """Two words per second and one scan every 2 s, each story on its own clock."""
     rng = np.random.default_rng(0)
     words = [(story, k) for story in stories for k in range(int(n_scans * tr * 2))]
-    shown = pd.DataFrame({
+    stimuli = pd.DataFrame({
         "stimulus_id": [f"{story}.w{k}" for story, k in words],
         "text": [("tea", "milk", "rain")[k % 3] for _, k in words],
         "passage": [story for story, _ in words], "onset_s": [k / 2 for _, k in words],
         "end_s": [k / 2 + 0.4 for _, k in words],
     })  # fmt: skip
-    taken = [(story, k) for story in stories for k in range(n_scans)]
-    when = pd.DataFrame({
-        "scan_id": [f"{story}.{k}" for story, k in taken], "time_s": [k * tr for _, k in taken],
-        "block": [story for story, _ in taken],
+    acquired = [(story, k) for story in stories for k in range(n_scans)]
+    scan_table = pd.DataFrame({
+        "scan_id": [f"{story}.{k}" for story, k in acquired], "time_s": [k * tr for _, k in acquired],
+        "block": [story for story, _ in acquired],
     })  # fmt: skip
-    values = pd.DataFrame(rng.standard_normal((len(when), 3)), columns=list(NEUROIDS))
-    return {"stimuli": shown, "scans": when, "responses": values.assign(row_id=when.scan_id)[["row_id", *NEUROIDS]]}
+    values = pd.DataFrame(rng.standard_normal((len(scan_table), 3)), columns=list(NEUROIDS))
+    responses = values.assign(row_id=scan_table.scan_id)[["row_id", *NEUROIDS]]
+    return {"stimuli": stimuli, "scans": scan_table, "responses": responses}
 
 
 def reading(n_readers=0, n_stories=3):
     """Stories of 40 words in sentences of five."""
     rng = np.random.default_rng(0)
     places = [(story, k) for story in range(n_stories) for k in range(40)]
-    shown = pd.DataFrame({
+    stimuli = pd.DataFrame({
         "stimulus_id": [f"{story}.{k}" for story, k in places],
         "text": ["Stop." if k % 5 == 4 else ("Rain", "fell", "on", "Monday")[k % 5] for _, k in places],
         "passage": [f"story{story}" for story, _ in places],
     })  # fmt: skip
     if not n_readers:
-        return {"stimuli": shown.assign(reading_ms=rng.normal(300, 30, len(shown)))}
-    shared = rng.normal(300, 30, len(shown))
-    times = pd.DataFrame({f"r{k}": shared + rng.normal(0, 30, len(shown)) for k in range(n_readers)})
+        return {"stimuli": stimuli.assign(reading_ms=rng.normal(300, 30, len(stimuli)))}
+    shared = rng.normal(300, 30, len(stimuli))
+    times = pd.DataFrame({f"r{k}": shared + rng.normal(0, 30, len(stimuli)) for k in range(n_readers)})
     times.iloc[5, 0] = np.nan
-    return {"stimuli": shown, "reading_times": times.assign(stimulus_id=shown.stimulus_id)}
+    return {"stimuli": stimuli, "reading_times": times.assign(stimulus_id=stimuli.stimulus_id)}
 
 
-def put(folder: Path, content, said=None, ending="csv", **options):
-    """Write tables, and dataset.json where something is said; the name of the data set."""
+def put(folder: Path, content, settings=None, suffix="csv", **options):
+    """Write tables, and dataset.json if settings are given; returns the name of the data set."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in content.items():
-        if ending == "csv":
+        if suffix == "csv":
             frame.to_csv(folder / f"{name}.csv", **{"index": False, **options})
         else:
             frame.to_parquet(folder / f"{name}.parquet", **options)
-    if said is not None:
-        (folder / "dataset.json").write_text(json.dumps(said))
+    if settings is not None:
+        (folder / "dataset.json").write_text(json.dumps(settings))
     return f"local:{folder}"
 
 
@@ -99,14 +100,14 @@ def strict(name):
 
 def test_sentences_with_their_responses(tmp_path):
     content = sentences()
-    said = {
+    settings = {
         "name": "lab-1",
         "licence": "CC0",
         "citation": "We (2026)",
         "unit": "z",
         "ceiling": {"value": 0.3, "source": "ours"},
     }
-    name = put(tmp_path / "mine", content, said)
+    name = put(tmp_path / "mine", content, settings)
     loaded = datasets.load(name, ".")
     assert (loaded.name, loaded.published_ceiling, loaded.ceiling_source) == ("lab-1", 0.3, "ours")
     assert loaded.stimuli.groups[10] == "topic 1"
@@ -123,28 +124,28 @@ def test_sentences_with_their_responses(tmp_path):
 @pytest.mark.parametrize(
     "make", [sentences, scans, reading, lambda: reading(4)], ids=["sentences", "scans", "words", "readers"]
 )
-def test_order_format_and_a_written_index_change_nothing(tmp_path, make):
-    """CSV and Parquet, rows shuffled wherever ids join them, pandas' index beside the columns: one version."""
+def test_order_format_and_a_written_index_do_not_change_the_version(tmp_path, make):
+    """CSV and Parquet, rows shuffled if they are joined by id, with pandas' index as a column."""
     content = make()
     shuffled = {
         name: frame if name == "stimuli" else frame.sample(frac=1, random_state=0) for name, frame in content.items()
     }
     names = [
         put(tmp_path / "a" / "mine", content), put(tmp_path / "b" / "mine", shuffled, index=True),
-        put(tmp_path / "c" / "mine", shuffled, ending="parquet"),
+        put(tmp_path / "c" / "mine", shuffled, suffix="parquet"),
         put(tmp_path / "d" / "mine", {k: v.set_index(v.columns[0]) for k, v in content.items()}, index=True),
     ]  # fmt: skip
     assert len({datasets.load(name, ".").version for name in names}) == 1
     assert {datasets.find(name).name for name in names} == {"local-mine"}
 
 
-def test_words_that_look_like_absent_values_stay_words(tmp_path):
+def test_words_that_look_like_missing_values_stay_words(tmp_path):
     content = reading()
     content["stimuli"].loc[:3, "text"] = ["NA", "null", '"quoted', "nan"]
     assert datasets.load(put(tmp_path / "x", content), ".").stimuli.texts[:4] == ("NA", "null", '"quoted', "nan")
 
 
-def test_without_neuroids_all_are_of_one_subject(tmp_path):
+def test_without_neuroids_there_is_one_subject(tmp_path):
     content = sentences()
     del content["neuroids"]
     assert datasets.load(put(tmp_path / "x", content), ".").responses.subjects == ("subject",) * 3
@@ -164,8 +165,8 @@ def test_scans_are_sorted_by_story_and_time(tmp_path):
     assert responses.row_ids[:2] == ("one.0", "one.1")
     assert responses.row_blocks == responses.row_groups == ("one",) * 60 + ("two",) * 60
     np.testing.assert_array_equal(responses.times_s[[0, 59, 60]], [0.0, 118.0, 0.0])
-    alone = datasets.load(put(tmp_path / "y", scans()), ".").responses
-    assert (alone.row_groups[0], alone.row_groups[-1]) == ("minute.1", "minute.2")
+    one_story = datasets.load(put(tmp_path / "y", scans()), ".").responses
+    assert (one_story.row_groups[0], one_story.row_groups[-1]) == ("minute.1", "minute.2")
 
 
 def test_reading_times_by_reader_give_a_mean_and_a_ceiling(tmp_path):
@@ -192,13 +193,13 @@ def test_sentences_and_scored_words_can_be_given(tmp_path):
 # --- protocols --------------------------------------------------------------------------------------------------------
 
 
-def test_strict_keeps_whole_what_hangs_together(tmp_path):
+def test_strict_holds_out_related_rows_together(tmp_path):
     related = strict(put(tmp_path / "related", sentences()))
     assert (related.folds.kind, related.folds.n, related.context) == ("grouped", 6, "passage")
     content = sentences()
     content["stimuli"] = content["stimuli"].drop(columns=["passage", "group"])
-    alone = strict(put(tmp_path / "alone", content))
-    assert (alone.folds.kind, alone.folds.n, alone.context) == ("kfold", 6, "none")
+    single = strict(put(tmp_path / "single", content))
+    assert (single.folds.kind, single.folds.n, single.context) == ("kfold", 6, "none")
     story = strict(put(tmp_path / "story", scans()))
     assert (story.folds.kind, story.folds.n, story.folds.gap) == ("contiguous", 5, 5)
     assert story.sampling.delays == (1, 2, 3, 4)
@@ -208,14 +209,14 @@ def test_strict_keeps_whole_what_hangs_together(tmp_path):
     assert strict(put(tmp_path / "read1", reading(n_stories=1))).folds.kind == "contiguous"
 
 
-def test_protocols_have_hashes_of_their_own_and_come_back_from_json(tmp_path):
+def test_protocols_have_distinct_hashes_and_survive_json(tmp_path):
     for name in (put(tmp_path / "a", sentences()), put(tmp_path / "b", scans())):
-        known = datasets.protocols(name)
-        assert list(known) == ["paper", "strict", "equal", "brainscore2026"]
-        assert len({protocol.hash for protocol in known.values()}) == 4
-        for protocol in known.values():
-            said = json.loads(json.dumps(protocol, default=vars))
-            assert protocol_of(said) == protocol
+        protocols = datasets.protocols(name)
+        assert list(protocols) == ["paper", "strict", "equal", "brainscore2026"]
+        assert len({protocol.hash for protocol in protocols.values()}) == 4
+        for protocol in protocols.values():
+            stored = json.loads(json.dumps(protocol, default=vars))
+            assert protocol_of(stored) == protocol
             assert protocol.notes
 
 
@@ -227,17 +228,18 @@ def test_one_group_cannot_be_held_out_so_there_is_no_brainscore2026(tmp_path):
 
 
 def test_context_and_folds_can_be_chosen(tmp_path):
-    said = {"context": "corpus", "strict": {"folds": {"kind": "contiguous", "n": 3, "gap": 2}}}
-    rule = strict(put(tmp_path / "x", sentences(), said))
-    assert rule.context == "corpus"
-    assert (rule.folds.kind, rule.folds.n, rule.folds.gap, rule.folds.min_test_rows) == ("contiguous", 3, 2, 10)
+    settings = {"context": "corpus", "strict": {"folds": {"kind": "contiguous", "n": 3, "gap": 2}}}
+    protocol = strict(put(tmp_path / "x", sentences(), settings))
+    folds = protocol.folds
+    assert protocol.context == "corpus"
+    assert (folds.kind, folds.n, folds.gap, folds.min_test_rows) == ("contiguous", 3, 2, 10)
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------------------------
 
 
 def changed(table, **columns):
-    """Sentences with columns replaced by functions of the frame."""
+    """Replace columns by functions of the frame."""
 
     def make(content):
         content[table] = content[table].assign(**{name: call(content[table]) for name, call in columns.items()})
@@ -267,88 +269,88 @@ def with_row(table, *values):
     return make
 
 
-@pytest.mark.parametrize(("spoil", "told"), [
+@pytest.mark.parametrize(("damage", "message"), [
     (renamed("stimuli", text="txt"), r"stimuli.csv has no column 'text'; the nearest is 'txt'"),
-    (renamed("stimuli", passage="passages"), r"column 'passages' is not known; is it 'passage'\?"),
+    (renamed("stimuli", passage="passages"), r"column 'passages' is not a known column; did you mean 'passage'\?"),
     (cell("stimuli", 4, "text", " "), r"stimuli.csv: column 'text' is empty in stimulus_id 's4'"),
-    (cell("stimuli", 4, "stimulus_id", "s3"), r"stimuli.csv: stimulus_id 's3' stands more than once"),
+    (cell("stimuli", 4, "stimulus_id", "s3"), r"stimuli.csv: stimulus_id 's3' appears more than once"),
     (cell("stimuli", 4, "stimulus_id", ""), r"stimuli.csv: column 'stimulus_id' is empty in row"),
     (cell("stimuli", 4, "passage", "p9"), "passage 'p.' is not contiguous"),
     (renamed("responses", row_id="id"), r"responses.csv has no column 'row_id'"),
-    (renamed("responses", v2="v22"), r"column 'v22' is no neuroid_id of neuroids.csv; the nearest is 'v2'"),
+    (renamed("responses", v2="v22"), r"column 'v22' is not a neuroid_id of neuroids.csv; the nearest is 'v2'"),
     (renamed("responses", v2="v1"), r"responses.csv, line 1: column 'v1' appears more than once"),
     (cell("responses", 4, "v2", "high"), r"responses.csv: column 'v2' is 'high' in row_id 's4'"),
     (cell("responses", 4, "v2", "inf"), r"responses.csv: column 'v2' is 'inf' in row_id 's4'"),
-    (cell("responses", 4, "row_id", "s3"), r"responses.csv: row_id 's3' stands more than once"),
+    (cell("responses", 4, "row_id", "s3"), r"responses.csv: row_id 's3' appears more than once"),
     (with_row("responses", "s777", 1, 2, 3), r"row_id 's777' is not in stimuli.csv; the nearest is 's7'"),
-    (changed("responses", v2=lambda _: ""), r"responses.csv: column 'v2' has no value at all"),
-    (with_row("neuroids", "v4", "b", "IFG"), r"neuroids.csv: neuroid_id 'v4' is no column of responses.csv"),
-    (with_row("neuroids", "v3", "b", "IFG"), r"neuroids.csv: neuroid_id 'v3' stands more than once"),
-    (changed("stimuli", group=lambda f: ["a"] * 55 + ["b"] * 5), "no group with enough rows: 2 groups of 5 to 55"),
-    (lambda content: content.pop("responses"), r"one of responses, .* here: none of them"),
-    (lambda content: content.update(neuroid=content.pop("neuroids")), r"neuroid.csv is not known; is it 'neuroids'\?"),
+    (changed("responses", v2=lambda _: ""), r"responses.csv: column 'v2' has no values"),
+    (with_row("neuroids", "v4", "b", "IFG"), r"neuroids.csv: neuroid_id 'v4' is not a column of responses.csv"),
+    (with_row("neuroids", "v3", "b", "IFG"), r"neuroids.csv: neuroid_id 'v3' appears more than once"),
+    (changed("stimuli", group=lambda f: ["a"] * 55 + ["b"] * 5), "too few rows in the groups: 2 groups of 5 to 55"),
+    (lambda content: content.pop("responses"), r"exactly one of a table responses, .* here: none of them"),
+    (lambda content: content.update(neuroid=content.pop("neuroids")), r"neuroid.csv is not a known file.*'neuroids'\?"),
     (changed("stimuli", reading_ms=lambda _: 300), r"here: responses.csv and reading_ms"),
-    (lambda content: content.pop("stimuli"), r"stimuli.csv or stimuli.parquet is not there"),
+    (lambda content: content.pop("stimuli"), r"stimuli.csv or stimuli.parquet does not exist"),
 ])  # fmt: skip
-def test_a_mistake_is_one_clear_error(tmp_path, spoil, told):
+def test_an_error_in_the_tables_names_file_column_and_id(tmp_path, damage, message):
     content = sentences()
-    spoil(content)
+    damage(content)
     name = put(tmp_path / "mine", content)
-    with pytest.raises(ValueError, match=told) as error:
+    with pytest.raises(ValueError, match=message) as error:
         datasets.load(name, ".")
     assert str(tmp_path / "mine") in str(error.value)
 
 
-@pytest.mark.parametrize(("spoil", "told"), [
-    (cell("scans", 4, "block", "onne"), r"scans.csv: block 'onne' of scan 'one.4' is no passage.*nearest is 'one'"),
-    (cell("scans", 4, "time_s", 6.0), r"scans 'one.3' and 'one.4' have one time_s, 6|scans 'one.4' and 'one.3'"),
+@pytest.mark.parametrize(("damage", "message"), [
+    (cell("scans", 4, "block", "onne"), r"scans.csv: block 'onne' of scan 'one.4' is not a passage.*nearest is 'one'"),
+    (cell("scans", 4, "time_s", 6.0), r"scans 'one.3' and 'one.4' have the same time_s, 6|scans 'one.4' and 'one.3'"),
     (cell("scans", 4, "time_s", ""), r"column 'time_s' is '' in scan_id 'one.4' \(line 6\); write a finite number"),
     (cell("stimuli", 4, "end_s", ""), r"stimuli.csv: column 'end_s' is ''"),
     (renamed("stimuli", onset_s="begin"), r"stimuli.csv has no column 'onset_s'"),
     (lambda content: content["responses"].drop(index=4, inplace=True), r"no row for 'one.4' of scans.csv"),
-    (renamed("scans", block="blok"), r"column 'blok' is not known; is it 'block'\?"),
+    (renamed("scans", block="blok"), r"column 'blok' is not a known column; did you mean 'block'\?"),
 ])  # fmt: skip
-def test_a_mistake_in_scans_is_one_clear_error(tmp_path, spoil, told):
+def test_an_error_in_scans_names_file_column_and_id(tmp_path, damage, message):
     content = scans()
-    spoil(content)
-    with pytest.raises(ValueError, match=told):
+    damage(content)
+    with pytest.raises(ValueError, match=message):
         datasets.load(put(tmp_path / "mine", content), ".")
 
 
-@pytest.mark.parametrize(("said", "told"), [
+@pytest.mark.parametrize(("settings", "message"), [
     ({"licens": "CC0"}, r"dataset.json: key 'licens' is unknown; the nearest is 'licence'"),
     ({"strict": {"fold": {}}}, r"dataset.json, strict: key 'fold' is unknown; the nearest is 'folds'"),
     ({"strict": {"folds": {"kind": "group"}}}, r"kind is 'group'; use one of grouped"),
-    ({"strict": {"folds": {"n": "five"}}}, r"n is 'five'; a value of type int was wanted"),
+    ({"strict": {"folds": {"n": "five"}}}, r"n is 'five'; wanted a value of type int"),
     ({"context": "story"}, r"context is 'story'; use one of none, passage, corpus"),
     ({"ceiling": {"value": 0.3}}, r"dataset.json, ceiling: source is missing"),
-    ({"ceiling": 0.3}, r"dataset.json: ceiling is 0.3; a value of type dict"),
+    ({"ceiling": 0.3}, r"dataset.json: ceiling is 0.3; wanted a value of type dict"),
     ({"name": "../x"}, r"dataset.json: name '../x'"),
-    ([1], r"dataset.json: \[1\] where an object"),
+    ([1], r"dataset.json: wanted an object .* not \[1\]"),
 ])  # fmt: skip
-def test_a_mistake_in_dataset_json_is_one_clear_error(tmp_path, said, told):
-    with pytest.raises(ValueError, match=told):
-        datasets.find(put(tmp_path / "mine", sentences(), said))
+def test_an_error_in_dataset_json_names_the_key(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.find(put(tmp_path / "mine", sentences(), settings))
 
 
-def test_a_name_of_the_table_is_refused_and_a_folder_that_is_not_there_is_named(tmp_path):
+def test_the_name_of_another_data_set_and_a_missing_folder_are_rejected(tmp_path):
     name = put(tmp_path / "mine", sentences(), {"name": "brennan2016"})
     with pytest.raises(ValueError, match="'brennan2016' is the name of another data set"):
         datasets.find(name)
-    with pytest.raises(ValueError, match="is no folder; the nearest is 'mine'"):
+    with pytest.raises(ValueError, match="is not a folder; the nearest is 'mine'"):
         datasets.expand(f"local:{tmp_path / 'mein'}")
-    (tmp_path / "mine" / "stimuli.parquet").write_bytes(b"no parquet")
-    with pytest.raises(ValueError, match=r"there are stimuli.csv and stimuli.parquet; keep one"):
+    (tmp_path / "mine" / "stimuli.parquet").write_bytes(b"not parquet")
+    with pytest.raises(ValueError, match=r"both stimuli.csv and stimuli.parquet exist; keep one"):
         datasets.find(name)
     (tmp_path / "mine" / "stimuli.csv").unlink()
     with pytest.raises(ValueError, match=r"stimuli.parquet cannot be read"):
         datasets.find(name)
 
 
-# --- the whole line ---------------------------------------------------------------------------------------------------
+# --- end to end ---------------------------------------------------------------------------------------------------
 
 
-def test_own_recordings_run_from_folder_to_report(tmp_path, capsys):
+def test_own_recordings_are_scored_and_reported(tmp_path, capsys):
     model = tiny.build("gpt2", tmp_path / "tiny", ["the cat sat very still", "tea milk rain fell on Monday"], 0)
     names = tuple(
         put(tmp_path / folder, make())
@@ -359,18 +361,18 @@ def test_own_recordings_run_from_folder_to_report(tmp_path, capsys):
         "real", (str(model),), (*names, broken), ("strict", "paper", "brainscore2026"), ("length",), variants=()
     )
     out = str(tmp_path / "out")
-    found = pipeline.run(spec, out)
-    (failure,) = found.failures
+    outcome = pipeline.run(spec, out)
+    (failure,) = outcome.failures
     assert (failure.dataset, failure.station) == (broken, "datasets")
-    brain, read = (tables.read(out, name, found.run) for name in ("model_scores", "reading_scores"))
+    brain, reading_scores = (tables.read(out, name, outcome.run) for name in ("model_scores", "reading_scores"))
     assert set(brain.dataset) == {"local-my-sentences", "local-scans"}
     assert set(brain.protocol) == {"strict", "paper", "brainscore2026"}
-    assert set(read.dataset) == {"local-words"}
-    assert read.ceiling_kind.unique().tolist() == ["reliability by split half of 6 readers"]
-    assert (read.ratio == read.abs_r / read.ceiling).all()
+    assert set(reading_scores.dataset) == {"local-words"}
+    assert reading_scores.ceiling_kind.unique().tolist() == ["reliability by split half of 6 readers"]
+    assert (reading_scores.ratio == reading_scores.abs_r / reading_scores.ceiling).all()
     for name in names:
-        shutil.rmtree(name.removeprefix("local:"))  # the report needs the tables alone
-    text = page.markdown(out, found.run)
+        shutil.rmtree(name.removeprefix("local:"))  # the report needs only the tables
+    text = page.markdown(out, outcome.run)
     assert "local-my-sentences" in text
     assert "5 contiguous folds, 5 rows dropped at their sides" in text
 
@@ -378,10 +380,10 @@ def test_own_recordings_run_from_folder_to_report(tmp_path, capsys):
 def test_the_command_shows_a_folder_and_its_protocols(tmp_path, capsys):
     name = put(tmp_path / "mine", sentences(), {"licence": "CC0"})
     assert commands.main(["datasets", name]) == 0
-    shown = capsys.readouterr().out
-    assert "60 sentences, 3 neuroids of 2 subjects" in shown
-    assert "6 folds of whole groups" in shown
+    output = capsys.readouterr().out
+    assert "60 sentences, 3 neuroids of 2 subjects" in output
+    assert "6 folds of whole groups" in output
     assert commands.main(["datasets", name, "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)["protocols"]) == {"paper", "strict", "equal", "brainscore2026"}
     assert commands.main(["datasets", f"local:{tmp_path / 'nothing'}"]) == 2
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
