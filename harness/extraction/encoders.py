@@ -151,7 +151,7 @@ def extract(
             final = heads.forward(loaded, ids, decoder_mask, head, (encoder_states[indices], mask[indices]))
             if head:
                 places = [item.decoder_place for item in items]
-                predictions.record_stimuli(decoder_predictions, places, final, ids, head)
+                predictions.record_stimuli(decoder_predictions, places, final, ids, head, len(loaded.prefix))
 
     batches.run(
         inputs, lambda item: item.n_tokens, forward, lambda item: (len(item.source), len(item.decoder_ids))

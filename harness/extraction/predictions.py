@@ -46,6 +46,7 @@ def record_stimuli(
     final: torch.Tensor,
     ids: torch.Tensor,
     head: Head,
+    n_prefix: int,
 ) -> None:
     """Record statistics along each stimulus of a batch of single stimuli.
 
@@ -53,11 +54,12 @@ def record_stimuli(
         predictions: one per context.
         places: context, stimulus and number of tokens of each stimulus.
         final: (stimulus, token, .) input of the head.
-        ids: (stimulus, token) padded; one prefix token, then the stimulus.
+        ids: (stimulus, token) padded; the decoder's prefix, then the stimulus.
         head: the model's head.
+        n_prefix: tokens of the prefix; T5 has one, BART two.
     """
     positions = [np.arange(n_tokens + 1) for *_, n_tokens in places]
-    statistics = _statistics(positions, [1] * len(places), final, ids, head)
+    statistics = _statistics(positions, [n_prefix] * len(places), final, ids, head)
     for (context, stimulus, n_tokens), at, stimulus_statistics in zip(places, positions, statistics, strict=True):
         if n_tokens:
             predictions[context].apart[stimulus] = Predictions.unknown(n_tokens)

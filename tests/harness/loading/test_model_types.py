@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from harness.checkpoints import checkpoints, model_configs
 from harness.extraction import backends
@@ -90,6 +92,20 @@ def test_surprisals_equal_a_forward_by_transformers_alone(name, stack, tmp_path)
     assert all(np.isfinite(matrix).all() for matrix in features.values.values())
     assert len(features.values) > len(stacks)
     assert facts["parity_states"] < 1e-5
+
+
+def test_the_surprisal_of_bart_whose_decoder_starts_with_two_tokens(tmp_path):
+    """As published: the tokenizer puts <s> and </s> around a text, and the decoder reads </s> <s> first."""
+    folder = model_types.build("bart", BOTH, tmp_path / "m", SENTENCES * 20)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    special = [(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")]
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=special)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    loaded, encoded, _, words, facts = extracted("bart", BOTH, folder)
+    assert len(loaded.prefix) == 2
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, dtype="float32").eval()
+    np.testing.assert_allclose(words.bits, list(expected_bits(loaded, model, encoded)), rtol=1e-4, atol=5e-4)
+    assert facts["parity_nats"] < 1e-4
 
 
 @pytest.mark.parametrize("name", [name for name, stack in CASES if stack == ENCODER])
