@@ -76,14 +76,14 @@ class Tokens:
         owners: (token,) index into `stimulus_ids` of the stimulus that contains a token's last character; -1 for none.
         last: (stimulus,) index of the last token of each stimulus; -1 if it has none.
         stimulus_ids: (stimulus,) ids.
-        apart: index of a stimulus -> its own tokens, for retokenised stimuli, which need a forward pass of their own.
+        retokenised: index of a stimulus -> its own tokens, if it is retokenised and needs a forward pass of its own.
     """
 
     ids: Integers
     owners: Integers
     last: Integers
     stimulus_ids: tuple[str, ...]
-    apart: Mapping[int, Retokenised] = field(default_factory=dict)
+    retokenised: Mapping[int, Retokenised] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,15 +150,15 @@ class Predictions:
         ranks: (token,) rank of each token among all tokens, from 1.
         entropies: (token + 1,) entropy of the next-token distribution before each token, and after the last.
         breaks: (token + 1,) log-probability that the next token begins with a space or ends the text.
-        apart: index of a retokenised stimulus -> predictions along its own tokens (`Retokenised.ids`); every stimulus
-            if T5 has the context in its encoder.
+        retokenised: index of a stimulus -> predictions along its own tokens (`Retokenised.ids`); every stimulus if T5
+            has the context in its encoder.
     """
 
     log_probabilities: Floats
     ranks: Floats
     entropies: Floats
     breaks: Floats
-    apart: dict[int, Predictions] = field(default_factory=dict)
+    retokenised: dict[int, Predictions] = field(default_factory=dict)
 
     @classmethod
     def unknown(cls, n_tokens: int) -> Predictions:

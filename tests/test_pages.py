@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli.commands import main, parser
-from harness.spec import quickstart as quickstart_spec
+from harness.cli.commands import parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("harness/*/README.md")), ROOT / "kernels" / "README.md"]
@@ -21,7 +20,7 @@ ROOMS = sorted(path.parent for path in ROOT.glob("harness/*/__init__.py") if not
 
 def blocks(page, kind):
     """Fenced blocks of a kind, with the page's name."""
-    return re.findall(rf"^```{kind}\n(.*?)^```$", page.read_text(), flags=re.M | re.S)
+    return re.findall(rf"^```{kind}\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 def name(page):
@@ -43,10 +42,11 @@ def folder(finished_quickstart, tmp_path_factory):
     """What the pages' commands find: a finished quickstart, words, scores, a recording, a file of models."""
     made = tmp_path_factory.mktemp("pages")
     finished_quickstart.copy_to(made / "results")
-    words = "The old dog slept by the fire while the children played outside in the cold snow .".split()
-    (made / "words.csv").write_text("word\n" + "\n".join(words) + "\n")
-    rows = [f"m{k},,{10 ** (6 + k)},0.{10 + k}" for k in range(4)] + [f"m{k}-tuned,m{k},{10 ** (6 + k)},0.{12 + k}" for k in range(4)]
-    (made / "scores.csv").write_text("model,base,n_parameters,tuckute2024_r\n" + "\n".join(rows) + "\n")
+    sentence = "The old dog slept by the fire while the children played outside in the cold snow ."
+    (made / "words.csv").write_text("\n".join(["word", *sentence.split()]) + "\n")
+    bases = [f"m{k},,{10 ** (6 + k)},0.{10 + k}" for k in range(4)]
+    tuned = [f"m{k}-tuned,m{k},{10 ** (6 + k)},0.{12 + k * k}" for k in range(4)]
+    (made / "scores.csv").write_text("\n".join(["model,base,n_parameters,tuckute2024_r", *bases, *tuned]) + "\n")
     own = made / "mylab"
     own.mkdir()
     ids = [f"s{k}" for k in range(30)]
@@ -60,7 +60,9 @@ def folder(finished_quickstart, tmp_path_factory):
 
 def run(command, folder):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.mark.ray
@@ -104,7 +106,7 @@ def test_links_lead_somewhere(page):
         to = (page.parent / file).resolve() if file else page
         assert to.exists(), f"[{text}]({target})"
         if heading:
-            headings = re.findall(r"^#+ (.*)$", to.read_text(), flags=re.M)
+            headings = re.findall(r"^#+ (.*)$", to.read_text(), flags=re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in headings}
             assert heading in slugs, f"[{text}]({target})"
 

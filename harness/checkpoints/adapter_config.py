@@ -69,10 +69,10 @@ def weights_file(folder: Path, name: str, allow_pickle: bool = False) -> Path:
         FileNotFoundError: if there is none, or only a pickle and pickles are not allowed.
         ValueError: if it is damaged or not a regular file.
     """
-    if headers.is_there(folder / WEIGHTS):
+    if headers.exists_or_link(folder / WEIGHTS):
         header_of(folder / WEIGHTS, name)
         return folder / WEIGHTS
-    if headers.is_there(folder / PICKLED):
+    if headers.exists_or_link(folder / PICKLED):
         require_regular(folder / PICKLED, name)
         if allow_pickle:
             return folder / PICKLED

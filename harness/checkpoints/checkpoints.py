@@ -149,7 +149,7 @@ def resolve(name: str, known_as: str = "", *, allow_pickle: bool = False) -> Che
 
 def _of_folder(name: str, folder: Path, allow_pickle: bool, base_name: str = "") -> Checkpoint:
     folder, n_parameters = folder.absolute(), None  # workers have another working directory
-    if pickles.are_all_of(folder):
+    if pickles.folder_has_only_pickles(folder):
         pickles.require_allowed(folder, name, allow_pickle)
         is_adapter_alone = adapter_config.is_adapter(folder) and not (folder / "config.json").is_file()
         n_parameters = None if is_adapter_alone else pickles.count(folder, name, allow_pickle)
@@ -227,14 +227,14 @@ def _of_entry(name: str, entry: Entry, allow_pickle: bool) -> Checkpoint:
             raise FileNotFoundError(f"{name}: {folder} is no folder; check its entry in the file of models.")
         checkpoint = _of_folder(name, folder, allow_pickle, entry.delta_of)
     else:
-        snapshot = hub.look(entry.hub_id, hub.commit_of(name, entry), allow_pickle, name)
+        snapshot = hub.resolve_revision(entry.hub_id, hub.commit_of(name, entry), allow_pickle, name)
         n_parameters = snapshot.n_parameters or _count_cached(Path(snapshot.folder), name) or int(entry.n_parameters)
         folder = Path(snapshot.folder)
         checkpoint = _inspect(name, folder, snapshot.commit, n_parameters, entry.delta_of, allow_pickle=allow_pickle)
         checkpoint = replace(checkpoint, hub_id=entry.hub_id)
         if not n_parameters and allow_pickle:  # stated neither by headers nor by the table: fetch the weights to count
             weights = Path(hub.fetch(entry.hub_id, snapshot.commit, allow_pickle))
-            n_parameters = pickles.count(weights, name, allow_pickle) if pickles.are_all_of(weights) else 0
+            n_parameters = pickles.count(weights, name, allow_pickle) if pickles.folder_has_only_pickles(weights) else 0
             checkpoint = replace(checkpoint, n_parameters=n_parameters or _count(weights, name))
     if entry.delta_of and not checkpoint.adapter:
         base = _of_entry(entry.delta_of, _require_entry(entry.delta_of), allow_pickle)
@@ -308,7 +308,7 @@ def with_weights(checkpoint: Checkpoint, allow_pickle: bool = False) -> Checkpoi
     return checkpoint
 
 
-def require_planned(checkpoint: Checkpoint) -> None:
+def require_unchanged(checkpoint: Checkpoint) -> None:
     """Raise if the files of a checkpoint or its base are no longer those that were planned.
 
     Raises:
@@ -367,7 +367,7 @@ def _inspect(
         notes=tokenization.notes,
         reading=_reading_hash(config, tokenization.notes),
         adapter=adapter.kind if adapter else "",
-        quantization=quantization.method_of(quantization.stated(read_json(folder / "config.json", name))),
+        quantization=quantization.method_of(quantization.settings_of(read_json(folder / "config.json", name))),
     )
 
 
@@ -445,5 +445,5 @@ def _tokenization(folder: Path, config: ModelConfig, name: str) -> _Tokenization
 
 def _count(folder: Path, name: str) -> int:
     """Count the parameters in a folder's safetensors from their headers."""
-    settings = quantization.stated(read_json(folder / "config.json", name))
+    settings = quantization.settings_of(read_json(folder / "config.json", name))
     return headers.count((header_of(file, name) for file in weight_files(folder, name)), settings)

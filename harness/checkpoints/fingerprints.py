@@ -100,7 +100,7 @@ def _content_hash(folder: Path) -> str:
 def _hashed_names(folder: Path) -> Iterator[str]:
     """Yield paths of the hashed files relative to the folder, sorted."""
     excluded = headers.superseded(folder) | OF_TRAINERS
-    is_pickled, is_adapter = pickles.are_all_of(folder), adapter_config.is_adapter(folder)
+    is_pickled, is_adapter = pickles.folder_has_only_pickles(folder), adapter_config.is_adapter(folder)
     for file in sorted(folder.iterdir()):
         is_hashed = file.suffix in _HASHED or (file.suffix == ".bin" and is_pickled)
         is_hashed |= is_adapter and file.name == adapter_config.PICKLED

@@ -47,8 +47,8 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     configured = _configured_file(folder, name)
     index = folder / (configured if configured.endswith(".index.json") else INDEX)
     whole = folder / (configured if configured and not configured.endswith(".index.json") else WHOLE)
-    is_whole = is_there(whole) and not configured.endswith(".index.json")
-    shards = _checked_shards(index, name, beside=whole if is_whole else None) if is_there(index) else []
+    is_whole = exists_or_link(whole) and not configured.endswith(".index.json")
+    shards = _checked_shards(index, name, beside=whole if is_whole else None) if exists_or_link(index) else []
     if is_whole:
         header_of(whole, name)
         return [whole]
@@ -64,16 +64,16 @@ def pickled_files(folder: Path, name: str) -> list[Path]:
         FileNotFoundError: if a file named in the index is missing.
         ValueError: if a file is not a regular file, or the index points outside the folder.
     """
-    if is_there(folder / PICKLED):
+    if exists_or_link(folder / PICKLED):
         require_regular(folder / PICKLED, name)
         return [folder / PICKLED]
     index = folder / PICKLED_INDEX
-    return _named_files(index, _weight_map(index, name), name) if is_there(index) else []
+    return _named_files(index, _weight_map(index, name), name) if exists_or_link(index) else []
 
 
 def has_safetensors(folder: Path) -> bool:
     """Return whether a folder holds safetensors, which transformers would load before any pickle."""
-    return any(is_there(folder / file) for file in (WHOLE, INDEX)) or bool(_configured_file(folder, folder.name))
+    return any(exists_or_link(folder / file) for file in (WHOLE, INDEX)) or bool(_configured_file(folder, folder.name))
 
 
 def superseded(folder: Path) -> set[str]:
@@ -101,7 +101,7 @@ def weights_below(folder: Path) -> list[Path]:
     return sorted(folder / name for name in inside if (folder / name).is_file())
 
 
-def is_there(file: Path) -> bool:
+def exists_or_link(file: Path) -> bool:
     """Return whether a path exists, counting broken symbolic links."""
     return file.exists() or file.is_symlink()
 
@@ -181,7 +181,7 @@ def _named_files(index: Path, weight_map: Mapping[str, str], name: str, beside: 
     names = sorted(set(weight_map.values()))
     for file in names:
         _require_inside(file, index, name)
-    missing = [file for file in names if not is_there(index.parent / file)]
+    missing = [file for file in names if not exists_or_link(index.parent / file)]
     if missing:
         shards = (path.name for path in index.parent.glob(f"*{Path(missing[0]).suffix}") if path.name not in names)
         unnamed = sorted({*([beside.name] if beside else []), *shards})

@@ -43,7 +43,7 @@ class Snapshot:
     n_parameters: int = 0
 
 
-def look(hub_id: str, revision: str = "main", allow_pickle: bool = False, name: str = "") -> Snapshot:
+def resolve_revision(hub_id: str, revision: str = "main", allow_pickle: bool = False, name: str = "") -> Snapshot:
     """Resolve a revision to a commit and fetch its small files, or find them in the cache.
 
     Args:
@@ -77,7 +77,7 @@ def require_revision(revision: str) -> None:
 
 def _require_safetensors(hub_id: str, revision: str, name: str) -> None:
     """Raise if a revision has only pickled weights; if the Hub does not list its files, `fetch` reports the reason."""
-    if not pickles.are_all(_top_level_files(hub_id, revision)):
+    if not pickles.has_only_pickles(_top_level_files(hub_id, revision)):
         return
     stem = name.partition("@")[0]
     pull_request = converted(hub_id) if revision == "main" else ""
@@ -142,10 +142,10 @@ def fetch(hub_id: str, commit: str, allow_pickle: bool = False) -> str:
 
 def refs(hub_id: str) -> list[str]:
     """List branches and tags of a repository."""
-    return list(heads(hub_id))
+    return list(commits_by_ref(hub_id))
 
 
-def heads(hub_id: str, pull_requests: bool = False) -> dict[str, str]:
+def commits_by_ref(hub_id: str, pull_requests: bool = False) -> dict[str, str]:
     """Return branch or tag -> current commit of a repository, optionally with its pull requests.
 
     Raises:
@@ -172,7 +172,7 @@ def _n_parameters(hub_id: str, folder: Path) -> int:
         for file in metadata.files_metadata.values()
     )
     config = folder / "config.json"
-    settings = quantization.stated(headers.read_json(config, hub_id)) if config.is_file() else {}
+    settings = quantization.settings_of(headers.read_json(config, hub_id)) if config.is_file() else {}
     return headers.count(tensors, settings)
 
 
@@ -256,7 +256,8 @@ def pin(entries: list[Entry], file: str | None = None) -> list[dict[str, Any]]:
     path = lock(file)
     content, rows = pinned(file), []
     for entry in entries:
-        snapshot = look(entry.hub_id, entry.revision, allow_pickle=True)  # only the commit is needed, not the weights
+        # Only the commit is needed, not the weights.
+        snapshot = resolve_revision(entry.hub_id, entry.revision, allow_pickle=True)
         before = content.get(entry.name, {}).get("commit")
         content[entry.name] = {
             "hub_id": entry.hub_id, "revision": entry.revision, "commit": snapshot.commit,

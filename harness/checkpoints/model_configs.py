@@ -22,7 +22,7 @@ _OF_TEXT_AND_MORE = ("AutoModelForSeq2SeqLM", "AutoModelForImageTextToText", "Au
 _WINDOW = ("max_position_embeddings", "n_positions", "seq_length")
 _OTHER_WINDOW = ("max_seq_len", "context_length", "max_encoder_position_embeddings", "max_target_positions")
 # Families that are not supported, and why.
-NOT_READ = {
+UNSUPPORTED = {
     "blt": "it reads bytes in patches of varying length and has no hidden state for each token",
     "cpmant": "it puts 32 prompt tokens before a text, and its tokenizer needs a library for Chinese words",
     "fsmt": "its decoder gives different hidden states for encoder outputs passed to it than for the same text",
@@ -95,7 +95,7 @@ def load(folder: str | Path, name: str) -> ModelConfig:
     try:
         config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
         _reset_output_flags(config)
-        return of(config, _decoder_start(path, config, name))
+        return from_transformers(config, _decoder_start(path, config, name))
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"{name}: config.json cannot be used: {reason}") from error
@@ -121,7 +121,7 @@ def _require_known(family: Any, name: str) -> None:
         )
 
 
-def of(config: Any, decoder_start: int | None = None) -> ModelConfig:
+def from_transformers(config: Any, decoder_start: int | None = None) -> ModelConfig:
     """Translate a transformers configuration object.
 
     Args:
@@ -131,7 +131,7 @@ def of(config: Any, decoder_start: int | None = None) -> ModelConfig:
     Raises:
         ValueError: if the model is not a decoder, encoder or encoder-decoder of text.
     """
-    if reason := NOT_READ.get(config.model_type):
+    if reason := UNSUPPORTED.get(config.model_type):
         raise ValueError(f"{config.model_type!r} is not supported: {reason}.")
     stack, kind = _stack(config)
     has_both = stack == "encoder-decoder"

@@ -21,10 +21,10 @@ from harness.checkpoints.headers import PICKLED, PICKLED_INDEX, has_safetensors,
 PATTERNS = ("pytorch_model*.bin", "adapter_model*.bin")
 # Weights that are loaded before any pickle; other safetensors (trainer state, value head) do not count.
 _SAFETENSORS = ("model*.safetensors", "model*.safetensors.index.json", "adapter_model*.safetensors")
-LONGEST_S = 1800.0  # time limit for counting: old files are read in full at disk speed
+COUNT_TIMEOUT_S = 1800.0  # time limit for counting: old files are read in full at disk speed
 
 
-def are_all(names: Iterable[str]) -> bool:
+def has_only_pickles(names: Iterable[str]) -> bool:
     """Return whether a checkpoint has weights and all of them are pickled.
 
     Args:
@@ -34,9 +34,9 @@ def are_all(names: Iterable[str]) -> bool:
     return _any_matches(names, PATTERNS) and not _any_matches(names, _SAFETENSORS)
 
 
-def are_all_of(folder: Path) -> bool:
+def folder_has_only_pickles(folder: Path) -> bool:
     """Return whether a folder has weights and all of them are pickled."""
-    return not has_safetensors(folder) and are_all(file.name for file in folder.iterdir())
+    return not has_safetensors(folder) and has_only_pickles(file.name for file in folder.iterdir())
 
 
 def _any_matches(names: Iterable[str], patterns: Iterable[str]) -> bool:
@@ -75,7 +75,7 @@ def count(folder: Path, name: str, allow_pickle: bool) -> int:
 
     Raises:
         FileNotFoundError: if pickles are not allowed, or a shard or the index is missing.
-        ValueError: if a file is damaged or holds more than tensors, or the process fails or exceeds LONGEST_S.
+        ValueError: if a file is damaged or holds more than tensors, or the process fails or exceeds COUNT_TIMEOUT_S.
     """
     require_allowed(folder, name, allow_pickle)
     files = pickled_files(folder, name)
@@ -87,12 +87,12 @@ def count(folder: Path, name: str, allow_pickle: bool) -> int:
     environment = os.environ | {"PYTHONPATH": python_path}
     try:
         process = subprocess.run(
-            command, capture_output=True, text=True, timeout=LONGEST_S, env=environment, check=False
+            command, capture_output=True, text=True, timeout=COUNT_TIMEOUT_S, env=environment, check=False
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise ValueError(
-            f"{name}: counting its pickled weights in {folder} took longer than {LONGEST_S:.0f} s; convert them to "
-            "safetensors."
+            f"{name}: counting its pickled weights in {folder} took longer than {COUNT_TIMEOUT_S:.0f} s; convert "
+            "them to safetensors."
         ) from error
     try:
         answer: dict[str, Any] = json.loads(process.stdout)
@@ -112,7 +112,7 @@ def count(folder: Path, name: str, allow_pickle: bool) -> int:
 def _n_numbers(file: Path) -> int:
     """Count the numbers in one file; tensors that share memory (tied weights) count once."""
     total, seen = 0, set()
-    for key, tensor in weights.unpickled(file, "").items():
+    for key, tensor in weights.load_pickle(file, "").items():
         location = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape))
         if not is_buffer(key) and location not in seen:
             seen.add(location)

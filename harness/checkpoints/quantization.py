@@ -68,7 +68,7 @@ _NO_PARAMETER = re.compile(
 _PACKED = re.compile(r"(qweight|weight_packed|_packed)$")
 
 
-def stated(config: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return `quantization_config` from a config.json or from its text model; empty if there is none."""
     text = config.get("text_config")
     value = config.get("quantization_config") or (text.get("quantization_config") if isinstance(text, dict) else None)
@@ -99,7 +99,7 @@ def _first_group(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return next((stated for stated in stated_settings if isinstance(stated, Mapping)), {})
 
 
-def computed_in(settings: Mapping[str, Any]) -> str:
+def remaining_quantization(settings: Mapping[str, Any]) -> str:
     """Describe what remains quantised while the model computes; "" if its weights were dequantised.
 
     Dequantised layers of compressed-tensors still round their inputs if the checkpoint says so.

@@ -39,11 +39,13 @@ def read(folder: Path, name: str, allow_pickle: bool = False) -> dict[str, Any]:
         ValueError: if a file is damaged or holds more than tensors, or two files hold different tensors of one name.
     """
     if allow_pickle and not headers.has_safetensors(folder) and (files := headers.pickled_files(folder, name)):
-        return unwrapped(_joined(((file, unpickled(file, name)) for file in files), name), name)
-    return unwrapped(_joined(((file, opened(file)) for file in headers.weight_files(folder, name)), name), name)
+        return strip_wrappers(_joined(((file, load_pickle(file, name)) for file in files), name), name)
+    return strip_wrappers(
+        _joined(((file, open_safetensors(file)) for file in headers.weight_files(folder, name)), name), name
+    )
 
 
-def opened(file: Path) -> dict[str, Any]:
+def open_safetensors(file: Path) -> dict[str, Any]:
     """Open the tensors of a safetensors file that `safetensors_file.header_of` has checked."""
     from safetensors import safe_open
 
@@ -75,7 +77,7 @@ def _are_equal(first: Any, second: Any) -> bool:
     )
 
 
-def unpickled(file: Path, name: str) -> dict[str, Any]:
+def load_pickle(file: Path, name: str) -> dict[str, Any]:
     """Load the tensors of a pickle without executing anything else in it.
 
     Raises:
@@ -123,7 +125,7 @@ def dtype_of(tensor: Any) -> str:
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-def unwrapped(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
+def strip_wrappers(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the tensors without additions of training wrappers to their names (`module.`, `_orig_mod.` and others).
 
     Raises:

@@ -66,7 +66,7 @@ def compare(arguments: argparse.Namespace) -> int:
     paper = score_files.read(published.find(arguments.paper, arguments.data_root))
     claims = published.claims(paper)
     ours = _scores(arguments) if arguments.path else None
-    compared = published.beside(ours, paper) if ours else None
+    compared = published.compare_scores(ours, paper) if ours else None
     if arguments.json:
         document({
             "models": [] if compared is None else _rows(compared),
@@ -99,7 +99,7 @@ def _print_compared(ours: Scores, paper: Scores, compared: pd.DataFrame) -> None
         show([_cells(row, _SUMMARY) for row in published.summary(compared).to_dict("records")], as_json=False)
     else:
         print(f"{ours.source} and the paper have no model and data set in common.")
-    theirs, own = published.absent(ours, paper)
+    theirs, own = published.unmatched_models(ours, paper)
     not_scored = ", ".join(theirs) or "none"
     print("", f"Models of the paper not scored here (of {len(paper.models)}): {not_scored}.", sep="\n")
     print(f"Scored here, not in the paper: {', '.join(own) or 'none'}.", "", sep="\n")

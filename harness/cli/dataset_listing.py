@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from harness.datasets.entry import Entry
 from harness.datasets.fetching.fetch import Fetched
-from harness.text.frequencies import in_words as language_in_words
+from harness.text.frequencies import language_label as language_in_words
 from harness.wording import in_words
 
 

@@ -147,7 +147,7 @@ def plan(arguments: argparse.Namespace) -> int:
         raise ValueError(f"spec {arguments.spec!r} names no models: give --model NAME_OR_FOLDER, once per model.")
     backend: Backend = "vllm" if arguments.backend == "vllm" else "transformers"
     demands = forecast.demands_of(names, backend, arguments.allow_pickle)
-    result = forecast.plan(demands, _cluster(arguments), arguments.dtype)
+    result = forecast.make_forecast(demands, _cluster(arguments), arguments.dtype)
     if arguments.json:
         document(forecast_view.as_json(result))
     else:

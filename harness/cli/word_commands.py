@@ -126,7 +126,7 @@ def _compute(arguments: argparse.Namespace, protocol: Protocol) -> Iterator[pd.D
             console.print(f"note: {model}: {note}", markup=False, highlight=False, soft_wrap=True)
 
         yield from word_units.surprisals(
-            arguments.corpus, arguments.model, protocol, progress=advance, remarked=print_note, **options
+            arguments.corpus, arguments.model, protocol, progress=advance, on_note=print_note, **options
         )
 
 

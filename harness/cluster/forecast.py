@@ -65,7 +65,7 @@ def gpu_hours_of(placed: Placement) -> float:
     return placed.n_gpus * placed.gpu_share * (placed.end_s - placed.start_s) / 3600
 
 
-def plan(demands: Iterable[Demand], cluster: Cluster, asked: AskedDtype = "auto") -> Forecast:
+def make_forecast(demands: Iterable[Demand], cluster: Cluster, asked: AskedDtype = "auto") -> Forecast:
     """Place models on a cluster.
 
     Args:
@@ -117,7 +117,7 @@ def _demand(name: str, known_as: str, backend: Backend, allow_pickle: bool) -> D
             checkpoint.n_parameters, checkpoint.n_layers, checkpoint.hidden_size, checkpoint.vocabulary,
             checkpoint.n_heads,
         )  # fmt: skip
-        form = "pickle" if pickles.are_all_of(Path(checkpoint.folder)) else "safetensors"
+        form = "pickle" if pickles.folder_has_only_pickles(Path(checkpoint.folder)) else "safetensors"
         usable = _usable_backend(backend, checkpoint.stack)
         return Demand(checkpoint.name, checkpoint.family, checkpoint.stack, *shape, usable, weights_form=form)
     return Demand(

@@ -87,7 +87,7 @@ def load_2021(root: Path) -> Dataset:
     mean_ms = _read_means(root / _FOLDER / _MEANS["2021"], stimuli)
     if (path := root / _READERS.path).is_file():
         return _dataset(
-            "2021", stimuli, mean_ms, readers=natural_stories.read(path, stimuli, mean_ms, natural_stories.SAME)
+            "2021", stimuli, mean_ms, readers=natural_stories.read(path, stimuli, mean_ms, natural_stories.MIN_R_ALL)
         )
     return _dataset(
         "2021", stimuli, mean_ms, f"{_CEILING_SOURCE}; computed on the 2016 release, none is published for this one"
@@ -102,7 +102,7 @@ def load_batch2(root: Path) -> Dataset:
     columns = (all_words.ids, all_words.texts, all_words.passages)
     ids, texts, stories = (tuple(column[row] for row in rows) for column in columns)
     stimuli = Stimuli(ids, texts, stories)
-    readers = natural_stories.read(root / _BATCH2.path, stimuli, published_ms[rows], natural_stories.ALIKE)
+    readers = natural_stories.read(root / _BATCH2.path, stimuli, published_ms[rows], natural_stories.MIN_R_SUBSET)
     return _dataset("batch2", stimuli, natural_stories.mean_of_readers(readers.by_subject_ms), readers=readers)
 
 

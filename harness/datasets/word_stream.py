@@ -94,7 +94,7 @@ class WordStream:
         return [*differences, "sentences by UAX 29"] if changed else differences
 
 
-def opened(source: str, data_root: str | None, options: TextOptions) -> WordStream:
+def open_words(source: str, data_root: str | None, options: TextOptions) -> WordStream:
     """Open a file or a data set as a stream of words.
 
     Raises as `corpora.put`; errors in single words are raised during iteration.
@@ -105,7 +105,7 @@ def opened(source: str, data_root: str | None, options: TextOptions) -> WordStre
     joiner = " " if options.joiner is None else options.joiner
     if path.is_file():
         version = checksum_of(path, "sha256").removeprefix("sha256:")[:16]
-        file = word_files.opened(path, options)
+        file = word_files.open_word_file(path, options)
         return WordStream(name_of(source), version, file.parts, file.notes, joiner, options)
     if source.startswith(LOCAL) or source not in datasets.DATASETS:
         raise FileNotFoundError(

@@ -152,7 +152,7 @@ def open_text(source: TextSource) -> io.TextIOWrapper:
     return io.TextIOWrapper(open_bytes(source.path), encoding=encoding)
 
 
-def holds(source: TextSource, pattern: bytes) -> bool:
+def contains(source: TextSource, pattern: bytes) -> bool:
     """Whether a file contains an ASCII string, in any encoding that preserves ASCII bytes."""
     tail = b""
     with open_bytes(source.path) as stream:

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from harness.delimited.encodings import TextSource, UndecodableError, blocks_of_lines, holds
+from harness.delimited.encodings import TextSource, UndecodableError, blocks_of_lines, contains
 from harness.delimited.header import SEPARATORS, Header, layout_of, read
 from harness.delimited.plain import is_plain
 from harness.delimited.rows import Layout, MalformedError, Quoting, has_bare_quotes
@@ -21,7 +21,7 @@ from harness.delimited.survey import Survey, survey
 
 
 @dataclass(frozen=True)
-class Form:
+class Dialect:
     """The format of a file.
 
     Attributes:
@@ -40,7 +40,7 @@ class Form:
     is_plain: bool = False
 
 
-def find(source: TextSource, wanted: Collection[str] = (), multiline: Collection[str] = ()) -> Form:
+def detect(source: TextSource, wanted: Collection[str] = (), multiline: Collection[str] = ()) -> Dialect:
     """Scan a file and detect its format.
 
     Args:
@@ -104,13 +104,13 @@ class _Surveys:
         return result.multiline or (row.line if row else 1)
 
 
-def _form(source: TextSource, header: Header, layout: Layout, multiline: Collection[str]) -> Form:
+def _form(source: TextSource, header: Header, layout: Layout, multiline: Collection[str]) -> Dialect:
     """Detect quoting and columns, given the separator."""
     cells = header.cells(layout.separator)
-    quoted = holds(source, b'"')
+    quoted = contains(source, b'"')
     layout = replace(layout, quoting="doubled" if quoted else "none")
     if len(set(cells)) == len(cells) and is_plain(source, layout, cells):
-        return Form(layout, tuple(cells), tuple(range(len(cells))), is_plain=True)
+        return Dialect(layout, tuple(cells), tuple(range(len(cells))), is_plain=True)
     if not quoted:
         return _checked_form(source, header, layout, cells, survey(source, layout, cells, quotes=False))
     surveys = _Surveys(source, layout, cells)
@@ -131,7 +131,7 @@ def _quoting(
         bare_line = _bare_line(source, layout)
         if bare_line is None:
             return "doubled", ""
-    if doubled is None and holds(source, b'\\"') and surveys.regular("escaped"):
+    if doubled is None and contains(source, b'\\"') and surveys.regular("escaped"):
         return "escaped", "quotes are escaped with a backslash, as R writes them; the backslashes are removed."
     literal = surveys.regular("none")
     if literal is None or (bare_line is not None and not literal.enclosed):
@@ -166,7 +166,7 @@ def _bare_line(source: TextSource, layout: Layout) -> int | None:
 # --- columns ----------------------------------------------------------------------------------------------------------
 
 
-def _checked_form(source: TextSource, header: Header, layout: Layout, cells: list[str], result: Survey) -> Form:
+def _checked_form(source: TextSource, header: Header, layout: Layout, cells: list[str], result: Survey) -> Dialect:
     """Names and positions of the columns; MalformedError if a row does not fit them."""
     names = [cell for cell in cells if cell]
     if doubled := next((name for name, n in Counter(names).items() if n > 1), None):
@@ -187,7 +187,7 @@ def _checked_form(source: TextSource, header: Header, layout: Layout, cells: lis
             f"{cells[0]!r} may be the number or the cell after it; write the table without row names.",
         )  # fmt: skip
     places = tuple(place + has_row_names for place, cell in enumerate(cells) if cell)
-    return Form(layout, tuple(names), places, _notes(source, cells, result, has_row_names=has_row_names))
+    return Dialect(layout, tuple(names), places, _notes(source, cells, result, has_row_names=has_row_names))
 
 
 def _notes(source: TextSource, cells: list[str], result: Survey, *, has_row_names: bool) -> tuple[str, ...]:

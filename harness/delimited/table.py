@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from harness.delimited import form, plain
 from harness.delimited.encodings import TextSource, open_bytes
-from harness.delimited.form import Form
+from harness.delimited.form import Dialect
 from harness.delimited.numerals import Numerals, read_numbers
 from harness.delimited.rows import Batch, rows_of
 
@@ -80,7 +80,7 @@ def read(source: TextSource, wanted: Collection[str] = (), multiline: Collection
         FileNotFoundError: if the file does not exist.
         ValueError: if the file is malformed or ambiguous; names file and line.
     """
-    found = form.find(source, wanted, multiline)
+    found = form.detect(source, wanted, multiline)
     parts = list(stream(source, found))
     if not parts:
         return DelimitedTable(source.name, _frame(found.names, [()] * len(found.names)), (), notes=found.notes)
@@ -91,7 +91,7 @@ def read(source: TextSource, wanted: Collection[str] = (), multiline: Collection
     return without_index(DelimitedTable(source.name, frame, lines, notes=found.notes))
 
 
-def stream(source: TextSource, found: Form) -> Iterator[DelimitedTable]:
+def stream(source: TextSource, found: Dialect) -> Iterator[DelimitedTable]:
     """Yield the tables of consecutive blocks of rows, for files of any length; `found` is the result of `form.find`."""
     if not found.is_plain:
         for batch in rows_of(source, found.layout):
@@ -129,7 +129,7 @@ def _is_index(name: str, column: Any) -> bool:
     return name.startswith("__index_level_") or numbers_rows
 
 
-def _cells(batch: Batch, found: Form) -> list[Sequence[str]]:
+def _cells(batch: Batch, found: Dialect) -> list[Sequence[str]]:
     """Cells of each named column."""
     n_cells = max(found.places, default=-1) + 1
     by_place = list(zip(*(row[:n_cells] for row in batch.rows), strict=True))

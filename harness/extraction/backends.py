@@ -21,12 +21,12 @@ class Model:
 
     Attributes:
         backend: the library that runs it.
-        reader: the `LoadedModel`, which encodes contexts (`encode(context, in_chat=)` gives Tokens).
+        loaded: the `LoadedModel`, which encodes contexts (`encode(context, in_chat=)` gives Tokens).
         extract_with: the backend's extraction function, with the arguments of `with_transformers.extract`.
     """
 
     backend: Backend
-    reader: Any
+    loaded: Any
     extract_with: Callable[..., Extraction]
 
     def close(self) -> None:
@@ -34,14 +34,14 @@ class Model:
         if self.backend == "vllm":
             from harness.extraction import with_vllm
 
-            with_vllm.close(self.reader)
+            with_vllm.close(self.loaded)
 
     def extract(
         self, tokens: Sequence[Tokens], protocol: Protocol, *, states: bool, log_probabilities: bool
     ) -> Extraction:
         """Extract features of contexts, with a protocol's settings."""
         return self.extract_with(
-            self.reader, tokens, protocol.window, pooling=protocol.pooling, overlap=protocol.overlap, states=states,
+            self.loaded, tokens, protocol.window, pooling=protocol.pooling, overlap=protocol.overlap, states=states,
             log_probabilities=log_probabilities, decoder_reads=protocol.decoder_reads, bos=protocol.bos,
         )  # fmt: skip
 
@@ -124,13 +124,13 @@ def load(
     """
     from harness.checkpoints import checkpoints
 
-    checkpoints.require_planned(checkpoint)
+    checkpoints.require_unchanged(checkpoint)
     model = _load(
         backend, checkpoint, device, dtype, untrained_seed, n_gpus=n_gpus, allow_pickle=allow_pickle,
         gpu_share=gpu_share,
     )  # fmt: skip
     try:
-        checkpoints.require_planned(checkpoint)  # files may also change during loading
+        checkpoints.require_unchanged(checkpoint)  # files may also change during loading
     except ValueError:
         model.close()
         raise

@@ -18,7 +18,7 @@ from harness.loading.batches import Batches, padded
 from harness.loading.blocks import blocks_of, body, call
 from harness.loading.loaded_model import LoadedModel
 from harness.records import Floats, Integers, Layer, Predictions, Tokens
-from harness.text.tokens import so_far
+from harness.text.tokens import prefix_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def encoder_inputs(
     for context, context_tokens in enumerate(tokens):
         n_stimuli = len(context_tokens.stimulus_ids)
         for stimulus in range(-1, n_stimuli):
-            prefix, own = so_far(context_tokens, stimulus)
+            prefix, own = prefix_of(context_tokens, stimulus)
             has_next = decoder_reads == "stimulus" and stimulus + 1 < n_stimuli
             if stimulus < 0 and not has_next:
                 continue
@@ -84,7 +84,7 @@ def encoder_inputs(
                 decoder_ids, decoder_positions, decoder_row = start, np.array([len(start) - 1]), first_row + stimulus
             elif has_next:
                 max_target = limit - len(start)
-                next_prefix, next_own = so_far(context_tokens, stimulus + 1)
+                next_prefix, next_own = prefix_of(context_tokens, stimulus + 1)
                 n_next, decoder_row = len(next_own), first_row + stimulus + 1
                 if whole and n_next > max_target:
                     raise ValueError(

@@ -77,7 +77,7 @@ def limit_batches(head: Head, loaded: LoadedModel, batches: Batches) -> None:
 
 def head_of(loaded: LoadedModel, ids: torch.Tensor) -> Head:
     """Find a model's head, and verify it on the first tokens of (1, token) ids against the model's own logits."""
-    model, word_initial = loaded.model, torch.from_numpy(loaded.openings)
+    model, word_initial = loaded.model, torch.from_numpy(loaded.word_initial_tokens)
     own_logits = Head(None, word_initial)
     project = model.get_output_embeddings()
     if project is None or not hasattr(project, "weight"):

@@ -20,7 +20,7 @@ from harness.loading.blocks import blocks_of, body, call
 from harness.loading.loaded_model import LoadedModel
 from harness.protocol import Dtype, Protocol
 from harness.records import Extraction, Floats, Integers, Tokens
-from harness.text.tokens import Window, cut, so_far
+from harness.text.tokens import Window, cut, prefix_of
 
 # Number of stimuli to compare.
 N_STIMULI = 4
@@ -71,7 +71,7 @@ def check(model: Model, tokens: Sequence[Tokens], extraction: Extraction, protoc
     """
     if model.backend != "transformers":
         return {"parity_states": None, "parity_nats": None, "parity_stimuli": 0, "parity_s": 0.0}
-    loaded, started = model.reader, time.perf_counter()
+    loaded, started = model.loaded, time.perf_counter()
     state_differences: list[float | None] = []
     nat_differences: list[float | None] = []
     n_compared = 0
@@ -113,9 +113,9 @@ def _sample(tokens: Sequence[Tokens]) -> list[tuple[int, int]]:
         for stimulus, last in enumerate(context_tokens.last)
     ]
     usable = sorted(place for place in places if place[0] >= 0)
-    retokenised = [(context, stimulus) for context, encoded in enumerate(tokens) for stimulus in encoded.apart][:1]
+    own_pass = [(context, stimulus) for context, encoded in enumerate(tokens) for stimulus in encoded.retokenised]
     indices = sorted({round(x) for x in np.linspace(0, len(usable) - 1, N_STIMULI)}) if usable else []
-    return list(dict.fromkeys([*retokenised, *(usable[index][1:] for index in indices)]))
+    return list(dict.fromkeys([*own_pass[:1], *(usable[index][1:] for index in indices)]))
 
 
 def _window_of(
@@ -202,7 +202,7 @@ def _plain_states(
         positions = window.at[window.rows == stimulus]
         return {"decoder": (_hidden(loaded, "decoder", window.ids[: positions[-1] + 1]), positions)}
     max_source = _max_source(loaded, protocol)
-    prefix, own = so_far(context_tokens, stimulus)
+    prefix, own = prefix_of(context_tokens, stimulus)
     source = _source(loaded, prefix[-max_source:])
     n_dropped = max(0, len(prefix) - max_source)
     positions = own[own >= len(prefix) - max_source] - n_dropped + len(loaded.before_source)
@@ -218,7 +218,7 @@ def _plain_states(
         decoder_ids, decoder_source = window.ids[: decoder_positions[-1] + 1], _source(loaded, prefix[:0])
     else:
         max_target = min(protocol.window, loaded.limit) - len(start)
-        decoder_source = _source(loaded, so_far(context_tokens, stimulus - 1)[0][-max_source:])
+        decoder_source = _source(loaded, prefix_of(context_tokens, stimulus - 1)[0][-max_source:])
         decoder_ids = np.concatenate([start, prefix[own][-max_target:]])
         decoder_positions = np.arange(len(start), len(decoder_ids))
     decoder_states = _hidden(loaded, "decoder", decoder_source, decoder_ids)
@@ -266,25 +266,25 @@ def _nat_difference(
     if last < 0:
         return None
     if loaded.is_encoder_decoder and protocol.decoder_reads == "stimulus":
-        if stimulus not in predictions.apart:
+        if stimulus not in predictions.retokenised:
             return None
-        previous, (ids, own) = so_far(context_tokens, stimulus - 1)[0], so_far(context_tokens, stimulus)
+        previous, (ids, own) = prefix_of(context_tokens, stimulus - 1)[0], prefix_of(context_tokens, stimulus)
         source = _source(loaded, previous[-_max_source(loaded, protocol) :])
         logs = _log_probabilities(loaded, np.concatenate([np.asarray(loaded.prefix), ids[own]]), source)
-        own_logs = predictions.apart[stimulus].log_probabilities
+        own_logs = predictions.retokenised[stimulus].log_probabilities
         return float(np.abs(own_logs - logs[len(loaded.prefix) - 1 :]).max())
     limit = min(protocol.window, loaded.limit)
     bos = _bos(loaded, protocol)
     windows = cut([context_tokens], limit, loaded.prefix, protocol.overlap, protocol.pooling, bos)
-    if stimulus in context_tokens.apart:
-        window = next(window for window in windows if window.apart == stimulus)
+    if stimulus in context_tokens.retokenised:
+        window = next(window for window in windows if window.retokenised == stimulus)
         logs = _log_probabilities(loaded, window.ids)
         own = np.arange(max(window.first, window.start), window.start + len(window.ids) - window.n_prefix)
-        extracted = predictions.apart[stimulus].log_probabilities[own - window.first]
+        extracted = predictions.retokenised[stimulus].log_probabilities[own - window.first]
     else:
         window = next(
             window for window in windows
-            if window.apart < 0 and window.first <= last < window.start + len(window.ids) - window.n_prefix
+            if window.retokenised < 0 and window.first <= last < window.start + len(window.ids) - window.n_prefix
         )  # fmt: skip
         logs = _log_probabilities(loaded, window.ids[: last - window.start + window.n_prefix + 1])
         own = np.flatnonzero(context_tokens.owners == stimulus)

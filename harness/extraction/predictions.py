@@ -30,8 +30,8 @@ def record_windows(
     statistics = _statistics(positions, [window.n_prefix for window in batch], final, ids, head)
     for window, at, window_statistics in zip(batch, positions, statistics, strict=True):
         in_context = predictions[window.context]
-        target = in_context if window.apart < 0 else in_context.apart[window.apart]
-        _write(target, at + window.start - (0 if window.apart < 0 else window.first), window_statistics)
+        target = in_context if window.retokenised < 0 else in_context.retokenised[window.retokenised]
+        _write(target, at + window.start - (0 if window.retokenised < 0 else window.first), window_statistics)
 
 
 def _positions(window: Window) -> Integers:
@@ -62,8 +62,8 @@ def record_stimuli(
     statistics = _statistics(positions, [n_prefix] * len(places), final, ids, head)
     for (context, stimulus, n_tokens), at, stimulus_statistics in zip(places, positions, statistics, strict=True):
         if n_tokens:
-            predictions[context].apart[stimulus] = Predictions.unknown(n_tokens)
-            _write(predictions[context].apart[stimulus], at, stimulus_statistics)
+            predictions[context].retokenised[stimulus] = Predictions.unknown(n_tokens)
+            _write(predictions[context].retokenised[stimulus], at, stimulus_statistics)
 
 
 def _statistics(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.records import Floats, Integers, Predictions, Surprisals, Tokens
-from harness.text.tokens import so_far
+from harness.text.tokens import prefix_of
 
 _NATS_PER_BIT = np.log(2)
 
@@ -24,17 +24,17 @@ _NATS_PER_BIT = np.log(2)
 def per_word(
     tokens: Sequence[Tokens],
     predictions: Sequence[Predictions],
-    openings: Integers | Sequence[int] = (),
+    word_initial_tokens: Integers | Sequence[int] = (),
     *,
-    alone: bool = False,
+    single_stimuli: bool = False,
 ) -> Surprisals:
     """Compute surprisal and related measures of each stimulus.
 
     Args:
         tokens: one per context.
         predictions: one per context.
-        openings: ids of word-initial tokens; without them `space_bits` is NaN.
-        alone: whether each stimulus was processed by itself, with its context elsewhere (in T5's encoder).
+        word_initial_tokens: ids of word-initial tokens; without them `space_bits` is NaN.
+        single_stimuli: whether each stimulus was processed by itself, with its context elsewhere (in T5's encoder).
 
     Returns:
         Surprisals in the order of the contexts. `space_bits` is log2 P(the next token is word-initial or ends the text)
@@ -49,8 +49,8 @@ def per_word(
     Source: of the correction, Pimentel & Meister (2024), "How to compute the probability of a word", theorem 2; Oh &
         Schuler (2024), "Leading whitespaces of language models' subword vocabulary".
     """
-    word_initial = np.asarray(openings, dtype=np.int64)
-    columns_of = _single_stimuli if alone else _running_text
+    word_initial = np.asarray(word_initial_tokens, dtype=np.int64)
+    columns_of = _single_stimuli if single_stimuli else _running_text
     columns = [
         columns_of(context_tokens, context_predictions, word_initial)
         for context_tokens, context_predictions in zip(tokens, predictions, strict=True)
@@ -86,7 +86,7 @@ def _running_text(tokens: Tokens, predictions: Predictions, word_initial: Intege
     if len(word_initial):
         before = np.where(np.isin(tokens.ids[first], word_initial), predictions.breaks[first], 0.0)
         columns[has_tokens, 2] = before - predictions.breaks[tokens.last[has_tokens] + 1]
-    for stimulus in sorted({*tokens.apart, *(before + 1 for before in tokens.apart if before + 1 < n)}):
+    for stimulus in sorted({*tokens.retokenised, *(before + 1 for before in tokens.retokenised if before + 1 < n)}):
         columns[stimulus] = _between_prefixes(tokens, predictions, word_initial, stimulus)
     return columns
 
@@ -101,8 +101,8 @@ def _single_stimuli(tokens: Tokens, predictions: Predictions, word_initial: Inte
     """(stimulus, column) of stimuli that were each processed by itself."""
     columns = np.full((len(tokens.stimulus_ids), len(_COLUMNS)), np.nan)
     columns[:, 1] = 0
-    for stimulus, own in predictions.apart.items():
-        ids, positions = so_far(tokens, stimulus)
+    for stimulus, own in predictions.retokenised.items():
+        ids, positions = prefix_of(tokens, stimulus)
         space_before = own.breaks[0] if ids[positions[0]] in word_initial else 0.0
         space = space_before - own.breaks[-1] if len(word_initial) else np.nan
         n_first = float((own.ranks == 1).sum())
@@ -132,13 +132,13 @@ class _Prefix:
 
 
 def _prefix(tokens: Tokens, predictions: Predictions, stimulus: int) -> _Prefix:
-    n_tokens = len(so_far(tokens, stimulus)[0])
-    if stimulus not in tokens.apart:
+    n_tokens = len(prefix_of(tokens, stimulus)[0])
+    if stimulus not in tokens.retokenised:
         entropy, space = float(predictions.entropies[n_tokens]), float(predictions.breaks[n_tokens])
         return _Prefix(n_tokens, n_tokens, 0.0, entropy, space)
-    own = predictions.apart[stimulus]
+    own = predictions.retokenised[stimulus]
     nats = -float(own.log_probabilities.sum())
-    return _Prefix(tokens.apart[stimulus].n_kept, n_tokens, nats, float(own.entropies[-1]), float(own.breaks[-1]))
+    return _Prefix(tokens.retokenised[stimulus].n_kept, n_tokens, nats, float(own.entropies[-1]), float(own.breaks[-1]))
 
 
 def _between_prefixes(
@@ -146,7 +146,7 @@ def _between_prefixes(
 ) -> tuple[float, ...]:
     """Columns of a stimulus that shares a token with a neighbour: the prefix with it minus the prefix before it."""
     before, current = _prefix(tokens, predictions, stimulus - 1), _prefix(tokens, predictions, stimulus)
-    ids, positions = so_far(tokens, stimulus)
+    ids, positions = prefix_of(tokens, stimulus)
     if not len(positions):
         return np.nan, 0, np.nan, np.nan, np.nan, np.nan
     n_common = min(before.n_shared, current.n_shared)
@@ -155,8 +155,8 @@ def _between_prefixes(
         prefix.nats - float(logs[n_common : prefix.n_shared].sum()) for prefix in (before, current)
     )  # fmt: skip
     ranks = predictions.ranks
-    if stimulus in tokens.apart:
-        ranks = np.concatenate([ranks[: current.n_shared], predictions.apart[stimulus].ranks])
+    if stimulus in tokens.retokenised:
+        ranks = np.concatenate([ranks[: current.n_shared], predictions.retokenised[stimulus].ranks])
     starts_new_token = positions[0] >= before.n_tokens
     space_before = before.space if not starts_new_token or ids[positions[0]] in word_initial else 0.0
     return (

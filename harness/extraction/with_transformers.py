@@ -55,9 +55,9 @@ def extract(
         log_probabilities: whether to compute the predictions of every token.
         overlap: fraction of a window that repeats the window before, in [0, 1).
         decoder_reads: input of T5's decoder, for its states and its predictions. "stimulus": the stimulus, while the
-            encoder reads the text before it; predictions are then per stimulus (`Predictions.apart`). "text": the whole
-            text, with an empty source, as in a decoder. "nothing": the start token, whose state is pooled, while the
-            encoder reads the text including the stimulus; there are no predictions then. The encoder's own states are
+            encoder reads the text before it; predictions are then per stimulus (`Predictions.retokenised`). "text": the
+            whole text, with an empty source, as in a decoder. "nothing": the start token, whose state is pooled, while
+            the encoder reads the text including the stimulus, without predictions. The encoder's own states are
             those of the stimulus's prefix in all three.
         bos: which windows of a decoder begin with BOS: every "window", the first of a "text", or "none", in which case
             the first token has no prediction.
@@ -105,7 +105,7 @@ def _unknown(tokens: Sequence[Tokens]) -> tuple[Predictions, ...]:
 def _facts(
     loaded: LoadedModel, tokens: Sequence[Tokens], batches: Batches, seconds: float, pooling: str, bos: str
 ) -> dict[str, object]:
-    n_reencoded = sum(len(context_tokens.apart) for context_tokens in tokens)
+    n_reencoded = sum(len(context_tokens.retokenised) for context_tokens in tokens)
     facts: dict[str, object] = {
         "n_windows": batches.n_sequences, "n_reencoded": n_reencoded, "bos": bos, "batch_tokens": batches.budget,
         "n_oom": batches.n_oom, "oom": batches.oom, "seconds": seconds,
@@ -158,9 +158,9 @@ def _run_windows(
         head = heads.head_of(loaded, padded([longest.ids], loaded.device)[0])
         heads.limit_batches(head, loaded, batches)
         for window in windows:
-            if window.apart >= 0:
-                n_own = len(tokens[window.context].apart[window.apart].ids)
-                token_predictions[window.context].apart[window.apart] = Predictions.unknown(n_own)
+            if window.retokenised >= 0:
+                n_own = len(tokens[window.context].retokenised[window.retokenised].ids)
+                token_predictions[window.context].retokenised[window.retokenised] = Predictions.unknown(n_own)
 
     def forward(batch: list[Window]) -> None:
         ids, mask = padded([window.ids for window in batch], loaded.device)

@@ -171,7 +171,7 @@ def extract(
             progress(n_done / len(windows))
     seconds, n_tokens = time.perf_counter() - started, sum(len(part.ids) for part in windows)
     facts = {
-        "n_windows": len(windows), "n_reencoded": sum(len(context_tokens.apart) for context_tokens in tokens),
+        "n_windows": len(windows), "n_reencoded": sum(len(context_tokens.retokenised) for context_tokens in tokens),
         "bos": bos, "batch_tokens": BATCH_TOKENS, "n_oom": 0, "oom": "", "seconds": seconds,
         "tokens_per_second": n_tokens / seconds, "device": str(loaded.device), "pooling": pooling,
     }  # fmt: skip
@@ -231,9 +231,11 @@ def _pooled_states(llm: Any, path: str) -> Floats:
 def _record(predictions: Predictions, window: Window, logprobs: list[Any], tokens: Tokens) -> None:
     """Record the predictions of the tokens that a window answers for; a first token without BOS has none."""
     target = predictions
-    if window.apart >= 0:
-        target = predictions.apart.setdefault(window.apart, Predictions.unknown(len(tokens.apart[window.apart].ids)))
-    offset = window.start - (window.first if window.apart >= 0 else 0)
+    if window.retokenised >= 0:
+        target = predictions.retokenised.setdefault(
+            window.retokenised, Predictions.unknown(len(tokens.retokenised[window.retokenised].ids))
+        )
+    offset = window.start - (window.first if window.retokenised >= 0 else 0)
     for t in range(max(window.first - window.start, 1 - window.n_prefix, 0), len(window.ids) - window.n_prefix):
         token = logprobs[t + window.n_prefix][int(window.ids[t + window.n_prefix])]
         target.log_probabilities[offset + t], target.ranks[offset + t] = token.logprob, token.rank

@@ -34,7 +34,7 @@ _FALLBACK = (0.5, 1.0, 1.5)
 _MARK, _CLITIC = re.compile(r" @(\S)@ "), re.compile(r" (n't|'(?:s|re|ve|ll|d|m))(?!\w)")
 
 
-class Order(NamedTuple):
+class BackoffOrder(NamedTuple):
     """n-grams of one length. A key encodes the word ids as digits in base vocabulary size + 1.
 
     Attributes:
@@ -55,7 +55,7 @@ class Trigrams:
     """A trained model. ids: word -> id, from 1 for the unknown word; orders: unigrams, bigrams, trigrams."""
 
     ids: dict[str, int]
-    orders: tuple[Order, ...]
+    orders: tuple[BackoffOrder, ...]
 
     def probabilities(self, threes: Integers) -> Floats:
         """(trigram,) probability of the last word in each row of (trigram, 3) ids, given the two before it.
@@ -150,12 +150,12 @@ def train(passages: Iterable[Sequence[str]], discounts: Sequence[Sequence[float]
     return Trigrams(ids, tuple(reversed(orders)))
 
 
-def _order(grams: Integers, counts: Integers, base: int, discounts: Sequence[float] | None) -> Order:
+def _order(grams: Integers, counts: Integers, base: int, discounts: Sequence[float] | None) -> BackoffOrder:
     """Absolute discounting: the counts taken from the n-grams of a context go to shorter n-grams."""
     taken = np.array(discounts or _discounts(counts))[np.minimum(counts, 3) - 1]
     contexts, context_of = np.unique(grams // base, return_inverse=True)
     totals = np.bincount(context_of, weights=counts)
-    return Order(
+    return BackoffOrder(
         grams, (counts - taken) / totals[context_of], contexts, np.bincount(context_of, weights=taken) / totals
     )
 

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.checkpoints.checkpoints import Checkpoint, require_planned
+from harness.checkpoints.checkpoints import Checkpoint, require_unchanged
 from harness.knowledge.questions import N_SHOTS, PREFIX, Benchmark, Task, write_tasks
 
 # Maximum answer length in tokens. BBH answers are at most one line of words; a larger limit would shorten the prompts.
@@ -64,7 +64,7 @@ def run(
         raise ValueError(
             f"{checkpoint.name} is published as {form} its base; save the merged model as a folder and evaluate that."
         )
-    require_planned(checkpoint)
+    require_unchanged(checkpoint)
     with tempfile.TemporaryDirectory(prefix="harness-questions-") as folder:
         tasks = write_tasks(benchmark, root, Path(folder))
         command = [
@@ -81,7 +81,7 @@ def run(
             raise RuntimeError(
                 f"lm-evaluation-harness gave no results for {checkpoint.name}. Its last output:\n{output}"
             )
-        require_planned(checkpoint)  # must not have changed during the run either
+        require_unchanged(checkpoint)  # must not have changed during the run either
         return LmEvalRun(json.loads(files[-1].read_text(encoding="utf-8")), tasks, cut)
 
 

@@ -41,7 +41,7 @@ N_SHOTS: dict[Benchmark, int] = {"mmlu": 5, "bbh": 3, "bbh-choice": 3}
 METRICS: dict[Benchmark, str] = {"mmlu": "acc", "bbh": "exact_match", "bbh-choice": "acc"}
 PREFIX = "brain_"  # distinguishes these task names from lm-evaluation-harness' own
 _LETTERED = re.compile(r"^\([A-Z]\)", re.MULTILINE)
-MOST_ANSWERS = 3  # a task without lettered options is multiple choice if it has at most this many different answers
+MAX_ANSWERS = 3  # a task without lettered options is multiple choice if it has at most this many different answers
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _offered(rows: list[dict[str, Any]]) -> list[list[str]]:
     if all(lettered):
         return lettered
     answers = sorted({row["target"] for row in rows})
-    return [answers] * len(rows) if len(answers) <= MOST_ANSWERS else []
+    return [answers] * len(rows) if len(answers) <= MAX_ANSWERS else []
 
 
 def _multiple_choice_settings(task_file: Path) -> dict[str, Any]:

@@ -29,8 +29,8 @@ def read(folder: Path, name: str, allow_pickle: bool = False) -> dict[str, Any]:
     """
     file = adapter_config.weights_file(folder, name, allow_pickle)
     if file.suffix == ".bin":
-        return _without_copies(weights.unpickled(file, name), name)
-    return _without_copies({key: tensor[...] for key, tensor in weights.opened(file).items()}, name)
+        return _without_copies(weights.load_pickle(file, name), name)
+    return _without_copies({key: tensor[...] for key, tensor in weights.open_safetensors(file).items()}, name)
 
 
 def _without_copies(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class LoadedModel:
         return blocks.n_embeddings(self.model)
 
     @cached_property
-    def openings(self) -> Integers:
+    def word_initial_tokens(self) -> Integers:
         """Ids of the word-initial tokens (`tokens.word_initial_tokens`) that the model has embeddings for."""
         ids = tokens.word_initial_tokens(self.tokenizer)
         return ids[ids < self.n_embeddings]
@@ -129,7 +129,7 @@ def load(
     _silence_transformers()
     devices = allocation.devices(device, n_gpus, dtype)
     architecture, skeleton = _architecture(checkpoint, dtype)
-    settings = quantization.stated(architecture.config.to_dict())
+    settings = quantization.settings_of(architecture.config.to_dict())
     precision.dtype_of(checkpoint.family, architecture.stack, checkpoint.n_parameters, dtype)
     checks.require_fit(checkpoint.name, architecture.tokenizer, skeleton)
     is_untrained = untrained_seed is not None
@@ -146,7 +146,7 @@ def load(
     first_device = torch.device(devices[0])
     if architecture.stack == "decoder":
         checks.require_causal(checkpoint.name, model, first_device, dtype)
-    quantised = "" if is_untrained else quantization.computed_in(settings)
+    quantised = "" if is_untrained else quantization.remaining_quantization(settings)
     return _loaded_model(architecture, model, first_device, dtype, quantised)
 
 

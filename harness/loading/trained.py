@@ -48,7 +48,7 @@ def load(
     name, folder = checkpoint.name, Path(checkpoint.folder)
     if checkpoint.adapter and dtype == "int8":
         raise ValueError(f"{name}: an adapter cannot be merged into int8 weights; use bfloat16.")
-    settings = quantization.stated(architecture.config.to_dict())
+    settings = quantization.settings_of(architecture.config.to_dict())
     if settings:
         method = _quantization_method(checkpoint, dtype, settings)
         if not method.dequantises:

@@ -96,7 +96,7 @@ def _cut(n: int, most: int) -> str:
     return f" Only the first {most:,} of {n:,} rows are shown." if n > most else ""
 
 
-def beside(
+def by_protocol_table(
     caption: str, columns: Columns, rows: pd.DataFrame, second: str = "Kind", folded: bool = False
 ) -> ReportTable:
     """A table with one line per source and target and one group of columns per protocol, STRICT first.

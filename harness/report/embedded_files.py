@@ -52,7 +52,7 @@ def escape_formulas(frame: pd.DataFrame) -> pd.DataFrame:
     return escaped
 
 
-def of(frames: dict[str, pd.DataFrame]) -> list[Download]:
+def embed(frames: dict[str, pd.DataFrame]) -> list[Download]:
     """Embed the tables that have rows.
 
     Args:

@@ -55,7 +55,7 @@ def findings(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol], pl
     return results + list(_tuning(frames["comparisons"])) + list(_failures(frames["failures"]))
 
 
-def in_short(frames: dict[str, pd.DataFrame], results: Analysis) -> list[str]:
+def summary(frames: dict[str, pd.DataFrame], results: Analysis) -> list[str]:
     """The summary in three sentences: the best scores, the effect of tuning, and what correlates with alignment.
 
     If a run has no data for one of the last two, the score of the time-only control and then reading times take its
@@ -67,7 +67,7 @@ def in_short(frames: dict[str, pd.DataFrame], results: Analysis) -> list[str]:
     """
     brain, reading = frames["model_scores"], frames["reading_scores"]
     brain = brain[brain["target"] == "all"]
-    sentences = [*_best_scores(brain), *analysis.of_tuning(results), *analysis.of_properties(results)[:1]]
+    sentences = [*_best_scores(brain), *analysis.tuning_sentences(results), *analysis.property_sentences(results)[:1]]
     return [*sentences, *_time_in_short(brain), *_reading_in_short(reading)][:3]
 
 

@@ -22,7 +22,7 @@ from harness.protocol import protocol_of
 from harness.report import embedded_files, figures
 from harness.report.cells import ReportTable, records
 from harness.report.figures import PROTOCOLS, Figure, standalone
-from harness.report.findings import findings, in_short
+from harness.report.findings import findings, summary
 from harness.report.sections import sections
 from harness.statistics import analysis, scores
 from harness.storage import tables, transfer
@@ -66,10 +66,10 @@ def write(out: str, run: str | None = None) -> str:
     script = (resources.files("harness.report") / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     run_id = tables.pick_run(out, run)["run"]
-    with Store(out).tables_of(run_id):
+    with Store(out).lock_tables(run_id):
         content = _content(out, run_id)
     not_embedded = {"failures", *(["layer_scores"] if content["is_large"] else [])}
-    files = embedded_files.of({name: frame for name, frame in content["frames"].items() if name not in not_embedded})
+    files = embedded_files.embed({name: frame for name, frame in content["frames"].items() if name not in not_embedded})
     page = _render("report.html.j2", content | {"files": files, "script": script, "script_hash": f"sha256-{digest}"})
     filesystem, root = fsspec.core.url_to_fs(out)
     temporary = f"{root}/.report-{uuid.uuid4().hex}.html"
@@ -142,7 +142,7 @@ def _content(out: str, run: str | None) -> dict[str, Any]:
         "seeds": sorted(set(scored["seed"])),
         "frames": frames,
         "protocols": [name for name in PROTOCOLS if name in set(scored["protocol"])],
-        "answer": in_short(frames, results),
+        "answer": summary(frames, results),
         "findings": findings(frames, protocols, run_content.get("planted") or {}),
         "sections": sections(frames, protocols, run_scores, results),
         "failures": [*records(frames["failures"]), *_parked(out, about["run"])],
@@ -181,7 +181,7 @@ def _scores(out: str, run: str, frames: dict[str, pd.DataFrame]) -> scores.Score
     run_scores = scores.of_run(out, brain, reading, properties, tables.read(out, "benchmark_scores"))
     if len(run_scores.models) > MOST_WITH_SUBJECTS:
         return run_scores
-    return replace(run_scores, people=scores.people_of(out, run, brain))
+    return replace(run_scores, people=scores.subject_scores(out, run, brain))
 
 
 def _protocols(names: set[str], of_run: list[dict[str, Any]]) -> dict[str, Protocol]:

@@ -16,7 +16,7 @@ from harness.report.cells import (
     Columns,
     Parts,
     ReportTable,
-    beside,
+    by_protocol_table,
     kind,
     kinds_of,
     records,
@@ -168,13 +168,13 @@ def _score_parts(dataset: str, rows: pd.DataFrame) -> Parts:
         legend = "Dots: models. Open rings: their untrained controls. Diamonds: other controls. Bars: intervals."
         caption = f"Score of each source. {legend}{of_many(n_models, figures.MOST_MODELS)}"
         parts.append(Figure(caption, figures.scores(overall)))
-        parts.append(beside(f"r is the median over n neuroids. {kinds_of(overall)}", cells, overall))
+        parts.append(by_protocol_table(f"r is the median over n neuroids. {kinds_of(overall)}", cells, overall))
     unique = overall[overall["unique_r2"].notna()]
     if len(unique):
         parts.append(_unique_variance(unique))
     if len(by_target):
         caption = f"By target: {by_target['target'].nunique()} regions or networks"
-        parts.append(beside(caption, few_cells, by_target, second="Target", folded=True))
+        parts.append(by_protocol_table(caption, few_cells, by_target, second="Target", folded=True))
     return parts
 
 
@@ -190,7 +190,7 @@ def _unique_variance(rows: pd.DataFrame) -> ReportTable:
         "together minus R² of the controls alone. R² is negative where the mean of a held-out topic or story differs "
         "from that of the training rows; this lowers both terms, not their difference."
     )
-    return beside(caption, columns, rows)
+    return by_protocol_table(caption, columns, rows)
 
 
 def _layer_figures(layer_scores: pd.DataFrame, model_scores: pd.DataFrame) -> Parts:

@@ -155,7 +155,7 @@ def over_cluster(
         Per layer, in order: for each block of neuroids, one `FoldFit` per fold.
     """
     if fittings.flops(fitting, layers, Y.shape[1]) < least_flops:
-        yield from fittings.fit_locally(fitting, layers, Y)
+        yield from fittings.run_locally(fitting, layers, Y)
         return
     n_cpus, n_gpus = resources()
     on_gpus = device == "cuda" and n_gpus  # GPU nodes may have left the cluster after the last extraction

@@ -138,7 +138,7 @@ class ModelQueue:
 
     def _await_larger_node(self, refused: list[Demand], dtypes: dict[str, Dtype]) -> dict[str, Placement]:
         """Return the models that fit on no live node but on a larger one, which is requested from the autoscaler."""
-        larger = reservations.to_come() if refused and self.device == "cuda" else None
+        larger = reservations.largest_addable_node() if refused and self.device == "cuda" else None
         placements = place(refused, Cluster((larger,)), dtypes) if larger else []
         waiting = {placement.model: placement for placement in placements if not placement.refused}
         if not waiting:

@@ -20,7 +20,7 @@ from harness.storage.store import Store
 from harness.units.feature_units import FeatureUnit
 
 # Environment variable of the driver: the GPUs of this cluster are declared but not real, for tests of placement.
-MADE_UP = "HARNESS_MADE_UP_GPUS"
+MADE_UP_GPUS = "HARNESS_MADE_UP_GPUS"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ModelWorker:
         reservation = Reservation.of(placement, reserve_s)
         actor_class = actors.ModelActor.options(**reservation.options)  # type: ignore[attr-defined]
         actor = actor_class.remote(
-            checkpoint, store.out, "cpu" if MADE_UP in os.environ else device, placement, allow_pickle
+            checkpoint, store.out, "cpu" if MADE_UP_GPUS in os.environ else device, placement, allow_pickle
         )
         return cls(checkpoint, placement, reservation, actor, queued, claims)
 

@@ -71,7 +71,7 @@ def run(
     store = Store(transfer.absolute(out) if address else out)  # workers run in another working directory
     store.require_writable()
     store.sweep()
-    with store.at_work():
+    with store.register_run():
         if any(name.startswith("synthetic") for name in spec.datasets):
             _prepare_quickstart(spec, store.out, address, listener)
         workload = _workload(spec, store, data_root, listener, pinned, allow_pickle, keep_going)
@@ -134,7 +134,7 @@ def _write_tables(
     """
     from harness.runs import assemble
 
-    with store.tables_of(workload.run):
+    with store.lock_tables(workload.run):
         if outcome.status != "done" or had_tables or not tables.holds(store.out, workload.run):
             assemble.write(store, workload.run, done, provenance.rows(workload, outcome, done, store, account))
 

@@ -64,7 +64,7 @@ def living() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
-def to_come() -> Node | None:
+def largest_addable_node() -> Node | None:
     """Return the largest node that the autoscaler can add, from the label LARGEST; None without that label."""
     label = next((node["Labels"][LARGEST] for node in ray.nodes() if node["Alive"] and LARGEST in node["Labels"]), "")
     n_gpus, _, gigabytes = label.partition("x")
@@ -75,7 +75,7 @@ def device_of(requested: str) -> str:
     """Resolve "auto" to "cuda" if live nodes have GPUs or nodes with GPUs can be added, else to "cpu"."""
     if requested != "auto":
         return requested
-    return "cuda" if ray.cluster_resources().get("GPU", 0) or to_come() else "cpu"
+    return "cuda" if ray.cluster_resources().get("GPU", 0) or largest_addable_node() else "cpu"
 
 
 def ask_for_gpus(bundles: Sequence[int], gpu_bytes: int = 0) -> None:

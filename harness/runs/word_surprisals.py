@@ -29,7 +29,7 @@ from harness.extraction import backends
 from harness.loading import memory
 from harness.protocol import AskedBackend, AskedDtype, Protocol, content_hash
 from harness.runs import assemble, ray_session, reservations, stopping
-from harness.runs.model_worker import MADE_UP
+from harness.runs.model_worker import MADE_UP_GPUS
 from harness.runs.stopping import Stop
 from harness.runs.workload import Failure, ProgressListener, guarded
 from harness.storage import table_files, tables, transfer
@@ -147,7 +147,7 @@ def run(
         checkpoints.require_known(name)
     store.require_writable()
     store.sweep()
-    with store.at_work():
+    with store.register_run():
         listener.busy("splitting the corpora into shards")
         all_corpora = _corpora(sources, how, store, data_root, options)
         _start_ray(address, store)
@@ -173,7 +173,7 @@ def _run_models(
     run_name = _name(jobs, all_corpora, options.protocol)
     table = f"{tables.folder(options.out, 'word_surprisals')}/run={run_name}"
     outcome = WordsOutcome(run_name, table, failures=failures)
-    with stopping.signals(ctrl_c=False) as stop, store.tables_of(run_name):
+    with stopping.signals(ctrl_c=False) as stop, store.lock_tables(run_name):
         _write(jobs, _Execution(all_corpora, store, memory_gb, listener, outcome, stop))
     return outcome
 
@@ -244,7 +244,7 @@ def _jobs(names: Sequence[str], options: _JobOptions, failures: list[Failure]) -
     """Resolve the models and place them on the cluster; those that fail are added to `failures`."""
     device = reservations.device_of(options.device)
     cluster = reservations.cluster(device)
-    larger = reservations.to_come() if device == "cuda" else None
+    larger = reservations.largest_addable_node() if device == "cuda" else None
     jobs: dict[str, WordJob] = {}
     for name, known_as in checkpoints.names_of(dict.fromkeys(names)).items():
         try:
@@ -256,9 +256,9 @@ def _jobs(names: Sequence[str], options: _JobOptions, failures: list[Failure]) -
                 (placement,) = place(demands, Cluster((larger,)), dtypes)
             if placement.refused:
                 raise memory.InsufficientMemoryError(f"{checkpoint.name}: {placement.refused}")
-            for protocol in word_units.readings_of(checkpoint, options.protocol, options.t5_reads):
+            for protocol in word_units.protocols_of(checkpoint, options.protocol, options.t5_reads):
                 job = WordJob(
-                    checkpoint, dtype, protocol, library, "cpu" if MADE_UP in os.environ else device, options.out,
+                    checkpoint, dtype, protocol, library, "cpu" if MADE_UP_GPUS in os.environ else device, options.out,
                     options.allow_pickle, placement.n_gpus, placement.gpu_share,
                 )  # fmt: skip
                 if job.name in jobs and jobs[job.name].checkpoint.revision != checkpoint.revision:
@@ -318,7 +318,7 @@ def _configure_ray_data() -> None:
 def _pool_size(job: WordJob, n_shards: int, memory_gb: float | None) -> int:
     """Return the number of workers: limited by the shards, the cores or GPUs, and the memory."""
     n_cpus, n_gpus = ray_session.resources()
-    larger = reservations.to_come()
+    larger = reservations.largest_addable_node()
     n_gpus = max(n_gpus, larger.n_gpus if larger else 0)
     if job.n_gpus:
         return max(1, min(n_shards, int(n_gpus / (job.n_gpus if job.n_gpus > 1 else job.gpu_share))))

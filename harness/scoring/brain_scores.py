@@ -15,13 +15,13 @@ from harness.kernels.ridge import FoldFit
 from harness.protocol import Protocol
 from harness.records import Features, Floats, Fold, Integers, Layer, LayerFit, Responses, indices_of
 from harness.scoring import fitting, folds
-from harness.scoring.fitting import ByFold, Fitting, Layers, Matrices, Spread, fit_locally
+from harness.scoring.fitting import ByFold, FitRunner, Fitting, Layers, Matrices, run_locally
 
 logger = logging.getLogger(__name__)
 
 
 def score_layers(
-    features: Features | ByFold, responses: Responses, protocol: Protocol, spread: Spread = fit_locally
+    features: Features | ByFold, responses: Responses, protocol: Protocol, spread: FitRunner = run_locally
 ) -> dict[Layer, LayerFit]:
     """Score every layer on every neuroid.
 
@@ -49,7 +49,7 @@ def score_layers(
 
 
 def _score_part(
-    features: Features | ByFold, responses: Responses, protocol: Protocol, spread: Spread
+    features: Features | ByFold, responses: Responses, protocol: Protocol, spread: FitRunner
 ) -> dict[Layer, LayerFit]:
     """Score all layers on one experiment."""
     splits = folds.make(protocol.folds, responses.row_groups)
@@ -67,7 +67,7 @@ def _score_part(
 
 
 def _score(
-    names: Sequence[Layer], layers: Matrices, setup: Fitting, Y: Floats, spread: Spread
+    names: Sequence[Layer], layers: Matrices, setup: Fitting, Y: Floats, spread: FitRunner
 ) -> dict[Layer, LayerFit]:
     """Fit all layers on the folds of `setup`."""
     fits, pieces = {}, spread(setup, layers, Y)

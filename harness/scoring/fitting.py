@@ -122,10 +122,10 @@ class Layers:
 
 
 # Fits every layer to every neuroid; yields, per layer in order, the fits of its blocks of neuroids in order.
-Spread = Callable[[Fitting, Matrices, Floats], Iterator[list[list[FoldFit]]]]
+FitRunner = Callable[[Fitting, Matrices, Floats], Iterator[list[list[FoldFit]]]]
 
 
-def fit_locally(fitting: Fitting, layers: Matrices, Y: Floats) -> Iterator[list[list[FoldFit]]]:
+def run_locally(fitting: Fitting, layers: Matrices, Y: Floats) -> Iterator[list[list[FoldFit]]]:
     """Fit all layers in this process, undivided, in as many parallel threads as BLAS has (one in a Ray worker).
 
     With matrix products of only a few hundred rows, two BLAS threads mostly wait for each other, more so under load.

@@ -53,8 +53,8 @@ def sentences(analysis: Analysis, protocol: str | None = None) -> list[str]:
         analysis: from `analyse`.
         protocol: which protocol to summarise; None takes STRICT if present, else the first.
     """
-    tuned = of_tuning(analysis, protocol) or [_NO_PAIRS]
-    return [*tuned, *of_properties(analysis, protocol)]
+    tuned = tuning_sentences(analysis, protocol) or [_NO_PAIRS]
+    return [*tuned, *property_sentences(analysis, protocol)]
 
 
 _NO_PAIRS = "No tuned model was scored together with its base, so the effect of tuning was not tested."
@@ -71,7 +71,7 @@ def _headline(rows: pd.DataFrame, protocol: str | None) -> pd.DataFrame:
     return average if len(average) else rows[rows["metric"] == rows["metric"].iloc[0]]
 
 
-def of_tuning(analysis: Analysis, protocol: str | None = None) -> list[str]:
+def tuning_sentences(analysis: Analysis, protocol: str | None = None) -> list[str]:
     """Summarise the effect of tuning in one sentence; empty if no pair was scored."""
     rows = _headline(analysis.tuning, protocol)
     return [] if rows.empty else [_of_tests(rows)]
@@ -94,7 +94,7 @@ def _of_tests(rows: pd.DataFrame) -> str:
     return f"{text}: {verdict} (sign flips over bases, p = {number(row['p_sign_flip'], 4)})."
 
 
-def of_properties(analysis: Analysis, protocol: str | None = None) -> list[str]:
+def property_sentences(analysis: Analysis, protocol: str | None = None) -> list[str]:
     """Name the strongest correlate of alignment, and the correlation with knowledge at constant size.
 
     Empty if there are too few bases for a correlation.

@@ -101,7 +101,7 @@ def find(path: str | None, data_root: str | None) -> str:
     )
 
 
-def beside(ours: Scores, paper: Scores) -> pd.DataFrame:
+def compare_scores(ours: Scores, paper: Scores) -> pd.DataFrame:
     """Join our scores with the paper's, for every model and data set that both contain.
 
     Returns:
@@ -177,7 +177,7 @@ def summary(compared: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def absent(ours: Scores, paper: Scores) -> tuple[list[str], list[str]]:
+def unmatched_models(ours: Scores, paper: Scores) -> tuple[list[str], list[str]]:
     """(models only in the paper, models only in our scores)."""
     theirs, own = set(paper.models.index), set(ours.models.index)
     return sorted(theirs - own), sorted(own - theirs)

@@ -125,7 +125,7 @@ def of_tables(out: str, run: str | None = None) -> Scores:
         tables.read(out, name, run_id) for name in ("model_scores", "reading_scores", "model_properties")
     )
     scores = of_run(f"{out} (run {run_id})", brain, reading, properties, tables.read(out, "benchmark_scores"))
-    return replace(scores, people=people_of(out, run_id, brain))
+    return replace(scores, people=subject_scores(out, run_id, brain))
 
 
 def of_run(
@@ -190,7 +190,7 @@ def _benchmarks(rows: pd.DataFrame | None) -> dict[str, pd.Series]:
     return {name: values.set_index("model")["value"] for name, values in newest.groupby("name")}
 
 
-def people_of(out: str, run: str, brain: pd.DataFrame) -> pd.DataFrame:
+def subject_scores(out: str, run: str, brain: pd.DataFrame) -> pd.DataFrame:
     """Scores of single subjects: median over a subject's neuroids at the layer chosen for the model.
 
     Args:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.storage import table_files, tables, transfer
-from harness.storage.manifest import CorruptUnit, StoredUnit, look
+from harness.storage.manifest import CorruptUnit, StoredUnit, find_unit
 from harness.storage.origin import CORPORA_VERSION, FEATURES_VERSION, SCORES_VERSION, SURPRISALS_VERSION
 from harness.storage.store import STALE_S, Store
 
@@ -156,7 +156,7 @@ def _units(store: Store, kind: str, *, manifest_only: bool = True) -> Iterator[t
     """Key and unit of every folder of a kind; None where the manifest is missing or unreadable."""
     for path in _entries(store, f"{store.root}/{kind}"):
         key = path.rpartition("/")[2]
-        unit = look(store.fs, path, kind, key)
+        unit = find_unit(store.fs, path, kind, key)
         if unit or not manifest_only:
             yield key, unit
 

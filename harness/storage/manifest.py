@@ -69,7 +69,7 @@ class StoredUnit:
         return all(self.stamps[name] and self.stamps[name] == facts.get("stamp") for name, facts in self.files.items())
 
 
-def look(fs: Any, folder: str, kind: str, key: str) -> StoredUnit | None:
+def find_unit(fs: Any, folder: str, kind: str, key: str) -> StoredUnit | None:
     """The unit in a folder; None if the manifest is missing or unreadable."""
     fs.invalidate_cache(folder)
     try:

@@ -32,7 +32,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from harness.storage import transfer
 from harness.storage.claims import TTL_S, Claim, Claims
-from harness.storage.manifest import MANIFEST, CorruptUnit, StoredUnit, compare, describe, look
+from harness.storage.manifest import MANIFEST, CorruptUnit, StoredUnit, compare, describe, find_unit
 
 __all__ = ["CorruptUnit", "Store"]
 
@@ -64,7 +64,7 @@ class Store:
 
     def manifest(self, kind: str, key: str) -> dict[str, Any] | None:
         """Manifest of a finished unit; None if it is absent or unreadable, or a file has another size than stated."""
-        unit = look(self.fs, self.folder(kind, key), kind, key)
+        unit = find_unit(self.fs, self.folder(kind, key), kind, key)
         return unit.manifest if unit and not unit.fault else None
 
     def has(self, kind: str, key: str, *, every_byte: bool = False) -> bool:
@@ -72,7 +72,7 @@ class Store:
 
         Compares sizes and dates; with `every_byte` also checksums, as required for units that go into a table.
         """
-        unit = look(self.fs, self.folder(kind, key), kind, key)
+        unit = find_unit(self.fs, self.folder(kind, key), kind, key)
         if unit is None:
             return False
         try:
@@ -117,7 +117,7 @@ class Store:
             yield Path(copies)
 
     def _finished(self, kind: str, key: str) -> StoredUnit:
-        unit = look(self.fs, self.folder(kind, key), kind, key)
+        unit = find_unit(self.fs, self.folder(kind, key), kind, key)
         if unit is None:
             raise FileNotFoundError(
                 f"no finished unit {self.folder(kind, key)}; run the same command again to compute it."
@@ -203,7 +203,7 @@ class Store:
     def _install(self, staging: Path, folder: str, manifest: dict[str, Any]) -> None:
         """Sync every byte to disk, then move the folder into place by one rename."""
         for name, facts in manifest["files"].items():
-            transfer.age(staging / name)
+            transfer.backdate(staging / name)
             facts["stamp"] = transfer.stamp(self.fs.info(str(staging / name)))
             transfer.sync(staging / name)
         (staging / MANIFEST).write_bytes(_encode(manifest))
@@ -263,7 +263,7 @@ class Store:
                 claim.release()
 
     @contextmanager
-    def tables_of(self, run: str) -> Iterator[None]:
+    def lock_tables(self, run: str) -> Iterator[None]:
         """Context manager: exclusive access to the tables of a run; other drivers wait."""
         while (claim := self.table_claims.take("run", run)) is None:
             time.sleep(LOOK_S)
@@ -273,7 +273,7 @@ class Store:
             claim.release()
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
+    def register_run(self) -> Iterator[None]:
         """Context manager: register this process as running, so that the units it stores are not removed as unused."""
         for path in self.claims.paths("runs"):
             if self.claims.is_dead(path):  # left by a killed run

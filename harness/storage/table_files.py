@@ -35,7 +35,7 @@ def require_name(run: str) -> str:
     return run
 
 
-def of_a_run() -> list[str]:
+def run_tables() -> list[str]:
     """Names of the tables written for each run."""
     return [table for table, columns in SCHEMAS.items() if "run" in columns]
 
@@ -50,7 +50,7 @@ def write(fs: Any, root: str, run: str) -> None:
     """
     files = {
         path.removeprefix(f"{root}/tables/"): {"bytes": int(facts["size"]), "sha256": _sha256(fs, path, facts["size"])}
-        for table in of_a_run() for path, facts in _files(fs, f"{root}/tables/{table}/run={run}")
+        for table in run_tables() for path, facts in _files(fs, f"{root}/tables/{table}/run={run}")
     }  # fmt: skip
     list_file = _list(root, run)
     transfer.retry(fs.makedirs, list_file.rpartition("/")[0], exist_ok=True)
@@ -92,7 +92,7 @@ def faults(fs: Any, root: str, run: str, tables: Iterable[str] | None = None) ->
     except (ValueError, KeyError, TypeError, AttributeError):
         yield f"the list of the files of run {run} cannot be read"
         return
-    for table in of_a_run() if tables is None else tables:
+    for table in run_tables() if tables is None else tables:
         expected = {name: facts for name, facts in listed_files.items() if name.startswith(f"{table}/run={run}/")}
         present = {
             path.removeprefix(f"{root}/tables/"): facts

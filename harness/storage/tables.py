@@ -238,14 +238,14 @@ def remove(out: str, run: str) -> None:
     filesystem, root = fsspec.core.url_to_fs(out)
     run = table_files.require_name(run)
     table_files.forget(filesystem, root, run)
-    for table in sorted(table_files.of_a_run(), key=lambda table: table != "runs"):
+    for table in sorted(table_files.run_tables(), key=lambda table: table != "runs"):
         transfer.remove(filesystem, f"{root}/tables/{table}/run={run}", recursive=True)
 
 
 def holds(out: str, run: str) -> bool:
     """Whether a run is finished and all its tables are intact; `runs` is written last."""
     filesystem, root = fsspec.core.url_to_fs(out)
-    if not all(transfer.exists(filesystem, f"{root}/tables/{name}/run={run}") for name in table_files.of_a_run()):
+    if not all(transfer.exists(filesystem, f"{root}/tables/{name}/run={run}") for name in table_files.run_tables()):
         return False
     try:
         table_files.require(filesystem, root, run)

@@ -125,7 +125,7 @@ def _consume(pending: deque[Any], n: int, digest: Any, stream: Any) -> None:
             stream.write(content)
 
 
-def age(file: Path) -> None:
+def backdate(file: Path) -> None:
     """Set a file's date back by 4 s, so that any later write changes it even where the filesystem clock is coarse."""
     then = time.time_ns() - 4 * 10**9
     os.utime(file, ns=(then, then))

@@ -71,6 +71,6 @@ def is_english(language: str) -> bool:
     return language.lower().partition("-")[0] in {"", ENGLISH}
 
 
-def in_words(language: str) -> str:
+def language_label(language: str) -> str:
     """Language code for display, with a note if it was assumed."""
     return language or "en (English, assumed since none is stated)"

@@ -189,7 +189,7 @@ class Window:
         at, rows: positions in `ids` that are pooled, and the row (stimulus over all contexts) of each.
         n_prefix: number of special tokens at the beginning.
         is_end: whether the window ends with the text.
-        apart: the retokenised stimulus that this window is for; -1 for a window of the whole text.
+        retokenised: the retokenised stimulus that this window is for; -1 for a window of the whole text.
     """
 
     ids: Integers
@@ -200,7 +200,7 @@ class Window:
     rows: Integers
     n_prefix: int = 0
     is_end: bool = False
-    apart: int = -1
+    retokenised: int = -1
 
 
 def cut(
@@ -235,8 +235,8 @@ def cut(
             ids, pooled = np.concatenate([before, encoded.ids[start:end]]), at[inside] - start + len(before)
             is_end = end == len(encoded.ids)
             result.append(Window(ids, context, start, first, pooled, row + stimuli[inside], len(before), is_end))
-        for stimulus, own in encoded.apart.items():
-            ids, pooled = so_far(encoded, stimulus)
+        for stimulus, own in encoded.retokenised.items():
+            ids, pooled = prefix_of(encoded, stimulus)
             start = max(next(s for s, end, _ in bounds if len(ids) <= end or end == len(encoded.ids)), len(ids) - size)
             before = no_prefix if start and bos == "text" else begin
             pooled = (pooled[-1:] if pooling == "last" else pooled[pooled >= start]) - start + len(before)
@@ -251,7 +251,7 @@ def _pooled(encoded: Tokens, pooling: str) -> tuple[Integers, Integers]:
 
     A position may serve several stimuli: an empty stimulus uses the last token of the preceding text.
     """
-    in_common_pass = np.array([k not in encoded.apart for k in range(len(encoded.last))], dtype=bool)
+    in_common_pass = np.array([k not in encoded.retokenised for k in range(len(encoded.last))], dtype=bool)
     by_last = in_common_pass & (encoded.last >= 0)  # stimuli pooled by their last token
     if pooling == "last":
         return encoded.last[by_last], np.flatnonzero(by_last)
@@ -260,7 +260,7 @@ def _pooled(encoded: Tokens, pooling: str) -> tuple[Integers, Integers]:
     return np.append(own, encoded.last[by_last]), np.append(encoded.owners[own], np.flatnonzero(by_last))
 
 
-def so_far(encoded: Tokens, stimulus: int) -> tuple[Integers, Integers]:
+def prefix_of(encoded: Tokens, stimulus: int) -> tuple[Integers, Integers]:
     """Token ids of the prefix that ends with a stimulus.
 
     Args:
@@ -271,14 +271,14 @@ def so_far(encoded: Tokens, stimulus: int) -> tuple[Integers, Integers]:
         (token,) ids of the prefix, and the positions of the stimulus's own tokens in it; for a stimulus without a token
         the position of the last preceding token, if there is one.
     """
-    if stimulus in encoded.apart:
-        own = encoded.apart[stimulus]
+    if stimulus in encoded.retokenised:
+        own = encoded.retokenised[stimulus]
         ids = np.concatenate([encoded.ids[: own.n_kept], own.ids])
         return ids, np.arange(len(ids) - own.n_own, len(ids))
     if stimulus < 0:
         n_before = int(np.argmax(encoded.owners >= 0)) if len(encoded.ids) else 0
         return encoded.ids[:n_before], np.zeros(0, dtype=np.int64)
-    end = max(so_far(encoded, -1)[0].size, int(encoded.last[: stimulus + 1].max()) + 1)
+    end = max(prefix_of(encoded, -1)[0].size, int(encoded.last[: stimulus + 1].max()) + 1)
     positions = np.flatnonzero(encoded.owners[:end] == stimulus)
     has_none_before = encoded.last[stimulus] < 0
     return encoded.ids[:end], positions if len(positions) or has_none_before else np.array([end - 1])

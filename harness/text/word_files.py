@@ -58,7 +58,7 @@ class WordFile:
     notes: tuple[str, ...] = ()
 
 
-def opened(path: Path, options: TextOptions) -> WordFile:
+def open_word_file(path: Path, options: TextOptions) -> WordFile:
     """Detect the format of a file.
 
     Raises:
@@ -72,7 +72,7 @@ def opened(path: Path, options: TextOptions) -> WordFile:
     if suffix not in _TABLES:
         _require_no_table(source)
         return WordFile(lambda: _plain(source, options))
-    layout = form.find(source, ("word",))
+    layout = form.detect(source, ("word",))
     _require_columns(path.name, layout.names)
     return WordFile(lambda: table.stream(source, layout), layout.notes)
 

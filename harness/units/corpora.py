@@ -96,7 +96,7 @@ def put(source: str, rule: str, store: Store, data_root: str | None = None, opti
         ValueError: if there is no column `word`, no word, an empty word or one with surrounding spaces, a duplicate
             id, a passage that is not contiguous, or an unreadable file; the message names file, line and column.
     """
-    text = word_stream.opened(source, data_root, options)
+    text = word_stream.open_words(source, data_root, options)
     text.log_notes()
     made_of = [CORPORA_VERSION, text.version, rule, contexts.PIECE, contexts.LEAD, SHARD_WORDS]
     differences = text.differs_from_before()
@@ -130,7 +130,7 @@ def read(key: str, store: Store) -> Shard:
 
 def check(source: str, data_root: str | None = None, options: TextOptions = AS_FOUND) -> None:
     """Parse a whole corpus and log notes on unusual content; raises the errors of `put`."""
-    text = word_stream.opened(source, data_root, options)
+    text = word_stream.open_words(source, data_root, options)
     text.log_notes()
     for _ in text.words():
         pass
@@ -138,7 +138,7 @@ def check(source: str, data_root: str | None = None, options: TextOptions = AS_F
 
 def shards_of(source: str, rule: str, data_root: str | None = None, options: TextOptions = AS_FOUND) -> Iterator[Shard]:
     """Yield the shards of a corpus without storing them; raises the errors of `put`."""
-    text = word_stream.opened(source, data_root, options)
+    text = word_stream.open_words(source, data_root, options)
     return _shards(text.words(), rule, text.joiner)
 
 

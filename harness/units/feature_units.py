@@ -114,15 +114,17 @@ class FeatureUnit:
         settings, kind = self.protocol, self.source.kind
         stimuli = contexts.shuffled(self.stimuli, self.source.seed) if kind == "shuffled" else self.stimuli
         texts = contexts.build(stimuli, settings.context, settings.context_words)
-        encoded = [model.reader.encode(text, in_chat=kind == "chat") for text in texts]
+        encoded = [model.loaded.encode(text, in_chat=kind == "chat") for text in texts]
         extraction = model.extract(encoded, settings, states=self.states, log_probabilities=self.surprisals)
         parity = check(model, encoded, extraction, settings)
         arrays: dict[str, Any] = (
             {str(layer): matrix for layer, matrix in extraction.features.values.items()} if extraction.features else {}
         )
         if extraction.predictions is not None:
-            alone = settings.decoder_reads == "stimulus" and model.reader.is_encoder_decoder
-            words = surprisal.per_word(encoded, extraction.predictions, model.reader.openings, alone=alone)
+            alone = settings.decoder_reads == "stimulus" and model.loaded.is_encoder_decoder
+            words = surprisal.per_word(
+                encoded, extraction.predictions, model.loaded.word_initial_tokens, single_stimuli=alone
+            )
             arrays |= {name: getattr(words, name) for name in WORD_ARRAYS}
         facts = {
             "schema": FEATURES_VERSION, "model": self.source.name, "context": settings.context,

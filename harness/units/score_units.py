@@ -18,7 +18,7 @@ from harness.protocol import Protocol, Sampling, content_hash
 from harness.records import Ceiling, Dataset, Features, Surprisals, indices_of
 from harness.scoring import brain_scores as scoring
 from harness.scoring import folds, next_word, reader_slopes, reading_times
-from harness.scoring.fitting import Spread, fit_locally
+from harness.scoring.fitting import FitRunner, run_locally
 from harness.scoring.rows import BrainRows
 from harness.scoring.unique_variance import over_controls
 from harness.storage import tables
@@ -67,7 +67,7 @@ class ScoreUnit:
         }  # fmt: skip
         return content_hash(made_of)[:32]
 
-    def run(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: Spread = fit_locally) -> None:
+    def run(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: FitRunner = run_locally) -> None:
         """Score, and store the rows of each table as Parquet under this unit's key (all columns except the run).
 
         Args:
@@ -93,7 +93,7 @@ class ScoreUnit:
         }  # fmt: skip
         store.put("scores", self.key, write, facts)
 
-    def _brain_tables(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: Spread) -> dict[str, pa.Table]:
+    def _brain_tables(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: FitRunner) -> dict[str, pa.Table]:
         responses = dataset.responses
         assert responses is not None  # noqa: S101 - checked by the caller
         features, words = self._features(dataset, store)

@@ -39,12 +39,12 @@ def read(model: Model, shard: Shard, how: Protocol) -> WordSurprisals:
         ValueError: if the extraction fails.
         ParityError: if a plain forward pass of transformers gives different values.
     """
-    encoded = [model.reader.encode(context) for context in shard.contexts()]
+    encoded = [model.loaded.encode(context) for context in shard.contexts()]
     extraction = model.extract(encoded, how, states=False, log_probabilities=True)
     facts = {**extraction.facts, **parity.check(model, encoded, extraction, how), "backend": model.backend}
     assert extraction.predictions is not None  # noqa: S101 - log_probabilities=True
-    alone = model.reader.is_encoder_decoder and how.decoder_reads == "stimulus"
-    words = surprisal.per_word(encoded, extraction.predictions, model.reader.openings, alone=alone)
+    alone = model.loaded.is_encoder_decoder and how.decoder_reads == "stimulus"
+    words = surprisal.per_word(encoded, extraction.predictions, model.loaded.word_initial_tokens, single_stimuli=alone)
     passages, sentences, ids, texts = zip(*shard.own(), strict=True)
     if words.word_ids != ids:
         raise ValueError("surprisal: the extracted words differ from the words of the shard.")  # internal error
@@ -77,7 +77,7 @@ def context_in_words(checkpoint: Checkpoint, how: Protocol) -> str:
     return f"{how.context}, {'in the encoder' if how.decoder_reads == 'stimulus' else 'by the decoder alone'}"
 
 
-def readings_of(checkpoint: Checkpoint, how: Protocol, t5_reads: str) -> list[Protocol]:
+def protocols_of(checkpoint: Checkpoint, how: Protocol, t5_reads: str) -> list[Protocol]:
     """Protocols to run for a model: one for a decoder, one or two for T5.
 
     Args:
@@ -125,7 +125,7 @@ def surprisals(
     allow_pickle: bool = False,
     options: TextOptions = AS_FOUND,
     progress: Callable[[str, int], None] | None = None,
-    remarked: Callable[[str, str], None] | None = None,
+    on_note: Callable[[str, str], None] | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Compute the surprisal of each word of several corpora under several models, in this process.
 
@@ -141,7 +141,7 @@ def surprisals(
         allow_pickle: whether pickled weights may be loaded.
         options: language, joiner and encoding of the texts.
         progress: called after each shard with the model and the number of words processed.
-        remarked: called with the model and each note on its tokenizer or files (`Checkpoint.notes`).
+        on_note: called with the model and each note on its tokenizer or files (`Checkpoint.notes`).
 
     Yields:
         Per model and shard one row per word: corpus, model, revision, dtype, context, and the columns of `read`.
@@ -155,10 +155,10 @@ def surprisals(
         checkpoints.require_known(name)
     for name, known_as in checkpoints.names_of(dict.fromkeys(names)).items():
         checkpoint, model_dtype = resolve(name, dtype, known_as, allow_pickle=allow_pickle)
-        if remarked:
+        if on_note:
             for note in checkpoint.notes:
-                remarked(checkpoint.name, note)
-        modes = readings_of(checkpoint, how, t5_reads)
+                on_note(checkpoint.name, note)
+        modes = protocols_of(checkpoint, how, t5_reads)
         library, _ = backends.choose(checkpoint, backend, device, model_dtype, states=False)
         model = backends.load(library, checkpoint, device, model_dtype, allow_pickle=allow_pickle)
         for source in sources:

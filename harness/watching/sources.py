@@ -188,7 +188,7 @@ def _damage(folder: Path, allow_pickle: bool) -> str:
         if is_adapter and not (folder / "config.json").is_file():
             return ""
         read_json(folder / "config.json", folder.name)
-        if pickles.are_all_of(folder):
+        if pickles.folder_has_only_pickles(folder):
             pickles.require_allowed(folder, folder.name, allow_pickle)
             pickled_files(folder, folder.name)
         else:
@@ -222,7 +222,7 @@ def _on_hub(name: str, revision: str = "") -> Iterator[FoundCheckpoint]:
     entry = model_table.find(name)
     hub_id = entry.hub_id if entry else name
     wanted = model_table.steps(entry) if entry and entry.checkpoints else None
-    for ref, commit in hub.heads(hub_id, pull_requests=revision.startswith("refs/")).items():
+    for ref, commit in hub.commits_by_ref(hub_id, pull_requests=revision.startswith("refs/")).items():
         if ref == revision or ((wanted is None or ref in wanted) and not ref.startswith("refs/")):
             yield FoundCheckpoint(f"{name}@{ref}", f"{hub_id}@{ref}", commit)
 

@@ -173,7 +173,7 @@ def once(spec: EvaluationSpec, out: str, kills: int, seed: int, within_s: float)
     """One run on a cluster of its own."""
     made, node = machines(4, 8)
     cluster = reservations.cluster("cuda")
-    planned = forecast.plan(WANTED.values(), cluster, "bfloat16")
+    planned = forecast.make_forecast(WANTED.values(), cluster, "bfloat16")
     killer = Killer(made, node, kills, within_s, seed, out)
     killer.start()
     began = time.monotonic()

@@ -52,11 +52,11 @@ def both(request, tmp_path_factory):
 ])  # fmt: skip
 def test_states_and_log_probabilities_equal_those_of_transformers(both, rule, pooling, window):
     _, ours, served = both
-    encoded = [ours.reader.encode(context) for context in contexts.build(STIMULI, rule)]
+    encoded = [ours.loaded.encode(context) for context in contexts.build(STIMULI, rule)]
     if window == CONTEXT:
         assert len(encoded[0].ids) > with_vllm.BATCH_TOKENS
-    theirs = with_transformers.extract(ours.reader, encoded, window, pooling=pooling)
-    extraction = with_vllm.extract(served.reader, encoded, window, pooling=pooling)
+    theirs = with_transformers.extract(ours.loaded, encoded, window, pooling=pooling)
+    extraction = with_vllm.extract(served.loaded, encoded, window, pooling=pooling)
     assert extraction.features.layers == theirs.features.layers
     for layer, states in theirs.features.values.items():
         largest = np.abs(states).max()
@@ -78,14 +78,14 @@ def test_a_feature_unit_records_its_backend_and_leaves_no_file_behind(both, tmp_
     assert store.manifest("features", unit.key)["backend"] == "vllm"
     assert all(np.isfinite(features.values[layer]).all() for layer in features.layers)
     assert np.isfinite(words.bits).all()
-    assert not list(Path(served.reader.model.folder.name).iterdir())
+    assert not list(Path(served.loaded.model.folder.name).iterdir())
 
 
 def test_states_and_probabilities_can_be_requested_separately(both):
     _, ours, served = both
-    encoded = [ours.reader.encode(context) for context in contexts.build(STIMULI, "passage")][:2]
-    assert with_vllm.extract(served.reader, encoded, states=False).features is None
-    assert with_vllm.extract(served.reader, encoded, log_probabilities=False).log_probabilities is None
+    encoded = [ours.loaded.encode(context) for context in contexts.build(STIMULI, "passage")][:2]
+    assert with_vllm.extract(served.loaded, encoded, states=False).features is None
+    assert with_vllm.extract(served.loaded, encoded, log_probabilities=False).log_probabilities is None
 
 
 def test_vllm_returns_the_states_of_the_listed_families():

@@ -20,7 +20,7 @@ from harness.records import Floats, Integers, Stimuli
 log = logging.getLogger(__name__)
 
 # Minimum r of the means over readers with the published means, if the file has all readers and if it has some of them.
-SAME, ALIKE = 1 - 1e-9, 0.7
+MIN_R_ALL, MIN_R_SUBSET = 1 - 1e-9, 0.7
 _MARGIN = 0.1  # by which the r of the best shift must exceed that of any other
 _SHIFTS = (0, 1, 2, -1, -2)
 _COLUMNS = {"subject": "WorkerId", "story_id": "item", "zone_raw": "zone", "RT": "RT", "correct": "correct"}
@@ -48,7 +48,7 @@ def read(path: Path, stimuli: Stimuli, published_ms: Floats, least_r: float) -> 
             story_id, zone_raw, RT, correct); other columns are ignored.
         stimuli: words with ids "story.word", both from 1; stories are complete.
         published_ms: (word,) published means over readers.
-        least_r: minimum r of the means with the published ones, SAME or ALIKE.
+        least_r: minimum r of the means with the published ones, MIN_R_ALL or MIN_R_SUBSET.
 
     Raises:
         ValueError: if a column is missing, a reader has two times for a word, or no shift fits; lists the r of each.

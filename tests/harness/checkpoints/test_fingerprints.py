@@ -70,7 +70,7 @@ def test_a_checkpoint_with_new_timestamps_but_same_content_is_loaded(folder):
     planned = checkpoints.resolve(str(folder))
     os.utime(folder / "model.safetensors")
     assert fingerprints.files_fingerprint(folder) != planned.stamp
-    checkpoints.require_planned(planned)
+    checkpoints.require_unchanged(planned)
     backends.load("transformers", planned, "cpu")
 
 

@@ -174,7 +174,7 @@ def test_resolving_gives_commit_and_size_and_weights_are_fetched_at_loading(site
     ready = checkpoints.with_weights(checkpoint)
     assert (Path(ready.folder) / "model.safetensors").is_file()
     model = backends.load("transformers", checkpoint, "cpu")
-    ours = model.reader.model.get_input_embeddings().weight
+    ours = model.loaded.model.get_input_embeddings().weight
     assert torch.equal(ours, load_file(folder / "model.safetensors")["model.embed_tokens.weight"])
     n = len(site.requests)
     assert checkpoints.with_weights(checkpoint) == ready
@@ -219,7 +219,7 @@ def test_valid_revision_names_are_accepted(revision):
 def test_invalid_revisions_and_paths_out_of_the_cache_are_refused(site, folder, revision):
     site.add("org/model", folder)
     with pytest.raises(ValueError, match="is no revision; give a branch, a tag or a commit"):
-        hub.look("org/model", revision)
+        hub.resolve_revision("org/model", revision)
     assert not site.requests
 
 
@@ -251,7 +251,7 @@ def test_a_pickle_only_model_is_refused_before_fetching_and_the_error_names_its_
     assert not [path for _, path in site.requests if "/resolve/" in path]
     checkpoint = checkpoints.resolve("org/model@refs/pr/2")
     assert (checkpoint.name, checkpoint.revision) == ("org/model@refs/pr/2", converted)
-    loaded = backends.load("transformers", checkpoint, "cpu").reader.model.get_input_embeddings().weight
+    loaded = backends.load("transformers", checkpoint, "cpu").loaded.model.get_input_embeddings().weight
     assert torch.equal(loaded, load_file(folder / "model.safetensors")["model.embed_tokens.weight"])
 
 
@@ -275,8 +275,8 @@ def test_a_table_model_can_be_loaded_from_a_pull_request(site, folder, pickled, 
     assert set(hub.pinned()) == {"t5-base@refs/pr/2", "t5-base"}
     site.add("google/t5-v1_1-base", tiny.build("llama", folder.parent / "later", TEXT, 4), "refs/pr/2")
     assert checkpoints.resolve("t5-base@refs/pr/2").revision == commit
-    assert hub.heads("google/t5-v1_1-base") == {"main": hub.pinned()["t5-base"]["commit"]}
-    assert "refs/pr/2" in hub.heads("google/t5-v1_1-base", pull_requests=True)
+    assert hub.commits_by_ref("google/t5-v1_1-base") == {"main": hub.pinned()["t5-base"]["commit"]}
+    assert "refs/pr/2" in hub.commits_by_ref("google/t5-v1_1-base", pull_requests=True)
     (seen,) = sources.list_checkpoints(str(_list(folder.parent / "list.txt", "t5-base@refs/pr/2")))
     assert seen.model == "t5-base@refs/pr/2"
     with pytest.raises(ValueError, match="t5-base@refs/pr/9 is not among"):
@@ -296,7 +296,7 @@ def test_allowed_pickles_are_fetched_without_other_files_and_loaded(site, folder
     assert checkpoint.n_parameters == sum(tensor.numel() for tensor in local.values())  # not in the table, so counted
     with pytest.raises(ValueError, match="pickle"):
         backends.load("transformers", checkpoint, "cpu")
-    weights = backends.load("transformers", checkpoint, "cpu", allow_pickle=True).reader.model.state_dict()
+    weights = backends.load("transformers", checkpoint, "cpu", allow_pickle=True).loaded.model.state_dict()
     assert torch.equal(weights["model.embed_tokens.weight"], local["model.embed_tokens.weight"])
     fetched = {path.name for path in Path(checkpoint.folder).iterdir()}
     assert "pytorch_model.bin" in fetched
@@ -361,7 +361,7 @@ def test_a_delta_is_added_to_its_base_each_at_its_own_commit(site, folder, tmp_p
     checkpoint = checkpoints.resolve("tuned")
     assert checkpoint.revision == f"{commits[1]}+{commits[0]}"
     assert (checkpoint.tuned_from, checkpoint.base_hub_id) == ("base", "org/base")
-    weights = backends.load("transformers", checkpoint, "cpu").reader.model.get_input_embeddings().weight
+    weights = backends.load("transformers", checkpoint, "cpu").loaded.model.get_input_embeddings().weight
     np.testing.assert_allclose(weights.detach().numpy(), base["model.embed_tokens.weight"].numpy() + 0.25, atol=1e-6)
 
 
@@ -390,7 +390,7 @@ def test_an_adapter_is_merged_onto_its_base_each_at_its_own_commit(site, folder,
     assert not list(Path(checkpoint.folder).glob("*.safetensors"))
     assert not list(Path(checkpoint.base_folder).glob("*.safetensors"))
     key = "model.layers.0.self_attn.q_proj.weight"
-    loaded = backends.load("transformers", checkpoint, "cpu").reader.model.state_dict()[key]
+    loaded = backends.load("transformers", checkpoint, "cpu").loaded.model.state_dict()[key]
     merged = wrapped.merge_and_unload().state_dict()[key]
     np.testing.assert_allclose(loaded.numpy(), merged.numpy(), atol=1e-6)
     assert not np.allclose(loaded.numpy(), load_file(folder / "model.safetensors")[key].numpy(), atol=1e-3)

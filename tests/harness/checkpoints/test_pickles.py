@@ -45,7 +45,7 @@ def folder(safe, tmp_path):
     (["rng_state.pth"], False), (["ggml-model.bin"], False), ([], False),
 ])  # fmt: skip
 def test_pickled_weights_are_distinguished_from_trainer_states_and_other_libraries(names, expected):
-    assert pickles.are_all(names) == expected
+    assert pickles.has_only_pickles(names) == expected
 
 
 def test_pickles_and_safetensors_have_the_same_parameter_count(safe, folder):
@@ -172,7 +172,7 @@ def test_a_counting_process_that_fails_or_hangs_is_reported(folder, monkeypatch)
     with pytest.raises(ValueError, match="the process reading them ended with status 1"):
         pickles.count(folder, "m", allow_pickle=True)
     monkeypatch.undo()
-    monkeypatch.setattr(pickles, "LONGEST_S", 0.001)
+    monkeypatch.setattr(pickles, "COUNT_TIMEOUT_S", 0.001)
     with pytest.raises(ValueError, match="took longer than"):
         pickles.count(folder, "m", allow_pickle=True)
 

@@ -251,14 +251,14 @@ def test_packed_weights_are_counted_unpacked(settings, tensors, n):
     }}, "compressed-tensors 8-bit activations"),
 ])  # fmt: skip
 def test_remaining_quantisation_is_described(settings, words):
-    assert quantization.computed_in(settings) == words
+    assert quantization.remaining_quantization(settings) == words
 
 
 def test_quantisation_settings_of_a_nested_text_model_are_found():
-    assert quantization.stated({"text_config": {"quantization_config": {"quant_method": "fp8"}}}) == {
+    assert quantization.settings_of({"text_config": {"quantization_config": {"quant_method": "fp8"}}}) == {
         "quant_method": "fp8"
     }
-    assert quantization.stated({"quantization_config": None}) == {}
+    assert quantization.settings_of({"quantization_config": None}) == {}
     assert quantization.method_of({}) == ""
 
 

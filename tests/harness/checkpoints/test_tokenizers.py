@@ -291,17 +291,19 @@ def test_surprisals_of_twenty_difficult_words_equal_a_plain_transformers_forward
     model.save_pretrained(folder)
     (context,) = contexts.build(Stimuli(tuple(map(str, range(20))), TRICKY, ("p",) * 20), "passage")
     loaded = backends.load("transformers", checkpoints.resolve(str(folder)), "cpu")
-    read, how = loaded.reader.encode(context), surprisal_alone()
+    read, how = loaded.loaded.encode(context), surprisal_alone()
     extracted = loaded.extract([read], how, states=False, log_probabilities=True)
-    words = surprisal.per_word([read], extracted.predictions, loaded.reader.openings)
+    words = surprisal.per_word([read], extracted.predictions, loaded.loaded.word_initial_tokens)
     ids = published_ids(folder, context.text)
     assert ids == read.ids.tolist()
-    whole = [*loaded.reader.prefix, *ids]
+    whole = [*loaded.loaded.prefix, *ids]
     with torch.no_grad():
         logs = model(input_ids=torch.tensor([whole])).logits[0].double().log_softmax(-1)
     first = len(whole) - len(ids)
     costs = np.array([-logs[at - 1, whole[at]].item() if at else np.nan for at in range(first, len(whole))])
-    for word in np.flatnonzero([word not in read.apart and word - 1 not in read.apart for word in range(20)]):
+    for word in np.flatnonzero(
+        [word not in read.retokenised and word - 1 not in read.retokenised for word in range(20)]
+    ):
         assert words.bits[word] * np.log(2) == pytest.approx(costs[read.owners == word].sum(), rel=1e-4, nan_ok=True)
     assert np.isfinite(words.bits[1:]).all()
     assert np.isfinite(words.bits[0]) == bool(first)

@@ -303,7 +303,7 @@ def test_error_for_a_weight_under_two_names_states_both(base, tmp_path):
 def test_a_prefix_shared_by_only_some_names_is_kept(base, tmp_path):
     """Only a prefix of all names is taken for a wrapper."""
     tensors = {"module.a": torch.ones(2), "b": torch.ones(2)}
-    assert weights.unwrapped(tensors, "m").keys() == tensors.keys()
+    assert weights.strip_wrappers(tensors, "m").keys() == tensors.keys()
 
 
 # --- shards that repeat a tensor --------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def test_the_scale_spec_on_four_nodes_is_within_15_percent_of_the_bound_and_70b_
     assert len(demands) == 100
     assert min(demand.n_parameters for demand in demands) >= 6e7
     assert max(demand.n_parameters for demand in demands) == 7e10
-    document = forecast_view.as_json(forecast.plan(demands, Cluster.made_up(4, 8, 80)))
+    document = forecast_view.as_json(forecast.make_forecast(demands, Cluster.made_up(4, 8, 80)))
     assert (len(document["assignments"]), document["refused"]) == (100, [])
     assert 1 <= document["makespan_s"] / document["lower_bound_s"] == document["ratio"] < 1.15
     large = [row for row in document["assignments"] if row["model"].endswith("70b")]

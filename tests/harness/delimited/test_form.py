@@ -176,7 +176,7 @@ def test_a_plain_file_gives_the_cells_that_pandas_reads(tmp_path):
     rng = np.random.default_rng(0)
     words = rng.choice(["a", "NA", "", " x", "y ", "ü", "a b", "1e5", "'"], (5_000, 3))
     pd.DataFrame(words, columns=["word", "b", "c"]).to_csv(tmp_path / "t.csv", index=False)
-    detected = form.find(TextSource(str(tmp_path / "t.csv")), WANTED)
+    detected = form.detect(TextSource(str(tmp_path / "t.csv")), WANTED)
     theirs = pd.read_csv(tmp_path / "t.csv", dtype=str, keep_default_na=False)
     parts = [part.frame for part in table.stream(TextSource(str(tmp_path / "t.csv")), detected)]
     filled = (theirs != "").any(axis=1)

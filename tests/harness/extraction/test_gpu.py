@@ -41,7 +41,7 @@ def test_states_and_surprisal_equal_those_of_the_cpu(family, tmp_path):
     if family not in BERTS:
         alone = model.is_encoder_decoder
         gpu_words, cpu_words = (
-            surprisal.per_word(encoded, extraction.predictions, loaded.openings, alone=alone)
+            surprisal.per_word(encoded, extraction.predictions, loaded.word_initial_tokens, single_stimuli=alone)
             for extraction, loaded in ((ours, model), (theirs, plain))
         )
         np.testing.assert_allclose(gpu_words.bits, cpu_words.bits, atol=1e-3, rtol=1e-4)

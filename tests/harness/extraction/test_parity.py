@@ -29,8 +29,8 @@ def model(request, tmp_path_factory):
 
 
 def extracted(model, protocol=PROTOCOL):
-    encoded = [model.reader.encode(context) for context in contexts.build(STIMULI, protocol.context)]
-    logs = model.reader.stack != "encoder" and protocol.decoder_reads != "nothing"
+    encoded = [model.loaded.encode(context) for context in contexts.build(STIMULI, protocol.context)]
+    logs = model.loaded.stack != "encoder" and protocol.decoder_reads != "nothing"
     return encoded, model.extract(encoded, protocol, states=True, log_probabilities=logs)
 
 
@@ -51,7 +51,7 @@ def test_correct_features_differ_by_rounding_only(model, how):
 @pytest.mark.parametrize("row", [0, 4])
 def test_a_wrong_state_in_one_layer_is_detected(model, row):
     encoded, extraction = extracted(model)
-    stack = "encoder" if model.reader.stack == "encoder" else "decoder"
+    stack = "encoder" if model.loaded.stack == "encoder" else "decoder"
     values = {layer: matrix.copy() for layer, matrix in extraction.features.values.items()}
     values[Layer(stack, 2)][row, 7] += 0.01 * np.abs(values[Layer(stack, 2)]).max()
     wrong = Extraction(Features(values, extraction.features.row_ids), extraction.predictions)
@@ -67,11 +67,11 @@ def test_missing_states_are_detected(model):
 
 
 def test_a_wrong_log_probability_is_detected(model):
-    if model.reader.stack == "encoder":
+    if model.loaded.stack == "encoder":
         pytest.skip("an encoder gives no log-probabilities")
     encoded, extraction = extracted(model)
     for predictions in extraction.predictions:
-        for part in (predictions, *predictions.apart.values()):
+        for part in (predictions, *predictions.retokenised.values()):
             part.log_probabilities[:] += 0.01
     with pytest.raises(parity.ParityError, match="log-probabilities"):
         parity.check(model, encoded, Extraction(None, extraction.predictions), PROTOCOL)
@@ -95,9 +95,9 @@ def test_a_text_too_long_for_a_plain_forward_is_skipped(model, monkeypatch):
 def test_nothing_is_stored_if_a_model_is_not_reproducible(tmp_path):
     checkpoint = checkpoints.resolve(str(tiny.build("llama", tmp_path / "m", TEXTS, 0)))
     model = backends.load("transformers", checkpoint, "cpu")
-    model.reader.model.train()  # enables dropout, which a Llama does not have by default
-    model.reader.model.config.attention_dropout = 0.5
-    for block in model.reader.model.model.layers:
+    model.loaded.model.train()  # enables dropout, which a Llama does not have by default
+    model.loaded.model.config.attention_dropout = 0.5
+    for block in model.loaded.model.model.layers:
         block.self_attn.attention_dropout = 0.5
     store = Store(str(tmp_path / "out"))
     unit = FeatureUnit(FeatureSource("m", "model", checkpoint.revision, 0, checkpoint), STIMULI, PROTOCOL, True, True)

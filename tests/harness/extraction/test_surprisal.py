@@ -121,10 +121,10 @@ def _words(texts, **more):
     return Stimuli(tuple(map(str, range(len(texts)))), tuple(texts), ("p",) * len(texts), **more)
 
 
-def _extracted(model, stimuli, rule="passage", alone=False, **options):
+def _extracted(model, stimuli, rule="passage", single_stimuli=False, **options):
     encoded = [model.encode(context) for context in contexts.build(stimuli, rule)]
     predictions = with_transformers.extract(model, encoded, states=False, **options).predictions
-    return surprisal.per_word(encoded, predictions, model.openings, alone=alone)
+    return surprisal.per_word(encoded, predictions, model.word_initial_tokens, single_stimuli=single_stimuli)
 
 
 def _nats(model, text):
@@ -157,7 +157,7 @@ def merging(tmp_path_factory):
 def test_words_that_share_a_token_get_the_difference_of_two_prefixes(merging):
     stimuli = _words(TEXT.split())
     (encoded,) = [merging.encode(context) for context in contexts.build(stimuli, "passage")]
-    assert encoded.apart, "no token crosses the end of a word"
+    assert encoded.retokenised, "no token crosses the end of a word"
     surprisals = _extracted(merging, stimuli)
     costs = [_nats(merging, " ".join(stimuli.texts[: k + 1])) for k in range(len(stimuli))]
     np.testing.assert_allclose(surprisals.bits * np.log(2), np.diff([0, *costs]), rtol=1e-5, atol=1e-4)
@@ -184,7 +184,7 @@ def test_surprisal_adds_up_if_a_token_ends_inside_a_character(tmp_path):
     model = loaded_model.load(checkpoints.resolve(str(tiny.build("llama", tmp_path / "llama", [text], 3))))
     stimuli = _words(list(text), separator="")
     (encoded,) = [model.encode(context) for context in contexts.build(stimuli, "passage")]
-    assert encoded.apart, "no token crosses the end of a word"
+    assert encoded.retokenised, "no token crosses the end of a word"
     surprisals = _extracted(model, stimuli)
     costs = [_nats(model, text[: k + 1]) for k in range(len(text))]
     np.testing.assert_allclose(surprisals.bits * np.log(2), np.diff([0, *costs]), rtol=1e-5, atol=1e-4)
@@ -241,14 +241,14 @@ def test_the_space_correction_excludes_longer_words(tmp_path):
     with torch.no_grad():
         logs = model.model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
     n_own = int(plain.n_tokens[-1])
-    p_space_before = logs[-1 - n_own].exp()[model.openings].sum().item()
-    p_space_after = logs[-1].exp()[model.openings].sum().item()
+    p_space_before = logs[-1 - n_own].exp()[model.word_initial_tokens].sum().item()
+    p_space_after = logs[-1].exp()[model.word_initial_tokens].sum().item()
     corrected = 2.0 ** -(plain.bits[-1] + plain.space_bits[-1])
     assert corrected == pytest.approx(2.0 ** -plain.bits[-1] * p_space_after / p_space_before, rel=1e-4)
     assert 0 < p_space_before < 1
-    pieces = [model.tokenizer.decode([i]) for i in model.openings]
+    pieces = [model.tokenizer.decode([i]) for i in model.word_initial_tokens]
     assert all(piece[:1].isspace() or piece == model.tokenizer.eos_token for piece in pieces)
-    others = set(range(len(model.tokenizer))) - set(map(int, model.openings))
+    others = set(range(len(model.tokenizer))) - set(map(int, model.word_initial_tokens))
     assert not any(model.tokenizer.decode([i]).startswith((" ", "\n", "\t", "\r")) for i in others)
 
 
@@ -258,7 +258,7 @@ def test_both_decoder_inputs_of_t5_equal_transformers(tmp_path):
     (encoded,) = [model.encode(context) for context in contexts.build(stimuli, "passage")]
     eos, start = model.tokenizer.eos_token_id, model.prefix[0]
     text = _extracted(model, stimuli, decoder_reads="text")
-    alone = _extracted(model, stimuli, decoder_reads="stimulus", alone=True)
+    alone = _extracted(model, stimuli, decoder_reads="stimulus", single_stimuli=True)
     for k in range(len(stimuli)):
         at = np.flatnonzero(encoded.owners == k)
         for words, source, target in (
@@ -279,4 +279,6 @@ def test_both_decoder_inputs_of_t5_equal_transformers(tmp_path):
 def test_the_error_for_a_word_too_long_for_t5s_decoder_names_it(tmp_path):
     model = loaded_model.load(checkpoints.resolve(str(tiny.build("t5", tmp_path / "m", [TEXT], 3))))
     with pytest.raises(ValueError, match="stimulus '1' has 91 tokens, but the decoder takes at most 39"):
-        _extracted(replace(model, limit=40), _words(["a", "zq" * 45, "b"]), decoder_reads="stimulus", alone=True)
+        _extracted(
+            replace(model, limit=40), _words(["a", "zq" * 45, "b"]), decoder_reads="stimulus", single_stimuli=True
+        )

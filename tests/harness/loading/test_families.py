@@ -40,8 +40,8 @@ def extracted(family, folder, protocol=PROTOCOL, surprisals=True):
     unit = FeatureUnit(source, STIMULI, protocol, states=True, surprisals=surprisals)
     unit.run(model, store)
     features, words = stored_features(unit, store)
-    encoded = [model.reader.encode(context) for context in contexts.build(STIMULI, protocol.context)]
-    return model.reader, encoded, features, words, store.manifest("features", unit.key)
+    encoded = [model.loaded.encode(context) for context in contexts.build(STIMULI, protocol.context)]
+    return model.loaded, encoded, features, words, store.manifest("features", unit.key)
 
 
 def states_of(run, block, which="hidden_states", **ids):
@@ -82,8 +82,8 @@ def test_features_of_a_decoder_equal_those_of_transformers(family, tmp_path):
             before = np.flatnonzero(part.owners == k)[0] + len(loaded.prefix) - 1
             entropies.append(-(logs[before].exp() * logs[before]).sum().item() / np.log(2))
             ranks.append((logs[before] > logs[before, ids[before + 1]]).sum().item() + 1)
-            mass = logs[:, loaded.openings].logsumexp(-1) / np.log(2)
-            begins = mass[before].item() if ids[before + 1] in loaded.openings else 0
+            mass = logs[:, loaded.word_initial_tokens].logsumexp(-1) / np.log(2)
+            begins = mass[before].item() if ids[before + 1] in loaded.word_initial_tokens else 0
             spaces.append(begins - mass[len(loaded.prefix) + last].item())
             row += 1
     assert row == len(STIMULI)

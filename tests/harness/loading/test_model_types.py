@@ -25,9 +25,9 @@ from tests.harness.loading.model_types import BOTH, DECODER, ENCODER
 SENTENCES = ("The old bee watched the hive.", "Nobody moved.", "A king and a fox hid the golden snow, slowly.")
 STIMULI = Stimuli(tuple("abc"), SENTENCES, tuple("ppq"))
 PROTOCOL = Protocol("strict", "passage", FoldRule("grouped", n=5), Regression("ols"), "max")
-# Types that this test cannot build, with the reason. Unsupported types are in model_configs.NOT_READ.
+# Types that this test cannot build, with the reason. Unsupported types are in model_configs.UNSUPPORTED.
 NOT_BUILT = {"gemma3n": "its vision tower needs timm and pillow, which are not installed"}
-CASES = [case for case in model_types.cases() if case[0] not in {*NOT_BUILT, *model_configs.NOT_READ}]
+CASES = [case for case in model_types.cases() if case[0] not in {*NOT_BUILT, *model_configs.UNSUPPORTED}]
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +47,8 @@ def extracted(name, stack, folder):
     source = FeatureSource(checkpoint.name, "model", checkpoint.revision, 0, checkpoint)
     unit = FeatureUnit(source, STIMULI, PROTOCOL, states=True, surprisals=stack != ENCODER)
     unit.run(model, store)
-    encoded = [model.reader.encode(context) for context in contexts.build(STIMULI, PROTOCOL.context)]
-    return model.reader, encoded, *stored_features(unit, store), store.manifest("features", unit.key)
+    encoded = [model.loaded.encode(context) for context in contexts.build(STIMULI, PROTOCOL.context)]
+    return model.loaded, encoded, *stored_features(unit, store), store.manifest("features", unit.key)
 
 
 def bits(model, ids, own, **more):
@@ -124,11 +124,11 @@ def test_states_of_an_encoder_equal_a_forward_by_transformers_alone(name, tmp_pa
     assert facts["parity_states"] < 1e-5
 
 
-@pytest.mark.parametrize("name", sorted(model_configs.NOT_READ))
+@pytest.mark.parametrize("name", sorted(model_configs.UNSUPPORTED))
 def test_unsupported_types_are_refused_with_the_reason(name):
     config = type("Config", (), {"model_type": name})()
     with pytest.raises(ValueError, match=f"'{name}' is not supported: "):
-        model_configs.of(config)
+        model_configs.from_transformers(config)
 
 
 def test_every_family_of_the_model_table_is_supported():
@@ -138,6 +138,6 @@ def test_every_family_of_the_model_table_is_supported():
 def test_the_lists_of_unsupported_types_name_existing_types():
     """So that the lists are kept up to date with transformers."""
     known = {name for name, _ in model_types.cases()}
-    assert set(model_configs.NOT_READ) <= known
+    assert set(model_configs.UNSUPPORTED) <= known
     assert set(NOT_BUILT) <= known
     assert len(CASES) > 240

@@ -17,7 +17,7 @@ from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Features, Layer, Responses
 from harness.scoring import aggregate
 from harness.scoring.brain_scores import score_layers
-from harness.scoring.fitting import fit_locally
+from harness.scoring.fitting import run_locally
 
 LAYER = Layer("decoder", 1)
 RIDGE = Regression("ridge", tuple(np.logspace(-2, 6, 9)))
@@ -224,7 +224,7 @@ def test_layers_are_fitted_in_parallel_on_the_available_cores():
                 seen[threads].add(threading.get_ident())
                 return super().__getitem__(index)
 
-        return fit_locally(how, Watched(matrices.features, matrices.rows), Y)
+        return run_locally(how, Watched(matrices.features, matrices.rows), Y)
 
     found = {}
     for threads in seen:

@@ -46,7 +46,7 @@ def test_scores_are_joined_with_those_of_the_paper(paper, tmp_path):
         "flan-t5-small,futrell2018-2016,paper,-.1,.4",
         "mine,pereira2018,paper,.3,.3",
     ])  # fmt: skip
-    compared = published.beside(scores, paper)
+    compared = published.compare_scores(scores, paper)
     rows = compared.set_index(["table", "model", "dataset", "protocol"])[["paper", "ours"]].round(3).T.to_dict("list")
     assert rows == {
         ("5", "t5-small", "pereira2018", "paper"): [0.166, 0.2], ("5", "t5-small", "pereira2018", "strict"): [0.166,
@@ -56,13 +56,13 @@ def test_scores_are_joined_with_those_of_the_paper(paper, tmp_path):
         ("9", "flan-t5-small", "mmlu", ""): [0.294, 0.4],
     }  # fmt: skip
     assert compared["difference"].tolist() == pytest.approx((compared["ours"] - compared["paper"]).tolist())
-    paper_only, ours_only = published.absent(scores, paper)
+    paper_only, ours_only = published.unmatched_models(scores, paper)
     assert ours_only == ["mine"]
     assert len(paper_only) == len(paper.models) - 2
 
 
 def test_the_paper_compared_with_itself_has_no_differences(paper):
-    rows = published.summary(published.beside(paper, paper))
+    rows = published.summary(published.compare_scores(paper, paper))
     assert rows["n_models"].tolist() == [33, 33, 33, 33, 33, 21, 21, 21]
     assert rows["largest_difference"].max() < 2e-3  # the tabulated average is of unrounded scores
     assert rows["r_over_models"].min() > 0.999
@@ -98,8 +98,8 @@ def test_the_command_reports_that_nothing_is_in_common(path, tmp_path, capsys):
 
 def test_a_run_with_one_of_the_papers_data_sets_has_no_average(paper, tmp_path):
     scores = our_scores(tmp_path, ["t5-small,pereira2018,paper,.2,.3", "t5-small,tuckute2024,paper,.4,.3"])
-    assert set(published.beside(scores, paper)["dataset"]) == {"pereira2018"}
-    assert isinstance(published.summary(published.beside(scores, paper)), pd.DataFrame)
+    assert set(published.compare_scores(scores, paper)["dataset"]) == {"pereira2018"}
+    assert isinstance(published.summary(published.compare_scores(scores, paper)), pd.DataFrame)
 
 
 def test_a_file_without_the_papers_columns_is_refused(tmp_path, capsys):

@@ -235,10 +235,10 @@ def test_scores_of_subjects_are_taken_at_the_chosen_layer(tmp_path):
             (2, "s2", "IFG", 0.4 + shift), (2, "group", "group IFG", 0.8),
         ])  # fmt: skip
     chosen = brain({"a": 0.2, "b": 0.3, "oasm": 0.1}).assign(stack="decoder", layer=2, n_neuroids=5)
-    result = scores.people_of(str(tmp_path), "run-1", chosen).set_index(["model", "subject"])["score"]
+    result = scores.subject_scores(str(tmp_path), "run-1", chosen).set_index(["model", "subject"])["score"]
     assert result.to_dict() == pytest.approx({("a", "s1"): 0.2, ("a", "s2"): 0.4, ("b", "s1"): 0.2, ("b", "s2"): 0.5})
 
 
 def test_scores_of_subjects_are_not_loaded_for_too_many_neuroids(tmp_path):
     chosen = brain({"a": 0.2}).assign(stack="decoder", layer=2, n_neuroids=scores.MOST_NEUROIDS + 1)
-    assert scores.people_of(str(tmp_path), "run-1", chosen).empty
+    assert scores.subject_scores(str(tmp_path), "run-1", chosen).empty

@@ -153,7 +153,7 @@ def test_a_folder_without_units_is_a_usage_error(tmp_path, capsys):
 
 
 def test_while_a_run_is_in_progress_nothing_is_unused_or_outdated(store):
-    with store.at_work():
+    with store.register_run():
         assert len(store.workers()) == 1
         with pytest.raises(ValueError, match=r"process \d+ on .* is running here, and the units it has stored"):
             inventory.unused_files(store, unused=True)

@@ -28,7 +28,7 @@ def store(request, tmp_path):
 
 def put(store, run, status="done"):
     failure = {"model": "m", "dataset": "d", "protocol": "", "station": "s", "exception": "e", "message": "m"}
-    for table in table_files.of_a_run():
+    for table in table_files.run_tables():
         rows = [{"run": run, "created": "now", **failure}] if table == "failures" else []
         if table == "runs":
             row = dict.fromkeys(tables.SCHEMAS["runs"])
@@ -87,7 +87,7 @@ def test_every_flipped_bit_is_detected(tmp_path, monkeypatch):
     put(store, RUN)
     draw = np.random.default_rng(0)
     for _ in range(50):
-        table = str(draw.choice(table_files.of_a_run()))
+        table = str(draw.choice(table_files.run_tables()))
         file = file_of(store, table)
         at = int(draw.integers(Path(file).stat().st_size))
         flip(file, at)
@@ -133,7 +133,7 @@ def test_drivers_write_the_tables_of_a_run_in_turn_and_readers_find_them(tmp_pat
         store = Store(out)
         for _ in range(8):
             try:
-                with store.tables_of(RUN):
+                with store.lock_tables(RUN):
                     table_files.forget(store.fs, assemble.root_of(store), RUN)
                     put(store, RUN)
                 assert len(tables.read(out, "failures", RUN)) == 1

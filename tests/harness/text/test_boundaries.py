@@ -54,9 +54,9 @@ def test_exactly_the_stimuli_whose_prefix_has_other_tokens_are_retokenised(model
         prefix_ids = model.tokenizer(context.text[:end], add_special_tokens=False)["input_ids"]
         context_ids = [i for i, (_, stop) in zip(encoded.ids, offsets, strict=True) if stop <= end]
         straddles = any(start < end < stop for start, stop in offsets)
-        assert (k in encoded.apart) == (prefix_ids != context_ids or straddles), k
-        n_retokenised += k in encoded.apart
-        ids, own = tokens.so_far(encoded, k)
+        assert (k in encoded.retokenised) == (prefix_ids != context_ids or straddles), k
+        n_retokenised += k in encoded.retokenised
+        ids, own = tokens.prefix_of(encoded, k)
         assert list(ids) == prefix_ids
         assert model.tokenizer.decode(ids[own]).strip().endswith(TEXT[k])
     assert len(TEXT) / 4 < n_retokenised < len(TEXT)
@@ -68,11 +68,11 @@ def test_hidden_states_of_each_stimulus_equal_those_of_its_prefix_alone(model, p
         pytest.skip("an encoder processes each prefix separately in any case; see the test below")
     (context,), (encoded,) = encode(model, WORDS)
     extraction = with_transformers.extract(model, [encoded], model.limit, pooling=pooling, log_probabilities=False)
-    assert extraction.facts["n_reencoded"] == len(encoded.apart) > 0
-    assert extraction.facts["n_windows"] == len(encoded.apart) + 1 + (len(encoded.ids) > model.limit - 1)
+    assert extraction.facts["n_reencoded"] == len(encoded.retokenised) > 0
+    assert extraction.facts["n_windows"] == len(encoded.retokenised) + 1 + (len(encoded.ids) > model.limit - 1)
     for k in range(0, 60, 3):
         ids = model.tokenizer(context.text[: context.spans[k, 1]], add_special_tokens=False)["input_ids"]
-        n_before = len(tokens.so_far(encoded, k)[0]) - len(tokens.so_far(encoded, k)[1])
+        n_before = len(tokens.prefix_of(encoded, k)[0]) - len(tokens.prefix_of(encoded, k)[1])
         assert len(model.tokenizer.decode(ids[: n_before + 1])) > (context.spans[k - 1, 1] if k else 0)
         with torch.no_grad():
             out = model.model.base_model(input_ids=torch.tensor([[*model.prefix, *ids]]), output_hidden_states=True)
@@ -101,17 +101,17 @@ def test_t5_encodes_each_prefix_as_tokenised_alone(model):
 def test_a_tokenizer_that_splits_at_words_needs_no_second_pass():
     plain = tiny._tokenizer([" ".join(TEXT)])
     for rule in ("corpus", "passage", "none"):
-        assert not any(tokens.encode(context, plain).apart for context in contexts.build(WORDS, rule))
+        assert not any(tokens.encode(context, plain).retokenised for context in contexts.build(WORDS, rule))
 
 
 def test_short_tails_detect_the_same_retokenised_stimuli_as_whole_prefixes(model, monkeypatch):
     (context,), (encoded,) = encode(model, WORDS)
     monkeypatch.setattr(boundaries, "TAIL", 10**6)
     by_prefixes = model.encode(context)
-    assert list(encoded.apart) == list(by_prefixes.apart)
-    for k, retokenised in encoded.apart.items():
+    assert list(encoded.retokenised) == list(by_prefixes.retokenised)
+    for k, retokenised in encoded.retokenised.items():
         assert (retokenised.n_kept, retokenised.n_own, list(retokenised.ids)) == (
-            by_prefixes.apart[k].n_kept, by_prefixes.apart[k].n_own, list(by_prefixes.apart[k].ids),
+            by_prefixes.retokenised[k].n_kept, by_prefixes.retokenised[k].n_own, list(by_prefixes.retokenised[k].ids),
         )  # fmt: skip
 
 
@@ -123,6 +123,6 @@ def test_an_empty_stimulus_gets_the_hidden_state_of_the_preceding_text(tmp_path)
     encoded = model.encode(context)
     extraction = with_transformers.extract(model, [encoded])
     values = extraction.features.values[Layer("decoder", 2)]
-    assert not encoded.apart
+    assert not encoded.retokenised
     np.testing.assert_array_equal(values[1], values[2])
     assert np.isfinite(values).all()

@@ -91,7 +91,9 @@ def test_a_change_in_place_changes_the_stamp_even_with_equal_size_and_date(sourc
 
 
 def test_a_list_can_contain_folders_and_hub_models(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "heads", lambda hub_id, pull_requests=False: {"main": "c" * 40, "step7": "d" * 40})
+    monkeypatch.setattr(
+        hub, "commits_by_ref", lambda hub_id, pull_requests=False: {"main": "c" * 40, "step7": "d" * 40}
+    )
     (tmp_path / "list.txt").write_text(f"{source / 'step-50'}  # first\n\norg/model@step7\norg/other\n")
     found = sources.list_checkpoints(str(tmp_path / "list.txt"))
     assert {one.model for one in found} == {str(source / "step-50"), "org/model@step7", "org/other"}
@@ -102,7 +104,7 @@ def test_a_list_can_contain_folders_and_hub_models(source, tmp_path, monkeypatch
 
 def test_a_repository_lists_its_revisions_and_a_training_of_the_table_only_its_steps(monkeypatch):
     heads = {"main": "a" * 40, "step1000": "b" * 40, "step2000": "c" * 40, "odd": "d" * 40}
-    monkeypatch.setattr(hub, "heads", lambda hub_id, pull_requests=False: heads)
+    monkeypatch.setattr(hub, "commits_by_ref", lambda hub_id, pull_requests=False: heads)
     found = {one.model: one.stamp for one in sources.list_checkpoints("org/model")}
     assert found == {f"org/model@{name}": commit for name, commit in heads.items()}
     assert [one.model for one in sources.list_checkpoints("pythia-1b")] == ["pythia-1b@step1000", "pythia-1b@step2000"]
