@@ -194,8 +194,8 @@ def manifest(arguments: argparse.Namespace) -> int:
             )
     evaluate = run_arguments(arguments)
     source = arguments.watch or (arguments.model or spec.models)[0]
-    options = [argument for argument in evaluate[1:] if argument not in ("--model", *(arguments.model or ()))]
-    watch = [source, "--once", "--spec", arguments.spec, *options]
+    without_models = argparse.Namespace(**{**vars(arguments), "model": None})
+    watch = [source, "--once", "--spec", arguments.spec, *run_arguments(without_models)[1:]]
     documents = kuberay.manifests(
         str(machines.cluster_file(arguments.cluster)),
         arguments.image,

@@ -1,8 +1,8 @@
 """Placement of models on a cluster: GPUs, tensor parallelism, memory, order and predicted times.
 
-Loading weights dominates (the spec `scale` has 50,000 tokens per model). Therefore the largest models come first, each
-model is loaded once for all data sets, loads are balanced over the nodes' links, and small models share a GPU. Start
-and end times come from a simulation of the placement (simulate.py).
+Loading weights dominates, since a model processes few tokens. Therefore the largest models come first, each model is
+loaded once for all data sets, loads are balanced over the nodes' links, and small models share a GPU. Start and end
+times come from a simulation of the placement (simulate.py).
 """
 
 from __future__ import annotations

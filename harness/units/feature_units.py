@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.checkpoints.checkpoints import Checkpoint
-from harness.extraction import surprisal
 from harness.protocol import Dtype, Protocol, content_hash
 from harness.records import Features, Layer, LazyMapping, Stimuli, Surprisals
 from harness.storage.origin import FEATURES_VERSION, code_version, libraries
@@ -109,30 +108,25 @@ class FeatureUnit:
         """
         from safetensors.numpy import save_file
 
-        from harness.extraction.parity import check
+        from harness.extraction.extracted_text import extract
 
         settings, kind = self.protocol, self.source.kind
         stimuli = contexts.shuffled(self.stimuli, self.source.seed) if kind == "shuffled" else self.stimuli
         texts = contexts.build(stimuli, settings.context, settings.context_words)
-        encoded = [model.loaded.encode(text, in_chat=kind == "chat") for text in texts]
-        extraction = model.extract(encoded, settings, states=self.states, log_probabilities=self.surprisals)
-        parity = check(model, encoded, extraction, settings)
-        arrays: dict[str, Any] = (
-            {str(layer): matrix for layer, matrix in extraction.features.values.items()} if extraction.features else {}
+        extracted = extract(
+            model, texts, settings, states=self.states, surprisals=self.surprisals, in_chat=kind == "chat"
         )
-        if extraction.predictions is not None:
-            alone = settings.decoder_reads == "stimulus" and model.loaded.is_encoder_decoder
-            words = surprisal.per_word(
-                encoded, extraction.predictions, model.loaded.word_initial_tokens, single_stimuli=alone
-            )
-            arrays |= {name: getattr(words, name) for name in WORD_ARRAYS}
+        arrays: dict[str, Any] = (
+            {str(layer): matrix for layer, matrix in extracted.features.values.items()} if extracted.features else {}
+        )
+        if extracted.words is not None:
+            arrays |= {name: getattr(extracted.words, name) for name in WORD_ARRAYS}
         facts = {
-            "schema": FEATURES_VERSION, "model": self.source.name, "context": settings.context,
-            "backend": model.backend, "dtype": self.dtype, "n_tokens": sum(len(tokens.ids) for tokens in encoded),
-            "host": platform.node(), "code_version": code_version(), "libraries": libraries(), **extraction.facts,
-            **parity,
+            "schema": FEATURES_VERSION, "model": self.source.name, "context": settings.context, "dtype": self.dtype,
+            "n_tokens": extracted.n_tokens, "host": platform.node(), "code_version": code_version(),
+            "libraries": libraries(), **extracted.facts,
         }  # fmt: skip
-        metadata = {"row_ids": json.dumps([name for tokens in encoded for name in tokens.stimulus_ids])}
+        metadata = {"row_ids": json.dumps(extracted.stimulus_ids)}
         store.put(
             "features", self.key, lambda folder: save_file(arrays, folder / "features.safetensors", metadata), facts
         )

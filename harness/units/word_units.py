@@ -11,8 +11,9 @@ import pandas as pd
 
 from harness.checkpoints import checkpoints
 from harness.checkpoints.checkpoints import Checkpoint
-from harness.extraction import backends, parity, surprisal
+from harness.extraction import backends, parity
 from harness.extraction.backends import Model
+from harness.extraction.extracted_text import extract
 from harness.models import precision
 from harness.protocol import AskedBackend, AskedDtype, Dtype, Protocol
 from harness.text.word_files import AS_FOUND, TextOptions
@@ -39,24 +40,20 @@ def read(model: Model, shard: Shard, how: Protocol) -> WordSurprisals:
         ValueError: if the extraction fails.
         ParityError: if a plain forward pass of transformers gives different values.
     """
-    encoded = [model.loaded.encode(context) for context in shard.contexts()]
-    extraction = model.extract(encoded, how, states=False, log_probabilities=True)
-    facts = {**extraction.facts, **parity.check(model, encoded, extraction, how), "backend": model.backend}
-    assert extraction.predictions is not None  # noqa: S101 - log_probabilities=True
-    alone = model.loaded.is_encoder_decoder and how.decoder_reads == "stimulus"
-    words = surprisal.per_word(encoded, extraction.predictions, model.loaded.word_initial_tokens, single_stimuli=alone)
+    extracted = extract(model, shard.contexts(), how, states=False, surprisals=True)
+    words = extracted.words
+    assert words is not None  # noqa: S101 - surprisals=True
     passages, sentences, ids, texts = zip(*shard.own(), strict=True)
     if words.word_ids != ids:
         raise ValueError("surprisal: the extracted words differ from the words of the shard.")  # internal error
-    space_bits = (
-        words.space_bits if shard.joiner == " " else np.full(len(ids), np.nan)
-    )  # correction needs a space after words
+    # The correction needs a space after each word.
+    space_bits = words.space_bits if shard.joiner == " " else np.full(len(ids), np.nan)
     columns = {
         "story": passages, "sentence": sentences, "word_id": ids, "word": texts, "surprisal_bits": words.bits,
         "corrected_bits": words.bits + space_bits, "n_tokens": words.n_tokens,
         "entropy_bits": words.entropy_bits, "rank": words.ranks,
     }  # fmt: skip
-    return WordSurprisals(columns, facts)
+    return WordSurprisals(columns, dict(extracted.facts))
 
 
 def _read_named(name: str, model: Model, shard: Shard, how: Protocol) -> WordSurprisals:
