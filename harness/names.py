@@ -5,7 +5,9 @@ A valid name is printable UTF-8 and short enough for a folder name.
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from typing import get_args
 from urllib.parse import quote
 
@@ -59,3 +61,14 @@ def printable(text: str) -> str:
         for letter in text
     )
     return _KEYS.sub(r"\1...", _CREDENTIALS.sub("", safe)) if "://" in safe else safe
+
+
+def nearest(name: str, known: Iterable[str], n: int = 3, cutoff: float = 0.4) -> list[str]:
+    """Known names that are similar to a name, the most similar first; empty if none is."""
+    return difflib.get_close_matches(name, list(known), n=n, cutoff=cutoff)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error for an unknown name of something: it lists the nearest known names, or all if none is near."""
+    known = list(known)
+    return ValueError(f"{kind} {name!r} is unknown; the nearest are {', '.join(nearest(name, known) or known)}.")

@@ -6,7 +6,6 @@ own files; no model is loaded.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -167,10 +166,10 @@ def require_known(name: str) -> None:
         return
     parent = Path(name).parent
     folders = [str(parent / path.name) for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
-    similar = difflib.get_close_matches(name, folders, n=3, cutoff=0.8)
+    similar = names.nearest(name, folders, cutoff=0.8)
     if _HUB_ID.fullmatch(name) and not similar:
         return
-    similar = [*similar, *difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)][:3]
+    similar = [*similar, *names.nearest(name, MODELS)][:3]
     raise UnknownModelError(
         f"model {name!r} is neither a folder, nor a Hub id, nor in the table (`harness models`)"
         + (f"; the nearest names are {', '.join(similar)}." if similar else ".")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.printing import STOPPED, document, show
+from harness.names import unknown
 from harness.numbers import size
 from harness.protocol import ProtocolName, Variant
 from harness.spec import SPECS, EvaluationSpec
@@ -116,11 +117,8 @@ def _variants(arguments: argparse.Namespace) -> tuple[Variant, ...]:
 
 def require_spec(name: str) -> Callable[[], EvaluationSpec]:
     """Look up a named evaluation; ValueError with the nearest names if it is unknown."""
-    import difflib
-
     if name not in SPECS:
-        nearest = difflib.get_close_matches(name, SPECS, n=3, cutoff=0.4) or list(SPECS)
-        raise ValueError(f"spec {name!r} is unknown; the nearest are {', '.join(nearest)}.")
+        raise unknown("spec", name, SPECS)
     return SPECS[name]
 
 

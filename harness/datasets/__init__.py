@@ -7,7 +7,6 @@ libraries only when called, so that listing the table is fast.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 
 from harness.datasets import (
@@ -22,6 +21,7 @@ from harness.datasets import (
 )
 from harness.datasets.entry import Entry, File, checksum_of
 from harness.datasets.own import recording
+from harness.names import unknown
 from harness.protocol import Protocol
 from harness.records import Dataset
 
@@ -52,8 +52,7 @@ def find(name: str) -> Entry:
             raise ValueError(f"{name}: {entry.name!r} is the name of another data set; set another in dataset.json.")
         return entry
     if name not in DATASETS:
-        near = get_close_matches(name, DATASETS, n=3, cutoff=0.4) or list(DATASETS)
-        raise ValueError(f"data set {name!r} is unknown; the nearest are {', '.join(near)}.")
+        raise unknown("data set", name, DATASETS)
     return DATASETS[name]
 
 

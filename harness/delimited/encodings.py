@@ -14,9 +14,10 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any
+
+from harness.names import nearest
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -207,7 +208,7 @@ def _named_encoding(source: TextSource) -> str:
         if not codec._is_text_encoding:
             raise LookupError
     except LookupError:
-        near = get_close_matches(str(source.encoding).lower(), _SUGGESTIONS, n=3, cutoff=0.5) or _SUGGESTIONS
+        near = nearest(str(source.encoding).lower(), _SUGGESTIONS, cutoff=0.5) or _SUGGESTIONS
         raise ValueError(f"encoding {source.encoding!r} is unknown; use a name such as {', '.join(near)}.") from None
     is_single_byte = len(bytes(range(256)).decode(codec.name, "replace")) == 256
     if is_single_byte and _is_non_ascii_utf8(source.path):

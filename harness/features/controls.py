@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal
 
 import numpy as np
 
 from harness.features import ngram, word_vectors
+from harness.names import unknown
 from harness.records import Dataset, Features, Floats, Layer, Responses, Stimuli
 from harness.text.frequencies import zipf_frequencies
 
@@ -90,8 +90,7 @@ OF_A_MODEL: tuple[dict[str, str], ...] = (
 def find(name: str) -> Control:
     """The control with this name; otherwise ValueError with the nearest names."""
     if name not in CONTROLS:
-        near = get_close_matches(name, CONTROLS, n=3, cutoff=0.4) or list(CONTROLS)
-        raise ValueError(f"control {name!r} is unknown; the nearest are {', '.join(near)}.")
+        raise unknown("control", name, CONTROLS)
     return CONTROLS[name]
 
 

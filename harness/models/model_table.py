@@ -10,11 +10,12 @@ empty. A run records the number counted in the checkpoint (harness/checkpoints/c
 from __future__ import annotations
 
 import csv
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
+
+from harness.names import nearest
 
 _TABLE = Path(__file__).with_name("models.csv")
 STACKS = ("decoder", "encoder-decoder", "encoder")
@@ -240,7 +241,7 @@ def _entry(name: str, keys: dict[str, Any], path: Path) -> Entry:
 
 
 def _suggestion(word: str, known: list[str]) -> str:
-    similar = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    similar = nearest(word, known)
     return f"; the nearest are {', '.join(similar)}" if similar else ""
 
 

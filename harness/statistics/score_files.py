@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from harness import datasets
 from harness.delimited.identifiers import difference_of
 from harness.delimited.numerals import MISSING
 from harness.delimited.table import DelimitedTable
+from harness.names import nearest
 from harness.statistics import score_cells
 from harness.statistics.scores import AVERAGE, SIZE, Scores, of_frames
 
@@ -109,7 +109,7 @@ def _filtered(frame: pd.DataFrame, where: Sequence[str]) -> pd.DataFrame:
         if not equals:
             raise ValueError(f"--where {condition}: wanted COLUMN=VALUE.")
         if name not in frame:
-            near = difflib.get_close_matches(name, map(str, frame.columns), n=3, cutoff=0.4) or list(frame.columns)
+            near = nearest(name, map(str, frame.columns)) or list(frame.columns)
             raise ValueError(f"--where {condition}: there is no column {name}; the nearest are {', '.join(near)}.")
         column = frame[name]
         if column.dtype.kind in "fiu":

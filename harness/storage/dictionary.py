@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
+from harness import names
 from harness.storage.schemas import SCHEMAS
 
 TABLES = {
@@ -250,8 +249,7 @@ def columns(table: str) -> list[dict[str, str]]:
         ValueError: if there is no such table; the nearest names are given.
     """
     if table not in SCHEMAS:
-        near = difflib.get_close_matches(table, SCHEMAS, n=3, cutoff=0.4) or list(SCHEMAS)
-        raise ValueError(f"table {table!r} is unknown; the nearest are {', '.join(near)}.")
+        raise names.unknown("table", table, SCHEMAS)
     return [
         {"column": name, "type": str(kind), "meaning": _OVERRIDES.get((table, name)) or _COLUMNS[name]}
         for name, kind in SCHEMAS[table].items()

@@ -8,7 +8,6 @@ measurable.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -228,7 +227,7 @@ def pick_run(out: str, run: str | None = None) -> dict[str, Any]:
     matches = [row for row in rows if run in (None, row["run"])]
     if not matches:
         run_names = list(dict.fromkeys(row["run"] for row in rows))
-        near = difflib.get_close_matches(run or "", run_names) or run_names[-5:]
+        near = names.nearest(run or "", run_names) or run_names[-5:]
         raise ValueError(f"run {run or 'newest'} is not in the table of runs; there are: {', '.join(near) or 'none'}.")
     return matches[-1]
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from harness.delimited import form, table
 from harness.delimited.encodings import TextSource, blocks_of_text
 from harness.delimited.table import DelimitedTable
+from harness.names import nearest
 from harness.text import scripts
 
 OPTIONAL = ("passage", "sentence", "word_id")
@@ -82,7 +82,7 @@ def _require_columns(file: str, names: tuple[str, ...]) -> None:
         raise ValueError(f"{file} has the columns {', '.join(names)}; one must be called `word`.")
     missing = [name for name in OPTIONAL if name not in names]
     for name in names:
-        if name not in {"word", *OPTIONAL} and (near := get_close_matches(name.casefold(), missing, n=1, cutoff=0.9)):
+        if name not in {"word", *OPTIONAL} and (near := nearest(name.casefold(), missing, 1, 0.9)):
             raise ValueError(f"{file}: column {name!r} is not known; is it {near[0]!r}? Rename it or leave it out.")
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from harness.delimited.encodings import TextSource
 from harness.delimited.identifiers import difference_of, join
 from harness.delimited.numerals import read_numbers
 from harness.delimited.table import SPREADSHEET_ERRORS
+from harness.names import nearest as nearest_names
 from harness.records import Floats
 
 _SUFFIXES = ("csv", "tsv", "parquet")
@@ -187,14 +187,14 @@ def check_names(folder: Path, known: Sequence[str]) -> None:
     names = {path.name: path.stem for path in folder.iterdir() if path.suffix in suffixes}
     absent = [name for name in known if name not in names.values()]
     for name, stem in sorted(names.items()):
-        if stem not in known and (near := get_close_matches(stem, absent, n=1, cutoff=0.8)):
+        if stem not in known and (near := nearest_names(stem, absent, 1, 0.8)):
             raise ValueError(f"{name} is not a known file; did you mean {near[0]!r}? Rename it or remove it.")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for the end of an error message: "; the nearest is ...", or a list of what there is."""
     known = list(known)
-    if near := get_close_matches(name, known, n=1, cutoff=0.5):
+    if near := nearest_names(name, known, 1, 0.5):
         return f"; the nearest is {near[0]!r}"
     listed = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
     return f"; there is {listed or 'nothing'}"
@@ -210,9 +210,7 @@ def _check_columns(file: str, columns: list[str], required: Sequence[str], optio
             raise ValueError(f"{file} has no column {column!r}{nearest(column, others)}.")
     absent = [column for column in optional or () if column not in columns]
     for column in columns if optional is not None else ():
-        if column not in {*required, *(optional or ())} and (
-            near := get_close_matches(column.lower(), absent, n=1, cutoff=0.8)
-        ):
+        if column not in {*required, *(optional or ())} and (near := nearest_names(column.lower(), absent, 1, 0.8)):
             raise ValueError(
                 f"{file}: column {column!r} is not a known column; did you mean {near[0]!r}? Rename it or leave it out."
             )
