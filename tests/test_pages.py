@@ -14,7 +14,12 @@ import pytest
 from harness.cli.commands import parser
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "harness" / "README.md", *sorted(ROOT.glob("harness/*/README.md")), ROOT / "kernels" / "README.md"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "harness" / "README.md",
+    *sorted(ROOT.glob("harness/*/README.md")),
+    ROOT / "kernels" / "README.md",
+]
 ROOMS = sorted(path.parent for path in ROOT.glob("harness/*/__init__.py") if not path.parent.is_symlink())
 
 

@@ -18,6 +18,8 @@ import ray
 from harness.models import tiny
 from harness.storage import tables
 
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow]
+
 KINDS = {
     "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
     "gpus": {

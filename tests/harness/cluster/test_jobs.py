@@ -21,6 +21,8 @@ from harness.runs import pipeline
 from harness.spec import quickstart as quickstart_spec
 from harness.storage import tables
 
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow]
+
 SPEC = replace(quickstart_spec(), models=("tiny-gpt2",), protocols=("strict",), variants=())
 OPTIONS = ("--model", "tiny-gpt2", "--protocol", "strict", "--no-untrained")
 

@@ -14,6 +14,8 @@ from ray.cluster_utils import Cluster
 from harness.cluster import preemption
 from harness.runs import reservations
 
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow]
+
 
 @pytest.fixture
 def metadata(monkeypatch):

@@ -12,6 +12,8 @@ import pytest
 
 from harness.report import page as report
 
+pytestmark = pytest.mark.browser
+
 CHROMIUM = os.environ.get("HARNESS_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 QUIET = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

@@ -17,6 +17,8 @@ from harness.runs import actors, ray_session
 from harness.scoring import brain_scores, fitting
 from harness.storage.store import Store
 
+pytestmark = [pytest.mark.ray, pytest.mark.cluster]
+
 N_ROWS, N_NEUROIDS, LAYERS = 90, 5000, (Layer("decoder", 0), Layer("decoder", 1), Layer("decoder", 2))
 ALPHAS = tuple(np.logspace(-2, 7, 10))
 

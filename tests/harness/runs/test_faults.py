@@ -27,6 +27,8 @@ from harness.storage import tables
 from harness.storage.store import Store
 from harness.units import quickstart
 
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow]
+
 SPEC = replace(quickstart_spec(), models=("tiny-llama", "tiny-gpt2"), protocols=("strict",))
 # Columns that differ between two runs of the same units.
 OF_A_RUN = {"created", "code_version", "run"}

@@ -7,11 +7,14 @@ import threading
 import time
 from dataclasses import replace
 
+import pytest
 import ray
 import requests
 
 from harness.runs import pipeline, ray_session
 from harness.spec import quickstart
+
+pytestmark = pytest.mark.ray
 
 
 class Scraper(threading.Thread):

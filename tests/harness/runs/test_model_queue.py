@@ -24,6 +24,8 @@ from harness.runs.workload import ProgressListener
 from harness.storage.store import Store
 from harness.units.feature_units import FeatureSource, FeatureUnit
 
+pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow]
+
 SIZES = [70e9, 65e9, 33e9, 30e9, 13e9, 13e9, 12e9, 8e9, 7e9, 7e9, 3e9, 1e9, 4e8, 7e7]
 PROTOCOL = Protocol("strict", "none", FoldRule("grouped", n=5), Regression("ols"), "max")
 

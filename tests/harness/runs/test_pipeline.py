@@ -25,6 +25,8 @@ from harness.storage import tables
 from harness.storage.table_files import DamagedTablesError
 from harness.units import quickstart
 
+pytestmark = pytest.mark.ray
+
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):

@@ -25,6 +25,8 @@ from harness.storage import inventory, tables
 from harness.storage.store import Store
 from harness.units import word_units
 
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
 HOW = surprisal_alone()
 TEXT = "The old bee watched the hive, and the bee in New York saw that it was old; nobody moved."
 N_WORDS = 13_000  # three shards
