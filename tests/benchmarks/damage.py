@@ -71,10 +71,11 @@ _DRIVER = """
 import sys, time, traceback
 sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
-from harness import actors, pipeline, tables
+from harness.runs import pipeline, ray_session
+from harness.storage import tables
 import chaos
 out, mine, n = sys.argv[3], Path(sys.argv[4]), int(sys.argv[5])
-actors.start(None)
+ray_session.start(None)
 for k in range(n):
     (mine / f"ready-{k}").touch()
     while not (mine.parent / f"go-{k}").exists():
