@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from harness.runs.outcome import Outcome
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -33,7 +35,7 @@ class FinishedQuickstart:
     """OUT of `harness run quickstart`, for tests that only read it; others take a copy."""
 
     out: str
-    run: str
+    outcome: Outcome
 
     def copy_to(self, folder: Path) -> str:
         """A copy of OUT, which its test may change."""
@@ -51,4 +53,6 @@ def finished_quickstart(tmp_path_factory) -> FinishedQuickstart:
         if not said.exists():
             command = [sys.executable, "-m", "harness.cli", "run", "quickstart", "--out", str(folder), "--json"]
             said.write_text(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT).stdout)
-    return FinishedQuickstart(str(folder), json.loads(said.read_text())["run"])
+    ended = json.loads(said.read_text())
+    del ended["report"]
+    return FinishedQuickstart(str(folder), Outcome(**ended | {"failures": tuple(ended["failures"])}))

@@ -58,6 +58,8 @@ def test_a_pickled_checkpoint_is_refused_without_running_its_code(checkpoint, tm
     assert not (tmp_path / "trace").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 @pytest.mark.parametrize("model_type", ["own", "known"])
 def test_code_in_a_checkpoint_is_not_run(checkpoint, tmp_path, model_type):
     """transformers imports the code named in `auto_map` if remote code is trusted; no option allows that."""

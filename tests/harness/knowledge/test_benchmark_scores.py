@@ -174,6 +174,7 @@ def few(shared, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_real_model_is_measured_end_to_end(shared, few, capsys):
     model, out = str(shared / "models" / "stories260K"), str(few / "out")
     for benchmark, n in (("mmlu", 24), ("bbh-choice", 12)):
@@ -192,6 +193,7 @@ def test_a_real_model_is_measured_end_to_end(shared, few, capsys):
     assert set(known["benchmark"]) == {"mmlu", "bbh-choice"}
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded_is_listed_and_the_status_is_1(shared, few, capsys, tmp_path_factory):
     broken = tmp_path_factory.mktemp("models") / "broken"
     broken.mkdir()

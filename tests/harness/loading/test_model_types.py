@@ -22,6 +22,8 @@ from harness.units.feature_units import FeatureSource, FeatureUnit, stored_featu
 from tests.harness.loading import model_types
 from tests.harness.loading.model_types import BOTH, DECODER, ENCODER
 
+pytestmark = pytest.mark.slow
+
 SENTENCES = ("The old bee watched the hive.", "Nobody moved.", "A king and a fox hid the golden snow, slowly.")
 STIMULI = Stimuli(tuple("abc"), SENTENCES, tuple("ppq"))
 PROTOCOL = Protocol("strict", "passage", FoldRule("grouped", n=5), Regression("ols"), "max")

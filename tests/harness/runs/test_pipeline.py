@@ -29,13 +29,13 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("out"))
+def out(finished_quickstart, tmp_path_factory):
+    return finished_quickstart.copy_to(tmp_path_factory.mktemp("out"))
 
 
 @pytest.fixture(scope="module")
-def outcome(out):
-    return pipeline.run(quickstart_spec(), out)
+def outcome(finished_quickstart):
+    return finished_quickstart.outcome
 
 
 def _scores(out, run, protocol):
@@ -168,6 +168,7 @@ def test_lost_tables_are_assembled_again_from_the_units(out, outcome, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_corrupt_unit_is_computed_again_and_a_lost_table_is_assembled_again(out, outcome, tmp_path):
     copy = shutil.copytree(out, tmp_path / "copy")
     for kind in ("scores", "features"):
@@ -196,6 +197,7 @@ def _flip(file):
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_a_score_unit_or_a_table_is_detected_and_repaired(out, outcome):
     before = tables.read(out, "model_scores", outcome.run)
     scores = sorted(Path(out, "units", "scores").glob("*/model_scores.parquet"))
@@ -277,6 +279,7 @@ def test_a_run_killed_while_writing_tables_does_not_count_as_complete(out, outco
     assert len(tables.read(copy, "neuroid_scores", again.run)) == len(tables.read(out, "neuroid_scores", again.run))
 
 
+@pytest.mark.slow
 def test_writing_a_table_is_retried_after_a_lost_node_and_leaves_no_staging_folder(out, outcome, tmp_path, monkeypatch):
     copy, install, calls = str(shutil.copytree(out, tmp_path / "copy")), assemble._install, []
     shutil.rmtree(tables.folder(copy, "runs"))
@@ -308,6 +311,7 @@ def test_a_missing_recording_is_reported_with_its_source_and_the_others_run(out,
     assert set(tables.read(out, "model_scores", found.run).dataset) == {"synthetic"}
 
 
+@pytest.mark.slow
 def test_brainscore2026_runs_for_brain_recordings_and_appears_in_the_report(out, outcome):
     spec = replace(
         quickstart_spec(), models=("tiny-gpt2",), controls=("length",), variants=(),
@@ -319,7 +323,7 @@ def test_brainscore2026_runs_for_brain_recordings_and_appears_in_the_report(out,
     metrics = {"strict": "pearson_r", "paper": "pearson_r", "brainscore2026": "brainscore_r"}
     assert dict(zip(brain.protocol, brain.metric, strict=True)) == metrics
     assert set(reading.protocol) == {"strict", "paper"}
-    assert "Under BRAINSCORE2026 tiny-gpt2" in page.markdown(out, found.run)
+    assert "Under BRAINSCORE2026, tiny-gpt2" in page.markdown(out, found.run)
     assert "BRAINSCORE2026" in Path(page.write(out, found.run)).read_text(encoding="utf-8")
 
 
@@ -328,6 +332,7 @@ def test_an_unknown_data_set_raises_with_the_nearest_name(out):
         pipeline.run(replace(quickstart_spec(), datasets=("tuckute2042",)), out)
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_no_finished_unit(out, outcome, tmp_path):
     """SIGKILL as soon as some scores are stored; the next run computes only the others and gives the same tables."""
     target = tmp_path / "killed"
@@ -363,6 +368,7 @@ def test_nothing_starts_with_a_mistyped_model_no_model_or_no_data(out, outcome, 
         pipeline.run(spec, out, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_keep_going_runs_the_other_models_despite_a_mistyped_name(out, outcome):
     spec = replace(quickstart_spec(), models=("tiny-gpt2", "tiny-gtp2"), datasets=("synthetic",), protocols=("strict",))
     found = pipeline.run(spec, out, keep_going=True)

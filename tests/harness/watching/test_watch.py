@@ -384,6 +384,8 @@ def watched(out):
         return tables.schema("watched").empty_table().to_pandas()
 
 
+@pytest.mark.slow
+@pytest.mark.ray
 def test_a_running_training_is_watched_and_the_killed_watcher_resumes(training, tmp_path):
     """Checkpoints appear, one is written in two steps, one is corrupt, one is replaced; the watcher is killed once."""
     ray.shutdown()

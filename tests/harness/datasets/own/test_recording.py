@@ -350,6 +350,7 @@ def test_the_name_of_another_data_set_and_a_missing_folder_are_rejected(tmp_path
 # --- end to end ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_own_recordings_are_scored_and_reported(tmp_path, capsys):
     model = tiny.build("gpt2", tmp_path / "tiny", ["the cat sat very still", "tea milk rain fell on Monday"], 0)
     names = tuple(
