@@ -9,22 +9,25 @@ PEERS := $(VENV)/peers-$(LOCK)
 VLLM ?= .venv-vllm
 VLLM_INSTALLED := $(VLLM)/installed-$(shell cat pyproject.toml .ci/vllm-constraints.txt | cksum | tr -d ' ')
 
-# Files of tests are divided over so many processes; each starts its own Ray if it needs one.
+# Tests without Ray are divided over processes; those with Ray, which would take each other's cores, run one by one.
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest
+PARALLEL := $(PYTEST) --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0
 
 .PHONY: run test test-slow test-all test-vllm lint bench chaos install clean
 
 run: install  ## the main job on the embedded default: three tiny models, a recording with a known answer
 	$(BIN)/harness run quickstart
 
-test: install  ## the tests but the slow ones, 8 minutes; recordings are looked for in HARNESS_SHARED or ../shared
-	$(PYTEST) -m "not slow"
+test: install  ## the tests but the slow ones; recordings are looked for in HARNESS_SHARED or ../shared
+	$(PARALLEL) -m "not ray and not slow"
+	$(PYTEST) -m "ray and not slow"
 
 test-slow: install  ## the slow ones: clusters, killed processes, every model type
-	$(PYTEST) -m slow
+	$(PARALLEL) -m "slow and not ray"
+	$(PYTEST) -m "slow and ray"
 
-test-all: test test-slow  ## all tests, 20 minutes
+test-all: test test-slow  ## all tests
 
 test-vllm: $(VLLM_INSTALLED)  ## vLLM against transformers on the CPU, in an environment of its own; 3 minutes
 	$(VLLM)/bin/python -m pytest tests/vllm

@@ -90,6 +90,7 @@ def test_a_command_that_needs_a_cluster_or_a_network_parses(command):
                     assert ended.code == 0, said.getvalue()
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("page", [page for page in PAGES if page.is_file() and blocks(page, "python")], ids=name)
 def test_python_runs(page, folder):
     for block in blocks(page, "python"):

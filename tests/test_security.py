@@ -17,6 +17,8 @@ import ray
 
 from harness.runs import ray_session
 
+pytestmark = pytest.mark.ray
+
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(path for folder in ("harness", "kernels", "jobs") for path in (ROOT / folder).rglob("*.py"))
 

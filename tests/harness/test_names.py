@@ -24,6 +24,8 @@ from harness.runs.progress import Display
 from harness.runs.workload import Failure, ProgressListener, guarded
 from harness.storage import tables
 
+pytestmark = pytest.mark.ray
+
 ODD = (
     "ünï",
     "[/b]",

@@ -9,6 +9,8 @@ from harness.cli.commands import main
 from harness.models import tiny
 from harness.runs import pipeline
 
+pytestmark = pytest.mark.ray
+
 
 @pytest.mark.parametrize(
     "command", [["models"], ["datasets"], ["specs"], ["controls"], ["doctor"], ["datasets", "tuckute2024"]]

@@ -22,6 +22,8 @@ from harness.storage.store import Store
 from harness.units.feature_units import FeatureSource, FeatureUnit, stored_features
 from harness.units.score_units import ScoreUnit
 
+pytestmark = pytest.mark.ray
+
 
 def sources(spec, out):
     return {source.name: source for source in make_workload(spec, str(out), None).sources}

@@ -12,6 +12,8 @@ from harness.scoring import next_word
 from harness.spec import EvaluationSpec
 from harness.storage import tables
 
+pytestmark = pytest.mark.ray
+
 TEXT = " \n = The bee = \n \n The old bee watched the hive . Nobody moved . \n \n = = Its life = = \n It was old . \n"
 
 

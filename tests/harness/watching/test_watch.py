@@ -30,6 +30,8 @@ from harness.units import quickstart
 from harness.watching import hooks, sources
 from harness.watching.watch import CheckpointWatcher
 
+pytestmark = pytest.mark.ray
+
 SPEC = EvaluationSpec("real", ("base",), ("tuckute2024",))
 
 

@@ -20,6 +20,8 @@ from harness.scoring import ceilings
 from harness.spec import EvaluationSpec
 from harness.storage import tables
 
+pytestmark = pytest.mark.ray
+
 N_SENTENCES, NEUROIDS = 60, ("v1", "v2", "v3")
 
 
