@@ -275,5 +275,5 @@ def test_column_dtype_states_remaining_quantisation(dense, tmp_path, monkeypatch
         return {value for frame in frames for value in frame["dtype"]}
 
     assert dtypes() == {"float32"}
-    monkeypatch.setattr(quantization, "computed_in", lambda settings: "gptq 4-bit weights")
+    monkeypatch.setattr(quantization, "remaining_quantization", lambda settings: "gptq 4-bit weights")
     assert dtypes() == {"float32, gptq 4-bit weights"}
