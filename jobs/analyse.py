@@ -1,4 +1,4 @@
-"""`harness analyse` as a Ray job: `ray job submit -- python -m jobs.analyse OUT`."""
+"""`harness analyse` as a Ray job: `ray job submit -- python -m harness.jobs.analyse OUT`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`harness run` as a Ray job on its own cluster: `ray job submit -- python -m jobs.evaluate SPEC ...`."""
+"""`harness run` as a Ray job on its own cluster: `ray job submit -- python -m harness.jobs.evaluate SPEC ...`."""
 
 from __future__ import annotations
 

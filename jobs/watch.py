@@ -1,4 +1,4 @@
-"""`harness watch` as a Ray job on its own cluster: `ray job submit -- python -m jobs.watch SOURCE ...`."""
+"""`harness watch` as a Ray job on its own cluster: `ray job submit -- python -m harness.jobs.watch SOURCE ...`."""
 
 from __future__ import annotations
 

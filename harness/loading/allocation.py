@@ -49,7 +49,7 @@ def devices(device: str, n_gpus: int, dtype: Dtype) -> list[str]:
 def assign(
     name: str,
     architecture: Architecture,
-    skeleton: Any,
+    meta_model: Any,
     dtype: Dtype,
     devices: Sequence[str],
     max_memory: Mapping[str, int],
@@ -61,7 +61,7 @@ def assign(
     Args:
         name: model name, for messages.
         architecture: the model's architecture.
-        skeleton: the model on the meta device, in this precision.
+        meta_model: the model on the meta device, in this precision.
         dtype: precision of the weights.
         devices: from `devices`.
         max_memory: device -> bytes that may be used, where that is less than what is free.
@@ -74,7 +74,7 @@ def assign(
         memory.InsufficientMemoryError: if the weights and one batch do not fit into free memory.
     """
     free = {device: min(memory.free_bytes(device), max_memory.get(device, 2**63)) for device in {*devices, "cpu"}}
-    parts = device_map.parts_of(skeleton, bytes_of(skeleton, dtype))
+    parts = device_map.parts_of(meta_model, bytes_of(meta_model, dtype))
     weight_bytes = sum(part.n_bytes for part in parts)
     model_config = architecture.model_config
     demand = placement.Demand(
@@ -95,14 +95,14 @@ def assign(
     return {module: devices[gpu] for module, gpu in gpu_by_module.items()}
 
 
-def bytes_of(skeleton: Any, dtype: Dtype) -> Callable[[Any, str, Any], int]:
+def bytes_of(meta_model: Any, dtype: Dtype) -> Callable[[Any, str, Any], int]:
     """Return a function that gives the bytes of a tensor: (module, name, tensor) -> bytes.
 
     In int8 each weight of a linear layer takes one byte, except in the head and in modules kept in float32.
     """
-    not_quantised = {id(skeleton.get_output_embeddings())} | {
-        id(module) for name, module in skeleton.named_modules()
-        if name.rpartition(".")[2] in (skeleton._keep_in_fp32_modules or ())
+    not_quantised = {id(meta_model.get_output_embeddings())} | {
+        id(module) for name, module in meta_model.named_modules()
+        if name.rpartition(".")[2] in (meta_model._keep_in_fp32_modules or ())
     }  # fmt: skip
 
     def n_bytes(module: Any, name: str, tensor: Any) -> int:

@@ -47,7 +47,7 @@ class Architecture:
         """The transformers class for the weights; for an encoder the class with its head, which adds no pooler."""
         return self.model_config.kind
 
-    def skeleton(self, dtype: Dtype) -> Any:
+    def meta_model(self, dtype: Dtype) -> Any:
         """Build the model on the meta device, without memory for its weights."""
         with torch.device("meta"):
             return self.random_model(dtype)

@@ -31,21 +31,21 @@ CAUSAL_FRACTION, CAUSAL_ROUNDINGS = 1e-5, 4
 CAUSAL_FRACTION_INT8 = 0.05
 
 
-def require_sound_tensors(tensors: Mapping[str, Any], skeleton: Any, settings: Mapping[str, Any]) -> None:
+def require_sound_tensors(tensors: Mapping[str, Any], meta_model: Any, settings: Mapping[str, Any]) -> None:
     """Raise if a stored tensor cannot be a weight of this model. Checks headers only; no tensor is loaded.
 
     Args:
         tensors: from `weights.read`.
-        skeleton: the model on the meta device.
+        meta_model: the model on the meta device.
         settings: `quantization.stated` of its configuration; quantised weights may be integers.
 
     Raises:
         ValueError: if weights are integers, booleans or complex, or if one has more elements than the whole model.
     """
-    parameters = dict(skeleton.named_parameters())
+    parameters = dict(meta_model.named_parameters())
     attributes = {key.rpartition(".")[2] for key in parameters}
     # Buffers are stored too.
-    n_model_elements = sum(tensor.numel() for tensor in (*parameters.values(), *skeleton.buffers()))
+    n_model_elements = sum(tensor.numel() for tensor in (*parameters.values(), *meta_model.buffers()))
     for key, tensor in tensors.items():
         n_elements = 1
         for size in shape_of(tensor):

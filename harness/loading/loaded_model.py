@@ -128,19 +128,19 @@ def load(
     """
     _silence_transformers()
     devices = allocation.devices(device, n_gpus, dtype)
-    architecture, skeleton = _architecture(checkpoint, dtype)
+    architecture, meta_model = _architecture(checkpoint, dtype)
     settings = quantization.settings_of(architecture.config.to_dict())
     precision.dtype_of(checkpoint.family, architecture.stack, checkpoint.n_parameters, dtype)
-    checks.require_fit(checkpoint.name, architecture.tokenizer, skeleton)
+    checks.require_fit(checkpoint.name, architecture.tokenizer, meta_model)
     is_untrained = untrained_seed is not None
     device_by_module = allocation.assign(
-        checkpoint.name, architecture, skeleton, dtype, devices, max_memory or {}, is_untrained=is_untrained
+        checkpoint.name, architecture, meta_model, dtype, devices, max_memory or {}, is_untrained=is_untrained
     )
     try:
         if untrained_seed is not None:
             model = _untrained(architecture, untrained_seed, dtype, device_by_module)
         else:
-            model = trained.load(architecture, skeleton, checkpoint, dtype, device_by_module, allow_pickle)
+            model = trained.load(architecture, meta_model, checkpoint, dtype, device_by_module, allow_pickle)
     except Exception as error:
         raise _loading_error(checkpoint, error) from error
     first_device = torch.device(devices[0])
@@ -161,7 +161,7 @@ def _architecture(checkpoint: Checkpoint, dtype: Dtype) -> tuple[Architecture, A
     """A checkpoint's architecture, and its model on the meta device."""
     try:
         architecture = architectures.read(checkpoint.config_folder, checkpoint.name, checkpoint.tokenizer_folder)
-        return architecture, architecture.skeleton(dtype)
+        return architecture, architecture.meta_model(dtype)
     except Exception as error:
         raise _loading_error(checkpoint, error) from error
 

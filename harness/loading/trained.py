@@ -21,7 +21,7 @@ from harness.protocol import Dtype
 
 def load(
     architecture: Architecture,
-    skeleton: Any,
+    meta_model: Any,
     checkpoint: Checkpoint,
     dtype: Dtype,
     device_by_module: Mapping[str, str],
@@ -31,7 +31,7 @@ def load(
 
     Args:
         architecture: architecture of the checkpoint (for an adapter, its base's).
-        skeleton: the model on the meta device.
+        meta_model: the model on the meta device.
         checkpoint: resolved, with its weights on this machine.
         dtype: precision of the weights. Quantised weights are dequantised to it where transformers can.
         device_by_module: module path -> device; {"": device} for a single device.
@@ -55,8 +55,8 @@ def load(
             return _load_quantised(architecture, folder, name, dtype, device_by_module)
     tensors, adapter = _tensors(architecture, checkpoint, allow_pickle)
     prefix = architecture.model_class.base_model_prefix
-    tensors = weights.without_holder(tensors, skeleton.state_dict().keys(), prefix)
-    checks.require_sound_tensors(tensors, skeleton, settings)
+    tensors = weights.without_holder(tensors, meta_model.state_dict().keys(), prefix)
+    checks.require_sound_tensors(tensors, meta_model, settings)
     model = _build(architecture, tensors, dtype, device_by_module, settings)
     if isinstance(next(iter(tensors.values()), None), deltas.Sum):
         _require_total(architecture, checkpoint, tensors)

@@ -86,8 +86,8 @@ def _same_end(
 
 def _is_beginning(ids: Integers, offsets: Integers, end: int, prefix_ids: Integers) -> bool:
     """Whether the tokens of a prefix are the first tokens of the whole text."""
-    straddles = len(prefix_ids) < len(ids) and offsets[len(prefix_ids), 0] < end
-    return bool(np.array_equal(ids[: len(prefix_ids)], prefix_ids)) and not straddles
+    spans_end = len(prefix_ids) < len(ids) and offsets[len(prefix_ids), 0] < end
+    return bool(np.array_equal(ids[: len(prefix_ids)], prefix_ids)) and not spans_end
 
 
 def _of_stimulus(

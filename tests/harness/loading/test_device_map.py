@@ -25,8 +25,8 @@ def checkpoint(request, tmp_path_factory):
 
 
 def _parts(checkpoint):
-    skeleton = architectures.read(checkpoint.folder).skeleton("float32")
-    return skeleton, device_map.parts_of(skeleton, lambda _module, _name, tensor: tensor.numel() * 4)
+    meta_model = architectures.read(checkpoint.folder).meta_model("float32")
+    return meta_model, device_map.parts_of(meta_model, lambda _module, _name, tensor: tensor.numel() * 4)
 
 
 def _holder(name, placed):
@@ -35,28 +35,28 @@ def _holder(name, placed):
 
 
 def test_every_weight_is_in_one_part_and_counted_once(checkpoint):
-    skeleton, parts = _parts(checkpoint)
+    meta_model, parts = _parts(checkpoint)
     placed = device_map.spread(parts, [10**9] * 3)
-    names = [name for name, _ in [*skeleton.named_parameters(remove_duplicate=False), *skeleton.named_buffers()]]
+    names = [name for name, _ in [*meta_model.named_parameters(remove_duplicate=False), *meta_model.named_buffers()]]
     assert len(placed) == len(parts) > tiny.BLOCKS
     assert all(len(_holder(name, placed)) == 1 for name in names)
-    own = [*skeleton.parameters(), *skeleton.buffers()]
+    own = [*meta_model.parameters(), *meta_model.buffers()]
     assert sum(part.n_bytes for part in parts) == 4 * sum(tensor.numel() for tensor in own)
 
 
 def test_tied_weights_are_on_one_gpu_and_no_block_is_divided(checkpoint):
-    skeleton, parts = _parts(checkpoint)
+    meta_model, parts = _parts(checkpoint)
     placed = device_map.spread(parts, [10**9] * 3)
     owners: dict[int, set[int]] = {}
-    for name, weight in skeleton.named_parameters(remove_duplicate=False):
+    for name, weight in meta_model.named_parameters(remove_duplicate=False):
         owners.setdefault(id(weight), set()).add(placed[_holder(name, placed)[0]])
     assert owners
     assert all(len(gpus) == 1 for gpus in owners.values())
-    stacks = ["encoder", "decoder"] if skeleton.config.is_encoder_decoder else ["decoder"]
-    lists = [blocks.blocks_of(skeleton, stack).modules for stack in stacks]
+    stacks = ["encoder", "decoder"] if meta_model.config.is_encoder_decoder else ["decoder"]
+    lists = [blocks.blocks_of(meta_model, stack).modules for stack in stacks]
     names = [
         name
-        for name, module in skeleton.named_modules()
+        for name, module in meta_model.named_modules()
         if any(module is block for listed in lists for block in listed)
     ]
     assert len(set(placed.values())) == 3
@@ -114,9 +114,9 @@ def two_devices(monkeypatch):
 
 def test_a_model_on_two_devices_gives_the_numbers_of_one_device(checkpoint, two_devices):
     architecture = architectures.read(checkpoint.folder)
-    skeleton, parts = _parts(checkpoint)
+    meta_model, parts = _parts(checkpoint)
     where = {name: f"cpu:{gpu + 1}" for name, gpu in device_map.spread(parts, [10**9] * 2).items()}
-    whole, cut = loaded_model.load(checkpoint), trained.load(architecture, skeleton, checkpoint, "float32", where)
+    whole, cut = loaded_model.load(checkpoint), trained.load(architecture, meta_model, checkpoint, "float32", where)
     hooked = {name for name, module in cut.named_modules() if hasattr(module, "_hf_hook")}
     assert len(hooked) > tiny.BLOCKS
     ids = torch.arange(4, 14)[None]

@@ -212,9 +212,9 @@ def test_int8_takes_the_estimated_bytes_and_is_close_to_float32(tmp_path, family
 
     checkpoint = checkpoints.resolve(str(tiny.build(family, tmp_path / "m", TEXT, seed=0)))
     architecture = architectures.read(checkpoint.folder)
-    skeleton = architecture.skeleton("int8")
-    quantised = trained.load(architecture, skeleton, checkpoint, "int8", {"": "cpu"})
-    counted = sum(part.n_bytes for part in device_map.parts_of(skeleton, allocation.bytes_of(skeleton, "int8")))
+    meta_model = architecture.meta_model("int8")
+    quantised = trained.load(architecture, meta_model, checkpoint, "int8", {"": "cpu"})
+    counted = sum(part.n_bytes for part in device_map.parts_of(meta_model, allocation.bytes_of(meta_model, "int8")))
     held = [*quantised.parameters(), *quantised.buffers()]
     assert counted == sum(tensor.numel() * tensor.element_size() for tensor in held)
     ids = torch.arange(4, 14)[None]

@@ -57,8 +57,10 @@ def test_half_precision_needs_half_the_memory(checkpoint, tmp_path):
 def test_int8_counts_one_byte_per_weight_of_linear_layers_and_two_for_the_rest(checkpoint):
     from harness.loading import architectures, device_map
 
-    skeleton = architectures.read(checkpoint.folder).skeleton("int8")
-    parts = {part.name: part.n_bytes for part in device_map.parts_of(skeleton, allocation.bytes_of(skeleton, "int8"))}
+    meta_model = architectures.read(checkpoint.folder).meta_model("int8")
+    parts = {
+        part.name: part.n_bytes for part in device_map.parts_of(meta_model, allocation.bytes_of(meta_model, "int8"))
+    }
     width, wide = tiny.WIDTH, 2 * tiny.WIDTH
     assert parts["model.layers.0"] == 4 * width * width + 3 * width * wide + 2 * 2 * width
     assert parts["lm_head"] == parts["model.embed_tokens"] == 2 * width * checkpoint.vocabulary

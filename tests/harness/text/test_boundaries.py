@@ -53,8 +53,8 @@ def test_exactly_the_stimuli_whose_prefix_has_other_tokens_are_retokenised(model
     for k, (_, end) in enumerate(context.spans):
         prefix_ids = model.tokenizer(context.text[:end], add_special_tokens=False)["input_ids"]
         context_ids = [i for i, (_, stop) in zip(encoded.ids, offsets, strict=True) if stop <= end]
-        straddles = any(start < end < stop for start, stop in offsets)
-        assert (k in encoded.retokenised) == (prefix_ids != context_ids or straddles), k
+        spans_end = any(start < end < stop for start, stop in offsets)
+        assert (k in encoded.retokenised) == (prefix_ids != context_ids or spans_end), k
         n_retokenised += k in encoded.retokenised
         ids, own = tokens.prefix_of(encoded, k)
         assert list(ids) == prefix_ids
