@@ -347,7 +347,3 @@ def _add_encoding(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--encoding", metavar="NAME", help="encoding of a text file or table that is not UTF-8, such as windows-1252"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

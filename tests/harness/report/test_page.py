@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from itertools import product
 from pathlib import Path
 from urllib.parse import quote
+from xml.etree import ElementTree
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -439,3 +440,16 @@ def test_pages_of_many_models_draw_only_the_best(tmp_path, monkeypatch):
     first = page.all("svg")[0]["aria-label"]
     assert "m044" in first
     assert "m000" not in first
+
+
+def test_figures_are_written_as_svg_files_of_their_own(tmp_path):
+    write_tables(tmp_path / "out")
+    paths = report.write_figures(str(tmp_path / "out"), str(tmp_path / "figures"))
+    assert {Path(path).name.partition("-")[0] for path in paths} >= {"scores", "layers", "reading"}
+    for path in paths:
+        root = ElementTree.parse(path).getroot()  # noqa: S314 - our own file
+        panels = root.findall("{http://www.w3.org/2000/svg}svg")
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        ends = [float(panel.get("x")) + float(panel.get("width")) for panel in panels]
+        assert ends == sorted(ends)
+        assert ends[-1] <= float(root.get("width"))
