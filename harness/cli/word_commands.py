@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from harness.units.word_units import WordOptions
+
 _FILES = {".csv": ",", ".tsv": "\t"}
 
 
@@ -93,12 +95,13 @@ def surprisal(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+def _options(arguments: argparse.Namespace, protocol: Protocol) -> WordOptions:
     from harness.text.word_files import TextOptions
+    from harness.units.word_units import WordOptions
 
     names = ("t5_reads", "dtype", "backend", "device", "data_root", "allow_pickle")
-    text_options = TextOptions(arguments.encoding, arguments.joiner, arguments.language)
-    return {name: getattr(arguments, name) for name in names} | {"options": text_options}
+    text = TextOptions(arguments.encoding, arguments.joiner, arguments.language)
+    return WordOptions(protocol, **{name: getattr(arguments, name) for name in names}, text=text)
 
 
 def _compute(arguments: argparse.Namespace, protocol: Protocol) -> Iterator[pd.DataFrame]:
@@ -106,12 +109,8 @@ def _compute(arguments: argparse.Namespace, protocol: Protocol) -> Iterator[pd.D
     from rich.console import Console
     from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-    from harness.loading import memory
     from harness.units import word_units
 
-    options = _options(arguments)
-    if options["device"] == "auto":
-        options["device"] = memory.best_device()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}: {task.completed} words", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -126,7 +125,7 @@ def _compute(arguments: argparse.Namespace, protocol: Protocol) -> Iterator[pd.D
             console.print(f"note: {model}: {note}", markup=False, highlight=False, soft_wrap=True)
 
         yield from word_units.surprisals(
-            arguments.corpus, arguments.model, protocol, progress=advance, on_note=print_note, **options
+            arguments.corpus, arguments.model, _options(arguments, protocol), progress=advance, on_note=print_note
         )
 
 
@@ -153,8 +152,8 @@ def _write_tables(arguments: argparse.Namespace, protocol: Protocol) -> int:
     console = Console(file=sys.stderr if arguments.json else sys.stdout)
     with Display(console) as display, contextlib.redirect_stdout(sys.stderr):
         outcome = word_surprisals.run(
-            arguments.corpus, arguments.model, protocol, arguments.out, address=arguments.address,
-            memory_gb=arguments.memory_gb, listener=display, keep_going=arguments.keep_going, **_options(arguments),
+            arguments.corpus, arguments.model, _options(arguments, protocol), arguments.out, address=arguments.address,
+            memory_gb=arguments.memory_gb, listener=display, keep_going=arguments.keep_going,
         )  # fmt: skip
     if arguments.json:
         document(asdict(outcome))

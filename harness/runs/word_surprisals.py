@@ -27,7 +27,7 @@ from harness.cluster.machines import Cluster
 from harness.cluster.placement import place
 from harness.extraction import backends
 from harness.loading import memory
-from harness.protocol import AskedBackend, AskedDtype, Protocol, content_hash
+from harness.protocol import Protocol, content_hash
 from harness.runs import assemble, ray_session, reservations, stopping
 from harness.runs.model_worker import MADE_UP_GPUS
 from harness.runs.stopping import Stop
@@ -35,9 +35,9 @@ from harness.runs.workload import Failure, ProgressListener, guarded
 from harness.storage import table_files, tables, transfer
 from harness.storage.origin import SURPRISALS_VERSION
 from harness.storage.store import Store
-from harness.text.word_files import AS_FOUND, TextOptions
 from harness.units import corpora, word_units
 from harness.units.corpora import Corpus
+from harness.units.word_units import WordOptions
 from harness.units.word_workers import WordJob, WordWorker
 
 logger = logging.getLogger(__name__)
@@ -71,19 +71,6 @@ class WordsOutcome:
     was_stopped: bool = False
 
 
-@dataclass(frozen=True)
-class _JobOptions:
-    """How models run: arguments of `run` that apply to each model."""
-
-    protocol: Protocol
-    t5_reads: str
-    dtype: AskedDtype
-    backend: AskedBackend
-    device: str
-    out: str
-    allow_pickle: bool
-
-
 @dataclass
 class _Execution:
     """State shared by the steps of one run."""
@@ -99,18 +86,11 @@ class _Execution:
 def run(
     sources: Sequence[str],
     names: Sequence[str],
-    how: Protocol,
+    options: WordOptions,
     out: str,
     *,
-    t5_reads: str = "text",
-    dtype: AskedDtype = "auto",
-    backend: AskedBackend = "auto",
-    device: str = "auto",
-    data_root: str | None = None,
     address: str | None = None,
     memory_gb: float | None = None,
-    allow_pickle: bool = False,
-    options: TextOptions = AS_FOUND,
     listener: ProgressListener | None = None,
     keep_going: bool = False,
 ) -> WordsOutcome:
@@ -119,17 +99,10 @@ def run(
     Args:
         sources: files or data sets (`corpora.put`).
         names: models: names of the table, Hub ids or folders.
-        how: context, window, overlap and BOS.
+        options: how texts are read and models run.
         out: folder or URL of units and tables.
-        t5_reads: "text", "context" or "both".
-        dtype: precision of all models, or "auto".
-        backend: library for all models, or "auto".
-        device: "auto", "cpu" or "cuda".
-        data_root: folder of the data sets.
         address: address of a Ray cluster; None starts a local Ray.
         memory_gb: memory limit for all workers together; None uses all free memory.
-        allow_pickle: whether to load pickled weights.
-        options: how to read the texts.
         listener: receives the progress of the run.
         keep_going: whether unknown model names are recorded as failures while the other models run.
 
@@ -149,10 +122,9 @@ def run(
     store.sweep()
     with store.register_run():
         listener.busy("splitting the corpora into shards")
-        all_corpora = _corpora(sources, how, store, data_root, options)
+        all_corpora = _corpora(sources, options, store)
         _start_ray(address, store)
-        job_options = _JobOptions(how, t5_reads, dtype, backend, device, out, allow_pickle)
-        outcome = _run_models(names, job_options, all_corpora, store, memory_gb, listener)
+        outcome = _run_models(names, options, all_corpora, store, memory_gb, listener)
     for failure in outcome.failures:
         listener.failed(failure)
     outcome.seconds = time.monotonic() - started
@@ -161,7 +133,7 @@ def run(
 
 def _run_models(
     names: Sequence[str],
-    options: _JobOptions,
+    options: WordOptions,
     all_corpora: Sequence[Corpus],
     store: Store,
     memory_gb: float | None,
@@ -169,20 +141,21 @@ def _run_models(
 ) -> WordsOutcome:
     """Resolve the models, compute their surprisals and write the tables."""
     failures: list[Failure] = []
-    jobs = _jobs(names, options, failures)
+    jobs = _jobs(names, options, store.out, failures)
     run_name = _name(jobs, all_corpora, options.protocol)
-    table = f"{tables.folder(options.out, 'word_surprisals')}/run={run_name}"
+    table = f"{tables.folder(store.out, 'word_surprisals')}/run={run_name}"
     outcome = WordsOutcome(run_name, table, failures=failures)
     with stopping.signals(ctrl_c=False) as stop, store.lock_tables(run_name):
         _write(jobs, _Execution(all_corpora, store, memory_gb, listener, outcome, stop))
     return outcome
 
 
-def _corpora(
-    sources: Sequence[str], how: Protocol, store: Store, data_root: str | None, options: TextOptions
-) -> list[Corpus]:
+def _corpora(sources: Sequence[str], options: WordOptions, store: Store) -> list[Corpus]:
     """Split the sources into shards in the store; ValueError if two have the same name."""
-    all_corpora = [corpora.put(source, how.context, store, data_root, options) for source in dict.fromkeys(sources)]
+    all_corpora = [
+        corpora.put(source, options.protocol.context, store, options.data_root, options.text)
+        for source in dict.fromkeys(sources)
+    ]
     names = [corpus.name for corpus in all_corpora]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two corpora are called {min(repeated)!r}; rename a file.")
@@ -240,7 +213,7 @@ def _write(jobs: Sequence[WordJob], execution: _Execution) -> None:
     table_files.write(store.fs, root, name)
 
 
-def _jobs(names: Sequence[str], options: _JobOptions, failures: list[Failure]) -> list[WordJob]:
+def _jobs(names: Sequence[str], options: WordOptions, out: str, failures: list[Failure]) -> list[WordJob]:
     """Resolve the models and place them on the cluster; those that fail are added to `failures`."""
     device = reservations.device_of(options.device)
     cluster = reservations.cluster(device)
@@ -258,7 +231,7 @@ def _jobs(names: Sequence[str], options: _JobOptions, failures: list[Failure]) -
                 raise memory.InsufficientMemoryError(f"{checkpoint.name}: {placement.refused}")
             for protocol in word_units.protocols_of(checkpoint, options.protocol, options.t5_reads):
                 job = WordJob(
-                    checkpoint, dtype, protocol, library, "cpu" if MADE_UP_GPUS in os.environ else device, options.out,
+                    checkpoint, dtype, protocol, library, "cpu" if MADE_UP_GPUS in os.environ else device, out,
                     options.allow_pickle, placement.n_gpus, placement.gpu_share,
                 )  # fmt: skip
                 if job.name in jobs and jobs[job.name].checkpoint.revision != checkpoint.revision:

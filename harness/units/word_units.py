@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from harness.checkpoints.checkpoints import Checkpoint
 from harness.extraction import backends, parity
 from harness.extraction.backends import Model
 from harness.extraction.extracted_text import extract
+from harness.loading import memory
 from harness.models import precision
 from harness.protocol import AskedBackend, AskedDtype, Dtype, Protocol
 from harness.text.word_files import AS_FOUND, TextOptions
@@ -26,6 +27,31 @@ class WordSurprisals(NamedTuple):
 
     columns: dict[str, Any]
     facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class WordOptions:
+    """How texts are read and models run, for all corpora and models of a command.
+
+    Attributes:
+        protocol: context, window, overlap and BOS.
+        t5_reads: "text", "context" or "both"; see `protocols_of`.
+        dtype: precision of the models, or "auto".
+        backend: library of the models, or "auto".
+        device: "cpu", "cuda" or "auto".
+        data_root: folder of the data sets.
+        allow_pickle: whether pickled weights may be loaded.
+        text: language, joiner and encoding of the texts.
+    """
+
+    protocol: Protocol
+    t5_reads: str = "text"
+    dtype: AskedDtype = "auto"
+    backend: AskedBackend = "auto"
+    device: str = "auto"
+    data_root: str | None = None
+    allow_pickle: bool = False
+    text: TextOptions = AS_FOUND
 
 
 def read(model: Model, shard: Shard, how: Protocol) -> WordSurprisals:
@@ -112,15 +138,8 @@ def resolve(
 def surprisals(
     sources: Sequence[str],
     names: Sequence[str],
-    how: Protocol,
+    options: WordOptions,
     *,
-    t5_reads: str = "text",
-    dtype: AskedDtype = "auto",
-    backend: AskedBackend = "auto",
-    device: str = "cpu",
-    data_root: str | None = None,
-    allow_pickle: bool = False,
-    options: TextOptions = AS_FOUND,
     progress: Callable[[str, int], None] | None = None,
     on_note: Callable[[str, str], None] | None = None,
 ) -> Iterator[pd.DataFrame]:
@@ -129,14 +148,7 @@ def surprisals(
     Args:
         sources: corpora, as in `corpora.put`.
         names: models: names in the table, Hub ids or folders.
-        how: context, window, overlap and BOS.
-        t5_reads: as in `readings_of`.
-        dtype: precision of all models, or "auto".
-        backend: library for all models, or "auto".
-        device: "cpu" or "cuda".
-        data_root: root folder of the data sets.
-        allow_pickle: whether pickled weights may be loaded.
-        options: language, joiner and encoding of the texts.
+        options: how texts are read and models run.
         progress: called after each shard with the model and the number of words processed.
         on_note: called with the model and each note on its tokenizer or files (`Checkpoint.notes`).
 
@@ -146,23 +158,25 @@ def surprisals(
     Raises:
         ValueError: if a model cannot be loaded or a corpus cannot be parsed; frames yielded before remain valid.
     """
+    protocol, data_root, device = options.protocol, options.data_root, options.device
+    device = memory.best_device() if device == "auto" else device
     for source in sources:  # report faulty texts before loading a model
-        corpora.check(source, data_root, options)
+        corpora.check(source, data_root, options.text)
     for name in names:
         checkpoints.require_known(name)
     for name, known_as in checkpoints.names_of(dict.fromkeys(names)).items():
-        checkpoint, model_dtype = resolve(name, dtype, known_as, allow_pickle=allow_pickle)
+        checkpoint, dtype = resolve(name, options.dtype, known_as, allow_pickle=options.allow_pickle)
         if on_note:
             for note in checkpoint.notes:
                 on_note(checkpoint.name, note)
-        modes = protocols_of(checkpoint, how, t5_reads)
-        library, _ = backends.choose(checkpoint, backend, device, model_dtype, states=False)
-        model = backends.load(library, checkpoint, device, model_dtype, allow_pickle=allow_pickle)
+        modes = protocols_of(checkpoint, protocol, options.t5_reads)
+        library, _ = backends.choose(checkpoint, options.backend, device, dtype, states=False)
+        model = backends.load(library, checkpoint, device, dtype, allow_pickle=options.allow_pickle)
         for source in sources:
             for mode in modes:
-                for shard in corpora.shards_of(source, how.context, data_root, options):
+                for shard in corpora.shards_of(source, protocol.context, data_root, options.text):
                     columns, facts = _read_named(checkpoint.name, model, shard, mode)
-                    yield _frame(source, checkpoint, facts.get("dtype", model_dtype), mode, columns)
+                    yield _frame(source, checkpoint, facts.get("dtype", dtype), mode, columns)
                     if progress:
                         progress(checkpoint.name, len(columns["word"]))
         model.close()

@@ -271,7 +271,7 @@ def test_column_dtype_states_remaining_quantisation(dense, tmp_path, monkeypatch
     file.write_text(TEXT[0])
 
     def dtypes():
-        frames = list(word_units.surprisals([f"local:{file}"], [str(dense)], surprisal_alone()))
+        frames = list(word_units.surprisals([f"local:{file}"], [str(dense)], word_units.WordOptions(surprisal_alone())))
         return {value for frame in frames for value in frame["dtype"]}
 
     assert dtypes() == {"float32"}

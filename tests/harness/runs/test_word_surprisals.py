@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ from harness.runs import word_surprisals
 from harness.storage import inventory, tables
 from harness.storage.store import Store
 from harness.units import word_units
+from harness.units.word_units import WordOptions
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-HOW = surprisal_alone()
+HOW = WordOptions(surprisal_alone(), device="cpu")
 TEXT = "The old bee watched the hive, and the bee in New York saw that it was old; nobody moved."
 N_WORDS = 13_000  # three shards
 MEASURED = ["word_id", "word", "surprisal_bits", "corrected_bits", "n_tokens", "entropy_bits", "rank"]
@@ -104,8 +106,9 @@ def test_a_killed_run_resumes_and_equals_a_single_process(models, corpus, tmp_pa
 def test_both_modes_of_t5_are_in_the_table_and_missing_models_are_failures(models, short, tmp_path):
     out = str(tmp_path / "out")
     found = word_surprisals.run(
-        [f"local:{short}"], [models["t5"], str(tmp_path / "nothing"), "org/none@refs/pr/2"], HOW, out, t5_reads="both",
-        device="cpu", keep_going=True,
+        [f"local:{short}"], [models["t5"], str(tmp_path / "nothing"), "org/none@refs/pr/2"],
+        replace(HOW, t5_reads="both"), out,
+        keep_going=True,
     )  # fmt: skip
     assert [(failure.station, failure.model) for failure in found.failures] == [
         ("models", "nothing"), ("models", "org/none@refs/pr/2"),
@@ -134,7 +137,7 @@ def test_two_corpora_with_one_name_and_too_little_memory_are_reported(models, sh
     other.write_text("The bee.")
     with pytest.raises(ValueError, match="two corpora are called 'short'"):
         word_surprisals.run([short, str(other)], [models["llama"]], HOW, str(tmp_path / "out"))
-    found = word_surprisals.run([short], [models["llama"]], HOW, str(tmp_path / "out"), memory_gb=0.5, device="cpu")
+    found = word_surprisals.run([short], [models["llama"]], HOW, str(tmp_path / "out"), memory_gb=0.5)
     assert "a worker needs about 1.2 GB, but only 0.5 GB are available" in found.failures[0].message
 
 
@@ -160,7 +163,7 @@ def test_extractions_holds_the_settings_of_each_model_and_notes_on_faulty_files(
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"bos_token_id": 10**6}))
-    done = word_surprisals.run([short], [str(folder), models["gpt2"]], HOW, out, device="cpu")
+    done = word_surprisals.run([short], [str(folder), models["gpt2"]], HOW, out)
     assert not done.failures
     rows = tables.read(out, "extractions", done.run).set_index("model")
     assert rows.loc["odd", "notes"].startswith("bos_token_id 1000000 of config.json is past the embeddings")
@@ -169,7 +172,7 @@ def test_extractions_holds_the_settings_of_each_model_and_notes_on_faulty_files(
     assert (rows.parity_nats < 1e-3).all()
     assert (rows.n_windows == 1).all()
     assert not rows.reused.any()
-    again = word_surprisals.run([short], [str(folder), models["gpt2"]], HOW, out, device="cpu")
+    again = word_surprisals.run([short], [str(folder), models["gpt2"]], HOW, out)
     assert again.n_read == 0
     assert tables.read(out, "extractions", again.run).reused.all()
 
@@ -208,7 +211,7 @@ def test_each_unloadable_checkpoint_is_one_failure_and_the_others_go_on(models, 
     }
     out = str(tmp_path / "out")
     given = [*names.values(), models["llama"], str(tmp_path / "adapter")]
-    found = word_surprisals.run([f"local:{short}"], given, HOW, out, device="cpu")
+    found = word_surprisals.run([f"local:{short}"], given, HOW, out)
     failures = {failure.model: (failure.station, failure.message) for failure in found.failures}
     assert len(found.failures) == len(names)
     for name, station, words in (

@@ -34,7 +34,9 @@ def words(tmp_path):
 
 
 def surprisals(sources, names, how=HOW, **options):
-    return pd.concat(word_units.surprisals(sources, names, how, **options), ignore_index=True)
+    return pd.concat(
+        word_units.surprisals(sources, names, word_units.WordOptions(how, device="cpu", **options)), ignore_index=True
+    )
 
 
 def test_each_word_has_a_surprisal_and_the_precision_of_the_model(models, words):
