@@ -15,9 +15,9 @@ import numpy as np
 from harness.recordings import GROUP, Dataset, Floats, Integers, ReadingTimes, Responses, Stimuli, require_unique
 
 __all__ = [
-    "GROUP", "Ceiling", "Context", "Dataset", "Extraction", "Features", "Floats", "Fold", "Integers", "Layer",
-    "LayerFit", "LazyMapping", "Predictions", "ReadingTimes", "Responses", "Stimuli", "Surprisals", "Tokens",
-    "indices_of", "require_unique",
+    "GROUP", "Ceiling", "Context", "Dataset", "Extraction", "ExtractionSettings", "Features", "Floats", "Fold",
+    "Integers", "Layer", "LayerFit", "LazyMapping", "Predictions", "ReadingTimes", "Responses", "Stimuli", "Surprisals",
+    "Tokens", "indices_of", "require_unique",
 ]  # fmt: skip
 
 
@@ -84,6 +84,47 @@ class Tokens:
     last: Integers
     stimulus_ids: tuple[str, ...]
     retokenised: Mapping[int, Retokenised] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ExtractionSettings:
+    """How contexts are read by a model: the fields of a `Protocol` that decide its hidden states and predictions.
+
+    Attributes:
+        window: maximum tokens per forward pass, or the model's own limit if that is less. A longer context is split
+            into overlapping windows, each of which begins with the model's BOS or start token.
+        pooling: "last" (the state at a stimulus's last token), "mean" or "sum" (over its tokens in the window that
+            answers for its last one).
+        overlap: fraction of a window that repeats the window before, in [0, 1).
+        decoder_reads: input of T5's decoder, for its states and its predictions. "stimulus": the stimulus, while the
+            encoder reads the text before it; predictions are then per stimulus (`Predictions.retokenised`). "text": the
+            whole text, with an empty source, as in a decoder. "nothing": the start token, whose state is pooled, while
+            the encoder reads the text including the stimulus, without predictions. The encoder's own states are
+            those of the stimulus's prefix in all three.
+        bos: which windows of a decoder begin with BOS: every "window", the first of a "text", or "none", in which case
+            the first token has no prediction.
+
+    Raises:
+        ValueError: if pooling, decoder_reads or bos has another value.
+    """
+
+    window: int = 2048
+    pooling: str = "last"
+    overlap: float = 0.5
+    decoder_reads: str = "stimulus"
+    bos: str = "window"
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("pooling", self.pooling, ("last", "mean", "sum")),
+            ("decoder_reads", self.decoder_reads, ("stimulus", "text", "nothing")),
+            ("bos", self.bos, ("window", "text", "none")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} {value!r} is unknown; use one of {', '.join(allowed)}.")
+
+
+DEFAULT_EXTRACTION = ExtractionSettings()
 
 
 @dataclass(frozen=True, eq=False)

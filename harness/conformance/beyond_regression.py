@@ -22,7 +22,7 @@ from harness.conformance.verdicts import Result, Tolerance
 from harness.datasets.futrell2018 import PAPER
 from harness.kernels.similarity import linear_cka, rsa
 from harness.protocol import BRAINSCORE_RIDGE, FoldRule, Protocol, Regression
-from harness.records import Context, Dataset, Floats, Integers, Layer, ReadingTimes, Stimuli
+from harness.records import Context, Dataset, ExtractionSettings, Floats, Integers, Layer, ReadingTimes, Stimuli
 from harness.scoring import ceilings, extrapolation, folds, reading_times, saturation
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _extract_parts(
     ends = np.array([len(context) for context in contexts])
     spans = np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
     tokens = loaded.encode(Context(contexts[-1], tuple(f"part.{k}" for k in range(len(contexts))), spans))
-    extraction = extract(loaded, [tokens], loaded.limit)
+    extraction = extract(loaded, [tokens], ExtractionSettings(loaded.limit))
     assert extraction.features is not None and extraction.log_probabilities is not None  # noqa: S101 - by default
     blocks = [Layer("decoder", int(layer.rsplit(".", 1)[1]) + 1) for layer in layers]
     states = np.hstack([extraction.features.values[block] for block in blocks])

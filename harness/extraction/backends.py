@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.checkpoints.checkpoints import Checkpoint
 from harness.protocol import AskedBackend, Backend, Dtype, Protocol
-from harness.records import Extraction, Tokens
+from harness.records import Extraction, ExtractionSettings, Tokens
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Model:
         self, tokens: Sequence[Tokens], protocol: Protocol, *, states: bool, log_probabilities: bool
     ) -> Extraction:
         """Extract features of contexts, with a protocol's settings."""
-        return self.extract_with(
-            self.loaded, tokens, protocol.window, pooling=protocol.pooling, overlap=protocol.overlap, states=states,
-            log_probabilities=log_probabilities, decoder_reads=protocol.decoder_reads, bos=protocol.bos,
-        )  # fmt: skip
+        settings = ExtractionSettings(
+            protocol.window, protocol.pooling, protocol.overlap, protocol.decoder_reads, protocol.bos
+        )
+        return self.extract_with(self.loaded, tokens, settings, states=states, log_probabilities=log_probabilities)
 
 
 # Families whose own vLLM implementation returns the states of every layer. The generic implementation, used for others,

@@ -23,7 +23,16 @@ from harness.extraction.pooling import StatePool
 from harness.loading.batches import Batches, padded
 from harness.loading.blocks import blocks_of
 from harness.loading.loaded_model import LoadedModel
-from harness.records import Extraction, Features, Floats, Layer, Predictions, Tokens
+from harness.records import (
+    DEFAULT_EXTRACTION,
+    Extraction,
+    ExtractionSettings,
+    Features,
+    Floats,
+    Layer,
+    Predictions,
+    Tokens,
+)
 from harness.text.tokens import Window, cut
 
 BATCH_TOKENS = 8192
@@ -32,14 +41,10 @@ BATCH_TOKENS = 8192
 def extract(
     loaded: LoadedModel,
     tokens: Sequence[Tokens],
-    window: int = 2048,
+    settings: ExtractionSettings = DEFAULT_EXTRACTION,
     *,
-    pooling: str = "last",
     states: bool = True,
     log_probabilities: bool = True,
-    overlap: float = 0.5,
-    decoder_reads: str = "stimulus",
-    bos: str = "window",
     progress: Callable[[float], None] | None = None,
 ) -> Extraction:
     """Extract hidden states and log-probabilities of contexts.
@@ -47,20 +52,9 @@ def extract(
     Args:
         loaded: a loaded model.
         tokens: one per context.
-        window: maximum tokens per forward pass, or the model's own limit if that is less. A longer context is split
-            into overlapping windows, each of which begins with the model's BOS or start token.
-        pooling: "last" (the state at a stimulus's last token), "mean" or "sum" (over its tokens in the window that
-            answers for its last one).
+        settings: windows, pooling, BOS, and what the decoder of an encoder-decoder reads.
         states: whether to pool hidden states, at every layer.
         log_probabilities: whether to compute the predictions of every token.
-        overlap: fraction of a window that repeats the window before, in [0, 1).
-        decoder_reads: input of T5's decoder, for its states and its predictions. "stimulus": the stimulus, while the
-            encoder reads the text before it; predictions are then per stimulus (`Predictions.retokenised`). "text": the
-            whole text, with an empty source, as in a decoder. "nothing": the start token, whose state is pooled, while
-            the encoder reads the text including the stimulus, without predictions. The encoder's own states are
-            those of the stimulus's prefix in all three.
-        bos: which windows of a decoder begin with BOS: every "window", the first of a "text", or "none", in which case
-            the first token has no prediction.
         progress: called with the fraction done after each batch.
 
     Returns:
@@ -69,32 +63,34 @@ def extract(
         device, pooling, bos, notes.
 
     Raises:
-        ValueError: if predictions are requested of an encoder or of a T5 whose decoder reads nothing; if a stimulus
-            does not fit T5's decoder; or if an argument has another value.
+        ValueError: if predictions are requested of an encoder or of a T5 whose decoder reads nothing, or if a stimulus
+            does not fit T5's decoder.
         memory.InsufficientMemoryError: if a single sequence does not fit into memory.
     """
-    _require_valid(loaded, pooling, decoder_reads, bos, log_probabilities=log_probabilities)
+    if log_probabilities:
+        _require_predictions(loaded, settings.decoder_reads)
     started = time.perf_counter()
     ids = tuple(stimulus_id for context_tokens in tokens for stimulus_id in context_tokens.stimulus_ids)
     batches = Batches(BATCH_TOKENS, progress, same_length=not loaded.is_padded)
-    is_causal = loaded.stack == "decoder" or decoder_reads == "text"
-    limit = min(window, loaded.limit)
+    is_causal = loaded.stack == "decoder" or settings.decoder_reads == "text"
+    limit, pooling = min(settings.window, loaded.limit), settings.pooling
     pooled: dict[Layer, Floats] = {}
     token_predictions: tuple[Predictions, ...] | None = None
     if is_causal and (log_probabilities or (states and loaded.stack != "encoder")):
         # T5's decoder always needs its start token.
-        windows = cut(tokens, limit, loaded.prefix, overlap, pooling, bos if loaded.stack == "decoder" else "window")
+        bos = settings.bos if loaded.stack == "decoder" else "window"
+        windows = cut(tokens, limit, loaded.prefix, settings.overlap, pooling, bos)
         pool = StatePool("decoder", blocks_of(loaded.model, "decoder"), len(ids), pooling)
         token_predictions = _run_windows(loaded, tokens, windows, pool, states, log_probabilities, batches)
         pooled |= pool.values()
     per_stimulus = log_probabilities and not is_causal
     if loaded.stack != "decoder" and (states or per_stimulus):
-        decoder_input = decoder_reads if loaded.is_encoder_decoder else "text"
+        decoder_input = settings.decoder_reads if loaded.is_encoder_decoder else "text"
         by_stimulus = _unknown(tokens) if per_stimulus else ()
         inputs = encoders.encoder_inputs(loaded, tokens, limit, pooling, decoder_input, whole=per_stimulus)
         pooled |= encoders.extract(loaded, list(inputs), len(ids), pooling, batches, by_stimulus, states=states)
         token_predictions = by_stimulus or token_predictions
-    facts = _facts(loaded, tokens, batches, time.perf_counter() - started, pooling, bos)
+    facts = _facts(loaded, tokens, batches, time.perf_counter() - started, settings)
     return Extraction(Features(pooled, ids) if states else None, token_predictions, facts)
 
 
@@ -103,32 +99,25 @@ def _unknown(tokens: Sequence[Tokens]) -> tuple[Predictions, ...]:
 
 
 def _facts(
-    loaded: LoadedModel, tokens: Sequence[Tokens], batches: Batches, seconds: float, pooling: str, bos: str
+    loaded: LoadedModel, tokens: Sequence[Tokens], batches: Batches, seconds: float, settings: ExtractionSettings
 ) -> dict[str, object]:
     n_reencoded = sum(len(context_tokens.retokenised) for context_tokens in tokens)
     facts: dict[str, object] = {
-        "n_windows": batches.n_sequences, "n_reencoded": n_reencoded, "bos": bos, "batch_tokens": batches.budget,
-        "n_oom": batches.n_oom, "oom": batches.oom, "seconds": seconds,
+        "n_windows": batches.n_sequences, "n_reencoded": n_reencoded, "bos": settings.bos,
+        "batch_tokens": batches.budget, "n_oom": batches.n_oom, "oom": batches.oom, "seconds": seconds,
         "tokens_per_second": batches.n_tokens / seconds, "device": _device_name(loaded.device),
-        "pooling": pooling, "notes": " ".join(loaded.notes),
+        "pooling": settings.pooling, "notes": " ".join(loaded.notes),
     }  # fmt: skip
     return facts | ({"dtype": f"{loaded.dtype}, {loaded.quantization}"} if loaded.quantization else {})
 
 
-def _require_valid(loaded: LoadedModel, pooling: str, decoder_reads: str, bos: str, *, log_probabilities: bool) -> None:
-    for argument, value, allowed in (
-        ("pooling", pooling, ("last", "mean", "sum")),
-        ("decoder_reads", decoder_reads, ("stimulus", "text", "nothing")),
-        ("bos", bos, ("window", "text", "none")),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{argument} {value!r} is unknown; use one of {', '.join(allowed)}.")
-    if log_probabilities and loaded.stack == "encoder":
+def _require_predictions(loaded: LoadedModel, decoder_reads: str) -> None:
+    if loaded.stack == "encoder":
         raise ValueError(
             f"{loaded.model.config.model_type} is a bidirectional encoder, which gives no next-token probabilities; "
             "request hidden states only, or use a decoder."
         )
-    if log_probabilities and loaded.is_encoder_decoder and decoder_reads == "nothing":
+    if loaded.is_encoder_decoder and decoder_reads == "nothing":
         raise ValueError(
             "a decoder that reads nothing gives no token probabilities; use decoder_reads text or stimulus."
         )

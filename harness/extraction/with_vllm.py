@@ -22,7 +22,16 @@ from harness.checkpoints.checkpoints import Checkpoint
 from harness.loading import architectures
 from harness.loading.loaded_model import LoadedModel
 from harness.protocol import Dtype
-from harness.records import Extraction, Features, Floats, Layer, Predictions, Tokens
+from harness.records import (
+    DEFAULT_EXTRACTION,
+    Extraction,
+    ExtractionSettings,
+    Features,
+    Floats,
+    Layer,
+    Predictions,
+    Tokens,
+)
 from harness.text.tokens import Window, cut
 
 # With prompt log-probabilities, the logits of this many tokens are in memory at once.
@@ -139,24 +148,20 @@ def close(loaded: LoadedModel) -> None:
 def extract(
     loaded: LoadedModel,
     tokens: Sequence[Tokens],
-    window: int = 2048,
+    settings: ExtractionSettings = DEFAULT_EXTRACTION,
     *,
-    pooling: str = "last",
     states: bool = True,
     log_probabilities: bool = True,
-    overlap: float = 0.5,
-    decoder_reads: str = "stimulus",  # noqa: ARG001 - for T5, which vLLM does not support
-    bos: str = "window",
     progress: Callable[[float], None] | None = None,
 ) -> Extraction:
     """Extract features of contexts; arguments and result as in `with_transformers.extract`.
 
     vLLM returns each token's log-probability and rank but not the whole distribution: entropies and breaks are NaN.
+    It does not support encoder-decoders, so that `settings.decoder_reads` has no effect.
     """
-    if pooling not in {"last", "mean", "sum"}:
-        raise ValueError(f"pooling {pooling!r} is unknown; use one of last, mean, sum.")
-    started, llm = time.perf_counter(), loaded.model.llm
-    windows = cut(tokens, min(window, loaded.limit), loaded.prefix, overlap, pooling, bos)
+    started, llm, pooling = time.perf_counter(), loaded.model.llm, settings.pooling
+    limit = min(settings.window, loaded.limit)
+    windows = cut(tokens, limit, loaded.prefix, settings.overlap, pooling, settings.bos)
     outputs = _generate(llm, windows, pooling, states=states, log_probabilities=log_probabilities)
     ids = tuple(stimulus_id for context_tokens in tokens for stimulus_id in context_tokens.stimulus_ids)
     predictions = tuple(Predictions.unknown(len(context_tokens.ids)) for context_tokens in tokens)
@@ -172,8 +177,9 @@ def extract(
     seconds, n_tokens = time.perf_counter() - started, sum(len(part.ids) for part in windows)
     facts = {
         "n_windows": len(windows), "n_reencoded": sum(len(context_tokens.retokenised) for context_tokens in tokens),
-        "bos": bos, "batch_tokens": BATCH_TOKENS, "n_oom": 0, "oom": "", "seconds": seconds,
+        "bos": settings.bos, "batch_tokens": BATCH_TOKENS, "n_oom": 0, "oom": "", "seconds": seconds,
         "tokens_per_second": n_tokens / seconds, "device": str(loaded.device), "pooling": pooling,
+        "notes": " ".join(loaded.notes),
     }  # fmt: skip
     return Extraction(Features(pooled, ids) if states else None, predictions if log_probabilities else None, facts)
 

@@ -23,7 +23,7 @@ from harness.datasets import synthetic
 from harness.extraction import with_transformers
 from harness.loading import loaded_model
 from harness.models import tiny
-from harness.records import Layer, Stimuli, Tokens
+from harness.records import ExtractionSettings, Layer, Stimuli, Tokens
 from harness.text import contexts, tokens
 
 SHARED = Path(os.environ.get("HARNESS_SHARED", Path(__file__).resolve().parents[3] / "shared"))
@@ -113,7 +113,7 @@ def growth(axis: str, points: list[int], sizes: dict[str, int]) -> dict[str, Any
         read = tokens.encode(contexts.build(text, "passage")[0], model.tokenizer)
         n = min(len(read.ids), point if axis == "tokens" else 512)
         part = Tokens(read.ids[:n], np.arange(n), np.arange(n), tuple(map(str, range(n))))  # each token a stimulus
-        with_transformers.extract(model, [part], 4096)
+        with_transformers.extract(model, [part], ExtractionSettings(4096))
         seconds.append(min(_timed(with_transformers.extract, model, [part], 4096)[0] for _ in range(3)))
         flops.append(_flops(model, n + 1))
     return {"said": {"points": points, "seconds": seconds, "flops": flops}}
@@ -124,7 +124,7 @@ def many(model: loaded_model.LoadedModel, text: Stimuli, copies: int) -> float:
     names = [f"copy {k}" for k in range(copies) for _ in text.texts]
     stimuli = Stimuli(tuple(map(str, range(len(names)))), text.texts * copies, tuple(names))
     texts = [model.encode(context) for context in contexts.build(stimuli, "passage")]
-    with_transformers.extract(model, texts, 4096)
+    with_transformers.extract(model, texts, ExtractionSettings(4096))
     seconds = min(_timed(with_transformers.extract, model, texts, 4096)[0] for _ in range(3))
     return sum(len(read.ids) + 1 for read in texts) / seconds
 
@@ -138,7 +138,7 @@ def _flops(model: loaded_model.LoadedModel, n: int) -> float:
 
 def _ours(model: Any, read: Any) -> dict[Layer, np.ndarray]:
     """Layer -> (word, hidden)."""
-    features = with_transformers.extract(model, [read], 4096).features
+    features = with_transformers.extract(model, [read], ExtractionSettings(4096)).features
     return dict(features.values)
 
 

@@ -11,7 +11,7 @@ from harness.checkpoints import checkpoints
 from harness.extraction import backends, with_transformers, with_vllm
 from harness.models import tiny
 from harness.protocol import FoldRule, Protocol, Regression
-from harness.records import Stimuli
+from harness.records import ExtractionSettings, Stimuli
 from harness.storage.store import Store
 from harness.text import contexts
 from harness.units.feature_units import FeatureSource, FeatureUnit, stored_features
@@ -55,8 +55,8 @@ def test_states_and_log_probabilities_equal_those_of_transformers(both, rule, po
     encoded = [ours.loaded.encode(context) for context in contexts.build(STIMULI, rule)]
     if window == CONTEXT:
         assert len(encoded[0].ids) > with_vllm.BATCH_TOKENS
-    theirs = with_transformers.extract(ours.loaded, encoded, window, pooling=pooling)
-    extraction = with_vllm.extract(served.loaded, encoded, window, pooling=pooling)
+    theirs = with_transformers.extract(ours.loaded, encoded, ExtractionSettings(window, pooling=pooling))
+    extraction = with_vllm.extract(served.loaded, encoded, ExtractionSettings(window, pooling=pooling))
     assert extraction.features.layers == theirs.features.layers
     for layer, states in theirs.features.values.items():
         largest = np.abs(states).max()

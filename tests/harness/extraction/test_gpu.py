@@ -8,11 +8,11 @@ from harness.checkpoints import checkpoints
 from harness.extraction import surprisal, with_transformers
 from harness.loading import loaded_model
 from harness.models import tiny
-from harness.records import Stimuli
+from harness.records import ExtractionSettings, Stimuli
 from harness.text import contexts
 from tests.harness.loading.test_families import BERTS, SENTENCES, STIMULI
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 
 def extracted(family, folder, device, dtype="float32", **more):
@@ -57,7 +57,9 @@ def test_every_reading_of_t5(how, tmp_path):
         model = loaded_model.load(checkpoints.resolve(str(path)), device)
         encoded = [model.encode(context) for context in contexts.build(STIMULI, "passage")]
         extractions.append(
-            with_transformers.extract(model, encoded, log_probabilities=how != "nothing", decoder_reads=how)
+            with_transformers.extract(
+                model, encoded, ExtractionSettings(decoder_reads=how), log_probabilities=how != "nothing"
+            )
         )
     assert_near(*extractions)
 

@@ -13,7 +13,7 @@ from harness.checkpoints import checkpoints
 from harness.extraction import surprisal, with_transformers
 from harness.loading import loaded_model
 from harness.models import tiny
-from harness.records import Predictions, Stimuli, Tokens
+from harness.records import ExtractionSettings, Predictions, Stimuli, Tokens
 from harness.text import contexts, tokens
 
 
@@ -100,7 +100,9 @@ def test_surprisal_equals_a_separate_forward_per_word_if_the_context_fits_the_wi
 def test_with_bos_in_the_first_window_only_r_equals_the_known_result(stories, shared):
     model = loaded_model.load(checkpoints.resolve(str(shared / "models" / "stories260K")))
     encoded = [model.encode(context) for context in contexts.build(stories.stimuli, "passage")]
-    words = surprisal.per_word(encoded, with_transformers.extract(model, encoded, states=False, bos="text").predictions)
+    words = surprisal.per_word(
+        encoded, with_transformers.extract(model, encoded, ExtractionSettings(bos="text"), states=False).predictions
+    )
     scored = stories.reading.scored
     assert np.corrcoef(words.bits[scored], stories.reading.mean_ms[scored])[0, 1] == pytest.approx(0.37572, abs=6e-6)
 
@@ -123,7 +125,8 @@ def _words(texts, **more):
 
 def _extracted(model, stimuli, rule="passage", single_stimuli=False, **options):
     encoded = [model.encode(context) for context in contexts.build(stimuli, rule)]
-    predictions = with_transformers.extract(model, encoded, states=False, **options).predictions
+    settings = ExtractionSettings(**options)
+    predictions = with_transformers.extract(model, encoded, settings, states=False).predictions
     return surprisal.per_word(encoded, predictions, model.word_initial_tokens, single_stimuli=single_stimuli)
 
 

@@ -10,7 +10,7 @@ from harness.checkpoints import checkpoints
 from harness.extraction import surprisal, with_transformers
 from harness.loading import loaded_model
 from harness.models import tiny
-from harness.records import Layer, Stimuli
+from harness.records import ExtractionSettings, Layer, Stimuli
 from harness.text import contexts, tokens
 
 SENTENCES = (
@@ -37,7 +37,8 @@ def decoder(tmp_path_factory):
 
 def _extracted(model, rule="passage", **options):
     encoded = [tokens.encode(context, model.tokenizer) for context in contexts.build(STIMULI, rule)]
-    return encoded, with_transformers.extract(model, encoded, **options)
+    chosen = {name: options.pop(name) for name in list(options) if name in ExtractionSettings.__dataclass_fields__}
+    return encoded, with_transformers.extract(model, encoded, ExtractionSettings(**chosen), **options)
 
 
 def _plain_states(model, ids, stack, **more):
@@ -119,7 +120,7 @@ def _window_before(row, n=3):
 def test_mean_pooling_in_a_running_window_equals_one_forward_per_word(loaded):
     """The window restarts at each passage. Some words have many tokens; all are batched together."""
     encoded = [tokens.encode(context, loaded.tokenizer) for context in contexts.build(CHAPTER, "window", 3)]
-    extraction = with_transformers.extract(loaded, encoded, pooling="mean")
+    extraction = with_transformers.extract(loaded, encoded, ExtractionSettings(pooling="mean"))
     assert extraction.features.row_ids == CHAPTER.ids
     assert max((context_tokens.owners == 0).sum() for context_tokens in encoded) > 3
     for row, word in enumerate(WORDS):
@@ -165,7 +166,7 @@ def test_mean_pooling_works_across_windows_and_equals_last_for_single_tokens(dec
     encoded = [tokens.encode(context, decoder.tokenizer) for context in contexts.build(single, "passage")]
     layer = Layer("decoder", 2)
     pooled = [
-        with_transformers.extract(decoder, encoded, pooling=pooling).features.values[layer]
+        with_transformers.extract(decoder, encoded, ExtractionSettings(pooling=pooling)).features.values[layer]
         for pooling in ("mean", "last")
     ]
     n_tokens = np.bincount(encoded[0].owners)

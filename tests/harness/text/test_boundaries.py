@@ -12,7 +12,7 @@ from harness.checkpoints import checkpoints
 from harness.extraction import with_transformers
 from harness.loading import loaded_model
 from harness.models import tiny
-from harness.records import Layer, Stimuli
+from harness.records import ExtractionSettings, Layer, Stimuli
 from harness.text import boundaries, contexts, tokens
 
 TEXT = ("In New York the cat sat on the mat and the dog sat on the mat too. " * 12).split()
@@ -67,7 +67,9 @@ def test_hidden_states_of_each_stimulus_equal_those_of_its_prefix_alone(model, p
     if model.is_encoder_decoder:
         pytest.skip("an encoder processes each prefix separately in any case; see the test below")
     (context,), (encoded,) = encode(model, WORDS)
-    extraction = with_transformers.extract(model, [encoded], model.limit, pooling=pooling, log_probabilities=False)
+    extraction = with_transformers.extract(
+        model, [encoded], ExtractionSettings(model.limit, pooling=pooling), log_probabilities=False
+    )
     assert extraction.facts["n_reencoded"] == len(encoded.retokenised) > 0
     assert extraction.facts["n_windows"] == len(encoded.retokenised) + 1 + (len(encoded.ids) > model.limit - 1)
     for k in range(0, 60, 3):
@@ -87,7 +89,9 @@ def test_t5_encodes_each_prefix_as_tokenised_alone(model):
     if not model.is_encoder_decoder:
         pytest.skip("a causal stack; see the test above")
     (context,), (encoded,) = encode(model, WORDS)
-    features = with_transformers.extract(model, [encoded], model.limit, log_probabilities=False).features
+    features = with_transformers.extract(
+        model, [encoded], ExtractionSettings(model.limit), log_probabilities=False
+    ).features
     for k in range(0, 60, 7):
         ids = model.tokenizer(context.text[: context.spans[k, 1]], add_special_tokens=False)["input_ids"]
         source = torch.tensor([[*ids, model.tokenizer.eos_token_id]])
