@@ -6,6 +6,7 @@ removed without an explicit command.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -217,8 +218,9 @@ def _staging(store: Store) -> Iterator[UnusedFiles]:
     out = store.root.rpartition("/")[0]
     for pattern in (".aside-*", "units/.aside-*", "tables/.aside-*"):
         for path in store.fs.glob(f"{out}/{pattern}"):
-            if _age_s(store, path) > STALE_S:
-                yield UnusedFiles(path, int(store.fs.du(path)), "temporary files of a killed run")
+            with contextlib.suppress(FileNotFoundError):  # of a run at work, which has just finished
+                if _age_s(store, path) > STALE_S:
+                    yield UnusedFiles(path, int(store.fs.du(path)), "temporary files of a killed run")
 
 
 def _claims(store: Store) -> Iterator[UnusedFiles]:

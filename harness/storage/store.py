@@ -14,6 +14,7 @@ manifest. Where a date differs, as in a copied store, checksums are compared onc
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -323,8 +324,9 @@ class Store:
         if self.is_local:
             out = Path(self.root).parent
             for staging in (*out.glob(".aside-*"), *out.glob("*/.aside-*")):
-                if time.time() - staging.stat().st_mtime > STALE_S:
-                    shutil.rmtree(staging, ignore_errors=True)
+                with contextlib.suppress(FileNotFoundError):  # another driver's, which has just finished
+                    if time.time() - staging.stat().st_mtime > STALE_S:
+                        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _encode(manifest: dict[str, Any]) -> bytes:

@@ -222,6 +222,25 @@ def test_sweep_removes_only_old_staging_folders(tmp_path):
     assert fresh.exists()
 
 
+def test_sweep_passes_over_a_staging_folder_that_disappears(tmp_path, monkeypatch):
+    """Another driver renames or removes its folder between the listing and the look at its date."""
+    store = Store(str(tmp_path))
+    for name in ("gone", "old"):
+        (tmp_path / "units" / f".aside-{name}").mkdir(parents=True)
+        os.utime(tmp_path / "units" / f".aside-{name}", (0, 0))
+    stat = Path.stat
+
+    def vanish(path, **options):
+        if path.name == ".aside-gone":
+            raise FileNotFoundError(path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", vanish)
+    store.sweep()
+    monkeypatch.undo()
+    assert not (tmp_path / "units" / ".aside-old").exists()
+
+
 # --- two writers ------------------------------------------------------------------------------------------------------
 
 
