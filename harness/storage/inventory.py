@@ -231,10 +231,15 @@ def _claims(store: Store) -> Iterator[UnusedFiles]:
 
 
 def _age_s(store: Store, path: str) -> float:
-    """Seconds since a file, or any file of a folder, was modified; infinite if the filesystem has no dates."""
+    """Seconds since a file, or any file of a folder, was modified.
+
+    Infinite if the filesystem has no dates; 0 if files disappear meanwhile, since somebody is at work there.
+    """
     files = store.fs.find(path) or [path]
     try:
         last = max(float(store.fs.modified(file).timestamp()) for file in files)
         return time.time() - last
-    except (NotImplementedError, KeyError, FileNotFoundError, AttributeError):
+    except FileNotFoundError:
+        return 0.0
+    except (NotImplementedError, KeyError, AttributeError):
         return float("inf")

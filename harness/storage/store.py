@@ -14,7 +14,6 @@ manifest. Where a date differs, as in a copied store, checksums are compared onc
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import logging
@@ -324,7 +323,7 @@ class Store:
         if self.is_local:
             out = Path(self.root).parent
             for staging in (*out.glob(".aside-*"), *out.glob("*/.aside-*")):
-                with contextlib.suppress(FileNotFoundError):  # another driver's, which has just finished
+                with suppress(FileNotFoundError):  # another driver's, which has just finished
                     if time.time() - staging.stat().st_mtime > STALE_S:
                         shutil.rmtree(staging, ignore_errors=True)
 

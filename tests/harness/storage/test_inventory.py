@@ -160,3 +160,15 @@ def test_while_a_run_is_in_progress_nothing_is_unused_or_outdated(store):
         assert [files.why for files in inventory.unused_files(store)] == []
     assert store.workers() == []
     assert [files.why for files in inventory.unused_files(store)] == ["from another version of the harness"]
+
+
+def test_files_that_disappear_during_a_look_are_of_a_run_at_work_and_not_unused(store, monkeypatch):
+    folder = f"{store.root.rpartition('/')[0]}/.aside-of-another-driver"
+    store.fs.makedirs(folder)
+    store.fs.pipe_file(f"{folder}/words.parquet", b"x")
+
+    def vanish(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(type(store.fs), "modified", lambda fs, path: vanish(path))
+    assert not [row for row in inventory.unused_files(store) if folder in row.path]
