@@ -12,13 +12,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.cli.printing import STOPPED, document, show
 from harness.names import unknown
 from harness.numbers import size
 from harness.protocol import ProtocolName, Variant
 from harness.spec import SPECS, EvaluationSpec
+
+if TYPE_CHECKING:
+    from harness.runs.pipeline import RunOptions
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -33,18 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(file=sys.stderr if arguments.json else sys.stdout)
     # Ray prints warnings to stdout, where they would mix with the JSON document.
     with Display(console) as display, contextlib.redirect_stdout(sys.stderr):
-        outcome = pipeline.run(
-            spec,
-            arguments.out,
-            arguments.data_root,
-            address=arguments.address,
-            device=arguments.device,
-            pinned=not arguments.unpinned,
-            allow_pickle=arguments.allow_pickle,
-            usd_per_gpu_hour=arguments.usd_per_gpu_hour,
-            listener=display,
-            keep_going=arguments.keep_going,
-        )
+        options = run_options(arguments)
+        outcome = pipeline.run(spec, arguments.out, options, address=arguments.address, listener=display)
     page = report.write(arguments.out, outcome.run)
     if arguments.json:
         document(asdict(outcome) | {"report": page})
@@ -53,6 +46,15 @@ def run(arguments: argparse.Namespace) -> int:
     if outcome.was_stopped:
         print(f"harness: {STOPPED}", file=sys.stderr)
     return int(bool(outcome.failures or outcome.was_stopped))
+
+
+def run_options(arguments: argparse.Namespace, **changes: Any) -> RunOptions:
+    """How the arguments of `run` and `watch` say that a spec is run."""
+    from harness.runs.pipeline import RunOptions
+
+    names = ("data_root", "device", "allow_pickle", "usd_per_gpu_hour", "keep_going")
+    given = {name: getattr(arguments, name) for name in names} | {"pinned": not arguments.unpinned}
+    return RunOptions(**given | changes)
 
 
 def _last_words(outcome: Any, page: str) -> str:

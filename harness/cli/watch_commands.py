@@ -120,16 +120,14 @@ def _call_hook(arguments: argparse.Namespace) -> Callable[[Event], None]:
 def _evaluate(arguments: argparse.Namespace, spec: Any) -> Any:
     from rich.console import Console
 
+    from harness.cli import run_commands
     from harness.report import page
     from harness.runs import pipeline
     from harness.runs.progress import Display
 
     with Display(Console(file=sys.stderr)) as display, contextlib.redirect_stdout(sys.stderr):
-        outcome = pipeline.run(
-            spec, arguments.out, arguments.data_root, address=arguments.address, device=arguments.device,
-            pinned=not arguments.unpinned, allow_pickle=arguments.allow_pickle,
-            usd_per_gpu_hour=arguments.usd_per_gpu_hour, listener=display, keep_going=True,
-        )  # fmt: skip
+        options = run_commands.run_options(arguments, keep_going=True)
+        outcome = pipeline.run(spec, arguments.out, options, address=arguments.address, listener=display)
     page.write(arguments.out, outcome.run)
     return outcome
 

@@ -8,7 +8,7 @@ the tables.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from harness.extraction import backends
 from harness.runs import provenance, stopping
@@ -31,32 +31,46 @@ from harness.units import quickstart
 from harness.units.score_units import ScoreUnit
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """How a spec is run; nothing here decides a score, except by what may be loaded.
+
+    Attributes:
+        data_root: folder of the recordings.
+        device: "auto", "cpu" or "cuda": where models run.
+        pinned: whether recordings must match the published checksums.
+        allow_pickle: whether to load pickled weights if a checkpoint has no safetensors; they can run any code.
+        usd_per_gpu_hour: price of a GPU hour in US dollars, for the column `usd` of the table `runs`.
+        keep_going: whether unknown model names are recorded as failures while the other models run.
+    """
+
+    data_root: str | None = None
+    device: str = "auto"
+    pinned: bool = True
+    allow_pickle: bool = False
+    usd_per_gpu_hour: float | None = None
+    keep_going: bool = False
+
+
+DEFAULTS = RunOptions()
+
+
 def run(
     spec: EvaluationSpec,
     out: str,
-    data_root: str | None = None,
+    options: RunOptions = DEFAULTS,
     *,
     address: str | None = None,
-    device: str = "auto",
-    pinned: bool = True,
-    allow_pickle: bool = False,
-    usd_per_gpu_hour: float | None = None,
     listener: ProgressListener | None = None,
-    keep_going: bool = False,
 ) -> Outcome:
     """Run a spec and write its tables.
 
     Args:
         spec: the evaluation.
         out: folder or URL of units and tables.
-        data_root: folder of the recordings.
+        options: how it is run.
         address: address of a Ray cluster; None starts a local Ray.
-        device: "auto", "cpu" or "cuda": where models run.
-        pinned: whether recordings must match the published checksums.
-        allow_pickle: whether to load pickled weights if a checkpoint has no safetensors; they can run any code.
-        usd_per_gpu_hour: price of a GPU hour in US dollars, for the column `usd` of the table `runs`.
         listener: receives the progress of the run.
-        keep_going: whether unknown model names are recorded as failures while the other models run.
 
     Returns:
         The result; a failing model does not stop the others.
@@ -74,7 +88,7 @@ def run(
     with store.register_run():
         if any(name.startswith("synthetic") for name in spec.datasets):
             _prepare_quickstart(spec, store.out, address, listener)
-        workload = _workload(spec, store, data_root, listener, pinned, allow_pickle, keep_going)
+        workload = _workload(spec, store, options, listener)
         pending = [unit for unit in workload.scores if not store.has("scores", unit.key, every_byte=True)]
         listener.planned(workload, pending)
         had_tables, n_units = tables.holds(store.out, workload.run), len(workload.scores)
@@ -82,8 +96,7 @@ def run(
             return Outcome(workload.run, n_units, 0, n_units, (), time.monotonic() - started)
         _join(address, store)
         with stopping.signals() as stop:
-            done, account = _compute(workload, pending, store, device, listener, allow_pickle, stop)
-            account = replace(account, usd_per_gpu_hour=usd_per_gpu_hour)
+            done, account = _compute(workload, pending, store, options, listener, stop)
             outcome = _outcome(workload, done, account, time.monotonic() - started)
             listener.busy("assembling the tables")
             _write_tables(workload, outcome, done, store, account, had_tables)
@@ -91,19 +104,15 @@ def run(
 
 
 def _workload(
-    spec: EvaluationSpec,
-    store: Store,
-    data_root: str | None,
-    listener: ProgressListener,
-    pinned: bool,
-    allow_pickle: bool,
-    keep_going: bool,
-) -> Workload:
+    spec: EvaluationSpec, store: Store, options: RunOptions, listener: ProgressListener
+) -> Workload:  # fmt: skip
     """List the workload and report its failures; ValueError if it cannot be run."""
-    workload = make_workload(spec, store.out, data_root, pinned=pinned, allow_pickle=allow_pickle)
+    workload = make_workload(
+        spec, store.out, options.data_root, pinned=options.pinned, allow_pickle=options.allow_pickle
+    )
     for failure in workload.failures:
         listener.failed(failure)
-    if not keep_going:
+    if not options.keep_going:
         require_known(workload)
         require_model_and_data(workload)
     return workload
@@ -143,9 +152,8 @@ def _compute(
     workload: Workload,
     pending: list[ScoreUnit],
     store: Store,
-    device: str,
+    options: RunOptions,
     listener: ProgressListener,
-    allow_pickle: bool,
     stop: Stop,
 ) -> tuple[list[ScoreUnit], Account]:
     """Compute the pending units and return all finished ones; units neither finished nor failed become failures."""
@@ -153,7 +161,7 @@ def _compute(
     if pending:
         from harness.runs.schedule import Schedule
 
-        account = Schedule(workload, pending, store, device, listener, allow_pickle).work(stop)
+        account = Schedule(workload, pending, store, options.device, listener, options.allow_pickle).work(stop)
     computed = {unit.key for unit in pending}  # the checksums of the others were verified before the run
     done = {
         unit.key: unit for unit in workload.scores if store.has("scores", unit.key, every_byte=unit.key in computed)
@@ -165,7 +173,8 @@ def _compute(
         workload.failures += [
             Failure("schedule", *labels, "NeverRan", "the unit was scheduled but has no result") for labels in remaining
         ]
-    return list(done.values()), replace(account, was_stopped=account.was_stopped and bool(remaining))
+    was_stopped = account.was_stopped and bool(remaining)
+    return list(done.values()), replace(account, was_stopped=was_stopped, usd_per_gpu_hour=options.usd_per_gpu_hour)
 
 
 def _prepare_quickstart(spec: EvaluationSpec, out: str, address: str | None, listener: ProgressListener) -> None:

@@ -36,7 +36,6 @@ from harness.models import model_table as models
 from harness.models import tiny
 from harness.runs import actors, pipeline, reservations
 from harness.runs import model_queue as readings_of
-from harness.runs.workload import ProgressListener
 from harness.spec import SPECS, EvaluationSpec
 from harness.storage import tables
 from harness.storage.origin import FEATURES_VERSION
@@ -178,7 +177,7 @@ def once(spec: EvaluationSpec, out: str, kills: int, seed: int, within_s: float)
     killer.start()
     began = time.monotonic()
     try:
-        outcome = pipeline.run(spec, out, device="cuda", listener=ProgressListener())
+        outcome = pipeline.run(spec, out, pipeline.RunOptions(device="cuda"))
         seconds = time.monotonic() - began
         for failure in outcome.failures:
             print(failure, file=sys.stderr)

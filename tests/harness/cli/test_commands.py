@@ -61,8 +61,8 @@ def test_a_protocol_that_no_data_set_has_is_reported():
 def test_checksums_are_pinned_unless_unpinned_is_given(flags, pinned, monkeypatch):
     values = []
 
-    def run(*_, **options):
-        values.append(options["pinned"])
+    def run(spec, out, options, **_):
+        values.append(options.pinned)
         raise ValueError("stop here")
 
     monkeypatch.setattr(pipeline, "run", run)

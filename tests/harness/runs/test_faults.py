@@ -21,6 +21,7 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from harness.runs import pipeline
+from harness.runs.pipeline import RunOptions
 from harness.runs.progress import Display
 from harness.spec import quickstart as quickstart_spec
 from harness.storage import tables
@@ -125,7 +126,7 @@ def test_on_made_up_gpus_models_run_where_they_are_placed_and_give_the_same_tabl
     nodes = [made.add_node(num_cpus=1, num_gpus=n, labels={"gpu-memory-gb": "24"}, **memory) for n in (2, 1)]
     ray.init(address=made.address, logging_level="ERROR", log_to_driver=False)
     try:
-        outcome = pipeline.run(SPEC, out, device="cuda")
+        outcome = pipeline.run(SPEC, out, RunOptions(device="cuda"))
         assert not outcome.failures
         assert_same_tables(out, undisturbed[0], outcome.run)
         read, about = tables.read(out, "extractions", outcome.run), tables.read(out, "runs", outcome.run)

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from harness import datasets
 from harness.report import page
 from harness.runs import assemble, pipeline
+from harness.runs.pipeline import RunOptions
 from harness.runs.workload import make_workload
 from harness.spec import quickstart as quickstart_spec
 from harness.storage import tables
@@ -303,7 +304,7 @@ def test_a_missing_recording_is_reported_with_its_source_and_the_others_run(out,
     spec = replace(
         quickstart_spec(), models=("tiny-gpt2",), datasets=("tuckute2024", "synthetic"), protocols=("strict",)
     )
-    found = pipeline.run(spec, out, str(tmp_path))
+    found = pipeline.run(spec, out, RunOptions(str(tmp_path)))
     (failure,) = found.failures
     assert failure.dataset == "tuckute2024"
     assert str(tmp_path) in failure.message
@@ -365,12 +366,12 @@ def test_a_killed_run_loses_no_finished_unit(out, outcome, tmp_path):
 def test_nothing_starts_with_a_mistyped_model_no_model_or_no_data(out, outcome, tmp_path, models, datasets, message):
     spec = replace(quickstart_spec(), models=tuple(m.format(tmp_path=tmp_path) for m in models), datasets=datasets)
     with pytest.raises(ValueError, match=message):
-        pipeline.run(spec, out, str(tmp_path))
+        pipeline.run(spec, out, RunOptions(str(tmp_path)))
 
 
 @pytest.mark.slow
 def test_keep_going_runs_the_other_models_despite_a_mistyped_name(out, outcome):
     spec = replace(quickstart_spec(), models=("tiny-gpt2", "tiny-gtp2"), datasets=("synthetic",), protocols=("strict",))
-    found = pipeline.run(spec, out, keep_going=True)
+    found = pipeline.run(spec, out, RunOptions(keep_going=True))
     assert [(failure.model, failure.exception) for failure in found.failures] == [("tiny-gtp2", "UnknownModelError")]
     assert "tiny-gpt2" in set(tables.read(out, "model_scores", found.run).model)

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from harness import datasets
 from harness.records import Surprisals
 from harness.runs import pipeline
+from harness.runs.pipeline import RunOptions
 from harness.scoring import next_word
 from harness.spec import EvaluationSpec
 from harness.storage import tables
@@ -36,7 +37,7 @@ def test_a_run_over_a_text_equals_a_plain_forward_and_stores_model_properties(sh
     (tmp_path / "wikitext2" / "wiki.test.txt").write_text(TEXT)
     folder = shared / "models" / "stories260K"
     spec = EvaluationSpec("own", (str(folder), str(shared / "models" / "t5-wikitext")), ("wikitext2",), variants=())
-    outcome = pipeline.run(spec, str(tmp_path / "out"), str(tmp_path), pinned=False)
+    outcome = pipeline.run(spec, str(tmp_path / "out"), RunOptions(str(tmp_path), pinned=False))
     assert not outcome.failures
     row = tables.read(str(tmp_path / "out"), "next_word_scores", outcome.run).set_index("model").loc["stories260K"]
     slow, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
