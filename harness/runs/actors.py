@@ -1,4 +1,4 @@
-"""Ray actors and tasks: feature extraction, scoring, fits of (layer, block of neuroids), and noise ceilings.
+"""Ray actors and tasks: extraction, scoring, fits of (layer, block of neuroids), and noise ceilings.
 
 They only distribute work; the computation is in the modules they call.
 
@@ -34,14 +34,17 @@ from harness.storage.store import Store
 from harness.units.ceiling_units import compute_ceiling
 from harness.units.feature_units import FeatureUnit
 from harness.units.score_units import ScoreUnit
+from harness.units.shard_units import ShardUnit
 
+# What a model actor extracts in one go and stores under one key.
+ExtractionUnit = FeatureUnit | ShardUnit
 # Prefetching smaller weights is not worth it: reading them takes less time than starting a process.
 PREFETCH_BYTES = 2**28
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
 class ModelActor:
-    """Holds one checkpoint, or its untrained control, and extracts features with it.
+    """Holds one checkpoint, or its untrained control, and extracts features or surprisals with it.
 
     Ray does not restart it: Ray would spend its retries on a node before noticing that the node is dead. The model
     queue (model_queue.py) resubmits lost units to a new actor instead.
@@ -58,8 +61,8 @@ class ModelActor:
         """Return Ray's id of this actor's node, and the indices of its GPUs on that node."""
         return ray.get_runtime_context().get_node_id(), tuple(int(gpu) for gpu in ray.get_gpu_ids())
 
-    def read(self, unit: FeatureUnit) -> float:
-        """Compute and store one feature unit; return the seconds taken, including loading the model.
+    def extract(self, unit: ExtractionUnit) -> float:
+        """Compute and store one unit; return the seconds taken, including loading the model.
 
         The model is loaded here and not in `__init__`, so that a faulty checkpoint raises its own exception instead of
         an actor creation error.
@@ -67,7 +70,7 @@ class ModelActor:
         from harness.extraction import backends
 
         started = time.monotonic()
-        seed = unit.source.seed if unit.source.kind == "untrained" else None
+        seed = unit.seed
         if self.loaded is None or self.loaded[0] != seed:
             if self.loaded:  # two models at once may not fit into memory
                 self.loaded[1].close()

@@ -26,6 +26,8 @@ from harness.units.score_units import ScoreUnit
 
 # Number of input files that one task reads and writes as one output file.
 FILES_TOGETHER = 20
+# Limit on the part of Ray's object store that holds words on their way into a partition.
+STREAM_BYTES = 256 * 2**20
 SCORE_TABLES = (
     "neuroid_scores",
     "layer_scores",
@@ -117,6 +119,9 @@ def write_partition(
     import ray
 
     _silence_ray_data()
+    execution = ray.data.DataContext.get_current().execution_options
+    execution.preserve_order = True
+    execution.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=STREAM_BYTES)
 
     def write(staging: str) -> None:
         groups = [{"files": files[k : k + FILES_TOGETHER]} for k in range(0, len(files), FILES_TOGETHER)]
@@ -159,7 +164,7 @@ def _silence_ray_data() -> None:
     import ray
 
     ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, and reported once
 
 
 def _rows_of(store: Store, table: str, files: list[str]) -> Any:

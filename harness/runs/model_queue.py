@@ -1,8 +1,10 @@
 """Queue of the models of a run: which model starts when and where, and how lost actors are replaced.
 
 The placement (placement.py) assigns each model a node and a position in the queue; a model starts when the GPUs
-assigned to it are free. Its actor loads the model once, extracts features from one text at a time, and is killed after
-the last. When an actor or a node is lost, a new actor repeats the unit in progress, at most three times.
+assigned to it are free. Its actor loads the model once, processes one unit at a time, and is killed after the last.
+When an actor or a node is lost, a new actor repeats the unit in progress, at most three times. The units are the
+features of a run (`harness run`), or the shards of large corpora (`harness surprisal --out`), for which a model has as
+many workers as there are free GPUs or cores.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,32 +26,56 @@ from harness.extraction import backends
 from harness.loading.memory import InsufficientMemoryError
 from harness.protocol import AskedBackend, Backend, Dtype
 from harness.runs import actors, ray_session, reservations
+from harness.runs.actors import ExtractionUnit
 from harness.runs.model_worker import ExtractionResult, ModelWorker, UnitTimeoutError
 from harness.runs.occupancy import Occupancy, Spot
+from harness.runs.stopping import Stop
 from harness.runs.workload import ProgressListener
+from harness.storage.claims import Claim
 from harness.storage.store import Store
-from harness.units.feature_units import FeatureUnit
 
 logger = logging.getLogger(__name__)
 
-# Retries per text while its node stays alive; after that the text or the model is taken to be the cause. Actors lost
+# Retries per unit while its node stays alive; after that the unit or the model is taken to be the cause. Actors lost
 # together with their node count only towards the second, larger limit.
 RECOVERIES = 3
 RECOVERIES_IN_ALL = 20
+# Seconds between checks of what Ray does not report: other drivers' units, resources, nodes.
+LOOK_S = 1.0
 
 
 class LostActorError(RuntimeError):
-    """More actors died during one feature unit than the retry limit allows."""
+    """More actors died during one unit than the retry limit allows."""
+
+
+@dataclass(frozen=True)
+class WorkerRules:
+    """How many workers a model may have.
+
+    Attributes:
+        n_claimed: units that a worker claims at a time. None: all of its model's, so that the model has one worker.
+            Otherwise workers are added to a model while units, GPUs or cores and memory are left.
+        cores: fraction of a node's cores for extraction; the others are for scoring.
+        memory_bytes: limit on the memory of all workers on the CPU together; None for no limit.
+    """
+
+    n_claimed: int | None = None
+    cores: float = 0.5
+    memory_bytes: float | None = None
+
+
+# Memory of a worker on the CPU besides the weights: Python with torch, and the texts and logits of a unit.
+WORKER_BYTES = 1.2e9
 
 
 @dataclass
 class ModelQueue:
-    """The feature units to extract, and the model workers that extract them.
+    """The units to extract, and the model workers that extract them.
 
     Attributes:
         placements: placement of each model.
         pending: model -> key -> unit; not yet assigned to a worker.
-        workers: model -> its worker.
+        workers: the model workers.
         running: Ray reference -> the worker it belongs to.
         elsewhere: key -> unit that another driver is computing.
         recoveries: key of a unit -> number of times its extraction was restarted.
@@ -62,12 +88,13 @@ class ModelQueue:
     reserve_s: float = reservations.RESERVE_S
     allow_pickle: bool = False
     backend: AskedBackend = "auto"
+    rules: WorkerRules = WorkerRules()
     cluster: Cluster = field(default_factory=lambda: Cluster(()))
     placements: dict[Checkpoint, Placement] = field(default_factory=dict)
-    pending: dict[Checkpoint, dict[str, FeatureUnit]] = field(default_factory=dict)
-    workers: dict[Checkpoint, ModelWorker] = field(default_factory=dict)
+    pending: dict[Checkpoint, dict[str, ExtractionUnit]] = field(default_factory=dict)
+    workers: list[ModelWorker] = field(default_factory=list)
     running: dict[Any, ModelWorker] = field(default_factory=dict)
-    elsewhere: dict[str, FeatureUnit] = field(default_factory=dict)
+    elsewhere: dict[str, ExtractionUnit] = field(default_factory=dict)
     recoveries: Counter[str] = field(default_factory=Counter)
     landed: dict[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     _retry_after: dict[Checkpoint, float] = field(default_factory=dict)
@@ -77,16 +104,42 @@ class ModelQueue:
     _has_node_request: bool = False
     _lost_on: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, unit: FeatureUnit) -> None:
-        """Add a feature unit to the queue."""
-        checkpoint = unit.source.checkpoint
-        assert checkpoint is not None  # noqa: S101 - feature units always belong to a model
-        self.pending.setdefault(checkpoint, {})[unit.key] = unit
+    def add(self, unit: ExtractionUnit) -> None:
+        """Add a unit to the queue."""
+        self.pending.setdefault(unit.checkpoint, {})[unit.key] = unit
+
+    def drop(self, units: Iterable[ExtractionUnit]) -> None:
+        """Take units that have not started out of the queue."""
+        for unit in units:
+            self.elsewhere.pop(unit.key, None)
+            units_of_model = self.pending.get(unit.checkpoint, {})
+            units_of_model.pop(unit.key, None)
+            if not units_of_model:
+                self.pending.pop(unit.checkpoint, None)
 
     @property
     def is_waiting(self) -> bool:
         """Whether a model waits for something that completes no Ray reference: resources, a retry, another driver."""
-        return bool(self.pending or self.elsewhere or any(not worker.node for worker in self.workers.values()))
+        return bool(self.pending or self.elsewhere or any(not worker.node for worker in self.workers))
+
+    def results(self, stop: Stop) -> Iterator[ExtractionResult]:
+        """Process all units and release all resources; after a stop only the units in progress are waited for."""
+        try:
+            while True:
+                if stop.is_asked:
+                    self.drain()
+                else:
+                    yield from self.admit()
+                if stop.is_over or not (self.running or (self.is_waiting and not stop.is_asked)):
+                    return
+                if not self.running:
+                    time.sleep(LOOK_S / 4)
+                finished = ray.wait(list(self.running), timeout=LOOK_S)[0] if self.running else []
+                for reference in finished:
+                    yield from self.take(reference)
+                yield from self.look_around()
+        finally:
+            self.close()
 
     # --- which model starts next --------------------------------------------------------------------------------------
 
@@ -98,18 +151,50 @@ class ModelQueue:
         yield from self._update_placements()
         if not self.cluster.nodes:
             return
-        occupancy = Occupancy(self.cluster, [worker.placement for worker in self.workers.values()])
+        occupancy = Occupancy(self.cluster, [worker.placement for worker in self.workers], self.rules.cores)
         placed = [checkpoint for checkpoint in self.pending if checkpoint in self.placements]
+        placed.sort(key=lambda model: (self.placements[model].order, model.name))
         self._idle_since = occupancy.idle([self.placements[checkpoint] for checkpoint in placed], self._idle_since)
-        for checkpoint in sorted(placed, key=lambda model: (self.placements[model].order, model.name)):
-            placement = self.placements[checkpoint]
-            if not occupancy.fits(placement):
-                placement = occupancy.moved(placement, self._idle_since)
-            may_retry = time.monotonic() >= self._retry_after.get(checkpoint, 0)
-            if not occupancy.fits(placement) or not may_retry or checkpoint in self.workers:
-                occupancy.block(placement)
-            elif self._start_worker(checkpoint, placement):
-                occupancy.take(placement)
+        for checkpoint in placed:
+            self._start_first_worker(checkpoint, occupancy)
+        if self.rules.n_claimed:
+            for checkpoint in placed:
+                self._add_workers(checkpoint, occupancy)
+
+    def _start_first_worker(self, checkpoint: Checkpoint, occupancy: Occupancy) -> None:
+        """Start a model that has no worker, or keep its GPUs or cores free for it."""
+        placement, n_workers = self.placements[checkpoint], len(self._workers_of(checkpoint))
+        if n_workers and self.rules.n_claimed:
+            return
+        if not occupancy.fits(placement):
+            placement = occupancy.moved(placement, self._idle_since)
+        if n_workers or not occupancy.fits(placement) or not self._may_start(checkpoint):
+            occupancy.block(placement)
+        elif self._start_worker(checkpoint, placement):
+            occupancy.take(placement)
+
+    def _add_workers(self, checkpoint: Checkpoint, occupancy: Occupancy) -> None:
+        """Give a model further workers while it has units and GPUs or cores are free that no other model waits for."""
+        while checkpoint in self.pending and self._workers_of(checkpoint) and self._may_start(checkpoint):
+            placement = occupancy.another(self.placements[checkpoint])
+            if not placement or not self._start_worker(checkpoint, placement):
+                return
+            occupancy.take(placement)
+
+    def _workers_of(self, checkpoint: Checkpoint) -> list[ModelWorker]:
+        return [worker for worker in self.workers if worker.checkpoint == checkpoint]
+
+    def _may_start(self, checkpoint: Checkpoint) -> bool:
+        """Whether the pause after a lost actor is over, and the memory suffices beside the other workers."""
+        if time.monotonic() < self._retry_after.get(checkpoint, 0):
+            return False
+        limit = self.rules.memory_bytes
+        if limit is None or self.device != "cpu":
+            return True
+        return (
+            sum(_worker_bytes(worker.placement) for worker in self.workers) + _worker_bytes(self.placements[checkpoint])
+            <= limit
+        )
 
     def _update_placements(self) -> Iterator[ExtractionResult]:
         """Place the models that have no placement, or all pending models if the cluster has changed."""
@@ -132,9 +217,18 @@ class ModelQueue:
                 self.placements.pop(waiting[name], None)
                 continue
             self.placements[waiting[name]] = placement
-            if placement.refused:
-                error = InsufficientMemoryError(f"{name}: {placement.refused}")
-                yield from self._refuse([waiting[name]], error)
+            if reason := placement.refused or self._beyond_limit(placement):
+                yield from self._refuse([waiting[name]], InsufficientMemoryError(f"{name}: {reason}"))
+
+    def _beyond_limit(self, placement: Placement) -> str:
+        """Why a model exceeds the memory limit even alone; "" if it does not."""
+        needed, limit = _worker_bytes(placement), self.rules.memory_bytes
+        if self.device != "cpu" or limit is None or needed <= limit:
+            return ""
+        return (
+            f"a worker needs about {needed / 1e9:.1f} GB, but only {limit / 1e9:.1f} GB are available; raise "
+            "--memory-gb, or use bfloat16."
+        )
 
     def _await_larger_node(self, refused: list[Demand], dtypes: dict[str, Dtype]) -> dict[str, Placement]:
         """Return the models that fit on no live node but on a larger one, which is requested from the autoscaler."""
@@ -186,21 +280,34 @@ class ModelQueue:
                 yield ExtractionResult(unit, error=error)
 
     def _start_worker(self, checkpoint: Checkpoint, placement: Placement) -> bool:
-        """Claim a model's units and start its worker; False if other drivers hold or have finished all of them."""
-        units = self.pending.pop(checkpoint)
-        claims = {key: self.store.take("features", key) for key in units}
-        for key, claim in claims.items():
-            if claim is None:  # finished, or being computed by another driver
-                self.elsewhere[key] = units.pop(key)
-        held = {key: claim for key, claim in claims.items() if claim}
-        if not held:
+        """Claim units of a model and start a worker; False if other drivers hold or have finished all of them."""
+        units, claims = self._claim_units(checkpoint)
+        if not units:
             return False
-        worker = ModelWorker.of(placement, units, held, self.store, self.device, self.reserve_s, self.allow_pickle)
-        self.workers[checkpoint] = worker
+        worker = ModelWorker.of(placement, units, claims, self.store, self.device, self.reserve_s, self.allow_pickle)
+        self.workers.append(worker)
         self.running[worker.actor.where.remote()] = worker
         self.listener.noted(checkpoint.name, "waiting for resources")
         self._prefetch_next(placement)
         return True
+
+    def _claim_units(self, checkpoint: Checkpoint) -> tuple[list[ExtractionUnit], dict[str, Claim]]:
+        """Claim as many pending units of a model as a worker takes at a time; the units, and their claims by key."""
+        queued = self.pending.get(checkpoint, {})
+        units: list[ExtractionUnit] = []
+        claims: dict[str, Claim] = {}
+        while queued and len(units) != self.rules.n_claimed:
+            key = next(iter(queued))
+            unit = queued.pop(key)
+            claim = self.store.take(unit.stored_as, key)
+            if claim is None:  # finished, or being computed by another driver
+                self.elsewhere[key] = unit
+            else:
+                units.append(unit)
+                claims[key] = claim
+        if not queued:
+            self.pending.pop(checkpoint, None)
+        return units, claims
 
     def _prefetch_next(self, placement: Placement) -> None:
         """Start fetching the weights of the next model on the same node."""
@@ -232,6 +339,17 @@ class ModelQueue:
         self._extract_next(worker)
 
     def _extract_next(self, worker: ModelWorker) -> None:
+        """Submit the worker's next unit; without any left, one that is pending or that waits with another worker."""
+        if not worker.queued:
+            units, claims = self._claim_units(worker.checkpoint)
+            waiting = [other for other in self._workers_of(worker.checkpoint) if not other.node]
+            if not units and waiting:
+                units, claims = list(waiting[0].queued), dict(waiting[0].claims)
+                waiting[0].claims.clear()
+                self._forget_references(waiting[0])
+                self._remove(waiting[0])
+            worker.queued.extend(units)
+            worker.claims |= claims
         if worker.queued:
             self.running[worker.submit_next()] = worker
         else:
@@ -239,7 +357,7 @@ class ModelQueue:
 
     def _remove(self, worker: ModelWorker) -> None:
         worker.close()
-        del self.workers[worker.checkpoint]
+        self.workers = [other for other in self.workers if other is not worker]
 
     def _failed(self, worker: ModelWorker, error: Exception) -> Iterator[ExtractionResult]:
         """Fail the worker's current unit and go on with the next; if its actor never started, fail all its units."""
@@ -262,12 +380,12 @@ class ModelQueue:
         living = reservations.living()
         n_node_alive = sum(node in living for node in self._lost_on[remaining[0].key])
         self.listener.noted(checkpoint.name, f"lost its actor ({n_node_alive} of {RECOVERIES} on live nodes)")
-        if self.store.has("features", remaining[0].key):  # lost after the unit was stored
+        if self.store.has(remaining[0].stored_as, remaining[0].key):  # lost after the unit was stored
             yield ExtractionResult(remaining.pop(0))
         elif n_node_alive > RECOVERIES or n_lost > RECOVERIES_IN_ALL:
             yield ExtractionResult(remaining.pop(0), error=LostActorError(
-                f"{checkpoint.name}: {n_lost} actors died while extracting features from one text ({reason}); check "
-                "that memory suffices (`harness plan`) and that the checkpoint is intact."
+                f"{checkpoint.name}: {n_lost} actors died while processing one text ({reason}); check that memory "
+                "suffices (`harness plan`) and that the checkpoint is intact."
             ))  # fmt: skip
         for unit in remaining:
             self.add(unit)
@@ -277,18 +395,28 @@ class ModelQueue:
     def look_around(self) -> Iterator[ExtractionResult]:
         """Check the units held by other drivers, workers without resources, and units that exceed the time limit."""
         for key, unit in list(self.elsewhere.items()):
-            if self.store.has("features", key):
+            if self.store.has(unit.stored_as, key):
                 del self.elsewhere[key]
                 yield ExtractionResult(unit, is_ours=False)
-            elif not self.store.claimed("features", key):
+            elif not self.store.claimed(unit.stored_as, key):
                 self.add(self.elsewhere.pop(key))
-        for worker in list(self.workers.values()):
+        for worker in list(self.workers):
             if not worker.node and worker.reservation.is_late:
                 self._forget_references(worker)
-                yield from self._failed(worker, InsufficientMemoryError(worker.reservation.missing))
+                if any(other.node for other in self._workers_of(worker.checkpoint)):  # these can do its units
+                    self._return_units(worker)
+                else:
+                    yield from self._failed(worker, InsufficientMemoryError(worker.reservation.missing))
             elif worker.current and time.monotonic() - worker.started > worker.limit_s:
                 self._forget_references(worker)
                 yield from self._timed_out(worker)
+
+    def _return_units(self, worker: ModelWorker) -> None:
+        """Close a worker that got no resources; its units are pending again, and no worker is added for a while."""
+        self._remove(worker)
+        for unit in worker.queued:
+            self.add(unit)
+        self._retry_after[worker.checkpoint] = time.monotonic() + self.reserve_s
 
     def _forget_references(self, worker: ModelWorker) -> None:
         self.running = {reference: other for reference, other in self.running.items() if other is not worker}
@@ -298,7 +426,7 @@ class ModelQueue:
         remaining = worker.remaining
         self._remove(worker)
         yield ExtractionResult(remaining.pop(0), error=UnitTimeoutError(
-            f"{worker.checkpoint.name}: extraction of one text took longer than {worker.limit_s:.0f} s and was "
+            f"{worker.checkpoint.name}: processing of one text took longer than {worker.limit_s:.0f} s and was "
             "cancelled; set HARNESS_UNIT_LIMIT_S to raise the limit, or try the model alone (`harness surprisal`)."
         ))  # fmt: skip
         for unit in remaining:
@@ -308,7 +436,7 @@ class ModelQueue:
         """Start nothing more; only the units in progress are still waited for."""
         self.pending.clear()
         self.elsewhere.clear()
-        for worker in list(self.workers.values()):
+        for worker in list(self.workers):
             worker.queued.clear()
             if worker.current is None:
                 self._remove(worker)
@@ -316,7 +444,12 @@ class ModelQueue:
 
     def close(self) -> None:
         """Release all workers, claims and node requests."""
-        for worker in list(self.workers.values()):
+        for worker in list(self.workers):
             self._remove(worker)
         self.running.clear()
         self._request_nodes([])
+
+
+def _worker_bytes(placement: Placement) -> float:
+    """Memory of a worker on the CPU in bytes."""
+    return WORKER_BYTES + placement.need.weights

@@ -1,4 +1,4 @@
-"""A language model on a Ray cluster: its resources, its actor, and the feature units it still has to extract."""
+"""A language model on a Ray cluster: its resources, its actor, and the units it still has to extract."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import ray
 from harness.checkpoints.checkpoints import Checkpoint
 from harness.cluster.placement import Placement
 from harness.runs import actors
+from harness.runs.actors import ExtractionUnit
 from harness.runs.reservations import Reservation
 from harness.storage.claims import Claim
 from harness.storage.store import Store
-from harness.units.feature_units import FeatureUnit
 
 # Environment variable of the driver: the GPUs of this cluster are declared but not real, for tests of placement.
 MADE_UP_GPUS = "HARNESS_MADE_UP_GPUS"
@@ -25,9 +25,9 @@ MADE_UP_GPUS = "HARNESS_MADE_UP_GPUS"
 
 @dataclass(frozen=True)
 class ExtractionResult:
-    """Result of one feature unit: done, or failed with `error`; is_ours: whether this driver extracted it."""
+    """Result of one unit: done, or failed with `error`; is_ours: whether this driver extracted it."""
 
-    unit: FeatureUnit
+    unit: ExtractionUnit
     seconds: float = 0.0
     error: Exception | None = None
     is_ours: bool = True
@@ -38,8 +38,8 @@ class ModelWorker:
     """A model whose actor is running or waiting for resources.
 
     Attributes:
-        queued: units to extract after `current`.
-        claims: claims on all remaining units.
+        queued: claimed units to extract after `current`.
+        claims: claims on `current` and all queued units.
         node: Ray's id of the actor's node; "" while the actor waits for resources.
         current: the unit in progress.
         started: when `current` was submitted, by time.monotonic.
@@ -49,10 +49,10 @@ class ModelWorker:
     placement: Placement
     reservation: Reservation
     actor: Any
-    queued: deque[FeatureUnit]
+    queued: deque[ExtractionUnit]
     claims: dict[str, Claim]
     node: str = ""
-    current: FeatureUnit | None = None
+    current: ExtractionUnit | None = None
     started: float = 0.0
 
     @property
@@ -62,13 +62,12 @@ class ModelWorker:
 
     @classmethod
     def of(
-        cls, placement: Placement, units: dict[str, FeatureUnit], claims: dict[str, Claim], store: Store, device: str,
+        cls, placement: Placement, units: list[ExtractionUnit], claims: dict[str, Claim], store: Store, device: str,
         reserve_s: float, allow_pickle: bool,
     ) -> ModelWorker:  # fmt: skip
         """Reserve resources and start an actor on them; with made-up GPUs the model runs on the CPU."""
-        queued = deque(sorted(units.values(), key=lambda unit: unit.source.kind))  # "model" before "untrained"
-        checkpoint = queued[0].source.checkpoint
-        assert checkpoint is not None  # noqa: S101 - feature units always belong to a model
+        queued = deque(sorted(units, key=lambda unit: unit.seed is not None))  # trained before untrained weights
+        checkpoint = queued[0].checkpoint
         reservation = Reservation.of(placement, reserve_s)
         actor_class = actors.ModelActor.options(**reservation.options)  # type: ignore[attr-defined]
         actor = actor_class.remote(
@@ -77,14 +76,14 @@ class ModelWorker:
         return cls(checkpoint, placement, reservation, actor, queued, claims)
 
     @property
-    def remaining(self) -> list[FeatureUnit]:
+    def remaining(self) -> list[ExtractionUnit]:
         """All units not finished: the current one and those queued."""
         return [*([self.current] if self.current else []), *self.queued]
 
     def submit_next(self) -> Any:
         """Submit the next queued unit to the actor; return its Ray reference."""
         self.current, self.started = self.queued.popleft(), time.monotonic()
-        return self.actor.read.remote(self.current)
+        return self.actor.extract.remote(self.current)
 
     def finish_current(self, seconds: float = 0.0, error: Exception | None = None) -> ExtractionResult:
         """Release the current unit's claim and return its result."""

@@ -20,7 +20,9 @@ _CORES = -1
 class Occupancy:
     """Fraction in use of each GPU, or of each node's cores, in a cluster."""
 
-    def __init__(self, cluster: Cluster, placements: Iterable[Placement]) -> None:
+    def __init__(self, cluster: Cluster, placements: Iterable[Placement], cores: float = 0.5) -> None:
+        """Start from the placements in use; `cores` is the fraction of a node's cores that is for extraction."""
+        self.cores = cores
         self.nodes: Mapping[str, Node] = {node.name: node for node in cluster.nodes}
         self.taken: defaultdict[Spot, float] = defaultdict(float)
         for placement in placements:
@@ -41,14 +43,11 @@ class Occupancy:
         return all(self.taken[spot] + self._fraction(placement) <= 1 + 1e-9 for spot in _spots(placement))
 
     def _fraction(self, placement: Placement) -> float:
-        """Fraction of each spot that a placement uses.
-
-        On the CPU half of a node's cores are for extraction and half for scoring, so that neither waits.
-        """
+        """Fraction of each spot that a placement uses."""
         if placement.n_gpus:
             return placement.gpu_share
         node = self.nodes.get(placement.node)
-        return 1 / max(1, node.n_cpus // 2) if node else 1.0
+        return 1 / max(1, int(node.n_cpus * self.cores)) if node else 1.0
 
     def idle(self, planned: Iterable[Placement], since: Mapping[Spot, float]) -> dict[Spot, float]:
         """Return the spots that are neither in use nor planned for a model, and since when each has been idle.
@@ -76,6 +75,16 @@ class Occupancy:
             if len(gpus) >= max(1, placement.n_gpus) and self.nodes[name].gpu_bytes >= min_gpu_bytes:
                 return replace(placement, node=name, gpus=tuple(gpus[: placement.n_gpus]))
         return placement
+
+    def another(self, placement: Placement) -> Placement | None:
+        """The same model on other free GPUs, or on free cores of any node; None if there are none."""
+        min_gpu_bytes = self.nodes[placement.node].gpu_bytes if placement.node in self.nodes else 0
+        for name, node in self.nodes.items():
+            free = [gpu for gpu in range(node.n_gpus) if self.taken[name, gpu] + placement.gpu_share <= 1 + 1e-9]
+            candidate = replace(placement, node=name, gpus=tuple(free[: placement.n_gpus]))
+            if len(free) >= placement.n_gpus and node.gpu_bytes >= min_gpu_bytes and self.fits(candidate):
+                return candidate
+        return None
 
 
 def _spots(placement: Placement) -> list[Spot]:

@@ -16,17 +16,16 @@ import ray
 
 from harness.runs import actors, ray_session, reservations
 from harness.runs.metrics import RunMetrics
-from harness.runs.model_queue import ModelQueue
+from harness.runs.model_queue import LOOK_S, ModelQueue
 from harness.runs.model_worker import ExtractionResult, UnitTimeoutError, time_limit_s
 from harness.runs.outcome import Account
 from harness.runs.stopping import Stop
 from harness.runs.workload import Failure, ProgressListener, Workload
 from harness.storage.claims import Claim
 from harness.storage.store import CorruptUnit, Store
+from harness.units.feature_units import FeatureUnit
 from harness.units.score_units import ScoreUnit
 
-# Seconds between checks of what Ray does not report: other drivers' units, resources, nodes.
-LOOK_S = 1.0
 SCORE_S = 15 * 60.0  # nominal forecast of a score, which may wait for a core and a ceiling: a limit of 12.5 hours
 
 
@@ -134,6 +133,7 @@ class Schedule:
     def _extracted(self, results: Iterable[ExtractionResult]) -> None:
         """Process results of extraction: make the scores that need them ready, or fail them."""
         for result in results:
+            assert isinstance(result.unit, FeatureUnit)  # noqa: S101 - the queue of a run holds no others
             scores = self.waiting.pop(result.unit.key, [])
             if result.error:
                 for score in scores:
@@ -201,7 +201,7 @@ class Schedule:
         self.n_cpus, _ = ray_session.resources()  # nodes join and leave
         self._extracted(self.queue.look_around())
         self._cancel_timed_out_scores()
-        held = [worker.placement for worker in self.queue.workers.values()]
+        held = [worker.placement for worker in self.queue.workers]
         n_waiting = sum(map(len, self.waiting.values())) + len(self.ready) + len(self.elsewhere)
         self.metrics.look(self.queue.cluster, held, n_waiting)
         for key in list(self.elsewhere):

@@ -1,9 +1,10 @@
 """Surprisal of every word of large corpora under several models, written to the table `word_surprisals` with Ray Data.
 
-For each model a pool of actors processes the shards of all corpora, as many in parallel as cores or GPUs and memory
-allow, and stores each finished shard; a run that was killed resumes at the first missing shard. When a corpus is
-complete, Ray Data streams its shards into the partition (run, corpus, model), which is renamed into place. At most one
-shard per worker is in memory at any time, however long the corpus.
+The model queue of a run (model_queue.py) places the models, starts as many workers of each as cores or GPUs and memory
+allow, replaces lost ones, and limits the time of each shard; every finished shard is stored, so that a run that was
+killed resumes at the first missing one. When a model has all shards of all corpora, Ray Data streams them into the
+partitions (run, corpus, model), which are renamed into place. At most one shard per worker is in memory at any time,
+however long the corpus.
 
 Ray Data's own checkpointing (2.60) is not used. It records which rows of one pipeline have been written, for one driver
 that restarts the same pipeline. Here a shard is stored under a hash of what defines it: other runs reuse it, several
@@ -15,21 +16,17 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import ray
-
 from harness.checkpoints import checkpoints
-from harness.cluster.forecast import demand_of
-from harness.cluster.machines import Cluster
-from harness.cluster.placement import place
-from harness.extraction import backends
 from harness.loading import memory
 from harness.protocol import Protocol, content_hash
 from harness.runs import assemble, ray_session, reservations, stopping
-from harness.runs.model_worker import MADE_UP_GPUS
+from harness.runs.model_queue import ModelQueue, WorkerRules
+from harness.runs.model_worker import ExtractionResult
 from harness.runs.stopping import Stop
 from harness.runs.workload import Failure, ProgressListener, guarded
 from harness.storage import table_files, tables, transfer
@@ -37,15 +34,10 @@ from harness.storage.origin import SURPRISALS_VERSION
 from harness.storage.store import Store
 from harness.units import corpora, word_units
 from harness.units.corpora import Corpus
+from harness.units.shard_units import ShardUnit, WordSource
 from harness.units.word_units import WordOptions
-from harness.units.word_workers import WordJob, WordWorker
 
 logger = logging.getLogger(__name__)
-
-# Memory of a worker besides the weights: Python with torch, and the texts and logits of a shard.
-WORKER_BYTES = 1.2e9
-# Limit on the part of Ray's object store used for blocks in transit.
-STORE_BYTES = 256 * 2**20
 
 
 @dataclass
@@ -73,14 +65,22 @@ class WordsOutcome:
 
 @dataclass
 class _Execution:
-    """State shared by the steps of one run."""
+    """State shared by the steps of one run.
+
+    memory_bytes: limit for all workers on the CPU together. n_left: source -> words that the store does not hold.
+    n_extracted: source -> words processed by this driver. recoveries: key of a unit -> number of restarts.
+    """
 
     corpora: Sequence[Corpus]
+    options: WordOptions
     store: Store
-    memory_gb: float | None
+    memory_bytes: float
     listener: ProgressListener
     outcome: WordsOutcome
     stop: Stop
+    n_left: dict[WordSource, int] = field(default_factory=dict)
+    n_extracted: Counter[WordSource] = field(default_factory=Counter)
+    recoveries: Counter[str] = field(default_factory=Counter)
 
 
 def run(
@@ -124,7 +124,8 @@ def run(
         listener.busy("splitting the corpora into shards")
         all_corpora = _corpora(sources, options, store)
         _start_ray(address, store)
-        outcome = _run_models(names, options, all_corpora, store, memory_gb, listener)
+        memory_bytes = memory_gb * 1e9 if memory_gb else _free_bytes(address)
+        outcome = _run_models(names, options, all_corpora, store, memory_bytes, listener)
     for failure in outcome.failures:
         listener.failed(failure)
     outcome.seconds = time.monotonic() - started
@@ -136,17 +137,20 @@ def _run_models(
     options: WordOptions,
     all_corpora: Sequence[Corpus],
     store: Store,
-    memory_gb: float | None,
+    memory_bytes: float,
     listener: ProgressListener,
 ) -> WordsOutcome:
     """Resolve the models, compute their surprisals and write the tables."""
     failures: list[Failure] = []
-    jobs = _jobs(names, options, store.out, failures)
-    run_name = _name(jobs, all_corpora, options.protocol)
+    sources = _sources(names, options, failures)
+    run_name = _name(sources, all_corpora, options.protocol)
     table = f"{tables.folder(store.out, 'word_surprisals')}/run={run_name}"
     outcome = WordsOutcome(run_name, table, failures=failures)
     with stopping.signals(ctrl_c=False) as stop, store.lock_tables(run_name):
-        _write(jobs, _Execution(all_corpora, store, memory_gb, listener, outcome, stop))
+        execution = _Execution(all_corpora, options, store, memory_bytes, listener, outcome, stop)
+        _remove_faulty_tables(store, run_name)
+        _compute(sources, execution)
+        _write_tables(sources, execution)
     return outcome
 
 
@@ -169,170 +173,158 @@ def _start_ray(address: str | None, store: Store) -> None:
         ray_session.require_shared(store)
 
 
-def _name(jobs: Sequence[WordJob], all_corpora: Sequence[Corpus], how: Protocol) -> str:
+def _free_bytes(address: str | None) -> float:
+    """Free memory of this machine, or the memory of all nodes of the cluster at an address."""
+    return sum(node.memory_bytes for node in reservations.cluster("cpu").nodes) if address else memory.free_bytes("cpu")
+
+
+def _name(sources: Sequence[WordSource], all_corpora: Sequence[Corpus], protocol: Protocol) -> str:
     """Return the run's name, a hash of the protocol, corpora and models."""
     content = {
-        "schema": SURPRISALS_VERSION, "how": asdict(how),
+        "schema": SURPRISALS_VERSION, "how": asdict(protocol),
         "corpora": {corpus.name: corpus.version for corpus in all_corpora},
-        "models": {job.name: [job.checkpoint.revision, job.dtype] for job in jobs},
+        "models": {source.name: [source.checkpoint.revision, source.dtype] for source in sources},
     }  # fmt: skip
     return f"surprisal-{content_hash(content)[:10]}"
 
 
-def _write(jobs: Sequence[WordJob], execution: _Execution) -> None:
-    """Compute and assemble what is missing, model by model, and list the files of the tables."""
+def _sources(names: Sequence[str], options: WordOptions, failures: list[Failure]) -> list[WordSource]:
+    """Resolve the models; those that fail are added to `failures`."""
+    sources: dict[str, WordSource] = {}
+    for name, known_as in checkpoints.names_of(dict.fromkeys(names)).items():
+        try:
+            checkpoint, dtype = word_units.resolve(name, options.dtype, known_as, allow_pickle=options.allow_pickle)
+            for protocol in word_units.protocols_of(checkpoint, options.protocol, options.t5_reads):
+                source = WordSource(checkpoint, dtype, protocol)
+                if source.name in sources and sources[source.name].checkpoint.revision != checkpoint.revision:
+                    raise ValueError(f"two models are called {source.name!r}; rename a folder.")
+                sources[source.name] = source
+        except Exception as error:  # noqa: BLE001 - the other models go on
+            failures.append(Failure.of(error, "models", model=known_as))
+    return list(sources.values())
+
+
+def _remove_faulty_tables(store: Store, run_name: str) -> None:
+    if fault := next(table_files.faults(store.fs, assemble.root_of(store), run_name), ""):
+        logger.warning("run %s: %s; its tables are written again.", run_name, fault)
+        tables.remove(store.out, run_name)
+
+
+# --- extraction -------------------------------------------------------------------------------------------------------
+
+
+def _compute(sources: Sequence[WordSource], execution: _Execution) -> None:
+    """Compute the shards that the store does not hold. A model with a shard that fails is not processed further."""
+    listener, outcome = execution.listener, execution.outcome
+    sizes = {
+        shard: n_words for corpus in execution.corpora
+        for shard, n_words in zip(corpus.shards, corpus.n_words, strict=True)
+    }  # fmt: skip
+    pending = {source: _missing(source, sizes, execution) for source in sources}
+    n_left = {source: sum(sizes[unit.shard] for unit in units) for source, units in pending.items()}
+    execution.n_left = n_left
+    failed: dict[WordSource, Failure] = {}
+    for source in sources:
+        for note in source.checkpoint.notes:
+            listener.remarked(source.name, note)
+        listener.words(source.name, sum(sizes.values()) - n_left[source], sum(sizes.values()))
+    for result in _results([unit for units in pending.values() for unit in units], execution):
+        unit = result.unit
+        assert isinstance(unit, ShardUnit)  # noqa: S101 - the queue holds no others
+        source, n_words = unit.source, sizes[unit.shard]
+        if result.error:
+            failure = Failure.of(result.error, "surprisal", source.name, protocol=source.protocol.name)
+            failed.setdefault(source, failure)
+        else:
+            execution.n_extracted[source] += n_words if result.is_ours else 0
+            n_left[source] -= n_words
+            listener.words(source.name, sum(sizes.values()) - n_left[source], sum(sizes.values()))
+    outcome.n_read = execution.n_extracted.total()
+    outcome.failures.extend(failed.values())
+    outcome.was_stopped = any(n_left[source] for source in sources if source not in failed)
+
+
+def _missing(source: WordSource, shards: Iterable[str], execution: _Execution) -> list[ShardUnit]:
+    """The units that the store does not hold. Checksums are verified unless all tables exist, which have their own."""
+    store, run_name = execution.store, execution.outcome.run
+    is_assembled = all(_is_assembled(source, corpus, store, run_name) for corpus in execution.corpora)
+    units = [ShardUnit(source, shard) for shard in shards]
+    return [unit for unit in units if not store.has(unit.stored_as, unit.key, every_byte=not is_assembled)]
+
+
+def _results(units: Sequence[ShardUnit], execution: _Execution) -> Iterator[ExtractionResult]:
+    """Process units on all cores or GPUs; after a failure the other units of its source are dropped."""
+    if not units:
+        return
+    options, store = execution.options, execution.store
+    device = reservations.device_of(options.device)
+    rules = WorkerRules(n_claimed=1, cores=1.0, memory_bytes=execution.memory_bytes)
+    queue = ModelQueue(
+        store, device, execution.listener, allow_pickle=options.allow_pickle, backend=options.backend, rules=rules
+    )
+    for unit in units:
+        queue.add(unit)
+    for result in queue.results(execution.stop):
+        if result.error:
+            queue.drop([unit for unit in units if unit.source == result.unit.source])
+        yield result
+    execution.recoveries = queue.recoveries
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def _write_tables(sources: Sequence[WordSource], execution: _Execution) -> None:
+    """Assemble the tables of the models that are complete, and list their files."""
     store, listener, outcome = execution.store, execution.listener, execution.outcome
     root, name = assemble.root_of(store), outcome.run
-    if fault := next(table_files.faults(store.fs, root, name), ""):
-        logger.warning("run %s: %s; its tables are written again.", name, fault)
-        tables.remove(store.out, name)
     units: list[dict[str, Any]] = []
     extractions: list[dict[str, Any]] = []
-    for job in jobs:
-        for note in job.checkpoint.notes:
-            listener.remarked(job.name, note)
+    for source in sources:
+        if execution.n_left[source]:
+            continue
         try:
-            n_read = outcome.n_read
-            # Checksums are verified before shards go into a table, and not again once they are in it.
-            every_byte = not all(_is_assembled(job, corpus, store, name) for corpus in execution.corpora)
-            if failure := _compute(job, execution, every_byte=every_byte):
-                outcome.failures.append(failure)
-                continue
-            if outcome.was_stopped:  # finished shards are stored
-                break
-            listener.busy(f"assembling the words of {job.name}")
+            listener.busy(f"assembling the words of {source.name}")
             for corpus in execution.corpora:
-                _assemble(job, corpus, store, outcome)
-                units += _unit_rows(job, corpus, name)
-                extractions.append(_extraction_row(job, corpus, store, reused=outcome.n_read == n_read))
+                _assemble(source, corpus, store, outcome)
+                units += _unit_rows(source, corpus, name)
+                extractions.append(_extraction_row(source, corpus, execution))
         except Exception as error:  # noqa: BLE001 - the other models go on
-            outcome.failures.append(Failure.of(error, "surprisal", job.name, protocol=job.how.name))
+            outcome.failures.append(Failure.of(error, "surprisal", source.name, protocol=source.protocol.name))
     table_files.forget(store.fs, root, name)
     assemble.write_rows(store, name, "units", units)
     assemble.write_rows(store, name, "extractions", [{**row, "run": name} for row in extractions])
     table_files.write(store.fs, root, name)
 
 
-def _jobs(names: Sequence[str], options: WordOptions, out: str, failures: list[Failure]) -> list[WordJob]:
-    """Resolve the models and place them on the cluster; those that fail are added to `failures`."""
-    device = reservations.device_of(options.device)
-    cluster = reservations.cluster(device)
-    larger = reservations.largest_addable_node() if device == "cuda" else None
-    jobs: dict[str, WordJob] = {}
-    for name, known_as in checkpoints.names_of(dict.fromkeys(names)).items():
-        try:
-            checkpoint, dtype = word_units.resolve(name, options.dtype, known_as, allow_pickle=options.allow_pickle)
-            library, _ = backends.choose(checkpoint, options.backend, device, dtype, states=False)
-            demands, dtypes = [demand_of(checkpoint, library)], {checkpoint.name: dtype}
-            (placement,) = place(demands, cluster, dtypes)
-            if placement.refused and larger:  # the autoscaler adds a node once the workers request it
-                (placement,) = place(demands, Cluster((larger,)), dtypes)
-            if placement.refused:
-                raise memory.InsufficientMemoryError(f"{checkpoint.name}: {placement.refused}")
-            for protocol in word_units.protocols_of(checkpoint, options.protocol, options.t5_reads):
-                job = WordJob(
-                    checkpoint, dtype, protocol, library, "cpu" if MADE_UP_GPUS in os.environ else device, out,
-                    options.allow_pickle, placement.n_gpus, placement.gpu_share,
-                )  # fmt: skip
-                if job.name in jobs and jobs[job.name].checkpoint.revision != checkpoint.revision:
-                    raise ValueError(f"two models are called {job.name!r}; rename a folder.")
-                jobs[job.name] = job
-        except Exception as error:  # noqa: BLE001 - the other models go on
-            failures.append(Failure.of(error, "models", model=known_as))
-    return list(jobs.values())
-
-
-def _compute(job: WordJob, execution: _Execution, *, every_byte: bool) -> Failure | None:
-    """Compute the shards that the store does not hold; return the failure of the first shard that failed, if any."""
-    store, listener, outcome, stop = execution.store, execution.listener, execution.outcome, execution.stop
-    sizes = {
-        shard: n_words for corpus in execution.corpora
-        for shard, n_words in zip(corpus.shards, corpus.n_words, strict=True)
-    }  # fmt: skip
-    pending = [shard for shard in sizes if not store.has("surprisals", job.key(shard), every_byte=every_byte)]
-    n_words, n_left = sum(sizes.values()), sum(sizes[shard] for shard in pending)
-    listener.words(job.name, n_words - n_left, n_words)
-    if not pending:
-        return None
-    outcome.was_stopped |= stop.is_asked
-    if outcome.was_stopped:
-        return None
-    _configure_ray_data()
-    size = _pool_size(job, len(pending), execution.memory_gb)
-    worker_resources: dict[str, Any] = {"num_cpus": 1}
-    if job.n_gpus:
-        worker_resources = {"num_cpus": 0, "num_gpus": job.n_gpus if job.n_gpus > 1 else job.gpu_share}
-    results = ray.data.from_items(
-        [{"shard": shard} for shard in pending], override_num_blocks=len(pending)
-    ).map_batches(WordWorker.of(job), batch_size=1, compute=ray.data.ActorPoolStrategy(size=size), **worker_resources)
-    failure: Failure | None = None
-    for row in results.iter_rows():
-        if row["exception"]:
-            failure = failure or Failure("surprisal", job.name, "", job.how.name, row["exception"], row["message"])
-            continue
-        outcome.n_read += sizes[row["shard"]]
-        n_left -= sizes[row["shard"]]
-        listener.words(job.name, n_words - n_left, n_words)
-        if stop.is_asked and n_left:
-            outcome.was_stopped = True
-            break
-    return failure
-
-
-def _configure_ray_data() -> None:
-    """Keep rows in order, limit the object store, and silence Ray Data's output."""
-    context = ray.data.DataContext.get_current()
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, and reported once
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
-    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=STORE_BYTES)
-
-
-def _pool_size(job: WordJob, n_shards: int, memory_gb: float | None) -> int:
-    """Return the number of workers: limited by the shards, the cores or GPUs, and the memory."""
-    n_cpus, n_gpus = ray_session.resources()
-    larger = reservations.largest_addable_node()
-    n_gpus = max(n_gpus, larger.n_gpus if larger else 0)
-    if job.n_gpus:
-        return max(1, min(n_shards, int(n_gpus / (job.n_gpus if job.n_gpus > 1 else job.gpu_share))))
-    worker_bytes = WORKER_BYTES + job.checkpoint.n_parameters * (4 if job.dtype == "float32" else 2)
-    free = memory_gb * 1e9 if memory_gb else memory.free_bytes("cpu")
-    if free < worker_bytes:
-        raise memory.InsufficientMemoryError(
-            f"{job.name}: a worker needs about {worker_bytes / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are "
-            "available; raise --memory-gb, or use bfloat16."
-        )
-    return max(1, min(n_shards, n_cpus, int(free / worker_bytes)))
-
-
-def _assemble(job: WordJob, corpus: Corpus, store: Store, outcome: WordsOutcome) -> None:
+def _assemble(source: WordSource, corpus: Corpus, store: Store, outcome: WordsOutcome) -> None:
     """Stream the surprisals of a corpus into its partition, unless that exists."""
     outcome.n_words += sum(corpus.n_words)
-    if _is_assembled(job, corpus, store, outcome.run):
+    if _is_assembled(source, corpus, store, outcome.run):
         return
-    files = [f"{store.folder('surprisals', job.key(shard))}/words.parquet" for shard in corpus.shards]
-    _configure_ray_data()
+    files = [f"{store.folder('surprisals', ShardUnit(source, shard).key)}/words.parquet" for shard in corpus.shards]
     assemble.write_partition(
-        store, "word_surprisals", outcome.run, corpus.name, job.name, files, dataset_version=corpus.version
+        store, "word_surprisals", outcome.run, corpus.name, source.name, files, dataset_version=corpus.version
     )
 
 
-def _is_assembled(job: WordJob, corpus: Corpus, store: Store, run_name: str) -> bool:
+def _is_assembled(source: WordSource, corpus: Corpus, store: Store, run_name: str) -> bool:
     folder = tables.folder(assemble.root_of(store), "word_surprisals")
-    return transfer.exists(store.fs, f"{folder}/{assemble.partition(run_name, corpus.name, job.name)}")
+    return transfer.exists(store.fs, f"{folder}/{assemble.partition(run_name, corpus.name, source.name)}")
 
 
-def _unit_rows(job: WordJob, corpus: Corpus, run_id: str) -> list[dict[str, Any]]:
+def _unit_rows(source: WordSource, corpus: Corpus, run_id: str) -> list[dict[str, Any]]:
     """Return rows of `units`: the units that the partition is made of, for `harness cache`."""
-    labels = {"run": run_id, "model": job.name, "dataset": corpus.name, "protocol": job.how.name}
+    labels = {"run": run_id, "model": source.name, "dataset": corpus.name, "protocol": source.protocol.name}
     keys = [("corpora", corpus.key), *(("corpora", shard) for shard in corpus.shards)]
-    keys += [("surprisals", job.key(shard)) for shard in corpus.shards]
+    keys += [("surprisals", ShardUnit(source, shard).key) for shard in corpus.shards]
     return [{**labels, "kind": kind, "key": key} for kind, key in keys]
 
 
-def _extraction_row(job: WordJob, corpus: Corpus, store: Store, *, reused: bool) -> dict[str, Any]:
+def _extraction_row(source: WordSource, corpus: Corpus, execution: _Execution) -> dict[str, Any]:
     """Return the row of `extractions` of a model and a corpus, aggregated over its shards."""
-    manifests = [store.manifest("surprisals", job.key(shard)) or {} for shard in corpus.shards]
+    keys = [ShardUnit(source, shard).key for shard in corpus.shards]
+    manifests = [execution.store.manifest("surprisals", key) or {} for key in keys]
 
     def values(name: str) -> list[Any]:
         return [manifest[name] for manifest in manifests if manifest.get(name) is not None]
@@ -340,12 +332,13 @@ def _extraction_row(job: WordJob, corpus: Corpus, store: Store, *, reused: bool)
     newest = max(manifests, key=lambda manifest: str(manifest.get("created")))
     summed = {name: sum(values(name)) for name in ("n_windows", "n_reencoded", "n_oom", "seconds")}
     return {
-        "model": job.name, "kind": "model", "revision": job.checkpoint.revision, "dataset": corpus.name,
-        "key": job.key(corpus.shards[0]), "context": word_units.context_in_words(job.checkpoint, job.how),
-        "dtype": job.dtype, "n_stimuli": sum(corpus.n_words), "n_tokens": None, "node": None, "gpus": None,
+        "model": source.name, "kind": "model", "revision": source.checkpoint.revision, "dataset": corpus.name,
+        "key": keys[0], "context": word_units.context_in_words(source.checkpoint, source.protocol),
+        "dtype": source.dtype, "n_stimuli": sum(corpus.n_words), "n_tokens": None, "node": None, "gpus": None,
         "host": newest.get("host"), "code_version": newest.get("code_version"), "created": newest.get("created"),
         "backend": newest.get("backend"), "device": newest.get("device"), **summed,
         "batch_tokens": min(values("batch_tokens"), default=None), "parity_states": None,
-        "parity_nats": max(values("parity_nats"), default=None), "reused": reused, "recoveries": 0,
+        "parity_nats": max(values("parity_nats"), default=None), "reused": not execution.n_extracted[source],
+        "recoveries": sum(execution.recoveries[key] for key in keys),
         "notes": " ".join(dict.fromkeys(filter(None, values("notes")))), "libraries": newest.get("libraries"),
     }  # fmt: skip

@@ -12,7 +12,7 @@ import weakref
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from harness.checkpoints.checkpoints import Checkpoint
 from harness.protocol import Dtype, Protocol, content_hash
@@ -88,13 +88,25 @@ class FeatureUnit:
     states: bool
     surprisals: bool
     dtype: Dtype = "float32"
+    stored_as: ClassVar[str] = "features"
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The model."""
+        assert self.source.checkpoint is not None  # noqa: S101 - feature units always belong to a model
+        return self.source.checkpoint
+
+    @property
+    def seed(self) -> int | None:
+        """Seed of random weights; None for the trained ones."""
+        return self.source.seed if self.source.kind == "untrained" else None
 
     @cached_property
     def key(self) -> str:
         """Hash of model, text, extraction settings and stored arrays."""
         text = content_hash([self.stimuli.ids, self.stimuli.texts, self.stimuli.passages])
         names = ["context", "context_words", "pooling", "window", "overlap", "bos"]
-        if self.source.checkpoint and self.source.checkpoint.is_encoder_decoder:
+        if self.checkpoint.is_encoder_decoder:
             names.append("decoder_reads")
         how = {name: getattr(self.protocol, name) for name in names}
         kept = {"states": self.states, "surprisals": self.surprisals, "dtype": self.dtype}
@@ -128,7 +140,7 @@ class FeatureUnit:
         }  # fmt: skip
         metadata = {"row_ids": json.dumps(extracted.stimulus_ids)}
         store.put(
-            "features", self.key, lambda folder: save_file(arrays, folder / "features.safetensors", metadata), facts
+            self.stored_as, self.key, lambda folder: save_file(arrays, folder / "features.safetensors", metadata), facts
         )
 
 

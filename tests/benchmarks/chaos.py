@@ -47,7 +47,7 @@ SPEC = replace(quickstart_spec(), models=("tiny-llama", "tiny-gpt2"), protocols=
 TABLES = ("neuroid_scores", "layer_scores", "model_scores", "reading_scores", "word_surprisals", "folds")
 OF_A_RUN = {"created", "code_version", "run"}
 MEMORY = {"object_store_memory": 2**27}
-READS, SCORES = "ray::ModelActor.read", "ray::score"
+READS, SCORES = "ray::ModelActor.extract", "ray::score"
 
 
 @dataclass

@@ -58,7 +58,7 @@ class StandIn:
         """As of a model's actor."""
         return ray.get_runtime_context().get_node_id(), tuple(int(gpu) for gpu in ray.get_gpu_ids())
 
-    def read(self, unit: FeatureUnit) -> float:
+    def extract(self, unit: FeatureUnit) -> float:
         """Store features after the time that the plan says."""
         from safetensors.numpy import save_file
 

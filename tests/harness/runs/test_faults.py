@@ -85,7 +85,7 @@ def during_extraction(do):
         until = time.monotonic() + 60
         while time.monotonic() < until:
             for process in psutil.process_iter(["name", "cmdline"]):
-                if "ray::ModelActor.read" in " ".join(process.info["cmdline"] or []):
+                if "ray::ModelActor.extract" in " ".join(process.info["cmdline"] or []):
                     do(process)
                     return
             time.sleep(0.02)

@@ -18,7 +18,7 @@ from harness.cluster.placement import Need, Placement
 from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Stimuli
 from harness.runs import actors, model_queue, reservations
-from harness.runs.model_queue import ModelQueue
+from harness.runs.model_queue import ModelQueue, WorkerRules
 from harness.runs.occupancy import PATIENCE_S, Occupancy
 from harness.runs.workload import ProgressListener
 from harness.storage.store import Store
@@ -40,7 +40,7 @@ class Recorder:
     def where(self):
         return ray.get_runtime_context().get_node_id(), tuple(int(gpu) for gpu in ray.get_gpu_ids())
 
-    def read(self, unit):
+    def extract(self, unit):
         started, (word,) = time.time(), unit.stimuli.texts
         if word == "kills" or (word == "kills once" and self.store.manifest("features", "first") is None):
             self.store.put("features", "first", lambda folder: (folder / "f").write_text(""), {})
@@ -146,6 +146,67 @@ def test_a_model_that_fits_nowhere_is_refused_with_a_reason_before_anything_runs
     assert not queue.landed
 
 
+def shards_of(name, size, n, words=None):
+    """Units of one model, as the shards of a corpus are."""
+    unit = unit_of(name, size)
+    texts = words or ["normal"] * n
+    return [replace(unit, stimuli=Stimuli((f"s{k}",), (texts[k],), ("p",), ("p",), None)) for k in range(n)]
+
+
+def test_a_model_gets_further_workers_on_gpus_that_no_other_model_waits_for(cluster, store):
+    queue = ModelQueue(store, "cuda", ProgressListener(), rules=WorkerRules(n_claimed=1))
+    units = [*shards_of("a", 70e9, 12), *shards_of("b", 7e9, 12)]  # 2 GPUs; a third of one
+    for unit in units:
+        queue.add(unit)
+    assert list(queue.admit()) == []
+    n_workers = Counter(worker.checkpoint.name for worker in queue.workers)
+    assert min(n_workers.values()) >= 2
+    spots = [
+        (worker.placement.node, gpu)
+        for worker in queue.workers if worker.placement.gpu_share == 1
+        for gpu in worker.placement.gpus
+    ]  # fmt: skip
+    assert len(spots) == len(set(spots)) > 2
+    results = finish(queue)
+    assert Counter(result.unit.key for result in results) == Counter(unit.key for unit in units)
+    assert not any(result.error for result in results)
+    assert not queue.workers
+    assert not any(store.claimed("features", unit.key) for unit in units)
+
+
+def test_one_of_a_models_workers_is_lost_and_no_unit_with_it(cluster, store):
+    queue = ModelQueue(store, "cuda", ProgressListener(), rules=WorkerRules(n_claimed=1))
+    units = shards_of("a", 7e9, 9, ["normal"] * 4 + ["kills once"] + ["normal"] * 4)
+    for unit in units:
+        queue.add(unit)
+    results = finish(queue)
+    assert Counter(result.unit.key for result in results) == Counter(unit.key for unit in units)
+    assert not any(result.error for result in results)
+    assert queue.recoveries == Counter({units[4].key: 1})
+
+
+def test_dropped_units_are_not_started(cluster, store):
+    queue = ModelQueue(store, "cuda", ProgressListener(), rules=WorkerRules(n_claimed=1))
+    units = [*shards_of("a", 400e9, 30), *shards_of("b", 7e9, 2)]
+    for unit in units:
+        queue.add(unit)
+    queue.drop(units[3:])
+    assert {result.unit.key for result in finish(queue)} == {unit.key for unit in units[:3]}
+
+
+def test_workers_on_the_cpu_stay_within_the_memory(cluster, store):
+    queue = ModelQueue(
+        store, "cpu", ProgressListener(), rules=WorkerRules(n_claimed=1, cores=1.0, memory_bytes=2 * 1.2e9 + 9e8)
+    )
+    for unit in [*shards_of("a", 1e8, 6), *shards_of("too large", 2e9, 2)]:
+        queue.add(unit)
+    results = list(queue.admit())
+    assert {str(result.error).partition(":")[0] for result in results} == {"too large"}
+    assert all("a worker needs about 5.2 GB, but only 3.3 GB are available" in str(r.error) for r in results)
+    assert len(queue.workers) == 2
+    assert not any(result.error for result in finish(queue))
+
+
 def test_a_lost_actor_is_replaced_and_stored_units_are_not_repeated(cluster, store):
     queue = ModelQueue(store, "cuda", ProgressListener())
     once, stored = unit_of("a", 7e9, "kills once"), unit_of("b", 7e9, "stored, then kills")
@@ -166,7 +227,7 @@ def test_a_text_that_kills_every_actor_fails_and_the_models_other_texts_are_proc
         queue.add(unit)
     errors = {result.unit.key: result.error for result in finish(queue)}
     assert errors[good.key] is None
-    assert "2 actors died while extracting features from one text" in str(errors[bad.key])
+    assert "2 actors died while processing one text" in str(errors[bad.key])
 
 
 def test_actors_lost_with_their_nodes_count_only_towards_the_larger_limit(cluster, store, monkeypatch):
@@ -176,7 +237,7 @@ def test_actors_lost_with_their_nodes_count_only_towards_the_larger_limit(cluste
     queue = ModelQueue(store, "cuda", ProgressListener())
     queue.add(unit_of("unlucky", 1e9, "kills"))
     (result,) = finish(queue)
-    assert "3 actors died while extracting features from one text" in str(result.error)
+    assert "3 actors died while processing one text" in str(result.error)
 
 
 def test_an_exception_of_a_text_is_not_retried(cluster, store):
