@@ -137,8 +137,8 @@ class Protocol:
             reads the stimulus and the encoder what came before it. "text": the decoder reads the whole text, with an
             empty source. "nothing": only encoder layers are used.
         bos: which windows of a decoder start with BOS: every "window", the first of a "text", or "none".
-        metric: score of a neuroid, a name of kernels/metrics.py: "pearson_r" (NaN for a constant column) or
-            "brainscore_r" (1e-8 added to the norms; a constant column scores 0 and counts).
+        metric: score of a neuroid, a name of METRICS in kernels/metrics.py, such as "pearson_r" (NaN for a constant
+            column) or "brainscore_r" (1e-8 added to the norms; a constant column scores 0 and counts).
         notes: sources, and what the sources do not state; not part of the hash.
     """
 
@@ -156,7 +156,7 @@ class Protocol:
     overlap: float = 0.5
     decoder_reads: Literal["stimulus", "text", "nothing"] = "stimulus"
     bos: Literal["window", "text", "none"] = "window"
-    metric: Literal["pearson_r", "brainscore_r"] = "pearson_r"
+    metric: str = "pearson_r"
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -165,6 +165,12 @@ class Protocol:
                 f"context {self.context!r} with context_words={self.context_words}; wanted context_words > 0 "
                 "for context 'window' and 0 for all others."
             )
+        if self.metric != "pearson_r":
+            from harness import names
+            from harness.kernels.metrics import METRICS
+
+            if self.metric not in METRICS:
+                raise names.unknown("metric", self.metric, METRICS)
 
     @property
     def hash(self) -> str:

@@ -18,7 +18,8 @@ def in_words(protocol: Protocol) -> str:
     if protocol.sampling:
         phrases.append(_sampling(protocol.sampling))
     layer = {"max": "best layer of the scores shown", "nested": "layer chosen in training rows"}
-    metric = {"pearson_r": [], "brainscore_r": ["Brain-Score’s r: 0 for a constant neuroid"]}[protocol.metric]
+    metrics = {"pearson_r": [], "brainscore_r": ["Brain-Score’s r: 0 for a constant neuroid"]}
+    metric = metrics.get(protocol.metric, [f"score: {protocol.metric}"])
     method, rows = _regression(protocol.regression), folds_in_words(protocol.folds)
     return "; ".join([*phrases, *method, rows, layer[protocol.layer_choice], *metric])
 
