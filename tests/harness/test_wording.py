@@ -8,6 +8,7 @@ import pytest
 
 from harness.datasets import DATASETS
 from harness.datasets.wehbe2014 import PAPER, STRICT
+from harness.kernels.metrics import METRICS
 from harness.wording import in_words
 
 
@@ -35,3 +36,14 @@ def test_every_protocol_has_a_phrase(protocol):
 def test_a_window_without_context_words_is_refused():
     with pytest.raises(ValueError, match="wanted context_words > 0"):
         replace(PAPER, context_words=0)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_of_the_kernels_may_be_used_by_a_protocol(metric):
+    phrase = in_words(replace(STRICT, metric=metric))
+    assert (metric in phrase) == (metric not in ("pearson_r", "brainscore_r"))
+
+
+def test_an_unknown_metric_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="metric 'explained_varience' is unknown; the nearest are explained_variance"):
+        replace(STRICT, metric="explained_varience")
