@@ -86,19 +86,17 @@ def load_2021(root: Path) -> Dataset:
     stimuli = _read_words(root / _FOLDER / "all_stories.tok")
     mean_ms = _read_means(root / _FOLDER / _MEANS["2021"], stimuli)
     if (path := root / _READERS.path).is_file():
-        return _dataset(
-            "2021", stimuli, mean_ms, readers=natural_stories.read(path, stimuli, mean_ms, natural_stories.MIN_R_ALL)
-        )
-    return _dataset(
-        "2021", stimuli, mean_ms, f"{_CEILING_SOURCE}; computed on the 2016 release, none is published for this one"
-    )
+        readers = natural_stories.read(path, stimuli, mean_ms, natural_stories.MIN_R_ALL)
+        return _dataset("2021", stimuli, mean_ms, readers=readers)
+    source = f"{_CEILING_SOURCE}; computed on the 2016 release, none is published for this one"
+    return _dataset("2021", stimuli, mean_ms, source)
 
 
 def load_batch2(root: Path) -> Dataset:
     """Load the second batch: stories 6-10, mean and ceiling of its own 88 readers (at least 8 per word)."""
     all_words = _read_words(root / _FOLDER / "all_stories.tok")
     published_ms = _read_means(root / _FOLDER / _MEANS["2021"], all_words)
-    rows = np.flatnonzero([story in _STORIES_OF_BATCH2 for story in all_words.passages])
+    rows = np.flatnonzero(np.isin(all_words.passages, _STORIES_OF_BATCH2))
     columns = (all_words.ids, all_words.texts, all_words.passages)
     ids, texts, stories = (tuple(column[row] for row in rows) for column in columns)
     stimuli = Stimuli(ids, texts, stories)
@@ -107,26 +105,15 @@ def load_batch2(root: Path) -> Dataset:
 
 
 def _dataset(
-    release: str,
-    stimuli: Stimuli,
-    mean_ms: Floats,
-    ceiling_source: str = "",
+    release: str, stimuli: Stimuli, mean_ms: Floats, ceiling_source: str = "",
     readers: natural_stories.Readers | None = None,
-) -> Dataset:
+) -> Dataset:  # fmt: skip
     """Assemble the data set; it has the published ceiling only if there are no readers to compute one from."""
     starts = sentence_starts(stimuli)
     stimuli = replace(stimuli, sentences=tuple(str(number) for number in np.cumsum(starts)))
-    reading = ReadingTimes(
-        word_ids=stimuli.ids,
-        mean_ms=mean_ms,
-        scored=~starts,
-        release=release,
-        **(readers._asdict() if readers else {}),
-    )
-    ceiling = None if readers else _CEILING
-    return Dataset(
-        f"futrell2018-{release}", version_of(stimuli, reading), stimuli, None, reading, ceiling, ceiling_source
-    )
+    reading = ReadingTimes(stimuli.ids, mean_ms, ~starts, release, *(readers or ()))
+    version, ceiling = version_of(stimuli, reading), None if readers else _CEILING
+    return Dataset(f"futrell2018-{release}", version, stimuli, None, reading, ceiling, ceiling_source)
 
 
 def sentence_starts(stimuli: Stimuli) -> NDArray[np.bool_]:
@@ -189,13 +176,9 @@ _BATCH2 = File(
 
 
 def _entry(
-    release: str,
-    title: str,
-    load: Callable[[Path], Dataset],
-    extent: str,
-    *files: File,
+    release: str, title: str, load: Callable[[Path], Dataset], extent: str, *files: File,
     optional: tuple[File, ...] = (),
-) -> Entry:
+) -> Entry:  # fmt: skip
     return Entry(
         name=f"futrell2018-{release}",
         title=f"Natural Stories: self-paced reading of {title}",
