@@ -56,6 +56,8 @@ class Batch(NamedTuple):
 class MalformedError(ValueError):
     """A line contradicts the layout. `line`: its number."""
 
+    is_regular = False  # as of a `Survey`
+
     def __init__(self, line: int, message: str) -> None:
         super().__init__(message)
         self.line = line
