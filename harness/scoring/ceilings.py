@@ -44,10 +44,8 @@ def of_responses(responses: Responses, protocol: Protocol, *, threads: int = 1) 
         groups = [responses.row_groups[row] for row in np.flatnonzero(rows)]
         values, restricted = responses.values[rows], _restrict(splits, rows)
         if restricted:
-            group_ceiling, group_kinds = of_subjects(
-                values, responses.subjects, groups, restricted, protocol, threads=threads
-            )
-            ceiling[neuroids], kinds[neuroids] = group_ceiling[neuroids], np.array(group_kinds, dtype=object)[neuroids]
+            found = of_subjects(values, responses.subjects, groups, restricted, protocol, threads=threads)
+            ceiling[neuroids], kinds[neuroids] = (np.array(column, dtype=object)[neuroids] for column in found)
     for neuroid in np.flatnonzero(np.array(responses.subjects) == GROUP):
         ceiling[neuroid] = split_half(_subject_means(responses, responses.rois[neuroid]))
         kinds[neuroid] = SPLIT_HALF if np.isfinite(ceiling[neuroid]) else ""
@@ -55,14 +53,9 @@ def of_responses(responses: Responses, protocol: Protocol, *, threads: int = 1) 
 
 
 def of_subjects(
-    values: Floats,
-    subjects: Sequence[str],
-    groups: Sequence[str],
-    splits: Sequence[Fold],
-    protocol: Protocol,
-    *,
+    values: Floats, subjects: Sequence[str], groups: Sequence[str], splits: Sequence[Fold], protocol: Protocol, *,
     threads: int = 1,
-) -> tuple[Floats, tuple[str, ...]]:
+) -> tuple[Floats, tuple[str, ...]]:  # fmt: skip
     """Predict the neuroids of subjects from those of others, on the rows of one experiment.
 
     Args:
@@ -112,9 +105,8 @@ def split_half(values: Floats, n_splits: int = 10, seed: int = 0) -> float:
         seed: of the splits.
     """
     n_subjects = values.shape[1]
-    random = np.random.default_rng(seed)
-    in_first = random.permuted(np.tile(np.arange(n_subjects) < n_subjects // 2, (n_splits, 1)), axis=1)
-    corrected = corrected_halves(values, in_first)
+    halves = np.tile(np.arange(n_subjects) < n_subjects // 2, (n_splits, 1))
+    corrected = corrected_halves(values, np.random.default_rng(seed).permuted(halves, axis=1))
     corrected = corrected[np.isfinite(corrected)]
     return float(np.median(corrected)) if len(corrected) else float("nan")
 
