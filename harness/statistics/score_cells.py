@@ -74,12 +74,10 @@ def _of_json(path: str, encoding: str | None) -> DelimitedTable:
     import pandas as pd
 
     try:
-        content = json.loads(text_of(TextSource(path, encoding)))
-        frame = pd.DataFrame(content, dtype=object)
+        frame = pd.DataFrame(json.loads(text_of(TextSource(path, encoding))), dtype=object)
     except ValueError as error:
         raise ValueError(f"{path} is not a list of JSON records: {error}") from None
-    nested = [name for name in frame if frame[name].map(lambda value: isinstance(value, dict | list)).any()]
-    if nested:
+    if nested := [name for name in frame if frame[name].map(lambda value: isinstance(value, dict | list)).any()]:
         raise ValueError(
             f"{path}: column {nested[0]!r} contains lists or objects; wanted one text or number in each cell."
         )
@@ -115,8 +113,7 @@ def typed(content: DelimitedTable, texts: Collection[str], scores: Collection[st
             unused.append(str(name))
     if unused:
         notes.append(f"columns not used because they are not numbers: {', '.join(unused)}.")
-    frame = pd.DataFrame(columns, columns=list(columns))
-    return Cells(frame, content.lines, content.unit, notes)
+    return Cells(pd.DataFrame(columns, columns=list(columns)), content.lines, content.unit, notes)
 
 
 def _counts_rows(content: DelimitedTable, name: str) -> bool:
@@ -128,11 +125,8 @@ def _is_mostly_numbers(content: DelimitedTable, name: str, size: str) -> bool:
     """Whether at least half of the non-empty cells are numbers."""
     cells = [cell.strip() for cell in content.texts(name)]
     present = [cell for cell in cells if cell.lower() not in MISSING]
-    return (
-        2 * sum(looks_like_a_number(cell) or (name == size and sizes.has_suffix(cell)) for cell in present)
-        >= len(present)
-        > 0
-    )
+    n_numbers = sum(looks_like_a_number(cell) or (name == size and sizes.has_suffix(cell)) for cell in present)
+    return 2 * n_numbers >= len(present) > 0
 
 
 def _numbers(content: DelimitedTable, name: str, size: str) -> Any:
