@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.datasets import pereira2018
-from harness.datasets.entry import Entry, File
+from harness.datasets.entry import Entry
 from harness.datasets.formats import netcdf
 from harness.protocol import FoldRule, equal_dimension
 from harness.records import Dataset, Stimuli
@@ -84,12 +84,5 @@ ENTRY = Entry(
     "doi:10.1152/jn.00884.2013",
     landing="https://github.com/brain-score/language",
     extent="1,317 x 60",
-    files=(
-        File(
-            _FILE,
-            "https://brainscore-storage.s3.amazonaws.com/brainscore-language/assy_Blank2014_fROI.nc",
-            "sha1:af1e868821b897cb1684e4c8dcd33977121ef552",
-            0,
-        ),
-    ),
+    files=(netcdf.published(_FILE, "af1e868821b897cb1684e4c8dcd33977121ef552"),),
 )

@@ -152,27 +152,32 @@ def _read_table(path: Path):  # type: ignore[no-untyped-def]  # pandas is untype
 _STORIES = "https://raw.githubusercontent.com/languageMIT/naturalstories"
 # The release that Aw et al. scored, and the corrected one of 2021, as of 2025.
 _COMMIT = {"2016": "d5cbe5aa3758d551d0c51ca8fc44bde973f0836f", "2021": "4700daad696e942f5aba23c957a7423d0de66612"}
-_WORDS = File(
-    f"{_FOLDER}/all_stories.tok",
-    f"{_STORIES}/{_COMMIT['2021']}/naturalstories_RTS/all_stories.tok",
-    "sha256:0e4e9bd4708aaa01d8bea342696bb83cedff679c09184545483f6f3f4ba8aca3",
-    119_005,
-)
 
 
-_READERS = File(
-    f"{_FOLDER}/processed_RTs.tsv",
-    f"{_STORIES}/{_COMMIT['2021']}/naturalstories_RTS/processed_RTs.tsv",
-    "",  # not pinned: its means must equal the published ones, whatever its release
-    0,
-)
+def _published(name: str, original: str, release: str, checksum: str, n_bytes: int) -> File:
+    url = f"{_STORIES}/{_COMMIT[release]}/naturalstories_RTS/{original}"
+    return File(f"{_FOLDER}/{name}", url, checksum, n_bytes)
+
+
+_WORDS = _published(
+    "all_stories.tok", "all_stories.tok", "2021",
+    "sha256:0e4e9bd4708aaa01d8bea342696bb83cedff679c09184545483f6f3f4ba8aca3", 119_005,
+)  # fmt: skip
+# Not pinned: its means must equal the published ones, whatever its release.
+_READERS = _published("processed_RTs.tsv", "processed_RTs.tsv", "2021", "", 0)
+_MEANS_2016 = _published(
+    _MEANS["2016"], "processed_wordinfo.tsv", "2016",
+    "sha256:2feb6bf378d6e77d16626f5cb8bdc6f7deda9672ef2c927f2c79fe00c1106195", 835_542,
+)  # fmt: skip
+_MEANS_2021 = _published(
+    _MEANS["2021"], "processed_wordinfo.tsv", "2021",
+    "sha256:047d2a0b84eff99d90535d1517f7fa7d466b81fbd60e990f2f08caac04d8aa56", 901_515,
+)  # fmt: skip
 # Made from batch2_pro.csv of the corpus by replacing the names of readers; batch2_pro.csv itself is not read.
 _BATCH2 = File(
-    f"{_FOLDER}/batch2_rts_by_participant.tsv",
-    "",
-    "sha256:cdcb392ea80745e9642a597928670d8ed924bd3aaa2bb4373d78b97ce030df2f",
-    2_375_504,
-)
+    f"{_FOLDER}/batch2_rts_by_participant.tsv", "",
+    "sha256:cdcb392ea80745e9642a597928670d8ed924bd3aaa2bb4373d78b97ce030df2f", 2_375_504,
+)  # fmt: skip
 
 
 def _entry(
@@ -196,13 +201,6 @@ def _entry(
     )
 
 
-def _means(release: str, sha256: str, n_bytes: int) -> File:
-    url = f"{_STORIES}/{_COMMIT[release]}/naturalstories_RTS/processed_wordinfo.tsv"
-    return File(f"{_FOLDER}/{_MEANS[release]}", url, f"sha256:{sha256}", n_bytes)
-
-
-_MEANS_2016 = _means("2016", "2feb6bf378d6e77d16626f5cb8bdc6f7deda9672ef2c927f2c79fe00c1106195", 835_542)
-_MEANS_2021 = _means("2021", "047d2a0b84eff99d90535d1517f7fa7d466b81fbd60e990f2f08caac04d8aa56", 901_515)
 ENTRIES = (
     _entry("2016", "10 stories, means over readers, release of 2016", load_2016, "10,256 words", _MEANS_2016),
     _entry(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.datasets.entry import Entry, File
+from harness.datasets.entry import Entry
 from harness.datasets.formats import netcdf
 from harness.protocol import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, equal_dimension
 from harness.records import Dataset, Stimuli
@@ -106,12 +106,5 @@ ENTRY = Entry(
     "doi:10.1038/s41467-018-03068-4",
     landing="https://github.com/brain-score/language",
     extent="627 x 13,553",
-    files=(
-        File(
-            _FILE,
-            "https://brainscore-storage.s3.amazonaws.com/brainscore-language/assy_Pereira2018_language.nc",
-            "sha1:f8434b4022f5b2c862f0ff2854d5b3f5f2a7fb96",
-            0,
-        ),
-    ),
+    files=(netcdf.published(_FILE, "f8434b4022f5b2c862f0ff2854d5b3f5f2a7fb96"),),
 )

@@ -68,16 +68,11 @@ def load(root: Path) -> Dataset:
     frame = pd.read_csv(root / _FILE, dtype=str, keep_default_na=False)
     ids = tuple(frame["item_id"])
     stimuli = Stimuli(ids=ids, texts=tuple(frame["sentence"]), passages=ids)
+    rois = tuple("LH network" if name == _NETWORK else name.removeprefix("lang_") for name in COLUMNS)
     responses = Responses(
-        values=frame[list(COLUMNS)].to_numpy(dtype=np.float32),
-        row_ids=ids,
-        row_groups=ids,
-        row_blocks=ids,
-        neuroid_ids=COLUMNS,
-        subjects=("group",) * len(COLUMNS),
-        rois=tuple("LH network" if name == _NETWORK else name.removeprefix("lang_") for name in COLUMNS),
+        frame[list(COLUMNS)].to_numpy(dtype=np.float32), ids, ids, ids, COLUMNS, ("group",) * len(COLUMNS), rois,
         unit="BOLD response, voxels z-scored by session",
-    )
+    )  # fmt: skip
     return Dataset("tuckute2024", version_of(stimuli, responses), stimuli, responses)
 
 

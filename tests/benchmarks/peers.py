@@ -87,16 +87,10 @@ def brain_score(
 
 
 def himalaya(
-    layers: list[Array],
-    Y: Array,
-    folds: Folds,
-    backend: str = "torch",
-    dtype: str = "float32",
-    kernel: str = "precomputed",
-    n_targets_batch: int | None = 1000,
-    n_alphas_batch: int | None = None,
+    layers: list[Array], Y: Array, folds: Folds, backend: str = "torch", dtype: str = "float32",
+    kernel: str = "precomputed", n_targets_batch: int | None = 1000, n_alphas_batch: int | None = None,
     threads: int = 2,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """KernelRidgeCV, inner KFold(5) in order, with an intercept.
 
     A precomputed kernel is the better way for several folds: made once in float64 and cast. Correlation forgives the

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.datasets.entry import version_of
+from harness.datasets.entry import File, version_of
 from harness.records import Dataset, Floats, Integers, Responses, Stimuli
 
 _NETWORK = "language"
@@ -83,6 +83,12 @@ class Assembly:
             name, version_of(stimuli, responses), stimuli, responses, published_ceiling=ceiling,
             ceiling_source="published (Brain-Score, subjects extrapolated)",
         )  # fmt: skip
+
+
+def published(path: str, sha1: str) -> File:
+    """An assembly in Brain-Score's public storage, at its place under the data root."""
+    storage = "https://brainscore-storage.s3.amazonaws.com/brainscore-language"
+    return File(path, f"{storage}/{path.rpartition('/')[2]}", f"sha1:{sha1}", 0)
 
 
 def read(path: Path, presentation: Sequence[str], neuroid: Sequence[str]) -> Assembly:
