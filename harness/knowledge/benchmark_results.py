@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.delimited.encodings import TextSource, text_of
-from harness.knowledge.questions import PREFIX, csv_rows
+from harness.knowledge.questions import PREFIX, TASKS, csv_rows
 
 logger = logging.getLogger(__name__)
 
-_SIZES = Path(__file__).with_name("benchmark_sizes.csv")
 _TOLERANCE = 0.05  # allowed relative deviation of a standard error from the one for the published number of questions
 _OMITTED_FILTERS = {"none", "get-answer", "get_response", "custom-extract", ""}
 
@@ -203,7 +202,7 @@ def _require_agreement(file: str, name: str, values: dict[str, Any], n: int) -> 
 @cache
 def sizes(kind: str) -> dict[str, int]:
     """Return task -> number of questions in the published test set of "mmlu" or "bbh"."""
-    return {row["task"]: int(row["n"]) for row in csv_rows(_SIZES) if row["benchmark"] == kind}
+    return {row["task"]: int(row["n"]) for row in csv_rows(TASKS) if row["benchmark"] == kind}
 
 
 def _log_notes(file: str, content: dict[str, Any], results: list[Results]) -> None:

@@ -14,24 +14,11 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-BBH_CATEGORIES = {
-    "Algorithmic": (
-        "multistep_arithmetic_two", "boolean_expressions", "logical_deduction", "geometric_shapes", "dyck_languages",
-        "navigate", "temporal_sequences", "tracking_shuffled_objects",
-    ),
-    "Language understanding": ("disambiguation_qa", "hyperbaton", "snarks"),
-    "World knowledge": (
-        "sports_understanding", "movie_recommendation", "date_understanding", "causal_judgement", "ruin_names",
-    ),
-    "Multilingual": ("salient_translation_error_detection",),
-    "Others": (
-        "formal_fallacies", "object_counting", "penguins_in_a_table", "reasoning_about_colored_objects", "web_of_lies",
-        "word_sorting",
-    ),
-}  # fmt: skip
+TASKS = Path(__file__).with_name("benchmark_sizes.csv")
 # Tasks with versions for 3, 5 and 7 objects count as one task with the questions of all three.
 _SIZED = re.compile(r"_(three|five|seven)_objects$")
 Benchmark = Literal["mmlu", "bbh", "bbh-choice"]
@@ -72,7 +59,13 @@ def category_of(benchmark: str, name: str, root: Path | None = None) -> str:
     """Return the category of a task; "" if unknown (for MMLU: if the data root lacks categories.csv)."""
     if benchmark == "mmlu":
         return _mmlu_categories(root).get(name, "") if root else ""
-    return next((category for category, tasks in BBH_CATEGORIES.items() if task_of("bbh", name) in tasks), "")
+    return bbh_categories().get(task_of("bbh", name), "")
+
+
+@cache
+def bbh_categories() -> dict[str, str]:
+    """Return task -> category of BBH in the paper."""
+    return {task_of("bbh", row["task"]): row["category"] for row in csv_rows(TASKS) if row["benchmark"] == "bbh"}
 
 
 def write_tasks(benchmark: Benchmark, root: Path, folder: Path) -> list[Task]:
