@@ -104,6 +104,7 @@ def _slopes(
 ) -> list[Slope]:
     """Slopes from standardised X (reading, column), whose first columns are TERMS; scale: sd of each column."""
     import statsmodels.api as sm
+    from scipy.stats import norm
 
     clustered = sm.OLS(within(y[:, None], subject)[:, 0], within(X, subject)).fit(
         cov_type="cluster", cov_kwds={"groups": np.column_stack([subject, sentence])}, use_t=False
@@ -117,7 +118,7 @@ def _slopes(
             fixed, error = float(mixed.fe_params[k + 1]) / scale[k], float(mixed.bse_fe[k + 1]) / scale[k]
             deviation = float(np.sqrt(max(mixed.cov_re[k + 1, k + 1], 0))) / scale[k]
             from_mixed = fixed, error, float(mixed.pvalues[k + 1]), deviation
-        low, high, p = slope - 1.96 * se, slope + 1.96 * se, _two_sided(slope / se)
+        low, high, p = slope - 1.96 * se, slope + 1.96 * se, float(2 * norm.sf(abs(slope / se)))
         slopes.append(Slope(term, ALL, slope, se, low, high, p, *from_mixed, len(readers), len(y), converged))
         for number, reader in enumerate(readers if mixed is not None else ()):
             reader_slope = from_mixed[0] + float(np.asarray(mixed.random_effects[number])[k + 1]) / scale[k]
@@ -141,9 +142,3 @@ def _mixed(X: Floats, y: Floats, subject: Integers) -> Any:
             return model.fit(method=["powell", "lbfgs"], free=free)
         except np.linalg.LinAlgError:
             return None
-
-
-def _two_sided(z: float) -> float:
-    from scipy.stats import norm
-
-    return float(2 * norm.sf(abs(z)))
