@@ -112,11 +112,12 @@ def compare_scores(ours: Scores, paper: Scores) -> pd.DataFrame:
     import pandas as pd
 
     rows = [*_score_rows(ours, paper), *_property_rows(ours, paper)]
-    compared = pd.DataFrame(rows, columns=["table", "model", "dataset", "protocol", "paper", "ours", "difference"])
+    compared = pd.DataFrame(rows, columns=["table", "model", "dataset", "protocol", "paper", "ours"])
+    compared["difference"] = compared["ours"] - compared["paper"]
     return compared[compared["paper"].notna() & compared["ours"].notna()].reset_index(drop=True)
 
 
-def _score_rows(ours: Scores, paper: Scores) -> Iterator[dict[str, object]]:
+def _score_rows(ours: Scores, paper: Scores) -> Iterator[tuple[str, str, str, str, float, float]]:
     """Tables 5 and 7: scores of brain recordings and reading times."""
     own = _with_average(ours.overall).set_index(["model", "dataset"])
     for row in paper.overall.to_dict("records"):
@@ -125,18 +126,17 @@ def _score_rows(ours: Scores, paper: Scores) -> Iterator[dict[str, object]]:
             continue
         table, sign_free = ("7", abs) if row["target"] == "reading" else ("5", float)
         for own_row in own.loc[[(row["model"], dataset)]].to_dict("records"):
-            yield _row(table, row["model"], dataset, own_row["protocol"], row["score"], sign_free(own_row["score"]))
+            yield table, row["model"], dataset, own_row["protocol"], row["score"], sign_free(own_row["score"])
 
 
-def _property_rows(ours: Scores, paper: Scores) -> Iterator[dict[str, object]]:
+def _property_rows(ours: Scores, paper: Scores) -> Iterator[tuple[str, str, str, str, float, float]]:
     """Table 9: properties of the models."""
     shared = paper.models.index.intersection(ours.models.index)
     for column, own_names in PROPERTIES.items():
         own_column = next((name for name in own_names if name in ours.models), None)
         if own_column and column in paper.models:
             values = zip(shared, paper.models.loc[shared, column], ours.models.loc[shared, own_column], strict=True)
-            for model, printed, own in values:
-                yield _row("9", model, column, "", printed, own)
+            yield from (("9", model, column, "", printed, own) for model, printed, own in values)
 
 
 def _with_average(rows: pd.DataFrame) -> pd.DataFrame:
@@ -150,13 +150,6 @@ def _with_average(rows: pd.DataFrame) -> pd.DataFrame:
         return rows
     mean = wide.mean(axis=1, skipna=False).dropna().rename("score").reset_index()
     return pd.concat([rows, mean.assign(dataset=AVERAGE, target="all", metric="pearson_r")])
-
-
-def _row(table: str, model: str, dataset: str, protocol: str, paper: float, ours: float) -> dict[str, object]:
-    return {
-        "table": table, "model": model, "dataset": dataset, "protocol": protocol, "paper": paper, "ours": ours,
-        "difference": ours - paper,
-    }  # fmt: skip
 
 
 def summary(compared: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,19 +25,6 @@ _DELIMITED = (".csv", ".tsv", ".tab", ".txt")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 # Names under which R and pandas write a row index to a file.
 _INDEX = {"x", "x.1", "index", "rownames", "row.names", "row", "rn"}
-
-
-class Cells(NamedTuple):
-    """Contents of a file of scores.
-
-    frame: text columns as str, numeric columns as float64. lines: line number of each row. unit: what `lines` counts
-    (lines or rows). notes: what was unusual or is not used, as sentences.
-    """
-
-    frame: pd.DataFrame
-    lines: Any
-    unit: str
-    notes: list[str]
 
 
 def load(path: str, wanted: Collection[str], encoding: str | None = None) -> DelimitedTable:
@@ -84,7 +71,9 @@ def _of_json(path: str, encoding: str | None) -> DelimitedTable:
     return table.without_index(DelimitedTable(path.rsplit("/", 1)[-1], frame, range(1, len(frame) + 1), "row"))
 
 
-def typed(content: DelimitedTable, texts: Collection[str], scores: Collection[str], size: str) -> Cells:
+def typed(
+    content: DelimitedTable, texts: Collection[str], scores: Collection[str], size: str
+) -> tuple[pd.DataFrame, list[str]]:
     """Decide for each column whether it is text or numeric, and convert it.
 
     Args:
@@ -92,6 +81,9 @@ def typed(content: DelimitedTable, texts: Collection[str], scores: Collection[st
         texts: names of columns that are always text.
         scores: names of columns that must be numeric.
         size: name of the column with numbers of parameters, where values such as 7B are allowed.
+
+    Returns:
+        Text columns as str and numeric columns as float64; what was unusual or is not used, as sentences.
 
     Raises:
         ValueError: if a cell of a numeric column is not a number; the message names file, line, column and model.
@@ -113,7 +105,7 @@ def typed(content: DelimitedTable, texts: Collection[str], scores: Collection[st
             unused.append(str(name))
     if unused:
         notes.append(f"columns not used because they are not numbers: {', '.join(unused)}.")
-    return Cells(pd.DataFrame(columns, columns=list(columns)), content.lines, content.unit, notes)
+    return pd.DataFrame(columns, columns=list(columns)), notes
 
 
 def _counts_rows(content: DelimitedTable, name: str) -> bool:

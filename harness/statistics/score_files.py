@@ -57,17 +57,17 @@ def read(path: str, columns: Sequence[str] = (), where: Sequence[str] = (), enco
     names = [str(name) for name in content.frame]
     is_long = "dataset" in names and bool({"score", "r"} & set(names)) and not columns
     scores = {"score", "r"} & set(names) if is_long else set(_score_columns(path, names, columns))
-    cells = score_cells.typed(content, _TEXTS, scores, SIZE)
+    frame, notes_of_cells = score_cells.typed(content, _TEXTS, scores, SIZE)
     _require_names(content, ("model", "dataset", "subject") if is_long else ("model",))
-    notes_of_names = _compose_names(cells.frame)
-    frame = _filtered(cells.frame, where).reset_index(drop=True)
+    notes_of_names = _compose_names(frame)
+    frame = _filtered(frame, where).reset_index(drop=True)
     if frame.empty:
         raise ValueError(f"{path}: no rows{' where ' + ' and '.join(where) if where else ''}.")
     rows, subjects, score_columns = _long(frame) if is_long else _wide(path, frame, columns)
     models, notes = _models(path, frame, score_columns)
     brain = {name for name in rows["dataset"] if not name.lower().startswith(BEHAVIOUR)}
     rows.loc[~rows["dataset"].isin(brain), "target"] = "reading"
-    return of_frames(path, rows, models, subjects, brain, (*cells.notes, *notes_of_names, *notes))
+    return of_frames(path, rows, models, subjects, brain, (*notes_of_cells, *notes_of_names, *notes))
 
 
 def _columns(content: DelimitedTable) -> DelimitedTable:
