@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from harness.conformance import crossvalidation
 from harness.conformance.vectors import DamagedError, NotRunError, Vectors
-from harness.conformance.verdicts import Result, Tolerance
+from harness.conformance.verdicts import Result, Tolerance, largest
+from harness.datasets.formats import natural_stories
 from harness.datasets.futrell2018 import PAPER
 from harness.kernels.similarity import linear_cka, rsa
 from harness.protocol import BRAINSCORE_RIDGE, FoldRule, Protocol, Regression
@@ -55,11 +56,10 @@ def compare(vectors: Vectors, folder: Path) -> list[Result]:
 
 def _result(vectors: Vectors, n_splits: int, parts: Floats, whole: Floats, tolerance: Tolerance, reason: str) -> Result:
     """Judge differences of intermediate values (`parts`) and of final values (`whole`); non-finite ones fail."""
-    largest = (float(np.where(np.isfinite(values), np.abs(values), np.inf).max()) for values in (parts, whole))
-    dr, dscore = largest
     return Result(
-        vectors.case, vectors.kind, "", n_splits, dr, dscore, tolerance=tolerance, precision="float64", reason=reason
-    ).judged()
+        vectors.case, vectors.kind, "", n_splits, largest(parts), largest(whole), tolerance=tolerance,
+        precision="float64", reason=reason,
+    ).judged()  # fmt: skip
 
 
 # --- reading times ----------------------------------------------------------------------------------------------------
@@ -84,16 +84,9 @@ def _as_dataset(vectors: Vectors, times: Floats) -> Dataset:
     """The case as a data set: mean times over readers, sentences from the positions of words within them."""
     is_first = vectors["word_within_sentence_id"] == 1
     ids = tuple(f"word.{row}" for row in range(len(times)))
-    present = np.isfinite(times)
-    n_readers = present.sum(axis=1)
-    means = np.where(present, times, 0.0).sum(axis=1) / np.where(n_readers, n_readers, np.nan)
-    sentences = tuple(map(str, np.cumsum(is_first)))
-    return Dataset(
-        vectors.case,
-        "",
-        Stimuli(ids, ids, ("text",) * len(ids), sentences=sentences),
-        reading=ReadingTimes(ids, means, ~is_first, ""),
-    )
+    stimuli = Stimuli(ids, ids, ("text",) * len(ids), sentences=tuple(map(str, np.cumsum(is_first))))
+    reading = ReadingTimes(ids, natural_stories.mean_of_readers(times), ~is_first, "")
+    return Dataset(vectors.case, "", stimuli, reading=reading)
 
 
 # --- whole matrices ---------------------------------------------------------------------------------------------------
@@ -141,9 +134,8 @@ def _extrapolation(vectors: Vectors) -> list[Result]:
             r = ours.scores[ours.pools.index(pool)][:, own]
             differences.append(np.abs(r - theirs[:, own]).max())
             scores.append(np.median(r, axis=1).mean() - np.median(theirs[:, own], axis=1).mean())
-    of_scores = _result(
-        vectors, len(splits), np.array(differences), np.array(scores), _FLOAT64, "scores of all subsets of subjects"
-    )
+    reason = "scores of all subsets of subjects"
+    of_scores = _result(vectors, len(splits), np.array(differences), np.array(scores), _FLOAT64, reason)
     return [of_scores, _curves(vectors, extrapolation.PooledScores(tuple(subset[1:] for subset in subsets), recorded))]
 
 
@@ -160,9 +152,8 @@ def _curves(vectors: Vectors, recorded: extrapolation.PooledScores) -> Result:
     parts = np.concatenate([v0.ravel(), curves.ravel(), ends])
     ceiling = np.median(ours[..., 0], axis=1)
     whole = np.array([*(ceiling - vectors["neuroid_ceiling"]), np.median(ceiling) - float(vectors["ceiling"])])
-    result = _result(
-        vectors, theirs.shape[1], parts, whole, _CURVES, "v0, curves and their endpoints; " + _SCIPY_ACCURACY
-    )
+    reason = f"v0, curves and their endpoints; {_SCIPY_ACCURACY}"
+    result = _result(vectors, theirs.shape[1], parts, whole, _CURVES, reason)
     return replace(result, case=f"{vectors.case}: curves")
 
 

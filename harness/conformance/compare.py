@@ -20,7 +20,7 @@ import numpy as np
 
 from harness.conformance import beyond_regression, crossvalidation
 from harness.conformance.vectors import LINEAR, RIDGE, DamagedError, NotRunError, Vectors, read
-from harness.conformance.verdicts import Result, Tolerance
+from harness.conformance.verdicts import Result, Tolerance, largest
 from harness.kernels.gram import Design, decompose, design
 from harness.kernels.metrics import brainscore_r
 from harness.kernels.ridge import Penalty, Split, predict_held_out
@@ -91,9 +91,8 @@ def _results(path: Path) -> list[Result]:
     try:
         vectors = read(path)
         kind = vectors.kind
-        return list(
-            _regression(vectors) if kind in (RIDGE, LINEAR) else beyond_regression.compare(vectors, path.parent)
-        )
+        is_regression = kind in (RIDGE, LINEAR)
+        return list(_regression(vectors) if is_regression else beyond_regression.compare(vectors, path.parent))
     except NotRunError as error:
         return [Result(path.name if path.suffix != ".npz" else path.stem, kind, "not run", reason=str(error))]
     except DamagedError as error:
@@ -131,17 +130,12 @@ def _compare(
             choices.append(_compare_alpha(vectors, k, fits[k].alpha, loo_errors[k]))
         if checks_alpha and choices[k] == "near":
             fits[k] = _fit(vectors, features, k, precision, given_alpha=True)
-    if "near" in choices:
-        notes = [
-            *notes,
-            f"rounding decides the alpha of {choices.count('near')} splits; they were fitted at the recorded alpha",
-        ]
+    n_near = choices.count("near")
+    if n_near:
+        notes = [*notes, f"rounding decides the alpha of {n_near} splits; they were fitted at the recorded alpha"]
     scores = np.array([np.median(fit.r) for fit in fits])
     return Result(
-        vectors.case,
-        vectors.kind,
-        "",
-        n_splits=len(fits),
+        vectors.case, vectors.kind, "", n_splits=len(fits), tolerance=tolerance, precision=precision,
         max_dr=max(_difference(vectors, k, fit.r) for k, fit in enumerate(fits)),
         max_dscore=abs(aggregate.mean(scores) - float(vectors["score"])),
         max_dsplit_score=float(np.abs(scores - vectors["per_split_score"]).max()),
@@ -149,10 +143,8 @@ def _compare(
         max_dloo_mse=_largest_of_errors(vectors, loo_errors, tolerance),
         alphas_agree="other" not in choices if checks_alpha else None,
         rank_agrees=[fit.rank for fit in fits] == vectors["rank"].tolist() if vectors.kind == LINEAR else None,
-        tolerance=tolerance,
-        precision=precision,
         reason="; ".join(notes),
-    )
+    )  # fmt: skip
 
 
 def _fit(vectors: Vectors, features: Design, k: int, precision: Precision, given_alpha: bool) -> Fit:
@@ -162,9 +154,9 @@ def _fit(vectors: Vectors, features: Design, k: int, precision: Precision, given
     split if `given_alpha`. Least squares uses the recording's cut-off for singular values.
     """
     fold, Y = vectors.splits[k], vectors["Y"].astype(float)
-    grid = (
-        () if vectors.kind == LINEAR else (vectors["alpha"][k],) if given_alpha else tuple(vectors["alphas"].tolist())
-    )
+    grid: tuple[float, ...] = ()
+    if vectors.kind != LINEAR:
+        grid = (vectors["alpha"][k],) if given_alpha else tuple(vectors["alphas"].tolist())
     penalty = Penalty(grid, per_neuroid=False, tie="smaller", cutoff=_cutoff(vectors, fold))
     mean = Y[fold.train].mean(axis=0)
     predicted, observed = np.zeros((len(fold.test), Y.shape[1])), Y[fold.test] - mean
@@ -197,7 +189,7 @@ def _difference(vectors: Vectors, k: int, r: Floats) -> float:
     Y, recorded, fold = vectors["Y"], vectors["r"][k], vectors.splits[k]
     constant = (np.ptp(Y[fold.train], axis=0) == 0) | (np.ptp(Y[fold.test], axis=0) == 0)
     r, recorded = (np.where(constant & (np.abs(values) < _ROUNDING_R), 0.0, values) for values in (r, recorded))
-    return _largest(r - recorded)
+    return largest(r - recorded)
 
 
 def _compare_alpha(vectors: Vectors, k: int, alpha: float, ours: LeaveOneOut) -> Literal["same", "near", "other"]:
@@ -217,14 +209,14 @@ def _compare_alpha(vectors: Vectors, k: int, alpha: float, ours: LeaveOneOut) ->
 def _largest_of_predictions(vectors: Vectors, fits: list[Fit]) -> float:
     """Largest difference of a prediction, relative to the largest prediction; NaN if none is recorded."""
     pairs = [(vectors[f"pred_{k}"], fit.predicted) for k, fit in enumerate(fits) if f"pred_{k}" in vectors.arrays]
-    return max((_largest(ours - theirs) / max(1.0, _largest(theirs)) for theirs, ours in pairs), default=np.nan)
+    return max((largest(ours - theirs) / max(1.0, largest(theirs)) for theirs, ours in pairs), default=np.nan)
 
 
 def _largest_of_errors(vectors: Vectors, loo_errors: list[LeaveOneOut], tolerance: Tolerance) -> float:
     """Largest relative difference of a mean squared leave-one-out error, where rounding is below the tolerance."""
     differences = [np.abs(ours.errors / vectors["loo_mse"][k] - 1.0) for k, ours in enumerate(loo_errors)]
     exact = [difference[ours.rounding < tolerance.r] for difference, ours in zip(differences, loo_errors, strict=True)]
-    return max((_largest(difference) for difference in exact if len(difference)), default=np.nan)
+    return max((largest(difference) for difference in exact if len(difference)), default=np.nan)
 
 
 def _leave_one_out(vectors: Vectors, features: Design, fold: Fold) -> LeaveOneOut:
@@ -243,8 +235,3 @@ def _leave_one_out(vectors: Vectors, features: Design, fold: Fold) -> LeaveOneOu
         errors.append(np.mean((residual / one_minus_h[:, None]) ** 2))
         rounding.append(_ROUNDINGS * np.finfo(float).eps / max(float(one_minus_h.min()), np.finfo(float).tiny))
     return LeaveOneOut(np.array(errors), np.array(rounding))
-
-
-def _largest(values: Floats) -> float:
-    """Largest absolute value; infinity if a value is not finite, so that the case cannot pass."""
-    return float(np.where(np.isfinite(values), np.abs(values), np.inf).max())

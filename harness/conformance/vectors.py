@@ -41,6 +41,7 @@ _REQUIRED = {
                       "neuroid_ceiling", "endpoint_x", "ceiling"),
     "model": (),
 }  # fmt: skip
+_NEVER_LOADED = "which is never loaded because it could run code; save plain arrays"
 _MAY_BE_NAN = ("rt", "model_output", "collected", "boot_params", "neuroid_ceiling", "endpoint_x")
 
 
@@ -107,9 +108,7 @@ def _load(path: Path) -> Arrays:
         raise NotRunError("a folder" if path.is_dir() else "not an .npz archive of vectors")
     with path.open("rb") as file:
         if file.read(1) == b"\x80":
-            raise NotRunError(
-                "a pickle, which is never loaded because it could run code; save plain arrays with numpy.savez"
-            )
+            raise NotRunError(f"a pickle, {_NEVER_LOADED} with numpy.savez")
     if not zipfile.is_zipfile(path):
         raise DamagedError("not an .npz archive, or a truncated one; copy it again")
     arrays: Arrays = {}
@@ -120,9 +119,7 @@ def _load(path: Path) -> Arrays:
                 arrays[name] = archive[name]
     except (OSError, ValueError, RuntimeError, MemoryError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error):
-            raise NotRunError(
-                f"{name} is pickled, which is never loaded because it could run code; save plain arrays"
-            ) from error
+            raise NotRunError(f"{name} is pickled, {_NEVER_LOADED}") from error
         raise DamagedError(f"{name} cannot be read: {error}; copy the file again") from error
     return arrays
 
@@ -159,20 +156,17 @@ def _kind(meta: dict[str, Any], arrays: Arrays) -> str:
 def _check_shapes(vectors: Vectors) -> None:
     """Require that the arrays of a regression have matching shapes."""
     for name in ("X", "Y", "r"):
-        array = vectors[name]
-        _require(
-            array.ndim == 2 and array.dtype.kind == "f",
-            f"{name} is {array.dtype} {array.shape}, wanted two-dimensional floats",
-        )
+        array, wanted = vectors[name], "wanted two-dimensional floats"
+        _require(array.ndim == 2 and array.dtype.kind == "f", f"{name} is {array.dtype} {array.shape}, {wanted}")
     (n_rows, _), n_neuroids = vectors["X"].shape, vectors["Y"].shape[1]
     n_splits = len(vectors["r"])
-    wanted: dict[str, tuple[int, ...]] = {
+    shapes: dict[str, tuple[int, ...]] = {
         "Y": (n_rows, n_neuroids), "r": (n_splits, n_neuroids), "per_split_score": (n_splits,), "score": (),
         "n_splits": (), "stimulus_id": (n_rows,), "group": (n_rows,), "neuroid_id": (n_neuroids,),
         "subject": (n_neuroids,), "rank": (n_splits,), "alpha": (n_splits,), "r_neuroid_order": (n_neuroids,),
         "loo_mse": (n_splits, np.size(vectors.arrays.get("alphas", ()))),
     }  # fmt: skip
-    for name, shape in wanted.items():
+    for name, shape in shapes.items():
         if name in vectors.arrays:
             _require(vectors[name].shape == shape, f"{name} is {vectors[name].shape}, wanted {shape}")
     _require(min(vectors["X"].shape + vectors["r"].shape) > 0, "X or r is empty")

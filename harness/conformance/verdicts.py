@@ -11,12 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 class Tolerance(NamedTuple):
     """Limits from which a difference fails. r: also for leave-one-out errors and, times 10, predictions (relative)."""
 
     r: float
     score: float
+
+
+def largest(differences: Any) -> float:
+    """Largest absolute value; infinity if a value is not finite, so that the case cannot pass."""
+    return float(np.where(np.isfinite(differences), np.abs(differences), np.inf).max())
 
 
 _NO_TOLERANCE = Tolerance(math.nan, math.nan)

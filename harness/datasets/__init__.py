@@ -18,7 +18,7 @@ from harness.datasets import (
     tuckute2024,
     wehbe2014,
     wikitext2,
-)
+)  # fmt: skip
 from harness.datasets.entry import Entry, File, checksum_of
 from harness.datasets.own import recording
 from harness.names import unknown
@@ -93,11 +93,12 @@ def load(name: str | Entry, root: str | Path, *, pinned: bool = True) -> Dataset
         ValueError: if the name is unknown, or a file does not have the pinned checksum.
         FileNotFoundError: if a file is missing; names the file, its source and its place.
     """
-    entry = name if isinstance(name, Entry) else find(name)
-    _require_all(entry, Path(root))
-    for file in (*entry.files, *(file for file in entry.optional if (Path(root) / file.path).is_file())):
-        _require(entry, file, Path(root), pinned)
-    return entry.load(Path(root))
+    entry, root = name if isinstance(name, Entry) else find(name), Path(root)
+    _require_all(entry, root)
+    optional = (file for file in entry.optional if (root / file.path).is_file())
+    for file in (*entry.files, *optional) if pinned else ():
+        _require_checksum(entry, file, root)
+    return entry.load(root)
 
 
 def protocols(name: str) -> dict[str, Protocol]:
@@ -124,13 +125,10 @@ def _source(entry: Entry, file: File) -> str:
     return f"No direct address is known; download it from {entry.landing}"
 
 
-def _require(entry: Entry, file: File, root: Path, pinned: bool) -> None:
+def _require_checksum(entry: Entry, file: File, root: Path) -> None:
     """Raise if the file does not have the pinned checksum."""
     path, source = root / file.path, _source(entry, file)
-    if not pinned or not file.checksum:
-        return
-    checksum = checksum_of(path, file.checksum)
-    if checksum != file.checksum:
+    if file.checksum and (checksum := checksum_of(path, file.checksum)) != file.checksum:
         size = f"{file.n_bytes} bytes with " if file.n_bytes else ""
         raise ValueError(
             f"{entry.name}: {path.absolute()} is damaged or another release: {path.stat().st_size} bytes with "

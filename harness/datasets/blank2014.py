@@ -11,47 +11,37 @@ is one context, one block of time and one group.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from harness.datasets.entry import Entry, File, version_of
+from harness.datasets import pereira2018
+from harness.datasets.entry import Entry
 from harness.datasets.formats import netcdf
-from harness.protocol import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, equal_dimension
-from harness.records import Dataset, Responses, Stimuli
+from harness.protocol import FoldRule, equal_dimension
+from harness.records import Dataset, Stimuli
 
 _FILE = "blank2014/assy_Blank2014_fROI.nc"
 _PRESENTATION = ("stimulus_id", "stimulus", "story", "sentence_number_in_story", "part_number_in_sentence")
 _NEUROID = ("neuroid_id", "subject_id", "fROI_area", "region")
-_REGION = "language"
 CEILING = 0.21026591
 
-PAPER = Protocol(
-    name="paper",
-    context="passage",
-    folds=FoldRule("shuffled", n=10, test_fraction=0.1, seed=1),
-    regression=Regression("ols", scale="center"),
-    layer_choice="max",
+PAPER = replace(
+    pereira2018.PAPER,
     notes=(
         "Aw et al. (2023): as for Pereira2018, 10 random 90/10 splits over scans. The context is the whole story so "
         "far; the features of a scan are the hidden states at the last token of its words.",
     ),
 )
-STRICT = Protocol(
-    name="strict",
-    context="passage",
+STRICT = replace(
+    pereira2018.STRICT,
     folds=FoldRule("leave one group out", min_test_rows=10),
-    regression=WIDE_RIDGE,
-    layer_choice="nested",
     notes=("One story is left out at a time. Alpha and layer are chosen by leaving stories out of the training rows.",),
 )
-BRAINSCORE2026 = Protocol(
-    name="brainscore2026",
-    context="passage",
+BRAINSCORE2026 = replace(
+    pereira2018.BRAINSCORE2026,
     folds=FoldRule("grouped", n=8, seed=1234),
-    regression=BRAINSCORE_RIDGE,
-    layer_choice="max",
-    metric="brainscore_r",
     notes=(
         "Brain-Score language's Blank2014-ridge of August 2026, except that the best layer is used; there each model "
         "has a fixed layer.",
@@ -74,39 +64,12 @@ def load(root: Path) -> Dataset:
 def read(path: Path) -> Dataset:
     """Load an assembly of the published format, complete or a subset; raises as `load`."""
     assembly = netcdf.read(path, _PRESENTATION, _NEUROID)
-    scans, regions = assembly.presentation, assembly.neuroid
-    order = (assembly.numbers("part_number_in_sentence"), assembly.numbers("sentence_number_in_story"), scans["story"])
-    rows, columns = np.lexsort(order), np.flatnonzero(regions["region"] == _REGION)
-    if not len(columns):
-        raise ValueError(
-            f"{path.name}: no neuroid with region {_REGION!r}; there are {sorted(set(regions['region']))}. Fetch the "
-            "file again."
-        )
-    stories = tuple(scans["story"][rows].tolist())
-    stimuli = Stimuli(
-        ids=tuple(scans["stimulus_id"][rows].tolist()),
-        texts=tuple(scans["stimulus"][rows].tolist()),
-        passages=stories,
-        separator="",
-    )
-    responses = Responses(
-        values=assembly.values[np.ix_(rows, columns)].astype(np.float32),
-        row_ids=stimuli.ids,
-        row_groups=stories,
-        row_blocks=stories,
-        neuroid_ids=tuple(regions["neuroid_id"][columns].tolist()),
-        subjects=tuple(regions["subject_id"][columns].tolist()),
-        rois=tuple(regions["fROI_area"][columns].tolist()),
-        unit="BOLD response of a region, as published (unit not stated)",
-    )
-    return Dataset(
-        "blank2014",
-        version_of(stimuli, responses),
-        stimuli,
-        responses,
-        published_ceiling=CEILING,
-        ceiling_source="published (Brain-Score, subjects extrapolated)",
-    )
+    stories, sentences = assembly.presentation["story"], assembly.numbers("sentence_number_in_story")
+    rows = np.lexsort((assembly.numbers("part_number_in_sentence"), sentences, stories))
+    ids, texts, passages = (assembly.column(name, rows) for name in ("stimulus_id", "stimulus", "story"))
+    unit = "BOLD response of a region, as published (unit not stated)"
+    stimuli = Stimuli(ids, texts, passages, separator="")
+    return assembly.dataset("blank2014", stimuli, rows, "neuroid", unit, CEILING)
 
 
 ENTRY = Entry(
@@ -121,12 +84,5 @@ ENTRY = Entry(
     "doi:10.1152/jn.00884.2013",
     landing="https://github.com/brain-score/language",
     extent="1,317 x 60",
-    files=(
-        File(
-            _FILE,
-            "https://brainscore-storage.s3.amazonaws.com/brainscore-language/assy_Blank2014_fROI.nc",
-            "sha1:af1e868821b897cb1684e4c8dcd33977121ef552",
-            0,
-        ),
-    ),
+    files=(netcdf.published(_FILE, "af1e868821b897cb1684e4c8dcd33977121ef552"),),
 )

@@ -28,13 +28,16 @@ permanent direct address: download and unpack them by hand into the folder `alic
 
 from __future__ import annotations
 
+import csv
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from harness.datasets import blank2014
 from harness.datasets.entry import Entry, File, version_of
-from harness.protocol import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, Sampling, equal_dimension
+from harness.protocol import FoldRule, Sampling, equal_dimension
 from harness.records import Dataset, Floats, Responses, Stimuli
 
 REGIONS = ("LATL", "RATL", "LPTL", "LIPL", "LPreM", "LIFG")
@@ -46,51 +49,17 @@ _INTERVAL = re.compile(r'intervals \[\d+\]:\s+xmin = (\S+)\s+xmax = (\S+)\s+text
 _SILENCE = ("", "sp")
 
 # Subject -> sha256 of the time courses in the regions of 6 mm radius.
-_SUBJECTS = {
-    "s18": "0c286ab2c70fa71e4bc68eabaa4421ed18f54f06e8bab55cc83bb471b02fefaa",
-    "s22": "e340210515ded59ea1ffe30bcc2fddd216d7c179015bf9afbfe3f8195313bb5e",
-    "s23": "30c1d4a9fefa128d378b39692b54f8916518b7a256a771d609b0e4ba481a4ab1",
-    "s24": "928a6ca603ffd1f8e9491efec5d2d7ee36bbc578bd580e78bfaeb660569ae672",
-    "s26": "7bd4bdda8fc9e553ecfb9c3c285d32c6b50dc0780aaa4bb04f5c7205f8b27aad",
-    "s28": "4a2a6bb2417060cd9764c799016018df77ec913f0854fe9ba2af7e5579d986fb",
-    "s30": "85f565a3de9137c230291f74f24dd594df3fbd9230e4578a4e6c856dd017ab45",
-    "s31": "b3c99e9e0636dc5679c2b27c40c51bf54d0c21423faf6c2c0b8c9e3911bbb891",
-    "s35": "1fbc985acef8b68f4594fb6d70be7d57857689d7f1516cb4526dd4801092e51f",
-    "s36": "8ab0864cf176fa3bc3ef1776764db7e42e82ba4ce697aa9a68fb590795749ddc",
-    "s37": "5af32f59eaf44a582265869085a9dbf4e042a391a6933e74f7d2933a5ca0ba82",
-    "s38": "77c09557720d25504ce4cdde8a5c9fc4c94c74389e9f8de33d0b0f1154ee2ce5",
-    "s39": "635a838c1b788b37b0cf0161a8c00a32b81b4dbe2bd0000f47010625b855150e",
-    "s40": "8da36539f93677cd6d97b8c060c4ed083431e0416f674805636aecc038589ec9",
-    "s41": "d320ecf3661d6c4d8d8aada90578c77a3e376184abae35ad2114f6ce56a19cef",
-    "s42": "d44d44ff34784c0d2a8ced6a6782ca93014fe90a1e80dbcb808a9b93a694b4b6",
-    "s43": "41ecea7dd52766c67d783540fa3696b40c6115fed2a88d328b16d6d896a0d969",
-    "s44": "f251062ccf4a7ba2fe05cc12a9345ec4a38fee9b64e522d1f110248794132eee",
-    "s45": "477283d63de715c2e76515fcf8d9f516835e6adc2eaea56dd9cb81d21d7fcaaa",
-    "s46": "571562d39082c49ec853bc8ea80040cd2ae6f98049f6a250b4fdd7b4060e46f9",
-    "s47": "44791bc9e3170f566bf41d60fedd71ef3911e052e35165d209d0463ebb11acd8",
-    "s48": "3e74bc754645204e373262f0437c077c6b879c8d40c323af0e29990d1671e5bb",
-    "s49": "c390fbe98d8b7de34bbd9b2216ebc517a1e68b90879c419b485671dfbaaa88d1",
-    "s50": "550909cba09a7e43898351c40ae6db54f9ece0f0abb1a8bb9ed0ad96c53a5000",
-    "s51": "302e2d8085810256ad829314dbcb7f81186ab3ee16172648c0c91fda742fc25d",
-    "s52": "65c8812b757b7f747f6750a8d980342c02aa2059e70a5fdacbcf84bb38ddff99",
-    "s53": "0a7f1db27c50c71e162976800e36836a3ee5cb9e4540816c0527d534e8af9822",
-}
+with Path(__file__).with_suffix(".csv").open(encoding="utf-8", newline="") as _stream:
+    _SUBJECTS = {row["subject"]: row["sha256"] for row in csv.DictReader(_stream)}
 
-PAPER = Protocol(
-    name="paper",
-    context="passage",
-    folds=FoldRule("shuffled", n=10, test_fraction=0.1, seed=1),
-    regression=Regression("ols", scale="center"),
-    layer_choice="max",
+PAPER = replace(
+    blank2014.PAPER,
     sampling=Sampling(pool="last", shift_s=4.0),
     notes=("Aw et al. (2023) did not use this data set; the protocol is theirs for Blank2014.",),
 )
-STRICT = Protocol(
-    name="strict",
-    context="passage",
+STRICT = replace(
+    blank2014.STRICT,
     folds=FoldRule("contiguous", n=5, gap=5, min_test_rows=10),
-    regression=WIDE_RIDGE,
-    layer_choice="nested",
     sampling=Sampling(pool="mean", delays=(1, 2, 3, 4)),
     notes=(
         "There is one story, so the test folds are five blocks of time, with five scans (10 s) dropped on both sides. "
@@ -98,14 +67,10 @@ STRICT = Protocol(
     ),
 )
 
-BRAINSCORE2026 = Protocol(
-    name="brainscore2026",
-    context="passage",
+BRAINSCORE2026 = replace(
+    blank2014.BRAINSCORE2026,
     folds=FoldRule("grouped", n=10, seed=1234),
-    regression=BRAINSCORE_RIDGE,
-    layer_choice="max",
-    metric="brainscore_r",
-    sampling=Sampling(pool="last", shift_s=4.0),
+    sampling=PAPER.sampling,
     notes=(
         "Brain-Score language does not have this data set; the protocol is that of its Blank2014-ridge of August 2026. "
         "There whole stories are held out; here there is one story, and whole minutes are held out.",
@@ -123,8 +88,7 @@ def load(root: Path) -> Dataset:
         ValueError: if a file does not have the published format; names the file.
     """
     stimuli = _read_words(root / _GRID)
-    courses = [_read_courses(root / _courses_file(subject)) for subject in _SUBJECTS]
-    responses = _responses(list(_SUBJECTS), courses)
+    responses = _responses([remove_drift(_read_courses(root / _courses_file(subject))) for subject in _SUBJECTS])
     return Dataset("brennan2016", version_of(stimuli, responses), stimuli, responses)
 
 
@@ -160,13 +124,9 @@ def read_textgrid(text: str) -> list[tuple[float, float, str]]:
 def _read_words(path: Path) -> Stimuli:
     """Read the spoken words without silences; ids "alice.1", "alice.2", ...; the chapter is one passage."""
     words = [interval for interval in read_textgrid(path.read_text()) if interval[2] not in _SILENCE]
-    return Stimuli(
-        ids=tuple(f"alice.{number}" for number in range(1, len(words) + 1)),
-        texts=tuple(label for _, _, label in words),
-        passages=("alice",) * len(words),
-        onsets_s=np.array([start for start, _, _ in words]),
-        ends_s=np.array([end for _, end, _ in words]),
-    )
+    onsets, ends, texts = zip(*words, strict=True)
+    ids = tuple(f"alice.{number}" for number in range(1, len(words) + 1))
+    return Stimuli(ids, texts, ("alice",) * len(words), onsets_s=np.array(onsets), ends_s=np.array(ends))
 
 
 def _read_courses(path: Path) -> Floats:
@@ -181,19 +141,17 @@ def _read_courses(path: Path) -> Floats:
     return courses
 
 
-def _responses(subjects: list[str], courses: list[Floats]) -> Responses:
-    """Time courses of all subjects side by side, then the mean over subjects by region."""
-    cleaned = [remove_drift(course) for course in courses]
-    group = np.mean(cleaned, axis=0)
-    scans = np.arange(_N_SCANS)
+def _responses(courses: list[Floats]) -> Responses:
+    """Time courses of all subjects, without drift, side by side; then the mean over subjects by region."""
+    scans, subjects = np.arange(_N_SCANS), (*_SUBJECTS, "group")
     return Responses(
-        values=np.hstack([*cleaned, group]).astype(np.float32),
+        values=np.hstack([*courses, np.mean(courses, axis=0)]).astype(np.float32),
         row_ids=tuple(f"scan.{scan + _N_DISCARDED}" for scan in scans),
         row_groups=tuple(f"minute.{scan * _N_MINUTES // _N_SCANS + 1}" for scan in scans),
         row_blocks=("alice",) * _N_SCANS,
-        neuroid_ids=tuple(f"{subject}.{region}" for subject in (*subjects, "group") for region in REGIONS),
-        subjects=tuple(subject for subject in (*subjects, "group") for _ in REGIONS),
-        rois=(*(REGIONS * len(subjects)), *(f"group {region}" for region in REGIONS)),
+        neuroid_ids=tuple(f"{subject}.{region}" for subject in subjects for region in REGIONS),
+        subjects=tuple(subject for subject in subjects for _ in REGIONS),
+        rois=(*(REGIONS * len(_SUBJECTS)), *(f"group {region}" for region in REGIONS)),
         unit="BOLD, drift removed and z-scored over the chapter",
         times_s=(scans + _N_DISCARDED) * _TR_S,
     )

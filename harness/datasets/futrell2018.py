@@ -86,19 +86,17 @@ def load_2021(root: Path) -> Dataset:
     stimuli = _read_words(root / _FOLDER / "all_stories.tok")
     mean_ms = _read_means(root / _FOLDER / _MEANS["2021"], stimuli)
     if (path := root / _READERS.path).is_file():
-        return _dataset(
-            "2021", stimuli, mean_ms, readers=natural_stories.read(path, stimuli, mean_ms, natural_stories.MIN_R_ALL)
-        )
-    return _dataset(
-        "2021", stimuli, mean_ms, f"{_CEILING_SOURCE}; computed on the 2016 release, none is published for this one"
-    )
+        readers = natural_stories.read(path, stimuli, mean_ms, natural_stories.MIN_R_ALL)
+        return _dataset("2021", stimuli, mean_ms, readers=readers)
+    source = f"{_CEILING_SOURCE}; computed on the 2016 release, none is published for this one"
+    return _dataset("2021", stimuli, mean_ms, source)
 
 
 def load_batch2(root: Path) -> Dataset:
     """Load the second batch: stories 6-10, mean and ceiling of its own 88 readers (at least 8 per word)."""
     all_words = _read_words(root / _FOLDER / "all_stories.tok")
     published_ms = _read_means(root / _FOLDER / _MEANS["2021"], all_words)
-    rows = np.flatnonzero([story in _STORIES_OF_BATCH2 for story in all_words.passages])
+    rows = np.flatnonzero(np.isin(all_words.passages, _STORIES_OF_BATCH2))
     columns = (all_words.ids, all_words.texts, all_words.passages)
     ids, texts, stories = (tuple(column[row] for row in rows) for column in columns)
     stimuli = Stimuli(ids, texts, stories)
@@ -107,26 +105,15 @@ def load_batch2(root: Path) -> Dataset:
 
 
 def _dataset(
-    release: str,
-    stimuli: Stimuli,
-    mean_ms: Floats,
-    ceiling_source: str = "",
+    release: str, stimuli: Stimuli, mean_ms: Floats, ceiling_source: str = "",
     readers: natural_stories.Readers | None = None,
-) -> Dataset:
+) -> Dataset:  # fmt: skip
     """Assemble the data set; it has the published ceiling only if there are no readers to compute one from."""
     starts = sentence_starts(stimuli)
     stimuli = replace(stimuli, sentences=tuple(str(number) for number in np.cumsum(starts)))
-    reading = ReadingTimes(
-        word_ids=stimuli.ids,
-        mean_ms=mean_ms,
-        scored=~starts,
-        release=release,
-        **(readers._asdict() if readers else {}),
-    )
-    ceiling = None if readers else _CEILING
-    return Dataset(
-        f"futrell2018-{release}", version_of(stimuli, reading), stimuli, None, reading, ceiling, ceiling_source
-    )
+    reading = ReadingTimes(stimuli.ids, mean_ms, ~starts, release, *(readers or ()))
+    version, ceiling = version_of(stimuli, reading), None if readers else _CEILING
+    return Dataset(f"futrell2018-{release}", version, stimuli, None, reading, ceiling, ceiling_source)
 
 
 def sentence_starts(stimuli: Stimuli) -> NDArray[np.bool_]:
@@ -165,37 +152,38 @@ def _read_table(path: Path):  # type: ignore[no-untyped-def]  # pandas is untype
 _STORIES = "https://raw.githubusercontent.com/languageMIT/naturalstories"
 # The release that Aw et al. scored, and the corrected one of 2021, as of 2025.
 _COMMIT = {"2016": "d5cbe5aa3758d551d0c51ca8fc44bde973f0836f", "2021": "4700daad696e942f5aba23c957a7423d0de66612"}
-_WORDS = File(
-    f"{_FOLDER}/all_stories.tok",
-    f"{_STORIES}/{_COMMIT['2021']}/naturalstories_RTS/all_stories.tok",
-    "sha256:0e4e9bd4708aaa01d8bea342696bb83cedff679c09184545483f6f3f4ba8aca3",
-    119_005,
-)
 
 
-_READERS = File(
-    f"{_FOLDER}/processed_RTs.tsv",
-    f"{_STORIES}/{_COMMIT['2021']}/naturalstories_RTS/processed_RTs.tsv",
-    "",  # not pinned: its means must equal the published ones, whatever its release
-    0,
-)
+def _published(name: str, original: str, release: str, checksum: str, n_bytes: int) -> File:
+    url = f"{_STORIES}/{_COMMIT[release]}/naturalstories_RTS/{original}"
+    return File(f"{_FOLDER}/{name}", url, checksum, n_bytes)
+
+
+_WORDS = _published(
+    "all_stories.tok", "all_stories.tok", "2021",
+    "sha256:0e4e9bd4708aaa01d8bea342696bb83cedff679c09184545483f6f3f4ba8aca3", 119_005,
+)  # fmt: skip
+# Not pinned: its means must equal the published ones, whatever its release.
+_READERS = _published("processed_RTs.tsv", "processed_RTs.tsv", "2021", "", 0)
+_MEANS_2016 = _published(
+    _MEANS["2016"], "processed_wordinfo.tsv", "2016",
+    "sha256:2feb6bf378d6e77d16626f5cb8bdc6f7deda9672ef2c927f2c79fe00c1106195", 835_542,
+)  # fmt: skip
+_MEANS_2021 = _published(
+    _MEANS["2021"], "processed_wordinfo.tsv", "2021",
+    "sha256:047d2a0b84eff99d90535d1517f7fa7d466b81fbd60e990f2f08caac04d8aa56", 901_515,
+)  # fmt: skip
 # Made from batch2_pro.csv of the corpus by replacing the names of readers; batch2_pro.csv itself is not read.
 _BATCH2 = File(
-    f"{_FOLDER}/batch2_rts_by_participant.tsv",
-    "",
-    "sha256:cdcb392ea80745e9642a597928670d8ed924bd3aaa2bb4373d78b97ce030df2f",
-    2_375_504,
-)
+    f"{_FOLDER}/batch2_rts_by_participant.tsv", "",
+    "sha256:cdcb392ea80745e9642a597928670d8ed924bd3aaa2bb4373d78b97ce030df2f", 2_375_504,
+)  # fmt: skip
 
 
 def _entry(
-    release: str,
-    title: str,
-    load: Callable[[Path], Dataset],
-    extent: str,
-    *files: File,
+    release: str, title: str, load: Callable[[Path], Dataset], extent: str, *files: File,
     optional: tuple[File, ...] = (),
-) -> Entry:
+) -> Entry:  # fmt: skip
     return Entry(
         name=f"futrell2018-{release}",
         title=f"Natural Stories: self-paced reading of {title}",
@@ -213,13 +201,6 @@ def _entry(
     )
 
 
-def _means(release: str, sha256: str, n_bytes: int) -> File:
-    url = f"{_STORIES}/{_COMMIT[release]}/naturalstories_RTS/processed_wordinfo.tsv"
-    return File(f"{_FOLDER}/{_MEANS[release]}", url, f"sha256:{sha256}", n_bytes)
-
-
-_MEANS_2016 = _means("2016", "2feb6bf378d6e77d16626f5cb8bdc6f7deda9672ef2c927f2c79fe00c1106195", 835_542)
-_MEANS_2021 = _means("2021", "047d2a0b84eff99d90535d1517f7fa7d466b81fbd60e990f2f08caac04d8aa56", 901_515)
 ENTRIES = (
     _entry("2016", "10 stories, means over readers, release of 2016", load_2016, "10,256 words", _MEANS_2016),
     _entry(

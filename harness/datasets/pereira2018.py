@@ -19,15 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.datasets.entry import Entry, File, version_of
+from harness.datasets.entry import Entry
 from harness.datasets.formats import netcdf
 from harness.protocol import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, equal_dimension
-from harness.records import Dataset, Responses, Stimuli
+from harness.records import Dataset, Stimuli
 
 _FILE = "pereira2018/assy_Pereira2018_language.nc"
 _PRESENTATION = ("stimulus_id", "sentence", "experiment", "passage_index", "stimulus_num", "story")
-_NEUROID = ("neuroid_id", "subject", "atlas", "roi")
-_ATLAS = "language"
+_NEUROID = ("neuroid_id", "subject", "roi", "atlas")
 # From Brain-Score's Pereira2018.243sentences-linear and .384sentences-linear; the paper prints their mean, 0.359.
 CEILINGS = {"243sentences": 0.35378928, "384sentences": 0.36343748}
 
@@ -86,41 +85,13 @@ def load(root: Path) -> Dataset:
 def read(path: Path) -> Dataset:
     """Load an assembly of the published format, complete or a subset; raises as `load`."""
     assembly = netcdf.read(path, _PRESENTATION, _NEUROID)
-    sentences, voxels = assembly.presentation, assembly.neuroid
-    experiment, passage = sentences["experiment"], assembly.numbers("passage_index")
+    experiment, passage = assembly.presentation["experiment"], assembly.numbers("passage_index")
     rows = np.lexsort((assembly.numbers("stimulus_num"), passage, experiment))
-    columns = np.flatnonzero(voxels["atlas"] == _ATLAS)
-    if not len(columns):
-        raise ValueError(
-            f"{path.name}: no voxel with atlas {_ATLAS!r}; there are {sorted(set(voxels['atlas']))}. Fetch the file "
-            "again."
-        )
     passages = tuple(f"{experiment[row]}.{passage[row]}" for row in rows)
-    stimuli = Stimuli(
-        ids=tuple(sentences["stimulus_id"][rows].tolist()),
-        texts=tuple(sentences["sentence"][rows].tolist()),
-        passages=passages,
-        groups=tuple(sentences["story"][rows].tolist()),
-    )
-    responses = Responses(
-        values=assembly.values[np.ix_(rows, columns)].astype(np.float32),
-        row_ids=stimuli.ids,
-        row_groups=stimuli.groups,
-        row_blocks=passages,
-        neuroid_ids=tuple(voxels["neuroid_id"][columns].tolist()),
-        subjects=tuple(voxels["subject"][columns].tolist()),
-        rois=tuple(voxels["roi"][columns].tolist()),
-        unit="response to a sentence, as published (unit not stated)",
-        row_parts=tuple(experiment[rows].tolist()),
-    )
-    return Dataset(
-        "pereira2018",
-        version_of(stimuli, responses),
-        stimuli,
-        responses,
-        published_ceiling=CEILINGS,
-        ceiling_source="published (Brain-Score, subjects extrapolated)",
-    )
+    ids, texts, topics = (assembly.column(name, rows) for name in ("stimulus_id", "sentence", "story"))
+    unit = "response to a sentence, as published (unit not stated)"
+    stimuli = Stimuli(ids, texts, passages, topics)
+    return assembly.dataset("pereira2018", stimuli, rows, "voxel", unit, CEILINGS, "experiment")
 
 
 ENTRY = Entry(
@@ -135,12 +106,5 @@ ENTRY = Entry(
     "doi:10.1038/s41467-018-03068-4",
     landing="https://github.com/brain-score/language",
     extent="627 x 13,553",
-    files=(
-        File(
-            _FILE,
-            "https://brainscore-storage.s3.amazonaws.com/brainscore-language/assy_Pereira2018_language.nc",
-            "sha1:f8434b4022f5b2c862f0ff2854d5b3f5f2a7fb96",
-            0,
-        ),
-    ),
+    files=(netcdf.published(_FILE, "f8434b4022f5b2c862f0ff2854d5b3f5f2a7fb96"),),
 )

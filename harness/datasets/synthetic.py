@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.datasets import futrell2018, pereira2018
 from harness.datasets.entry import Entry, version_of
-from harness.protocol import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, equal_dimension
+from harness.protocol import FoldRule, equal_dimension
 from harness.records import Dataset, Features, Floats, Layer, ReadingTimes, Responses, Stimuli, Surprisals, indices_of
 
 if TYPE_CHECKING:
@@ -29,33 +30,29 @@ SUBJECTS, VOXELS = 5, 12
 # Fractions of the variance of a voxel. The highest r of features of the language alone is the root of SIGNAL.
 SIGNAL, DRIFT, NOISE = 0.30, 0.50, 0.20
 PERSISTENCE = 0.9  # first-order autoregressive coefficient of the drift between sentences of a passage
+_COLUMNS = ("stimulus_id", "text", "passage", "group")
 READING_MS = {"mean": 330.0, "per bit": 2.5, "per character": 9.0, "noise": 30.0}
 
-PAPER = Protocol(
-    "paper", context="passage", folds=FoldRule("shuffled", n=10, test_fraction=0.1, seed=1),
-    regression=Regression("ols"), layer_choice="max",
+PAPER = replace(
+    pereira2018.PAPER,
     notes=("As Aw et al. (2023) for Pereira2018: least squares, random 90/10 splits, best layer on the same scores.",),
-)  # fmt: skip
-STRICT = Protocol(
-    "strict", context="passage", folds=FoldRule("grouped", n=10, seed=1234, min_test_rows=10), regression=WIDE_RIDGE,
-    layer_choice="nested",
+)
+STRICT = replace(
+    pereira2018.STRICT,
     notes=(
         "Folds leave out whole topics. Alpha and layer are chosen on training rows, alpha by leaving topics out.",
     ),
 )  # fmt: skip
-BRAINSCORE2026 = Protocol(
-    "brainscore2026", context="passage", folds=FoldRule("grouped", n=10, seed=1234), regression=BRAINSCORE_RIDGE,
-    layer_choice="max", metric="brainscore_r",
+BRAINSCORE2026 = replace(
+    pereira2018.BRAINSCORE2026,
     notes=("As Brain-Score language's Pereira2018-ridge of August 2026: whole topics, one alpha for all voxels.",),
-)  # fmt: skip
-READING_PAPER = Protocol(
-    "paper", context="corpus", folds=FoldRule("grouped", n=10, seed=1234), regression=Regression("ols"),
-    layer_choice="max", reading="correlation", decoder_reads="text",
+)
+READING_PAPER = replace(
+    futrell2018.PAPER, folds=FoldRule("grouped", n=10, seed=1234),
     notes=("As Aw et al. (2023) for Futrell2018: one growing context, plain r.",),
 )  # fmt: skip
-READING_STRICT = Protocol(
-    "strict", context="passage", folds=FoldRule("grouped", n=10, seed=1234, min_test_rows=10),
-    regression=Regression("ols"), layer_choice="max", reading="regression", decoder_reads="text",
+READING_STRICT = replace(
+    futrell2018.STRICT, folds=STRICT.folds, layer_choice="max",
     notes=("The context restarts at each passage. Gain in log-likelihood over length, frequency and spill-over.",),
 )  # fmt: skip
 
@@ -84,26 +81,24 @@ _TEMPLATES = (
 def stimuli(seed: int = 0) -> Stimuli:
     """Generate 300 sentences; passages are contiguous, groups are the topics."""
     rng = np.random.default_rng(seed)
-    ids, texts, passages, groups = [], [], [], []
+    rows = []
     for passage in range(3):
         for topic, nouns in _TOPICS.items():
             for sentence in range(5):
                 x, y, z = rng.permutation(nouns.split())[:3]
                 a, v = rng.choice(_ADJECTIVES), rng.choice(_VERBS)
-                ids.append(f"{topic}.{passage}.{sentence}")
-                texts.append(str(rng.choice(_TEMPLATES)).format(x=x, y=y, z=z, a=a, v=v))
-                passages.append(f"{topic}.{passage}")
-                groups.append(topic)
-    return Stimuli(tuple(ids), tuple(texts), tuple(passages), tuple(groups))
+                text = str(rng.choice(_TEMPLATES)).format(x=x, y=y, z=z, a=a, v=v)
+                rows.append((f"{topic}.{passage}.{sentence}", text, f"{topic}.{passage}", topic))
+    ids, texts, passages, groups = zip(*rows, strict=True)
+    return Stimuli(ids, texts, passages, groups)
 
 
 def words(sentences: Stimuli) -> Stimuli:
     """Split sentences into words, in order; passages and groups (topics) are kept."""
+    columns = (sentences.ids, sentences.texts, sentences.passages, sentences.groups)
     rows = [
         (f"{sentence}.{k}", word, passage, group)
-        for sentence, text, passage, group in zip(
-            sentences.ids, sentences.texts, sentences.passages, sentences.groups, strict=True
-        )
+        for sentence, text, passage, group in zip(*columns, strict=True)
         for k, word in enumerate(text.split())
     ]
     ids, texts, passages, groups = zip(*rows, strict=True)
@@ -159,30 +154,28 @@ def write(root: Path, responses: Floats, reading_ms: Floats, sentences: Stimuli,
 
     folder = root / "synthetic"
     folder.mkdir(parents=True, exist_ok=True)
-    word_stimuli = words(sentences)
     neuroids = pd.DataFrame(
         [(f"s{s + 1}.v{v + 1:02d}", f"s{s + 1}", "language") for s in range(SUBJECTS) for v in range(VOXELS)],
         columns=["neuroid_id", "subject", "roi"],
     )
     _frame(sentences).to_parquet(folder / "stimuli.parquet")
-    pd.DataFrame(responses, columns=neuroids.neuroid_id, index=pd.Index(sentences.ids, name="stimulus_id")).to_parquet(
-        folder / "responses.parquet"
-    )
+    table = pd.DataFrame(responses, columns=neuroids.neuroid_id, index=pd.Index(sentences.ids, name="stimulus_id"))
+    table.to_parquet(folder / "responses.parquet")
     neuroids.to_parquet(folder / "neuroids.parquet")
-    _frame(word_stimuli).assign(reading_ms=reading_ms).to_parquet(folder / "words.parquet")
+    _frame(words(sentences)).assign(reading_ms=reading_ms).to_parquet(folder / "words.parquet")
     (folder / "planted.json").write_text(json.dumps(planted, indent=1))
 
 
 def _frame(stimuli: Stimuli) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame(
-        {"stimulus_id": stimuli.ids, "text": stimuli.texts, "passage": stimuli.passages, "group": stimuli.groups}
-    )
+    columns = (stimuli.ids, stimuli.texts, stimuli.passages, stimuli.groups)
+    return pd.DataFrame(dict(zip(_COLUMNS, columns, strict=True)))
 
 
 def _stimuli(frame: pd.DataFrame) -> Stimuli:
-    return Stimuli(tuple(frame["stimulus_id"]), tuple(frame["text"]), tuple(frame["passage"]), tuple(frame["group"]))
+    ids, texts, passages, groups = (tuple(frame[name]) for name in _COLUMNS)
+    return Stimuli(ids, texts, passages, groups)
 
 
 def load(root: Path) -> Dataset:
@@ -194,24 +187,13 @@ def load(root: Path) -> Dataset:
     neuroids = pd.read_parquet(folder / "neuroids.parquet")
     table = pd.read_parquet(folder / "responses.parquet").loc[list(sentences.ids), list(neuroids.neuroid_id)]
     responses = Responses(
-        values=table.to_numpy(np.float32),
-        row_ids=sentences.ids,
-        row_groups=sentences.groups,
-        row_blocks=sentences.passages,
-        neuroid_ids=tuple(neuroids.neuroid_id),
-        subjects=tuple(neuroids.subject),
-        rois=tuple(neuroids.roi),
-        unit="z",
-    )
+        table.to_numpy(np.float32), sentences.ids, sentences.groups, sentences.passages, tuple(neuroids.neuroid_id),
+        tuple(neuroids.subject), tuple(neuroids.roi), unit="z",
+    )  # fmt: skip
     return Dataset(
-        "synthetic",
-        version_of(sentences, responses),
-        sentences,
-        responses=responses,
-        published_ceiling=SIGNAL**0.5,
-        ceiling_source="planted: what language alone can reach",
-        is_planted=True,
-    )
+        "synthetic", version_of(sentences, responses), sentences, responses, published_ceiling=SIGNAL**0.5,
+        ceiling_source="planted: what language alone can reach", is_planted=True,
+    )  # fmt: skip
 
 
 def load_reading(root: Path) -> Dataset:
@@ -227,21 +209,14 @@ def load_reading(root: Path) -> Dataset:
     return Dataset("synthetic-reading", version_of(stimuli, reading), stimuli, reading=reading)
 
 
+_LICENCE = "none needed: generated by this program"
 ENTRIES = (
     Entry(
-        name="synthetic",
-        title="Synthetic responses with a known answer, for the quickstart and tests",
-        kind="brain",
-        licence="none needed: generated by this program",
-        load=load,
-        protocols=(PAPER, STRICT, equal_dimension(STRICT), BRAINSCORE2026),
+        "synthetic", "Synthetic responses with a known answer, for the quickstart and tests", "brain", _LICENCE,
+        load, protocols=(PAPER, STRICT, equal_dimension(STRICT), BRAINSCORE2026),
     ),
     Entry(
-        name="synthetic-reading",
-        title="Synthetic reading times with a known answer, for the quickstart and tests",
-        kind="reading",
-        licence="none needed: generated by this program",
-        load=load_reading,
-        protocols=(READING_PAPER, READING_STRICT),
+        "synthetic-reading", "Synthetic reading times with a known answer, for the quickstart and tests", "reading",
+        _LICENCE, load_reading, protocols=(READING_PAPER, READING_STRICT),
     ),
-)
+)  # fmt: skip

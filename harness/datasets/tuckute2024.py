@@ -14,12 +14,14 @@ the sentences. There is no ceiling, because the reliability of the participants 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from harness.datasets import pereira2018
 from harness.datasets.entry import Entry, File, version_of
-from harness.protocol import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression, equal_dimension
+from harness.protocol import FoldRule, equal_dimension
 from harness.records import Dataset, Responses, Stimuli
 
 _FILE = "tuckute2024/bold_response_LH.csv"
@@ -29,33 +31,25 @@ _COPY = (
 _NETWORK = "lang_LH_netw"
 COLUMNS = ("lang_LH_AntTemp", "lang_LH_IFG", "lang_LH_IFGorb", "lang_LH_MFG", "lang_LH_PostTemp", _NETWORK)
 
-PAPER = Protocol(
-    name="paper",
+PAPER = replace(
+    pereira2018.PAPER,
     context="none",
-    folds=FoldRule("shuffled", n=10, test_fraction=0.1, seed=1),
-    regression=Regression("ols", scale="center"),
-    layer_choice="max",
     notes=("Aw et al. (2023) did not use this data set; the protocol is theirs for Pereira2018.",),
 )
-STRICT = Protocol(
-    name="strict",
+STRICT = replace(
+    pereira2018.STRICT,
     context="none",
     folds=FoldRule("kfold", n=10, seed=0, min_test_rows=10),
-    regression=WIDE_RIDGE,
-    layer_choice="nested",
     notes=(
         "The sentences are unrelated, so each is its own group: shuffled folds have no group in common, and leaving "
         "out one group of the training rows is leave-one-out.",
     ),
 )
 
-BRAINSCORE2026 = Protocol(
-    name="brainscore2026",
+BRAINSCORE2026 = replace(
+    pereira2018.BRAINSCORE2026,
     context="none",
-    folds=FoldRule("shuffled", n=10, test_fraction=0.1, seed=1),
-    regression=BRAINSCORE_RIDGE,
-    layer_choice="max",
-    metric="brainscore_r",
+    folds=PAPER.folds,
     notes=(
         "Brain-Score language's Tuckute2024-ridge of August 2026, with two differences: all six neuroids are scored, "
         "there only one; the best layer is used, there each model has a fixed layer.",
@@ -74,16 +68,11 @@ def load(root: Path) -> Dataset:
     frame = pd.read_csv(root / _FILE, dtype=str, keep_default_na=False)
     ids = tuple(frame["item_id"])
     stimuli = Stimuli(ids=ids, texts=tuple(frame["sentence"]), passages=ids)
+    rois = tuple("LH network" if name == _NETWORK else name.removeprefix("lang_") for name in COLUMNS)
     responses = Responses(
-        values=frame[list(COLUMNS)].to_numpy(dtype=np.float32),
-        row_ids=ids,
-        row_groups=ids,
-        row_blocks=ids,
-        neuroid_ids=COLUMNS,
-        subjects=("group",) * len(COLUMNS),
-        rois=tuple("LH network" if name == _NETWORK else name.removeprefix("lang_") for name in COLUMNS),
+        frame[list(COLUMNS)].to_numpy(dtype=np.float32), ids, ids, ids, COLUMNS, ("group",) * len(COLUMNS), rois,
         unit="BOLD response, voxels z-scored by session",
-    )
+    )  # fmt: skip
     return Dataset("tuckute2024", version_of(stimuli, responses), stimuli, responses)
 
 

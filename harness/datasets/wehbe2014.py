@@ -38,6 +38,10 @@ _CHAPTER = "chapter 9"
 _WORDS, _ROIS = "wehbe2014/stimuli_words.npy", "wehbe2014/HP_subj_roi_inds.npy"
 _ONSETS, _TIMES, _RUNS = (f"wehbe2014/fMRI/{name}_fmri.npy" for name in ("time_words", "time", "runs"))
 
+_RIDGE = Regression(
+    "ridge", alphas=tuple(10.0**k for k in range(-6, 10)), inner="kfold", inner_folds=10, scale="zscore sides",
+    tie="smaller",
+)  # fmt: skip
 PAPER = Protocol(
     name="paper",
     context="window",
@@ -46,14 +50,7 @@ PAPER = Protocol(
     components=10,
     sampling=Sampling(pool="mean", clock="onset", delays=(1, 2, 3, 4), zscore="run", skip_words=20),
     folds=FoldRule("trimmed", n=4, gap=5),
-    regression=Regression(
-        "ridge",
-        alphas=tuple(10.0**k for k in range(-6, 10)),
-        inner="kfold",
-        inner_folds=10,
-        scale="zscore sides",
-        tie="smaller",
-    ),
+    regression=_RIDGE,
     layer_choice="max",
     notes=(
         "Aw et al. (2023), after the code of Toneva & Wehbe (2019). Not stated by Aw et al.: the length of the window, "
@@ -95,11 +92,12 @@ def load(root: Path) -> Dataset:
     rois = _read_rois(root / _ROIS)
     courses = [_read_courses(root / _responses_file(subject), rois[subject]["all"]) for subject in SUBJECTS]
     voxels = [(subject, voxel) for subject in SUBJECTS for voxel in np.flatnonzero(rois[subject]["all"])]
+    run_of_row = tuple(f"run.{run}" for run in runs)
     responses = Responses(
         values=np.hstack(courses),
         row_ids=tuple(f"scan.{scan}" for scan in scans),
-        row_groups=tuple(f"run.{run}" for run in runs),
-        row_blocks=tuple(f"run.{run}" for run in runs),
+        row_groups=run_of_row,
+        row_blocks=run_of_row,
         neuroid_ids=tuple(f"{subject}.{voxel}" for subject, voxel in voxels),
         subjects=tuple(subject for subject, _ in voxels),
         rois=tuple(region for subject in SUBJECTS for region in _regions(rois[subject])),
@@ -107,13 +105,9 @@ def load(root: Path) -> Dataset:
         times_s=times,
     )
     return Dataset(
-        name="wehbe2014",
-        version=version_of(stimuli, responses),
-        stimuli=stimuli,
-        responses=responses,
-        published_ceiling=0.104,
+        "wehbe2014", version_of(stimuli, responses), stimuli, responses, published_ceiling=0.104,
         ceiling_source="published by the paper",
-    )
+    )  # fmt: skip
 
 
 def _responses_file(subject: str) -> str:
@@ -154,13 +148,8 @@ def _read_words(root: Path) -> Stimuli:
     if not all(texts):
         raise ValueError(f"{root / _WORDS}: word {texts.index('')} is empty; download it again.")
     onsets = _read_times(root / _ONSETS, N_WORDS, "onsets of words")
-    return Stimuli(
-        ids=tuple(f"word.{number}" for number in range(N_WORDS)),
-        texts=tuple(texts),
-        passages=(_CHAPTER,) * N_WORDS,
-        onsets_s=onsets,
-        ends_s=onsets + _WORD_S,
-    )
+    ids, passages = tuple(f"word.{number}" for number in range(N_WORDS)), (_CHAPTER,) * N_WORDS
+    return Stimuli(ids, tuple(texts), passages, onsets_s=onsets, ends_s=onsets + _WORD_S)
 
 
 def _read_clock(root: Path) -> tuple[Integers, Integers, Floats]:
@@ -171,8 +160,7 @@ def _read_clock(root: Path) -> tuple[Integers, Integers, Floats]:
         raise ValueError(
             f"{root / _RUNS}: runs {np.unique(runs).tolist()}, wanted 1 to {N_RUNS} in order. Download it again."
         )
-    kept_by_run = [np.flatnonzero(runs == run)[CUT_AT_START:-CUT_AT_END] for run in range(1, N_RUNS + 1)]
-    scans = np.concatenate(kept_by_run)
+    scans = np.hstack([np.flatnonzero(runs == run)[CUT_AT_START:-CUT_AT_END] for run in range(1, N_RUNS + 1)])
     if len(scans) != N_KEPT:
         raise ValueError(
             f"{root / _RUNS}: {len(scans)} of {N_SCANS} scans remain after trimming, wanted {N_KEPT}: a run is too "

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from harness.datasets.entry import Entry, File, version_of
 from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Dataset, Stimuli
@@ -30,12 +32,10 @@ def load(root: Path) -> Dataset:
     """Load the non-empty lines as stimuli; each article is a passage."""
     lines = (root / _FILE).read_text(encoding="utf-8").splitlines()
     kept = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    article, articles = 0, []
-    for _, line in kept:  # " = Title = " begins an article, " = = Section = = " a section of it
-        article += line.startswith("= ") and line.endswith(" =") and not line.startswith("= =")
-        articles.append(f"article {article}")
-    texts = tuple(line for _, line in kept)
-    stimuli = Stimuli(tuple(f"line {number}" for number, _ in kept), texts, tuple(articles), separator="\n")
+    ids, texts = tuple(f"line {number}" for number, _ in kept), tuple(line for _, line in kept)
+    # " = Title = " begins an article, " = = Section = = " a section of it
+    is_title = [line.startswith("= ") and line.endswith(" =") and not line.startswith("= =") for line in texts]
+    stimuli = Stimuli(ids, texts, tuple(f"article {number}" for number in np.cumsum(is_title)), separator="\n")
     return Dataset("wikitext2", version_of(stimuli), stimuli)
 
 

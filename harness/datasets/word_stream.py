@@ -128,7 +128,7 @@ def _stimuli_table(dataset: Any) -> Iterator[DelimitedTable]:
 
 def _rows(parts: Iterator[DelimitedTable], name: str, options: TextOptions) -> Iterator[Any]:
     """Yield the checked words of all tables; the sentence is None if it is not given."""
-    n_words, passage, file = 0, "", ""
+    n_words, passage, file = 0, None, ""
     passages: set[str] = set()
     hashes: list[Any] = []
     for part in parts:
@@ -136,14 +136,13 @@ def _rows(parts: Iterator[DelimitedTable], name: str, options: TextOptions) -> I
         columns = _columns(part, n_words, options)
         if "word_id" in part.frame:
             hashes.append(_hashes(columns["word_id"]))
-        for row_number, row in enumerate(zip(*(columns[name] for name in COLUMNS), strict=True)):
-            if row[0] != passage or not n_words:
-                if row[0] in passages:
-                    at = part.where(row_number, "passage")
-                    raise ValueError(f"{at}: passage {row[0]!r} is not contiguous; sort the words by passage.")
-                passages.add(row[0])
-            passage, n_words = row[0], n_words + 1
-            yield Word(*row)
+        for row_number, word in enumerate(map(Word, *(columns[name] for name in COLUMNS))):
+            if word.passage != passage and word.passage in passages:
+                at = part.where(row_number, "passage")
+                raise ValueError(f"{at}: passage {word.passage!r} is not contiguous; sort the words by passage.")
+            passages.add(word.passage)
+            passage, n_words = word.passage, n_words + 1
+            yield word
     if not n_words:
         raise ValueError(f"{file or name} has no words.")
     if hashes and len(np.unique(all_hashes := np.concatenate(hashes))) < len(all_hashes):
@@ -193,7 +192,7 @@ def _fault_of(word: str) -> str:
     """What is wrong with a word, and what to do."""
     if not word.strip():
         return "has no text; leave it out"
-    if any(sign in word for sign in "\n\t"):
+    if "\n" in word or "\t" in word:
         return "contains a line break or a tab; give each word its own row"
     if word in SPREADSHEET_ERRORS:
         return "is a spreadsheet error; write the original word"

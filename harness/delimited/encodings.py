@@ -14,6 +14,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -164,9 +165,14 @@ def contains(source: TextSource, pattern: bytes) -> bool:
     return False
 
 
+def lines_of(source: TextSource) -> Iterator[str]:
+    """Yield the lines of a file; raises as `blocks_of_lines`."""
+    return chain.from_iterable(blocks_of_lines(source))
+
+
 def text_of(source: TextSource) -> str:
     """Read a small file whole; raises as `blocks_of_lines`."""
-    return "".join(line for block in blocks_of_lines(source) for line in block)
+    return "".join(lines_of(source))
 
 
 def encoding_of(source: TextSource) -> str:
@@ -176,8 +182,8 @@ def encoding_of(source: TextSource) -> str:
         ValueError: if the file has another format (a workbook, a PDF ...), the encoding named by the user is unknown,
             or the file is UTF-8 although the user named a single-byte encoding.
     """
-    with open_bytes(source.path) as stream:
-        head = _first_bytes(source, stream)
+    with open_bytes(source.path) as stream, _clear_errors(source):
+        head = stream.read(_HEAD_BYTES)
     if other := next((text for magic, text in _OTHER_FORMATS if head[: len(magic)].lower() == magic.lower()), None):
         raise ValueError(f"{source.path} is {other}.")
     if declared := next((name for mark, name in _MARKS if head.startswith(mark)), None):
@@ -190,15 +196,6 @@ def encoding_of(source: TextSource) -> str:
     if len(even) and even.count(0) > 0.9 * len(even) and not odd.count(0):
         return "utf-16-be"
     return "utf-8"
-
-
-def _first_bytes(source: TextSource, stream: IO[bytes]) -> bytes:
-    try:
-        return stream.read(_HEAD_BYTES)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(
-            f"{source.path}: the compression is damaged ({error}); copy or download the file again."
-        ) from None
 
 
 def _named_encoding(source: TextSource) -> str:

@@ -9,15 +9,17 @@ columns and rows at the end, R's row names and pandas' index, with and without a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
+from typing import Any
 
-from harness.delimited.encodings import TextSource, UndecodableError, blocks_of_lines, contains
+from harness.delimited.encodings import TextSource, UndecodableError, contains, lines_of
 from harness.delimited.header import SEPARATORS, Header, layout_of, read
 from harness.delimited.plain import is_plain
 from harness.delimited.rows import Layout, MalformedError, Quoting, has_bare_quotes
-from harness.delimited.survey import Survey, survey
+from harness.delimited.survey import Survey, survey, try_survey
 
 
 @dataclass(frozen=True)
@@ -74,34 +76,12 @@ def _with_column(error: UndecodableError) -> ValueError:
 # --- quoting ----------------------------------------------------------------------------------------------------------
 
 
-class _Surveys:
-    """Surveys of a file under each quoting, made on demand."""
-
-    def __init__(self, source: TextSource, layout: Layout, header: list[str]) -> None:
-        self.source, self.layout, self.header = source, layout, header
-        self.results: dict[Quoting, Survey | MalformedError] = {}
-
-    def under(self, quoting: Quoting) -> Survey | MalformedError:
-        """The survey, or the error if a line contradicts the quoting."""
-        if quoting not in self.results:
-            try:
-                self.results[quoting] = survey(self.source, replace(self.layout, quoting=quoting), self.header)
-            except MalformedError as error:
-                self.results[quoting] = error
-        return self.results[quoting]
-
-    def regular(self, quoting: Quoting) -> Survey | None:
-        """The survey if every row fits the header."""
-        result = self.under(quoting)
-        return result if isinstance(result, Survey) and result.is_regular else None
-
-    def first_misfit(self, quoting: Quoting) -> int:
-        """Number of the first line that does not fit."""
-        result = self.under(quoting)
-        if isinstance(result, MalformedError):
-            return result.line
-        row = result.short or result.long
-        return result.multiline or (row.line if row else 1)
+def _first_misfit(result: Survey | MalformedError) -> int:
+    """Number of the first line that does not fit."""
+    if isinstance(result, MalformedError):
+        return result.line
+    row = result.short or result.long
+    return result.multiline or (row.line if row else 1)
 
 
 def _form(source: TextSource, header: Header, layout: Layout, multiline: Collection[str]) -> Dialect:
@@ -113,9 +93,9 @@ def _form(source: TextSource, header: Header, layout: Layout, multiline: Collect
         return Dialect(layout, tuple(cells), tuple(range(len(cells))), is_plain=True)
     if not quoted:
         return _checked_form(source, header, layout, cells, survey(source, layout, cells, quotes=False))
-    surveys = _Surveys(source, layout, cells)
-    quoting, note = _quoting(source, header, layout, surveys, [name for name in multiline if name in cells])
-    result = surveys.under(quoting)
+    under = cache(lambda quoting: try_survey(source, replace(layout, quoting=quoting), cells))
+    quoting, note = _quoting(source, header, layout, under, [name for name in multiline if name in cells])
+    result = under(quoting)
     if isinstance(result, MalformedError):
         raise result
     form = _checked_form(source, header, replace(layout, quoting=quoting), cells, result)
@@ -123,23 +103,27 @@ def _form(source: TextSource, header: Header, layout: Layout, multiline: Collect
 
 
 def _quoting(
-    source: TextSource, header: Header, layout: Layout, surveys: _Surveys, multiline: Collection[str]
+    source: TextSource, header: Header, layout: Layout, under: Callable[[Quoting], Any], multiline: Collection[str]
 ) -> tuple[Quoting, str]:
-    """Detect the quoting, with a note if it is unusual; MalformedError if the file is ambiguous."""
-    doubled, bare_line = surveys.regular("doubled"), None
+    """Detect the quoting, with a note if it is unusual; MalformedError if the file is ambiguous.
+
+    `under` surveys the file under a quoting, or returns the error if a line contradicts it.
+    """
+    doubled: Survey | None = under("doubled") if under("doubled").is_regular else None
+    bare_line = None
     if doubled and not doubled.multiline:
         bare_line = _bare_line(source, layout)
         if bare_line is None:
             return "doubled", ""
-    if doubled is None and contains(source, b'\\"') and surveys.regular("escaped"):
+    if doubled is None and contains(source, b'\\"') and under("escaped").is_regular:
         return "escaped", "quotes are escaped with a backslash, as R writes them; the backslashes are removed."
-    literal = surveys.regular("none")
-    if literal is None or (bare_line is not None and not literal.enclosed):
+    literal = under("none")
+    if not literal.is_regular or (bare_line is not None and not literal.enclosed):
         return "doubled", ""
     encloses = header.is_quoted or literal.has_doubled
     encloses = encloses or any(n > literal.n_rows / 2 for n in literal.enclosed.values())
     if doubled is None:
-        line = surveys.first_misfit("doubled")
+        line = _first_misfit(under("doubled"))
         return ("doubled", "") if encloses else ("none", _literal_note(line))
     line = doubled.multiline or bare_line or header.line
     names = header.cells(layout.separator)
@@ -158,8 +142,7 @@ def _literal_note(line: int) -> str:
 
 def _bare_line(source: TextSource, layout: Layout) -> int | None:
     """Number of the first line with a quote inside a cell that is not enclosed in quotes."""
-    lines = (line for block in blocks_of_lines(source) for line in block)
-    index = has_bare_quotes(islice(lines, layout.header_line, None), layout.separator)
+    index = has_bare_quotes(islice(lines_of(source), layout.header_line, None), layout.separator)
     return None if index is None else layout.header_line + 1 + index
 
 

@@ -13,9 +13,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from harness.delimited.encodings import TextSource, blocks_of_lines
+from harness.delimited.encodings import TextSource, blocks_of_lines, lines_of
 from harness.delimited.rows import NO_SEPARATOR, Layout, MalformedError
-from harness.delimited.survey import survey
+from harness.delimited.survey import try_survey
 
 SEPARATORS = (",", ";", "\t", "|")
 _SEPARATOR_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar", " ": "a space"}
@@ -50,15 +50,13 @@ class Header:
 
 def read(source: TextSource) -> Header:
     """Read the header of a file; ValueError if the file has no line with text."""
-    number, stated = 0, ""
-    for block in blocks_of_lines(source):
-        for line in block:
-            number += 1
-            text = line.rstrip("\n")
-            if match := _SEP_LINE.fullmatch(text) if number == 1 else None:
-                stated = match[1].replace("\\t", "\t")
-            elif text.strip():
-                return Header(text, number, stated)
+    stated = ""
+    for number, line in enumerate(lines_of(source), 1):
+        text = line.rstrip("\n")
+        if match := _SEP_LINE.fullmatch(text) if number == 1 else None:
+            stated = match[1].replace("\\t", "\t")
+        elif text.strip():
+            return Header(text, number, stated)
     raise ValueError(f"{source.path} is empty; a header line with the column names was expected.")
 
 
@@ -99,32 +97,26 @@ def _space_separator(header: str) -> str:
 
 def _is_regular(source: TextSource, header: Header, separator: str) -> bool:
     """Whether all rows fit the header under this separator."""
-    try:
-        result = survey(source, Layout(separator, "doubled", header.line), header.cells(separator))
-    except MalformedError:
-        return False
-    return result.is_regular
+    return try_survey(source, Layout(separator, "doubled", header.line), header.cells(separator)).is_regular
 
 
 def _one_column_layout(source: TextSource, header: Header, layout: Layout) -> Layout:
     """Layout under a header of one name: each line is one cell, unless all rows have two, e.g. R's row names."""
-    following = islice((line for block in blocks_of_lines(source) for line in block), header.line, None)
+    following = islice(lines_of(source), header.line, None)
     first = next((line for line in following if line.strip()), "")
     for separator in SEPARATORS:
         if separator not in first:
             continue
-        try:
-            result = survey(source, Layout(separator, "doubled", header.line), [header.text.strip()])
-        except MalformedError:
+        result = try_survey(source, Layout(separator, "doubled", header.line), [header.text.strip()])
+        if isinstance(result, MalformedError) or result.n_rows != result.n_one_more:
             continue
-        if result.n_rows == result.n_one_more and result.long is None:
+        if result.long is None:
             raise MalformedError(
                 result.trailing or header.line, f"every row ends in {_SEPARATOR_NAMES[separator]} but the header does "
                 "not, so it may be a separator or part of the text; write the header as "
                 f"`{header.text.strip()}{separator}`, or quote the text.",
             )  # fmt: skip
-        if result.n_rows == result.n_one_more:
-            return replace(layout, separator=separator)
+        return replace(layout, separator=separator)
     _require_one_cell(source, header)
     return layout
 

@@ -129,11 +129,8 @@ def _decimal_sign(present: dict[int, str], tell: Callable[[int, str], str], *, w
         )
     sign = "," if "." in misfits else "."
     unclear = next((row for row, cell in present.items() if _ONE_GROUP.fullmatch(cell) and _OTHER[sign] in cell), None)
-    if (
-        unclear is not None
-        and not whole
-        and not any(_separates_thousands(cell, _OTHER[sign]) for cell in present.values())
-    ):
+    is_settled = whole or any(_separates_thousands(cell, _OTHER[sign]) for cell in present.values())
+    if unclear is not None and not is_settled:
         cell, name = present[unclear], "comma" if sign == "." else "point"
         raise ValueError(
             f"{tell(unclear, cell)}: its {name} may separate thousands or decimals; write "

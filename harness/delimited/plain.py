@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice, repeat
 from typing import Any
 
-from harness.delimited.encodings import TextSource, blocks_of_lines, open_text
-from harness.delimited.rows import Layout
+from harness.delimited.encodings import TextSource, open_text
+from harness.delimited.rows import Layout, blocks_after_header
 
 _CHUNK_ROWS = 50_000
 
@@ -24,16 +24,14 @@ def is_plain(source: TextSource, layout: Layout, header: Sequence[str]) -> bool:
     """
     if "" in header or layout.spaced or layout.quoting == "escaped":
         return False
-    number, ended = 0, False
-    for block in blocks_of_lines(source):
-        skipped = max(layout.header_line - number, 0)
-        number += len(block)
-        lines = block[skipped:]
+    ended = False
+    for _, block in blocks_after_header(source, layout):
+        lines = list(block)
         while lines and lines[-1].isspace():
             lines.pop()
         if lines and (ended or not _all_fit(lines, layout, len(header))):
             return False
-        ended = ended or len(lines) + skipped < len(block)
+        ended = ended or len(lines) < len(block)
     return True
 
 

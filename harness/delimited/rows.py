@@ -56,6 +56,8 @@ class Batch(NamedTuple):
 class MalformedError(ValueError):
     """A line contradicts the layout. `line`: its number."""
 
+    is_regular = False  # as of a `Survey`
+
     def __init__(self, line: int, message: str) -> None:
         super().__init__(message)
         self.line = line
@@ -80,21 +82,20 @@ def rows_of(source: TextSource, layout: Layout) -> Iterator[Batch]:
         held = Batch(lines[n_filled:], rows[n_filled:], multiline)
 
 
-def _blocks(source: TextSource, layout: Layout) -> Iterator[tuple[int, list[str]]]:
+def blocks_after_header(source: TextSource, layout: Layout) -> Iterator[tuple[int, list[str]]]:
     """Yield blocks of lines after the header, each with the number of its first line."""
-    number = 1
+    first = 1
     for block in blocks_of_lines(source):
-        first, lines = number, block
-        number += len(block)
-        if number > layout.header_line + 1:
-            skipped = max(layout.header_line + 1 - first, 0)
-            yield first + skipped, lines[skipped:]
+        skipped = max(layout.header_line + 1 - first, 0)
+        if skipped < len(block):
+            yield first + skipped, block[skipped:]
+        first += len(block)
 
 
 def _unquoted(source: TextSource, layout: Layout) -> Iterator[Batch]:
     """Rows of a file in which quotes are text."""
     separator = layout.separator
-    for first, block in _blocks(source, layout):
+    for first, block in blocks_after_header(source, layout):
         texts = [line.rstrip("\n") for line in block]
         rows = [text.split(separator) for text in texts] if separator else [[text] for text in texts]
         numbers = list(range(first, first + len(rows)))
@@ -108,7 +109,7 @@ def _unquoted(source: TextSource, layout: Layout) -> Iterator[Batch]:
 
 def _doubled(source: TextSource, layout: Layout) -> Iterator[Batch]:
     """Rows of a file quoted as in RFC 4180."""
-    lines = chain.from_iterable(block for _, block in _blocks(source, layout))
+    lines = chain.from_iterable(block for _, block in blocks_after_header(source, layout))
     reader = csv.reader(
         lines, delimiter=layout.separator or NO_SEPARATOR, strict=True, skipinitialspace=layout.spaced
     )  # fmt: skip
@@ -142,7 +143,7 @@ def _escaped(source: TextSource, layout: Layout) -> Iterator[Batch]:
     end = f"(?={re.escape(layout.separator)}|$)" if layout.separator else "$"
     bare = f'[^"{re.escape(layout.separator)}]*' if layout.separator else '[^"]*'
     cell = re.compile(rf'(?:"((?:[^"\\]|\\.|"")*)"|({bare})){end}')
-    for first, block in _blocks(source, layout):
+    for first, block in blocks_after_header(source, layout):
         rows, numbers = [], []
         for number, line in enumerate(block, first):
             if line.strip():

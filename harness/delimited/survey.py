@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.delimited.encodings import TextSource
-from harness.delimited.rows import Batch, Layout, Row, rows_of
+from harness.delimited.rows import Batch, Layout, MalformedError, Row, rows_of
 
 
 @dataclass
@@ -76,6 +76,14 @@ def survey(source: TextSource, layout: Layout, header: Sequence[str], *, quotes:
         _check_numbering(result, batch)
         result.n_rows += len(batch.rows)
     return result
+
+
+def try_survey(source: TextSource, layout: Layout, header: Sequence[str]) -> Survey | MalformedError:
+    """The survey, or the error if a line contradicts the layout."""
+    try:
+        return survey(source, layout, header)
+    except MalformedError as error:
+        return error
 
 
 def _count_lengths(result: Survey, batch: Batch, n_header: int, n_required: int) -> None:

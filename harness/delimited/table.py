@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from harness.delimited import form, plain
@@ -80,12 +80,12 @@ def read(source: TextSource, wanted: Collection[str] = (), multiline: Collection
         FileNotFoundError: if the file does not exist.
         ValueError: if the file is malformed or ambiguous; names file and line.
     """
+    import pandas as pd
+
     found = form.detect(source, wanted, multiline)
     parts = list(stream(source, found))
     if not parts:
-        return DelimitedTable(source.name, _frame(found.names, [()] * len(found.names)), (), notes=found.notes)
-    import pandas as pd
-
+        return DelimitedTable(source.name, pd.DataFrame(columns=list(found.names), dtype=object), (), notes=found.notes)
     frame = pd.concat([part.frame for part in parts], ignore_index=True) if len(parts) > 1 else parts[0].frame
     lines = [line for part in parts for line in part.lines]
     return without_index(DelimitedTable(source.name, frame, lines, notes=found.notes))
@@ -95,7 +95,7 @@ def stream(source: TextSource, found: Dialect) -> Iterator[DelimitedTable]:
     """Yield the tables of consecutive blocks of rows, for files of any length; `found` is the result of `form.find`."""
     if not found.is_plain:
         for batch in rows_of(source, found.layout):
-            yield DelimitedTable(source.name, _frame(found.names, _cells(batch, found)), batch.lines, notes=found.notes)
+            yield DelimitedTable(source.name, _frame(batch, found), batch.lines, notes=found.notes)
         return
     first = found.layout.header_line + 1
     for chunk in plain.chunks(source, found.layout, found.names):
@@ -114,12 +114,9 @@ def read_parquet(path: str) -> DelimitedTable:
 
 def without_index(table: DelimitedTable) -> DelimitedTable:
     """Drop an index column written by pandas or R, recognised by its name and its numbers."""
-    kept = [
-        name
-        for name in table.frame.columns
-        if not (_INDEX.fullmatch(str(name)) and _is_index(str(name), table.frame[name]))
-    ]
-    return DelimitedTable(table.file, table.frame[kept], table.lines, table.unit, table.notes)
+    frame = table.frame
+    kept = [name for name in frame if not (_INDEX.fullmatch(str(name)) and _is_index(str(name), frame[name]))]
+    return replace(table, frame=frame[kept])
 
 
 def _is_index(name: str, column: Any) -> bool:
@@ -129,21 +126,11 @@ def _is_index(name: str, column: Any) -> bool:
     return name.startswith("__index_level_") or numbers_rows
 
 
-def _cells(batch: Batch, found: Dialect) -> list[Sequence[str]]:
-    """Cells of each named column."""
-    n_cells = max(found.places, default=-1) + 1
-    by_place = list(zip(*(row[:n_cells] for row in batch.rows), strict=True))
-    return [by_place[place] for place in found.places]
-
-
-def _frame(names: Sequence[str], columns: Sequence[Sequence[str]]) -> Any:
-    """A pandas frame of text cells."""
-    import numpy as np
+def _frame(batch: Batch, found: Dialect) -> Any:
+    """A pandas frame of the cells of each named column, as text."""
     import pandas as pd
 
-    series = {}
-    for name, cells in zip(names, columns, strict=True):
-        values = np.empty(len(cells), dtype=object)
-        values[:] = cells
-        series[name] = values
-    return pd.DataFrame(series, columns=list(names), dtype=object)
+    n_cells = max(found.places, default=-1) + 1
+    by_place = list(zip(*(row[:n_cells] for row in batch.rows), strict=True))
+    columns = [by_place[place] for place in found.places]
+    return pd.DataFrame(dict(zip(found.names, columns, strict=True)), columns=list(found.names), dtype=object)

@@ -10,7 +10,6 @@ May 2023) scored the text of the answers; the files state question counts since 
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import math
@@ -19,14 +18,13 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from harness.delimited.encodings import TextSource, text_of
-from harness.knowledge.questions import PREFIX
+from harness.knowledge.questions import PREFIX, TASKS, csv_rows
 
 logger = logging.getLogger(__name__)
 
-_SIZES = Path(__file__).with_name("benchmark_sizes.csv")
 _TOLERANCE = 0.05  # allowed relative deviation of a standard error from the one for the published number of questions
 _OMITTED_FILTERS = {"none", "get-answer", "get_response", "custom-extract", ""}
 
@@ -45,36 +43,11 @@ class BenchmarkFamily:
     benchmark: str
     pattern: str
     metric: str
-    kind: Literal["mmlu", "bbh", ""]
+    kind: str
 
 
 # The first match counts.
-FAMILIES = (
-    BenchmarkFamily("mmlu", rf"{PREFIX}mmlu_(\w+)", "acc", "mmlu"),
-    BenchmarkFamily("bbh", rf"{PREFIX}bbh_(\w+)", "exact_match", "bbh"),
-    BenchmarkFamily("bbh-choice", rf"{PREFIX}bbh-choice_(\w+)", "acc", "bbh"),
-    BenchmarkFamily("mmlu-continuation", r"mmlu_continuation_(\w+)", "acc", "mmlu"),
-    BenchmarkFamily("mmlu-continuation", r"mmlu_(\w+)_continuation", "acc", "mmlu"),
-    BenchmarkFamily("mmlu-redux", r"mmlu_redux_(\w+?)(?:_generative)?", "exact_match", "mmlu"),
-    BenchmarkFamily("mmlu-generative", r"mmlu_(\w+)_generative", "exact_match", "mmlu"),
-    BenchmarkFamily("mmlu-flan-generative", r"mmlu_flan_n_shot_generative_(\w+)", "exact_match", "mmlu"),
-    BenchmarkFamily("mmlu-flan-loglikelihood", r"mmlu_flan_n_shot_loglikelihood_(\w+)", "acc", "mmlu"),
-    BenchmarkFamily("mmlu-flan-cot-fewshot", r"mmlu_flan_cot_fewshot_(\w+)", "exact_match", "mmlu"),
-    BenchmarkFamily("mmlu-flan-cot-zeroshot", r"mmlu_flan_cot_zeroshot_(\w+)", "exact_match", "mmlu"),
-    BenchmarkFamily("mmlu-cot-llama", r"mmlu_cot_llama_(\w+)", "exact_match", "mmlu"),
-    BenchmarkFamily("mmlu-llama", r"mmlu_llama_(\w+)", "exact_match", "mmlu"),
-    BenchmarkFamily("mmlu-pro-plus", r"mmlu_pro_plus_(\w+)", "exact_match", ""),
-    BenchmarkFamily("mmlu-pro-llama", r"mmlu_pro_llama_(\w+)", "exact_match", ""),
-    BenchmarkFamily("mmlu-pro", r"mmlu_pro_(\w+)", "exact_match", ""),
-    BenchmarkFamily("mmlu-pro-leaderboard", r"leaderboard_(mmlu_pro)", "acc", ""),
-    BenchmarkFamily("mmlu", r"mmlu_(\w+)", "acc", "mmlu"),
-    BenchmarkFamily("mmlu", r"(?:harness\|)?hendrycksTest-(\w+)(?:\|\d+)?", "acc", "mmlu"),
-    BenchmarkFamily("bbh", r"bbh_fewshot_(\w+)", "exact_match", "bbh"),
-    BenchmarkFamily("bbh-cot", r"bbh_cot_fewshot_(\w+)", "exact_match", "bbh"),
-    BenchmarkFamily("bbh-zeroshot", r"bbh_zeroshot_(\w+)", "exact_match", "bbh"),
-    BenchmarkFamily("bbh-cot-zeroshot", r"bbh_cot_zeroshot_(\w+)", "exact_match", "bbh"),
-    BenchmarkFamily("bbh-leaderboard", r"leaderboard_bbh_(\w+)", "acc_norm", "bbh"),
-)
+FAMILIES = tuple(BenchmarkFamily(**row) for row in csv_rows(Path(__file__).with_name("benchmark_families.csv")))
 _ANSWER_TEXT = "mmlu-answer-text"
 
 
@@ -157,8 +130,7 @@ def _accuracies(file: str, name: str, values: dict[str, Any], metric: str) -> di
         metrics = ", ".join(key for key in values if "stderr" not in key and key != "alias")
         raise ValueError(f"{file}: {name} has no {metric}; it has {metrics or 'nothing'}.")
     for value in by_filter.values():
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             raise ValueError(
                 f"{file}: {metric} of {name} is {value!r}; expected a fraction of correct answers; remove the task or "
                 "measure it again."
@@ -168,11 +140,8 @@ def _accuracies(file: str, name: str, values: dict[str, Any], metric: str) -> di
                 f"{file}: {metric} of {name} is {value}, which is not a fraction between 0 and 1; divide percentages "
                 "by 100."
             )
-    is_single = len(by_filter) == 1
-    return {
-        "" if is_single or filter_name in _OMITTED_FILTERS else f"-{filter_name}": float(value)
-        for filter_name, value in by_filter.items()
-    }
+    omitted = set(by_filter) if len(by_filter) == 1 else _OMITTED_FILTERS
+    return {"" if name in omitted else f"-{name}": float(value) for name, value in by_filter.items()}
 
 
 def _results(
@@ -183,10 +152,8 @@ def _results(
     if len(set(shots.values())) > 1:
         (first, n), (second, m) = [min(shots.items(), key=lambda item: item[1]), max(shots.items(), key=lambda i: i[1])]
         raise ValueError(f"{file}: {first} was measured with {n} examples, {second} with {m}; split the file in two.")
-    measured = [
-        Measured(task, accuracy, _n(file, content, name, task, kind)) for task, (name, accuracy) in tasks.items()
-    ]
-    return Results(benchmark, kind, metric, next(iter(shots.values()), None), measured)
+    rows = [Measured(task, accuracy, _n(file, content, name, task, kind)) for task, (name, accuracy) in tasks.items()]
+    return Results(benchmark, kind, metric, next(iter(shots.values()), None), rows)
 
 
 def _n_shots(content: dict[str, Any], name: str) -> int | None:
@@ -235,19 +202,16 @@ def _require_agreement(file: str, name: str, values: dict[str, Any], n: int) -> 
 @cache
 def sizes(kind: str) -> dict[str, int]:
     """Return task -> number of questions in the published test set of "mmlu" or "bbh"."""
-    with _SIZES.open(encoding="utf-8", newline="") as stream:
-        return {row["task"]: int(row["n"]) for row in csv.DictReader(stream) if row["benchmark"] == kind}
+    return {row["task"]: int(row["n"]) for row in csv_rows(TASKS) if row["benchmark"] == kind}
 
 
 def _log_notes(file: str, content: dict[str, Any], results: list[Results]) -> None:
     for result in results:
         if result.kind and len(result.tasks) < len(sizes(result.kind)):
-            logger.warning(
-                "%s: %s: %d of %d tasks.", file, result.benchmark, len(result.tasks), len(sizes(result.kind))
-            )
+            n = len(sizes(result.kind))
+            logger.warning("%s: %s: %d of %d tasks.", file, result.benchmark, len(result.tasks), n)
         if result.benchmark not in {"mmlu", "bbh", "bbh-choice"}:
-            logger.warning(
-                "%s: %s is measured differently from ours and kept under its own name.", file, result.benchmark
-            )
+            message = "%s: %s is measured differently from ours and kept under its own name."
+            logger.warning(message, file, result.benchmark)
     if not content.get("n-samples"):
         logger.warning("%s: no question counts are stated; those of the published test sets are used.", file)

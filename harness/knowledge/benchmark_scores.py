@@ -65,14 +65,12 @@ def of_results(file: str, model: str, revision: str, root: Path | None) -> list[
     """
     results, version = benchmark_results.read(file)
     rows: list[Row] = []
+    source = f"lm-evaluation-harness {version}, {file}"
     for result in results:
-        about = {
-            "model": model, "revision": revision, "n_shots": result.n_shots,
-            "source": f"lm-evaluation-harness {version}, {file}",
-        }  # fmt: skip
-        categories = [category_of(result.kind, task.task, root) if result.kind else "" for task in result.tasks]
+        about = {"model": model, "revision": revision, "n_shots": result.n_shots, "source": source}
         tasks = [
-            (task.accuracy, task.n, category, math.nan) for task, category in zip(result.tasks, categories, strict=True)
+            (task.accuracy, task.n, category_of(result.kind, task.task, root) if result.kind else "", math.nan)
+            for task in result.tasks
         ]
         names = [task_of(result.kind or "mmlu", task.task) for task in result.tasks]
         rows += _aggregated(result.benchmark, tasks, about, names, result.metric)

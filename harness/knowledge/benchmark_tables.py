@@ -120,14 +120,12 @@ def _factor(where: str, cell: str, value: float, metric: str, *, percent: bool) 
     """Return the factor that converts a value to a fraction."""
     if metric.lower() not in _FRACTIONS:
         return 1.0
-    if percent:
-        if not 0 <= value <= 100:
-            raise ValueError(f"{where} is {cell}, which is not a percentage of correct answers.")
-        return 0.01
-    if not 0 <= value <= 1:
+    if percent and not 0 <= value <= 100:
+        raise ValueError(f"{where} is {cell}, which is not a percentage of correct answers.")
+    if not percent and not 0 <= value <= 1:
         hint = "; if the values are percent, give --percent or write percent signs" if value > 0 else ""
         raise ValueError(f"{where} is {cell}, which is not a fraction of correct answers between 0 and 1{hint}.")
-    return 1.0
+    return 0.01 if percent else 1.0
 
 
 def _require_fractions(content: DelimitedTable, column: str, values: list[Value], *, percent: bool) -> None:

@@ -14,24 +14,11 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-BBH_CATEGORIES = {
-    "Algorithmic": (
-        "multistep_arithmetic_two", "boolean_expressions", "logical_deduction", "geometric_shapes", "dyck_languages",
-        "navigate", "temporal_sequences", "tracking_shuffled_objects",
-    ),
-    "Language understanding": ("disambiguation_qa", "hyperbaton", "snarks"),
-    "World knowledge": (
-        "sports_understanding", "movie_recommendation", "date_understanding", "causal_judgement", "ruin_names",
-    ),
-    "Multilingual": ("salient_translation_error_detection",),
-    "Others": (
-        "formal_fallacies", "object_counting", "penguins_in_a_table", "reasoning_about_colored_objects", "web_of_lies",
-        "word_sorting",
-    ),
-}  # fmt: skip
+TASKS = Path(__file__).with_name("benchmark_sizes.csv")
 # Tasks with versions for 3, 5 and 7 objects count as one task with the questions of all three.
 _SIZED = re.compile(r"_(three|five|seven)_objects$")
 Benchmark = Literal["mmlu", "bbh", "bbh-choice"]
@@ -72,7 +59,13 @@ def category_of(benchmark: str, name: str, root: Path | None = None) -> str:
     """Return the category of a task; "" if unknown (for MMLU: if the data root lacks categories.csv)."""
     if benchmark == "mmlu":
         return _mmlu_categories(root).get(name, "") if root else ""
-    return next((category for category, tasks in BBH_CATEGORIES.items() if task_of("bbh", name) in tasks), "")
+    return bbh_categories().get(task_of("bbh", name), "")
+
+
+@cache
+def bbh_categories() -> dict[str, str]:
+    """Return task -> category of BBH in the paper."""
+    return {task_of("bbh", row["task"]): row["category"] for row in csv_rows(TASKS) if row["benchmark"] == "bbh"}
 
 
 def write_tasks(benchmark: Benchmark, root: Path, folder: Path) -> list[Task]:
@@ -89,24 +82,23 @@ def write_tasks(benchmark: Benchmark, root: Path, folder: Path) -> list[Task]:
     """
     tasks = []
     for name, splits in sorted((_mmlu if benchmark == "mmlu" else _bbh)(root)):
-        offered = _offered(splits["test"]) if benchmark == "bbh-choice" else []
+        rows, task_file = splits["test"], _included_task_file(benchmark, name)
+        offered = _offered(rows) if benchmark == "bbh-choice" else []
         if benchmark == "bbh-choice" and not offered:
             continue  # free-text answers
-        for row, choices in zip(splits["test"], offered, strict=False):
+        for row, choices in zip(rows, offered, strict=False):
             row["choices"] = choices
         files = {split: str(folder / f"{name}.{split}.jsonl") for split in splits}
-        for split, rows in splits.items():
-            Path(files[split]).write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        for split, file in files.items():
+            Path(file).write_text("".join(f"{json.dumps(row)}\n" for row in splits[split]), encoding="utf-8")
         task = {
-            "include": str(_included_task_file(benchmark, name)), "task": f"{PREFIX}{benchmark}_{name}", "tag": None,
+            "include": str(task_file), "task": f"{PREFIX}{benchmark}_{name}", "tag": None,
             "dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files},
-            **(_multiple_choice_settings(_included_task_file(benchmark, name)) if offered else {}),
+            **(_multiple_choice_settings(task_file) if offered else {}),
         }  # fmt: skip
         (folder / f"{name}.yaml").write_text(json.dumps(task), encoding="utf-8")  # JSON is YAML
-        rows = splits["test"]
-        tasks.append(Task(
-            name, task_of(benchmark, name), category_of(benchmark, name, root), len(rows), chance(benchmark, rows)
-        ))  # fmt: skip
+        category = category_of(benchmark, name, root)
+        tasks.append(Task(name, task_of(benchmark, name), category, len(rows), chance(benchmark, rows)))
     return tasks
 
 
@@ -154,12 +146,8 @@ def _multiple_choice_settings(task_file: Path) -> dict[str, Any]:
 
 
 def _mmlu(root: Path) -> Iterator[tuple[str, dict[str, list[dict[str, Any]]]]]:
-    files = sorted((root / "mmlu" / "test").glob("*_test.csv"))
-    if not files:
-        raise FileNotFoundError(
-            f"no MMLU questions at {root / 'mmlu' / 'test'} (SUBJECT_test.csv; columns question, choice0 to choice3, "
-            "answer 0 to 3): see https://github.com/hendrycks/test, and --data-root DIR or HARNESS_DATA."
-        )
+    form = "SUBJECT_test.csv; columns question, choice0 to choice3, answer 0 to 3"
+    files = _files(root / "mmlu" / "test", "*_test.csv", "MMLU", form, "https://github.com/hendrycks/test")
     for file in files:
         name = file.stem.removesuffix("_test")
         dev = root / "mmlu" / "dev" / f"{name}_dev.csv"
@@ -168,31 +156,35 @@ def _mmlu(root: Path) -> Iterator[tuple[str, dict[str, list[dict[str, Any]]]]]:
 
 def _questions(file: Path) -> list[dict[str, Any]]:
     """Read questions as text: a choice that reads "None" or "0.50" stays as it is."""
-    with file.open(encoding="utf-8", newline="") as stream:
-        return [
-            {
-                "question": row["question"],
-                "choices": [row[f"choice{k}"] for k in range(4)],
-                "answer": int(row["answer"]),
-            }
-            for row in csv.DictReader(stream)
-        ]
+    return [
+        {"question": row["question"], "choices": [row[f"choice{k}"] for k in range(4)], "answer": int(row["answer"])}
+        for row in csv_rows(file)
+    ]
 
 
 def _mmlu_categories(root: Path) -> dict[str, str]:
     file = root / "mmlu" / "categories.csv"
-    if not file.is_file():
-        return {}
+    return {row["subject"]: row["category"] for row in csv_rows(file)} if file.is_file() else {}
+
+
+def csv_rows(file: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file of ours or of a benchmark, all cells as text."""
     with file.open(encoding="utf-8", newline="") as stream:
-        return {row["subject"]: row["category"] for row in csv.DictReader(stream)}
+        return list(csv.DictReader(stream))
 
 
 def _bbh(root: Path) -> Iterator[tuple[str, dict[str, list[dict[str, Any]]]]]:
-    files = sorted((root / "bbh" / "bbh").glob("*.json"))
-    if not files:
-        raise FileNotFoundError(
-            f"no BBH questions at {root / 'bbh' / 'bbh'} (TASK.json): see "
-            "https://github.com/suzgunmirac/BIG-Bench-Hard, and --data-root DIR or HARNESS_DATA."
-        )
+    source = "https://github.com/suzgunmirac/BIG-Bench-Hard"
+    files = _files(root / "bbh" / "bbh", "*.json", "BBH", "TASK.json", source)
     for file in files:
         yield file.stem, {"test": json.loads(file.read_text(encoding="utf-8"))["examples"]}
+
+
+def _files(folder: Path, pattern: str, benchmark: str, form: str, source: str) -> list[Path]:
+    """The question files of a benchmark; FileNotFoundError if there are none."""
+    files = sorted(folder.glob(pattern))
+    if not files:
+        raise FileNotFoundError(
+            f"no {benchmark} questions at {folder} ({form}): see {source}, and --data-root DIR or HARNESS_DATA."
+        )
+    return files

@@ -9,9 +9,9 @@ Method: harness/scoring/README.md#choice-of-the-layer and #intervals.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,17 +127,10 @@ def choose(
     held_out = [target.of(fits[layer].r, fits[layer].parts) for layer in layers]
     r = np.stack([held_out[k][fold] for fold, k in enumerate(chosen)])  # (fold, neuroid)
     low, high, kind = interval(r, parts, any_fit.test_share, np.array(responses.subjects)[target.neuroids], seed)
-    return ChosenLayer(
-        layer=layers[np.bincount(chosen).argmax()],
-        layer_folds=int(np.bincount(chosen).max()),
-        layer_choice=rule,
-        r=mean_of_parts(medians(r), parts),
-        r_low=low,
-        r_high=high,
-        interval_kind=kind,
-        n_neuroids=len(target.neuroids),
-        n_nan=int(np.isnan(r).all(axis=0).sum()),
-    )
+    times_chosen, score = np.bincount(chosen), mean_of_parts(medians(r), parts)
+    layer, n_nan = layers[times_chosen.argmax()], int(np.isnan(r).all(axis=0).sum())
+    n_neuroids = len(target.neuroids)
+    return ChosenLayer(layer, int(times_chosen.max()), rule, score, low, high, kind, n_neuroids, n_nan)
 
 
 def interval(
@@ -182,9 +175,8 @@ def interval(
 def _variance_over_subjects(r: Floats, parts: tuple[str, ...], by_subject: Sequence[Integers], seed: int) -> float:
     """Variance of the score over bootstrap samples of subjects."""
     draws = np.random.default_rng(seed).integers(len(by_subject), size=(N_BOOTSTRAP, len(by_subject)))
-    times = np.stack([np.bincount(draw, minlength=len(by_subject)) for draw in draws]).astype(
-        np.int32
-    )  # (draw, subject)
+    drawn = [np.bincount(draw, minlength=len(by_subject)) for draw in draws]
+    times = np.stack(drawn).astype(np.int32)  # (draw, subject)
     subject = np.empty(r.shape[1], dtype=np.int64)
     for k, neuroids in enumerate(by_subject):
         subject[neuroids] = k
@@ -192,10 +184,8 @@ def _variance_over_subjects(r: Floats, parts: tuple[str, ...], by_subject: Seque
         warnings.simplefilter("ignore", RuntimeWarning)  # a draw may contain no subject of an experiment
         by_fold = np.stack([_drawn_medians(row, subject, times) for row in r])  # (fold, draw)
         part_of_fold = np.array(parts)
-        scores = np.nanmean(
-            [np.nanmean(by_fold[part_of_fold == part], axis=0) for part in dict.fromkeys(parts)], axis=0
-        )
-        return float(np.nanvar(scores))
+        by_part = [np.nanmean(by_fold[part_of_fold == part], axis=0) for part in dict.fromkeys(parts)]
+        return float(np.nanvar(np.nanmean(by_part, axis=0)))
 
 
 def _drawn_medians(row: Floats, subject: Integers, times: Integers) -> Floats:
@@ -222,17 +212,19 @@ def median_ceiling(ceiling: Ceiling, target: Target) -> float:
 
 def medians(matrix: Floats) -> Floats:
     """Row-wise median, ignoring NaN; NaN for an all-NaN row."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        values: Floats = np.nanmedian(matrix, axis=1)
-    return values
+    return _without_warning(np.nanmedian, matrix, 1)
 
 
 def mean_over_folds(r: Floats) -> Floats:
     """(neuroid,) mean of (fold, neuroid) r, ignoring NaN; NaN for a neuroid without a score in any fold."""
+    return _without_warning(np.nanmean, r, 0)
+
+
+def _without_warning(statistic: Callable[..., Any], matrix: Floats, axis: int) -> Floats:
+    """A statistic along an axis, without NumPy's warning that all values are NaN."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        values: Floats = np.nanmean(r, axis=0)
+        values: Floats = statistic(matrix, axis=axis)
     return values
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -95,27 +96,16 @@ def _widened(fit: LayerFit, part: str, neuroids: Integers, n_neuroids: int) -> L
 def _joined(fits: Sequence[LayerFit]) -> LayerFit:
     """Concatenate fits of one layer that cover different folds, for instance of several experiments."""
 
-    def joined(name: str) -> Floats:
-        return np.concatenate([getattr(fit, name) for fit in fits])
-
     def mean(name: str) -> float:
         measured = [value for fit in fits if np.isfinite(value := getattr(fit, name))]
         return float(np.mean(measured)) if measured else float("nan")
 
     if len(fits) == 1:
         return fits[0]
-    return replace(
-        fits[0],
-        r=joined("r"),
-        alpha=joined("alpha"),
-        inner=joined("inner"),
-        rank=np.concatenate([fit.rank for fit in fits]),
-        at_low=mean("at_low"),
-        at_high=mean("at_high"),
-        test_share=mean("test_share"),
-        n_rows=sum(fit.n_rows for fit in fits),
-        parts=tuple(part for fit in fits for part in fit.parts),
-    )
+    columns: dict[str, Any] = {name: mean(name) for name in ("at_low", "at_high", "test_share")}
+    columns |= {name: np.concatenate([getattr(fit, name) for fit in fits]) for name in ("r", "alpha", "inner", "rank")}
+    parts = tuple(part for fit in fits for part in fit.parts)
+    return replace(fits[0], n_rows=sum(fit.n_rows for fit in fits), parts=parts, **columns)
 
 
 def fit_layer(X: Floats, Y: Floats, groups: Sequence[str], splits: Sequence[Fold], protocol: Protocol) -> LayerFit:
@@ -141,18 +131,13 @@ def _layer_fit(blocks: Iterable[list[FoldFit]], setup: Fitting, Y: Floats, n_fea
         return np.stack([np.concatenate([getattr(block, name) for block in fold]) for fold in by_fold])
 
     at_low, at_high = _at_ends(joined("place"), len(setup.penalty.alphas))
+    rank = np.array([max(block.rank for block in fold) for fold in by_fold])
+    n_rows = int((~np.isnan(Y)).any(axis=1).sum())
+    test_share = float(np.mean([len(split.test) / len(split.train) for split in setup.splits]))
     return LayerFit(
-        r=joined("r"),
-        alpha=joined("alpha"),
-        inner=joined("inner"),
-        at_low=at_low,
-        at_high=at_high,
-        rank=np.array([max(block.rank for block in fold) for fold in by_fold]),
-        n_features=n_features,
-        n_rows=int((~np.isnan(Y)).any(axis=1).sum()),
-        test_share=float(np.mean([len(split.test) / len(split.train) for split in setup.splits])),
+        joined("r"), joined("alpha"), joined("inner"), at_low, at_high, rank, n_features, n_rows, test_share,
         parts=("",) * len(by_fold),
-    )
+    )  # fmt: skip
 
 
 def _at_ends(places: Iterable[Floats], n_alphas: int) -> tuple[float, float]:

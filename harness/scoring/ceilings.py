@@ -26,14 +26,13 @@ OTHER_SUBJECTS, SPLIT_HALF = "r of other subjects", "reliability by split half"
 READER_HALVES = 200
 
 
-def of_responses(responses: Responses, protocol: Protocol, *, threads: int = 1) -> tuple[Floats, tuple[str, ...]]:
+def of_responses(responses: Responses, protocol: Protocol) -> tuple[Floats, tuple[str, ...]]:
     """Compute the ceiling of every neuroid.
 
     Args:
         responses: neuroids of subjects, and of the subject "group", which are means over subjects: a mean over the
             subjects' roi "ROI" has the roi "group ROI".
         protocol: folds, regression and metric.
-        threads: number of cores.
 
     Returns:
         (neuroid,) ceilings and (neuroid,) kinds (see the constants above); NaN and "" where there is none.
@@ -44,10 +43,8 @@ def of_responses(responses: Responses, protocol: Protocol, *, threads: int = 1) 
         groups = [responses.row_groups[row] for row in np.flatnonzero(rows)]
         values, restricted = responses.values[rows], _restrict(splits, rows)
         if restricted:
-            group_ceiling, group_kinds = of_subjects(
-                values, responses.subjects, groups, restricted, protocol, threads=threads
-            )
-            ceiling[neuroids], kinds[neuroids] = group_ceiling[neuroids], np.array(group_kinds, dtype=object)[neuroids]
+            alike = of_subjects(values, responses.subjects, groups, restricted, protocol)
+            ceiling[neuroids], kinds[neuroids] = (np.array(column, dtype=object)[neuroids] for column in alike)
     for neuroid in np.flatnonzero(np.array(responses.subjects) == GROUP):
         ceiling[neuroid] = split_half(_subject_means(responses, responses.rois[neuroid]))
         kinds[neuroid] = SPLIT_HALF if np.isfinite(ceiling[neuroid]) else ""
@@ -55,13 +52,7 @@ def of_responses(responses: Responses, protocol: Protocol, *, threads: int = 1) 
 
 
 def of_subjects(
-    values: Floats,
-    subjects: Sequence[str],
-    groups: Sequence[str],
-    splits: Sequence[Fold],
-    protocol: Protocol,
-    *,
-    threads: int = 1,
+    values: Floats, subjects: Sequence[str], groups: Sequence[str], splits: Sequence[Fold], protocol: Protocol
 ) -> tuple[Floats, tuple[str, ...]]:
     """Predict the neuroids of subjects from those of others, on the rows of one experiment.
 
@@ -71,15 +62,14 @@ def of_subjects(
         groups: (row,) rows left out together when alpha is chosen by groups.
         splits: the folds, as indices into these rows.
         protocol: regression and metric.
-        threads: number of cores.
 
     Returns:
         (neuroid,) ceilings and their kinds. The ceiling is the median over 100 bootstraps of v0, the asymptote at
         infinitely many subjects; NaN if a fit did not converge. If all pools that predict a neuroid have the same
         size (with two subjects), it is the mean of the neuroid's scores.
     """
-    collected = extrapolation.collect(values, subjects, groups, splits, protocol, threads=threads)
-    curves = extrapolation.extrapolate(collected, threads=threads)
+    collected = extrapolation.collect(values, subjects, groups, splits, protocol)
+    curves = extrapolation.extrapolate(collected)
     ceiling = np.median(curves[..., 0], axis=1)
     sizes = np.array([len(pool) for pool in collected.pools], dtype=int)
     scored = np.atleast_2d(np.isfinite(collected.scores).any(axis=1))
@@ -112,9 +102,8 @@ def split_half(values: Floats, n_splits: int = 10, seed: int = 0) -> float:
         seed: of the splits.
     """
     n_subjects = values.shape[1]
-    random = np.random.default_rng(seed)
-    in_first = random.permuted(np.tile(np.arange(n_subjects) < n_subjects // 2, (n_splits, 1)), axis=1)
-    corrected = corrected_halves(values, in_first)
+    halves = np.tile(np.arange(n_subjects) < n_subjects // 2, (n_splits, 1))
+    corrected = corrected_halves(values, np.random.default_rng(seed).permuted(halves, axis=1))
     corrected = corrected[np.isfinite(corrected)]
     return float(np.median(corrected)) if len(corrected) else float("nan")
 

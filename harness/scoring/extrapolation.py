@@ -47,16 +47,9 @@ class PooledScores(NamedTuple):
 
 
 def collect(
-    values: Floats,
-    subjects: Sequence[str],
-    groups: Sequence[str],
-    splits: Sequence[Fold],
-    protocol: Protocol,
-    *,
-    n_pools: int = 10,
-    seed: int = 0,
-    threads: int = 1,
-) -> PooledScores:
+    values: Floats, subjects: Sequence[str], groups: Sequence[str], splits: Sequence[Fold], protocol: Protocol, *,
+    n_pools: int = 10, threads: int = 1,
+) -> PooledScores:  # fmt: skip
     """Predict every subject from pools of others.
 
     Args:
@@ -67,7 +60,6 @@ def collect(
         splits: the folds, as indices into these rows.
         protocol: regression and metric. If one alpha serves all neuroids, it is one per predicted subject.
         n_pools: maximum number of pools per size; see `draw_pools`.
-        seed: of the random pools.
         threads: as in kernels/ridge.py.
 
     Returns:
@@ -77,14 +69,11 @@ def collect(
     present = ~np.isnan(values).all(axis=0) & (subject_of != GROUP)
     complete = np.isfinite(values).all(axis=0) & present
     measured = np.unique(subject_of[complete]).tolist()
-    pools = draw_pools(measured, n_pools, seed)
+    pools = draw_pools(measured, n_pools, seed=0)
     scores = np.full((len(pools), len(splits), len(subject_of)), np.nan)
-    one_alpha_per_subject = regression.kind == "ridge" and not regression.per_neuroid
-    columns = (
-        [present & (subject_of == subject) for subject in np.unique(subject_of[present])]
-        if one_alpha_per_subject
-        else [present]
-    )
+    columns = [present]
+    if regression.kind == "ridge" and not regression.per_neuroid:  # one alpha per subject
+        columns = [present & (subject_of == subject) for subject in np.unique(subject_of[present])]
     fittings = [fitting.prepare(values[:, column], groups, splits, protocol) for column in columns if pools]
     scale: Scale = "center" if regression.scale == "center" else "zscore"  # "zscore sides" is for features only
     designs = tuple(design(values[:, complete & (subject_of == subject)], scale) for subject in measured)

@@ -43,16 +43,15 @@ class Fitting:
 
     def fit(self, X: Floats, Y: Floats, *, on_gpu: bool = False, threads: int = 1) -> list[FoldFit]:
         """Fit (row, feature) X to (row, neuroid) Y, all neuroids or some of them; returns one fit per fold."""
-        place = to_device if on_gpu else _stay
-        if self.regression.scale == "zscore sides":
-            fold_settings = [replace(self, splits=(split,)) for split in self.splits]
-            designs = (design(place(sides_zscored(X, split))) for split in self.splits)
-            fits = (
-                settings.fit_design(features, place(Y), on_gpu=on_gpu, threads=threads)
-                for settings, features in zip(fold_settings, designs, strict=True)
-            )
-            return [fit for (fit,) in fits]
-        return self.fit_design(design(place(X), self.regression.scale), place(Y), on_gpu=on_gpu, threads=threads)
+        place: Callable[[Floats], Floats] = to_device if on_gpu else lambda array: array
+        if self.regression.scale != "zscore sides":
+            return self.fit_design(design(place(X), self.regression.scale), place(Y), on_gpu=on_gpu, threads=threads)
+        fits = []
+        for split in self.splits:
+            features = design(place(sides_zscored(X, split)))
+            of_fold = replace(self, splits=(split,))
+            fits += of_fold.fit_design(features, place(Y), on_gpu=on_gpu, threads=threads)
+        return fits
 
     def fit_design(
         self, features: Design | Bands, Y: Floats, *, on_gpu: bool = False, threads: int = 1
@@ -62,19 +61,9 @@ class Fitting:
         if on_gpu and factors:
             factors = {key: to_device(Z) for key, Z in factors.items()}
         return fit_folds(
-            features,
-            Y,
-            self.splits,
-            self.penalty,
-            precision=self.regression.precision,
-            threads=threads,
-            metric=METRICS[self.metric],
-            factors=factors,
-        )
-
-
-def _stay(array: Floats) -> Floats:
-    return array
+            features, Y, self.splits, self.penalty, precision=self.regression.precision, threads=threads,
+            metric=METRICS[self.metric], factors=factors,
+        )  # fmt: skip
 
 
 class Matrices(Interface):

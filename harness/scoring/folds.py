@@ -93,34 +93,17 @@ def equal_blocks(n_rows: int, n_blocks: int) -> Integers:
     return np.repeat(np.arange(n_blocks), [len(part) for part in np.array_split(np.arange(n_rows), n_blocks)])
 
 
-def _shuffled(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
-    """Independent random draws."""
-    from sklearn.model_selection import ShuffleSplit
+def _at_random(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
+    """Independent random draws, or folds that test every row once; "stratified": with classes in equal proportions."""
+    from sklearn.model_selection import KFold, ShuffleSplit, StratifiedKFold, StratifiedShuffleSplit
 
+    stratified = rule.kind.startswith("stratified")
+    if rule.kind.endswith("kfold"):
+        kfold = StratifiedKFold if stratified else KFold
+        return _folds_of(kfold(rule.n, shuffle=True, random_state=rule.seed), groups)
     sizes = {"test_size": rule.test_fraction, "train_size": rule.train_fraction}
-    return _folds_of(ShuffleSplit(rule.n, **sizes, random_state=rule.seed), groups)
-
-
-def _stratified_shuffled(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
-    """Independent random draws with classes in equal proportions."""
-    from sklearn.model_selection import StratifiedShuffleSplit
-
-    sizes = {"test_size": rule.test_fraction, "train_size": rule.train_fraction}
-    return _folds_of(StratifiedShuffleSplit(rule.n, **sizes, random_state=rule.seed), groups)
-
-
-def _kfold(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
-    """Every row is tested once, in random order."""
-    from sklearn.model_selection import KFold
-
-    return _folds_of(KFold(rule.n, shuffle=True, random_state=rule.seed), groups)
-
-
-def _stratified_kfold(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
-    """Every row is tested once, with classes in equal proportions."""
-    from sklearn.model_selection import StratifiedKFold
-
-    return _folds_of(StratifiedKFold(rule.n, shuffle=True, random_state=rule.seed), groups)
+    draws = StratifiedShuffleSplit if stratified else ShuffleSplit
+    return _folds_of(draws(rule.n, **sizes, random_state=rule.seed), groups)
 
 
 def _folds_of(splitter: Any, groups: Sequence[str]) -> Iterator[Fold]:
@@ -169,17 +152,14 @@ def _trimmed(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
             yield Fold(np.r_[rows[: max(start - gap, 0)], rows[stop + gap :]], rows[start:stop])
 
 
-def _held_out(is_test: np.ndarray[tuple[int], np.dtype[np.bool_]], gap: int = 0) -> Fold:
+def _held_out(is_test: np.ndarray[tuple[int], np.dtype[np.bool_]], gap: int) -> Fold:
     """Test on the marked rows, train on all rows more than `gap` rows away from any of them."""
     excluded = np.convolve(is_test, np.ones(2 * gap + 1))[gap : gap + len(is_test)] > 0.5
     return Fold(np.flatnonzero(~excluded), np.flatnonzero(is_test))
 
 
 _KINDS = {
-    "shuffled": _shuffled,
-    "kfold": _kfold,
-    "stratified shuffled": _stratified_shuffled,
-    "stratified kfold": _stratified_kfold,
+    **dict.fromkeys(("shuffled", "kfold", "stratified shuffled", "stratified kfold"), _at_random),
     "grouped": _grouped,
     "leave one group out": _leave_one_group_out,
     "contiguous": _contiguous,

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from harness.records import Dataset, Floats, Integers
-from harness.scoring.reading_times import control_terms, stories_of, with_words_before
+from harness.scoring.reading_times import control_terms, stories_of, with_words_before, within
 
 TERMS = ("word", "1 before", "2 before")
 ALL = "all"
 # From `se` to `sd_subjects`: not available for a single reader.
-_NOT_OF_READERS = (np.nan, np.nan, np.nan, np.nan, np.nan, np.nan, np.nan, np.nan)
+_NOT_OF_READERS = (np.nan,) * 8
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,8 @@ def fit(predictor: Floats, dataset: Dataset) -> list[Slope]:
     X = (X - centre) / np.where(scale > 0, scale, 1)  # the optimiser needs columns on one scale
     y = np.log(reading.by_subject_ms[word, subject].astype(np.float64))
     sentence = np.unique(dataset.stimuli.sentences, return_inverse=True)[1][word]
-    readers = np.unique(subject)
-    return _slopes(
-        X[word], y, np.searchsorted(readers, subject), sentence, [reading.subjects[i] for i in readers], scale
-    )
+    readers, number = np.unique(subject, return_inverse=True)
+    return _slopes(X[word], y, number, sentence, [reading.subjects[i] for i in readers], scale)
 
 
 def _is_held(terms: Floats, controls: Floats) -> bool:
@@ -106,20 +104,21 @@ def _slopes(
 ) -> list[Slope]:
     """Slopes from standardised X (reading, column), whose first columns are TERMS; scale: sd of each column."""
     import statsmodels.api as sm
+    from scipy.stats import norm
 
-    clustered = sm.OLS(_within(y[:, None], subject)[:, 0], _within(X, subject)).fit(
+    clustered = sm.OLS(within(y[:, None], subject)[:, 0], within(X, subject)).fit(
         cov_type="cluster", cov_kwds={"groups": np.column_stack([subject, sentence])}, use_t=False
     )
     mixed, counts, slopes = _mixed(X, y, subject), np.bincount(subject), []
     converged = mixed is not None and bool(mixed.converged)
     for k, term in enumerate(TERMS):
         slope, se = float(clustered.params[k]) / scale[k], float(clustered.bse[k]) / scale[k]
-        from_mixed = np.nan, np.nan, np.nan, np.nan
+        from_mixed = (np.nan,) * 4
         if mixed is not None:
             fixed, error = float(mixed.fe_params[k + 1]) / scale[k], float(mixed.bse_fe[k + 1]) / scale[k]
             deviation = float(np.sqrt(max(mixed.cov_re[k + 1, k + 1], 0))) / scale[k]
             from_mixed = fixed, error, float(mixed.pvalues[k + 1]), deviation
-        low, high, p = slope - 1.96 * se, slope + 1.96 * se, _two_sided(slope / se)
+        low, high, p = slope - 1.96 * se, slope + 1.96 * se, float(2 * norm.sf(abs(slope / se)))
         slopes.append(Slope(term, ALL, slope, se, low, high, p, *from_mixed, len(readers), len(y), converged))
         for number, reader in enumerate(readers if mixed is not None else ()):
             reader_slope = from_mixed[0] + float(np.asarray(mixed.random_effects[number])[k + 1]) / scale[k]
@@ -143,16 +142,3 @@ def _mixed(X: Floats, y: Floats, subject: Integers) -> Any:
             return model.fit(method=["powell", "lbfgs"], free=free)
         except np.linalg.LinAlgError:
             return None
-
-
-def _two_sided(z: float) -> float:
-    from scipy.stats import norm
-
-    return float(2 * norm.sf(abs(z)))
-
-
-def _within(columns: Floats, subject: Integers) -> Floats:
-    """Subtract each reader's mean from (reading, column), which is equivalent to an intercept per reader."""
-    sums = np.stack([np.bincount(subject, weights=column) for column in columns.T], axis=1)
-    centred: Floats = columns - (sums / np.bincount(subject)[:, None])[subject]
-    return centred

@@ -11,7 +11,7 @@ al. (2020).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -93,14 +93,8 @@ def score(
         gains = _mean_interval(_held_out_gain(terms, reading.mean_ms, controls, folds, complete), sentences, seed)
     n_words, n_scored = int(usable.sum()), int(reading.scored.sum())
     language = dataset.language or f"{ENGLISH} (assumed)"
-    log.info(
-        "reading dataset=%s language=%r n_words=%d n_regression=%d r=%.4f",
-        dataset.name,
-        language,
-        n_words,
-        n_regression,
-        r,
-    )
+    message = "reading dataset=%s language=%r n_words=%d n_regression=%d r=%.4f"
+    log.info(message, dataset.name, language, n_words, n_regression, r)
     return ReadingScore(r, abs(r), r_low, r_high, *partial, *gains, n_words, n_scored - n_words, n_regression)
 
 
@@ -170,8 +164,18 @@ def _resamples(n_sentences: int, seed: int) -> Floats:
 
 def _sums(columns: Sequence[Floats], sentences: Integers) -> Floats:
     """(sentence, column) sums over the words of each sentence that occurs."""
-    numbers = np.unique(sentences, return_inverse=True)[1]
+    return _sums_by(columns, np.unique(sentences, return_inverse=True)[1])
+
+
+def _sums_by(columns: Iterable[Floats], numbers: Integers) -> Floats:
+    """(group, column) sums by group, whose numbers are 0, 1, ..."""
     return np.stack([np.bincount(numbers, weights=column) for column in columns], axis=1)
+
+
+def within(columns: Floats, numbers: Integers) -> Floats:
+    """Subtract each group's mean from (row, column), which is equivalent to an intercept per group."""
+    centred: Floats = columns - (_sums_by(columns.T, numbers) / np.bincount(numbers)[:, None])[numbers]
+    return centred
 
 
 def _pearson(sums: Floats) -> Floats:
@@ -208,9 +212,7 @@ def _residuals(
 ) -> tuple[Floats, Floats]:
     """(complete word,) residuals of predictor and reading time after controls and an intercept per story."""
     numbers = np.unique(stories[complete], return_inverse=True)[1]
-    columns = np.column_stack([predictor, mean_ms, controls])[complete]
-    sums = np.stack([np.bincount(numbers, weights=column) for column in columns.T], axis=1)
-    columns = columns - (sums / np.bincount(numbers)[:, None])[numbers]
+    columns = within(np.column_stack([predictor, mean_ms, controls])[complete], numbers)
     variables, control_columns = columns[:, :2], columns[:, 2:]
     x, y = (variables - control_columns @ np.linalg.lstsq(control_columns, variables, rcond=None)[0]).T
     # If the controls determine the predictor, its residuals are rounding errors.

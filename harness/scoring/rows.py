@@ -85,9 +85,8 @@ class BrainRows:
     def _beyond_controls(self, target: Target) -> Row:
         """Unique variance, aggregated like r: median over neuroids, mean over folds; NaN if it was not computed."""
         if self.unique is None:
-            return dict.fromkeys(("unique_r2", "unique_low", "unique_high", "controls_r2", "joint_r2"), np.nan) | {
-                "unique_over": ""
-            }
+            columns = ("unique_r2", "unique_low", "unique_high", "controls_r2", "joint_r2")
+            return {**dict.fromkeys(columns, np.nan), "unique_over": ""}
         over_controls, fit = self.unique, next(iter(self.fits.values()))
         parts = aggregate.fold_parts(fit, target)
         unique, controls, joint = (
@@ -105,16 +104,13 @@ class BrainRows:
 
     def _against_ceiling(self, r: float, target: Target) -> Row:
         kinds = sorted({self.ceiling.kinds[i] for i in target.neuroids} - {""})
-        return _ratio(r, aggregate.median_ceiling(self.ceiling, target), ", ".join(kinds))
+        ceiling = aggregate.median_ceiling(self.ceiling, target)
+        ratio = r / ceiling if ceiling > LEAST_CEILING else np.nan
+        return {"r": r, "ceiling": ceiling, "ceiling_kind": ", ".join(kinds), "ratio": ratio}
 
 
 def _place(layer: Layer) -> Row:
     return {"stack": layer.stack, "layer": layer.index}
-
-
-def _ratio(r: float, ceiling: float, kind: str) -> Row:
-    ratio = r / ceiling if ceiling > LEAST_CEILING else np.nan
-    return {"r": r, "ceiling": ceiling, "ceiling_kind": kind, "ratio": ratio}
 
 
 def _sizes(fit: LayerFit, target: Target | None = None) -> Row:

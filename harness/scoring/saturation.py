@@ -158,14 +158,9 @@ def _step(x: Floats, fits: _Fits, model: _Quadratic) -> tuple[_Fits, NDArray[np.
     stopped = (reduction < _TOLERANCE * fits.cost) & (ratio > 0.25)
     stopped |= _norm(move) < _TOLERANCE * (_TOLERANCE + _norm(fits.at))
     accepted = finite & (reduction > 0)
-    moved = fits._replace(
-        at=np.where(accepted, at, fits.at),
-        decay=np.where(accepted, decay, fits.decay),
-        cost=np.where(accepted, cost, fits.cost),
-        radius=radius,
-        damping=damping,
-    )
-    return moved, stopped & finite
+    tried = ((at, fits.at), (decay, fits.decay), (cost, fits.cost))
+    at, decay, cost = (np.where(accepted, new, old) for new, old in tried)
+    return fits._replace(at=at, decay=decay, cost=cost, radius=radius, damping=damping), stopped & finite
 
 
 def _cost(y: Floats, at: Floats, decay: Floats) -> Floats:
@@ -206,13 +201,8 @@ def _within_radius(model: _Quadratic, radius: Floats, damping: Floats, n_points:
     well_conditioned = np.sqrt(values[1]) > np.finfo(float).eps * n_points * np.sqrt(large)
     constrained = np.flatnonzero(~(well_conditioned & (_norm(g / values) <= radius)))
     damped = np.zeros_like(radius)
-    damped[constrained] = _damping(
-        values[:, constrained],
-        g[:, constrained],
-        radius[constrained],
-        damping[constrained],
-        well_conditioned[constrained],
-    )
+    given: tuple[Any, ...] = (values, g, radius, damping, well_conditioned)
+    damped[constrained] = _damping(*(array[..., constrained] for array in given))
     p = -g / (values + damped)
     p[:, constrained] *= radius[constrained] / _norm(p[:, constrained])
     return np.stack([cos * p[0] - sin * p[1], sin * p[0] + cos * p[1]]), damped

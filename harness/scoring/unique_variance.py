@@ -48,14 +48,9 @@ class UniqueVariance(NamedTuple):
 
 
 def over_controls(
-    model: Features,
-    layer: Layer,
-    controls: dict[str, Features],
-    responses: Responses,
-    protocol: Protocol,
-    *,
+    model: Features, layer: Layer, controls: dict[str, Features], responses: Responses, protocol: Protocol, *,
     threads: int = 1,
-) -> UniqueVariance:
+) -> UniqueVariance:  # fmt: skip
     """Compute the unique variance of one layer of a model over controls.
 
     Args:
@@ -94,16 +89,10 @@ def _of_part(
     bands = _bands(controls, responses)
     of_model, of_controls = 1.0 / X.shape[1], np.array([weight for _, weight in bands])
     return unique_variance(
-        design(X, "zscore"),
-        [band for band, _ in bands],
-        responses.values,
-        setup.splits,
-        setup.penalty,
+        design(X, "zscore"), [band for band, _ in bands], responses.values, setup.splits, setup.penalty,
         joint_weights=np.array([[model * of_model, *(others * of_controls)] for model, others in _TRIED]),
-        control_weights=of_controls[None],
-        precision=ridge.precision,
-        threads=threads,
-    )
+        control_weights=of_controls[None], precision=ridge.precision, threads=threads,
+    )  # fmt: skip
 
 
 def _bands(controls: dict[str, Features], responses: Responses) -> list[tuple[Design, float]]:
@@ -114,8 +103,7 @@ def _bands(controls: dict[str, Features], responses: Responses) -> list[tuple[De
     """
     matrices = [np.hstack(list(control.values.values()))[_at(responses, control)] for control in controls.values()]
     narrow = [Z for Z in matrices if Z.shape[1] <= _FEW_COLUMNS]
-    joined = [np.hstack(narrow)] if narrow else []
-    bands = [(design(Z, "zscore"), 1.0 / Z.shape[1]) for Z in joined]
+    bands = [(design(Z, "zscore"), 1.0 / Z.shape[1]) for Z in ([np.hstack(narrow)] if narrow else [])]
     return bands + [(design(Z), 1.0 / float(Z.var(axis=0).sum())) for Z in matrices if Z.shape[1] > _FEW_COLUMNS]
 
 

@@ -29,32 +29,25 @@ class Analysis(NamedTuple):
     trajectories: pd.DataFrame
 
 
-def analyse(scores: Scores, seed: int = 0) -> Analysis:
-    """Compute all statistics of the scores.
-
-    Args:
-        scores: from a run's tables or from a user's file.
-        seed: of the random sign flips and bootstrap draws.
+def analyse(scores: Scores) -> Analysis:
+    """Compute all statistics of the scores, from a run's tables or from a user's file.
 
     Returns:
         The statistics; a frame is empty where the scores do not allow any.
     """
     paired = tuning.pairs(scores)
     return Analysis(
-        tuning.tests(scores, paired, seed), tuning.by_family(paired), tuning.by_base(paired), paired,
+        tuning.tests(scores, paired), tuning.by_family(paired), tuning.by_base(paired), paired,
         correlations.correlations(scores), scaling.scaling(scores), scaling.trajectories(scores),
     )  # fmt: skip
 
 
-def sentences(analysis: Analysis, protocol: str | None = None) -> list[str]:
+def sentences(analysis: Analysis) -> list[str]:
     """Summarise the effect of tuning and what correlates with alignment in at most three sentences.
 
-    Args:
-        analysis: from `analyse`.
-        protocol: which protocol to summarise; None takes STRICT if present, else the first.
+    The protocol is STRICT if present, else the first.
     """
-    tuned = tuning_sentences(analysis, protocol) or [_NO_PAIRS]
-    return [*tuned, *property_sentences(analysis, protocol)]
+    return [*(tuning_sentences(analysis) or [_NO_PAIRS]), *property_sentences(analysis)]
 
 
 _NO_PAIRS = "No tuned model was scored together with its base, so the effect of tuning was not tested."
@@ -103,22 +96,18 @@ def property_sentences(analysis: Analysis, protocol: str | None = None) -> list[
     if rows.empty:
         return []
     population = "tuned" if (rows["population"] == "tuned").any() else "all"
-    rows = rows[(rows["population"] == population) & (rows["dataset"] == rows["dataset"].iloc[0])]
-    over_models = rows[(rows["given"] == "") & (rows["unit"] == "model") & rows["r"].notna()]
-    if over_models.empty:
-        return []
-    over_bases = rows[(rows["unit"] == "base") & (rows["given"] == "") & rows["r"].notna()]
-    if over_bases.empty:
+    rows = rows[(rows["population"] == population) & (rows["dataset"] == rows["dataset"].iloc[0]) & rows["r"].notna()]
+    plain = rows[rows["given"] == ""]
+    over_models, over_bases = (plain[plain["unit"] == unit] for unit in ("model", "base"))
+    if over_models.empty or over_bases.empty:
         return []
     top = max(over_models.to_dict("records"), key=lambda row: abs(row["r"]))
     over_bases = over_bases[over_bases["property"] == top["property"]]
-    text = (
-        f"The model property that correlates most with alignment is {top['property']}, r = {_r(top)} over {top['n']} "
-    )
-    text += f"{'tuned ' if population == 'tuned' else ''}models {_where(top)}"
+    text = f"The model property that correlates most with alignment is {top['property']}, r = {_r(top)} over {top['n']}"
+    text += f"{' tuned' if population == 'tuned' else ''} models {_where(top)}"
     text += "".join(f", {_r(row)} over {row['n']} bases" for row in over_bases.to_dict("records"))
     summary = [f"{text}."]
-    at_constant_size = rows[(rows["unit"] == "model") & (rows["given"] == correlations.LOG_SIZE) & rows["r"].notna()]
+    at_constant_size = rows[(rows["unit"] == "model") & (rows["given"] == correlations.LOG_SIZE)]
     knowledge = [row for row in at_constant_size.to_dict("records") if row["property"] in ("mmlu", "bbh")]
     if knowledge:
         terms = [f"{row['property'].upper()} {_r(row)} (p = {number(row['p'])})" for row in knowledge]

@@ -18,7 +18,7 @@ from harness.models.model_table import MODELS, ancestors
 from harness.statistics import analysis
 from harness.statistics.analysis import Analysis
 from harness.statistics.correlations import LOG_SIZE
-from harness.statistics.scores import AVERAGE, SIZE, Scores
+from harness.statistics.scores import AVERAGE, SIZE, Scores, grouped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,33 +112,31 @@ def compare_scores(ours: Scores, paper: Scores) -> pd.DataFrame:
     import pandas as pd
 
     rows = [*_score_rows(ours, paper), *_property_rows(ours, paper)]
-    compared = pd.DataFrame(rows, columns=["table", "model", "dataset", "protocol", "paper", "ours", "difference"])
+    compared = pd.DataFrame(rows, columns=["table", "model", "dataset", "protocol", "paper", "ours"])
+    compared["difference"] = compared["ours"] - compared["paper"]
     return compared[compared["paper"].notna() & compared["ours"].notna()].reset_index(drop=True)
 
 
-def _score_rows(ours: Scores, paper: Scores) -> Iterator[dict[str, object]]:
+def _score_rows(ours: Scores, paper: Scores) -> Iterator[tuple[str, str, str, str, float, float]]:
     """Tables 5 and 7: scores of brain recordings and reading times."""
     own = _with_average(ours.overall).set_index(["model", "dataset"])
     for row in paper.overall.to_dict("records"):
         dataset = next((name for name in DATASETS.get(row["dataset"], ()) if (row["model"], name) in own.index), None)
         if dataset is None:
             continue
-        is_reading = row["target"] == "reading"
+        table, sign_free = ("7", abs) if row["target"] == "reading" else ("5", float)
         for own_row in own.loc[[(row["model"], dataset)]].to_dict("records"):
-            score = abs(own_row["score"]) if is_reading else own_row["score"]
-            table = "7" if is_reading else "5"
-            yield _row(table, row["model"], dataset, own_row["protocol"], row["score"], score)
+            yield table, row["model"], dataset, own_row["protocol"], row["score"], sign_free(own_row["score"])
 
 
-def _property_rows(ours: Scores, paper: Scores) -> Iterator[dict[str, object]]:
+def _property_rows(ours: Scores, paper: Scores) -> Iterator[tuple[str, str, str, str, float, float]]:
     """Table 9: properties of the models."""
     shared = paper.models.index.intersection(ours.models.index)
     for column, own_names in PROPERTIES.items():
         own_column = next((name for name in own_names if name in ours.models), None)
         if own_column and column in paper.models:
             values = zip(shared, paper.models.loc[shared, column], ours.models.loc[shared, own_column], strict=True)
-            for model, printed, own in values:
-                yield _row("9", model, column, "", printed, own)
+            yield from (("9", model, column, "", printed, own) for model, printed, own in values)
 
 
 def _with_average(rows: pd.DataFrame) -> pd.DataFrame:
@@ -154,23 +152,16 @@ def _with_average(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([rows, mean.assign(dataset=AVERAGE, target="all", metric="pearson_r")])
 
 
-def _row(table: str, model: str, dataset: str, protocol: str, paper: float, ours: float) -> dict[str, object]:
-    return {
-        "table": table, "model": model, "dataset": dataset, "protocol": protocol, "paper": paper, "ours": ours,
-        "difference": ours - paper,
-    }  # fmt: skip
-
-
 def summary(compared: pd.DataFrame) -> pd.DataFrame:
     """Per data set and protocol: n_models, mean and largest difference, and r over models (from four models on)."""
     import numpy as np
     import pandas as pd
 
     rows = []
-    for key, group in compared.groupby(["table", "dataset", "protocol"], sort=False):
+    for key, group in grouped(compared, ["table", "dataset", "protocol"]):
         varies = len(group) > 3 and group["paper"].nunique() > 1 and group["ours"].nunique() > 1
         rows.append({
-            **dict(zip(["table", "dataset", "protocol"], key, strict=True)), "n_models": len(group),
+            **key, "n_models": len(group),
             "mean_difference": group["difference"].mean(), "largest_difference": group["difference"].abs().max(),
             "r_over_models": float(np.corrcoef(group["paper"], group["ours"])[0, 1]) if varies else float("nan"),
         })  # fmt: skip
@@ -193,9 +184,8 @@ def claims(paper: Scores) -> list[Claim]:
     _require_paper_columns(paper, statistics)
     gains = statistics.tuning.set_index("dataset")["gain_percent"]
     printed = {"pereira2018": 6.9, "blank2014": 8.0, "wehbe2014": 3.8}
-    of_gains = [
-        Claim(f"tuning gain on {name}, % (mean over 17 pairs)", printed[name], gains[name], 1) for name in BRAIN
-    ]
+    what = "tuning gain on {}, % (mean over 17 pairs)"
+    of_gains = [Claim(what.format(name), printed[name], gains[name], 1) for name in BRAIN]
     headline = Claim(
         "tuning gain, headline, %", 6.2, gains["average"], 1,
         f"6.2 is the mean of the three printed gains ({sum(printed.values()) / 3:.1f}); the column of averages itself "

@@ -50,15 +50,10 @@ def sign_flip(values: Floats, seed: int = 0) -> SignFlip:
         return SignFlip(math.nan, math.nan, exact=False)
     exact = 2**n <= N_FLIPS
     result = stats.permutation_test(
-        (values,), _mean, permutation_type="samples", vectorized=True, n_resamples=N_FLIPS if exact else N_DRAWN,
+        (values,), np.mean, permutation_type="samples", vectorized=True, n_resamples=N_FLIPS if exact else N_DRAWN,
         rng=np.random.default_rng(seed),
     )  # fmt: skip
     return SignFlip(float(result.pvalue), 2.0 ** (1 - n) if exact else 1 / (N_DRAWN + 1), exact)
-
-
-def _mean(x: Floats, axis: int) -> Floats:
-    mean: Floats = np.mean(x, axis=axis)
-    return mean
 
 
 class Interval(NamedTuple):

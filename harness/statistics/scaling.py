@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.records import Floats
-from harness.statistics.scores import SIZE, Scores
+from harness.statistics.scores import SIZE, Scores, grouped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,9 +97,7 @@ def _in_family(points: pd.DataFrame) -> dict[str, float]:
 def step_of(name: str) -> tuple[str, int] | None:
     """(training, step) encoded in the name of a checkpoint, or None."""
     match = _STEP.match(name)
-    if not match:
-        return None
-    return match["stem"].rstrip("-_@/."), int(match["step"] or match["steps"])
+    return (match["stem"].rstrip("-_@/."), int(match["step"] or match["steps"])) if match else None
 
 
 def checkpoints(scores: Scores) -> pd.DataFrame:
@@ -112,10 +110,8 @@ def checkpoints(scores: Scores) -> pd.DataFrame:
 
     all_rows = rows = scores.overall
     steps = rows["model"].map(step_of)
-    rows = rows[steps.notna()].assign(
-        training=[training_step[0] for training_step in steps if training_step],
-        step=[training_step[1] for training_step in steps if training_step],
-    )
+    training, step = ([training_step[place] for training_step in steps if training_step] for place in (0, 1))
+    rows = rows[steps.notna()].assign(training=training, step=step)
     rows = rows[rows.groupby("training")["step"].transform("nunique") > 1]
     if rows.empty:
         return rows
@@ -134,13 +130,12 @@ def trajectories(scores: Scores) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for key, group in checkpoints(scores).groupby(["training", "dataset", "protocol", "metric"], sort=False):
+    for key, group in grouped(checkpoints(scores), ["training", "dataset", "protocol", "metric"]):
         rho, p = _trend(group["step"].to_numpy(float), group["score"].to_numpy(float))
         first, last = group.iloc[0], group.iloc[-1]
         rows.append({
-            **dict(zip(["training", "dataset", "protocol", "metric"], key, strict=True)), "n_checkpoints": len(group),
-            "first_step": int(first["step"]), "last_step": int(last["step"]), "first_score": first["score"],
-            "last_score": last["score"], "rho": rho, "p": p,
+            **key, "n_checkpoints": len(group), "first_step": int(first["step"]), "last_step": int(last["step"]),
+            "first_score": first["score"], "last_score": last["score"], "rho": rho, "p": p,
         })  # fmt: skip
     return pd.DataFrame(rows)
 

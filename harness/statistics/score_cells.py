@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,19 +25,6 @@ _DELIMITED = (".csv", ".tsv", ".tab", ".txt")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 # Names under which R and pandas write a row index to a file.
 _INDEX = {"x", "x.1", "index", "rownames", "row.names", "row", "rn"}
-
-
-class Cells(NamedTuple):
-    """Contents of a file of scores.
-
-    frame: text columns as str, numeric columns as float64. lines: line number of each row. unit: what `lines` counts
-    (lines or rows). notes: what was unusual or is not used, as sentences.
-    """
-
-    frame: pd.DataFrame
-    lines: Any
-    unit: str
-    notes: list[str]
 
 
 def load(path: str, wanted: Collection[str], encoding: str | None = None) -> DelimitedTable:
@@ -74,19 +61,19 @@ def _of_json(path: str, encoding: str | None) -> DelimitedTable:
     import pandas as pd
 
     try:
-        content = json.loads(text_of(TextSource(path, encoding)))
-        frame = pd.DataFrame(content, dtype=object)
+        frame = pd.DataFrame(json.loads(text_of(TextSource(path, encoding))), dtype=object)
     except ValueError as error:
         raise ValueError(f"{path} is not a list of JSON records: {error}") from None
-    nested = [name for name in frame if frame[name].map(lambda value: isinstance(value, dict | list)).any()]
-    if nested:
+    if nested := [name for name in frame if frame[name].map(lambda value: isinstance(value, dict | list)).any()]:
         raise ValueError(
             f"{path}: column {nested[0]!r} contains lists or objects; wanted one text or number in each cell."
         )
     return table.without_index(DelimitedTable(path.rsplit("/", 1)[-1], frame, range(1, len(frame) + 1), "row"))
 
 
-def typed(content: DelimitedTable, texts: Collection[str], scores: Collection[str], size: str) -> Cells:
+def typed(
+    content: DelimitedTable, texts: Collection[str], scores: Collection[str], size: str
+) -> tuple[pd.DataFrame, list[str]]:
     """Decide for each column whether it is text or numeric, and convert it.
 
     Args:
@@ -94,6 +81,9 @@ def typed(content: DelimitedTable, texts: Collection[str], scores: Collection[st
         texts: names of columns that are always text.
         scores: names of columns that must be numeric.
         size: name of the column with numbers of parameters, where values such as 7B are allowed.
+
+    Returns:
+        Text columns as str and numeric columns as float64; what was unusual or is not used, as sentences.
 
     Raises:
         ValueError: if a cell of a numeric column is not a number; the message names file, line, column and model.
@@ -115,8 +105,7 @@ def typed(content: DelimitedTable, texts: Collection[str], scores: Collection[st
             unused.append(str(name))
     if unused:
         notes.append(f"columns not used because they are not numbers: {', '.join(unused)}.")
-    frame = pd.DataFrame(columns, columns=list(columns))
-    return Cells(frame, content.lines, content.unit, notes)
+    return pd.DataFrame(columns, columns=list(columns)), notes
 
 
 def _counts_rows(content: DelimitedTable, name: str) -> bool:
@@ -128,11 +117,8 @@ def _is_mostly_numbers(content: DelimitedTable, name: str, size: str) -> bool:
     """Whether at least half of the non-empty cells are numbers."""
     cells = [cell.strip() for cell in content.texts(name)]
     present = [cell for cell in cells if cell.lower() not in MISSING]
-    return (
-        2 * sum(looks_like_a_number(cell) or (name == size and sizes.has_suffix(cell)) for cell in present)
-        >= len(present)
-        > 0
-    )
+    n_numbers = sum(looks_like_a_number(cell) or (name == size and sizes.has_suffix(cell)) for cell in present)
+    return 2 * n_numbers >= len(present) > 0
 
 
 def _numbers(content: DelimitedTable, name: str, size: str) -> Any:

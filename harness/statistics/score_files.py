@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIXES = ("_r", "_score")  # of score columns, in a table with one row per model
+_SUFFIX = re.compile(rf"({'|'.join(SUFFIXES)})\Z")
 _ALIASES = {"name": "model", "tuned_from": "base", "parameters": SIZE, "n_parameters_nominal": SIZE, "params": SIZE}
 _MAIN = ("is_main", "in_paper_25")  # whether a model is included in the tests
 _NEVER = {"model", "family", "base", "is_tuned", "pair_source", *_MAIN}
@@ -29,9 +31,7 @@ _TEXTS = {*_NEVER, *_LONG} - {"score", "r"}
 BEHAVIOUR = ("futrell", "reading", "natural_stories", "naturalstories")  # prefixes of names of reading-time data sets
 
 
-def read(
-    path: str, columns: Sequence[str] = (), where: Sequence[str] = (), encoding: str | None = None
-) -> Scores:  # fmt: skip
+def read(path: str, columns: Sequence[str] = (), where: Sequence[str] = (), encoding: str | None = None) -> Scores:
     """Read a file of scores.
 
     A file has either one row per model, with one score column per data set (`DATASET_r`, `DATASET_score`, or the name
@@ -57,17 +57,17 @@ def read(
     names = [str(name) for name in content.frame]
     is_long = "dataset" in names and bool({"score", "r"} & set(names)) and not columns
     scores = {"score", "r"} & set(names) if is_long else set(_score_columns(path, names, columns))
-    cells = score_cells.typed(content, _TEXTS, scores, SIZE)
+    frame, notes_of_cells = score_cells.typed(content, _TEXTS, scores, SIZE)
     _require_names(content, ("model", "dataset", "subject") if is_long else ("model",))
-    notes_of_names = _compose_names(cells.frame)
-    frame = _filtered(cells.frame, where).reset_index(drop=True)
+    notes_of_names = _compose_names(frame)
+    frame = _filtered(frame, where).reset_index(drop=True)
     if frame.empty:
         raise ValueError(f"{path}: no rows{' where ' + ' and '.join(where) if where else ''}.")
     rows, subjects, score_columns = _long(frame) if is_long else _wide(path, frame, columns)
     models, notes = _models(path, frame, score_columns)
     brain = {name for name in rows["dataset"] if not name.lower().startswith(BEHAVIOUR)}
     rows.loc[~rows["dataset"].isin(brain), "target"] = "reading"
-    return of_frames(path, rows, models, subjects, brain, (*cells.notes, *notes_of_names, *notes))
+    return of_frames(path, rows, models, subjects, brain, (*notes_of_cells, *notes_of_names, *notes))
 
 
 def _columns(content: DelimitedTable) -> DelimitedTable:
@@ -87,11 +87,9 @@ def _compose_names(frame: pd.DataFrame) -> list[str]:
     for name in ("model", "base"):
         if name in frame:
             composed = frame[name].map(lambda text: unicodedata.normalize("NFC", text))
-            twofold = sorted(set(composed[frame[name] != composed]) & set(frame[name]))
-            if twofold:
-                notes.append(
-                    f"{name} {twofold[0]!r} is written in two Unicode forms, which are treated as the same name."
-                )
+            twofold = sorted(set(composed[frame[name] != composed]) & set(frame[name]))[:1]
+            notes += [f"{name} {text!r} is written in two Unicode forms, which are treated as the same name."
+                      for text in twofold]  # fmt: skip
             frame[name] = composed
     return notes
 
@@ -112,18 +110,12 @@ def _filtered(frame: pd.DataFrame, where: Sequence[str]) -> pd.DataFrame:
             near = nearest(name, map(str, frame.columns)) or list(frame.columns)
             raise ValueError(f"--where {condition}: there is no column {name}; the nearest are {', '.join(near)}.")
         column = frame[name]
-        if column.dtype.kind in "fiu":
-            frame = frame[column == _number(value, f"--where {condition}")]
-        else:
-            frame = frame[column.astype(str).str.lower() == value.lower()]
+        is_number = column.dtype.kind in "fiu"
+        try:
+            frame = frame[column == float(value) if is_number else column.astype(str).str.lower() == value.lower()]
+        except ValueError:
+            raise ValueError(f"--where {condition}: wanted a number.") from None
     return frame.copy()
-
-
-def _number(text: str, option: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{option}: wanted a number.") from None
 
 
 def _score_columns(path: str, names: list[str], columns: Sequence[str]) -> list[str]:
@@ -132,11 +124,8 @@ def _score_columns(path: str, names: list[str], columns: Sequence[str]) -> list[
     datasets_by_name = {AVERAGE, *datasets.DATASETS, *(name.partition("-")[0] for name in datasets.DATASETS)}
     chosen = list(columns) or [name for name in names if name.endswith(SUFFIXES) or name in datasets_by_name]
     if missing or not chosen:
-        problem = (
-            f"no column {missing[0]}"
-            if missing
-            else f"no column name ends in {' or '.join(SUFFIXES)} or is that of a data set"
-        )
+        none_chosen = f"no column name ends in {' or '.join(SUFFIXES)} or is that of a data set"
+        problem = f"no column {missing[0]}" if missing else none_chosen
         raise ValueError(f"{path}: {problem}; choose score columns (--score) from {', '.join(names)}.")
     return chosen
 
@@ -151,12 +140,9 @@ def _wide(path: str, frame: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.Da
             "Select rows with --where COLUMN=VALUE."
         )
     rows = frame[["model", *chosen]].melt("model", var_name="column", value_name="score")
-    dataset_of = {
-        name: next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name) for name in chosen
-    }
-    metrics = {name: "pearson_r" if name.endswith("_r") else "score" for name in chosen}
     rows = rows.assign(
-        dataset=rows["column"].map(dataset_of), metric=rows["column"].map(metrics), target="all",
+        dataset=rows["column"].str.replace(_SUFFIX, "", regex=True), target="all",
+        metric=rows["column"].str.endswith("_r").map({True: "pearson_r", False: "score"}),
         protocol=_texts(frame, "protocol", "").set_axis(frame["model"]).reindex(rows["model"]).to_numpy(),
     )  # fmt: skip
     return rows[["model", "dataset", "protocol", "target", "metric", "score"]], None, set(chosen)
@@ -250,9 +236,8 @@ def _model_of(path: str, base: str, models: pd.DataFrame, notes: list[str]) -> s
         return base
     candidates = {str(model): form for model in models.index if (form := difference_of(base, str(model)))}
     if len(candidates) > 1:
-        raise ValueError(
-            f"{path}: base {base!r} is not the exact name of a model; it could be {' or '.join(candidates)}."
-        )
+        could_be = " or ".join(candidates)
+        raise ValueError(f"{path}: base {base!r} is not the exact name of a model; it could be {could_be}.")
     for model, form in candidates.items():
         notes.append(f"base {base!r} is matched to the model {model!r}, from which it differs in {form}.")
         return model
@@ -269,10 +254,9 @@ def _notes(models: pd.DataFrame, varying: list[str], flag: str | None) -> list[s
         excluded = ", ".join(models.index[~models["is_main"]])
         notes.append(f"{flag} is 0 for {excluded}: shown in the tables, left out of the tests.")
     unpaired = [
-        f"{name} (tuned from {base})" if not base.startswith("unknown base") else name
-        for name, base in models["base"].items()
-        if base and base not in models.index
-    ]
+        name if base.startswith("unknown base") else f"{name} (tuned from {base})"
+        for name, base in models["base"].items() if base and base not in models.index
+    ]  # fmt: skip
     if unpaired:
         notes.append(f"tuned models without a row for their base: {', '.join(unpaired)}.")
     if not (models["base"] != "").any():

@@ -23,6 +23,7 @@ AVERAGE = "average"  # pseudo data set: mean of a model's raw scores over the br
 SIZE = "n_parameters"
 MOST_NEUROIDS = 5_000_000  # over all models; above it, subjects' scores are not read: intervals are over bases only
 
+_ABOUT_MODEL = ["family", "base", "pair_source", "is_main"]
 _KEYS = ["model", "dataset", "protocol", "target", "metric"]
 
 
@@ -58,18 +59,18 @@ class Scores:
 
     def groups(self) -> list[tuple[dict[str, str], pd.DataFrame]]:
         """The rows of `overall`, grouped by data set, protocol and metric."""
-        names = ["dataset", "protocol", "metric"]
-        return [(dict(zip(names, key, strict=True)), rows) for key, rows in self.overall.groupby(names, sort=False)]
+        return grouped(self.overall, ["dataset", "protocol", "metric"])
+
+
+def grouped(rows: pd.DataFrame, names: list[str]) -> list[tuple[dict[str, str], pd.DataFrame]]:
+    """Rows grouped by several columns, in order of appearance; a group comes with its values of the columns."""
+    return [(dict(zip(names, key, strict=True)), group) for key, group in rows.groupby(names, sort=False)]
 
 
 def of_frames(
-    source: str,
-    rows: pd.DataFrame,
-    models: pd.DataFrame,
-    people: pd.DataFrame | None = None,
-    brain: set[str] | None = None,
-    notes: tuple[str, ...] = (),
-) -> Scores:
+    source: str, rows: pd.DataFrame, models: pd.DataFrame, people: pd.DataFrame | None = None,
+    brain: set[str] | None = None, notes: tuple[str, ...] = (),
+) -> Scores:  # fmt: skip
     """Make scores from frames, and add the average over the brain data sets if it is missing.
 
     Args:
@@ -86,7 +87,7 @@ def of_frames(
     import pandas as pd
 
     require_unique([" ".join(map(str, key)) for key in rows[_KEYS].to_numpy()], f"scores ({', '.join(_KEYS)})")
-    properties = tuple(name for name in models if name not in {"family", "base", "pair_source", "is_main"})
+    properties = tuple(name for name in models if name not in _ABOUT_MODEL)
     if people is None:
         people = pd.DataFrame(columns=["model", "dataset", "protocol", "subject", "score"])
     averaged = _average(rows, brain)
@@ -129,12 +130,9 @@ def of_tables(out: str, run: str | None = None) -> Scores:
 
 
 def of_run(
-    source: str,
-    brain: pd.DataFrame,
-    reading: pd.DataFrame,
-    properties: pd.DataFrame,
+    source: str, brain: pd.DataFrame, reading: pd.DataFrame, properties: pd.DataFrame,
     benchmarks: pd.DataFrame | None = None,
-) -> Scores:
+) -> Scores:  # fmt: skip
     """Make scores from the tables of a run.
 
     Args:
@@ -149,11 +147,10 @@ def of_run(
     for name, values in _benchmarks(benchmarks).items():
         models[name] = values.reindex(models.index)
     models = models.dropna(axis="columns", how="all").reindex(sorted(set(rows["model"]) | set(models.index)))
-    for name in ("family", "base", "pair_source"):
+    for name in _ABOUT_MODEL[:-1]:
         models[name] = models[name].fillna("") if name in models else ""
     models["is_main"] = True
-    first = ["family", "base", "pair_source", "is_main"]
-    models = models[[*first, *(name for name in models if name not in first)]]
+    models = models[[*_ABOUT_MODEL, *(name for name in models if name not in _ABOUT_MODEL)]]
     return of_frames(source, rows, models, brain=set(brain["dataset"]))
 
 
@@ -167,17 +164,15 @@ def _rows(brain: pd.DataFrame, reading: pd.DataFrame) -> pd.DataFrame:
 
     gains = reading[reading["delta_ll"].notna()] if "delta_ll" in reading else reading.iloc[:0]
     frames = [long_form(brain, "r"), long_form(reading, "r", target="reading")]
-    if len(gains):
-        frames.append(long_form(gains, "delta_ll", target="reading", metric="delta_ll"))
+    frames += [long_form(gains, "delta_ll", target="reading", metric="delta_ll")] if len(gains) else []
     return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
 def _models(properties: pd.DataFrame) -> pd.DataFrame:
     names = {"tuned_from": "base", "next_word_loss": "next-word loss"}
     models = properties[properties["kind"] == "model"].rename(columns=names).set_index("model")
-    return models.reindex(columns=["family", "base", "pair_source", SIZE, "next-word loss"]).astype(
-        {SIZE: float, "next-word loss": float}
-    )
+    models = models.reindex(columns=["family", "base", "pair_source", SIZE, "next-word loss"])
+    return models.astype({SIZE: float, "next-word loss": float})
 
 
 def _benchmarks(rows: pd.DataFrame | None) -> dict[str, pd.Series]:
@@ -208,9 +203,8 @@ def subject_scores(out: str, run: str, brain: pd.DataFrame) -> pd.DataFrame:
     if chosen["n_neuroids"].sum() > MOST_NEUROIDS:
         return pd.DataFrame(columns=columns)
     keys = ["model", "dataset", "protocol", "stack", "layer"]
-    rows = tables.read(
-        out, "neuroid_scores", run, [*keys, "subject", "roi", "r"], set(chosen["model"]), _layers_of(chosen)
-    )
+    columns_read, models = [*keys, "subject", "roi", "r"], set(chosen["model"])
+    rows = tables.read(out, "neuroid_scores", run, columns_read, models, _layers_of(chosen))
     rows = rows[(rows["subject"] != "") & (rows["subject"] != "group") & ~rows["roi"].str.startswith("group ")]
     medians = rows.groupby([*keys[:3], "subject"], as_index=False)["r"].median().rename(columns={"r": "score"})
     several = medians.groupby(["dataset", "protocol"])["subject"].transform("nunique") > 1

@@ -17,7 +17,7 @@ import numpy as np
 
 from harness.records import Floats
 from harness.statistics.resampling import NO_INTERVAL, Interval, bootstrap, sign_flip
-from harness.statistics.scores import OVERALL, Scores
+from harness.statistics.scores import OVERALL, Scores, grouped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,11 +66,11 @@ def by_family(paired: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for key, group in _measured(paired).groupby([*_GROUP, "family"], sort=False):
+    for key, group in grouped(_measured(paired), [*_GROUP, "family"]):
         base_means = group.groupby("base")["difference"].mean()
         interval = bootstrap(base_means.to_numpy())
         rows.append({
-            **dict(zip([*_GROUP, "family"], key, strict=True)), "n_pairs": len(group), "n_bases": len(base_means),
+            **key, "n_pairs": len(group), "n_bases": len(base_means),
             "gain_percent": group["gain_percent"].mean(), "difference": group["difference"].mean(),
             "by_base": base_means.mean(), "low": interval.low, "high": interval.high,
         })  # fmt: skip
@@ -92,10 +92,7 @@ def tests(scores: Scores, paired: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     from scipy import stats
 
     main = _measured(paired[paired["is_main"]])
-    rows = [
-        {**dict(zip(_GROUP, key, strict=True)), **_test(group, _by_subject(scores, group), seed)}
-        for key, group in main.groupby(_GROUP, sort=False)
-    ]
+    rows = [{**key, **_test(group, _by_subject(scores, group), seed)} for key, group in grouped(main, _GROUP)]
     table = pd.DataFrame(rows)
     if rows:
         p = table["p_sign_flip"].to_numpy(float)

@@ -88,16 +88,10 @@ def compare(size: Size, name: str, threads: int) -> tuple[str, ...]:
     their_scoring = n_draws * RULE.n * seconds_of_a_fit(values, subjects, splits, collected, name)
     their_fitting = size.neuroids * seconds_of_a_neuroid(collected, curves)
     ratio = (their_scoring + their_fitting) / (scoring + fitting)
+    recording = f"{size.rows} x {size.neuroids}, {size.subjects} subjects"
+    counts = map(str, (len(collected.pools), n_pairs, n_draws))
     numbers = [f"{each:.1f}" for each in (scoring, fitting, their_scoring, their_fitting)]
-    counts = [str(each) for each in (len(collected.pools), n_pairs, n_draws)]
-    return (
-        f"{size.rows} x {size.neuroids}, {size.subjects} subjects",
-        name,
-        *counts,
-        *numbers,
-        f"{ratio:.0f}",
-        f"{clock:.1f}",
-    )
+    return (recording, name, *counts, *numbers, f"{ratio:.0f}", f"{clock:.1f}")
 
 
 def make(size: Size) -> tuple[np.ndarray, np.ndarray]:

@@ -45,7 +45,7 @@ from harness.units import quickstart
 
 SPEC = replace(quickstart_spec(), models=("tiny-llama", "tiny-gpt2"), protocols=("strict",))
 TABLES = ("neuroid_scores", "layer_scores", "model_scores", "reading_scores", "word_surprisals", "folds")
-OF_A_RUN = {"created", "code_version", "run"}
+OF_A_RUN = ["created", "code_version", "run"]
 MEMORY = {"object_store_memory": 2**27}
 READS, SCORES = "ray::ModelActor.extract", "ray::score"
 
@@ -82,18 +82,20 @@ class Bench:
 
     def differences(self, out: str, *, without: str = "", good: str = "", run: str = "") -> int:
         """How many rows of the tables of scores differ."""
-        lost = 0
-        for table in TABLES:
-            both = (out, good or str(self.good))
-            ours, theirs = (_rows(tables.read(each, table, run or self.run), without) for each in both)
-            lost += len(ours ^ theirs)
-        return lost
+        return n_differing(TABLES, out, good or str(self.good), run or self.run, without)
 
 
-def _rows(frame: Any, without: str) -> set[tuple[Any, ...]]:
+def n_differing(names: tuple[str, ...], out: str, other: str, run: str, without: str = "") -> int:
+    """Rows of the tables of one run that another OUT has not, or has otherwise; without those of one model."""
+    pairs = [[rows_of(tables.read(each, name, run), without) for each in (out, other)] for name in names]
+    return sum(len(ours ^ theirs) for ours, theirs in pairs)
+
+
+def rows_of(frame: Any, without: str = "") -> set[tuple[Any, ...]]:
+    """The rows of a table, but for what differs between runs."""
     if without and "model" in frame:
         frame = frame[~frame["model"].str.startswith(without)]
-    frame = frame.drop(columns=[name for name in OF_A_RUN if name in frame])
+    frame = frame.drop(columns=OF_A_RUN, errors="ignore")
     return {tuple(map(repr, row)) for row in frame.itertuples(index=False)}
 
 
@@ -377,8 +379,7 @@ def model_poisoned(bench: Bench, folder: Path) -> Tried:
                     ]:
                         process.send_signal(signal.SIGSEGV)
 
-    thread = threading.Thread(target=bite, daemon=True)
-    thread.start()
+    threading.Thread(target=bite, daemon=True).start()
     outcome: Outcome = pipeline.run(SPEC, out)
     ended.set()
     named = {failure.model.partition(":")[0] for failure in outcome.failures} == {"tiny-gpt2"}
@@ -452,11 +453,9 @@ def tried(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any
 
 
 def _row(name: str, results: list[Tried]) -> dict[str, Any]:
-    row = {
-        "fault": name, "tried": sum(one.n for one in results), "survived": sum(one.survived for one in results),
-        "rows_lost": sum(one.lost for one in results), "units_repeated": sum(one.repeated for one in results),
-        "computed_twice": sum(one.twice for one in results), "silent": sum(one.silent for one in results),
-    }  # fmt: skip
+    fields = ("n", "survived", "lost", "repeated", "twice", "silent")
+    sums = [sum(getattr(one, field) for one in results) for field in fields]
+    row = dict(zip(COLUMNS, (name, *sums), strict=True))
     print(row, file=sys.stderr, flush=True)
     return row
 

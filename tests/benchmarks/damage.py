@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from chaos import SPEC, Bench, Tried, _rows, kill_all
+from chaos import SPEC, Bench, Tried, kill_all, rows_of
 from safetensors.numpy import load_file, save_file
 
 from harness.models import tiny
@@ -148,13 +148,12 @@ def hostile_checkpoints(bench: Bench, folder: Path) -> Tried:
     for table in ("neuroid_scores", "layer_scores", "model_scores", "word_surprisals"):
         frames = (tables.read(str(folder / name), table, run.run)
                   for name, run in (("alone", alone), ("together", together)))  # fmt: skip
-        ours, theirs = (_rows(frame[frame["model"].str.startswith("good-")], "") for frame in frames)
+        ours, theirs = (rows_of(frame[frame["model"].str.startswith("good-")]) for frame in frames)
         lost += len(ours ^ theirs)
     scores = tables.read(str(folder / "together"), "model_scores", together.run)
     answered = {failure.model.partition(":")[0] for failure in together.failures} | set(scores["model"])
-    print(
-        f"hostile: {len(bad)}; rows of failures {len(together.failures)}; models named {len(answered)}", file=sys.stderr
-    )
+    counts = f"rows of failures {len(together.failures)}; models named {len(answered)}"
+    print(f"hostile: {len(bad)}; {counts}", file=sys.stderr)
     return Tried(0 if lost or alone.failures else len(bad), lost, 0, silent=int(lost > 0), n=len(bad))
 
 
@@ -285,8 +284,7 @@ def watch_killed(bench: Bench, folder: Path) -> Tried:
         ours = tables.read(str(out), table, run)
         theirs = tables.read(str(folder / "alone"), table, alone.run)
         names = {name.rpartition("@")[2] for name in theirs["model"]}
-        both = [_rows(_short(frame, names), "") for frame in (ours, theirs)]
-        lost += len(both[1] - both[0])
+        lost += len(rows_of(_short(theirs, names)) - rows_of(_short(ours, names)))
     watched = tables.read(str(out), "watched")
     print(f"watch: {training.n_made} made, {len(there)} there at the end, attempts by state "
           f"{watched['state'].value_counts().to_dict()}", file=sys.stderr)  # fmt: skip
@@ -295,9 +293,8 @@ def watch_killed(bench: Bench, folder: Path) -> Tried:
 
 
 def _spec_of(models: tuple[str, ...]) -> Any:
-    return replace(
-        quickstart_spec(), models=models, datasets=("synthetic-reading",), protocols=("strict",), variants=()
-    )
+    chosen = {"datasets": ("synthetic-reading",), "protocols": ("strict",), "variants": ()}
+    return replace(quickstart_spec(), models=models, **chosen)
 
 
 def _short(frame: Any, names: set[str]) -> Any:

@@ -11,12 +11,12 @@ import csv
 import os
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from measure import timed
 
 from harness.checkpoints import checkpoints
 from harness.datasets import synthetic
@@ -30,6 +30,7 @@ SHARED = Path(os.environ.get("HARNESS_SHARED", Path(__file__).resolve().parents[
 # A Llama of some 50 million parameters, and what is varied for the growth: one at a time.
 SIZES = {"width": 640, "layers": 10}
 SMALL = {"width": 64, "layers": 3}
+_SETTINGS = ExtractionSettings(4096)
 
 
 def story(n_words: int | None = None) -> Stimuli:
@@ -90,8 +91,8 @@ def compare(model: loaded_model.LoadedModel, text: Stimuli, every: int, repeats:
     _ours(model, read)
     worst, pairs = 0.0, []
     for _ in range(repeats):
-        ours_s, ours = _timed(_ours, model, read)
-        theirs_s, theirs = _timed(_growing, model, read, at)
+        ours_s, ours = timed(_ours, model, read)
+        theirs_s, theirs = timed(_growing, model, read, at)
         pairs.append((ours_s, every * theirs_s))
         for layer, states in theirs.items():
             worst = max(worst, float(np.abs(ours[layer][at] - states).max() / np.abs(states).max()))
@@ -113,8 +114,8 @@ def growth(axis: str, points: list[int], sizes: dict[str, int]) -> dict[str, Any
         read = tokens.encode(contexts.build(text, "passage")[0], model.tokenizer)
         n = min(len(read.ids), point if axis == "tokens" else 512)
         part = Tokens(read.ids[:n], np.arange(n), np.arange(n), tuple(map(str, range(n))))  # each token a stimulus
-        with_transformers.extract(model, [part], ExtractionSettings(4096))
-        seconds.append(min(_timed(with_transformers.extract, model, [part], 4096)[0] for _ in range(3)))
+        with_transformers.extract(model, [part], _SETTINGS)
+        seconds.append(min(timed(with_transformers.extract, model, [part], _SETTINGS)[0] for _ in range(3)))
         flops.append(_flops(model, n + 1))
     return {"said": {"points": points, "seconds": seconds, "flops": flops}}
 
@@ -124,8 +125,8 @@ def many(model: loaded_model.LoadedModel, text: Stimuli, copies: int) -> float:
     names = [f"copy {k}" for k in range(copies) for _ in text.texts]
     stimuli = Stimuli(tuple(map(str, range(len(names)))), text.texts * copies, tuple(names))
     texts = [model.encode(context) for context in contexts.build(stimuli, "passage")]
-    with_transformers.extract(model, texts, ExtractionSettings(4096))
-    seconds = min(_timed(with_transformers.extract, model, texts, 4096)[0] for _ in range(3))
+    with_transformers.extract(model, texts, _SETTINGS)
+    seconds = min(timed(with_transformers.extract, model, texts, _SETTINGS)[0] for _ in range(3))
     return sum(len(read.ids) + 1 for read in texts) / seconds
 
 
@@ -138,8 +139,7 @@ def _flops(model: loaded_model.LoadedModel, n: int) -> float:
 
 def _ours(model: Any, read: Any) -> dict[Layer, np.ndarray]:
     """Layer -> (word, hidden)."""
-    features = with_transformers.extract(model, [read], ExtractionSettings(4096)).features
-    return dict(features.values)
+    return dict(with_transformers.extract(model, [read], _SETTINGS).features.values)
 
 
 def _growing(model: Any, read: Any, at: np.ndarray) -> dict[Layer, np.ndarray]:
@@ -168,9 +168,3 @@ def _growing(model: Any, read: Any, at: np.ndarray) -> dict[Layer, np.ndarray]:
     for handle in handles:
         handle.remove()
     return {layer: np.stack(found) for layer, found in kept.items()}
-
-
-def _timed(call: Any, *arguments: Any) -> tuple[float, Any]:
-    started = time.perf_counter()
-    found = call(*arguments)
-    return time.perf_counter() - started, found

@@ -27,6 +27,7 @@ from filelock import FileLock
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import ray
+from chaos import n_differing
 from ray._private import utils as ray_utils
 from ray.cluster_utils import Cluster
 
@@ -44,7 +45,6 @@ from harness.units.feature_units import FeatureUnit
 
 SPEED = 6.0  # seconds of the plan in one second here
 N_SENTENCES, WIDTH, LAYERS = 40, 8, ("decoder.0", "decoder.1")
-OF_A_RUN = {"created", "code_version", "run"}
 
 
 @ray.remote(max_restarts=0)
@@ -216,16 +216,7 @@ def measured(out: str, run: str, planned: Any) -> dict[str, Any]:
 
 def lost(out: str, other: str, run: str) -> int:
     """Rows of the tables of scores of one run that another has not, or has otherwise."""
-    n = 0
-    for table in ("neuroid_scores", "layer_scores", "model_scores", "folds"):
-        ours, theirs = (_rows(tables.read(each, table, run)) for each in (out, other))
-        n += len(ours ^ theirs)
-    return n
-
-
-def _rows(frame: Any) -> set[tuple[Any, ...]]:
-    frame = frame.drop(columns=[name for name in OF_A_RUN if name in frame])
-    return {tuple(map(repr, row)) for row in frame.itertuples(index=False)}
+    return n_differing(("neuroid_scores", "layer_scores", "model_scores", "folds"), out, other, run)
 
 
 WANTED: dict[str, Any] = {}

@@ -6,6 +6,7 @@ thread pools stand, resets the peak, and then makes the call that counts.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -109,16 +110,17 @@ def peaks(gemm: int, eigh: tuple[int, ...]) -> dict[str, Any]:
     A, rates = rng.standard_normal((gemm, gemm)), {}
     for name in ("float32", "float64"):
         a = A.astype(name)
-        rates[name] = 2e-9 * gemm**3 / min(_seconds(lambda a=a: a @ a) for _ in range(5))
+        rates[name] = 2e-9 * gemm**3 / min(timed(np.matmul, a, a)[0] for _ in range(5))
     grams = {n: (B := rng.standard_normal((n, n))) @ B.T for n in eigh}
-    seconds = {n: min(_seconds(lambda G=G: np.linalg.eigh(G)) for _ in range(2)) for n, G in grams.items()}
+    seconds = {n: min(timed(np.linalg.eigh, G)[0] for _ in range(2)) for n, G in grams.items()}
     return {"said": {"gflops": rates, "eigh_s": seconds}}
 
 
-def _seconds(call: Any) -> float:
+def timed(call: Any, *arguments: Any, **settings: Any) -> tuple[float, Any]:
+    """Seconds of one call by the clock, and what it gave."""
     started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+    result = call(*arguments, **settings)
+    return time.perf_counter() - started, result
 
 
 def _main(path: str) -> None:
@@ -126,13 +128,12 @@ def _main(path: str) -> None:
     job = json.loads(Path(path).read_text())
     module, name = job["call"].split(":")
     call, settings = getattr(importlib.import_module(module), name), job["settings"]
+    arguments: tuple[Any, ...] = ()
     if job["data"]:
         workloads = importlib.import_module("workloads")
         layers, Y = workloads.load(Path(job["data"]))
         arguments = (layers, Y, workloads.split(len(Y), job["folds"]))
         call([X[:60, :96] for X in layers[:1]], Y[:60, :40], workloads.split(len(Y[:60])), **settings)
-    else:
-        arguments = ()
     with limited(job["threads"]):
         sample, result = measured(lambda: call(*arguments, **settings), again=bool(job["data"]))
     if job["out"]:
@@ -157,14 +158,11 @@ def measured(call: Any, again: bool = False) -> tuple[dict[str, Any], Any]:
         result = None  # two results at once would count as memory
         result = call()
         calls += 1
-    elapsed = time.perf_counter() - started
-    foreign = None
+    elapsed, peak, cpu, foreign = time.perf_counter() - started, _peak(), _own_s() - own, None
     if busy is not None:
-        foreign = max(0.0, _busy_s() - busy - _own_s() + own) / (elapsed * (os.cpu_count() or 1))
-    peak, cpu = _peak(), _own_s() - own
+        foreign = max(0.0, _busy_s() - busy - cpu) / (elapsed * (os.cpu_count() or 1))
     sample = {"seconds": elapsed / calls, "cpu_s": cpu / calls, "foreign": foreign}
-    sample |= {"peak_bytes": peak - before, "absolute_bytes": peak}
-    return sample, result
+    return {**sample, "peak_bytes": peak - before, "absolute_bytes": peak}, result
 
 
 def _busy_s() -> float | None:
@@ -183,10 +181,8 @@ def _own_s() -> float:
 
 def _reset_peak() -> int:
     """Bytes in memory now, from which the peak is counted."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return _peak()
     return _peak()
 
 

@@ -35,12 +35,8 @@ def _fit(
     from harness.kernels.ridge import Penalty, Split, fit_layers
 
     inner = [inner_blocks(len(train)) if rule == "inner 5-fold" else None for train, _ in folds]
-    penalty = Penalty(
-        () if rule == "least squares" else ALPHAS,
-        per_neuroid=rule != "one alpha",
-        tie="smaller",
-        mean_over="blocks" if rule == "inner 5-fold" else "rows",
-    )
+    alphas, mean_over = () if rule == "least squares" else ALPHAS, "blocks" if rule == "inner 5-fold" else "rows"
+    penalty = Penalty(alphas, per_neuroid=rule != "one alpha", tie="smaller", mean_over=mean_over)
     splits = [Split(train, test, labels) for (train, test), labels in zip(folds, inner, strict=True)]
     return fit_layers(layers, Y, splits, penalty, precision=precision, threads=threads)
 
@@ -50,15 +46,9 @@ def _subject(rule: str, precision: str, threads: int) -> Subject:
     return Subject(f"ours {precision} {rule} {threads}", "ours:fit", rule, precision, threads, settings)
 
 
+_RULES = (
+    ("leave-one-out", "mixed"), ("leave-one-out", "float64"), ("inner 5-fold", "mixed"), ("one alpha", "mixed"),
+    ("least squares", "float64"),
+)  # fmt: skip
 # A subject that others are measured against stands first in its rule.
-SUBJECTS = tuple(
-    _subject(rule, precision, threads)
-    for rule, precisions in (
-        ("leave-one-out", ("mixed", "float64")),
-        ("inner 5-fold", ("mixed",)),
-        ("one alpha", ("mixed",)),
-        ("least squares", ("float64",)),
-    )
-    for precision in precisions
-    for threads in (2, 1)
-)
+SUBJECTS = tuple(_subject(rule, precision, threads) for rule, precision in _RULES for threads in (2, 1))

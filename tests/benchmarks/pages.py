@@ -39,9 +39,8 @@ def main() -> None:
     """Print one line for the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--models", type=int, default=500)
-    parser.add_argument(
-        "--twins", action="store_true", help="each model has an untrained twin: twice the files and rows"
-    )
+    twins = "each model has an untrained twin: twice the files and rows"
+    parser.add_argument("--twins", action="store_true", help=twins)
     parser.add_argument("--keep", metavar="DIR", help="write the tables and the page there, and leave them")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -132,9 +131,8 @@ def open_page(path: str) -> float:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
-        )
+        flags = ["--no-sandbox", "--disable-gpu"]
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
         page = browser.new_page()
         page.goto(Path(path).absolute().as_uri(), wait_until="load")
         milliseconds = page.evaluate(FRAMES)

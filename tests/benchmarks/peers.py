@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from measure import Subject, limited
-from workloads import ALPHAS, pearson_r
+from measure import Subject, limited, timed
+from workloads import ALPHAS, pearson_r, stacked
 
 Array = Any
 Folds = list[tuple[Array, Array]]
@@ -41,13 +41,9 @@ def linear_regression(layers: list[Array], Y: Array, folds: Folds) -> dict[str, 
 
 
 def brain_score(
-    layers: list[Array],
-    Y: Array,
-    folds: Folds,
-    by: str = "svd",
-    device: str = "cpu",
+    layers: list[Array], Y: Array, folds: Folds, by: str = "svd", device: str = "cpu",
     alphas: tuple[float, ...] = ALPHAS,
-) -> dict[str, Array]:
+) -> dict[str, Array]:  # fmt: skip
     """Brain-Score language's ridge, restated from its definition: float64 torch, one alpha for all, weights formed.
 
     Exact leave-one-out error, mean over rows and targets of (e / (1 - h))^2, e the residual and h the leverage with the
@@ -91,16 +87,10 @@ def brain_score(
 
 
 def himalaya(
-    layers: list[Array],
-    Y: Array,
-    folds: Folds,
-    backend: str = "torch",
-    dtype: str = "float32",
-    kernel: str = "precomputed",
-    n_targets_batch: int | None = 1000,
-    n_alphas_batch: int | None = None,
+    layers: list[Array], Y: Array, folds: Folds, backend: str = "torch", dtype: str = "float32",
+    kernel: str = "precomputed", n_targets_batch: int | None = 1000, n_alphas_batch: int | None = None,
     threads: int = 2,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """KernelRidgeCV, inner KFold(5) in order, with an intercept.
 
     A precomputed kernel is the better way for several folds: made once in float64 and cast. Correlation forgives the
@@ -131,8 +121,7 @@ def himalaya(
             r.append(pearson_r(library.to_numpy(library.to_cpu(across) @ model.dual_coef_), Y[test]))
             found = np.log10(library.to_numpy(model.best_alphas_).astype(float))
             alphas.append(np.array(ALPHAS)[abs(found[:, None] - grid).argmin(axis=1)])  # 1e-3 is not itself in float32
-    shape = (len(layers), len(folds), -1)
-    return {"r": np.reshape(r, shape), "alpha": np.reshape(alphas, shape), "said": {"setup_s": setup}}
+    return {**stacked(r, alphas, layers, folds), "said": {"setup_s": setup}}
 
 
 def tune_himalaya(layers: list[Array], Y: Array, folds: Folds, threads: int, neuroids: int = 3000) -> dict[str, Any]:
@@ -149,10 +138,9 @@ def tune_himalaya(layers: list[Array], Y: Array, folds: Folds, threads: int, neu
         took = []
         with limited(setting["threads"]):
             for _ in range(2):
-                started = time.perf_counter()
-                found = himalaya(layers, Y, folds, **setting)
-                took.append(time.perf_counter() - started)
-                if took[-1] > 2:
+                elapsed, found = timed(himalaya, layers, Y, folds, **setting)
+                took.append(elapsed)
+                if elapsed > 2:
                     break
         other = found["alpha"] != truth["alpha"]
         good = other.mean() < 0.005 and abs(found["r"] - truth["r"])[~other].max() < 1e-4
@@ -172,12 +160,8 @@ def tune_himalaya(layers: list[Array], Y: Array, folds: Folds, threads: int, neu
     sizes = [size for size in (200, 500, 2000) if size < Y.shape[1]]
     second = best([first, *({**first, "n_targets_batch": size} for size in (*sizes, None))])
     third = best([second, {**second, "n_alphas_batch": 1}])
-    return {
-        "said": {
-            "setting": best([third, *({**third, "threads": fewer} for fewer in range(1, threads))]),
-            "tried": tried,
-        }
-    }
+    fourth = best([third, *({**third, "threads": fewer} for fewer in range(1, threads))])
+    return {"said": {"setting": fourth, "tried": tried}}
 
 
 def _each_fold(
@@ -190,8 +174,7 @@ def _each_fold(
             predicted, alpha = fit(X[train].astype(float), Y[train].astype(float), X[test].astype(float))
             r.append(pearson_r(predicted, Y[test]))
             alphas.append(alpha)
-    shape = (len(layers), len(folds), -1)
-    return {"r": np.reshape(r, shape), "alpha": np.reshape(alphas, shape)}
+    return stacked(r, alphas, layers, folds)
 
 
 def _peer(name: str, call: str, rule: str, needs: str, **settings: Any) -> Subject:

@@ -21,8 +21,6 @@ from workloads import FOLDS, Workload, load, make
 
 # What took longer in the first round is not run again.
 SLOW_S = 25.0
-# The peers that may be in float32 with all they do.
-_LOOSE = (peers.HIMALAYA.name,)
 
 _started = time.perf_counter()
 
@@ -64,7 +62,7 @@ def time_workload(workload: Workload, benchmark: str, rates: dict[tuple[str, int
         samples = _samples(workload, present, folder)
         rows = [_row(each, workload, benchmark, samples, present, rates) for each in those]
         if benchmark == "ridge":
-            _judge(rows, those, samples, workload, folder)
+            _judge(rows, those, workload, folder)
     return rows
 
 
@@ -120,27 +118,18 @@ def _sample(subject: Subject, workload: Workload, folder: Path, out: Path | None
 
 
 def _row(
-    subject: Subject,
-    workload: Workload,
-    benchmark: str,
-    samples: dict[str, list[dict[str, Any]]],
-    present: Sequence[Subject],
-    rates: dict[tuple[str, int], float],
-) -> dict[str, Any]:
+    subject: Subject, workload: Workload, benchmark: str, samples: dict[str, list[dict[str, Any]]],
+    present: Sequence[Subject], rates: dict[tuple[str, int], float],
+) -> dict[str, Any]:  # fmt: skip
     """One row, its gate still open."""
     setting = ", ".join(f"{name}={value}" for name, value in subject.settings.items())
     is_ours = subject.call == "ours:fit"
     found = row(
-        benchmark=benchmark,
-        workload=str(workload),
-        subject=f"ours {subject.precision}" if is_ours else subject.name,
-        inner_rule=subject.rule,
-        precision=subject.precision,
-        threads=subject.threads,
-        setting=None if is_ours else setting,
-        folds_timed=1 if subject.name in workload.one_fold else FOLDS,
+        benchmark=benchmark, workload=str(workload), subject=f"ours {subject.precision}" if is_ours else subject.name,
+        inner_rule=subject.rule, precision=subject.precision, threads=subject.threads,
+        setting=None if is_ours else setting, folds_timed=1 if subject.name in workload.one_fold else FOLDS,
         machine=measure.machine(),
-    )
+    )  # fmt: skip
     if subject not in present:
         return {**found, "gate": "not installed"}
     good = [each for each in samples[subject.name] if "error" not in each]
@@ -156,19 +145,12 @@ def _row(
 
 
 def _judge(
-    rows: list[dict[str, Any]],
-    those: Sequence[Subject],
-    samples: dict[str, list[dict[str, Any]]],
-    workload: Workload,
-    folder: Path,
-) -> None:
+    rows: list[dict[str, Any]], those: Sequence[Subject], workload: Workload, folder: Path
+) -> None:  # fmt: skip
     """Write into each row whether its subject computed what ours did, on the data that were timed."""
     layers, Y = load(folder)
-    computed = {}
-    for each in those:
-        if (folder / f"{each.name}.npz").exists():
-            with np.load(folder / f"{each.name}.npz") as arrays:
-                computed[each.name] = dict(arrays)
+    files = {each.name: folder / f"{each.name}.npz" for each in those}
+    computed = {name: dict(np.load(file)) for name, file in files.items() if file.exists()}
     for found, subject in zip(rows, those, strict=True):
         base = _truth(subject, computed)
         if found["gate"]:
@@ -176,12 +158,8 @@ def _judge(
         if base == subject.name:
             found["gate"] = "reference"
             continue
-        passed, numbers = gates.compare(
-            computed[subject.name],
-            computed[base],
-            _tolerance(subject),
-            gates.gaps_of(layers, Y, subject.rule),
-        )
+        gaps = gates.gaps_of(layers, Y, subject.rule)
+        passed, numbers = gates.compare(computed[subject.name], computed[base], _tolerance(subject), gaps)
         found["gate"] = f"{'passed' if passed else 'FAILED'}: {numbers}"
         say(f"{workload.name}: gate of {subject.name}: {found['gate']}")
 
@@ -193,6 +171,6 @@ def _truth(subject: Subject, computed: dict[str, Any]) -> str:
 
 
 def _tolerance(subject: Subject) -> gates.Tolerance:
-    if subject.name in _LOOSE:
+    if subject.name == peers.HIMALAYA.name:
         return gates.LOOSE
     return gates.ROUNDED if subject.call == "ours:fit" or subject.rule == "one alpha" else gates.SAME

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,7 @@ def main() -> int:
     if "extraction" in chosen:
         rows += _extraction(arguments.quick, rates)
     not_run = _gpu(arguments.quick, rows) if "gpu" in chosen else "gpu: not asked for"
-    table.write(rows, arguments.out)
+    arguments.out.write_text(json.dumps(rows, indent=1))
     table.show(rows)
     print(f"{not_run}\nwritten to {arguments.out}" if not_run else f"written to {arguments.out}")
     return 1 if table.failures(rows) else 0
@@ -87,9 +88,8 @@ def _gates() -> list[dict[str, Any]]:
         return [_failed("gate", "small data", found["error"])]
     rows = [table.row(benchmark="gate", machine=measure.machine(), **each) for each in found["said"]]
     for each in rows:
-        say(
-            f"gate: {each['workload']}: {each['subject']}, {each['inner_rule']}: {each['gate']} {each['setting'] or ''}"
-        )
+        subject = f"{each['workload']}: {each['subject']}, {each['inner_rule']}"
+        say(f"gate: {subject}: {each['gate']} {each['setting'] or ''}")
     return rows
 
 
@@ -138,7 +138,7 @@ def _extraction(is_quick: bool, rates: dict[tuple[str, int], float]) -> list[dic
             rows.append(_failed("extraction", "one pass", found["error"]))
             continue
         said = found["said"]
-        workload = said["workload"]
+        workload, rate = said["workload"], f"{said['n_tokens'] / said['ours']:.0f} tokens"
         gate = "passed" if said["passed"] else f"FAILED: the states differ by {said['worst']:.0e}"
         share = said["flops"] / said["ours"] / 1e9 / rates["float32", threads]
         common = {"benchmark": "extraction", "workload": workload, "precision": "float32", "threads": threads,
@@ -146,14 +146,13 @@ def _extraction(is_quick: bool, rates: dict[tuple[str, int], float]) -> list[dic
         timed = f"every {settings['every']}. word timed, times {settings['every']}" if settings["every"] > 1 else None
         rows += [
             table.row(**common, subject="ours", seconds=said["ours"], ratio_to_ours=1.0, gemm_share=share,
-                      setting=f"{said['n_tokens'] / said['ours']:.0f} tokens a second"),
+                      setting=f"{rate} a second"),
             table.row(**common, subject="growing context", seconds=said["theirs"], setting=timed,
                       ratio_to_ours=float(np.median(said["ratios"])), ratio_low=min(said["ratios"]),
                       ratio_high=max(said["ratios"])),
         ]  # fmt: skip
         say(f"{workload}, {threads} threads: {gate} (largest difference {said['worst']:.0e}), "
-            f"{np.median(said['ratios']):.0f} times, {said['n_tokens'] / said['ours']:.0f} tokens/s, "
-            f"{share:.0%} of the GEMM rate")  # fmt: skip
+            f"{np.median(said['ratios']):.0f} times, {rate}/s, {share:.0%} of the GEMM rate")  # fmt: skip
     axes = {"tokens": [64, 128, 256, 512, 1024], "width": [128, 256, 512, 1024], "layers": [2, 4, 8, 16]}
     for axis, points in axes.items():
         rows += _extraction_growth(axis, points[: 2 if is_quick else None], sizes, rates)
@@ -193,9 +192,8 @@ def _gpu(is_quick: bool, rows: list[dict[str, Any]]) -> str | None:
 
 def _failed(benchmark: str, workload: str, why: str) -> dict[str, Any]:
     say(f"{workload}: {why}")
-    return table.row(
-        benchmark=benchmark, workload=workload, subject="-", gate=f"FAILED: {why}", machine=measure.machine()
-    )
+    about = {"benchmark": benchmark, "workload": workload, "machine": measure.machine()}
+    return table.row(**about, subject="-", gate=f"FAILED: {why}")
 
 
 if __name__ == "__main__":

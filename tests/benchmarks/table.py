@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-from pathlib import Path
 from typing import Any
 
 # One meaning each, in every row; None where a column says nothing about a row.
@@ -33,6 +31,11 @@ COLUMNS = {
     "gate": "passed; FAILED and why; or what it could not be compared with",
     "machine": "processor and cores",
 }
+
+
+_LEGEND = """
+* one fold timed, times five.  to ours: their seconds over ours with the same rule, 2 threads, same round.
+GEMM: operations of the plain dual method a second, over the machine's own product of matrices in that type."""
 
 
 def row(**values: Any) -> dict[str, Any]:
@@ -74,11 +77,6 @@ def failures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [each for each in rows if str(each["gate"] or "").startswith("FAILED")]
 
 
-def write(rows: list[dict[str, Any]], path: Path) -> None:
-    """The JSON file."""
-    path.write_text(json.dumps(rows, indent=1))
-
-
 def show(rows: list[dict[str, Any]]) -> None:
     """Print gates that failed, the timings side by side, what was tuned, and gates that passed in one line."""
     print(f"\n{rows[0]['machine']}")
@@ -95,12 +93,7 @@ def show(rows: list[dict[str, Any]]) -> None:
             print()
         last = each["workload"].split()[0]
         print(_line(each))
-    print(
-        "\n* one fold timed, times five.  to ours: their seconds over ours with the same rule, 2 threads, same round."
-    )
-    print(
-        "GEMM: operations of the plain dual method a second, over the machine's own product of matrices in that type."
-    )
+    print(_LEGEND)
     for each in (each for each in rows if each["setting"] and each["benchmark"] in {"ridge", "extraction"}):
         print(f"setting, {each['workload']}: {each['subject']}: {each['setting']}")
     gates = [each for each in rows if each["benchmark"] == "gate"]

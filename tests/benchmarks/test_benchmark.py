@@ -54,6 +54,15 @@ def test_what_could_not_run_is_said(done):
     assert "gpu" in done[0].stdout
 
 
+@pytest.mark.slow
+def test_extraction_is_timed_and_grows(tmp_path):
+    command = [sys.executable, str(HERE / "run.py"), "--quick", "--only", "extraction"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    rows = json.loads((tmp_path / "benchmarks.json").read_text())
+    assert sum(row["exponent"] is not None for row in rows) == 3
+
+
 def test_pereira_goes_from_its_file_to_its_scores(tmp_path):
     """As well as through the gate: Brain-Score's way gives the same alpha and the same r."""
     command = [sys.executable, str(HERE / "pereira.py"), "--quick", "--without-ceilings", "--out", "pereira.json"]

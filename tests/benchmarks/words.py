@@ -84,9 +84,7 @@ def start(file: Path, models: list[str], out: Path) -> tuple[subprocess.Popen[st
     """The user's command."""
     given = [part for model in models for part in ("--model", model)]
     command = [sys.executable, "-m", "harness.cli", "surprisal", str(file), *given, "--out", str(out), "--json"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
-    )  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
     return process, Memory(process)
 
 
@@ -157,9 +155,8 @@ def rows(table: Path, n_words: int) -> dict[str, dict[str, object]]:
     """Of each model: whether every word stands in the table once, in order, with bits."""
     said = {}
     for family in MODELS:
-        frame = ds.dataset(table, partitioning="hive").to_table(
-            columns=["word_id", "surprisal_bits"], filter=ds.field("model") == family
-        )
+        stored, columns = ds.dataset(table, partitioning="hive"), ["word_id", "surprisal_bits"]
+        frame = stored.to_table(columns=columns, filter=ds.field("model") == family)
         ids = frame["word_id"].to_pandas().astype(int).to_numpy()
         bits = frame["surprisal_bits"].to_numpy()
         whole = np.array_equal(ids, np.arange(1, n_words + 1)) and bool(np.isfinite(bits).all())

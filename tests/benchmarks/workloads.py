@@ -78,16 +78,9 @@ _LOO = "ours mixed leave-one-out 2"
 _BRAIN_SCORE = ("Brain-Score's way, torch svd", "Brain-Score's way, torch Gram", "Brain-Score's way, scikit-learn")
 _SCIKIT_LEARN = ("scikit-learn RidgeCV", "scikit-learn LinearRegression")
 _AT_W3 = (
-    _LOO,
-    "ours mixed leave-one-out 1",
-    "ours float64 leave-one-out 2",
-    "ours mixed inner 5-fold 2",
-    "ours mixed one alpha 2",
-    "ours mixed one alpha 1",
-    "scikit-learn RidgeCV",
-    "himalaya KernelRidgeCV",
-    *_BRAIN_SCORE,
-)
+    _LOO, "ours mixed leave-one-out 1", "ours float64 leave-one-out 2", "ours mixed inner 5-fold 2",
+    "ours mixed one alpha 2", "ours mixed one alpha 1", "scikit-learn RidgeCV", "himalaya KernelRidgeCV", *_BRAIN_SCORE,
+)  # fmt: skip
 _AT_WIDE = (_LOO, "ours mixed inner 5-fold 2", "himalaya KernelRidgeCV")
 
 WORKLOADS = (
@@ -148,6 +141,12 @@ def pearson_r(predicted: Array, observed: Array) -> Array:
     """(column,) float64 correlation, for the subjects that have none of their own; alike for all of them."""
     p, o = (np.asarray(values, dtype=float) - values.mean(axis=0, dtype=float) for values in (predicted, observed))
     return np.einsum("ij,ij->j", p, o) / np.sqrt(np.einsum("ij,ij->j", p, p) * np.einsum("ij,ij->j", o, o))
+
+
+def stacked(r: list[Array], alphas: list[Array], layers: list[Array], folds: list[Any]) -> dict[str, Array]:
+    """The results of a subject as (layer, fold, neuroid), from one array for each layer and fold."""
+    shape = (len(layers), len(folds), -1)
+    return {"r": np.reshape(r, shape), "alpha": np.reshape(alphas, shape)}
 
 
 def latents(n: int, p: int, rng: np.random.Generator) -> Array:

@@ -64,7 +64,7 @@ def fetch(entries: Iterable[Entry], root: Path, *, console: Console, wait_s: flo
         One row per file. An error with one file does not stop the others.
     """
     entries, root = list(entries), root.absolute()
-    states = [(entry, file, file.state(root)) for entry in entries for file in entry.files]
+    states = [state for entry in entries for state in _states(entry, root)]
     if not any(file.url and state != "here" for _, file, state in states):
         return [_row(*file_state, root) for file_state in states]
     try:
@@ -89,12 +89,9 @@ class _Fetcher:
 
     def fetch_all(self, entry: Entry) -> list[Fetched]:
         """Fetch all files of one data set, unless there is too little disk space."""
-        states = [(entry, file, file.state(self.root)) for file in entry.files]
-        needed = sum(
-            max(0, file.n_bytes - n_kept(self.root / file.path))
-            for _, file, state in states
-            if file.url and state != "here"
-        )
+        states = _states(entry, self.root)
+        missing = [file for _, file, state in states if file.url and state != "here"]
+        needed = sum(max(0, file.n_bytes - n_kept(self.root / file.path)) for file in missing)
         free = shutil.disk_usage(self.root).free
         if needed > free:
             why = f"{entry.name} needs {decimal(needed)} of disk space, {decimal(free)} are free"
@@ -127,6 +124,11 @@ class _Fetcher:
             self.bars.remove_task(task)
 
 
+def _states(entry: Entry, root: Path) -> list[tuple[Entry, File, State]]:
+    """The files of a data set and their state before the fetch."""
+    return [(entry, file, file.state(root)) for file in entry.files]
+
+
 def _row(entry: Entry, file: File, state: State, root: Path, why: str = "") -> Fetched:
     """Describe a file in its current state; `why` is the reason if it could not be fetched."""
     place, here = root / file.path, state == "here"
@@ -135,17 +137,11 @@ def _row(entry: Entry, file: File, state: State, root: Path, why: str = "") -> F
         "the existing file is damaged or from another release" if state == "damaged" else "",
     )  # fmt: skip
     return Fetched(
-        dataset=entry.name,
-        file=file.path,
-        place=str(place),
-        state="there" if here else "failed",
-        url=file.url,
-        landing=entry.landing,
+        entry.name, file.path, str(place), "there" if here else "failed", file.url, entry.landing,
         n_bytes=place.stat().st_size if here else file.n_bytes,
         checksum=(file.checksum or checksum_of(place, "sha256")) if here else "",
-        pinned=bool(file.checksum),
-        why="; ".join(reason for reason in reasons if reason),
-    )
+        pinned=bool(file.checksum), why="; ".join(filter(None, reasons)),
+    )  # fmt: skip
 
 
 @contextmanager

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.records import Floats, Integers
+from harness.datasets.entry import File, version_of
+from harness.records import Dataset, Floats, Integers, Responses, Stimuli
 
+_NETWORK = "language"
 Labels = NDArray[np.str_]
 
 
@@ -24,7 +26,7 @@ class Assembly:
     """An assembly in memory.
 
     values: (presentation, neuroid) float64 as published.
-    presentation, neuroid: coordinate name -> its values as text.
+    presentation, neuroid: coordinate name -> its values as text, in the order in which `read` was asked for them.
     """
 
     path: Path
@@ -42,6 +44,51 @@ class Assembly:
                     "again."
                 )
         return labels.astype(float).astype(np.int64)
+
+    def column(self, coordinate: str, rows: Integers) -> tuple[str, ...]:
+        """A presentation coordinate at these rows."""
+        return tuple(self.presentation[coordinate][rows].tolist())
+
+    def dataset(
+        self, name: str, stimuli: Stimuli, rows: Integers, noun: str, unit: str, ceiling: Any, parts: str = ""
+    ) -> Dataset:
+        """The data set of the language network's neuroids, whose coordinates are id, subject, roi and network.
+
+        Args:
+            name: of the data set.
+            stimuli: made from the rows, which are their own groups and blocks.
+            rows: indices of the stimuli among the presentations.
+            noun: what a neuroid is, for messages.
+            unit: of the responses.
+            ceiling: published by Brain-Score.
+            parts: presentation coordinate with the experiment of each row, if there are several.
+
+        Raises:
+            ValueError: if no neuroid is in the language network.
+        """
+        network = list(self.neuroid)[-1]
+        columns = np.flatnonzero(self.neuroid[network] == _NETWORK)
+        if not len(columns):
+            raise ValueError(
+                f"{self.path.name}: no {noun} with {network} {_NETWORK!r}; there are "
+                f"{sorted(set(self.neuroid[network]))}. Fetch the file again."
+            )
+        ids, subjects, rois, _ = (tuple(labels[columns].tolist()) for labels in self.neuroid.values())
+        values = self.values[np.ix_(rows, columns)].astype(np.float32)
+        responses = Responses(
+            values, stimuli.ids, stimuli.groups, stimuli.passages, ids, subjects, rois, unit,
+            row_parts=self.column(parts, rows) if parts else (),
+        )  # fmt: skip
+        return Dataset(
+            name, version_of(stimuli, responses), stimuli, responses, published_ceiling=ceiling,
+            ceiling_source="published (Brain-Score, subjects extrapolated)",
+        )  # fmt: skip
+
+
+def published(path: str, sha1: str) -> File:
+    """An assembly in Brain-Score's public storage, at its place under the data root."""
+    storage = "https://brainscore-storage.s3.amazonaws.com/brainscore-language"
+    return File(path, f"{storage}/{path.rpartition('/')[2]}", f"sha1:{sha1}", 0)
 
 
 def read(path: Path, presentation: Sequence[str], neuroid: Sequence[str]) -> Assembly:

@@ -24,7 +24,7 @@ _FIRST_DELAY_S, _LAST_DELAY_S, _GAP_S = 2.0, 8.0, 10.0
 _GAP_WORDS = 5
 
 
-def choose(dataset: Dataset, context: str | None, folds: FoldRule | None) -> tuple[Protocol, ...]:
+def choose(dataset: Dataset, context: Any, folds: FoldRule | None) -> tuple[Protocol, ...]:
     """Choose PAPER, STRICT, EQUAL and, for brain recordings with more than one group, BRAINSCORE2026.
 
     Args:
@@ -44,25 +44,22 @@ def choose(dataset: Dataset, context: str | None, folds: FoldRule | None) -> tup
         protocols = _for_sentences(dataset, dataset.responses, folds)
     else:
         protocols = _for_scans(dataset.responses, folds)
-    changes: dict[str, Any] = {"context": context} if context else {}
-    return tuple(replace(protocol, **changes) for protocol in protocols)
+    return tuple(replace(protocol, context=context or protocol.context) for protocol in protocols)
 
 
 def _for_sentences(dataset: Dataset, responses: Responses, folds: FoldRule | None) -> tuple[Protocol, ...]:
     """Protocols for responses to sentences."""
     are_single = len(set(dataset.stimuli.passages)) == len(dataset.stimuli)
     context: Any = "none" if are_single else "passage"
-    rule, reason = (folds, _GIVEN) if folds else _strict_folds(responses.row_groups, gap=1)
+    rule, reason = _strict_folds(folds, responses.row_groups, gap=1)
     paper = replace(synthetic.PAPER, context=context, notes=("As Aw et al. (2023) for Pereira2018.",))
     strict = replace(synthetic.STRICT, context=context, folds=rule, notes=(reason,))
     n_groups = len(set(responses.row_groups))
     if n_groups == 1:
         return paper, strict, equal_dimension(strict)
     brainscore = tuckute2024.BRAINSCORE2026 if n_groups == len(responses.row_ids) else synthetic.BRAINSCORE2026
-    notes = (
-        "As Brain-Score language's ridge of August 2026: Tuckute2024's for unrelated sentences, else Pereira2018's.",
-    )
-    return paper, strict, equal_dimension(strict), replace(brainscore, context=context, notes=notes)
+    note = "As Brain-Score language's ridge of August 2026: Tuckute2024's for unrelated sentences, else Pereira2018's."
+    return paper, strict, equal_dimension(strict), replace(brainscore, context=context, notes=(note,))
 
 
 def _for_scans(responses: Responses, folds: FoldRule | None) -> tuple[Protocol, ...]:
@@ -71,7 +68,7 @@ def _for_scans(responses: Responses, folds: FoldRule | None) -> tuple[Protocol, 
     delays = tuple(range(max(ceil(_FIRST_DELAY_S / tr), 1), max(floor(_LAST_DELAY_S / tr), 1) + 1)) or (1,)
     one_story = len(set(responses.row_blocks)) == 1
     groups = responses.row_blocks if one_story else responses.row_groups
-    rule, reason = (folds, _GIVEN) if folds else _strict_folds(groups, gap=ceil(_GAP_S / tr))
+    rule, reason = _strict_folds(folds, groups, gap=ceil(_GAP_S / tr))
     delay_note = f"Words are averaged over a scan and delayed by {delays[0] * tr:g} to {delays[-1] * tr:g} s."
     sampling = Sampling("mean", delays=delays)
     strict = replace(brennan2016.STRICT, folds=rule, sampling=sampling, notes=(reason, delay_note))
@@ -85,18 +82,15 @@ def _for_scans(responses: Responses, folds: FoldRule | None) -> tuple[Protocol, 
 
 def _for_reading(dataset: Dataset, folds: FoldRule | None) -> tuple[Protocol, ...]:
     """Protocols for reading times."""
-    rule, reason = (folds, _GIVEN) if folds else _strict_folds(dataset.stimuli.groups, gap=_GAP_WORDS)
-    return (
-        replace(futrell2018.PAPER, folds=rule),
-        replace(futrell2018.STRICT, folds=rule, notes=("As for Futrell2018.", reason)),
-    )
+    rule, reason = _strict_folds(folds, dataset.stimuli.groups, gap=_GAP_WORDS)
+    strict = replace(futrell2018.STRICT, folds=rule, notes=("As for Futrell2018.", reason))
+    return replace(futrell2018.PAPER, folds=rule), strict
 
 
-_GIVEN = "Folds as given in dataset.json."
-
-
-def _strict_folds(groups: Sequence[str], gap: int) -> tuple[FoldRule, str]:
-    """Choose folds in which no group is in both training and test rows, and give the reason."""
+def _strict_folds(given: FoldRule | None, groups: Sequence[str], gap: int) -> tuple[FoldRule, str]:
+    """The given folds, else folds in which no group is in both training and test rows; and the reason."""
+    if given:
+        return given, "Folds as given in dataset.json."
     sizes = sorted(Counter(groups).values())
     n_rows, n_groups = len(groups), len(sizes)
     options = {"min_test_rows": _MIN_TEST_ROWS, "seed": 0}

@@ -75,18 +75,10 @@ def entry(name: str) -> Entry:
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     return Entry(
-        name=options.name,
-        title=options.title,
-        extent=_extent(dataset),
-        kind="reading" if dataset.reading else "brain",
-        licence=options.licence,
-        load=lambda _: _with_notes(dataset, notes),
-        protocols=protocols,
-        citation=options.citation,
-        landing=str(folder.absolute()),
-        language=options.language,
-        notes=tuple(notes),
-    )
+        options.name, options.title, "reading" if dataset.reading else "brain", options.licence,
+        lambda _: _with_notes(dataset, notes), protocols, citation=options.citation, landing=str(folder.absolute()),
+        extent=_extent(dataset), language=options.language, notes=tuple(notes),
+    )  # fmt: skip
 
 
 def _with_notes(dataset: Dataset, notes: list[str]) -> Dataset:
@@ -107,9 +99,8 @@ def _extent(dataset: Dataset) -> str:
     if responses is None:
         n_readers = len(dataset.reading.subjects) if dataset.reading else 0
         return f"reading times of {n_stimuli} words" + (f", {n_readers} readers" if n_readers else "")
-    rows = (
-        f"{n_stimuli} sentences" if responses.times_s is None else f"{n_stimuli} words, {len(responses.row_ids)} scans"
-    )
+    scans = f"words, {len(responses.row_ids)} scans"
+    rows = f"{n_stimuli} {'sentences' if responses.times_s is None else scans}"
     n_subjects = len(set(responses.subjects))
     return f"{rows}, {len(responses.neuroid_ids)} neuroids of {n_subjects} subject{'s' if n_subjects > 1 else ''}"
 
@@ -137,7 +128,9 @@ def _read_dataset(folder: Path, options: Settings, notes: list[str]) -> Dataset:
         notes += _frequency_notes(options.language)
     else:
         file = stimuli_table.file
-        rows = scan_rows(scans, stimuli, file, notes) if scans else _sentence_rows(stimuli, file)
+        # Without scans all stimuli are rows, in order of presentation; not all need to have a response.
+        by_sentence = Rows(stimuli.ids, stimuli.groups, stimuli.passages, None, file)
+        rows = scan_rows(scans, stimuli, file, notes) if scans else by_sentence
         responses = _responses(response_table, neuroids, rows, options.unit, notes)
         if scans:
             require_words_in_scans(stimuli, responses, scans.file)
@@ -198,11 +191,6 @@ def _require_single_words(table: Table, texts: Sequence[str]) -> None:
                 f"{table.file}: column 'text' contains a line break or a tab in {table.row(row)}: {text!r}; give each "
                 "word its own row."
             )
-
-
-def _sentence_rows(stimuli: Stimuli, file: str) -> Rows:
-    """All stimuli as rows, in order of presentation; not all need to have a response."""
-    return Rows(stimuli.ids, stimuli.groups, stimuli.passages, None, file)
 
 
 def _responses(response_table: Table, neuroids: Table | None, rows: Rows, unit: str, notes: list[str]) -> Responses:

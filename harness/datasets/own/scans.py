@@ -44,8 +44,7 @@ def scan_rows(scans: Table, stimuli: Stimuli, file: str, notes: list[str]) -> Ro
     if "block" in scans.columns:
         labels = scans.texts("block")
         match = join(list(dict.fromkeys(labels)), passages, scans.file, f"the passages of {file}")
-        unknown = next((row for row, block in enumerate(labels) if block not in match.same), None)
-        if unknown is not None:
+        for unknown in (row for row, block in enumerate(labels) if block not in match.same):
             raise ValueError(
                 f"{scans.file}: block {labels[unknown]!r} of scan {ids[unknown]!r} is not a passage of {file}"
                 f"{nearest(labels[unknown], passages)}."
