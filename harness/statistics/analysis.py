@@ -88,8 +88,8 @@ def _of_tests(rows: pd.DataFrame) -> str:
     text += f"; gain {number(row['gain_percent'], 1, sign=True)} %)" if not math.isnan(row["gain_percent"]) else ")"
     if math.isnan(row["p_sign_flip"]):
         return f"{text}: one base is too few for a test."
-    if row["p_least"] > 0.05:
-        return f"{text}: with {row['n_bases']} bases p is at least {number(row['p_least'])}, too few for significance."
+    if row["p_min"] > 0.05:
+        return f"{text}: with {row['n_bases']} bases p is at least {number(row['p_min'])}, too few for significance."
     verdict = "a significant difference" if row["p_sign_flip"] < 0.05 else "not a significant difference"
     return f"{text}: {verdict} (sign flips over bases, p = {number(row['p_sign_flip'], 4)})."
 
@@ -104,10 +104,10 @@ def property_sentences(analysis: Analysis, protocol: str | None = None) -> list[
         return []
     population = "tuned" if (rows["population"] == "tuned").any() else "all"
     rows = rows[(rows["population"] == population) & (rows["dataset"] == rows["dataset"].iloc[0])]
-    over_models = rows[(rows["given"] == "") & (rows["unit"] == "model") & rows["r"].notna()]
+    over_models = rows[(rows["covariate"] == "") & (rows["unit"] == "model") & rows["r"].notna()]
     if over_models.empty:
         return []
-    over_bases = rows[(rows["unit"] == "base") & (rows["given"] == "") & rows["r"].notna()]
+    over_bases = rows[(rows["unit"] == "base") & (rows["covariate"] == "") & rows["r"].notna()]
     if over_bases.empty:
         return []
     top = max(over_models.to_dict("records"), key=lambda row: abs(row["r"]))
@@ -118,7 +118,9 @@ def property_sentences(analysis: Analysis, protocol: str | None = None) -> list[
     text += f"{'tuned ' if population == 'tuned' else ''}models {_where(top)}"
     text += "".join(f", {_r(row)} over {row['n']} bases" for row in over_bases.to_dict("records"))
     summary = [f"{text}."]
-    at_constant_size = rows[(rows["unit"] == "model") & (rows["given"] == correlations.LOG_SIZE) & rows["r"].notna()]
+    at_constant_size = rows[
+        (rows["unit"] == "model") & (rows["covariate"] == correlations.LOG_SIZE) & rows["r"].notna()
+    ]
     knowledge = [row for row in at_constant_size.to_dict("records") if row["property"] in ("mmlu", "bbh")]
     if knowledge:
         terms = [f"{row['property'].upper()} {_r(row)} (p = {number(row['p'])})" for row in knowledge]
