@@ -181,7 +181,7 @@ def _scores(out: str, run: str, frames: dict[str, pd.DataFrame]) -> scores.Score
     run_scores = scores.of_run(out, brain, reading, properties, tables.read(out, "benchmark_scores"))
     if len(run_scores.models) > MOST_WITH_SUBJECTS:
         return run_scores
-    return replace(run_scores, people=scores.subject_scores(out, run, brain))
+    return replace(run_scores, by_subject=scores.subject_scores(out, run, brain))
 
 
 def _protocols(names: set[str], of_run: list[dict[str, Any]]) -> dict[str, Protocol]:

@@ -81,7 +81,7 @@ def tests(scores: Scores, paired: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Test the null hypothesis "tuned minus base is 0" for each data set, protocol and metric.
 
     Args:
-        scores: the scores the pairs were made from; with `people` the interval also covers other subjects.
+        scores: the scores the pairs were made from; with `by_subject` the interval also covers other subjects.
         paired: from `pairs`; only pairs of main models are tested.
         seed: of the random sign flips and bootstrap draws.
 
@@ -161,7 +161,7 @@ def _by_subject(scores: Scores, group: pd.DataFrame) -> pd.DataFrame | None:
     Subjects without a score for one of the pairs are left out.
     """
     first = group.iloc[0]
-    rows = scores.people
+    rows = scores.by_subject
     rows = rows[(rows["dataset"] == first["dataset"]) & (rows["protocol"] == first["protocol"])]
     if rows.empty or first["target"] != "all":
         return None

@@ -90,7 +90,7 @@ def of_people(
         "subject": np.tile([f"s{k}" for k in range(PEOPLE)], n * len(OF)), "score": effect.ravel(),
     })  # fmt: skip
     bases = people[["dataset", "protocol", "subject"]].drop_duplicates().merge(pd.DataFrame({"model": BASES}), "cross")
-    table = scores.replace(alone, people=pd.concat([people, bases.assign(score=0.0)]))
+    table = scores.replace(alone, by_subject=pd.concat([people, bases.assign(score=0.0)]))
     found = tuning.tests(table, tuning.pairs(table))
     assert set(found["interval_over"]) == {"bases and subjects"}
     yield condition, f"interval over bases and {PEOPLE} people", True, misses(found, "low", "high")

@@ -19,7 +19,7 @@ def brain(r, dataset="synthetic", protocol="strict", target="all"):
     return pd.DataFrame([{"model": name, "r": value, **columns} for name, value in r.items()])
 
 
-def make_scores(*brain_rows, bases, families=None, people=None, reading_rows=NO_READING):
+def make_scores(*brain_rows, bases, families=None, by_subject=None, reading_rows=NO_READING):
     """Scores of models; `bases`: tuned model -> its base."""
     rows = pd.concat(brain_rows)
     names = sorted(set(rows["model"]) | set(bases))
@@ -28,7 +28,7 @@ def make_scores(*brain_rows, bases, families=None, people=None, reading_rows=NO_
         "family": [(families or {}).get(name, "") for name in names], "pair_source": "card", "next_word_loss": NAN,
     })  # fmt: skip
     result = scores.of_run("a test", rows, reading_rows, properties)
-    return scores.replace(result, people=people) if people is not None else result
+    return scores.replace(result, by_subject=by_subject) if by_subject is not None else result
 
 
 def test_a_tuned_model_is_paired_with_its_base_on_every_target():
@@ -122,7 +122,7 @@ def subjects_of(r, n_subjects, effect, seed=1):
 def test_differences_between_subjects_widen_the_interval():
     r, bases, _ = six_bases()
     data = make_scores(brain(r), bases=bases)
-    with_subjects = make_scores(brain(r), bases=bases, people=subjects_of(r, 7, 0.1))
+    with_subjects = make_scores(brain(r), bases=bases, by_subject=subjects_of(r, 7, 0.1))
     (row,) = tuning.tests(data, tuning.pairs(data)).to_dict("records")
     (wider,) = tuning.tests(with_subjects, tuning.pairs(with_subjects)).to_dict("records")
     assert (wider["n_subjects"], wider["interval_over"]) == (7, "bases and subjects")
@@ -132,7 +132,7 @@ def test_differences_between_subjects_widen_the_interval():
 
 def test_with_few_bases_the_interval_is_over_subjects():
     r, bases = {"a": 0.1, "a-tuned": 0.2}, {"a-tuned": "a"}
-    data = make_scores(brain(r), bases=bases, people=subjects_of(r, 9, 0.02))
+    data = make_scores(brain(r), bases=bases, by_subject=subjects_of(r, 9, 0.02))
     (row,) = tuning.tests(data, tuning.pairs(data)).to_dict("records")
     assert row["interval_over"] == "subjects"
     assert row["low"] < 0.1 < row["high"]
