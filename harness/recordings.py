@@ -24,7 +24,7 @@ class Stimuli:
 
     Attributes:
         ids, texts: one per stimulus; ids are unique, a text is a sentence or a word.
-        passages: passage or story of each stimulus; a passage is contiguous and forms one context.
+        passages: passage of each stimulus, such as a story; a passage is contiguous and forms one context.
         groups: groups that must not be divided between train and test (topics, stories); default: the passages.
         sentences: sentence of each word, if stimuli are words and it is known; contiguous within a passage.
         onsets_s, ends_s: (stimulus,) onset and end of each word in seconds, if words are aligned to scans.

@@ -42,7 +42,7 @@ class Context:
     """Text of one forward pass, and the positions of its stimuli.
 
     Attributes:
-        text: a passage, story or corpus, or a stimulus with its preceding context.
+        text: a passage or a corpus, or a stimulus with its preceding context.
         stimulus_ids: the stimuli in it, in order.
         spans: (stimulus, 2) first character of each stimulus, and one past its last.
     """

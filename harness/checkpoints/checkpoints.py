@@ -71,7 +71,7 @@ class Checkpoint:
         new_rows: for a delta, how the base is extended at tokens added by tuning: "zero", "mean", or "" for the choice
             of `deltas.recipe_of`.
         quantization: method by which the stored weights are quantised; "" if they are not.
-        stamp: `fingerprints.files_fingerprint` of the folder when it was resolved; with "+" and the base's.
+        fingerprint: `fingerprints.files_fingerprint` of the folder when it was resolved; with "+" and the base's.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Checkpoint:
     adapter: str = ""
     new_rows: str = ""
     quantization: str = ""
-    stamp: str = field(default="", compare=False)
+    fingerprint: str = field(default="", compare=False)
 
     @property
     def config_folder(self) -> str:
@@ -152,9 +152,11 @@ def _of_folder(name: str, folder: Path, allow_pickle: bool, base_name: str = "")
         pickles.require_allowed(folder, name, allow_pickle)
         is_adapter_alone = adapter_config.is_adapter(folder) and not (folder / "config.json").is_file()
         n_parameters = None if is_adapter_alone else pickles.count(folder, name, allow_pickle)
-    stamp, revision = fingerprints.files_fingerprint(folder), fingerprints.revision_of(folder)
+    fingerprint, revision = fingerprints.files_fingerprint(folder), fingerprints.revision_of(folder)
     checkpoint = _inspect(name, folder, revision, n_parameters, base_name, allow_pickle=allow_pickle)
-    return replace(checkpoint, stamp=f"{stamp}+{checkpoint.stamp}" if checkpoint.stamp else stamp)
+    return replace(
+        checkpoint, fingerprint=f"{fingerprint}+{checkpoint.fingerprint}" if checkpoint.fingerprint else fingerprint
+    )
 
 
 def require_known(name: str) -> None:
@@ -238,8 +240,8 @@ def _of_entry(name: str, entry: Entry, allow_pickle: bool) -> Checkpoint:
     if entry.delta_of and not checkpoint.adapter:
         base = _of_entry(entry.delta_of, _require_entry(entry.delta_of), allow_pickle)
         checkpoint = replace(checkpoint, base_folder=base.folder, base_hub_id=base.hub_id, new_rows=entry.new_rows)
-        revision, stamp = f"{checkpoint.revision}+{base.revision}", f"{checkpoint.stamp}+{base.stamp}"
-        checkpoint = replace(checkpoint, revision=revision, stamp=stamp)
+        revision, fingerprint = f"{checkpoint.revision}+{base.revision}", f"{checkpoint.fingerprint}+{base.fingerprint}"
+        checkpoint = replace(checkpoint, revision=revision, fingerprint=fingerprint)
     return replace(checkpoint, tuned_from=entry.tuned_from, pair_source="table") if entry.tuned_from else checkpoint
 
 
@@ -314,10 +316,10 @@ def require_unchanged(checkpoint: Checkpoint) -> None:
         fingerprints.CheckpointChangedError: if they have changed; the message says how.
     """
     own_revision, _, base_revision = checkpoint.revision.partition("+")
-    own_stamp, _, base_stamp = checkpoint.stamp.partition("+")
-    fingerprints.require_planned(checkpoint.name, checkpoint.folder, own_revision, own_stamp)
+    own_fingerprint, _, base_fingerprint = checkpoint.fingerprint.partition("+")
+    fingerprints.require_planned(checkpoint.name, checkpoint.folder, own_revision, own_fingerprint)
     if base_revision and checkpoint.base_folder:
-        fingerprints.require_planned(checkpoint.name, checkpoint.base_folder, base_revision, base_stamp)
+        fingerprints.require_planned(checkpoint.name, checkpoint.base_folder, base_revision, base_fingerprint)
 
 
 def has_chat_template(checkpoint: Checkpoint) -> bool:

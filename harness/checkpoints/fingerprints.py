@@ -37,9 +37,9 @@ def files_fingerprint(folder: Path) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
-def remember(folder: str, stamp: str, revision: str) -> None:
-    """Record the revision of a folder hashed in another process, valid while `files_fingerprint` equals `stamp`."""
-    _known.setdefault(folder, (stamp, revision))
+def remember(folder: str, fingerprint: str, revision: str) -> None:
+    """Record the revision of a folder hashed in another process, valid while its `files_fingerprint` is this."""
+    _known.setdefault(folder, (fingerprint, revision))
 
 
 def revision_of(folder: Path) -> str:
@@ -51,20 +51,20 @@ def revision_of(folder: Path) -> str:
     Raises:
         ValueError: if a file is not readable.
     """
-    stamp = files_fingerprint(folder)
-    if _known.get(str(folder), ("",))[0] != stamp:
-        _known[str(folder)] = (stamp, _content_hash(folder))
+    fingerprint = files_fingerprint(folder)
+    if _known.get(str(folder), ("",))[0] != fingerprint:
+        _known[str(folder)] = (fingerprint, _content_hash(folder))
     return _known[str(folder)][1]
 
 
-def require_planned(name: str, folder: str, planned: str, stamp: str) -> None:
+def require_planned(name: str, folder: str, planned: str, fingerprint: str) -> None:
     """Raise if the files of a folder are no longer those that were planned.
 
     Args:
         name: model name, for error messages.
         folder: folder of the checkpoint.
         planned: its revision when the run was planned.
-        stamp: its `files_fingerprint` at that time, which saves rehashing; "" if unknown.
+        fingerprint: its `files_fingerprint` at that time, which saves rehashing; "" if unknown.
 
     Raises:
         CheckpointChangedError: if the contents differ or cannot be read.
@@ -73,8 +73,8 @@ def require_planned(name: str, folder: str, planned: str, stamp: str) -> None:
     if not planned.startswith("files-"):  # a Hub commit, whose files never change
         return
     try:
-        if files_fingerprint(path) == stamp:
-            remember(folder, stamp, planned)
+        if files_fingerprint(path) == fingerprint:
+            remember(folder, fingerprint, planned)
             return
         current = revision_of(path)
     except OSError as error:

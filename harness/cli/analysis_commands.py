@@ -153,8 +153,9 @@ _FAMILIES = {
     "difference": ("difference", 4), "95 % interval": ("low high", 4),
 }  # fmt: skip
 _CORRELATIONS = {
-    "models": ("population", None), "property": ("property", None), "given": ("given", None), "unit": ("unit", None),
-    "n": ("n", 0), "r": ("r", 3), "95 % interval": ("r_low r_high", 2), "p": ("p", None), "BH": ("p_adjusted", None),
+    "models": ("population", None), "property": ("property", None), "covariate": ("covariate", None),
+    "unit": ("unit", None), "n": ("n", 0), "r": ("r", 3), "95 % interval": ("r_low r_high", 2), "p": ("p", None),
+    "BH": ("p_adjusted", None),
 }  # fmt: skip
 _SCALING = {
     "bases": ("n_bases", 0), "slope per decade": ("slope", 4), "95 % interval": ("low high", 4), "p": ("p", None),
@@ -183,10 +184,10 @@ def _tables(results: Analysis) -> Iterable[tuple[str, list[dict[str, str]]]]:
 def _main_correlations(rows: pd.DataFrame) -> pd.DataFrame:
     """The correlations with the average score; without an average, the zero-order ones of every data set."""
     average = rows[rows["dataset"] == "average"]
-    selected = average if len(average) else rows[rows["given"] == ""]
-    key = ["dataset", "protocol", "metric", "property", "given", "unit", "n"]
+    selected = average if len(average) else rows[rows["covariate"] == ""]
+    key = ["dataset", "protocol", "metric", "property", "covariate", "unit", "n"]
     selected = selected[~selected.duplicated(key)]  # population "all" repeats "tuned" if it has no further models
-    return selected.sort_values(["protocol", "population", "given", "unit"], ascending=[True, False, True, False])
+    return selected.sort_values(["protocol", "population", "covariate", "unit"], ascending=[True, False, True, False])
 
 
 def _row(row: dict[str, Any], columns: dict[str, tuple[str, int | None]], frame: pd.DataFrame) -> dict[str, str]:

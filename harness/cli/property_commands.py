@@ -145,5 +145,5 @@ def _print(rows: list[dict[str, Any]]) -> None:
         for row in rows if row["task"] == ""
     ]  # fmt: skip
     show(shown, as_json=False)
-    for model in dict.fromkeys(row["model"] for row in rows if row["cut"]):
+    for model in dict.fromkeys(row["model"] for row in rows if row["truncated"]):
         print(f"{model}: some prompts exceed its context window; their first examples were cut off")

@@ -154,7 +154,7 @@ def reading_predictor(name: str, dataset: Dataset, seed: int, file: str = "") ->
     """Compute a control as one number per word, used in place of surprisal.
 
     Returns:
-        (word,) float64. "position" counts words of the story from 0, "random" is the first column of the random
+        (word,) float64. "position" counts words of the passage from 0, "random" is the first column of the random
         vectors, "ngram" is in bits.
 
     Raises:

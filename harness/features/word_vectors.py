@@ -60,12 +60,12 @@ def embed(texts: Sequence[str], path: str) -> Floats:
     return np.stack([np.mean(row, axis=0, dtype=np.float64) if row else zeros for row in rows]).astype(np.float32)
 
 
-def report_known(station: str, path: str, n_known: int, n_words: int) -> None:
+def report_known(stage: str, path: str, n_known: int, n_words: int) -> None:
     """Log how many words of the stimuli a file contains: a warning under half, ValueError for none."""
     if not n_known:
         raise ValueError(f"{path} has none of the {n_words} words of the stimuli; check that the languages agree.")
     level = logging.INFO if 2 * n_known >= n_words else logging.WARNING
-    logger.log(level, "station=%s file=%s words=%d known=%d", station, path, n_words, n_known)
+    logger.log(level, "stage=%s file=%s words=%d known=%d", stage, path, n_words, n_known)
 
 
 def read(path: str, words: Collection[str]) -> dict[str, Floats]:

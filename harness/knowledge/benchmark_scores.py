@@ -48,7 +48,7 @@ def rows_of(ran: LmEvalRun, benchmark: Benchmark, model: str, revision: str, lim
     about = {"model": model, "revision": revision, "source": source, "n_shots": N_SHOTS[benchmark]}
     names = [task_of(benchmark, name) for name in counts]
     rows = _aggregated(benchmark, tasks, about, names, METRICS[benchmark])
-    return [row | {"cut": ran.cut} for row in rows]
+    return [row | {"truncated": ran.truncated} for row in rows]
 
 
 def of_results(file: str, model: str, revision: str, root: Path | None) -> list[Row]:
@@ -101,8 +101,8 @@ def _published(value: Value, source: str) -> Row:
     texts = {name: value.texts.get(name, "") for name in ("revision", "category", "task")}
     return {
         "model": value.model, "benchmark": value.benchmark, **texts, "metric": value.texts.get("metric") or "accuracy",
-        "n_shots": value.whole.get("n_shots"), "value": value.value, **numbers, "n": value.whole.get("n"), "cut": None,
-        "source": value.texts.get("source") or source, "created": _now(),
+        "n_shots": value.whole.get("n_shots"), "value": value.value, **numbers, "n": value.whole.get("n"),
+        "truncated": None, "source": value.texts.get("source") or source, "created": _now(),
     }  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def _aggregated(
         results = [pooled[name][0] for name in members]
         value, low, high, n, chance = _pool_all(results) if benchmark.startswith("mmlu") else _mean(results)
         rows.append({
-            **about, "benchmark": benchmark, "category": category, "task": task, "cut": None,
+            **about, "benchmark": benchmark, "category": category, "task": task, "truncated": None,
             "metric": metric, "value": value, "low": low, "high": high, "chance": chance,
             "n": n, "created": _now(),
         })  # fmt: skip

@@ -29,12 +29,12 @@ class LmEvalRun(NamedTuple):
     Attributes:
         results: contents of the results file.
         tasks: the tasks with their questions.
-        cut: whether prompts were too long for the model and were truncated.
+        truncated: whether prompts were too long for the model and were truncated.
     """
 
     results: dict[str, Any]
     tasks: list[Task]
-    cut: bool
+    truncated: bool
 
 
 def run(
@@ -75,14 +75,14 @@ def run(
             "--output_path", f"{folder}/results",
             *(["--limit", str(limit)] if limit else []),
         ]  # fmt: skip
-        output, cut = _run_process(command, offline=not checkpoint.hub_id)
+        output, truncated = _run_process(command, offline=not checkpoint.hub_id)
         files = sorted(Path(folder, "results").rglob("results_*.json"))
         if not files:
             raise RuntimeError(
                 f"lm-evaluation-harness gave no results for {checkpoint.name}. Its last output:\n{output}"
             )
         require_unchanged(checkpoint)  # must not have changed during the run either
-        return LmEvalRun(json.loads(files[-1].read_text(encoding="utf-8")), tasks, cut)
+        return LmEvalRun(json.loads(files[-1].read_text(encoding="utf-8")), tasks, truncated)
 
 
 def _model_arguments(checkpoint: Checkpoint) -> str:
@@ -97,18 +97,18 @@ def _run_process(command: list[str], offline: bool) -> tuple[str, bool]:
     """Run a command; return its last output and whether a prompt was truncated. Output is also shown on a terminal."""
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_DATASETS_OFFLINE": "1"}
     environment |= {"HF_HUB_OFFLINE": "1"} if offline else {}
-    output, cut = "", False
+    output, truncated = "", False
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, errors="replace"
     ) as process:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         for line in process.stdout:
             if _CUT.search(line):
-                cut = True
+                truncated = True
                 continue
             output = (output + line)[-_OUTPUT_TAIL:]
             if sys.stderr.isatty():
                 sys.stderr.write(line)
     if process.returncode:
         raise RuntimeError(f"lm-evaluation-harness ended with status {process.returncode}. Its last output:\n{output}")
-    return output, cut
+    return output, truncated

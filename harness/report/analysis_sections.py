@@ -62,7 +62,7 @@ def _tests(rows: pd.DataFrame) -> ReportTable:
         "Difference": ("difference", partial(number, digits=4, sign=True)),
         "Interval": ("low high", partial(interval, digits=4)), "Interval over": ("interval_over", text),
         "d_z": ("d_z", partial(number, digits=2)), "p sign flips": ("p_sign_flip", p_value),
-        "p adjusted": ("p_adjusted", p_value), "smallest p": ("p_least", p_value), "p mixed": ("p_mixed", p_value),
+        "p adjusted": ("p_adjusted", p_value), "smallest p": ("p_min", p_value), "p mixed": ("p_mixed", p_value),
         "ICC": ("icc", partial(number, digits=2)), "p Wilcoxon": ("p_wilcoxon", p_value),
         "rank-biserial": ("rank_biserial", partial(number, digits=2)), "(p t over pairs)": ("p_t_pairs", p_value),
     }  # fmt: skip
@@ -141,10 +141,10 @@ def _correlation_tables(rows: pd.DataFrame) -> Parts:
         "r": ("r", number), "Interval": ("r_low r_high", partial(interval, digits=2)), "p": ("p", p_value),
         "p adjusted": ("p_adjusted", p_value), "tests": ("n_tests", count),
     }  # fmt: skip
-    partial_columns: Columns = {"Property": columns["Property"], "Held constant": ("given", str), **columns}
-    key = ["dataset", "protocol", "metric", "property", "given", "unit", "n"]
+    partial_columns: Columns = {"Property": columns["Property"], "Held constant": ("covariate", str), **columns}
+    key = ["dataset", "protocol", "metric", "property", "covariate", "unit", "n"]
     rows = rows[~rows.duplicated(key)]  # population "all" repeats "tuned" if it has no further models
-    zero_order, partial_rows = rows[rows["given"] == ""], rows[rows["given"] != ""]
+    zero_order, partial_rows = rows[rows["covariate"] == ""], rows[rows["covariate"] != ""]
     caption = (
         "Pearson r of the score with a property, with Fisher’s interval; p adjusted by Benjamini-Hochberg over “tests”."
     )

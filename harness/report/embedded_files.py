@@ -36,7 +36,7 @@ class Download:
 
 
 # Columns of stimuli and ids, which must not be changed; other text columns hold names and sentences.
-_DATA_COLUMNS = frozenset({"word", "story", "sentence", "word_id", "row_id", "neuroid_id", "passage"})
+_DATA_COLUMNS = frozenset({"word", "sentence", "word_id", "row_id", "neuroid_id", "passage"})
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 

@@ -152,15 +152,15 @@ def _content(out: str, run: str | None) -> dict[str, Any]:
 def _parked(out: str, run: str) -> list[dict[str, Any]]:
     """Parked checkpoints of a watched training run, in the form of rows of failures."""
     rows = tables.read(out, "watched")
-    watches = rows[rows["evaluated_in"] == run][["source", "asked"]].drop_duplicates()
+    watches = rows[rows["evaluated_in"] == run][["source", "spec_hash"]].drop_duplicates()
     last = (
-        rows.merge(watches, on=["source", "asked"])
+        rows.merge(watches, on=["source", "spec_hash"])
         .sort_values(["created", "attempt"], kind="stable")
         .groupby("where")
         .tail(1)
     )
     return [
-        {"exception": "parked", "station": "watch", "model": row.model, "dataset": row.source, "protocol": "",
+        {"exception": "parked", "stage": "watch", "model": row.model, "dataset": row.source, "protocol": "",
          "message": f"parked after {row.attempt} attempts: {row.reason}"}
         for row in last[last["state"] == "parked"].itertuples()
     ]  # fmt: skip
@@ -181,7 +181,7 @@ def _scores(out: str, run: str, frames: dict[str, pd.DataFrame]) -> scores.Score
     run_scores = scores.of_run(out, brain, reading, properties, tables.read(out, "benchmark_scores"))
     if len(run_scores.models) > MOST_WITH_SUBJECTS:
         return run_scores
-    return replace(run_scores, people=scores.subject_scores(out, run, brain))
+    return replace(run_scores, by_subject=scores.subject_scores(out, run, brain))
 
 
 def _protocols(names: set[str], of_run: list[dict[str, Any]]) -> dict[str, Protocol]:

@@ -112,7 +112,7 @@ def _measure(models: pd.DataFrame) -> str:
 def _correlation_text(rows: pd.DataFrame, where: pd.Series, name: str) -> str:
     """The text above a panel: r over models and over bases."""
     rows = rows[
-        (rows["dataset"] == where["dataset"]) & (rows["protocol"] == where["protocol"]) & (rows["given"] == "")
+        (rows["dataset"] == where["dataset"]) & (rows["protocol"] == where["protocol"]) & (rows["covariate"] == "")
         & (rows["metric"] == where["metric"]) & (rows["property"] == name) & (rows["population"] == "all")
         & rows["r"].notna()
     ]  # fmt: skip

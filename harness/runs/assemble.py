@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.statistics import analysis, scores
-from harness.storage import schemas, table_files, tables, transfer
+from harness.storage import earlier_names, schemas, table_files, tables, transfer
 from harness.storage.store import Store
 from harness.units.score_units import ScoreUnit
 
@@ -84,7 +84,7 @@ def _write_scores(store: Store, run: str, table: str, files: list[str]) -> None:
 
     def write(staging: str) -> None:
         rows = _rows_of(store, table, files).map_batches(
-            partial(_with_values, values={"run": run}), batch_format="pyarrow", batch_size=None
+            partial(_of_run, table=table, run=run), batch_format="pyarrow", batch_size=None
         )
         rows.write_parquet(staging, filesystem=_arrow_filesystem(store), partition_cols=partitions)
         _install(store, f"{staging}/run={run}", f"{_root(store)}/{table}/run={run}")
@@ -152,12 +152,13 @@ def _through_staging(store: Store, write: Callable[[str], None]) -> None:
 
 def _read_files(batch: dict[str, Any], out: str, table: str, values: dict[str, str]) -> pa.Table:
     """Read the rows of a batch of files, without the columns encoded in the partition's path."""
-    store, schema = Store(out), tables.schema(table)
+    store, schema = Store(out), earlier_names.schema_of_files(table)
     contents = []
     for file in map(str, batch["files"][0]):
         with store.fs.open(file, "rb") as stream:
             contents.append(pq.read_table(stream, schema=schema, partitioning=None))
-    return _with_values(pa.concat_tables(contents), values, tables.PARTITIONS)
+    rows = earlier_names.with_current_names(table, pa.concat_tables(contents))
+    return _with_values(rows, values, tables.PARTITIONS)
 
 
 def _silence_ray_data() -> None:
@@ -172,12 +173,17 @@ def _rows_of(store: Store, table: str, files: list[str]) -> Any:
 
     _silence_ray_data()
     return ray.data.read_parquet(
-        files, filesystem=_arrow_filesystem(store), schema=tables.schema(table), partitioning=None
+        files, filesystem=_arrow_filesystem(store), schema=earlier_names.schema_of_files(table), partitioning=None
     )
 
 
 def _arrow_filesystem(store: Store) -> Any:
     return None if store.is_local else pa.fs.PyFileSystem(pa.fs.FSSpecHandler(store.fs))
+
+
+def _of_run(batch: pa.Table, table: str, run: str) -> pa.Table:
+    """Rows of units, of this or an earlier version, as rows of a run's table."""
+    return _with_values(earlier_names.with_current_names(table, batch), {"run": run})
 
 
 def _with_values(batch: pa.Table, values: dict[str, str], without: Sequence[str] = ()) -> pa.Table:

@@ -18,8 +18,8 @@ class Account:
         extracted: keys of the feature units extracted by this driver.
         n_nodes: number of nodes of the cluster.
         n_gpus: number of GPUs of the cluster.
-        predicted_s: forecast of the seconds until the last feature unit was extracted.
-        read_s: measured seconds until the last feature unit was extracted.
+        forecast_s: forecast of the seconds until the last feature unit was extracted.
+        extraction_s: measured seconds until the last feature unit was extracted.
         was_stopped: whether the run was stopped before it was done.
         usd_per_gpu_hour: price of a GPU hour in US dollars; None if unknown.
     """
@@ -30,8 +30,8 @@ class Account:
     extracted: frozenset[str] = frozenset()
     n_nodes: int = 0
     n_gpus: int = 0
-    predicted_s: float | None = None
-    read_s: float | None = None
+    forecast_s: float | None = None
+    extraction_s: float | None = None
     was_stopped: bool = False
     usd_per_gpu_hour: float | None = None
 

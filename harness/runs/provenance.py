@@ -71,8 +71,8 @@ def _fold_rows(workload: Workload) -> Iterator[dict[str, Any]]:
                     "protocol_hash": protocol.hash, "part": part, "fold": number,
                 }  # fmt: skip
                 ids = dataset.responses.row_ids if dataset.responses else dataset.stimuli.ids
-                for side, rows in zip(("train", "test"), fold, strict=True):
-                    yield from ({**labels, "row_id": ids[row], "side": side} for row in rows)
+                for subset, rows in zip(("train", "test"), fold, strict=True):
+                    yield from ({**labels, "row_id": ids[row], "subset": subset} for row in rows)
 
 
 def _next_word(workload: Workload, done: Iterable[ScoreUnit], store: Store) -> defaultdict[str, dict[str, Any]]:
@@ -170,6 +170,6 @@ def _extraction_summary(extractions: list[dict[str, Any]], account: Account) -> 
     return {
         "backends": distinct("backend"), "dtypes": distinct("dtype"), "parity_states": largest("parity_states"),
         "parity_nats": largest("parity_nats"), "n_recoveries": sum(account.recoveries.values()),
-        "n_nodes": account.n_nodes, "n_gpus": account.n_gpus, "predicted_s": account.predicted_s,
-        "read_s": account.read_s,
+        "n_nodes": account.n_nodes, "n_gpus": account.n_gpus, "forecast_s": account.forecast_s,
+        "extraction_s": account.extraction_s,
     }  # fmt: skip

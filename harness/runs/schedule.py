@@ -224,8 +224,8 @@ class Schedule:
                 "HARNESS_UNIT_LIMIT_S to raise the limit."
             ))  # fmt: skip
 
-    def _failed(self, unit: ScoreUnit, station: str, error: Exception) -> None:
-        failure = Failure.of(error, station, unit.source.name, unit.dataset, unit.protocol.name)
+    def _failed(self, unit: ScoreUnit, stage: str, error: Exception) -> None:
+        failure = Failure.of(error, stage, unit.source.name, unit.dataset, unit.protocol.name)
         self.workload.failures.append(failure)
         self.listener.failed(failure)
 

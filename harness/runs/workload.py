@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Failure:
-    """Something that failed: the station, the model, data set and protocol, and the exception."""
+    """Something that failed: the stage, the model, data set and protocol, and the exception."""
 
-    station: str
+    stage: str
     model: str
     dataset: str
     protocol: str
@@ -40,11 +40,11 @@ class Failure:
     message: str
 
     @classmethod
-    def of(cls, error: BaseException, station: str, model: str = "", dataset: str = "", protocol: str = "") -> Failure:
+    def of(cls, error: BaseException, stage: str, model: str = "", dataset: str = "", protocol: str = "") -> Failure:
         """Make a failure from an exception; a Ray exception is replaced by its cause."""
         cause = getattr(error, "cause", None) or error
         message = names.printable(str(cause).strip())
-        return cls(station, names.printable(model), dataset, protocol, type(cause).__name__, message)
+        return cls(stage, names.printable(model), dataset, protocol, type(cause).__name__, message)
 
 
 @dataclass
@@ -167,8 +167,8 @@ def require_model_and_data(workload: Workload) -> None:
     """
     has_models = any(source.kind == "model" for source in workload.sources)
     if (workload.spec.models and not has_models) or not workload.recordings:
-        kind, station = ("recording", "datasets") if has_models or not workload.spec.models else ("model", "models")
-        reason = next((f": {failure.message}" for failure in workload.failures if failure.station == station), ".")
+        kind, stage = ("recording", "datasets") if has_models or not workload.spec.models else ("model", "models")
+        reason = next((f": {failure.message}" for failure in workload.failures if failure.stage == stage), ".")
         raise ValueError(f"none of the requested {kind}s could be loaded, so nothing was computed{reason}")
 
 

@@ -45,7 +45,7 @@ def score_layers(
         fits = _score_part(features, measured, protocol, spread)
         by_part.append({layer: _widened(fit, part, neuroids, n_neuroids) for layer, fit in fits.items()})
     joined = {layer: _joined([fits[layer] for fits in by_part]) for layer in features.layers}
-    logger.info("station=scoring layers=%d parts=%d neuroids=%d", len(joined), len(by_part), n_neuroids)
+    logger.info("stage=scoring layers=%d parts=%d neuroids=%d", len(joined), len(by_part), n_neuroids)
     return joined
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from harness.records import Dataset, Floats, Integers
-from harness.scoring.reading_times import control_terms, stories_of, with_words_before, within
+from harness.scoring.reading_times import control_terms, passages_of, with_words_before, within
 
 TERMS = ("word", "1 before", "2 before")
 ALL = "all"
@@ -78,7 +78,7 @@ def fit(predictor: Floats, dataset: Dataset) -> list[Slope]:
     reading = dataset.reading
     if reading is None or reading.by_subject_ms is None:
         raise ValueError(f"{dataset.name} has no reading times of single readers; slopes need them.")
-    terms, controls = with_words_before(predictor, stories_of(dataset)), control_terms(dataset)
+    terms, controls = with_words_before(predictor, passages_of(dataset)), control_terms(dataset)
     usable = reading.scored & np.isfinite(terms).all(axis=1) & np.isfinite(controls).all(axis=1)
     word, subject = np.nonzero(np.isfinite(reading.by_subject_ms) & usable[:, None])
     if not len(word) or _is_held(terms[usable], controls[usable]):

@@ -38,7 +38,7 @@ class ReadingScore:
     Attributes:
         r, abs_r, r_low, r_high: signed Pearson r over the scored words, its absolute value, and the interval of r.
         partial_r, partial_low, partial_high: r of predictor and reading time after both are regressed on the controls
-            and the story, and its interval. NaN if the protocol's `reading` is "correlation".
+            and the passage, and its interval. NaN if the protocol's `reading` is "correlation".
         delta_ll, delta_ll_low, delta_ll_high: gain in held-out log-likelihood, in nats per word, from the predictor and
             its spill-over added to the controls. NaN if the protocol's `reading` is "correlation".
         n_words: number of words behind r.
@@ -85,10 +85,10 @@ def score(
     partial, gains = (np.nan,) * 3, (np.nan,) * 3
     n_regression = 0
     if protocol.reading == "regression":
-        controls, terms = control_terms(dataset), with_words_before(predictor, stories_of(dataset))
+        controls, terms = control_terms(dataset), with_words_before(predictor, passages_of(dataset))
         complete = usable & np.isfinite(controls).all(axis=1) & np.isfinite(terms).all(axis=1)
         n_regression = int(complete.sum())
-        x, y = _residuals(predictor, reading.mean_ms, controls, stories_of(dataset), complete)
+        x, y = _residuals(predictor, reading.mean_ms, controls, passages_of(dataset), complete)
         partial = _correlation(x, y, sentences[complete], seed)
         gains = _mean_interval(_held_out_gain(terms, reading.mean_ms, controls, folds, complete), sentences, seed)
     n_words, n_scored = int(usable.sum()), int(reading.scored.sum())
@@ -99,25 +99,25 @@ def score(
 
 
 def control_terms(dataset: Dataset) -> Floats:
-    """(word, 9) float64 control predictors of reading time; NaN in the first two words of a story.
+    """(word, 9) float64 control predictors of reading time; NaN in the first two words of a passage.
 
     The columns are characters and Zipf frequency (in the data set's language) of the word and of the two words before
-    it (spill-over), position in the story and its logarithm (readers speed up, most at the start), and whether the word
-    before started a sentence. There is no intercept per story, since it cannot be estimated from other stories.
+    it (spill-over), position in the passage and its logarithm (readers speed up, most at the start), and whether the
+    word before started a sentence. There is no intercept per passage, since it cannot be estimated from other passages.
 
     Raises:
         ValueError: if the data set has no reading times.
     """
-    stimuli, stories = dataset.stimuli, stories_of(dataset)
+    stimuli, passages = dataset.stimuli, passages_of(dataset)
     if dataset.reading is None:
         raise ValueError(f"{dataset.name} has no reading times.")
     starts = np.array([True, *(before != after for before, after in pairwise(stimuli.sentences))])
     places = stimuli.positions().astype(np.float64)
     columns = [
-        with_words_before(characters(stimuli.texts), stories),
-        with_words_before(zipf_frequencies(stimuli.texts, dataset.language), stories),
+        with_words_before(characters(stimuli.texts), passages),
+        with_words_before(zipf_frequencies(stimuli.texts, dataset.language), passages),
         np.stack([places, np.log1p(places)], axis=1),
-        _before(starts.astype(np.float64), stories, 1)[:, None],
+        _before(starts.astype(np.float64), passages, 1)[:, None],
     ]
     return np.concatenate(columns, axis=1)
 
@@ -138,22 +138,22 @@ def _check(predictor: Floats, dataset: Dataset, protocol: Protocol, folds: Seque
     return dataset.reading
 
 
-def stories_of(dataset: Dataset) -> Integers:
+def passages_of(dataset: Dataset) -> Integers:
     """(word,) number of each word's passage."""
     return np.unique(dataset.stimuli.passages, return_inverse=True)[1]
 
 
-def _before(values: Floats, stories: Integers, lag: int) -> Floats:
-    """(word,) value of the word `lag` words earlier in the same story; NaN where there is none."""
+def _before(values: Floats, passages: Integers, lag: int) -> Floats:
+    """(word,) value of the word `lag` words earlier in the same passage; NaN where there is none."""
     shifted = np.full(len(values), np.nan)
-    same_story = stories[lag:] == stories[: len(stories) - lag]
-    shifted[lag:][same_story] = values[: len(values) - lag][same_story]
+    same_passage = passages[lag:] == passages[: len(passages) - lag]
+    shifted[lag:][same_passage] = values[: len(values) - lag][same_passage]
     return shifted
 
 
-def with_words_before(values: Floats, stories: Integers) -> Floats:
+def with_words_before(values: Floats, passages: Integers) -> Floats:
     """(word, 3) values of the word and of the two words before it."""
-    return np.stack([_before(values, stories, lag) for lag in _SPILL_OVER], axis=1)
+    return np.stack([_before(values, passages, lag) for lag in _SPILL_OVER], axis=1)
 
 
 def _resamples(n_sentences: int, seed: int) -> Floats:
@@ -208,10 +208,10 @@ def _mean_interval(values: Floats, sentences: Integers, seed: int) -> tuple[floa
 
 
 def _residuals(
-    predictor: Floats, mean_ms: Floats, controls: Floats, stories: Integers, complete: NDArray[np.bool_]
+    predictor: Floats, mean_ms: Floats, controls: Floats, passages: Integers, complete: NDArray[np.bool_]
 ) -> tuple[Floats, Floats]:
-    """(complete word,) residuals of predictor and reading time after controls and an intercept per story."""
-    numbers = np.unique(stories[complete], return_inverse=True)[1]
+    """(complete word,) residuals of predictor and reading time after controls and an intercept per passage."""
+    numbers = np.unique(passages[complete], return_inverse=True)[1]
     columns = within(np.column_stack([predictor, mean_ms, controls])[complete], numbers)
     variables, control_columns = columns[:, :2], columns[:, 2:]
     x, y = (variables - control_columns @ np.linalg.lstsq(control_columns, variables, rcond=None)[0]).T

@@ -81,8 +81,8 @@ def _of_tests(rows: pd.DataFrame) -> str:
     text += f"; gain {number(row['gain_percent'], 1, sign=True)} %)" if not math.isnan(row["gain_percent"]) else ")"
     if math.isnan(row["p_sign_flip"]):
         return f"{text}: one base is too few for a test."
-    if row["p_least"] > 0.05:
-        return f"{text}: with {row['n_bases']} bases p is at least {number(row['p_least'])}, too few for significance."
+    if row["p_min"] > 0.05:
+        return f"{text}: with {row['n_bases']} bases p is at least {number(row['p_min'])}, too few for significance."
     verdict = "a significant difference" if row["p_sign_flip"] < 0.05 else "not a significant difference"
     return f"{text}: {verdict} (sign flips over bases, p = {number(row['p_sign_flip'], 4)})."
 
@@ -97,7 +97,7 @@ def property_sentences(analysis: Analysis, protocol: str | None = None) -> list[
         return []
     population = "tuned" if (rows["population"] == "tuned").any() else "all"
     rows = rows[(rows["population"] == population) & (rows["dataset"] == rows["dataset"].iloc[0]) & rows["r"].notna()]
-    plain = rows[rows["given"] == ""]
+    plain = rows[rows["covariate"] == ""]
     over_models, over_bases = (plain[plain["unit"] == unit] for unit in ("model", "base"))
     if over_models.empty or over_bases.empty:
         return []
@@ -107,7 +107,7 @@ def property_sentences(analysis: Analysis, protocol: str | None = None) -> list[
     text += f"{' tuned' if population == 'tuned' else ''} models {_where(top)}"
     text += "".join(f", {_r(row)} over {row['n']} bases" for row in over_bases.to_dict("records"))
     summary = [f"{text}."]
-    at_constant_size = rows[(rows["unit"] == "model") & (rows["given"] == correlations.LOG_SIZE)]
+    at_constant_size = rows[(rows["unit"] == "model") & (rows["covariate"] == correlations.LOG_SIZE)]
     knowledge = [row for row in at_constant_size.to_dict("records") if row["property"] in ("mmlu", "bbh")]
     if knowledge:
         terms = [f"{row['property'].upper()} {_r(row)} (p = {number(row['p'])})" for row in knowledge]

@@ -2,8 +2,8 @@
 
 Models that share a base resemble each other in size, knowledge and alignment, so a correlation over models has more
 rows than independent observations. Each correlation is therefore given twice: over models, as papers print it, and over
-bases (mean of the models that share one). Prefer the latter. Size and knowledge are confounded; the rows with `given`
-are partial correlations that hold one of them constant.
+bases (mean of the models that share one). Prefer the latter. Size and knowledge are confounded; the rows with a
+`covariate` are partial correlations that hold one of them constant.
 
 Source: Aw et al. 2023 (arXiv 2312.00575v2), Table 4 (Benjamini-Hochberg over its tests).
 """
@@ -31,10 +31,10 @@ def correlations(scores: Scores) -> pd.DataFrame:
 
     Returns:
         Columns of the table "correlations". population: "tuned" or "all" main models for which score and property are
-        known; unit: "model" or "base"; given: the property held constant, "family" (fixed effects), or "". r_low and
-        r_high are Fisher's 95 % interval; for a partial r, n is reduced by the number of covariates. p_adjusted is p
-        after Benjamini-Hochberg over the n_tests rows with the same protocol, population, unit and `given`. NaN where
-        score or property is constant.
+        known; unit: "model" or "base"; covariate: the property held constant, "family" (fixed effects), or "". r_low
+        and r_high are Fisher's 95 % interval; for a partial r, n is reduced by the number of covariates. p_adjusted is
+        p after Benjamini-Hochberg over the n_tests rows with the same protocol, population, unit and `covariate`. NaN
+        where score or property is constant.
     """
     import pandas as pd
     from scipy import stats
@@ -48,14 +48,14 @@ def correlations(scores: Scores) -> pd.DataFrame:
                 rows += [{**key, "population": population, "unit": unit, **row} for row in _of(models, values, unit)]
     table = pd.DataFrame(rows, columns=_COLUMNS[:-2])
     table["p_adjusted"], table["n_tests"] = math.nan, 0
-    for _, tests in table[table["p"].notna()].groupby(["protocol", "population", "unit", "given"]):
+    for _, tests in table[table["p"].notna()].groupby(["protocol", "population", "unit", "covariate"]):
         table.loc[tests.index, "p_adjusted"] = stats.false_discovery_control(tests["p"].to_numpy())
         table.loc[tests.index, "n_tests"] = len(tests)
     return table
 
 
 _COLUMNS = [
-    "dataset", "protocol", "metric", "population", "unit", "property", "given", "n", "r", "r_low", "r_high", "p",
+    "dataset", "protocol", "metric", "population", "unit", "property", "covariate", "n", "r", "r_low", "r_high", "p",
     "p_adjusted", "n_tests",
 ]  # fmt: skip
 
@@ -73,17 +73,19 @@ def _of(rows: pd.DataFrame, values: pd.DataFrame, unit: str) -> Iterator[dict[st
     joined = rows.set_index("model")[["score", "family", "base"]].join(values)
     joined["base"] = joined["base"].where(joined["base"] != "", joined.index.to_series())
     for name in values:
-        for given in ("", *_covariates(name, list(values))):
-            numbers = ["score", name, *([given] if given in values else [])]
+        for covariate in ("", *_covariates(name, list(values))):
+            numbers = ["score", name, *([covariate] if covariate in values else [])]
             complete = joined.dropna(subset=numbers)
-            if given == FAMILY and complete[FAMILY].nunique() < 2:
+            if covariate == FAMILY and complete[FAMILY].nunique() < 2:
                 continue
             if unit == "base":
                 complete = complete.groupby("base").agg(dict.fromkeys(numbers, "mean") | {FAMILY: "first"})
-            held = _dummies(complete) if given == FAMILY else complete[[given]].to_numpy() if given else None
+            held = (
+                _dummies(complete) if covariate == FAMILY else complete[[covariate]].to_numpy() if covariate else None
+            )
             result = correlate(complete[name].to_numpy(), complete["score"].to_numpy(), held)
             if result:
-                yield {"property": name, "given": given, **result}
+                yield {"property": name, "covariate": covariate, **result}
 
 
 def _covariates(name: str, names: list[str]) -> list[str]:

@@ -206,7 +206,7 @@ def _require_paper_columns(paper: Scores, statistics: Analysis) -> None:
 def _correlations(statistics: Analysis) -> list[Claim]:
     """Correlations of model properties with the average alignment."""
     rows = statistics.correlations
-    rows = rows[(rows["dataset"] == "average") & (rows["given"] == "") & (rows["unit"] == "model")]
+    rows = rows[(rows["dataset"] == "average") & (rows["covariate"] == "") & (rows["unit"] == "model")]
     r = {(row["population"], row["property"]): row["r"] for row in rows.to_dict("records")}
     rounded = "the tables round scores to three digits; the paper presumably used the unrounded ones"
     return [

@@ -26,10 +26,10 @@ FEWEST = 5  # minimum number of units for an interval
 
 
 class SignFlip(NamedTuple):
-    """p: two-sided. p_least: smallest possible p with this many units. exact: whether all patterns were enumerated."""
+    """p: two-sided. p_min: smallest possible p with this many units. exact: whether all patterns were enumerated."""
 
     p: float
-    p_least: float
+    p_min: float
     exact: bool
 
 

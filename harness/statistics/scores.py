@@ -38,7 +38,7 @@ class Scores:
         models: index model; family ("" if unknown), base ("" for a base model), pair_source, is_main (False: shown in
             the tables but left out of the tests), then one numeric column per property.
         properties: names of those columns; statistics use log10 of `n_parameters`.
-        people: model, dataset, protocol, subject, score: scores of single subjects for target "all", where known.
+        by_subject: model, dataset, protocol, subject, score: scores of single subjects for target "all", where known.
         notes: what was left out or assumed, as sentences.
     """
 
@@ -46,7 +46,7 @@ class Scores:
     rows: pd.DataFrame
     models: pd.DataFrame
     properties: tuple[str, ...]
-    people: pd.DataFrame
+    by_subject: pd.DataFrame
     notes: tuple[str, ...] = ()
 
     @property
@@ -68,7 +68,7 @@ def grouped(rows: pd.DataFrame, names: list[str]) -> list[tuple[dict[str, str], 
 
 
 def of_frames(
-    source: str, rows: pd.DataFrame, models: pd.DataFrame, people: pd.DataFrame | None = None,
+    source: str, rows: pd.DataFrame, models: pd.DataFrame, by_subject: pd.DataFrame | None = None,
     brain: set[str] | None = None, notes: tuple[str, ...] = (),
 ) -> Scores:  # fmt: skip
     """Make scores from frames, and add the average over the brain data sets if it is missing.
@@ -77,7 +77,7 @@ def of_frames(
         source: as in `Scores`.
         rows: as in `Scores`.
         models: as in `Scores`; columns after is_main are properties.
-        people: as in `Scores`; None if unknown.
+        by_subject: as in `Scores`; None if unknown.
         brain: names of the data sets that are brain recordings; None means all.
         notes: as in `Scores`.
 
@@ -88,10 +88,10 @@ def of_frames(
 
     require_unique([" ".join(map(str, key)) for key in rows[_KEYS].to_numpy()], f"scores ({', '.join(_KEYS)})")
     properties = tuple(name for name in models if name not in _ABOUT_MODEL)
-    if people is None:
-        people = pd.DataFrame(columns=["model", "dataset", "protocol", "subject", "score"])
+    if by_subject is None:
+        by_subject = pd.DataFrame(columns=["model", "dataset", "protocol", "subject", "score"])
     averaged = _average(rows, brain)
-    return Scores(source, pd.concat([rows, averaged], ignore_index=True), models, properties, people, notes)
+    return Scores(source, pd.concat([rows, averaged], ignore_index=True), models, properties, by_subject, notes)
 
 
 def _average(rows: pd.DataFrame, brain: set[str] | None) -> pd.DataFrame:
@@ -126,7 +126,7 @@ def of_tables(out: str, run: str | None = None) -> Scores:
         tables.read(out, name, run_id) for name in ("model_scores", "reading_scores", "model_properties")
     )
     scores = of_run(f"{out} (run {run_id})", brain, reading, properties, tables.read(out, "benchmark_scores"))
-    return replace(scores, people=subject_scores(out, run_id, brain))
+    return replace(scores, by_subject=subject_scores(out, run_id, brain))
 
 
 def of_run(
@@ -194,7 +194,7 @@ def subject_scores(out: str, run: str, brain: pd.DataFrame) -> pd.DataFrame:
         brain: table model_scores of the run.
 
     Returns:
-        As `Scores.people`, for recordings with several subjects; empty if there are more than `MOST_NEUROIDS` rows.
+        As `Scores.by_subject`, for recordings with several subjects; empty if there are more than `MOST_NEUROIDS` rows.
     """
     import pandas as pd
 

@@ -81,7 +81,7 @@ def tests(scores: Scores, paired: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Test the null hypothesis "tuned minus base is 0" for each data set, protocol and metric.
 
     Args:
-        scores: the scores the pairs were made from; with `people` the interval also covers other subjects.
+        scores: the scores the pairs were made from; with `by_subject` the interval also covers other subjects.
         paired: from `pairs`; only pairs of main models are tested.
         seed: of the random sign flips and bootstrap draws.
 
@@ -120,13 +120,13 @@ def _test(group: pd.DataFrame, subjects: pd.DataFrame | None, seed: int) -> dict
     mixed = mixed_model(group["difference"].to_numpy(), group["base"].to_numpy())
     testable = len(group) > 1 and np.ptp(group["difference"]) > 0
     return {
-        "n_pairs": len(group), "n_bases": len(differences), "n_people": 0 if subjects is None else subjects.shape[1],
+        "n_pairs": len(group), "n_bases": len(differences), "n_subjects": 0 if subjects is None else subjects.shape[1],
         "gain_percent": float(group["gain_percent"].mean()),
         "gain_percent_bases": float(np.mean(gains)) if len(gains) else math.nan,
         "gain_low": gain_interval.low, "gain_high": gain_interval.high,
         "difference": float(differences.mean()), "low": interval.low, "high": interval.high,
         "interval_over": interval_over, "p_interval": interval.p, "d_z": _standardised(differences),
-        "p_sign_flip": flips.p, "p_least": flips.p_least,
+        "p_sign_flip": flips.p, "p_min": flips.p_min,
         "p_wilcoxon": p_wilcoxon, "rank_biserial": rank_biserial,
         "mixed_difference": mixed.mean, "mixed_low": mixed.low, "mixed_high": mixed.high, "mixed_df": mixed.df,
         "p_mixed": mixed.p, "icc": mixed.icc,
@@ -139,9 +139,9 @@ def _interval(differences: Floats, subjects: pd.DataFrame | None, seed: int) -> 
     if subjects is not None:
         table = subjects.to_numpy()
         for over, interval in (
-            ("bases and people", bootstrap(table.mean(axis=1), table, seed)),
+            ("bases and subjects", bootstrap(table.mean(axis=1), table, seed)),
             ("bases", bootstrap(differences, seed=seed)),
-            ("people", bootstrap(table.mean(axis=0), seed=seed)),
+            ("subjects", bootstrap(table.mean(axis=0), seed=seed)),
         ):
             if not math.isnan(interval.low):
                 # The score is a median over all subjects' neuroids, not the mean over subjects: centre on the score.
@@ -158,7 +158,7 @@ def _by_subject(scores: Scores, group: pd.DataFrame) -> pd.DataFrame | None:
     Subjects without a score for one of the pairs are left out.
     """
     first = group.iloc[0]
-    rows = scores.people
+    rows = scores.by_subject
     rows = rows[(rows["dataset"] == first["dataset"]) & (rows["protocol"] == first["protocol"])]
     if rows.empty or first["target"] != "all":
         return None

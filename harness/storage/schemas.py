@@ -36,7 +36,7 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         **_UNIQUE, **_SIZE,
     },
     "word_surprisals": {
-        **_ORIGIN, "story": _TEXT, "sentence": _TEXT, "word_id": _TEXT, "word": _TEXT, "surprisal_bits": _REAL,
+        **_ORIGIN, "passage": _TEXT, "sentence": _TEXT, "word_id": _TEXT, "word": _TEXT, "surprisal_bits": _REAL,
         "corrected_bits": _REAL, "n_tokens": _WHOLE, "entropy_bits": _REAL, "rank": _REAL, "reading_ms": _REAL,
         "scored": _FLAG,
     },
@@ -67,25 +67,25 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     },
     "tuning_tests": {
         "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "n_pairs": _WHOLE, "n_bases": _WHOLE,
-        "n_people": _WHOLE, "gain_percent": _REAL, "gain_percent_bases": _REAL, "gain_low": _REAL, "gain_high": _REAL,
+        "n_subjects": _WHOLE, "gain_percent": _REAL, "gain_percent_bases": _REAL, "gain_low": _REAL, "gain_high": _REAL,
         "difference": _REAL, "low": _REAL, "high": _REAL, "interval_over": _TEXT, "p_interval": _REAL, "d_z": _REAL,
-        "p_sign_flip": _REAL, "p_adjusted": _REAL, "p_least": _REAL, "p_wilcoxon": _REAL, "rank_biserial": _REAL,
+        "p_sign_flip": _REAL, "p_adjusted": _REAL, "p_min": _REAL, "p_wilcoxon": _REAL, "rank_biserial": _REAL,
         "mixed_difference": _REAL, "mixed_low": _REAL, "mixed_high": _REAL, "mixed_df": _REAL, "p_mixed": _REAL,
         "icc": _REAL, "p_t_pairs": _REAL,
     },
     "correlations": {
         "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "population": _TEXT, "unit": _TEXT,
-        "property": _TEXT, "given": _TEXT, "n": _WHOLE, "r": _REAL, "r_low": _REAL, "r_high": _REAL, "p": _REAL,
+        "property": _TEXT, "covariate": _TEXT, "n": _WHOLE, "r": _REAL, "r_low": _REAL, "r_high": _REAL, "p": _REAL,
         "p_adjusted": _REAL, "n_tests": _WHOLE,
     },
     "benchmark_scores": {
         "model": _TEXT, "revision": _TEXT, "benchmark": _TEXT, "category": _TEXT, "task": _TEXT, "metric": _TEXT,
         "n_shots": _WHOLE, "value": _REAL, "low": _REAL, "high": _REAL, "chance": _REAL, "n": _WHOLE,
-        "cut": _FLAG, "source": _TEXT, "created": _TEXT,
+        "truncated": _FLAG, "source": _TEXT, "created": _TEXT,
     },
     "folds": {
         "run": _TEXT, "dataset": _TEXT, "dataset_version": _TEXT, "protocol": _TEXT, "protocol_hash": _TEXT,
-        "part": _TEXT, "fold": _WHOLE, "row_id": _TEXT, "side": _TEXT,
+        "part": _TEXT, "fold": _WHOLE, "row_id": _TEXT, "subset": _TEXT,
     },
     "units": {
         "run": _TEXT, "kind": _TEXT, "key": _TEXT, "model": _TEXT, "dataset": _TEXT, "protocol": _TEXT,
@@ -98,18 +98,19 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "libraries": _TEXT,
     },
     "watched": {
-        "created": _TEXT, "source": _TEXT, "asked": _TEXT, "model": _TEXT, "revision": _TEXT, "where": _TEXT,
-        "stamp": _TEXT, "folder": _TEXT, "attempt": _WHOLE, "state": _TEXT, "reason": _TEXT, "evaluated_in": _TEXT,
+        "created": _TEXT, "source": _TEXT, "spec_hash": _TEXT, "model": _TEXT, "revision": _TEXT,
+        "where": _TEXT, "fingerprint": _TEXT, "folder": _TEXT, "attempt": _WHOLE, "state": _TEXT, "reason": _TEXT,
+        "evaluated_in": _TEXT,
     },
     "failures": {
-        "run": _TEXT, "model": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "station": _TEXT, "exception": _TEXT,
+        "run": _TEXT, "model": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "stage": _TEXT, "exception": _TEXT,
         "message": _TEXT, "created": _TEXT,
     },
     "runs": {
         "run": _TEXT, "spec": _TEXT, "status": _TEXT, "started": _TEXT, "seconds": _REAL, "n_units": _WHOLE,
         "n_computed": _WHOLE, "n_reused": _WHOLE, "n_failed": _WHOLE, "command": _TEXT, "code_version": _TEXT,
         "versions": _TEXT, "machine": _TEXT, "backends": _TEXT, "dtypes": _TEXT, "parity_states": _REAL,
-        "parity_nats": _REAL, "n_recoveries": _WHOLE, "n_nodes": _WHOLE, "n_gpus": _WHOLE, "predicted_s": _REAL,
-        "read_s": _REAL, "gpu_hours": _REAL, "usd": _REAL, "content": _TEXT,
+        "parity_nats": _REAL, "n_recoveries": _WHOLE, "n_nodes": _WHOLE, "n_gpus": _WHOLE, "forecast_s": _REAL,
+        "extraction_s": _REAL, "gpu_hours": _REAL, "usd": _REAL, "content": _TEXT,
     },
 }  # fmt: skip

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness import names
-from harness.storage import table_files, transfer
+from harness.storage import earlier_names, table_files, transfer
 from harness.storage.schemas import SCHEMAS
 
 if TYPE_CHECKING:
@@ -183,9 +183,12 @@ def _rows_of(data: Any, partitions: Any, columns: list[str], table: str, where: 
     import pyarrow.dataset as ds
     import pyarrow.parquet as pq
 
+    in_files = earlier_names.names_in_files(table, columns)
+
     def read_one(fragment: Any) -> pa.Table:
         with data.filesystem.open_input_file(fragment.path) as stream:
-            rows = pq.ParquetFile(stream, pre_buffer=False).read(columns=columns, use_threads=False)
+            rows = pq.ParquetFile(stream, pre_buffer=False).read(columns=in_files, use_threads=False)
+        rows = earlier_names.with_current_names(table, rows)
         partition = ds.get_partition_keys(fragment.partition_expression)
         condition = where(partition) if where and len(rows) else None  # an empty table has no partitions
         rows = rows if condition is None else rows.filter(condition)

@@ -28,7 +28,7 @@ def build(stimuli: Stimuli, rule: str, context_words: int = 0) -> list[Context]:
 
     Args:
         stimuli: in order of presentation.
-        rule: "none" (each stimulus alone), "sentence" or "passage" (a new context at each sentence, passage or story),
+        rule: "none" (each stimulus alone), "sentence" or "passage" (a new context at each sentence or passage),
             "corpus" (one text), "window" (each stimulus after up to `context_words` preceding ones of its passage).
         context_words: number of preceding stimuli for the rule "window".
 

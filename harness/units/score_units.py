@@ -200,7 +200,7 @@ class ScoreUnit:
             words.ranks[rows], times, scored, strict=True,
         )  # fmt: skip
         names = (
-            "story", "sentence", "word_id", "word", "surprisal_bits", "corrected_bits", "n_tokens", "entropy_bits",
+            "passage", "sentence", "word_id", "word", "surprisal_bits", "corrected_bits", "n_tokens", "entropy_bits",
             "rank", "reading_ms", "scored",
         )  # fmt: skip
         return [{**origin, **dict(zip(names, row, strict=True))} for row in columns]

@@ -75,7 +75,7 @@ def read(model: Model, shard: Shard, how: Protocol) -> WordSurprisals:
     # The correction needs a space after each word.
     space_bits = words.space_bits if shard.joiner == " " else np.full(len(ids), np.nan)
     columns = {
-        "story": passages, "sentence": sentences, "word_id": ids, "word": texts, "surprisal_bits": words.bits,
+        "passage": passages, "sentence": sentences, "word_id": ids, "word": texts, "surprisal_bits": words.bits,
         "corrected_bits": words.bits + space_bits, "n_tokens": words.n_tokens,
         "entropy_bits": words.entropy_bits, "rank": words.ranks,
     }  # fmt: skip

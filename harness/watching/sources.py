@@ -38,15 +38,15 @@ class FoundCheckpoint:
 
     Attributes:
         model: argument for `harness run --model`: a folder, or a Hub name with a revision.
-        where: folder, URL, or repository@revision; together with the stamp it identifies the checkpoint.
-        stamp: fingerprint that changes whenever the files change.
+        where: folder, URL, or repository@revision; together with the fingerprint it identifies the checkpoint.
+        fingerprint: changes whenever the files change.
         waits_for: what is missing until it is complete; "" if it is complete.
         damage: why it is damaged; "" if no damage is known.
     """
 
     model: str
     where: str
-    stamp: str
+    fingerprint: str
     waits_for: str = ""
     damage: str = ""
 
@@ -66,7 +66,7 @@ def list_checkpoints(
             the model table or a Hub repository, whose branches and tags are checkpoints.
         quiet_s: seconds without changes after which a checkpoint without a marker counts as complete.
         marker: name of the file that marks a complete checkpoint; "" accepts any of MARKERS, or `quiet_s`.
-        known: stamps of checkpoints that need not be checked again.
+        known: fingerprints of checkpoints that need not be checked again.
         allow_pickle: whether folders with pickled weights only are accepted; pickles in buckets never are.
 
     Raises:
@@ -92,7 +92,7 @@ def _natural_order(where: str) -> list[tuple[int, str]]:
 
 
 def download(checkpoint: FoundCheckpoint, cache: Path) -> str:
-    """Return the folder or Hub name of a checkpoint; one in a bucket is downloaded, once for each stamp.
+    """Return the folder or Hub name of a checkpoint; one in a bucket is downloaded, once for each fingerprint.
 
     Args:
         checkpoint: a complete checkpoint.
@@ -105,7 +105,7 @@ def download(checkpoint: FoundCheckpoint, cache: Path) -> str:
         return checkpoint.model
     fs, root = fsspec.core.url_to_fs(checkpoint.model)
     parent, name = Path(root).parts[-2:]
-    folder = cache / checkpoint.stamp / parent / name
+    folder = cache / checkpoint.fingerprint / parent / name
     if folder.is_dir():
         return str(folder)
     staging = folder.with_name(f".{name}.aside")
@@ -138,19 +138,19 @@ def _in_folder(
         if "config.json" not in members and not any(name.endswith(".safetensors") for name in members):
             continue
         try:
-            stamp = fingerprints.files_fingerprint(Path(folder)) if is_local else _stamp(members)
+            fingerprint = fingerprints.files_fingerprint(Path(folder)) if is_local else _fingerprint(members)
         except OSError:  # removed during the pass, as by a trainer that keeps only its last checkpoints
             continue
         where = folder if is_local else fs.unstrip_protocol(folder)
-        checkpoint = FoundCheckpoint(where, where, stamp)
-        if stamp in known:
+        checkpoint = FoundCheckpoint(where, where, fingerprint)
+        if fingerprint in known:
             yield checkpoint
             continue
         damage = _damage(Path(folder), allow_pickle) if is_local else _missing(members)
         yield replace(checkpoint, damage=damage, waits_for=_waits_for(members, quiet_s, marker))
 
 
-def _stamp(files: dict[str, dict[str, Any]]) -> str:
+def _fingerprint(files: dict[str, dict[str, Any]]) -> str:
     """Hash the names, sizes and versions (as the filesystem reports them) of the files that are downloaded."""
     versions = sorted(
         (name, facts.get("size"), transfer.stamp(facts)) for name, facts in files.items()

@@ -129,7 +129,7 @@ class CheckpointWatcher:
     on_event: Callable[[Event], None] = _ignore
 
     @property
-    def asked(self) -> str:
+    def spec_hash(self) -> str:
         """Hash of the spec: attempts under another spec are not considered."""
         return content_hash(asdict(self.spec))[:16]
 
@@ -154,27 +154,27 @@ class CheckpointWatcher:
         """List the checkpoints in the order of their steps, without evaluating any.
 
         Returns:
-            Rows with where, stamp, state ("new", "waits", or as in the table `watched`) and reason.
+            Rows with where, fingerprint, state ("new", "waits", or as in the table `watched`) and reason.
         """
         return [
-            {"where": checkpoint.where, "stamp": checkpoint.stamp, "state": state,
+            {"where": checkpoint.where, "fingerprint": checkpoint.fingerprint, "state": state,
              "reason": checkpoint.waits_for if state == "waits" else getattr(row, "reason", "") or checkpoint.damage}
             for checkpoint, state, row in self._list(self._attempts())
         ]  # fmt: skip
 
     def _list(self, attempts: pd.DataFrame) -> list[tuple[FoundCheckpoint, str, Any]]:
         """Return the checkpoints of the source, each with its state and its last attempt."""
-        last = {(row.where, row.stamp): row for row in attempts.itertuples()}
+        last = {(row.where, row.fingerprint): row for row in attempts.itertuples()}
         evaluated = [row for row in last.values() if row.state == "evaluated"]
         for row in evaluated:
-            fingerprints.remember(row.folder, row.stamp, row.revision)
-        known = frozenset(row.stamp for row in evaluated)
+            fingerprints.remember(row.folder, row.fingerprint, row.revision)
+        known = frozenset(row.fingerprint for row in evaluated)
         checkpoints_in_source = sources.list_checkpoints(
             self.source, quiet_s=self.quiet_s, marker=self.marker, known=known, allow_pickle=self.allow_pickle
         )
         found = []
         for checkpoint in checkpoints_in_source:
-            row = last.get((checkpoint.where, checkpoint.stamp)) or self._same_content(checkpoint, evaluated)
+            row = last.get((checkpoint.where, checkpoint.fingerprint)) or self._same_content(checkpoint, evaluated)
             state = str(row.state) if row else "new"
             if checkpoint.waits_for and state not in {"evaluated", "parked"}:
                 state = "waits"
@@ -198,7 +198,7 @@ class CheckpointWatcher:
             rows = tables.read(self.out, "watched")
         except FileNotFoundError:
             rows = tables.schema("watched").empty_table().to_pandas()
-        rows = rows[(rows["asked"] == self.asked) & (rows["source"] == self.source)]
+        rows = rows[(rows["spec_hash"] == self.spec_hash) & (rows["source"] == self.source)]
         return rows.sort_values(["created", "attempt"], kind="stable")
 
     def _try(
@@ -275,13 +275,13 @@ class CheckpointWatcher:
         attempts: pd.DataFrame,
     ) -> dict[str, Any]:  # fmt: skip
         """Return the row of `watched` for an attempt; `reason` is "" if it succeeded."""
-        is_same = (attempts["where"] == checkpoint.where) & (attempts["stamp"] == checkpoint.stamp)
+        is_same = (attempts["where"] == checkpoint.where) & (attempts["fingerprint"] == checkpoint.fingerprint)
         attempt = 1 + int(is_same.sum())
         state = "evaluated" if not reason else "failed" if attempt < self.tries else "parked"
         return {
-            "created": now(), "source": self.source, "asked": self.asked, "model": model, "revision": revision,
-            "where": checkpoint.where, "stamp": checkpoint.stamp, "folder": folder, "attempt": attempt, "state": state,
-            "reason": reason, "evaluated_in": run,
+            "created": now(), "source": self.source, "spec_hash": self.spec_hash, "model": model, "revision": revision,
+            "where": checkpoint.where, "fingerprint": checkpoint.fingerprint, "folder": folder, "attempt": attempt,
+            "state": state, "reason": reason, "evaluated_in": run,
         }  # fmt: skip
 
     def _results(self, evaluated: dict[str, str], run: str, attempts: pd.DataFrame) -> Iterator[Event]:

@@ -90,9 +90,9 @@ def of_people(
         "subject": np.tile([f"s{k}" for k in range(PEOPLE)], n * len(OF)), "score": effect.ravel(),
     })  # fmt: skip
     bases = people[["dataset", "protocol", "subject"]].drop_duplicates().merge(pd.DataFrame({"model": BASES}), "cross")
-    table = scores.replace(alone, people=pd.concat([people, bases.assign(score=0.0)]))
+    table = scores.replace(alone, by_subject=pd.concat([people, bases.assign(score=0.0)]))
     found = tuning.tests(table, tuning.pairs(table))
-    assert set(found["interval_over"]) == {"bases and people"}
+    assert set(found["interval_over"]) == {"bases and subjects"}
     yield condition, f"interval over bases and {PEOPLE} people", True, misses(found, "low", "high")
     yield condition, "its t (p_interval)", True, found["p_interval"] < 0.05
     without = tuning.tests(alone, tuning.pairs(alone))
@@ -112,7 +112,7 @@ def of_properties(n: int, icc: float, draw: np.random.Generator) -> Iterator[tup
         table.models.loc[TUNED, "size"] = draw.normal(size=len(SIZES))[OF]
         parts.append(correlations(scores.replace(table, properties=("size",))))
     found = pd.concat(parts)
-    tuned = found[(found["population"] == "tuned") & (found["given"] == "")]
+    tuned = found[(found["population"] == "tuned") & (found["covariate"] == "")]
     name = f"correlation, icc {icc:g}"
     for unit, quoted, what in (("base", True, "r over bases"), ("model", False, "r over models as if independent")):
         part = tuned[tuned["unit"] == unit]

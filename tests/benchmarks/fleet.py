@@ -207,7 +207,8 @@ def measured(out: str, run: str, planned: Any) -> dict[str, Any]:
     at = [row for row in known.itertuples() if row.node == where[row.model].node]
     same = [row for row in at if tuple(map(int, row.gpus.split(","))) == where[row.model].gpus]
     return {
-        "placed_as_planned": len(at), "on_same_gpus": len(same), "models": len(known), "makespan_s": about["read_s"],
+        "placed_as_planned": len(at), "on_same_gpus": len(same), "models": len(known),
+        "makespan_s": about["extraction_s"],
         "planned_s": planned.makespan_s / SPEED, "bound_s": planned.lower_bound_s / SPEED,
         "gpu_share": held / 32 / span, "planned_gpu_share": meant / 32 / planned.makespan_s,
         "units_repeated": int(about["n_recoveries"]),

@@ -59,17 +59,17 @@ def test_revision_ignores_trainer_records(folder, name):
 
 def test_revision_changes_with_a_shard_in_a_subfolder(folder):
     sharded_below(folder)
-    before, stamp = revision_of(folder), fingerprints.files_fingerprint(folder)
+    before, fingerprint = revision_of(folder), fingerprints.files_fingerprint(folder)
     shard = folder / "shards/1.safetensors"
     save_file({key: weight + 1 for key, weight in load_file(shard).items()}, shard, {"format": "pt"})
     assert revision_of(folder) != before
-    assert fingerprints.files_fingerprint(folder) != stamp
+    assert fingerprints.files_fingerprint(folder) != fingerprint
 
 
 def test_a_checkpoint_with_new_timestamps_but_same_content_is_loaded(folder):
     planned = checkpoints.resolve(str(folder))
     os.utime(folder / "model.safetensors")
-    assert fingerprints.files_fingerprint(folder) != planned.stamp
+    assert fingerprints.files_fingerprint(folder) != planned.fingerprint
     checkpoints.require_unchanged(planned)
     backends.load("transformers", planned, "cpu")
 

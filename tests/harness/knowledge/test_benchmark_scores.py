@@ -44,7 +44,13 @@ def test_mmlu_is_the_accuracy_over_all_questions():
     assert rows["STEM", "astronomy"]["n"] == 100
     assert len(rows) == 1 + 2 + 3
     row = rows["", ""]
-    assert (row["model"], row["revision"], row["n_shots"], row["chance"], row["cut"]) == ("m", "abc", 5, 0.25, True)
+    assert (row["model"], row["revision"], row["n_shots"], row["chance"], row["truncated"]) == (
+        "m",
+        "abc",
+        5,
+        0.25,
+        True,
+    )
     assert "lm-evaluation-harness 0.4.13, 5 shots" in row["source"]
 
 
@@ -131,7 +137,7 @@ def test_error_for_a_bad_table_says_what_is_wrong(tmp_path, text, message):
 def test_a_second_measurement_replaces_the_first(tmp_path):
     def row(value, source="one"):
         return {"model": "a/b", "revision": "r", "benchmark": "mmlu", "category": "", "task": "", "metric": "acc",
-                "n_shots": 5, "value": value, "low": 0.1, "high": 0.9, "chance": 0.25, "n": 10, "cut": None,
+                "n_shots": 5, "value": value, "low": 0.1, "high": 0.9, "chance": 0.25, "n": 10, "truncated": None,
                 "source": source, "created": "2026"}  # fmt: skip
 
     out = str(tmp_path)
@@ -186,7 +192,7 @@ def test_a_real_model_is_measured_end_to_end(shared, few, capsys):
         rows = by(content["rows"])
         assert rows["", ""]["n"] == n
         assert 0 <= rows["", ""]["low"] <= rows["", ""]["value"] <= rows["", ""]["high"] <= 1
-        assert rows["", ""]["cut"]  # five examples do not fit into a window of 512 tokens
+        assert rows["", ""]["truncated"]  # five examples do not fit into a window of 512 tokens
     assert rows["Language understanding", "snarks"]["chance"] == 0.5
     known = tables.read(out, "benchmark_scores")
     assert set(known["model"]) == {"stories260K"}

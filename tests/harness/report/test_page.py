@@ -269,9 +269,7 @@ def test_protocols_are_described_in_words_with_their_hash(tmp_path):
 def test_a_name_that_contains_a_script_is_escaped(tmp_path, monkeypatch):
     evil = "<script>alert(1)</script>"
     monkeypatch.setitem(MODELS, evil, ("<b>", 10))
-    failure = fill(
-        "failures", run=RUN, model=evil, dataset="synthetic", station="extract", exception=evil, message=evil
-    )
+    failure = fill("failures", run=RUN, model=evil, dataset="synthetic", stage="extract", exception=evil, message=evil)
     out = write_tables(tmp_path, BRAIN | {evil: (0.7, 0.7)}, READING | {evil: 0.5}, failures=[failure])
     page = page_of(out)
     assert evil in page.text
@@ -330,7 +328,7 @@ def test_scores_by_target_are_collapsed(tmp_path):
 
 def test_failures_are_listed(tmp_path):
     failure = fill(
-        "failures", run=RUN, model="tiny-broken", dataset="synthetic", protocol="strict", station="extract",
+        "failures", run=RUN, model="tiny-broken", dataset="synthetic", protocol="strict", stage="extract",
         exception="ValueError", message="weights are missing;\n  fetch it again.",
     )  # fmt: skip
     page = page_of(write_tables(tmp_path, failures=[failure]))

@@ -133,7 +133,7 @@ def test_on_made_up_gpus_models_run_where_they_are_placed_and_give_the_same_tabl
         assert set(read.node) <= {node.node_id for node in nodes}
         assert set(read.gpus) <= {"0", "1"}
         assert (about.n_nodes.item(), about.n_gpus.item()) == (2, 3)
-        assert 0 < about.read_s.item() < outcome.seconds
+        assert 0 < about.extraction_s.item() < outcome.seconds
         assert about.parity_states.item() < 1e-5
     finally:
         ray.shutdown()

@@ -22,9 +22,11 @@ from harness.runs import assemble, pipeline
 from harness.runs.pipeline import RunOptions
 from harness.runs.workload import make_workload
 from harness.spec import quickstart as quickstart_spec
-from harness.storage import tables
+from harness.storage import table_files, tables
+from harness.storage.store import Store
 from harness.storage.table_files import DamagedTablesError
 from harness.units import quickstart
+from tests.harness import earlier_files
 
 pytestmark = pytest.mark.ray
 
@@ -91,11 +93,11 @@ def test_the_stored_folds_are_those_of_scikit_learn(out, outcome):
     ids = np.array(recording.responses.row_ids)
     folds_found = folds[(folds.dataset == "synthetic") & (folds.protocol == "paper")]
     for k, (train, test) in enumerate(ShuffleSplit(10, test_size=0.1, random_state=1).split(ids)):
-        for side, rows in (("train", train), ("test", test)):
-            assert list(folds_found[(folds_found.fold == k) & (folds_found.side == side)].row_id) == list(ids[rows])
+        for subset, rows in (("train", train), ("test", test)):
+            assert list(folds_found[(folds_found.fold == k) & (folds_found.subset == subset)].row_id) == list(ids[rows])
     strict = folds[(folds.dataset == "synthetic") & (folds.protocol == "strict")]
     topic = strict.row_id.str.split(".").str[0]
-    assert strict.assign(topic=topic).groupby(["fold", "topic"]).side.nunique().max() == 1
+    assert strict.assign(topic=topic).groupby(["fold", "topic"]).subset.nunique().max() == 1
     assert set(folds[folds.dataset == "synthetic-reading"].protocol) == {"strict"}
 
 
@@ -167,6 +169,37 @@ def test_lost_tables_are_assembled_again_from_the_units(out, outcome, tmp_path):
     assert _sorted(tables.read(out, "model_scores"), columns).equals(
         _sorted(tables.read(str(copy), "model_scores"), columns)
     )
+
+
+def test_units_of_an_earlier_version_are_not_computed_again_and_their_passages_are_in_the_tables(
+    out, outcome, tmp_path
+):
+    copy = shutil.copytree(out, tmp_path / "copy")
+    units = earlier_files.rewrite_units(str(copy), "scores", "word_surprisals.parquet")
+    assert units
+    shutil.rmtree(copy / "tables")
+    again = pipeline.run(quickstart_spec(), str(copy))
+    assert (again.run, again.n_computed, again.n_reused) == (outcome.run, 0, outcome.n_units)
+    columns = ["dataset", "protocol", "model", "word_id", "passage", "surprisal_bits"]
+    ours, theirs = (_sorted(tables.read(place, "word_surprisals", again.run), columns) for place in (str(copy), out))
+    assert ours.equals(theirs)
+    assert ours.passage.notna().all()
+
+
+def test_a_run_of_an_earlier_version_is_finished_and_its_report_is_the_same(out, outcome, tmp_path):
+    copy = shutil.copytree(out, tmp_path / "copy")
+    for table in earlier_files.NAMES:
+        for file in (copy / "tables" / table).rglob("*.parquet"):
+            earlier_files.rewrite(table, file)
+    earlier_files.rewrite_units(str(copy), "scores", "word_surprisals.parquet")
+    table_files.write(Store(str(copy)).fs, str(copy), outcome.run)
+    before = {file: file.stat().st_mtime_ns for file in (copy / "tables").rglob("*.parquet")}
+    again = pipeline.run(quickstart_spec(), str(copy))
+    assert (again.run, again.n_computed, again.n_reused) == (outcome.run, 0, outcome.n_units)
+    assert {file: file.stat().st_mtime_ns for file in (copy / "tables").rglob("*.parquet")} == before
+    for table in tables.SCHEMAS:
+        assert_frame_equal(tables.read(str(copy), table), tables.read(out, table))
+    assert page.markdown(str(copy)).replace(str(copy), str(out)) == page.markdown(str(out))
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from harness.storage import inventory, tables
 from harness.storage.store import Store
 from harness.units import word_units
 from harness.units.word_units import WordOptions
+from tests.harness import earlier_files
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -95,7 +96,7 @@ def test_a_killed_run_resumes_and_equals_a_single_process(models, corpus, tmp_pa
         theirs = alone[alone.model == model].reset_index(drop=True)
         pd.testing.assert_frame_equal(ours[MEASURED], theirs[MEASURED], check_dtype=False, atol=1e-4, rtol=1e-5)
         assert set(ours.context) == {"passage"}
-        assert list(ours.story[:2]) == ["p0", "p0"]
+        assert list(ours.passage[:2]) == ["p0", "p0"]
     again = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert (again["n_read"], again["run"]) == (0, ended["run"])
     store = Store(out)
@@ -110,7 +111,7 @@ def test_both_modes_of_t5_are_in_the_table_and_missing_models_are_failures(model
         replace(HOW, t5_reads="both"), out,
         keep_going=True,
     )  # fmt: skip
-    assert [(failure.station, failure.model) for failure in found.failures] == [
+    assert [(failure.stage, failure.model) for failure in found.failures] == [
         ("models", "nothing"), ("models", "org/none@refs/pr/2"),
     ]  # fmt: skip
     frame = tables.read(out, "word_surprisals", found.run)
@@ -153,6 +154,20 @@ def test_the_name_of_a_hub_pull_request_is_unchanged_in_the_tables(models, short
     assert cli.main(command) == 0
     assert json.loads(capsys.readouterr().out)["n_read"] == 0
     assert len(words_of(out, run, name)) == len(TEXT.split())
+
+
+def test_shards_of_an_earlier_version_are_not_computed_again_and_their_passages_are_in_the_table(
+    models, short, tmp_path
+):
+    out = str(tmp_path / "out")
+    first = word_surprisals.run([short], [models["gpt2"]], HOW, out)
+    before = tables.read(out, "word_surprisals", first.run)
+    assert earlier_files.rewrite_units(out, "surprisals", "words.parquet")
+    shutil.rmtree(Path(out) / "tables")
+    again = word_surprisals.run([short], [models["gpt2"]], HOW, out)
+    assert (again.run, again.n_read, again.failures) == (first.run, 0, [])
+    pd.testing.assert_frame_equal(tables.read(out, "word_surprisals", again.run), before)
+    assert before.passage.notna().all()
 
 
 def test_extractions_holds_the_settings_of_each_model_and_notes_on_faulty_files(models, short, tmp_path):
@@ -212,16 +227,16 @@ def test_each_unloadable_checkpoint_is_one_failure_and_the_others_go_on(models, 
     out = str(tmp_path / "out")
     given = [*names.values(), models["llama"], str(tmp_path / "adapter")]
     found = word_surprisals.run([f"local:{short}"], given, HOW, out)
-    failures = {failure.model: (failure.station, failure.message) for failure in found.failures}
+    failures = {failure.model: (failure.stage, failure.message) for failure in found.failures}
     assert len(found.failures) == len(names)
-    for name, station, words in (
+    for name, stage, words in (
         ("pipe", "models", "model.safetensors is a named pipe (FIFO)"),
         ("cut", "models", "model.safetensors is damaged: its header promises"),
         ("pointer", "models", "model.safetensors is a Git LFS pointer"),
         ("numbers", "surprisal", "4 weights are not floating-point numbers"),
         ("zeros", "surprisal", "weights are all zero, the first is model.embed_tokens.weight"),
     ):
-        assert failures[name][0] == station
+        assert failures[name][0] == stage
         assert words in failures[name][1]
         assert "\n" not in failures[name][1]
     bits = [words_of(out, found.run, name).surprisal_bits for name in ("llama", "adapter")]

@@ -22,10 +22,16 @@ def printed(shared):
     return json.loads((shared / "paper" / "statistics.json").read_text())
 
 
-def correlation(analysis, name, population="tuned", given="", unit="model"):
+def correlation(analysis, name, population="tuned", covariate="", unit="model"):
     """The one row of a property's correlation with the average score."""
     rows = analysis.correlations
-    conditions = {"dataset": "average", "property": name, "population": population, "given": given, "unit": unit}
+    conditions = {
+        "dataset": "average",
+        "property": name,
+        "population": population,
+        "covariate": covariate,
+        "unit": unit,
+    }
     for column, value in conditions.items():
         rows = rows[rows[column] == value]
     (row,) = rows.to_dict("records")
@@ -51,9 +57,9 @@ def test_correlations_equal_the_recomputed_correlations_of_the_paper(paper, prin
 
 
 def test_partial_correlations_of_size_and_knowledge(paper):
-    row = correlation(paper, "mmlu", given=LOG_SIZE)
+    row = correlation(paper, "mmlu", covariate=LOG_SIZE)
     assert (round(row["r"], 2), round(row["p"], 2)) == (-0.16, 0.56)
-    assert round(correlation(paper, LOG_SIZE, given="mmlu")["r"], 2) == 0.84
+    assert round(correlation(paper, LOG_SIZE, covariate="mmlu")["r"], 2) == 0.84
 
 
 def test_sign_flips_over_the_bases_of_the_paper(paper):

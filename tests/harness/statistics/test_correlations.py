@@ -29,7 +29,7 @@ def make_scores(r=SCORES, sizes=SIZES, bases=None, **properties):
 
 def row_where(table, **conditions):
     """The one row that meets the conditions."""
-    defaults = {"population": "all", "unit": "model", "given": "", "property": LOG_SIZE}
+    defaults = {"population": "all", "unit": "model", "covariate": "", "property": LOG_SIZE}
     for name, value in (defaults | conditions).items():
         table = table[table[name] == value]
     (row,) = table.to_dict("records")
@@ -64,10 +64,10 @@ def test_size_and_knowledge_are_held_constant_for_each_other():
     mmlu = dict(zip("abcde", (0.2, 0.35, 0.3, 0.5, 0.45), strict=True))
     stem = dict(zip("abcde", (0.1, 0.3, 0.2, 0.4, 0.6), strict=True))
     table = correlations.correlations(make_scores(mmlu=mmlu, **{"mmlu STEM": stem}))
-    assert row_where(table, property="mmlu", given=LOG_SIZE)["n"] == 5
-    assert row_where(table, given="mmlu")["n"] == 5
-    assert row_where(table, property="mmlu STEM", given=LOG_SIZE)["n"] == 5
-    assert "mmlu STEM" not in set(table["given"])  # only whole benchmarks are held constant, not their categories
+    assert row_where(table, property="mmlu", covariate=LOG_SIZE)["n"] == 5
+    assert row_where(table, covariate="mmlu")["n"] == 5
+    assert row_where(table, property="mmlu STEM", covariate=LOG_SIZE)["n"] == 5
+    assert "mmlu STEM" not in set(table["covariate"])  # only whole benchmarks are held constant, not their categories
 
 
 def test_models_that_share_a_base_are_averaged_to_one_point():
@@ -90,13 +90,13 @@ def test_families_are_fixed_effects():
     data.models["family"] = ["x"] * 3 + ["y"] * 3
     table = correlations.correlations(data)
     assert row_where(table)["r"] > 0.8
-    assert row_where(table, given="family")["r"] < -0.9
+    assert row_where(table, covariate="family")["r"] < -0.9
 
 
 def test_p_values_are_adjusted_by_benjamini_and_hochberg_within_a_protocol():
     mmlu = dict(zip("abcde", (0.4, 0.35, 0.5, 0.3, 0.45), strict=True))
     table = correlations.correlations(make_scores(mmlu=mmlu))
-    plain = table[(table["population"] == "all") & (table["unit"] == "model") & (table["given"] == "")]
+    plain = table[(table["population"] == "all") & (table["unit"] == "model") & (table["covariate"] == "")]
     assert plain["n_tests"].tolist() == [2, 2]
     assert plain["p_adjusted"].tolist() == pytest.approx(list(stats.false_discovery_control(plain["p"])))
 

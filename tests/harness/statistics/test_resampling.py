@@ -17,7 +17,7 @@ def test_sign_flips_enumerate_every_pattern():
     test = sign_flip(values)
     assert test.exact
     assert test.p == pytest.approx(expected)
-    assert test.p_least == 2 / 2**5
+    assert test.p_min == 2 / 2**5
 
 
 def test_values_of_one_sign_give_the_smallest_possible_p():

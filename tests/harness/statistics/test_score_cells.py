@@ -98,7 +98,7 @@ def test_two_unicode_forms_of_a_name_are_one_model(tmp_path):
 def test_a_subject_may_be_called_na(tmp_path):
     text = "model,dataset,subject,r\n" + "".join(f"{m},x,{s},.{k}\n" for k, (m, s) in
            enumerate((m, s) for m in "ab" for s in ("NA", "s2")))  # fmt: skip
-    assert set(read(tmp_path, text).people["subject"]) == {"NA", "s2"}
+    assert set(read(tmp_path, text).by_subject["subject"]) == {"NA", "s2"}
 
 
 def test_dates_versions_and_hashes_are_text_and_not_used(tmp_path):

@@ -136,7 +136,7 @@ def test_a_file_with_one_row_per_score_and_subject(tmp_path):
     )
     result = score_files.read(write(tmp_path, text, "scores.tsv"))
     assert result.rows.set_index("model")["score"].to_dict() == pytest.approx({"a": 0.2, "b": 0.4})
-    assert len(result.people) == 4
+    assert len(result.by_subject) == 4
     assert result.properties == ()
 
 

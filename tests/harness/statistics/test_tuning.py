@@ -19,7 +19,7 @@ def brain(r, dataset="synthetic", protocol="strict", target="all"):
     return pd.DataFrame([{"model": name, "r": value, **columns} for name, value in r.items()])
 
 
-def make_scores(*brain_rows, bases, families=None, people=None, reading_rows=NO_READING):
+def make_scores(*brain_rows, bases, families=None, by_subject=None, reading_rows=NO_READING):
     """Scores of models; `bases`: tuned model -> its base."""
     rows = pd.concat(brain_rows)
     names = sorted(set(rows["model"]) | set(bases))
@@ -28,7 +28,7 @@ def make_scores(*brain_rows, bases, families=None, people=None, reading_rows=NO_
         "family": [(families or {}).get(name, "") for name in names], "pair_source": "card", "next_word_loss": NAN,
     })  # fmt: skip
     result = scores.of_run("a test", rows, reading_rows, properties)
-    return scores.replace(result, people=people) if people is not None else result
+    return scores.replace(result, by_subject=by_subject) if by_subject is not None else result
 
 
 def test_a_tuned_model_is_paired_with_its_base_on_every_target():
@@ -77,14 +77,14 @@ def test_the_unit_of_the_tests_is_the_base():
     paired = tuning.pairs(data)
     (row,) = tuning.tests(data, paired).to_dict("records")
     means = paired.groupby("base")["difference"].mean().to_numpy()
-    assert (row["n_pairs"], row["n_bases"], row["n_people"], row["interval_over"]) == (10, 6, 0, "bases")
+    assert (row["n_pairs"], row["n_bases"], row["n_subjects"], row["interval_over"]) == (10, 6, 0, "bases")
     assert row["difference"] == pytest.approx(means.mean())
     assert row["gain_percent"] == pytest.approx(paired["gain_percent"].mean())
     assert row["p_interval"] == pytest.approx(stats.ttest_1samp(means, 0).pvalue)
     assert row["p_wilcoxon"] == pytest.approx(stats.wilcoxon(means).pvalue)
     assert row["d_z"] == pytest.approx(means.mean() / means.std(ddof=1))
     assert row["p_t_pairs"] == pytest.approx(stats.ttest_1samp(paired["difference"], 0).pvalue)
-    assert row["p_least"] == 2 / 2**6 <= row["p_sign_flip"]
+    assert row["p_min"] == 2 / 2**6 <= row["p_sign_flip"]
     assert row["low"] < row["difference"] < row["high"]
     assert row["p_adjusted"] == row["p_sign_flip"]  # a single test
     assert set(row) | {"run"} == set(tables.SCHEMAS["tuning_tests"])
@@ -122,19 +122,19 @@ def subjects_of(r, n_subjects, effect, seed=1):
 def test_differences_between_subjects_widen_the_interval():
     r, bases, _ = six_bases()
     data = make_scores(brain(r), bases=bases)
-    with_subjects = make_scores(brain(r), bases=bases, people=subjects_of(r, 7, 0.1))
+    with_subjects = make_scores(brain(r), bases=bases, by_subject=subjects_of(r, 7, 0.1))
     (row,) = tuning.tests(data, tuning.pairs(data)).to_dict("records")
     (wider,) = tuning.tests(with_subjects, tuning.pairs(with_subjects)).to_dict("records")
-    assert (wider["n_people"], wider["interval_over"]) == (7, "bases and people")
+    assert (wider["n_subjects"], wider["interval_over"]) == (7, "bases and subjects")
     assert wider["difference"] == row["difference"]
     assert wider["high"] - wider["low"] > 2 * (row["high"] - row["low"])
 
 
 def test_with_few_bases_the_interval_is_over_subjects():
     r, bases = {"a": 0.1, "a-tuned": 0.2}, {"a-tuned": "a"}
-    data = make_scores(brain(r), bases=bases, people=subjects_of(r, 9, 0.02))
+    data = make_scores(brain(r), bases=bases, by_subject=subjects_of(r, 9, 0.02))
     (row,) = tuning.tests(data, tuning.pairs(data)).to_dict("records")
-    assert row["interval_over"] == "people"
+    assert row["interval_over"] == "subjects"
     assert row["low"] < 0.1 < row["high"]
     assert math.isnan(row["p_sign_flip"])
 

@@ -27,7 +27,7 @@ def store(request, tmp_path):
 
 
 def put(store, run, status="done"):
-    failure = {"model": "m", "dataset": "d", "protocol": "", "station": "s", "exception": "e", "message": "m"}
+    failure = {"model": "m", "dataset": "d", "protocol": "", "stage": "s", "exception": "e", "message": "m"}
     for table in table_files.run_tables():
         rows = [{"run": run, "created": "now", **failure}] if table == "failures" else []
         if table == "runs":

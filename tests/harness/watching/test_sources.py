@@ -41,7 +41,7 @@ def test_checkpoints_are_sorted_by_step(source):
     found = sources.list_checkpoints(str(source))
     assert names(found) == ["step-50", "step-200", "step-1000"]
     assert all(not one.waits_for and not one.damage and one.model == one.where for one in found)
-    assert len({one.stamp for one in found}) == 3
+    assert len({one.fingerprint for one in found}) == 3
     assert sources.list_checkpoints(str(source)) == found
 
 
@@ -79,7 +79,7 @@ def test_a_damaged_checkpoint_has_a_reason(source, damage, message):
     assert message in found[1].damage
 
 
-def test_a_change_in_place_changes_the_stamp_even_with_equal_size_and_date(source):
+def test_a_change_in_place_changes_the_fingerprint_even_with_equal_size_and_date(source):
     before = sources.list_checkpoints(str(source))
     file = source / "step-200" / "model.safetensors"
     content, stamp = bytearray(file.read_bytes()), file.stat()
@@ -87,7 +87,11 @@ def test_a_change_in_place_changes_the_stamp_even_with_equal_size_and_date(sourc
     file.write_bytes(content)
     os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     after = sources.list_checkpoints(str(source))
-    assert [one.stamp == other.stamp for one, other in zip(before, after, strict=True)] == [True, False, True]
+    assert [one.fingerprint == other.fingerprint for one, other in zip(before, after, strict=True)] == [
+        True,
+        False,
+        True,
+    ]
 
 
 def test_a_list_can_contain_folders_and_hub_models(source, tmp_path, monkeypatch):
@@ -105,11 +109,13 @@ def test_a_list_can_contain_folders_and_hub_models(source, tmp_path, monkeypatch
 def test_a_repository_lists_its_revisions_and_a_training_of_the_table_only_its_steps(monkeypatch):
     heads = {"main": "a" * 40, "step1000": "b" * 40, "step2000": "c" * 40, "odd": "d" * 40}
     monkeypatch.setattr(hub, "commits_by_ref", lambda hub_id, pull_requests=False: heads)
-    found = {one.model: one.stamp for one in sources.list_checkpoints("org/model")}
+    found = {one.model: one.fingerprint for one in sources.list_checkpoints("org/model")}
     assert found == {f"org/model@{name}": commit for name, commit in heads.items()}
     assert [one.model for one in sources.list_checkpoints("pythia-1b")] == ["pythia-1b@step1000", "pythia-1b@step2000"]
     heads["step1000"] = "e" * 40
-    assert {one.model: one.stamp for one in sources.list_checkpoints("pythia-1b")}["pythia-1b@step1000"] == "e" * 40
+    assert {one.model: one.fingerprint for one in sources.list_checkpoints("pythia-1b")}[
+        "pythia-1b@step1000"
+    ] == "e" * 40
 
 
 def test_a_bucket_is_listed_and_a_checkpoint_downloaded_once(checkpoint, tmp_path):
@@ -124,7 +130,9 @@ def test_a_bucket_is_listed_and_a_checkpoint_downloaded_once(checkpoint, tmp_pat
     assert (one.damage, other.damage) == ("", "no *.safetensors")
     folder = sources.download(one, tmp_path)
     assert folder.endswith("run/step-5")
-    assert {file.name for file in checkpoint.iterdir()} == {name.name for name in (tmp_path / one.stamp).rglob("*.*")}
+    assert {file.name for file in checkpoint.iterdir()} == {
+        name.name for name in (tmp_path / one.fingerprint).rglob("*.*")
+    }
     fs.rm("/watched/run/step-5/model.safetensors")
     assert sources.download(one, tmp_path) == folder
     assert not list(tmp_path.rglob("*.aside"))

@@ -29,6 +29,7 @@ from harness.storage.store import Store
 from harness.units import quickstart
 from harness.watching import hooks, sources
 from harness.watching.watch import CheckpointWatcher
+from tests.harness import earlier_files
 
 pytestmark = pytest.mark.ray
 
@@ -130,6 +131,17 @@ def test_new_checkpoints_are_evaluated_together_with_earlier_ones_and_none_twice
     assert list(rows.state) == ["evaluated"] * 3
     assert list(rows.attempt) == [1] * 3
     assert not rows.revision.duplicated().any()
+
+
+def test_attempts_recorded_by_an_earlier_version_count(watch, training, laboratory):
+    watch.once()
+    for file in (Path(watch.out) / "tables" / "watched").glob("*.parquet"):
+        earlier_files.rewrite("watched", file)
+    training.add("step-200", "step-0200")
+    result = watch.once()
+    assert (names(result.evaluated), result.done) == (["training@step-200"], 1)
+    assert set(tables.read(watch.out, "watched").spec_hash) == {watch.spec_hash}
+    assert page._parked(watch.out, result.run) == []
 
 
 def test_a_run_contained_in_a_newer_one_is_removed(watch, training):

@@ -366,7 +366,7 @@ def test_own_recordings_are_scored_and_reported(tmp_path, capsys):
     out = str(tmp_path / "out")
     outcome = pipeline.run(spec, out)
     (failure,) = outcome.failures
-    assert (failure.dataset, failure.station) == (broken, "datasets")
+    assert (failure.dataset, failure.stage) == (broken, "datasets")
     brain, reading_scores = (tables.read(out, name, outcome.run) for name in ("model_scores", "reading_scores"))
     assert set(brain.dataset) == {"local-my-sentences", "local-scans"}
     assert set(brain.protocol) == {"strict", "paper", "brainscore2026"}
