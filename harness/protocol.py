@@ -166,11 +166,10 @@ class Protocol:
                 "for context 'window' and 0 for all others."
             )
         if self.metric != "pearson_r":
-            from harness import names
             from harness.kernels.metrics import METRICS
 
             if self.metric not in METRICS:
-                raise names.unknown("metric", self.metric, METRICS)
+                raise ValueError(f"metric {self.metric!r} is unknown; use one of {', '.join(METRICS)}.")
 
     @property
     def hash(self) -> str:

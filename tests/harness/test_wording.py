@@ -44,6 +44,6 @@ def test_every_metric_of_the_kernels_may_be_used_by_a_protocol(metric):
     assert (metric in phrase) == (metric not in ("pearson_r", "brainscore_r"))
 
 
-def test_an_unknown_metric_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match="metric 'explained_varience' is unknown; the nearest are explained_variance"):
+def test_an_unknown_metric_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="metric 'explained_varience' is unknown; use one of pearson_r, r2"):
         replace(STRICT, metric="explained_varience")
