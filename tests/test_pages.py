@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.checkpoints import checkpoints
+from harness.cli import run_commands
 from harness.cli.commands import parser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,12 +84,18 @@ def test_a_command_that_needs_a_cluster_or_a_network_parses(command):
     for part in re.split(r"\s(?:\||&&|;)\s", command):
         words = [word for word in shlex.split(part) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
         if words[0] == "harness":
-            said = io.StringIO()
-            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            output = io.StringIO()
+            with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
                 try:
-                    parser().parse_args(words[1 : words.index(">")] if ">" in words else words[1:])
+                    arguments = parser().parse_args(words[1 : words.index(">")] if ">" in words else words[1:])
                 except SystemExit as ended:
-                    assert ended.code == 0, said.getvalue()
+                    assert ended.code == 0, output.getvalue()
+                    continue
+            if words[1] in ("run", "plan", "submit"):
+                run_commands.spec_of(arguments)
+            for model in getattr(arguments, "model", None) or ():
+                if not model.isupper() and not model.startswith(("./", "/")):  # no placeholder, no folder of the reader
+                    checkpoints.require_known(model)
 
 
 @pytest.mark.ray

@@ -312,6 +312,15 @@ def _add_checks(add: _Add) -> None:
     conform = add("conform", run_commands.conform, "Check scores against recorded Brain-Score results, case by case.")
     conform.add_argument("folder", metavar="FOLDER", help="folder of .npz archives, one per case")
     _add_data_root(add("doctor", run_commands.doctor, "Check libraries, GPU, disk and data of this machine."))
+    completion = add("completion", _completion, "Print a script that completes this command's arguments in a shell.")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="your shell")
+
+
+def _completion(arguments: argparse.Namespace) -> int:
+    import shtab
+
+    print(shtab.complete(parser(), arguments.shell))
+    return 0
 
 
 def _add_precision(command: argparse.ArgumentParser) -> None:

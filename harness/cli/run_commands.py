@@ -158,11 +158,12 @@ def datasets(arguments: argparse.Namespace) -> int:
 
     root = _root(arguments)
     if arguments.name:
-        entry = datasets.find(arguments.name)
+        entries = [datasets.find(name) for name in datasets.expand(arguments.name)]
         if arguments.json:
-            document(dataset_listing.described(entry, root))
+            documents = [dataset_listing.described(entry, root) for entry in entries]
+            document(documents if len(entries) > 1 else documents[0])
         else:
-            print("\n".join(dataset_listing.in_full(entry, root)))
+            print("\n\n".join("\n".join(dataset_listing.in_full(entry, root)) for entry in entries))
         return 0
     summaries = [dataset_listing.summary(entry, root) for entry in datasets.DATASETS.values()]
     if arguments.json:
