@@ -102,7 +102,7 @@ def load(
         raise ValueError(f"{checkpoint.name}: vLLM cannot load it: {reason}; use transformers.") from error
     return LoadedModel(
         Engine(llm, architecture.config, folder), architecture.tokenizer, architecture.stack,
-        architecture.special.prefix, limit, torch.device(device), dtype=dtype, notes=architecture.notes,
+        architecture.special.prefix, limit, torch.device(device), dtype=dtype, notes=architecture.special.notes,
     )  # fmt: skip
 
 

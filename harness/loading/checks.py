@@ -6,6 +6,7 @@ here each of these is an error.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -47,10 +48,7 @@ def require_sound_tensors(tensors: Mapping[str, Any], meta_model: Any, settings:
     # Buffers are stored too.
     n_model_elements = sum(tensor.numel() for tensor in (*parameters.values(), *meta_model.buffers()))
     for key, tensor in tensors.items():
-        n_elements = 1
-        for size in shape_of(tensor):
-            n_elements *= size
-        if n_elements > max(n_model_elements, 1):
+        if math.prod(shape_of(tensor)) > max(n_model_elements, 1):
             raise ValueError(
                 f"{key} has the shape {shape_of(tensor)}, more elements than the whole model of config.json has "
                 f"({n_model_elements}); copy the checkpoint again"

@@ -179,7 +179,7 @@ def _loaded_model(
         suffix=architecture.special.suffix,
         dtype=dtype,
         source_prefix=architecture.special.source_prefix,
-        notes=architecture.notes,
+        notes=architecture.special.notes,
         is_padded=not _changes_with_padding(model, architecture.stack, device),
         quantization=quantised,
     )
