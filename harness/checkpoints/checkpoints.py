@@ -14,20 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 from harness import names
-from harness.checkpoints import (
-    adapter_config,
-    fingerprints,
-    headers,
-    hub,
-    model_configs,
-    pickles,
-    quantization,
-    special_ids,
-    tokenizers,
-)
+from harness.checkpoints import adapter_config, fingerprints, hub, model_configs, pickles, special_ids, tokenizers
 from harness.checkpoints.adapter_config import AdapterConfig
+from harness.checkpoints.headers import count as n_parameters_of
 from harness.checkpoints.headers import read_json, weight_files
 from harness.checkpoints.model_configs import ModelConfig
+from harness.checkpoints.quantization import method_of, settings_of
 from harness.checkpoints.safetensors_file import header_of
 from harness.checkpoints.special_ids import SpecialIds
 from harness.models.model_table import MODELS, Entry, find
@@ -236,10 +228,13 @@ def _of_entry(name: str, entry: Entry, allow_pickle: bool) -> Checkpoint:
             n_parameters = pickles.count(weights, name, allow_pickle) if pickles.folder_has_only_pickles(weights) else 0
             checkpoint = replace(checkpoint, n_parameters=n_parameters or _count(weights, name))
     if entry.delta_of and not checkpoint.adapter:
-        base = _of_entry(entry.delta_of, _require_entry(entry.delta_of), allow_pickle)
-        checkpoint = replace(checkpoint, base_folder=base.folder, base_hub_id=base.hub_id, new_rows=entry.new_rows)
-        revision, stamp = f"{checkpoint.revision}+{base.revision}", f"{checkpoint.stamp}+{base.stamp}"
-        checkpoint = replace(checkpoint, revision=revision, stamp=stamp)
+        if (base_entry := find(entry.delta_of)) is None:
+            raise ValueError(f"model {entry.delta_of!r} is not in the table (`harness models`).")
+        base = _of_entry(entry.delta_of, base_entry, allow_pickle)
+        checkpoint = replace(
+            checkpoint, base_folder=base.folder, base_hub_id=base.hub_id, new_rows=entry.new_rows,
+            revision=f"{checkpoint.revision}+{base.revision}", stamp=f"{checkpoint.stamp}+{base.stamp}",
+        )  # fmt: skip
     return replace(checkpoint, tuned_from=entry.tuned_from, pair_source="table") if entry.tuned_from else checkpoint
 
 
@@ -278,13 +273,6 @@ def _count_cached(folder: Path, name: str) -> int:
         return _count(folder, name) if any(folder.glob("*.safetensors")) else 0
     except FileNotFoundError:
         return 0
-
-
-def _require_entry(name: str) -> Entry:
-    entry = find(name)
-    if entry is None:
-        raise ValueError(f"model {name!r} is not in the table (`harness models`).")
-    return entry
 
 
 def with_weights(checkpoint: Checkpoint, allow_pickle: bool = False) -> Checkpoint:
@@ -342,26 +330,19 @@ def _inspect(
     special = _special_ids(folder, config, name)
     base = adapter_config.name_of_base(adapter) if adapter else _base_on_card(folder)
     return Checkpoint(
-        name=name,
-        folder=str(folder),
+        name, str(folder),
         revision=f"{revision}+{revision}" if adapter else revision,  # adapter and base are in one folder
         family=config.family,
         n_parameters=_count(folder, name) if n_parameters is None else n_parameters,
         n_layers=sum(config.n_blocks.values()),
-        hidden_size=config.hidden_size,
-        vocabulary=config.vocabulary,
-        context_size=config.window,
-        is_encoder_decoder=config.stack == "encoder-decoder",
-        architecture=_architecture(folder, folder, config, special),
-        tuned_from=base,
-        pair_source=("adapter" if adapter else "model card") if base else "",
+        hidden_size=config.hidden_size, vocabulary=config.vocabulary, context_size=config.window,
         n_heads=config.n_heads,
-        is_encoder=config.stack == "encoder",
-        notes=special.notes,
-        reading=_reading_hash(config, special),
-        adapter=adapter.kind if adapter else "",
-        quantization=quantization.method_of(quantization.settings_of(read_json(folder / "config.json", name))),
-    )
+        is_encoder_decoder=config.stack == "encoder-decoder", is_encoder=config.stack == "encoder",
+        architecture=_architecture(folder, folder, config, special),
+        tuned_from=base, pair_source=("adapter" if adapter else "model card") if base else "",
+        notes=special.notes, reading=_reading_hash(config, special), adapter=adapter.kind if adapter else "",
+        quantization=method_of(settings_of(read_json(folder / "config.json", name))),
+    )  # fmt: skip
 
 
 def _base_on_card(folder: Path) -> str:
@@ -435,5 +416,5 @@ def _special_ids(folder: Path, config: ModelConfig, name: str) -> SpecialIds:
 
 def _count(folder: Path, name: str) -> int:
     """Count the parameters in a folder's safetensors from their headers."""
-    settings = quantization.settings_of(read_json(folder / "config.json", name))
-    return headers.count((header_of(file, name) for file in weight_files(folder, name)), settings)
+    settings = settings_of(read_json(folder / "config.json", name))
+    return n_parameters_of((header_of(file, name) for file in weight_files(folder, name)), settings)
