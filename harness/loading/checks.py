@@ -170,7 +170,11 @@ def require_sound_model(model: Any) -> None:
 
 
 def _require_plausible_zeros(model: Any, zero_names: list[str], is_zero: Mapping[str, bool]) -> None:
-    ends = {id(layer.weight) for layer in (model.get_input_embeddings(), _head(model)) if hasattr(layer, "weight")}
+    ends = {
+        id(layer.weight)
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+        if hasattr(layer, "weight")
+    }
     parameters = dict(model.named_parameters(remove_duplicate=False))
     _refuse("are all zero", [name for name in zero_names if id(parameters[name]) in ends])
     blocks: defaultdict[str, list[str]] = defaultdict(list)
@@ -182,10 +186,6 @@ def _require_plausible_zeros(model: Any, zero_names: list[str], is_zero: Mapping
             _refuse("are all zero, which are all those of a block", names)
     if 2 * len(zero_names) > len(is_zero):
         _refuse(f"of {len(is_zero)} are all zero", zero_names)
-
-
-def _head(model: Any) -> Any:
-    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
 
 
 def _refuse(problem: str, names: list[str]) -> None:

@@ -88,10 +88,8 @@ def add(
         raise ValueError(f"{name}: {key} is in {place}; give the base that its authors name.")
     for key in sorted(base_keys):
         base_shape, delta_shape = shape_of(base[key]), shape_of(delta[key])
-        adds_rows = (
-            len(delta_shape) == 2 and delta_shape[0] == vocabulary > base_shape[0] and base_shape[1:] == delta_shape[1:]
-        )
-        if base_shape != delta_shape and not adds_rows:
+        is_longer = len(delta_shape) == 2 and delta_shape[0] == vocabulary > base_shape[0]
+        if base_shape != delta_shape and not (is_longer and base_shape[1:] == delta_shape[1:]):
             raise ValueError(
                 f"{name}: {key} has the shape {delta_shape} in the difference, {base_shape} in the base; give the base "
                 "that its authors name."
