@@ -43,8 +43,8 @@ def merge(model: Any, folder: Path, tensors: Mapping[str, Any], name: str) -> An
         name: model name, for messages.
 
     Raises:
-        ValueError: if PEFT does not know this kind of adapter or cannot merge it; or if the adapter does not fit the
-            base: a tensor has no place in it, is missing, or has another shape.
+        ValueError: if PEFT is not installed, does not know this kind of adapter or cannot merge it; or if the adapter
+            does not fit the base: a tensor has no place in it, is missing, or has another shape.
     """
     with _without_peft_warnings():
         config = _config(folder, name)
@@ -82,9 +82,11 @@ def _without_peft_warnings() -> Iterator[None]:
 
 def _config(folder: Path, name: str) -> Any:
     """Read the adapter's configuration with PEFT; a setting that PEFT does not know is an error, not ignored."""
-    from peft import PeftConfig
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
+    try:
+        from peft import PeftConfig
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    except ImportError as error:
+        raise ValueError(f"{name}: merging adapters needs PEFT, which is not installed: pip install peft") from error
     content = read_json(folder / adapter_config.CONFIG, name)
     kind = str(content["peft_type"])
     config_classes = {peft_type.value: config_class for peft_type, config_class in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
