@@ -67,13 +67,9 @@ def band_weights(n_bands: int, steps: Sequence[float] = (1e-4, 1e-2, 1.0)) -> Ar
 
 
 def fit_banded(
-    bands: Sequence[Design],
-    Y: Array,
-    splits: Sequence[Split],
-    penalty: Penalty,
-    weights: Array | None = None,
+    bands: Sequence[Design], Y: Array, splits: Sequence[Split], penalty: Penalty, weights: Array | None = None,
     **how: Any,
-) -> list[BandedFit]:
+) -> list[BandedFit]:  # fmt: skip
     """`fit_folds` with band weights that are chosen, like alpha, within the training rows.
 
     Args:
@@ -93,16 +89,9 @@ def fit_banded(
 
 
 def unique_variance(
-    model: Design,
-    controls: Sequence[Design],
-    Y: Array,
-    splits: Sequence[Split],
-    penalty: Penalty,
-    *,
-    joint_weights: Array | None = None,
-    control_weights: Array | None = None,
-    **how: Any,
-) -> UniqueVariance:
+    model: Design, controls: Sequence[Design], Y: Array, splits: Sequence[Split], penalty: Penalty, *,
+    joint_weights: Array | None = None, control_weights: Array | None = None, **how: Any,
+) -> UniqueVariance:  # fmt: skip
     """Held-out variance that a model explains beyond controls: R2 of the joint fit minus R2 of the controls.
 
     Both fits are banded, so the joint fit can give the model zero weight, and its candidates include those of the
@@ -158,16 +147,12 @@ def _best(
     weights: Array, fits: Callable[[tuple[float, ...]], list[FoldFit]], Y: Array, splits: Sequence[Split]
 ) -> list[BandedFit]:
     """For each fold the best candidate of each neuroid."""
-    best = [BandedFit(_nothing(Y), np.full((weights.shape[1], Y.shape[1]), np.nan)) for _ in splits]
+    r, alpha, inner, place = np.full((4, Y.shape[1]), np.nan)
+    nothing = FoldFit(r, alpha, inner, place, rank=0)
+    best = [BandedFit(nothing, np.full((weights.shape[1], Y.shape[1]), np.nan)) for _ in splits]
     for candidate in weights:
         best = [_better(old, new, candidate) for old, new in zip(best, fits(tuple(candidate.tolist())), strict=True)]
     return best
-
-
-def _nothing(Y: Array) -> FoldFit:
-    """A fit with all values NaN."""
-    r, alpha, inner, place = np.full((4, Y.shape[1]), np.nan)
-    return FoldFit(r, alpha, inner, place, rank=0)
 
 
 def _better(old: BandedFit, new: FoldFit, candidate: Array) -> BandedFit:

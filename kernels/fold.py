@@ -78,14 +78,12 @@ class Fold:
         fit = self._with_one_alpha if len(self.alphas) == 1 else self._with_own_alphas
         predicted, error, total, place, flat = fit(y, level, block)
         return HeldOut(
-            neuroids=block.neuroids,
-            predicted=xp.broadcast_to(predicted, (len(self.test), len(flat))),
-            observed=observed,
+            block.neuroids, xp.broadcast_to(predicted, (len(self.test), len(flat))), observed,
             alpha=xp.where(flat, xp.nan, self.alphas[place]),
             inner=1.0 - error / xp.where(flat, xp.nan, total),
             place=xp.where(flat, xp.nan, self.first + place),
             rank=len(self.basis.lam),
-        )
+        )  # fmt: skip
 
     def _rows(self, block: Block) -> tuple[Array, Array, Array]:
         """(train, neuroid) responses, (neuroid,) their mean, and (test, neuroid) responses minus this mean.
@@ -178,7 +176,7 @@ class Fold:
         """The search in float64, for single alphas."""
         if isinstance(self.search, SingleRows):
             return single_rows(self.basis, self.alphas, self.basis.U)
-        return replace(_direct(self.search), U=self.basis.U)
+        return replace(self.search.direct if isinstance(self.search, Triangles) else self.search, U=self.basis.U)
 
 
 def prepare(
@@ -224,15 +222,8 @@ def _one_for_all(basis: Basis, rows: Sequence[Array], alphas: Array, penalty: Pe
     Z = Z - Z.mean(axis=0)
     W = Z.T @ basis.U
     search = leaving_out(rows, basis, alphas, basis.U, penalty, 1)
-    errors = (search if isinstance(search, SingleRows) else _direct(search)).least_total(
-        W, _outside(basis, Z, W, basis.U)
-    )
-    return int(penalty.choose(errors)[0])
-
-
-def _direct(search: Blocks | Triangles) -> Blocks:
-    """The search without triangles."""
-    return search.direct if isinstance(search, Triangles) else search
+    direct = search.direct if isinstance(search, Triangles) else search
+    return int(penalty.choose(direct.least_total(W, _outside(basis, Z, W, basis.U)))[0])
 
 
 def _outside(basis: Basis, y: Array, W: Array, U: Array) -> Array | None:

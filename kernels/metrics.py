@@ -105,10 +105,7 @@ def explained_variance(predicted: Array, observed: Array) -> Array:
 
 # (row, neuroid) predictions and observations -> (neuroid,) scores.
 METRICS: dict[str, Callable[[Array, Array], Array]] = {
-    "pearson_r": pearson_r,
-    "r2": r2,
-    "brainscore_r": brainscore_r,
-    "explained_variance": explained_variance,
+    metric.__name__: metric for metric in (pearson_r, r2, brainscore_r, explained_variance)
 }
 
 

@@ -67,9 +67,8 @@ def block(Y: Array, pattern: Pattern, neuroids: Array, dtype: type) -> Block:
     xp, first, last = namespace(Y), int(neuroids[0]), int(neuroids[-1])
     exact = Y[:, first : last + 1] if last - first + 1 == len(neuroids) else Y[:, xp.asarray(neuroids)]
     present = exact if pattern.present.all() else exact[xp.asarray(np.flatnonzero(pattern.present))]
-    rounding = (
-        len(present) * float(xp.finfo(float).eps) * xp.maximum(abs(present.max(axis=0)), abs(present.min(axis=0)))
-    )
+    largest = xp.maximum(abs(present.max(axis=0)), abs(present.min(axis=0)))
+    rounding = len(present) * float(xp.finfo(float).eps) * largest
     values = (exact - present.mean(axis=0, dtype=float)).astype(dtype, copy=False)
     return Block(neuroids, values, exact, rounding.astype(dtype))
 

@@ -71,15 +71,9 @@ class FoldFit(NamedTuple):
 
 
 def fit_layers(
-    layers: Sequence[Array],
-    Y: Array,
-    splits: Sequence[Split],
-    penalty: Penalty,
-    *,
-    scale: Scale = "center",
-    threads: int = 1,
-    **how: Any,
-) -> Iterator[list[FoldFit]]:
+    layers: Sequence[Array], Y: Array, splits: Sequence[Split], penalty: Penalty, *, scale: Scale = "center",
+    threads: int = 1, **how: Any,
+) -> Iterator[list[FoldFit]]:  # fmt: skip
     """Run `fit_folds` on every layer, in order; `threads` layers run in parallel with one BLAS thread each.
 
     Args:
@@ -118,17 +112,10 @@ def in_parallel(call: Callable[[int, int], T], n: int, threads: int) -> Iterator
 
 
 def fit_folds(
-    features: Design | Bands,
-    Y: Array,
-    splits: Sequence[Split],
-    penalty: Penalty,
-    *,
-    precision: Precision = "float64",
-    budget_bytes: int | None = None,
-    threads: int = 1,
-    metric: Metric = pearson_r,
+    features: Design | Bands, Y: Array, splits: Sequence[Split], penalty: Penalty, *, precision: Precision = "float64",
+    budget_bytes: int | None = None, threads: int = 1, metric: Metric = pearson_r,
     factors: dict[bytes, Array] | None = None,
-) -> list[FoldFit]:
+) -> list[FoldFit]:  # fmt: skip
     """Fit every fold on its training rows, choosing alpha within them, and score the predictions of its test rows.
 
     Args:
@@ -158,7 +145,7 @@ def fit_folds(
         return [to_host(values) for values in (r, held_out.alpha, held_out.inner, held_out.place)], held_out.rank
 
     work = _Work(features, Y, penalty, precision, budget_bytes, threads, factors)
-    results = _block_results(work, splits, score)
+    results = _in_blocks(work, _patterns(features, Y, splits, precision), splits, score)
     scores, ranks = np.full((len(splits), 4, Y.shape[1]), np.nan), [0] * len(splits)
     for fold, neuroids, (values, rank) in results:
         scores[fold][:, neuroids] = values
@@ -172,20 +159,16 @@ def fit_fold(features: Design | Bands, Y: Array, split: Split, penalty: Penalty,
 
 
 def predict_held_out(
-    features: Design | Bands,
-    Y: Array,
-    split: Split,
-    penalty: Penalty,
-    *,
-    precision: Precision = "float64",
+    features: Design | Bands, Y: Array, split: Split, penalty: Penalty, *, precision: Precision = "float64",
     budget_bytes: int | None = None,
-) -> Iterator[HeldOut]:
+) -> Iterator[HeldOut]:  # fmt: skip
     """Predict the test rows of one fold, one block of neuroids after the other; arguments as in `fit_folds`.
 
     Neuroids that are not measurable for lack of rows, inner blocks or features are left out.
     """
     work = _Work(features, Y, penalty, precision, budget_bytes, threads=1, factors=None)
-    return (held_out for _, _, held_out in _block_results(work, [split], lambda held_out: held_out))
+    results = _in_blocks(work, _patterns(features, Y, [split], precision), [split], lambda held_out: held_out)
+    return (held_out for _, _, held_out in results)
 
 
 # --- patterns, folds, blocks, threads ---------------------------------------------------------------------------------
@@ -204,16 +187,10 @@ class _Work:
     factors: dict[bytes, Array] | None
 
 
-def _block_results(
-    work: _Work, splits: Sequence[Split], finish: Callable[[HeldOut], Any]
-) -> Iterator[tuple[int, Array, Any]]:
-    """Check the arguments at once, then yield (fold, neuroids, result of `finish`) for all folds and blocks."""
-    return _in_blocks(work, _patterns(work.features, work.Y, splits, work.precision), splits, finish)
-
-
 def _in_blocks(
     work: _Work, groups: Sequence[Pattern], splits: Sequence[Split], finish: Callable[[HeldOut], Any]
 ) -> Iterator[tuple[int, Array, Any]]:
+    """Yield (fold, neuroids, result of `finish`) for all folds and blocks."""
     dtype, penalty = _DTYPES[work.precision], work.penalty
     budget = work.budget_bytes or (_BUDGET_CPU if namespace(work.Y) is np else _BUDGET_GPU)
     factors = work.factors
@@ -222,9 +199,8 @@ def _in_blocks(
     with _workers(work.threads) as pool:
         for pattern in groups:
             factor = None if factors is None else _factor_of(pattern, factors)
-            prepared = [
-                pool.submit(_prepare, work.features, split, pattern, penalty, dtype, factor) for split in splits
-            ]
+            call = partial(_prepare, work.features, pattern, penalty, dtype, factor)
+            prepared = [pool.submit(call, split) for split in splits]
             n_blocks = _n_blocks(pattern, budget // work.threads, splits, len(penalty.alphas), dtype, work.threads)
             run = partial(_through_folds, work.Y, pattern, dtype, prepared, finish)
             for results in pool.map(run, np.array_split(pattern.neuroids, n_blocks)):
@@ -241,7 +217,7 @@ def _factor_of(pattern: Pattern, factors: dict[bytes, Array]) -> Array:
 
 
 def _prepare(
-    features: Design | Bands, split: Split, pattern: Pattern, penalty: Penalty, dtype: type, factor: Array | None
+    features: Design | Bands, pattern: Pattern, penalty: Penalty, dtype: type, factor: Array | None, split: Split
 ) -> Fold | None:
     """Prepare a fold without the pattern's absent rows."""
     train, test = np.asarray(split.train), np.asarray(split.test)
@@ -251,13 +227,9 @@ def _prepare(
 
 
 def _through_folds(
-    Y: Array,
-    pattern: Pattern,
-    dtype: type,
-    prepared: Sequence[Future[Fold | None]],
-    finish: Callable[[HeldOut], Any],
-    neuroids: Array,
-) -> list[tuple[int, Array, Any]]:
+    Y: Array, pattern: Pattern, dtype: type, prepared: Sequence[Future[Fold | None]],
+    finish: Callable[[HeldOut], Any], neuroids: Array,
+) -> list[tuple[int, Array, Any]]:  # fmt: skip
     """Fit one block of neuroids in all folds; returns (fold, neuroids, result of `finish`)."""
     responses = block(Y, pattern, neuroids, dtype)
     folds = ((number, future.result()) for number, future in enumerate(prepared))

@@ -105,9 +105,7 @@ def rsa(X: Array, Y: Array) -> float:
 
 # Two (row, column) matrices -> one number; only `two_vs_two` requires the same columns.
 SIMILARITIES: dict[str, Callable[[Array, Array], float]] = {
-    "two_vs_two": two_vs_two,
-    "linear_cka": linear_cka,
-    "rsa": rsa,
+    similarity.__name__: similarity for similarity in (two_vs_two, linear_cka, rsa)
 }
 
 

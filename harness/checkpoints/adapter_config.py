@@ -38,6 +38,11 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
+def is_alone(folder: Path) -> bool:
+    """Return whether a folder holds an adapter without a full model beside it."""
+    return is_adapter(folder) and not (folder / "config.json").is_file()
+
+
 def read(folder: Path, name: str) -> AdapterConfig:
     """Read an adapter's configuration.
 
@@ -58,7 +63,7 @@ def read(folder: Path, name: str) -> AdapterConfig:
 
 def require_weights(folder: Path, name: str) -> None:
     """Raise like `weights_file` if an adapter has no weights; a full model beside it may hold the unmerged weights."""
-    if not (folder / "config.json").is_file():
+    if is_alone(folder):
         weights_file(folder, name, allow_pickle=True)
 
 

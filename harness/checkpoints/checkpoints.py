@@ -11,24 +11,17 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from harness import names
-from harness.checkpoints import (
-    adapter_config,
-    fingerprints,
-    headers,
-    hub,
-    model_card,
-    model_configs,
-    pickles,
-    quantization,
-    special_ids,
-    tokenizers,
-)
+from harness.checkpoints import adapter_config, fingerprints, hub, model_configs, pickles, special_ids, tokenizers
+from harness.checkpoints.adapter_config import AdapterConfig
+from harness.checkpoints.headers import count as n_parameters_of
 from harness.checkpoints.headers import read_json, weight_files
 from harness.checkpoints.model_configs import ModelConfig
+from harness.checkpoints.quantization import method_of, settings_of
 from harness.checkpoints.safetensors_file import header_of
+from harness.checkpoints.special_ids import SpecialIds
 from harness.models.model_table import MODELS, Entry, find
 from harness.protocol import content_hash
 
@@ -150,13 +143,11 @@ def _of_folder(name: str, folder: Path, allow_pickle: bool, base_name: str = "")
     folder, n_parameters = folder.absolute(), None  # workers have another working directory
     if pickles.folder_has_only_pickles(folder):
         pickles.require_allowed(folder, name, allow_pickle)
-        is_adapter_alone = adapter_config.is_adapter(folder) and not (folder / "config.json").is_file()
-        n_parameters = None if is_adapter_alone else pickles.count(folder, name, allow_pickle)
+        n_parameters = None if adapter_config.is_alone(folder) else pickles.count(folder, name, allow_pickle)
     fingerprint, revision = fingerprints.files_fingerprint(folder), fingerprints.revision_of(folder)
-    checkpoint = _inspect(name, folder, revision, n_parameters, base_name, allow_pickle=allow_pickle)
-    return replace(
-        checkpoint, fingerprint=f"{fingerprint}+{checkpoint.fingerprint}" if checkpoint.fingerprint else fingerprint
-    )
+    checkpoint = _inspect(name, folder, revision, n_parameters, base_name, allow_pickle)
+    base_fingerprint = f"+{checkpoint.fingerprint}" if checkpoint.fingerprint else ""
+    return replace(checkpoint, fingerprint=fingerprint + base_fingerprint)
 
 
 def require_known(name: str) -> None:
@@ -231,27 +222,36 @@ def _of_entry(name: str, entry: Entry, allow_pickle: bool) -> Checkpoint:
         snapshot = hub.resolve_revision(entry.hub_id, hub.commit_of(name, entry), allow_pickle, name)
         n_parameters = snapshot.n_parameters or _count_cached(Path(snapshot.folder), name) or int(entry.n_parameters)
         folder = Path(snapshot.folder)
-        checkpoint = _inspect(name, folder, snapshot.commit, n_parameters, entry.delta_of, allow_pickle=allow_pickle)
+        checkpoint = _inspect(name, folder, snapshot.commit, n_parameters, entry.delta_of, allow_pickle)
         checkpoint = replace(checkpoint, hub_id=entry.hub_id)
         if not n_parameters and allow_pickle:  # stated neither by headers nor by the table: fetch the weights to count
             weights = Path(hub.fetch(entry.hub_id, snapshot.commit, allow_pickle))
             n_parameters = pickles.count(weights, name, allow_pickle) if pickles.folder_has_only_pickles(weights) else 0
             checkpoint = replace(checkpoint, n_parameters=n_parameters or _count(weights, name))
     if entry.delta_of and not checkpoint.adapter:
-        base = _of_entry(entry.delta_of, _require_entry(entry.delta_of), allow_pickle)
-        checkpoint = replace(checkpoint, base_folder=base.folder, base_hub_id=base.hub_id, new_rows=entry.new_rows)
-        revision, fingerprint = f"{checkpoint.revision}+{base.revision}", f"{checkpoint.fingerprint}+{base.fingerprint}"
-        checkpoint = replace(checkpoint, revision=revision, fingerprint=fingerprint)
+        if (base_entry := find(entry.delta_of)) is None:
+            raise ValueError(f"model {entry.delta_of!r} is not in the table (`harness models`).")
+        base = _of_entry(entry.delta_of, base_entry, allow_pickle)
+        checkpoint = replace(
+            checkpoint,
+            base_folder=base.folder,
+            base_hub_id=base.hub_id,
+            new_rows=entry.new_rows,
+            revision=f"{checkpoint.revision}+{base.revision}",
+            fingerprint=f"{checkpoint.fingerprint}+{base.fingerprint}",
+        )
     return replace(checkpoint, tuned_from=entry.tuned_from, pair_source="table") if entry.tuned_from else checkpoint
 
 
-def _of_adapter(name: str, folder: Path, revision: str, base_name: str, allow_pickle: bool) -> Checkpoint:
+def _of_adapter(
+    name: str, folder: Path, revision: str, adapter: AdapterConfig, base_name: str, allow_pickle: bool
+) -> Checkpoint:
     """Resolve an adapter without a model beside it; all facts are its base's, except its own tokenizer if it has one.
 
     The adapter's base is resolved too, and must not itself be an adapter or a delta.
     """
-    wanted = base_name or adapter_config.base_of(folder, name, adapter_config.read(folder, name))
-    if adapter_config.is_adapter(Path(wanted)) and not (Path(wanted) / "config.json").is_file():  # maybe itself
+    wanted = base_name or adapter_config.base_of(folder, name, adapter)
+    if adapter_config.is_alone(Path(wanted)):  # maybe itself
         raise ValueError(f"{name}: its base {wanted} is itself an adapter; merge that one first and use its folder.")
     try:
         base = resolve(wanted, allow_pickle=allow_pickle)
@@ -262,16 +262,14 @@ def _of_adapter(name: str, folder: Path, revision: str, base_name: str, allow_pi
         raise ValueError(f"{name}: its base {wanted} is itself {kind}; merge that one first and use its folder.")
     checkpoint = replace(
         base, name=name, folder=str(folder), revision=f"{revision}+{base.revision}", hub_id="", tuned_from=base.name,
-        pair_source="adapter", base_folder=base.folder, base_hub_id=base.hub_id,
-        adapter=adapter_config.read(folder, name).kind,
+        pair_source="adapter", base_folder=base.folder, base_hub_id=base.hub_id, adapter=adapter.kind,
     )  # fmt: skip
-    tokenizer = _tokenizer_file(folder)
-    if tokenizer is None:
+    if _tokenizer_file(folder) is None:
         return checkpoint
     config = model_configs.load(base.folder, name)
-    tokenization = _tokenization(folder, config, name)
-    architecture, notes = _architecture(Path(base.folder), folder, config, tokenization), tokenization.notes
-    return replace(checkpoint, architecture=architecture, notes=notes, reading=_reading_hash(config, notes))
+    special = _special_ids(folder, config, name)
+    architecture, reading = _architecture(Path(base.folder), folder, config, special), _reading_hash(config, special)
+    return replace(checkpoint, architecture=architecture, notes=special.notes, reading=reading)
 
 
 def _count_cached(folder: Path, name: str) -> int:
@@ -280,13 +278,6 @@ def _count_cached(folder: Path, name: str) -> int:
         return _count(folder, name) if any(folder.glob("*.safetensors")) else 0
     except FileNotFoundError:
         return 0
-
-
-def _require_entry(name: str) -> Entry:
-    entry = find(name)
-    if entry is None:
-        raise ValueError(f"model {name!r} is not in the table (`harness models`).")
-    return entry
 
 
 def with_weights(checkpoint: Checkpoint, allow_pickle: bool = False) -> Checkpoint:
@@ -332,51 +323,47 @@ def has_chat_template(checkpoint: Checkpoint) -> bool:
 
 
 def _inspect(
-    name: str,
-    folder: Path,
-    revision: str,
-    n_parameters: int | None = None,
-    base_name: str = "",
-    *,
-    allow_pickle: bool = False,
+    name: str, folder: Path, revision: str, n_parameters: int | None, base_name: str, allow_pickle: bool
 ) -> Checkpoint:
     """Build a checkpoint from a folder's small files; parameters are counted in the weights unless given."""
     adapter = adapter_config.read(folder, name) if adapter_config.is_adapter(folder) else None
-    if adapter and n_parameters is None:
-        adapter_config.require_weights(folder, name)
-    if adapter and not (folder / "config.json").is_file():
-        return _of_adapter(name, folder, revision, base_name, allow_pickle)
+    if adapter and adapter_config.is_alone(folder):
+        if n_parameters is None:
+            adapter_config.require_weights(folder, name)
+        return _of_adapter(name, folder, revision, adapter, base_name, allow_pickle)
     config = model_configs.load(folder, name)
-    tokenization = _tokenization(folder, config, name)
-    base = adapter_config.name_of_base(adapter) if adapter else model_card.base_of(folder)
+    special = _special_ids(folder, config, name)
+    base = adapter_config.name_of_base(adapter) if adapter else _base_on_card(folder)
     return Checkpoint(
-        name=name,
-        folder=str(folder),
+        name, str(folder),
         revision=f"{revision}+{revision}" if adapter else revision,  # adapter and base are in one folder
         family=config.family,
         n_parameters=_count(folder, name) if n_parameters is None else n_parameters,
         n_layers=sum(config.n_blocks.values()),
-        hidden_size=config.hidden_size,
-        vocabulary=config.vocabulary,
-        context_size=config.window,
-        is_encoder_decoder=config.stack == "encoder-decoder",
-        architecture=_architecture(folder, folder, config, tokenization),
-        tuned_from=base,
-        pair_source=("adapter" if adapter else "model card") if base else "",
+        hidden_size=config.hidden_size, vocabulary=config.vocabulary, context_size=config.window,
         n_heads=config.n_heads,
-        is_encoder=config.stack == "encoder",
-        notes=tokenization.notes,
-        reading=_reading_hash(config, tokenization.notes),
-        adapter=adapter.kind if adapter else "",
-        quantization=quantization.method_of(quantization.settings_of(read_json(folder / "config.json", name))),
-    )
+        is_encoder_decoder=config.stack == "encoder-decoder", is_encoder=config.stack == "encoder",
+        architecture=_architecture(folder, folder, config, special),
+        tuned_from=base, pair_source=("adapter" if adapter else "model card") if base else "",
+        notes=special.notes, reading=_reading_hash(config, special), adapter=adapter.kind if adapter else "",
+        quantization=method_of(settings_of(read_json(folder / "config.json", name))),
+    )  # fmt: skip
 
 
-def _reading_hash(config: ModelConfig, notes: tuple[str, ...]) -> str:
+def _base_on_card(folder: Path) -> str:
+    """Return `base_model` from the front matter of a model card, README.md (the first, if it is a list), or ""."""
+    card = folder / "README.md"
+    text = card.read_text(errors="replace") if card.is_file() else ""
+    front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    match = re.search(r"^base_model:\s*(?:-\s+)?[\"']?(\w[\w./-]*)", front[1], re.MULTILINE) if front else None
+    return match[1] if match else ""
+
+
+def _reading_hash(config: ModelConfig, special: SpecialIds) -> str:
     """Hash peculiarities of a model's tokenisation and windows; "" if there are none."""
     # Decoders without a window, or with one under an unusual name, used to be run in windows of 512 tokens.
     is_unusual = config.stack == "decoder" and not config.is_window_common
-    peculiar = [*notes, *([f"window {config.window}"] if is_unusual else [])]
+    peculiar = [*special.notes, *([f"window {config.window}"] if is_unusual else [])]
     return content_hash(peculiar)[:12] if peculiar else ""
 
 
@@ -390,20 +377,11 @@ _TOKENIZER_FILES = ("tokenizer", "vocab", "merges", "special_tokens", "added_tok
 _CONFIG_FILES = ("config.json", "generation_config")
 
 
-class _Tokenization(NamedTuple):
-    """special_ids: ids around a text (`special_ids`). notes: sentences on these ids and on the tokenizer."""
-
-    special_ids: tuple[tuple[int, ...], ...]
-    notes: tuple[str, ...]
-
-
 # Hash of the files -> result; checkpoints of one training run share their tokenizer.
-_tokenizations: dict[str, _Tokenization] = {}
+_known_ids: dict[str, SpecialIds] = {}
 
 
-def _architecture(
-    folder: Path, tokenizer_folder: Path, config: ModelConfig, tokenization: _Tokenization
-) -> str:  # fmt: skip
+def _architecture(folder: Path, tokenizer_folder: Path, config: ModelConfig, special: SpecialIds) -> str:
     """Hash what an untrained control is made from, as 16 hex digits.
 
     Hashed: the configuration; the tokenizer (tokenizer.json, else all its files); and the special ids around a text,
@@ -413,8 +391,8 @@ def _architecture(
     files = [tokenizer_json] if tokenizer_json.is_file() else _with_prefix(tokenizer_folder, _TOKENIZER_FILES)
     content = b"".join(file.read_bytes() for file in (folder / "config.json", *files))
     usual = config.bos if config.stack == "decoder" else config.decoder_start
-    is_usual = tokenization.special_ids[0] == (() if usual is None else (usual,)) or config.stack == "encoder"
-    around = b"" if is_usual else repr(tokenization.special_ids).encode()
+    is_usual = special.prefix == (() if usual is None else (usual,)) or config.stack == "encoder"
+    around = b"" if is_usual else repr((special.prefix, special.suffix, special.source_prefix)).encode()
     return hashlib.sha256(content + around).hexdigest()[:16]
 
 
@@ -423,14 +401,13 @@ def _with_prefix(folder: Path, prefixes: tuple[str, ...]) -> list[Path]:
     return [file for file in sorted(folder.iterdir()) if file.is_file() and file.name.startswith(prefixes)]
 
 
-def _tokenization(folder: Path, config: ModelConfig, name: str) -> _Tokenization:
+def _special_ids(folder: Path, config: ModelConfig, name: str) -> SpecialIds:
     """Return special ids and notes of a folder's tokenizer, loading it only once."""
     files = _with_prefix(folder, (*_CONFIG_FILES, *_TOKENIZER_FILES))
     key = content_hash([(file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files])
-    if key not in _tokenizations:
+    if key not in _known_ids:
         try:
-            published = tokenizers.load(folder, config.config)
-            special = special_ids.around(config, published.tokenizer)
+            _known_ids[key] = special_ids.load(folder, config)[1]
         except Exception as error:
             if _tokenizer_file(folder) is None:
                 expected = ", ".join(tokenizers.FILES)
@@ -439,12 +416,10 @@ def _tokenization(folder: Path, config: ModelConfig, name: str) -> _Tokenization
                 ) from error
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ValueError(f"{name}: its tokenizer cannot be used: {reason}") from error
-        ids = (special.prefix, special.suffix, special.source_prefix)
-        _tokenizations[key] = _Tokenization(ids, (*([published.note] if published.note else []), *special.notes))
-    return _tokenizations[key]
+    return _known_ids[key]
 
 
 def _count(folder: Path, name: str) -> int:
     """Count the parameters in a folder's safetensors from their headers."""
-    settings = quantization.settings_of(read_json(folder / "config.json", name))
-    return headers.count((header_of(file, name) for file in weight_files(folder, name)), settings)
+    settings = settings_of(read_json(folder / "config.json", name))
+    return n_parameters_of((header_of(file, name) for file in weight_files(folder, name)), settings)

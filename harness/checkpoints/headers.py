@@ -218,11 +218,6 @@ def _require_inside(file: str, index: Path, name: str) -> None:
 # --- parameters -------------------------------------------------------------------------------------------------------
 
 
-def n_numbers(file: Path) -> int:
-    """Return how many numbers a safetensors file stores according to its header, excluding masks."""
-    return count([header_of(file, file.name)], {})
-
-
 def count(headers: Iterable[Mapping[str, StoredTensor]], settings: Mapping[str, Any]) -> int:
     """Count the parameters that the headers of a checkpoint's files stand for.
 

@@ -55,7 +55,7 @@ class ModelConfig:
         hidden_size, vocabulary, n_heads: of the text part; 0 if not stated.
         window: maximum number of tokens per forward pass; None if unlimited.
         is_window_common: whether the limit is stated under one of the three names that most families use.
-        bos, eos, decoder_start: special ids as stated, not yet checked; None if not stated.
+        bos, decoder_start: special ids as stated, not yet checked; None if not stated.
     """
 
     kind: Any
@@ -69,7 +69,6 @@ class ModelConfig:
     window: int | None
     is_window_common: bool
     bos: int | None
-    eos: int | None
     decoder_start: int | None
 
 
@@ -137,22 +136,15 @@ def from_transformers(config: Any, decoder_start: int | None = None) -> ModelCon
     has_both = stack == "encoder-decoder"
     text = _part(config, stack if not has_both else "decoder")
     blocks = {which: n_blocks(config, which) for which in ("encoder", "decoder") if has_both or which == stack}
-    window, is_common = _window(text)
+    common_window = _number(text, *_WINDOW)
     return ModelConfig(
-        kind=kind,
-        config=_config_for(config, kind),
-        family=str(config.model_type),
-        stack=stack,
-        n_blocks=blocks,
+        kind, _config_for(config, kind), str(config.model_type), stack, blocks,
         hidden_size=_number(text, "hidden_size", "d_model", "n_embd", "dim"),
-        vocabulary=_number(text, "vocab_size"),
-        n_heads=_number(text, *_HEADS),
-        window=window,
-        is_window_common=is_common,
+        vocabulary=_number(text, "vocab_size"), n_heads=_number(text, *_HEADS),
+        window=common_window or _number(text, *_OTHER_WINDOW) or None, is_window_common=bool(common_window),
         bos=_id(text, config, "bos_token_id"),
-        eos=_id(text, config, "eos_token_id"),
         decoder_start=_id(config, text, "decoder_start_token_id") if decoder_start is None else decoder_start,
-    )
+    )  # fmt: skip
 
 
 def _stack(config: Any) -> tuple[Stack, Any]:
@@ -227,11 +219,6 @@ def _number(config: Any, *names: str) -> int:
     return 0
 
 
-def _window(text: Any) -> tuple[int | None, bool]:
-    common = _number(text, *_WINDOW)
-    return (common or _number(text, *_OTHER_WINDOW) or None), bool(common)
-
-
 def _id(first: Any, second: Any, name: str) -> int | None:
     """Return a special id from one of two configurations; the first of a list (end of turn, end of text)."""
     for config in (first, second):
@@ -245,9 +232,8 @@ def _id(first: Any, second: Any, name: str) -> int | None:
 def _decoder_start(folder: Path, config: Any, name: str) -> int | None:
     """Return decoder_start_token_id from generation_config.json if the configuration does not state it."""
     file = folder / "generation_config.json"
-    if not getattr(config, "is_encoder_decoder", False) or not file.is_file():
-        return None
-    if getattr(config, "decoder_start_token_id", None) is not None:
+    is_stated = getattr(config, "decoder_start_token_id", None) is not None
+    if is_stated or not getattr(config, "is_encoder_decoder", False) or not file.is_file():
         return None
     value = read_json(file, name).get("decoder_start_token_id")
     return value if isinstance(value, int) else None

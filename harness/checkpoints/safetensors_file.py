@@ -9,6 +9,7 @@ Source: the safetensors format, https://github.com/huggingface/safetensors (8-by
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -46,10 +47,7 @@ class StoredTensor(NamedTuple):
     @property
     def n_numbers(self) -> int:
         """Product of the shape."""
-        product = 1
-        for size in self.shape:
-            product *= size
-        return product
+        return math.prod(self.shape)
 
 
 def require_regular(file: Path, name: str) -> None:

@@ -10,9 +10,11 @@ The notes enter the keys of a model's units (`Checkpoint.reading`): changing the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from harness.checkpoints import tokenizers
 from harness.checkpoints.model_configs import ModelConfig
 
 Ids = tuple[int, ...]
@@ -38,6 +40,13 @@ class SpecialIds:
     suffix: Ids = ()
     source_prefix: Ids = ()
     notes: tuple[str, ...] = ()
+
+
+def load(folder: str | Path, config: ModelConfig) -> tuple[Any, SpecialIds]:
+    """Return the tokenizer in a folder and the ids around a text, with the notes on both."""
+    published = tokenizers.load(folder, config.config)
+    special = around(config, published.tokenizer)
+    return published.tokenizer, replace(special, notes=(*filter(None, [published.note]), *special.notes))
 
 
 def around(config: ModelConfig, tokenizer: Any) -> SpecialIds:

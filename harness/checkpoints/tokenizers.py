@@ -69,7 +69,10 @@ def load(folder: str | Path, config: Any = None) -> PublishedTokenizer:
     except Exception as error:
         raise ValueError(_fault(path) or str(error).strip() or type(error).__name__) from error
     published, name = _published(path, chosen)
-    notes = [_replacement_note(chosen, name)] if name and _differ(published, chosen) else []
+    notes = []
+    if name and _differ(published, chosen):
+        kind = f"the class that transformers chooses ({type(chosen).__name__})"
+        notes = [f"{name} is used as published: {kind} gives other tokens for some texts."]
     return PublishedTokenizer(published, " ".join([*notes, *_without_dropout(published)]))
 
 
@@ -145,13 +148,6 @@ def _differ(published: Any, chosen: Any) -> bool:
         tokenizer(list(PROBE), add_special_tokens=False, verbose=False) for tokenizer in (published, chosen)
     )
     return list(ours["input_ids"]) != list(theirs["input_ids"])
-
-
-def _replacement_note(chosen: Any, file: str) -> str:
-    return (
-        f"{file} is used as published: the class that transformers chooses ({type(chosen).__name__}) gives other "
-        "tokens for some texts."
-    )
 
 
 def _is_sentencepiece(file: Path) -> bool:

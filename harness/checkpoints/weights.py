@@ -39,10 +39,10 @@ def read(folder: Path, name: str, allow_pickle: bool = False) -> dict[str, Any]:
         ValueError: if a file is damaged or holds more than tensors, or two files hold different tensors of one name.
     """
     if allow_pickle and not headers.has_safetensors(folder) and (files := headers.pickled_files(folder, name)):
-        return strip_wrappers(_joined(((file, load_pickle(file, name)) for file in files), name), name)
-    return strip_wrappers(
-        _joined(((file, open_safetensors(file)) for file in headers.weight_files(folder, name)), name), name
-    )
+        opened = ((file, load_pickle(file, name)) for file in files)
+    else:
+        opened = ((file, open_safetensors(file)) for file in headers.weight_files(folder, name))
+    return strip_wrappers(_joined(opened, name), name)
 
 
 def open_safetensors(file: Path) -> dict[str, Any]:
@@ -72,9 +72,8 @@ def _joined(files: Iterable[tuple[Path, Mapping[str, Any]]], name: str) -> dict[
 def _are_equal(first: Any, second: Any) -> bool:
     import torch
 
-    return (dtype_of(first), shape_of(first)) == (dtype_of(second), shape_of(second)) and torch.equal(
-        first[...], second[...]
-    )
+    is_alike = (dtype_of(first), shape_of(first)) == (dtype_of(second), shape_of(second))
+    return is_alike and torch.equal(first[...], second[...])
 
 
 def load_pickle(file: Path, name: str) -> dict[str, Any]:

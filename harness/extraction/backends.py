@@ -96,16 +96,9 @@ def require_installed(asked: AskedBackend) -> None:
 
 
 def load(
-    backend: Backend,
-    checkpoint: Checkpoint,
-    device: str,
-    dtype: Dtype = "float32",
-    untrained_seed: int | None = None,
-    *,
-    n_gpus: int = 1,
-    allow_pickle: bool = False,
-    gpu_share: float = 1.0,
-) -> Model:
+    backend: Backend, checkpoint: Checkpoint, device: str, dtype: Dtype = "float32", untrained_seed: int | None = None,
+    *, n_gpus: int = 1, allow_pickle: bool = False, gpu_share: float = 1.0,
+) -> Model:  # fmt: skip
     """Load a checkpoint, or its untrained control, with a backend.
 
     Args:
@@ -125,10 +118,10 @@ def load(
     from harness.checkpoints import checkpoints
 
     checkpoints.require_unchanged(checkpoint)
-    model = _load(
-        backend, checkpoint, device, dtype, untrained_seed, n_gpus=n_gpus, allow_pickle=allow_pickle,
-        gpu_share=gpu_share,
-    )  # fmt: skip
+    if backend == "transformers":
+        model = load_transformers(checkpoint, device, dtype, untrained_seed, n_gpus, allow_pickle)
+    else:
+        model = _load_vllm(checkpoint, device, dtype, untrained_seed, n_gpus, gpu_share * MEMORY_OF_VLLM)
     try:
         checkpoints.require_unchanged(checkpoint)  # files may also change during loading
     except ValueError:
@@ -137,12 +130,9 @@ def load(
     return model
 
 
-def _load(
-    backend: Backend, checkpoint: Checkpoint, device: str, dtype: Dtype, untrained_seed: int | None, *, n_gpus: int,
-    allow_pickle: bool, gpu_share: float,
-) -> Model:  # fmt: skip
-    if backend == "transformers":
-        return load_transformers(checkpoint, device, dtype, untrained_seed, n_gpus=n_gpus, allow_pickle=allow_pickle)
+def _load_vllm(
+    checkpoint: Checkpoint, device: str, dtype: Dtype, untrained_seed: int | None, n_gpus: int, memory_fraction: float
+) -> Model:
     is_plain = not (checkpoint.base_folder or checkpoint.adapter or checkpoint.quantization)
     if untrained_seed is not None or not is_plain or dtype == "int8":
         raise ValueError(
@@ -153,19 +143,12 @@ def _load(
     from harness.extraction import with_vllm
 
     states = checkpoint.family in STATES_BY_VLLM
-    memory_fraction = gpu_share * MEMORY_OF_VLLM
     loaded = with_vllm.load(with_weights(checkpoint), device, dtype, n_gpus, memory_fraction, states=states)
     return Model("vllm", loaded, with_vllm.extract)
 
 
 def load_transformers(
-    checkpoint: Checkpoint,
-    device: str,
-    dtype: Dtype = "float32",
-    untrained_seed: int | None = None,
-    *,
-    n_gpus: int = 1,
-    allow_pickle: bool = False,
+    checkpoint: Checkpoint, device: str, dtype: Dtype, untrained_seed: int | None, n_gpus: int, allow_pickle: bool
 ) -> Model:
     """Load with transformers; arguments and errors as in `load`."""
     from harness.checkpoints.checkpoints import with_weights

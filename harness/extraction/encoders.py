@@ -102,15 +102,9 @@ def encoder_inputs(
 
 
 def extract(
-    loaded: LoadedModel,
-    inputs: Sequence[EncoderInput],
-    n_rows: int,
-    pooling: str,
-    batches: Batches,
-    decoder_predictions: tuple[Predictions, ...] = (),
-    *,
-    states: bool = True,
-) -> dict[Layer, Floats]:
+    loaded: LoadedModel, inputs: Sequence[EncoderInput], n_rows: int, pooling: str, batches: Batches,
+    decoder_predictions: tuple[Predictions, ...], *, states: bool,
+) -> dict[Layer, Floats]:  # fmt: skip
     """Run the inputs and pool the states of each layer.
 
     Args:
@@ -128,12 +122,8 @@ def extract(
     has_decoder, model = loaded.is_encoder_decoder, loaded.model
     encoder_pool = StatePool("encoder", blocks_of(model, "encoder"), n_rows, pooling)
     decoder_pool = StatePool("decoder", blocks_of(model, "decoder"), n_rows, pooling) if has_decoder else None
-    with_decoder = [item for item in inputs if len(item.decoder_ids)]
-    head = None
-    if decoder_predictions and with_decoder:
-        longest = max(with_decoder, key=lambda item: len(item.decoder_ids)).decoder_ids
-        head = heads.head_of(loaded, padded([longest], loaded.device)[0])
-        heads.limit_batches(head, loaded, batches)
+    decoder_ids = [item.decoder_ids for item in inputs if len(item.decoder_ids)]
+    head = heads.head_for(decoder_ids, loaded, batches) if decoder_predictions and decoder_ids else None
 
     def forward(batch: list[EncoderInput]) -> None:
         source, mask = padded([item.source for item in batch], loaded.device)
@@ -153,7 +143,5 @@ def extract(
                 places = [item.decoder_place for item in items]
                 predictions.record_stimuli(decoder_predictions, places, final, ids, head, len(loaded.prefix))
 
-    batches.run(
-        inputs, lambda item: item.n_tokens, forward, lambda item: (len(item.source), len(item.decoder_ids))
-    )  # fmt: skip
+    batches.run(inputs, lambda item: item.n_tokens, forward, lambda item: (len(item.source), len(item.decoder_ids)))
     return (encoder_pool.values() | (decoder_pool.values() if decoder_pool else {})) if states else {}

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.extraction import surprisal
+from harness.extraction.backends import Model
 from harness.extraction.parity import check
 from harness.protocol import Protocol
 from harness.records import Context, Features, Surprisals
-
-if TYPE_CHECKING:
-    from harness.extraction.backends import Model
 
 
 @dataclass(frozen=True)

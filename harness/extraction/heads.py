@@ -7,14 +7,16 @@ output head is applied to a few positions at a time, and only to those needed. W
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from harness.loading.batches import Batches
+from harness.loading.batches import Batches, padded
 from harness.loading.blocks import body, call
 from harness.loading.loaded_model import LoadedModel
+from harness.records import Integers
 
 # Bytes of float32 logits computed at once; working copies take twice as much again.
 LOGIT_BYTES = 128 * 2**20
@@ -69,10 +71,12 @@ class Head:
         return torch.stack([next_logs[:, 0], rank.float(), entropy, space], dim=-1)
 
 
-def limit_batches(head: Head, loaded: LoadedModel, batches: Batches) -> None:
-    """Reduce the batch size if the model computes the logits of all positions at once."""
+def head_for(rows: Iterable[Integers], loaded: LoadedModel, batches: Batches) -> Head:
+    """Find the head for these sequences of ids; if it computes all logits at once, batches get smaller."""
+    head = head_of(loaded, padded([max(rows, key=len)], loaded.device)[0])
     if head.project is None:
         batches.budget = min(batches.budget, max(1, LOGIT_BYTES // (4 * loaded.n_embeddings)))
+    return head
 
 
 def head_of(loaded: LoadedModel, ids: torch.Tensor) -> Head:
@@ -101,12 +105,9 @@ def head_of(loaded: LoadedModel, ids: torch.Tensor) -> Head:
 
 
 def forward(
-    loaded: LoadedModel,
-    ids: torch.Tensor,
-    mask: torch.Tensor | None,
-    head: Head | None,
+    loaded: LoadedModel, ids: torch.Tensor, mask: torch.Tensor | None, head: Head | None,
     encoder_outputs: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> torch.Tensor:
+) -> torch.Tensor:  # fmt: skip
     """Run a decoder, or an encoder-decoder's decoder.
 
     Args:

@@ -19,7 +19,7 @@ from harness.extraction.backends import Model
 from harness.loading.blocks import blocks_of, body, call
 from harness.loading.loaded_model import LoadedModel
 from harness.protocol import Dtype, Protocol
-from harness.records import Extraction, Floats, Integers, Tokens
+from harness.records import Extraction, Floats, Integers, Layer, Predictions, Tokens
 from harness.text.tokens import Window, cut, prefix_of
 
 # Number of stimuli to compare.
@@ -75,12 +75,14 @@ def check(model: Model, tokens: Sequence[Tokens], extraction: Extraction, protoc
     state_differences: list[float | None] = []
     nat_differences: list[float | None] = []
     n_compared = 0
-    for place in _sample(tokens):
+    for context, stimulus in _sample(tokens):
+        place = _Place(loaded, tokens[context], protocol, stimulus)
         with suppress(torch.OutOfMemoryError):  # all states of a long text at once take more memory than a batch
             if extraction.features:
-                state_differences.append(_state_difference(loaded, tokens, extraction, protocol, *place))
+                row = sum(len(context_tokens.stimulus_ids) for context_tokens in tokens[:context]) + stimulus
+                state_differences.append(_state_difference(place, extraction.features.values, row))
             if extraction.predictions:
-                nat_differences.append(_nat_difference(loaded, tokens, extraction, protocol, *place))
+                nat_differences.append(_nat_difference(place, extraction.predictions[context]))
             n_compared += 1
     worst_states, worst_nats = (
         max((difference for difference in differences if difference is not None), default=None)
@@ -118,48 +120,54 @@ def _sample(tokens: Sequence[Tokens]) -> list[tuple[int, int]]:
     return list(dict.fromkeys([*own_pass[:1], *(usable[index][1:] for index in indices)]))
 
 
-def _window_of(
-    loaded: LoadedModel, tokens: Sequence[Tokens], protocol: Protocol, context: int, stimulus: int
-) -> Window:
-    """The window that answers for a stimulus."""
-    limit = min(protocol.window, loaded.limit)
-    bos = _bos(loaded, protocol)
-    windows = cut([tokens[context]], limit, loaded.prefix, protocol.overlap, protocol.pooling, bos)
-    return next(window for window in windows if stimulus in window.rows)
+@dataclass(frozen=True)
+class _Place:
+    """A stimulus to compare: the model, the tokens of its context, the protocol of the extraction, and its index."""
+
+    loaded: LoadedModel
+    tokens: Tokens
+    protocol: Protocol
+    stimulus: int
+
+    @property
+    def limit(self) -> int:
+        """Maximum tokens of a window."""
+        return min(self.protocol.window, self.loaded.limit)
+
+    def windows(self) -> list[Window]:
+        """The windows of the context."""
+        loaded, protocol = self.loaded, self.protocol
+        bos = protocol.bos if loaded.stack == "decoder" else "window"
+        return cut([self.tokens], self.limit, loaded.prefix, protocol.overlap, protocol.pooling, bos)
+
+    def to_decoder(self) -> tuple[Integers, Integers]:
+        """Ids of a window up to the stimulus that it answers for, and the stimulus's positions in them."""
+        window = next(window for window in self.windows() if self.stimulus in window.rows)
+        positions = window.at[window.rows == self.stimulus]
+        return window.ids[: positions[-1] + 1], positions
+
+    def source(self, stimulus: int) -> tuple[Integers, Integers]:
+        """Ids that the encoder reads up to a stimulus, and the stimulus's positions in them."""
+        before, (prefix, own) = self.loaded.before_source, prefix_of(self.tokens, stimulus)
+        max_source = self.limit - len(before) - len(self.loaded.suffix)
+        n_dropped = max(0, len(prefix) - max_source)
+        return _around(self.loaded, prefix[-max_source:]), own[own >= n_dropped] - n_dropped + len(before)
 
 
-def _bos(loaded: LoadedModel, protocol: Protocol) -> str:
-    return protocol.bos if loaded.stack == "decoder" else "window"
-
-
-def _max_source(loaded: LoadedModel, protocol: Protocol) -> int:
-    """Maximum tokens of a text in the encoder."""
-    return min(protocol.window, loaded.limit) - len(loaded.before_source) - len(loaded.suffix)
-
-
-def _source(loaded: LoadedModel, text: Integers) -> Integers:
+def _around(loaded: LoadedModel, text: Sequence[int] | Integers = ()) -> Integers:
+    """Ids of the encoder's input for a text, by default an empty one."""
     return np.array([*loaded.before_source, *text, *loaded.suffix], dtype=np.int64)
 
 
 # --- hidden states ----------------------------------------------------------------------------------------------------
 
 
-def _state_difference(
-    loaded: LoadedModel,
-    tokens: Sequence[Tokens],
-    extraction: Extraction,
-    protocol: Protocol,
-    context: int,
-    stimulus: int,
-) -> float | None:
+def _state_difference(place: _Place, features: Mapping[Layer, Floats], row: int) -> float | None:
     """The largest difference over layers, as a fraction of each layer's largest absolute state."""
-    assert extraction.features is not None  # noqa: S101 - checked by the caller
-    features = extraction.features.values
-    row = sum(len(context_tokens.stimulus_ids) for context_tokens in tokens[:context]) + stimulus
-    differences = []
-    for stack, (layer_states, positions) in _plain_states(loaded, tokens, protocol, context, stimulus).items():
+    differences, pooling = [], place.protocol.pooling
+    for stack, (layer_states, positions) in _plain_states(place).items():
         ours = [features[layer][row] for layer in features if layer.stack == stack]
-        plain = [(_pooled(states[positions], protocol.pooling), np.abs(states).max()) for states in layer_states]
+        plain = [(_pooled(states[positions], pooling), np.abs(states).max()) for states in layer_states]
         differences.append(_smallest_difference(ours, plain))
     return max(differences, default=None)
 
@@ -189,37 +197,27 @@ def _pooled(states: Floats, pooling: str) -> Floats:
     return np.asarray(states.mean(axis=0) if pooling == "mean" else states.sum(axis=0))
 
 
-def _plain_states(
-    loaded: LoadedModel, tokens: Sequence[Tokens], protocol: Protocol, context: int, stimulus: int
-) -> dict[str, tuple[list[Floats], Integers]]:
+def _plain_states(place: _Place) -> dict[str, tuple[list[Floats], Integers]]:
     """Stack -> (token, hidden) states of each layer, and the stimulus's positions.
 
     The last layer is left out, because transformers applies the final norm to it.
     """
-    context_tokens = tokens[context]
+    loaded, decoder_reads = place.loaded, place.protocol.decoder_reads
     if loaded.stack == "decoder":
-        window = _window_of(loaded, tokens, protocol, context, stimulus)
-        positions = window.at[window.rows == stimulus]
-        return {"decoder": (_hidden(loaded, "decoder", window.ids[: positions[-1] + 1]), positions)}
-    max_source = _max_source(loaded, protocol)
-    prefix, own = prefix_of(context_tokens, stimulus)
-    source = _source(loaded, prefix[-max_source:])
-    n_dropped = max(0, len(prefix) - max_source)
-    positions = own[own >= len(prefix) - max_source] - n_dropped + len(loaded.before_source)
+        ids, positions = place.to_decoder()
+        return {"decoder": (_hidden(loaded, "decoder", ids), positions)}
+    source, positions = place.source(place.stimulus)
     if loaded.stack == "encoder":
         return {"encoder": (_hidden(loaded, "encoder", source), positions)}
     start = np.asarray(loaded.prefix)
     encoder_states = _hidden(loaded, "encoder", source, start)
-    if protocol.decoder_reads == "nothing":
-        decoder_ids, decoder_source, decoder_positions = start, source, np.array([len(start) - 1])
-    elif protocol.decoder_reads == "text":
-        window = _window_of(loaded, tokens, protocol, context, stimulus)
-        decoder_positions = window.at[window.rows == stimulus]
-        decoder_ids, decoder_source = window.ids[: decoder_positions[-1] + 1], _source(loaded, prefix[:0])
+    if decoder_reads == "nothing":
+        decoder_source, decoder_ids, decoder_positions = source, start, np.array([len(start) - 1])
+    elif decoder_reads == "text":
+        decoder_source, (decoder_ids, decoder_positions) = _around(loaded), place.to_decoder()
     else:
-        max_target = min(protocol.window, loaded.limit) - len(start)
-        decoder_source = _source(loaded, prefix_of(context_tokens, stimulus - 1)[0][-max_source:])
-        decoder_ids = np.concatenate([start, prefix[own][-max_target:]])
+        decoder_source, (prefix, own) = place.source(place.stimulus - 1)[0], prefix_of(place.tokens, place.stimulus)
+        decoder_ids = np.concatenate([start, prefix[own][-(place.limit - len(start)) :]])
         decoder_positions = np.arange(len(start), len(decoder_ids))
     decoder_states = _hidden(loaded, "decoder", decoder_source, decoder_ids)
     return {"encoder": (encoder_states, positions), "decoder": (decoder_states, decoder_positions)}
@@ -251,32 +249,22 @@ def _batch(inputs: Mapping[str, Integers], device: torch.device) -> dict[str, to
 # --- log-probabilities ------------------------------------------------------------------------------------------------
 
 
-def _nat_difference(
-    loaded: LoadedModel,
-    tokens: Sequence[Tokens],
-    extraction: Extraction,
-    protocol: Protocol,
-    context: int,
-    stimulus: int,
-) -> float | None:
+def _nat_difference(place: _Place, predictions: Predictions) -> float | None:
     """The largest difference over a stimulus's tokens in the window that answers for its last one."""
-    assert extraction.predictions is not None  # noqa: S101 - checked by the caller
-    context_tokens, predictions = tokens[context], extraction.predictions[context]
-    last = int(context_tokens.last[stimulus])
+    loaded, tokens, stimulus = place.loaded, place.tokens, place.stimulus
+    last = int(tokens.last[stimulus])
     if last < 0:
         return None
-    if loaded.is_encoder_decoder and protocol.decoder_reads == "stimulus":
+    if loaded.is_encoder_decoder and place.protocol.decoder_reads == "stimulus":
         if stimulus not in predictions.retokenised:
             return None
-        previous, (ids, own) = prefix_of(context_tokens, stimulus - 1)[0], prefix_of(context_tokens, stimulus)
-        source = _source(loaded, previous[-_max_source(loaded, protocol) :])
+        ids, own = prefix_of(tokens, stimulus)
+        source = place.source(stimulus - 1)[0]
         logs = _log_probabilities(loaded, np.concatenate([np.asarray(loaded.prefix), ids[own]]), source)
         own_logs = predictions.retokenised[stimulus].log_probabilities
         return float(np.abs(own_logs - logs[len(loaded.prefix) - 1 :]).max())
-    limit = min(protocol.window, loaded.limit)
-    bos = _bos(loaded, protocol)
-    windows = cut([context_tokens], limit, loaded.prefix, protocol.overlap, protocol.pooling, bos)
-    if stimulus in context_tokens.retokenised:
+    windows = place.windows()
+    if stimulus in tokens.retokenised:
         window = next(window for window in windows if window.retokenised == stimulus)
         logs = _log_probabilities(loaded, window.ids)
         own = np.arange(max(window.first, window.start), window.start + len(window.ids) - window.n_prefix)
@@ -287,7 +275,7 @@ def _nat_difference(
             if window.retokenised < 0 and window.first <= last < window.start + len(window.ids) - window.n_prefix
         )  # fmt: skip
         logs = _log_probabilities(loaded, window.ids[: last - window.start + window.n_prefix + 1])
-        own = np.flatnonzero(context_tokens.owners == stimulus)
+        own = np.flatnonzero(tokens.owners == stimulus)
         own = own[own >= window.first]
         extracted = predictions.log_probabilities[own]
     before = own - window.start + window.n_prefix - 1
@@ -300,8 +288,7 @@ def _log_probabilities(loaded: LoadedModel, ids: Integers, source: Integers | No
     """(token - 1,) nats of each token except the first; an encoder-decoder reads `source`, by default an empty text."""
     inputs = {"input_ids": ids}
     if loaded.is_encoder_decoder:
-        empty = np.array([*loaded.before_source, *loaded.suffix])
-        inputs = {"input_ids": empty if source is None else source, "decoder_input_ids": ids}
+        inputs = {"input_ids": _around(loaded) if source is None else source, "decoder_input_ids": ids}
     batch = _batch(inputs, loaded.device)
     next_ids = torch.from_numpy(np.ascontiguousarray(ids[1:]))[:, None]
     with torch.inference_mode():

@@ -8,8 +8,18 @@ import numpy as np
 import torch
 
 from harness.extraction.heads import N_STATISTICS, Head
-from harness.records import Floats, Integers, Predictions
+from harness.records import Floats, Integers, Predictions, Tokens
 from harness.text.tokens import Window
+
+
+def unknown(tokens: Sequence[Tokens], windows: Sequence[Window] = ()) -> tuple[Predictions, ...]:
+    """Predictions of each context, all NaN; also those of the retokenised stimuli that windows are for."""
+    predictions = tuple(Predictions.unknown(len(context_tokens.ids)) for context_tokens in tokens)
+    for window in windows:
+        if window.retokenised >= 0:
+            n_own = len(tokens[window.context].retokenised[window.retokenised].ids)
+            predictions[window.context].retokenised[window.retokenised] = Predictions.unknown(n_own)
+    return predictions
 
 
 def record_windows(
@@ -26,28 +36,30 @@ def record_windows(
         ids: (window, token) padded.
         head: the model's head.
     """
-    positions = [_positions(window) for window in batch]
-    statistics = _statistics(positions, [window.n_prefix for window in batch], final, ids, head)
-    for window, at, window_statistics in zip(batch, positions, statistics, strict=True):
-        in_context = predictions[window.context]
-        target = in_context if window.retokenised < 0 else in_context.retokenised[window.retokenised]
-        _write(target, at + window.start - (0 if window.retokenised < 0 else window.first), window_statistics)
+    all_positions = [positions(window) for window in batch]
+    statistics = _statistics(all_positions, [window.n_prefix for window in batch], final, ids, head)
+    for window, window_statistics in zip(batch, statistics, strict=True):
+        record_window(predictions, window, window_statistics)
 
 
-def _positions(window: Window) -> Integers:
+def positions(window: Window) -> Integers:
     """Tokens of a window that it answers for, counted from the start of its text; one more at the end of a text."""
     n_tokens = len(window.ids) - window.n_prefix
-    return np.arange(max(window.first - window.start, 1 - window.n_prefix), n_tokens + window.is_end)
+    return np.arange(max(window.first - window.start, 0 if window.n_prefix else 1), n_tokens + window.is_end)
+
+
+def record_window(predictions: Sequence[Predictions], window: Window, statistics: Floats) -> None:
+    """Record (position, 4) statistics of the tokens that a window answers for (`positions`)."""
+    target, at = predictions[window.context], positions(window) + window.start
+    if window.retokenised >= 0:
+        target, at = target.retokenised[window.retokenised], at - window.first
+    _write(target, at, statistics)
 
 
 def record_stimuli(
-    predictions: Sequence[Predictions],
-    places: Sequence[tuple[int, int, int]],
-    final: torch.Tensor,
-    ids: torch.Tensor,
-    head: Head,
-    n_prefix: int,
-) -> None:
+    predictions: Sequence[Predictions], places: Sequence[tuple[int, int, int]], final: torch.Tensor, ids: torch.Tensor,
+    head: Head, n_prefix: int,
+) -> None:  # fmt: skip
     """Record statistics along each stimulus of a batch of single stimuli.
 
     Args:
@@ -58,9 +70,9 @@ def record_stimuli(
         head: the model's head.
         n_prefix: tokens of the prefix; T5 has one, BART two.
     """
-    positions = [np.arange(n_tokens + 1) for *_, n_tokens in places]
-    statistics = _statistics(positions, [n_prefix] * len(places), final, ids, head)
-    for (context, stimulus, n_tokens), at, stimulus_statistics in zip(places, positions, statistics, strict=True):
+    along = [np.arange(n_tokens + 1) for *_, n_tokens in places]
+    statistics = _statistics(along, [n_prefix] * len(places), final, ids, head)
+    for (context, stimulus, n_tokens), at, stimulus_statistics in zip(places, along, statistics, strict=True):
         if n_tokens:
             predictions[context].retokenised[stimulus] = Predictions.unknown(n_tokens)
             _write(predictions[context].retokenised[stimulus], at, stimulus_statistics)

@@ -22,12 +22,9 @@ _NATS_PER_BIT = np.log(2)
 
 
 def per_word(
-    tokens: Sequence[Tokens],
-    predictions: Sequence[Predictions],
-    word_initial_tokens: Integers | Sequence[int] = (),
-    *,
+    tokens: Sequence[Tokens], predictions: Sequence[Predictions], word_initial_tokens: Integers | Sequence[int] = (), *,
     single_stimuli: bool = False,
-) -> Surprisals:
+) -> Surprisals:  # fmt: skip
     """Compute surprisal and related measures of each stimulus.
 
     Args:
@@ -55,9 +52,7 @@ def per_word(
         columns_of(context_tokens, context_predictions, word_initial)
         for context_tokens, context_predictions in zip(tokens, predictions, strict=True)
     ]
-    nats, n_tokens, spaces, entropies, ranks, n_first = (
-        np.concatenate([matrix[:, index] for matrix in columns]) for index in range(len(_COLUMNS))
-    )
+    nats, n_tokens, spaces, entropies, ranks, n_first = np.concatenate(columns).T.copy()
     ids = tuple(stimulus_id for context_tokens in tokens for stimulus_id in context_tokens.stimulus_ids)
     return Surprisals(
         ids, nats / _NATS_PER_BIT, n_tokens.astype(np.int64), spaces / _NATS_PER_BIT, entropies / _NATS_PER_BIT, ranks,

@@ -14,7 +14,7 @@ does not state what T5's decoder reads meanwhile, so there are three choices.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -23,30 +23,16 @@ from harness.extraction.pooling import StatePool
 from harness.loading.batches import Batches, padded
 from harness.loading.blocks import blocks_of
 from harness.loading.loaded_model import LoadedModel
-from harness.records import (
-    DEFAULT_EXTRACTION,
-    Extraction,
-    ExtractionSettings,
-    Features,
-    Floats,
-    Layer,
-    Predictions,
-    Tokens,
-)
+from harness.records import DEFAULT_EXTRACTION, Extraction, ExtractionSettings, Features, Predictions, Tokens
 from harness.text.tokens import Window, cut
 
 BATCH_TOKENS = 8192
 
 
 def extract(
-    loaded: LoadedModel,
-    tokens: Sequence[Tokens],
-    settings: ExtractionSettings = DEFAULT_EXTRACTION,
-    *,
-    states: bool = True,
-    log_probabilities: bool = True,
-    progress: Callable[[float], None] | None = None,
-) -> Extraction:
+    loaded: LoadedModel, tokens: Sequence[Tokens], settings: ExtractionSettings = DEFAULT_EXTRACTION, *,
+    states: bool = True, log_probabilities: bool = True,
+) -> Extraction:  # fmt: skip
     """Extract hidden states and log-probabilities of contexts.
 
     Args:
@@ -55,7 +41,6 @@ def extract(
         settings: windows, pooling, BOS, and what the decoder of an encoder-decoder reads.
         states: whether to pool hidden states, at every layer.
         log_probabilities: whether to compute the predictions of every token.
-        progress: called with the fraction done after each batch.
 
     Returns:
         Extraction; features are layer -> (stimulus, hidden) float32 in the order of the contexts, NaN rows where a
@@ -71,41 +56,38 @@ def extract(
         _require_predictions(loaded, settings.decoder_reads)
     started = time.perf_counter()
     ids = tuple(stimulus_id for context_tokens in tokens for stimulus_id in context_tokens.stimulus_ids)
-    batches = Batches(BATCH_TOKENS, progress, same_length=not loaded.is_padded)
+    batches = Batches(BATCH_TOKENS, same_length=not loaded.is_padded)
     is_causal = loaded.stack == "decoder" or settings.decoder_reads == "text"
     limit, pooling = min(settings.window, loaded.limit), settings.pooling
-    pooled: dict[Layer, Floats] = {}
-    token_predictions: tuple[Predictions, ...] | None = None
+    pool, token_predictions = None, None
     if is_causal and (log_probabilities or (states and loaded.stack != "encoder")):
         # T5's decoder always needs its start token.
         bos = settings.bos if loaded.stack == "decoder" else "window"
         windows = cut(tokens, limit, loaded.prefix, settings.overlap, pooling, bos)
         pool = StatePool("decoder", blocks_of(loaded.model, "decoder"), len(ids), pooling)
         token_predictions = _run_windows(loaded, tokens, windows, pool, states, log_probabilities, batches)
-        pooled |= pool.values()
+    pooled = pool.values() if pool else {}
     per_stimulus = log_probabilities and not is_causal
     if loaded.stack != "decoder" and (states or per_stimulus):
         decoder_input = settings.decoder_reads if loaded.is_encoder_decoder else "text"
-        by_stimulus = _unknown(tokens) if per_stimulus else ()
+        by_stimulus = predictions.unknown(tokens) if per_stimulus else ()
         inputs = encoders.encoder_inputs(loaded, tokens, limit, pooling, decoder_input, whole=per_stimulus)
         pooled |= encoders.extract(loaded, list(inputs), len(ids), pooling, batches, by_stimulus, states=states)
         token_predictions = by_stimulus or token_predictions
-    facts = _facts(loaded, tokens, batches, time.perf_counter() - started, settings)
+    facts = facts_of(loaded, tokens, batches, time.perf_counter() - started, settings)
     return Extraction(Features(pooled, ids) if states else None, token_predictions, facts)
 
 
-def _unknown(tokens: Sequence[Tokens]) -> tuple[Predictions, ...]:
-    return tuple(Predictions.unknown(len(context_tokens.ids)) for context_tokens in tokens)
-
-
-def _facts(
+def facts_of(
     loaded: LoadedModel, tokens: Sequence[Tokens], batches: Batches, seconds: float, settings: ExtractionSettings
 ) -> dict[str, object]:
+    """How contexts were extracted, for the manifest of the unit."""
+    device = torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else loaded.device.type
     n_reencoded = sum(len(context_tokens.retokenised) for context_tokens in tokens)
     facts: dict[str, object] = {
         "n_windows": batches.n_sequences, "n_reencoded": n_reencoded, "bos": settings.bos,
         "batch_tokens": batches.budget, "n_oom": batches.n_oom, "oom": batches.oom, "seconds": seconds,
-        "tokens_per_second": batches.n_tokens / seconds, "device": _device_name(loaded.device),
+        "tokens_per_second": batches.n_tokens / seconds, "device": str(device),
         "pooling": settings.pooling, "notes": " ".join(loaded.notes),
     }  # fmt: skip
     return facts | ({"dtype": f"{loaded.dtype}, {loaded.quantization}"} if loaded.quantization else {})
@@ -123,33 +105,17 @@ def _require_predictions(loaded: LoadedModel, decoder_reads: str) -> None:
         )
 
 
-def _device_name(device: torch.device) -> str:
-    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else str(device.type)
-
-
 # --- a causal stack: every position of a window in one pass -----------------------------------------------------------
 
 
 def _run_windows(
-    loaded: LoadedModel,
-    tokens: Sequence[Tokens],
-    windows: Sequence[Window],
-    pool: StatePool,
-    states: bool,
-    log_probabilities: bool,
-    batches: Batches,
-) -> tuple[Predictions, ...] | None:
+    loaded: LoadedModel, tokens: Sequence[Tokens], windows: Sequence[Window], pool: StatePool, states: bool,
+    log_probabilities: bool, batches: Batches,
+) -> tuple[Predictions, ...] | None:  # fmt: skip
     """Pool the states of windows and return the predictions of each context; None without `log_probabilities`."""
-    token_predictions = _unknown(tokens)
-    head = None
-    if log_probabilities and windows:
-        longest = max(windows, key=lambda window: len(window.ids))
-        head = heads.head_of(loaded, padded([longest.ids], loaded.device)[0])
-        heads.limit_batches(head, loaded, batches)
-        for window in windows:
-            if window.retokenised >= 0:
-                n_own = len(tokens[window.context].retokenised[window.retokenised].ids)
-                token_predictions[window.context].retokenised[window.retokenised] = Predictions.unknown(n_own)
+    token_predictions = predictions.unknown(tokens, windows)
+    rows = [window.ids for window in windows]
+    head = heads.head_for(rows, loaded, batches) if log_probabilities and rows else None
 
     def forward(batch: list[Window]) -> None:
         ids, mask = padded([window.ids for window in batch], loaded.device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,19 +19,14 @@ import numpy as np
 import torch
 
 from harness.checkpoints.checkpoints import Checkpoint
+from harness.extraction import predictions
+from harness.extraction.heads import N_STATISTICS
+from harness.extraction.with_transformers import facts_of
 from harness.loading import architectures
+from harness.loading.batches import Batches
 from harness.loading.loaded_model import LoadedModel
 from harness.protocol import Dtype
-from harness.records import (
-    DEFAULT_EXTRACTION,
-    Extraction,
-    ExtractionSettings,
-    Features,
-    Floats,
-    Layer,
-    Predictions,
-    Tokens,
-)
+from harness.records import DEFAULT_EXTRACTION, Extraction, ExtractionSettings, Features, Floats, Layer, Tokens
 from harness.text.tokens import Window, cut
 
 # With prompt log-probabilities, the logits of this many tokens are in memory at once.
@@ -60,12 +55,7 @@ class Engine:
 
 
 def load(
-    checkpoint: Checkpoint,
-    device: str,
-    dtype: Dtype,
-    n_gpus: int = 1,
-    memory_fraction: float = 0.9,
-    *,
+    checkpoint: Checkpoint, device: str, dtype: Dtype, n_gpus: int = 1, memory_fraction: float = 0.9, *,
     states: bool = True,
 ) -> LoadedModel:  # fmt: skip
     """Start vLLM with a checkpoint.
@@ -102,7 +92,7 @@ def load(
         raise ValueError(f"{checkpoint.name}: vLLM cannot load it: {reason}; use transformers.") from error
     return LoadedModel(
         Engine(llm, architecture.config, folder), architecture.tokenizer, architecture.stack,
-        architecture.special.prefix, limit, torch.device(device), dtype=dtype, notes=architecture.notes,
+        architecture.special.prefix, limit, torch.device(device), dtype=dtype, notes=architecture.special.notes,
     )  # fmt: skip
 
 
@@ -146,14 +136,9 @@ def close(loaded: LoadedModel) -> None:
 
 
 def extract(
-    loaded: LoadedModel,
-    tokens: Sequence[Tokens],
-    settings: ExtractionSettings = DEFAULT_EXTRACTION,
-    *,
-    states: bool = True,
-    log_probabilities: bool = True,
-    progress: Callable[[float], None] | None = None,
-) -> Extraction:
+    loaded: LoadedModel, tokens: Sequence[Tokens], settings: ExtractionSettings = DEFAULT_EXTRACTION, *,
+    states: bool = True, log_probabilities: bool = True,
+) -> Extraction:  # fmt: skip
     """Extract features of contexts; arguments and result as in `with_transformers.extract`.
 
     vLLM returns each token's log-probability and rank but not the whole distribution: entropies and breaks are NaN.
@@ -164,24 +149,18 @@ def extract(
     windows = cut(tokens, limit, loaded.prefix, settings.overlap, pooling, settings.bos)
     outputs = _generate(llm, windows, pooling, states=states, log_probabilities=log_probabilities)
     ids = tuple(stimulus_id for context_tokens in tokens for stimulus_id in context_tokens.stimulus_ids)
-    predictions = tuple(Predictions.unknown(len(context_tokens.ids)) for context_tokens in tokens)
+    token_predictions = predictions.unknown(tokens, windows)
     pooled: dict[Layer, Floats] = {}
-    for n_done, (part, output) in enumerate(zip(windows, outputs, strict=True), 1):
-        if states and len(part.at):
+    for window, output in zip(windows, outputs, strict=True):
+        if states and len(window.at):
             window_states = _pooled_states(llm, output.kv_transfer_params["hidden_states_path"])
-            _store_states(pooled, part, window_states, len(ids))
+            _store_states(pooled, window, window_states, len(ids))
         if log_probabilities:
-            _record(predictions[part.context], part, output.prompt_logprobs, tokens[part.context])
-        if progress:
-            progress(n_done / len(windows))
-    seconds, n_tokens = time.perf_counter() - started, sum(len(part.ids) for part in windows)
-    facts = {
-        "n_windows": len(windows), "n_reencoded": sum(len(context_tokens.retokenised) for context_tokens in tokens),
-        "bos": settings.bos, "batch_tokens": BATCH_TOKENS, "n_oom": 0, "oom": "", "seconds": seconds,
-        "tokens_per_second": n_tokens / seconds, "device": str(loaded.device), "pooling": pooling,
-        "notes": " ".join(loaded.notes),
-    }  # fmt: skip
-    return Extraction(Features(pooled, ids) if states else None, predictions if log_probabilities else None, facts)
+            predictions.record_window(token_predictions, window, _statistics(window, output.prompt_logprobs))
+    batches = Batches(BATCH_TOKENS, n_sequences=len(windows), n_tokens=sum(len(window.ids) for window in windows))
+    facts = facts_of(loaded, tokens, batches, time.perf_counter() - started, settings) | {"device": str(loaded.device)}
+    features = Features(pooled, ids) if states else None
+    return Extraction(features, token_predictions if log_probabilities else None, facts)
 
 
 def _generate(llm: Any, windows: Sequence[Window], pooling: str, *, states: bool, log_probabilities: bool) -> list[Any]:
@@ -234,14 +213,11 @@ def _pooled_states(llm: Any, path: str) -> Floats:
     return states
 
 
-def _record(predictions: Predictions, window: Window, logprobs: list[Any], tokens: Tokens) -> None:
-    """Record the predictions of the tokens that a window answers for; a first token without BOS has none."""
-    target = predictions
-    if window.retokenised >= 0:
-        target = predictions.retokenised.setdefault(
-            window.retokenised, Predictions.unknown(len(tokens.retokenised[window.retokenised].ids))
-        )
-    offset = window.start - (window.first if window.retokenised >= 0 else 0)
-    for t in range(max(window.first - window.start, 1 - window.n_prefix, 0), len(window.ids) - window.n_prefix):
-        token = logprobs[t + window.n_prefix][int(window.ids[t + window.n_prefix])]
-        target.log_probabilities[offset + t], target.ranks[offset + t] = token.logprob, token.rank
+def _statistics(window: Window, logprobs: list[Any]) -> Floats:
+    """(position, 4) statistics as in predictions.py, NaN where vLLM states none."""
+    at = predictions.positions(window) + window.n_prefix
+    statistics = np.full((len(at), N_STATISTICS), np.nan)
+    for row, position in zip(statistics, at[at < len(window.ids)], strict=False):
+        token = logprobs[position][int(window.ids[position])]
+        row[:2] = token.logprob, token.rank
+    return statistics

@@ -67,9 +67,8 @@ def at_scans(features: Features, stimuli: Stimuli, responses: Responses, samplin
     rows = indices_of(stimuli.ids, features.row_ids, "features for the words")
     n_scans, n_delays = len(responses.row_ids), len(sampling.delays)
     shapes = {layer: (n_scans, hidden * n_delays) for layer, (_, hidden) in features.shapes.items()}
-    return Features(
-        LazyMapping(shapes, lambda layer: assignment.carry(features.values[layer][rows])), responses.row_ids
-    )
+    values = LazyMapping(shapes, lambda layer: assignment.carry(features.values[layer][rows]))
+    return Features(values, responses.row_ids)
 
 
 def scans(stimuli: Stimuli, responses: Responses, sampling: Sampling) -> Scans:

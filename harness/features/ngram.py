@@ -20,6 +20,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from harness.delimited.encodings import TextSource, blocks_of_lines
 from harness.features.word_vectors import bare, report_known
@@ -66,18 +67,15 @@ class Trigrams:
         p = np.full(len(threes), 1.0 / len(self.ids))
         for n, order in enumerate(self.orders, 1):
             keys = _keys(threes[:, -n:].T, base)
-            p = (
-                _values(order.grams, order.shares, keys, 0.0)
-                + _values(order.contexts, order.left, keys // base, 1.0) * p
-            )
+            left = _values(order.contexts, order.left, keys // base, 1.0)
+            p = _values(order.grams, order.shares, keys, 0.0) + left * p
         return p
 
     def bits(self, passages: Iterable[Sequence[str]]) -> Floats:
         """(word,) -log2 p of all words, passage by passage; the context restarts at each passage."""
         ids = [[_START, _START, *(self.ids.get(word, _UNKNOWN_ID) for word in words)] for words in passages]
-        threes = [
-            np.lib.stride_tricks.sliding_window_view(np.array(row, dtype=np.int64), 3) for row in ids if len(row) > 2
-        ]
+        rows = (np.array(row, dtype=np.int64) for row in ids if len(row) > 2)
+        threes = [sliding_window_view(row, 3) for row in rows]
         bits: Floats = -np.log2(self.probabilities(np.concatenate(threes)))
         return bits
 
@@ -105,9 +103,7 @@ def bits_of(stimuli: Stimuli, path: str) -> Floats:
     passages = groupby(range(len(words_by_stimulus)), key=lambda row: stimuli.passages[row])
     bits = model.bits([[word for row in rows for word in words_by_stimulus[row]] for _, rows in passages])
     n_words = np.array([len(row) for row in words_by_stimulus])
-    total = np.bincount(
-        np.repeat(np.arange(len(words_by_stimulus)), n_words), weights=bits, minlength=len(words_by_stimulus)
-    )
+    total = np.bincount(np.repeat(np.arange(len(n_words)), n_words), weights=bits, minlength=len(n_words))
     return np.stack([total, total / np.maximum(n_words, 1)], axis=1)
 
 
@@ -140,7 +136,7 @@ def train(passages: Iterable[Sequence[str]], discounts: Sequence[Sequence[float]
         text.extend(ids.setdefault(word, len(ids) + 1) for word in passage)
     if not 1 < len(ids) < _MOST_WORDS:
         raise ValueError(f"ngram: the corpus has {len(ids) - 1} different words; wanted 1 to {_MOST_WORDS - 2}.")
-    base, threes = len(ids) + 1, np.lib.stride_tricks.sliding_window_view(np.asarray(text), 3)
+    base, threes = len(ids) + 1, sliding_window_view(np.asarray(text), 3)
     grams = _keys(threes[threes[:, 2] > _UNKNOWN_ID].T, base)
     orders = []
     for n in (3, 2, 1):
@@ -155,9 +151,8 @@ def _order(grams: Integers, counts: Integers, base: int, discounts: Sequence[flo
     taken = np.array(discounts or _discounts(counts))[np.minimum(counts, 3) - 1]
     contexts, context_of = np.unique(grams // base, return_inverse=True)
     totals = np.bincount(context_of, weights=counts)
-    return BackoffOrder(
-        grams, (counts - taken) / totals[context_of], contexts, np.bincount(context_of, weights=taken) / totals
-    )
+    left = np.bincount(context_of, weights=taken) / totals
+    return BackoffOrder(grams, (counts - taken) / totals[context_of], contexts, left)
 
 
 def _discounts(counts: Integers) -> Sequence[float]:

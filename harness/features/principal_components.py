@@ -47,27 +47,7 @@ class Reduction:
 
     def of(self, train: Integers) -> ReducedLayers:
         """The layers at the scans, with components fitted on the words of these rows."""
-        return ReducedLayers(self, self.scans.words_of(train))
-
-
-@dataclass(frozen=True)
-class ReducedLayers:
-    """All layers at the scans, with components fitted on the given words; matrices are computed on access."""
-
-    reduction: Reduction
-    train_words: Integers
-
-    def __len__(self) -> int:
-        return len(self.reduction.layers)
-
-    def width(self, index: int) -> int:
-        """Columns of the layer's matrix."""
-        hidden = int(self.reduction.words.shapes[self.reduction.layers[index]][1])
-        return min(hidden, self.reduction.components) * len(self.reduction.scans.delayed)
-
-    def __getitem__(self, index: int) -> Floats:
-        words = self.reduction.words.values[self.reduction.layers[index]][self.reduction.rows]
-        return self.reduction.scans.carry(components(words, self.train_words, self.reduction.components))
+        return ReducedLayers(self.words, self.rows, self.scans.words_of(train), self.components, self.scans)
 
 
 @dataclass(frozen=True)
@@ -93,30 +73,42 @@ class RowReduction:
         """Align to these rows; ValueError names a row without features."""
         return replace(self, rows=indices_of(row_ids, self.features.row_ids, "features for the rows of the responses"))
 
-    def of(self, train: Integers) -> ReducedRows:
+    def of(self, train: Integers) -> ReducedLayers:
         """The layers, with components fitted on these rows."""
         assert self.rows is not None  # noqa: S101 - `on` must be called first
-        return ReducedRows(self.features, self.rows, train, self.components)
+        return ReducedLayers(self.features, self.rows, train, self.components)
 
 
 @dataclass(frozen=True)
-class ReducedRows:
-    """All layers on the rows of the responses, reduced; matrices are computed on access."""
+class ReducedLayers:
+    """All layers on the rows of the responses, with components fitted on some rows; matrices are computed on access.
+
+    Attributes:
+        features: rows in any order; of words if there are scans.
+        rows: feature row of each row (or word).
+        train: rows (or words) on which the components are fitted.
+        components: number of components.
+        scans: converts words to scans; None if the rows are those of the responses.
+    """
 
     features: Features
     rows: Integers
     train: Integers
     components: int
+    scans: Scans | None = None
 
     def __len__(self) -> int:
         return len(self.features.layers)
 
     def width(self, index: int) -> int:
         """Columns of the layer's matrix."""
-        return min(int(self.features.shapes[self.features.layers[index]][1]), self.components)
+        width = min(int(self.features.shapes[self.features.layers[index]][1]), self.components)
+        return width * len(self.scans.delayed) if self.scans else width
 
     def __getitem__(self, index: int) -> Floats:
-        return components(self.features.values[self.features.layers[index]][self.rows], self.train, self.components)
+        rows = self.features.values[self.features.layers[index]][self.rows]
+        reduced = components(rows, self.train, self.components)
+        return self.scans.carry(reduced) if self.scans else reduced
 
 
 def components(words: Floats, train: Integers, n: int) -> Floats:

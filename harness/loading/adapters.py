@@ -16,11 +16,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.checkpoints import adapter_config
+from harness.checkpoints import adapter_config, weights
 from harness.checkpoints.headers import read_json
 from harness.checkpoints.weights import dtype_of, shape_of
-from harness.loading.adapter_tensors import DEFAULT, PREFIX, TO_SAVE
 
+# Names of tensors are those of PEFT: PREFIX, the path of the layer, and the tensor's role in it (lora_A.weight).
+PREFIX = "base_model.model."
+TO_SAVE = ".modules_to_save."
+DEFAULT = "default"  # PEFT's name for an adapter that was given none
+# Other infixes that PEFT puts into the names of a wrapped model: a layer's own weights, and those before training.
+_BASE_LAYER, _ORIGINAL = ".base_layer.", ".original_module."
+_TRAINED = re.compile(r"\.((?:lora|ia3|hada|lokr|oft|boft|vera|vblora|trainable_tokens)_\w+)\.([^.]+)(?=\.|$)")
 # Kinds whose layers do not record that they are merged: PEFT would merge them a second time.
 _MERGED_ONCE = frozenset({"OSF"})
 
@@ -33,7 +39,7 @@ def merge(model: Any, folder: Path, tensors: Mapping[str, Any], name: str) -> An
     Args:
         model: the base, a transformers model in its final precision and on its devices.
         folder: folder with adapter_config.json.
-        tensors: from `adapter_tensors.read` or `adapter_tensors.split_unmerged`.
+        tensors: from `read` or `split_unmerged`.
         name: model name, for messages.
 
     Raises:
@@ -83,9 +89,7 @@ def _config(folder: Path, name: str) -> Any:
         raise ValueError(f"{name}: merging adapters needs PEFT, which is not installed: pip install peft") from error
     content = read_json(folder / adapter_config.CONFIG, name)
     kind = str(content["peft_type"])
-    config_classes: dict[str, Any] = {
-        peft_type.value: config_class for peft_type, config_class in PEFT_TYPE_TO_CONFIG_MAPPING.items()
-    }
+    config_classes = {peft_type.value: config_class for peft_type, config_class in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     if kind not in config_classes:
         raise ValueError(f"{name}: this version of PEFT does not know adapters of the kind {kind!r}; update PEFT.")
     fields = config_classes[kind].__dataclass_fields__
@@ -140,14 +144,12 @@ def _host(model: Any, tensors: Mapping[str, Any]) -> Any:
 def _require_finite_floats(tensors: Mapping[str, Any], name: str) -> None:
     """Raise if an adapter's weights are integers or not finite."""
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() and tensor.isfinite().all():
-            continue
-        if tensor.is_floating_point() or ".lora_" in key:
-            problem = (
-                "is not finite"
-                if tensor.is_floating_point()
-                else f"is stored as {dtype_of(tensor)}, not as floating-point numbers"
-            )
+        problem = ""
+        if tensor.is_floating_point():
+            problem = "" if tensor.isfinite().all() else "is not finite"
+        elif ".lora_" in key:
+            problem = f"is stored as {dtype_of(tensor)}, not as floating-point numbers"
+        if problem:
             raise ValueError(f"{name}: {key.removeprefix(PREFIX)} of its adapter {problem}; copy the adapter again.")
 
 
@@ -264,11 +266,8 @@ def _merge_in_float32(wrapped: Any) -> None:
 
     for layer in [module for module in wrapped.modules() if isinstance(module, BaseTunerLayer)]:
         base = layer.get_base_layer()
-        dtypes = {
-            key: parameter.dtype
-            for key, parameter in base.named_parameters(recurse=False)
-            if parameter.is_floating_point()
-        }
+        parameters = base.named_parameters(recurse=False)
+        dtypes = {key: parameter.dtype for key, parameter in parameters if parameter.is_floating_point()}
         for key in dtypes:
             parameter = getattr(base, key)
             parameter.data = parameter.data.float()
@@ -282,3 +281,77 @@ def _first_line(error: Exception) -> str:
     """The informative line of an error: the second if the first only introduces it (ends with a colon)."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return (lines[1].strip() if len(lines) > 1 and lines[0].endswith(":") else lines[0])[:300]
+
+
+# --- the tensors of an adapter ----------------------------------------------------------------------------------------
+
+
+def read(folder: Path, name: str, allow_pickle: bool = False) -> dict[str, Any]:
+    """Read the tensors of an adapter, keyed by their names in its file.
+
+    Raises:
+        FileNotFoundError: if there are none, or only a pickle while pickles are not allowed.
+        ValueError: if the file is damaged.
+    """
+    file = adapter_config.weights_file(folder, name, allow_pickle)
+    tensors = weights.load_pickle(file, name) if file.suffix == ".bin" else weights.open_safetensors(file)
+    if not tensors:
+        raise ValueError(f"{name}: the adapter's file holds no tensors; save the adapter again.")
+    unique: dict[str, Any] = {}
+    for key, stored in tensors.items():
+        # PEFT stores trained embeddings under two names, with and without TO_SAVE; one copy is kept.
+        short_key, tensor = key.replace(TO_SAVE, "."), stored[...]
+        if short_key in unique and not unique[short_key].equal(tensor):
+            raise ValueError(f"{name}: the adapter holds two different tensors for {short_key}; save it again.")
+        unique[short_key] = tensor
+    return unique
+
+
+# --- a whole checkpoint that was saved before its adapter was merged --------------------------------------------------
+
+
+def is_unmerged(tensors: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint has the tensor names that PEFT uses while an adapter is being trained."""
+    return any(key.startswith(PREFIX) or _BASE_LAYER in key or _TRAINED.search(key) for key in tensors)
+
+
+def first_adapter_key(tensors: Mapping[str, Any]) -> str:
+    """Name of the first tensor that belongs to an adapter or to an adapted layer; "" if there is none."""
+    keys = (key for key in tensors if _BASE_LAYER in key or TO_SAVE in key or _TRAINED.search(key))
+    return next((key.removeprefix(PREFIX) for key in keys), "")
+
+
+def split_unmerged(tensors: Mapping[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split an unmerged checkpoint into the base's tensors and the adapter's, each under its usual names.
+
+    Args:
+        tensors: tensors of a checkpoint for which `is_unmerged` holds.
+        name: model name, for messages.
+
+    Raises:
+        ValueError: if the checkpoint holds several adapters.
+    """
+    base: dict[str, Any] = {}
+    adapter: dict[str, Any] = {}
+    adapter_names: set[str] = set()
+    for key, tensor in tensors.items():
+        bare_key = key.removeprefix(PREFIX)
+        if trained := _TRAINED.search(f".{bare_key}"):
+            adapter_names.add(trained[2] if trained[2] not in {"weight", "bias"} else DEFAULT)
+            is_named = trained[2] != "weight"
+            file_key = bare_key.replace(f"{trained[1]}.{trained[2]}", trained[1], 1) if is_named else bare_key
+            # DoRA's magnitude vector is the only tensor that PEFT saves without ".weight".
+            adapter[PREFIX + file_key.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")] = tensor
+        elif TO_SAVE in bare_key:
+            module, rest = bare_key.split(TO_SAVE, 1)
+            adapter_name, _, attribute = rest.partition(".")
+            adapter_names.add(adapter_name)
+            adapter[f"{PREFIX}{module}.{attribute}"] = tensor
+        else:
+            base[bare_key.replace(_BASE_LAYER, ".").replace(_ORIGINAL, ".")] = tensor
+    if len(adapter_names) > 1:
+        raise ValueError(
+            f"{name}: the checkpoint holds {len(adapter_names)} unmerged adapters "
+            f"({', '.join(sorted(adapter_names))}); merge one (merge_and_unload) and save the model again."
+        )
+    return base, adapter

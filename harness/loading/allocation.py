@@ -6,7 +6,7 @@ Memory is estimated on a meta-device copy, tensor by tensor, and compared with w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -40,21 +40,13 @@ def devices(device: str, n_gpus: int, dtype: Dtype) -> list[str]:
         raise ValueError(
             f"{n_gpus} GPUs starting at cuda:{first} are requested, torch sees {n_available}; use fewer, or the CPU."
         )
-    for library, is_needed in (("accelerate", True), ("bitsandbytes", dtype == "int8")):
-        if is_needed and find_spec(library) is None:
-            raise ValueError(f"{library} is not installed, but is needed for this device: pip install {library}")
+    if dtype == "int8" and find_spec("bitsandbytes") is None:
+        raise ValueError("bitsandbytes is not installed, but is needed for this device: pip install bitsandbytes")
     return [f"cuda:{index}" for index in range(first, first + n_gpus)]
 
 
 def assign(
-    name: str,
-    architecture: Architecture,
-    meta_model: Any,
-    dtype: Dtype,
-    devices: Sequence[str],
-    max_memory: Mapping[str, int],
-    *,
-    is_untrained: bool,
+    name: str, architecture: Architecture, meta_model: Any, dtype: Dtype, devices: Sequence[str], is_untrained: bool
 ) -> dict[str, str]:
     """Assign each module of a model to a device.
 
@@ -64,7 +56,6 @@ def assign(
         meta_model: the model on the meta device, in this precision.
         dtype: precision of the weights.
         devices: from `devices`.
-        max_memory: device -> bytes that may be used, where that is less than what is free.
         is_untrained: whether the weights are first initialised in main memory (untrained control).
 
     Returns:
@@ -73,7 +64,7 @@ def assign(
     Raises:
         memory.InsufficientMemoryError: if the weights and one batch do not fit into free memory.
     """
-    free = {device: min(memory.free_bytes(device), max_memory.get(device, 2**63)) for device in {*devices, "cpu"}}
+    free = {device: memory.free_bytes(device) for device in {*devices, "cpu"}}
     parts = device_map.parts_of(meta_model, bytes_of(meta_model, dtype))
     weight_bytes = sum(part.n_bytes for part in parts)
     model_config = architecture.model_config

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from harness.checkpoints import model_configs, special_ids, tokenizers
+from harness.checkpoints import model_configs, special_ids
 from harness.checkpoints.model_configs import ModelConfig, Stack
 from harness.checkpoints.special_ids import SpecialIds
 from harness.protocol import Dtype
@@ -23,14 +23,13 @@ class Architecture:
     Attributes:
         model_config: the configuration in the harness's terms.
         tokenizer: fast tokenizer of transformers.
-        special: ids put around a text.
-        notes: sentences on what was used otherwise than the files state, or than transformers would use it.
+        special: ids put around a text, and sentences on what was used otherwise than the files state, or than
+            transformers would use it.
     """
 
     model_config: ModelConfig
     tokenizer: Any
     special: SpecialIds
-    notes: tuple[str, ...] = ()
 
     @property
     def stack(self) -> Stack:
@@ -74,7 +73,4 @@ def read(folder: str, name: str = "", tokenizer_folder: str = "") -> Architectur
         FileNotFoundError, ValueError: see `model_configs.load`, `tokenizers.load` and `special_ids.around`.
     """
     model_config = model_configs.load(folder, name or folder)
-    published = tokenizers.load(tokenizer_folder or folder, model_config.config)
-    special = special_ids.around(model_config, published.tokenizer)
-    notes = (*([published.note] if published.note else []), *special.notes)
-    return Architecture(model_config, published.tokenizer, special, notes)
+    return Architecture(model_config, *special_ids.load(tokenizer_folder or folder, model_config))

@@ -7,6 +7,7 @@ number of halvings is recorded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,14 +30,12 @@ class Batches:
 
     Attributes:
         budget: tokens per batch, padding included; reduced when memory runs out.
-        progress: called with the fraction done after each batch.
         same_length: whether all sequences of a batch must have one length (models whose states change with padding).
         n_sequences, n_tokens: processed so far, without padding.
         n_oom, oom: how often memory ran out; the last message.
     """
 
     budget: int
-    progress: Callable[[float], None] | None = None
     same_length: bool = False
     n_sequences: int = 0
     n_tokens: int = 0
@@ -44,12 +43,9 @@ class Batches:
     oom: str = ""
 
     def run(
-        self,
-        items: Sequence[Any],
-        length: Callable[[Any], int],
-        forward: Callable[[list[Any]], None],
+        self, items: Sequence[Any], length: Callable[[Any], int], forward: Callable[[list[Any]], None],
         shape: Callable[[Any], Any] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Call `forward` on all items, batch by batch. A batch that runs out of memory is halved and run again.
 
         Args:
@@ -64,8 +60,7 @@ class Batches:
         shape = shape or length
         ordered = sorted(items, key=(lambda item: (length(item), shape(item))) if self.same_length else length,
                          reverse=True)  # fmt: skip
-        total, start = sum(length(item) for item in ordered), 0
-        n_tokens_before = self.n_tokens
+        start = 0
         while start < len(ordered):
             longest = length(ordered[start])
             batch = ordered[start : start + max(1, self.budget // max(1, longest))]
@@ -81,8 +76,6 @@ class Batches:
             start += len(batch)
             self.n_sequences += len(batch)
             self.n_tokens += sum(length(item) for item in batch)
-            if self.progress and total:
-                self.progress((self.n_tokens - n_tokens_before) / total)
 
     def _halve(self, batch_size: int, longest: int, error: BaseException) -> None:
         self.n_oom += 1
@@ -98,10 +91,8 @@ class Batches:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    message = str(error).lower()
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        phrase in message for phrase in ("out of memory", "can't allocate memory", "not enough memory")
-    )
+    is_stated = re.search("out of memory|can't allocate memory|not enough memory", str(error), re.IGNORECASE)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(is_stated)
 
 
 def padded(rows: Iterable[Integers], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -44,9 +44,6 @@ def _active_stream(state: torch.Tensor) -> torch.Tensor:
     return state[0] if state.dim() > 3 else state
 
 
-_TO_STATES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"gemma3n_text": _active_stream}
-
-
 def stack_of(model: Any, which: str) -> Any:
     """The module of a model's text encoder or decoder.
 
@@ -94,7 +91,7 @@ def blocks_of(model: Any, which: str) -> Blocks:
     modules = _by_recorded_class(stack) or _by_length(stack, n_blocks)
     if not modules:
         raise ValueError(f"{family}: {type(stack).__name__} has no list of {n_blocks} blocks, as config.json states.")
-    return Blocks(modules[0], modules, _TO_STATES.get(family, flat_streams))
+    return Blocks(modules[0], modules, _active_stream if family == "gemma3n_text" else flat_streams)
 
 
 def _by_norms(stack: Any) -> Blocks:

@@ -6,6 +6,7 @@ here each of these is an error.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -47,10 +48,7 @@ def require_sound_tensors(tensors: Mapping[str, Any], meta_model: Any, settings:
     # Buffers are stored too.
     n_model_elements = sum(tensor.numel() for tensor in (*parameters.values(), *meta_model.buffers()))
     for key, tensor in tensors.items():
-        n_elements = 1
-        for size in shape_of(tensor):
-            n_elements *= size
-        if n_elements > max(n_model_elements, 1):
+        if math.prod(shape_of(tensor)) > max(n_model_elements, 1):
             raise ValueError(
                 f"{key} has the shape {shape_of(tensor)}, more elements than the whole model of config.json has "
                 f"({n_model_elements}); copy the checkpoint again"
@@ -172,7 +170,11 @@ def require_sound_model(model: Any) -> None:
 
 
 def _require_plausible_zeros(model: Any, zero_names: list[str], is_zero: Mapping[str, bool]) -> None:
-    ends = {id(layer.weight) for layer in (model.get_input_embeddings(), _head(model)) if hasattr(layer, "weight")}
+    ends = {
+        id(layer.weight)
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+        if hasattr(layer, "weight")
+    }
     parameters = dict(model.named_parameters(remove_duplicate=False))
     _refuse("are all zero", [name for name in zero_names if id(parameters[name]) in ends])
     blocks: defaultdict[str, list[str]] = defaultdict(list)
@@ -184,10 +186,6 @@ def _require_plausible_zeros(model: Any, zero_names: list[str], is_zero: Mapping
             _refuse("are all zero, which are all those of a block", names)
     if 2 * len(zero_names) > len(is_zero):
         _refuse(f"of {len(is_zero)} are all zero", zero_names)
-
-
-def _head(model: Any) -> Any:
-    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
 
 
 def _refuse(problem: str, names: list[str]) -> None:

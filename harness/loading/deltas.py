@@ -5,6 +5,7 @@ LLaMA's licence did not allow sharing tuned copies, so Alpaca, Vicuna and Stable
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -87,10 +88,8 @@ def add(
         raise ValueError(f"{name}: {key} is in {place}; give the base that its authors name.")
     for key in sorted(base_keys):
         base_shape, delta_shape = shape_of(base[key]), shape_of(delta[key])
-        adds_rows = (
-            len(delta_shape) == 2 and delta_shape[0] == vocabulary > base_shape[0] and base_shape[1:] == delta_shape[1:]
-        )
-        if base_shape != delta_shape and not adds_rows:
+        is_longer = len(delta_shape) == 2 and delta_shape[0] == vocabulary > base_shape[0]
+        if base_shape != delta_shape and not (is_longer and base_shape[1:] == delta_shape[1:]):
             raise ValueError(
                 f"{name}: {key} has the shape {delta_shape} in the difference, {base_shape} in the base; give the base "
                 "that its authors name."
@@ -114,15 +113,12 @@ class Sum:
 
         values = torch.zeros(self.get_shape(), dtype=torch.float32)
         flat = values.view(-1)  # rows that the base lacks are the last
-        n_base_elements = 1
-        for size in shape_of(self.base):
-            n_base_elements *= size
         for tensor in (self.delta, self.base):
             elements = tensor[...].reshape(-1)
             for start in range(0, len(elements), _BLOCK):
                 block = elements[start : start + _BLOCK]
                 flat[start : start + len(block)] += block
-        if self.new_rows == "mean" and n_base_elements < flat.numel():
+        if self.new_rows == "mean" and math.prod(shape_of(self.base)) < flat.numel():
             values[shape_of(self.base)[0] :] += self.base[...].float().mean(dim=0, keepdim=True)
         self.total = values.sum()
         return values[index]

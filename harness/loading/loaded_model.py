@@ -6,7 +6,6 @@ loaded; each tensor is then read once, directly onto its device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -96,15 +95,9 @@ class LoadedModel:
 
 
 def load(
-    checkpoint: Checkpoint,
-    device: str = "cpu",
-    untrained_seed: int | None = None,
-    dtype: Dtype = "float32",
-    *,
-    n_gpus: int = 1,
-    max_memory: Mapping[str, int] | None = None,
-    allow_pickle: bool = False,
-) -> LoadedModel:
+    checkpoint: Checkpoint, device: str = "cpu", untrained_seed: int | None = None, dtype: Dtype = "float32", *,
+    n_gpus: int = 1, allow_pickle: bool = False,
+) -> LoadedModel:  # fmt: skip
     """Load a checkpoint, or its untrained control.
 
     A checkpoint with a `base_folder` is a difference or an adapter, which is added to or merged into its base in
@@ -117,7 +110,6 @@ def load(
         dtype: precision of the weights (`precision.dtype_of` chooses). "int8" is LLM.int8() of bitsandbytes: linear
             layers in 8 bits, the rest in bfloat16; CUDA only.
         n_gpus: number of GPUs, from cuda:0 on, which get consecutive blocks; only with device "cuda".
-        max_memory: device ("cuda:0", "cpu") -> bytes that may be used; None for all that is free.
         allow_pickle: whether to read pickled weights where there are no safetensors (`weights.read`).
 
     Raises:
@@ -133,9 +125,7 @@ def load(
     precision.dtype_of(checkpoint.family, architecture.stack, checkpoint.n_parameters, dtype)
     checks.require_fit(checkpoint.name, architecture.tokenizer, meta_model)
     is_untrained = untrained_seed is not None
-    device_by_module = allocation.assign(
-        checkpoint.name, architecture, meta_model, dtype, devices, max_memory or {}, is_untrained=is_untrained
-    )
+    device_by_module = allocation.assign(checkpoint.name, architecture, meta_model, dtype, devices, is_untrained)
     try:
         if untrained_seed is not None:
             model = _untrained(architecture, untrained_seed, dtype, device_by_module)
@@ -169,20 +159,12 @@ def _architecture(checkpoint: Checkpoint, dtype: Dtype) -> tuple[Architecture, A
 def _loaded_model(
     architecture: Architecture, model: Any, device: torch.device, dtype: Dtype, quantised: str
 ) -> LoadedModel:
+    special = architecture.special
     return LoadedModel(
-        model=model,
-        tokenizer=architecture.tokenizer,
-        stack=architecture.stack,
-        prefix=architecture.special.prefix,
-        limit=_limit(architecture, model),
-        device=device,
-        suffix=architecture.special.suffix,
-        dtype=dtype,
-        source_prefix=architecture.special.source_prefix,
-        notes=architecture.notes,
-        is_padded=not _changes_with_padding(model, architecture.stack, device),
-        quantization=quantised,
-    )
+        model, architecture.tokenizer, architecture.stack, special.prefix, _limit(architecture, model), device,
+        special.suffix, dtype, special.source_prefix, special.notes,
+        is_padded=not _changes_with_padding(model, architecture.stack, device), quantization=quantised,
+    )  # fmt: skip
 
 
 def _changes_with_padding(model: Any, stack: Stack, device: torch.device) -> bool:

@@ -5,11 +5,11 @@ A model that does not fit is refused within seconds instead of failing at its la
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-_MEMINFO = Path("/proc/meminfo")
+import psutil
+
 _CGROUP, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -28,7 +28,7 @@ def free_bytes(device: str) -> int:
     if torch.device(device).type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0] + unused)
-    return int(min(_available(_MEMINFO), _cgroup_free(_CGROUP, _OWN_CGROUP)))
+    return int(min(psutil.virtual_memory().available, _cgroup_free(_CGROUP, _OWN_CGROUP)))
 
 
 def best_device() -> str:
@@ -59,14 +59,6 @@ def require_memory(name: str, needed: Mapping[str, int], free: Mapping[str, int]
             )
 
 
-def _available(meminfo: Path) -> int:
-    """The kernel's MemAvailable; all main memory on systems without that file (macOS)."""
-    if not meminfo.is_file():
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:"))
-    return int(line.split()[1]) * 1024
-
-
 def _cgroup_free(root: Path, own: Path) -> float:
     """The smallest limit minus usage over this process's control group and its parents; page cache counts as free.
 
@@ -85,10 +77,8 @@ def _cgroup_free(root: Path, own: Path) -> float:
 
 
 def _free_in(folder: Path) -> float:
-    for limit_file, usage_file in (
-        ("memory.max", "memory.current"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ):
+    versions = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    for limit_file, usage_file in versions:
         if (folder / limit_file).is_file() and (folder / usage_file).is_file():
             limit = float((folder / limit_file).read_text().replace("max", "inf"))
             return limit - int((folder / usage_file).read_text()) + _page_cache(folder / "memory.stat")

@@ -14,19 +14,15 @@ from typing import Any
 from harness.checkpoints import adapter_config, quantization, weights
 from harness.checkpoints.checkpoints import Checkpoint
 from harness.checkpoints.headers import weight_files
-from harness.loading import adapter_tensors, adapters, checks, deltas
+from harness.loading import adapters, checks, deltas
 from harness.loading.architectures import Architecture, torch_dtype
 from harness.protocol import Dtype
 
 
 def load(
-    architecture: Architecture,
-    meta_model: Any,
-    checkpoint: Checkpoint,
-    dtype: Dtype,
-    device_by_module: Mapping[str, str],
-    allow_pickle: bool = False,
-) -> Any:
+    architecture: Architecture, meta_model: Any, checkpoint: Checkpoint, dtype: Dtype,
+    device_by_module: Mapping[str, str], allow_pickle: bool = False,
+) -> Any:  # fmt: skip
     """Load the trained model of a checkpoint.
 
     Args:
@@ -49,19 +45,27 @@ def load(
     if checkpoint.adapter and dtype == "int8":
         raise ValueError(f"{name}: an adapter cannot be merged into int8 weights; use bfloat16.")
     settings = quantization.settings_of(architecture.config.to_dict())
-    if settings:
-        method = _quantization_method(checkpoint, dtype, settings)
-        if not method.dequantises:
-            return _load_quantised(architecture, folder, name, dtype, device_by_module)
-    tensors, adapter = _tensors(architecture, checkpoint, allow_pickle)
-    prefix = architecture.model_class.base_model_prefix
-    tensors = weights.without_holder(tensors, meta_model.state_dict().keys(), prefix)
-    checks.require_sound_tensors(tensors, meta_model, settings)
-    model = _build(architecture, tensors, dtype, device_by_module, settings)
-    if isinstance(next(iter(tensors.values()), None), deltas.Sum):
-        _require_total(architecture, checkpoint, tensors)
-    if adapter:
-        model = adapters.merge(model, folder, adapter, name)
+    if settings and not _quantization_method(checkpoint, dtype, settings).dequantises:
+        weight_files(folder, name)  # raises if files are missing or damaged
+        model = _build(
+            architecture, str(folder), dtype, device_by_module, {"use_safetensors": True, "local_files_only": True}
+        )
+    else:
+        tensors, adapter = _tensors(architecture, checkpoint, allow_pickle)
+        prefix = architecture.model_class.base_model_prefix
+        tensors = weights.without_holder(tensors, meta_model.state_dict().keys(), prefix)
+        checks.require_sound_tensors(tensors, meta_model, settings)
+        if settings:
+            checks.require_quantised(tensors, settings)
+            checks.require_whole_blocks(tensors, settings)
+            architecture.config.quantization_config = {**settings, "dequantize": True}
+        how = {"state_dict": tensors, "ignore_mismatched_sizes": True}
+        model = _build(architecture, None, dtype, device_by_module, how)
+        if settings:
+            _dequantise(model, dtype)
+        if isinstance(next(iter(tensors.values()), None), deltas.Sum):
+            _require_total(architecture, checkpoint, tensors)
+        model = adapters.merge(model, folder, adapter, name) if adapter else model
     model = model.base_model if _has_unused_head(architecture, model) else model
     checks.require_sound_model(model)
     return model.eval()
@@ -74,25 +78,25 @@ def _tensors(
     name, folder = checkpoint.name, Path(checkpoint.folder)
     if checkpoint.adapter and checkpoint.base_folder:
         base = weights.read(Path(checkpoint.base_folder), name, allow_pickle)
-        return base, adapter_tensors.read(folder, name, allow_pickle)
+        return base, adapters.read(folder, name, allow_pickle)
     tensors = weights.read(folder, name, allow_pickle)
     if checkpoint.base_folder:
         base = weights.read(Path(checkpoint.base_folder), name, allow_pickle)
         recipe = deltas.recipe_of(checkpoint.hub_id, checkpoint.name, checkpoint.new_rows)
         vocabulary = architecture.model_config.vocabulary
         return dict(deltas.add(base, tensors, name, vocabulary, recipe.new_rows)), {}
-    if adapter_tensors.is_unmerged(tensors):
-        base, adapter = adapter_tensors.split_unmerged(tensors, name)
+    if adapters.is_unmerged(tensors):
+        base, adapter = adapters.split_unmerged(tensors, name)
         _require_adapter_config(tensors, folder, name)
         if adapter:
             return base, {key: tensor[...] for key, tensor in adapter.items()}
         tensors = base
-    return tensors, adapter_tensors.read(folder, name, allow_pickle) if checkpoint.adapter else {}
+    return tensors, adapters.read(folder, name, allow_pickle) if checkpoint.adapter else {}
 
 
 def _require_adapter_config(tensors: Mapping[str, Any], folder: Path, name: str) -> None:
     """Raise if a checkpoint was saved with an unmerged adapter and no file states how to merge it."""
-    key = adapter_tensors.first_adapter_key(tensors)
+    key = adapters.first_adapter_key(tensors)
     if key and not adapter_config.is_adapter(folder):
         raise ValueError(
             f"{name}: it was saved before its adapter was merged ({key}), and its folder has no "
@@ -120,27 +124,17 @@ def _quantization_method(
 
 
 def _build(
-    architecture: Architecture,
-    tensors: dict[str, Any],
-    dtype: Dtype,
-    device_by_module: Mapping[str, str],
-    settings: dict[str, Any],
-) -> Any:
-    """Build the transformers model with these tensors."""
-    config, options = architecture.config, _options(dtype, device_by_module)
-    if settings:
-        checks.require_quantised(tensors, settings)
-        checks.require_whole_blocks(tensors, settings)
-        config.quantization_config = {**settings, "dequantize": True}
+    architecture: Architecture, folder: str | None, dtype: Dtype, device_by_module: Mapping[str, str],
+    how: Mapping[str, Any],
+) -> Any:  # fmt: skip
+    """Build the transformers model, from a folder or from `state_dict` in `how`; every weight must be there."""
     model, loading_info = architecture.model_class.from_pretrained(
-        None, config=config, state_dict=tensors, dtype=torch_dtype(dtype), ignore_mismatched_sizes=True,
-        output_loading_info=True, **options,
+        folder, config=architecture.config, dtype=torch_dtype(dtype), output_loading_info=True, **how,
+        **_options(dtype, device_by_module),
     )  # fmt: skip
     prefix = f"{model.base_model_prefix}." if _has_unused_head(architecture, model) else ""
-    loading_info["unexpected_keys"] = checks.without_tables(loading_info["unexpected_keys"], tensors)
-    checks.require_own_weights(loading_info, prefix, architecture.config)
-    if settings:
-        _dequantise(model, dtype)
+    unexpected = checks.without_tables(loading_info["unexpected_keys"], how.get("state_dict", {}))
+    checks.require_own_weights({**loading_info, "unexpected_keys": unexpected}, prefix, architecture.config)
     return model
 
 
@@ -166,22 +160,6 @@ def _options(dtype: Dtype, device_by_module: Mapping[str, str]) -> dict[str, Any
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     return options
-
-
-def _load_quantised(
-    architecture: Architecture, folder: Path, name: str, dtype: Dtype, device_by_module: Mapping[str, str]
-) -> Any:
-    """Load a model whose weights stay quantised, with transformers and the method's own library."""
-    weight_files(folder, name)  # raises if files are missing or damaged
-    model, loading_info = architecture.model_class.from_pretrained(
-        str(folder), config=architecture.config, dtype=torch_dtype(dtype), output_loading_info=True,
-        use_safetensors=True, local_files_only=True, **_options(dtype, device_by_module),
-    )  # fmt: skip
-    prefix = f"{model.base_model_prefix}." if _has_unused_head(architecture, model) else ""
-    checks.require_own_weights(loading_info, prefix, architecture.config)
-    model = model.base_model if _has_unused_head(architecture, model) else model
-    checks.require_sound_model(model)
-    return model.eval()
 
 
 def _has_unused_head(architecture: Architecture, model: Any) -> bool:

@@ -10,26 +10,14 @@ log-probabilities are always float32 (rounding them to bfloat16 alone moves a ne
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import get_args
 
 from harness.protocol import AskedDtype, Dtype
 
-
-@dataclass(frozen=True)
-class PrecisionRule:
-    """Precision for models of up to `n_parameters`, with the reason."""
-
-    n_parameters: float
-    dtype: Dtype
-    why: str
-
-
-POLICY = (
-    PrecisionRule(3e9, "float32", "12 GB at most: exact, and no family overflows"),
-    PrecisionRule(float("inf"), "bfloat16", "half the memory at the range of float32: 1 % relative error in the last "
-                  "layer, cosine 0.99995, surprisal 0.004 nats; T5 and Gemma, which leave float16's range, stay in it"),
-)  # fmt: skip
+# float32 up to this size: 12 GB at most, exact, and no family overflows. Above it bfloat16: half the memory at the
+# range of float32 (T5 and Gemma, which leave float16's range, stay in it), with 1 % relative error in the last layer,
+# cosine 0.99995, surprisal 0.004 nats.
+FLOAT32_PARAMETERS = 3e9
 
 _T5 = (
     "its feed-forward output exceeds 65504, float16's largest number (66246 in t5-base: huggingface/transformers issue "
@@ -56,13 +44,13 @@ def dtype_of(family: str, stack: str, n_parameters: float, asked: AskedDtype = "
         family: model_type of its configuration.
         stack: "decoder", "encoder-decoder" or "encoder"; used in the error message.
         n_parameters: counted or nominal; 0 (unknown) counts as small.
-        asked: a precision, or "auto" for POLICY.
+        asked: a precision, or "auto" for the choice by size.
 
     Raises:
         ValueError: if `asked` is unknown, or is float16 for a family that overflows in it.
     """
     if asked == "auto":
-        return next(rule.dtype for rule in POLICY if n_parameters <= rule.n_parameters)
+        return "float32" if n_parameters <= FLOAT32_PARAMETERS else "bfloat16"
     if asked not in get_args(AskedDtype):
         raise ValueError(f"precision {asked!r} is none of {', '.join(get_args(AskedDtype))}.")
     if asked == "float16" and family in FLOAT16_OVERFLOWS:

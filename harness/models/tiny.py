@@ -31,6 +31,10 @@ _SHAPE = {
 _GROUPED = {**_SHAPE, "num_key_value_heads": HEADS // 2, "head_dim": WIDTH // HEADS}
 # The sliding window is shorter than the context so that it takes effect.
 _GEMMA = {**_GROUPED, "query_pre_attn_scalar": WIDTH // HEADS, "sliding_window": CONTEXT // 4}
+_GPT = {
+    "n_embd": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "n_positions": CONTEXT, "initializer_range": 0.3,
+    "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+}  # fmt: skip
 _T5 = {
     "d_model": WIDTH, "d_ff": 2 * WIDTH, "d_kv": WIDTH // HEADS, "num_layers": BLOCKS, "num_heads": HEADS,
     "initializer_factor": 0.3, "decoder_start_token_id": 2, "eos_token_id": 1, "pad_token_id": 2,
@@ -56,10 +60,7 @@ class TinyFamily:
 
 FAMILIES = {
     "llama": TinyFamily("Llama", "ForCausalLM", _SHAPE),
-    "gpt2": TinyFamily("GPT2", "LMHeadModel", {
-        "n_embd": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "n_positions": CONTEXT, "initializer_range": 0.3,
-        "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
-    }),
+    "gpt2": TinyFamily("GPT2", "LMHeadModel", _GPT),
     "gpt_neox": TinyFamily("GPTNeoX", "ForCausalLM", _SHAPE),
     "mistral": TinyFamily("Mistral", "ForCausalLM", {**_GROUPED, "sliding_window": CONTEXT // 4}),
     "qwen2": TinyFamily("Qwen2", "ForCausalLM", _GROUPED),
@@ -81,10 +82,7 @@ FAMILIES = {
     }),
     "falcon": TinyFamily("Falcon", "ForCausalLM", _SHAPE),
     "falcon-alibi": TinyFamily("Falcon", "ForCausalLM", {**_SHAPE, "alibi": True, "new_decoder_architecture": False}),
-    "gptj": TinyFamily("GPTJ", "ForCausalLM", {
-        "n_embd": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "n_positions": CONTEXT, "rotary_dim": WIDTH // HEADS // 2,
-        "initializer_range": 0.3, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
-    }),
+    "gptj": TinyFamily("GPTJ", "ForCausalLM", {**_GPT, "rotary_dim": WIDTH // HEADS // 2}),
     # T5 v1.1, the base of Flan-T5: gated, with an untied output head.
     "t5": TinyFamily("T5", "ForConditionalGeneration", {
         **_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
@@ -138,16 +136,11 @@ def _tokenizer(corpus: Iterable[str], special: Mapping[str, str] = _LLAMA) -> An
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        corpus,
-        trainers.BpeTrainer(
-            vocab_size=VOCABULARY,
-            special_tokens=list(dict.fromkeys(special.values())),
-            initial_alphabet=alphabet,
-            show_progress=False,
-        ),
-    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=list(dict.fromkeys(special.values())),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=CONTEXT, **special)
 
 

@@ -50,7 +50,8 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
     last = np.full(len(context.stimulus_ids), -1, dtype=np.int64)
     last[owners[owners >= 0]] = np.flatnonzero(owners >= 0)  # later tokens overwrite earlier ones
     retokenised = boundaries.retokenised(context, ids, offsets, tokenizer)
-    silent = _silent(context)
+    # An empty stimulus gets the hidden state after the preceding text.
+    silent = np.array([not context.text[start:end].strip() for start, end in context.spans], dtype=bool)
     owned = np.flatnonzero(owners >= 0)
     # A token that is only the space before a word does not count as a token of the word.
     inside = owned[ends[owned] > context.spans[owners[owned], 0]]
@@ -121,11 +122,6 @@ def _rendered(tokenizer: Any, content: str) -> str:
         raise ValueError(
             f"the chat template cannot render a user turn ({error}); run this model without --chat-template."
         ) from error
-
-
-def _silent(context: Context) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(stimulus,) whether a stimulus is empty; it gets the hidden state after the preceding text."""
-    return np.array([not context.text[start:end].strip() for start, end in context.spans], dtype=bool)
 
 
 def _require_tokens(context: Context, without: Sequence[int]) -> None:

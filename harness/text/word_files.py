@@ -129,9 +129,8 @@ def _require_no_table(source: TextSource) -> None:
     headers = [re.split(separator, first_line) for separator in (r"[\t,;|]", r"\s{2,}")]
     headers += [first_line.split()] if _QUOTED.fullmatch(first_line) else []
     is_single_column = other_lines and first_line.strip('"') == "word"
-    if is_single_column or any(
-        len(cells) > 1 and "word" in {cell.strip().strip('"') for cell in cells} for cells in headers
-    ):
+    names = [[cell.strip().strip('"') for cell in cells] for cells in headers]
+    if is_single_column or any(len(cells) > 1 and "word" in cells for cells in names):
         raise ValueError(
             f"{source.path} looks like a table (its first line is {first_line[:60]!r}); name it .csv or .tsv, or "
             "delete that line if it is part of the text."

@@ -14,7 +14,7 @@ BERT = {"cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_
 
 
 def config(stack="decoder", **ids):
-    facts = {"bos": None, "eos": None, "decoder_start": None, "vocabulary": 800, "family": "llama", **ids}
+    facts = {"bos": None, "decoder_start": None, "vocabulary": 800, "family": "llama", **ids}
     empty = {field.name: None for field in dataclasses.fields(ModelConfig)}
     return ModelConfig(**{**empty, "stack": stack, "n_blocks": {}, **facts})
 

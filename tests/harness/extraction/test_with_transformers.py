@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from harness.checkpoints import checkpoints
-from harness.extraction import surprisal, with_transformers
+from harness.extraction import predictions, surprisal, with_transformers
 from harness.loading import loaded_model
 from harness.models import tiny
 from harness.records import ExtractionSettings, Layer, Stimuli
 from harness.text import contexts, tokens
+from harness.text.tokens import Window
 
 SENTENCES = (
     "The old bee watched the hive.",
@@ -298,8 +299,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings_is_refused(t
         loaded_model.load(checkpoints.resolve(str(folder)))
 
 
-def test_progress_increases_to_one(decoder):
-    fractions = []
-    _extracted(decoder, progress=fractions.append)
-    assert fractions == sorted(fractions)
-    assert fractions[-1] == 1
+def test_a_cut_window_takes_no_prediction_from_among_its_special_tokens():
+    at = np.arange(2, 8)
+    window = Window(np.arange(8), 0, 5, 2, at, np.zeros(6, dtype=int), n_prefix=2, is_end=True, retokenised=0)
+    assert predictions.positions(window).tolist() == [0, 1, 2, 3, 4, 5, 6]

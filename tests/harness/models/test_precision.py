@@ -33,5 +33,5 @@ def test_error_for_an_unknown_precision_lists_the_known_ones():
 
 
 def test_no_rule_chooses_float16():
-    assert all(rule.dtype in {"float32", "bfloat16"} for rule in precision.POLICY)
-    assert precision.POLICY[-1].n_parameters == float("inf")
+    sizes = (0, 1e6, precision.FLOAT32_PARAMETERS, 3.1e9, 1e12, float("inf"))
+    assert {precision.dtype_of("t5", "encoder-decoder", size) for size in sizes} == {"float32", "bfloat16"}
