@@ -93,14 +93,6 @@ def weights_file(folder: Path, name: str, allow_pickle: bool = False) -> Path:
 
 # --- base model -------------------------------------------------------------------------------------------------------
 
-# Ids without an owner, which adapters made before 2024 use and the Hub redirects.
-_OWNERS = (
-    ("distilbert", ("distilgpt2", "distilbert-", "distilroberta-")), ("openai-community", ("gpt2", "openai-gpt")),
-    ("google-bert", ("bert-",)), ("FacebookAI", ("roberta-", "xlm-roberta-", "xlm-mlm-")), ("albert", ("albert-",)),
-)  # fmt: skip
-# The model table uses the same names for T5 v1.1.
-_T5 = frozenset(("t5-small", "t5-base", "t5-large", "t5-3b", "t5-11b"))
-
 
 def name_of_base(config: AdapterConfig) -> str:
     """Return the base name of an adapter stored beside its base model; for a path, its last component."""
@@ -135,7 +127,7 @@ def base_of(folder: Path, name: str, config: AdapterConfig) -> str:
     if Path(base).expanduser().is_absolute() or base.startswith("."):
         raise ValueError(f"{name}: the base folder {base} named in {CONFIG} does not exist. {advice}")
     revision_suffix = f"@{config.revision}" if config.revision and config.revision != "main" else ""
-    hub_id = base if "/" in base else _hub_id(base)
+    hub_id = base if "/" in base else model_table.hub_id_with_owner(base)
     entries = (entry for entry in model_table.MODELS.values() if hub_id and entry.hub_id == hub_id)
     table_name = next((entry.name for entry in entries if entry.revision == "main"), "")
     if table_name or (not hub_id and model_table.find(base)):
@@ -146,11 +138,3 @@ def base_of(folder: Path, name: str, config: AdapterConfig) -> str:
         f"{name}: the base {base!r} named in {CONFIG} is not a folder (in the adapter's folder or the working "
         f"directory), not in the model table (`harness models`) and not a Hub id (owner/name). {advice}"
     )
-
-
-def _hub_id(word: str) -> str:
-    """Return the full Hub id of a repository that once had no owner; "" for other words and for table names."""
-    if word in _T5:
-        return f"google-t5/{word}"
-    owner = next((owner for owner, prefixes in _OWNERS if word.startswith(prefixes)), "")
-    return f"{owner}/{word}" if owner and word not in model_table.MODELS else ""

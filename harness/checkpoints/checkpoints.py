@@ -22,7 +22,7 @@ from harness.checkpoints.model_configs import ModelConfig
 from harness.checkpoints.quantization import method_of, settings_of
 from harness.checkpoints.safetensors_file import header_of
 from harness.checkpoints.special_ids import SpecialIds
-from harness.models.model_table import MODELS, Entry, find
+from harness.models.model_table import MODELS, Entry, current_name, find
 from harness.protocol import content_hash
 
 # A folder with such a name is one checkpoint of a training run; its parent folder gives the model's name.
@@ -133,6 +133,7 @@ def resolve(name: str, known_as: str = "", *, allow_pickle: bool = False) -> Che
         return _of_folder(names.require(known_as or _folder_name(folder)), folder, allow_pickle)
     names.require(name)
     require_known(name)
+    name = current_name(name)
     if entry := find(name):
         return _of_entry(name, entry, allow_pickle)
     hub_id, _, revision = name.partition("@")
@@ -155,12 +156,12 @@ def require_known(name: str) -> None:
 
     A name that could be a Hub id but is close to an existing folder counts as a mistyped folder.
     """
-    if Path(name).is_dir() or find(name):
+    if Path(name).is_dir() or find(current_name(name)):
         return
     parent = Path(name).parent
     folders = [str(parent / path.name) for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
     similar = names.nearest(name, folders, cutoff=0.8)
-    if _HUB_ID.fullmatch(name) and not similar:
+    if _HUB_ID.fullmatch(current_name(name)) and not similar:
         return
     similar = [*similar, *names.nearest(name, MODELS)][:3]
     raise UnknownModelError(
@@ -173,6 +174,7 @@ def name_of(given: str) -> str:
     """Return a model's name in the tables; a folder's own name, or PARENT@STEP for a checkpoint of a training run."""
     if Path(given).is_dir():
         return _folder_name(Path(given))
+    given = current_name(given)
     return given if find(given) or _HUB_ID.fullmatch(given) else Path(given).name  # a missing folder
 
 

@@ -102,6 +102,40 @@ def find(name: str) -> Entry | None:
     return replace(MODELS[stem], revision=revision) if stem in MODELS and revision else None
 
 
+# Ids of the Hub's first models, which had no owner and which the Hub redirects.
+_OWNERS = (
+    ("distilbert", ("distilgpt2", "distilbert-", "distilroberta-")), ("openai-community", ("gpt2", "openai-gpt")),
+    ("google-bert", ("bert-",)), ("FacebookAI", ("roberta-", "xlm-roberta-", "xlm-mlm-")), ("albert", ("albert-",)),
+)  # fmt: skip
+_T5 = frozenset(("t5-small", "t5-base", "t5-large", "t5-3b", "t5-11b"))
+# Those that users give by hand; other words are taken as mistyped names.
+_WITHOUT_OWNER = frozenset((
+    "gpt2", "openai-gpt", "bert-base-uncased", "bert-base-cased", "bert-large-uncased", "bert-large-cased",
+    "bert-base-multilingual-cased", "roberta-base", "roberta-large", "xlm-roberta-base", "xlm-roberta-large",
+    "distilbert-base-uncased", "distilbert-base-cased", "distilroberta-base", "albert-base-v2",
+))  # fmt: skip
+
+
+def hub_id_with_owner(word: str) -> str:
+    """Return the full id of a Hub model that once had no owner (gpt2, bert-base-uncased); "" for other words.
+
+    t5-small and so on are names of the table for T5 1.1, and here those of the first T5.
+    """
+    if word in _T5:
+        return f"google-t5/{word}"
+    owner = next((owner for owner, prefixes in _OWNERS if word.startswith(prefixes)), "")
+    return f"{owner}/{word}" if owner and word not in MODELS else ""
+
+
+def current_name(name: str) -> str:
+    """Replace an id without owner (gpt2) by the name of the table, or by the full Hub id; other names are unchanged."""
+    stem, at, revision = name.partition("@")
+    if stem not in _WITHOUT_OWNER or find(name):
+        return name
+    hub_id = hub_id_with_owner(stem)
+    return f"{next((entry.name for entry in MODELS.values() if entry.hub_id == hub_id), hub_id)}{at}{revision}"
+
+
 def scale() -> tuple[str, ...]:
     """Return the first 100 models of 60 million to 70 billion parameters, the workload of the placement benchmarks."""
     return tuple(entry.name for entry in MODELS.values() if 6e7 <= entry.n_parameters <= 7e10)[:100]

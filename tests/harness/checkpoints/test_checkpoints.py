@@ -253,3 +253,19 @@ def test_a_possible_hub_id_close_to_an_existing_folder_is_a_mistyped_folder(tmp_
         checkpoints.require_known("runs/finl-7b")
     checkpoints.require_known("google/gemma-3-1b-pt")
     assert Path(checkpoints.resolve("runs/final-7b").folder).is_absolute()
+
+
+@pytest.mark.parametrize(("given", "name"), [
+    ("gpt2", "gpt2-small"), ("gpt2@refs/pr/2", "gpt2-small@refs/pr/2"), ("bert-base-uncased", "bert-base"),
+    ("albert-base-v2", "albert/albert-base-v2"), ("gpt2-xl", "gpt2-xl"), ("t5-small", "t5-small"),
+    ("openai-community/gpt2", "openai-community/gpt2"),
+])  # fmt: skip
+def test_ids_without_owner_are_the_hub_models_that_they_were(given, name):
+    checkpoints.require_known(given)
+    assert checkpoints.names_of([given]) == {given: name}
+
+
+@pytest.mark.parametrize("given", ["gpt2-smal", "bert-base-uncasd", "gpt3"])
+def test_mistyped_ids_without_owner_are_refused(given):
+    with pytest.raises(checkpoints.UnknownModelError, match="nearest names"):
+        checkpoints.require_known(given)
