@@ -159,7 +159,7 @@ def test_planted_voxels_are_predicted_and_others_are_not(fit):
 def test_words_of_test_rows_do_not_move_the_components(dataset):
     """Nor do skipped words and words of removed scans."""
     fold = folds.make(PAPER.folds, dataset.responses.row_groups)[1]
-    words = reduced(dataset).of(fold.train).train_words
+    words = reduced(dataset).of(fold.train).train
     onsets = dataset.stimuli.onsets_s[words]
     time = dataset.responses.times_s
     assert len(words) == 4 * len(fold.train)
