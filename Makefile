@@ -9,10 +9,10 @@ PEERS := $(VENV)/peers-$(LOCK)
 VLLM ?= .venv-vllm
 VLLM_INSTALLED := $(VLLM)/installed-$(shell cat pyproject.toml .ci/vllm-constraints.txt | cksum | tr -d ' ')
 
-# Tests without Ray are divided over processes; those with Ray, which would take each other's cores, run one by one.
+# Tests without Ray are divided over processes of one thread each; those with Ray, which would take each other's cores, run one by one.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest
-PARALLEL := $(PYTEST) --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0
+PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0
 
 .PHONY: run test test-slow test-all test-vllm lint bench chaos install clean
 
