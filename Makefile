@@ -9,7 +9,7 @@ PEERS := $(VENV)/peers-$(LOCK)
 VLLM ?= .venv-vllm
 VLLM_INSTALLED := $(VLLM)/installed-$(shell cat pyproject.toml .ci/vllm-constraints.txt | cksum | tr -d ' ')
 
-# Tests without Ray are divided over processes of one thread each; those with Ray, which would take each other's cores, run one by one.
+# Tests without Ray are divided over processes of one thread each; those with Ray run one by one.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0
