@@ -12,7 +12,7 @@ VLLM_INSTALLED := $(VLLM)/installed-$(shell cat pyproject.toml .ci/vllm-constrai
 # Tests without Ray are divided over processes of one thread each; those with Ray run one by one.
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest
-PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0
+PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: run test test-slow test-all test-vllm lint bench chaos install clean
 

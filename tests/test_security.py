@@ -114,6 +114,7 @@ def listening(pids):
     return {item.laddr.ip for item in connections if item.status == psutil.CONN_LISTEN and item.pid in pids}
 
 
+@pytest.mark.slow
 def test_local_ray_listens_only_on_loopback_and_requires_its_token(tmp_path):
     ray.shutdown()
     ray_session.start(None)

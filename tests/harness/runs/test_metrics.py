@@ -14,7 +14,7 @@ import requests
 from harness.runs import pipeline, ray_session
 from harness.spec import quickstart
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 class Scraper(threading.Thread):
