@@ -64,21 +64,21 @@ def compare(arguments: argparse.Namespace) -> int:
     from harness.statistics import published, score_files
 
     paper = score_files.read(published.find(arguments.paper, arguments.data_root))
-    claims = published.claims(paper)
+    figures = published.printed_figures(paper)
     ours = _scores(arguments) if arguments.path else None
     compared = published.compare_scores(ours, paper) if ours else None
     if arguments.json:
         document({
             "models": [] if compared is None else _rows(compared),
             "summary": [] if compared is None else _rows(published.summary(compared)),
-            "claims": [claim._asdict() | {"agrees": claim.agrees} for claim in claims],
+            "claims": [figure._asdict() | {"agrees": figure.agrees} for figure in figures],
             "not_given": list(published.NOT_GIVEN), "confounds": published.confounds(),
         })  # fmt: skip
         return 0
     if ours and compared is not None:
         _print_compared(ours, paper, compared)
     print("Statements in the paper, and the same values computed from its tables:")
-    show([_claim(claim) for claim in claims], as_json=False)
+    show([_printed_figure(figure) for figure in figures], as_json=False)
     not_given = (f"- {value}" for value in published.NOT_GIVEN)
     print("", "Statements that cannot be checked against its tables:", *not_given, sep="\n")
     print("", "Confounds of the model pairs:", *(f"- {confound}" for confound in published.confounds()), sep="\n")
@@ -105,13 +105,13 @@ def _print_compared(ours: Scores, paper: Scores, compared: pd.DataFrame) -> None
     print(f"Scored here, not in the paper: {', '.join(own) or 'none'}.", "", sep="\n")
 
 
-def _claim(claim: Any) -> dict[str, str]:
+def _printed_figure(figure: Any) -> dict[str, str]:
     from harness.numbers import number
 
-    verdict = "same" if claim.agrees else f"differs{f': {claim.remark}' if claim.remark else ''}"
+    verdict = "same" if figure.agrees else f"differs{f': {figure.remark}' if figure.remark else ''}"
     return {
-        "what": claim.what, "printed": number(claim.printed, claim.digits), "from its tables":
-        number(claim.given, claim.digits + 1), "": verdict,
+        "what": figure.label, "printed": number(figure.printed, figure.digits), "from its tables":
+        number(figure.recomputed, figure.digits + 1), "": verdict,
     }  # fmt: skip
 
 

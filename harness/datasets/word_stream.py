@@ -155,7 +155,7 @@ def _columns(part: DelimitedTable, n_before: int, options: TextOptions) -> dict[
     """All columns of a table of words, with defaults for those it lacks."""
     words = part.texts("word")
     _require_words(part, words, n_before)
-    if options.joiner is None and not n_before and scripts.has_no_spaces(words):
+    if options.joiner is None and not n_before and scripts.is_unspaced_script(words):
         raise ValueError(
             f"{part.where(0, 'word')}: {words[0]!r} is in a script without spaces between words, but words would be "
             'joined by spaces; state what separates them: --joiner "" for nothing, --joiner " " for a space.'

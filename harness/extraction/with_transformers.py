@@ -8,7 +8,7 @@ hidden state has the norm applied.
 A decoder processes each window once, which gives the states of every stimulus in it and the prediction of every token
 (predictions.py). A stimulus whose prefix is tokenised differently from the whole text (text/boundaries.py) is processed
 by itself, and counted. A bidirectional encoder processes the prefix of each stimulus by itself (encoders.py). The paper
-does not state what T5's decoder reads meanwhile, so there are three choices.
+does not state the input of T5's decoder; `decoder_reads` has three options.
 """
 
 from __future__ import annotations

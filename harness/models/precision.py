@@ -3,8 +3,8 @@
 float32 where affordable, bfloat16 above. The choice depends on the model alone, never on the machine: precision is part
 of a unit's key, so a run on other hardware must find what an earlier run stored.
 
-This is the precision of weights and of hidden states between blocks. Operations that need more are already done in more
-by transformers: Llama-style norms and the softmax of eager attention compute in float32. Pooled features and
+This is the precision of weights and of hidden states between blocks. transformers itself computes
+Llama-style norms and the softmax of eager attention in float32. Pooled features and
 log-probabilities are always float32 (rounding them to bfloat16 alone moves a neuroid's r by up to 0.13).
 """
 
@@ -15,7 +15,7 @@ from typing import get_args
 from harness.protocol import AskedDtype, Dtype
 
 # float32 up to this size: 12 GB at most, exact, and no family overflows. Above it bfloat16: half the memory at the
-# range of float32 (T5 and Gemma, which leave float16's range, stay in it), with 1 % relative error in the last layer,
+# range of float32 (T5 and Gemma overflow float16, but not bfloat16), with 1 % relative error in the last layer,
 # cosine 0.99995, surprisal 0.004 nats.
 FLOAT32_PARAMETERS = 3e9
 

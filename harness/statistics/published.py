@@ -35,19 +35,19 @@ BRAIN = ("pereira2018", "blank2014", "wehbe2014")
 CEILINGS = {"pereira2018": 0.359, "blank2014": 0.21026591, "wehbe2014": 0.104}
 
 
-class Claim(NamedTuple):
+class PrintedFigure(NamedTuple):
     """A figure printed in the paper, its value from the paper's tables, and the reason for a difference if known."""
 
-    what: str
+    label: str
     printed: float
-    given: float
+    recomputed: float
     digits: int
     remark: str = ""
 
     @property
     def agrees(self) -> bool:
         """Whether the recomputed value equals the printed one at the printed precision."""
-        return bool(abs(round(self.given, self.digits) - self.printed) < 0.5 * 10**-self.digits)
+        return bool(abs(round(self.recomputed, self.digits) - self.printed) < 0.5 * 10**-self.digits)
 
 
 # Printed figures that cannot be recomputed from Tables 5, 7 and 9.
@@ -174,7 +174,7 @@ def unmatched_models(ours: Scores, paper: Scores) -> tuple[list[str], list[str]]
     return sorted(theirs - own), sorted(own - theirs)
 
 
-def claims(paper: Scores) -> list[Claim]:
+def printed_figures(paper: Scores) -> list[PrintedFigure]:
     """Figures printed in the paper, with the values recomputed from its own tables.
 
     Raises:
@@ -185,14 +185,14 @@ def claims(paper: Scores) -> list[Claim]:
     gains = statistics.tuning.set_index("dataset")["gain_percent"]
     printed = {"pereira2018": 6.9, "blank2014": 8.0, "wehbe2014": 3.8}
     what = "tuning gain on {}, % (mean over 17 pairs)"
-    of_gains = [Claim(what.format(name), printed[name], gains[name], 1) for name in BRAIN]
-    headline = Claim(
+    of_gains = [PrintedFigure(what.format(name), printed[name], gains[name], 1) for name in BRAIN]
+    headline = PrintedFigure(
         "tuning gain, headline, %", 6.2, gains["average"], 1,
         f"6.2 is the mean of the three printed gains ({sum(printed.values()) / 3:.1f}); the column of averages itself "
         f"rises by {gains['average']:.2f} %",
     )  # fmt: skip
     ceiling = sum(CEILINGS.values()) / len(CEILINGS)
-    return [*of_gains, headline, *_correlations(statistics), Claim("average ceiling", 0.224, ceiling, 3)]
+    return [*of_gains, headline, *_correlations(statistics), PrintedFigure("average ceiling", 0.224, ceiling, 3)]
 
 
 def _require_paper_columns(paper: Scores, statistics: Analysis) -> None:
@@ -203,18 +203,18 @@ def _require_paper_columns(paper: Scores, statistics: Analysis) -> None:
         raise ValueError(f"{paper.source} has no {', '.join(missing)}: these are not the paper's Tables 5, 7 and 9.")
 
 
-def _correlations(statistics: Analysis) -> list[Claim]:
+def _correlations(statistics: Analysis) -> list[PrintedFigure]:
     """Correlations of model properties with the average alignment."""
     rows = statistics.correlations
     rows = rows[(rows["dataset"] == "average") & (rows["covariate"] == "") & (rows["unit"] == "model")]
     r = {(row["population"], row["property"]): row["r"] for row in rows.to_dict("records")}
     rounded = "the tables round scores to three digits; the paper presumably used the unrounded ones"
     return [
-        Claim("r of average alignment and MMLU, 17 tuned", 0.809, r["tuned", "mmlu"], 3, rounded),
-        Claim("r of average alignment and BBH, 17 tuned", 0.384, r["tuned", "bbh"], 3, rounded),
-        Claim("r of average alignment and log10 size, 17 tuned", 0.95, r["tuned", LOG_SIZE], 2),
-        Claim("r of average alignment and log10 size, all 25", 0.92, r["all", LOG_SIZE], 2),
-        Claim(
+        PrintedFigure("r of average alignment and MMLU, 17 tuned", 0.809, r["tuned", "mmlu"], 3, rounded),
+        PrintedFigure("r of average alignment and BBH, 17 tuned", 0.384, r["tuned", "bbh"], 3, rounded),
+        PrintedFigure("r of average alignment and log10 size, 17 tuned", 0.95, r["tuned", LOG_SIZE], 2),
+        PrintedFigure("r of average alignment and log10 size, all 25", 0.92, r["all", LOG_SIZE], 2),
+        PrintedFigure(
             "r of average alignment and next-word loss, 17 tuned", -0.54, r["tuned", "nwp_loss"], 2,
             "the tabulated losses rise with alignment: either the sign is wrong, or the paper used other losses",
         ),

@@ -12,7 +12,7 @@ _WITHOUT_SPACES = re.compile(
 )
 
 
-def has_no_spaces(texts: Iterable[str]) -> bool:
+def is_unspaced_script(texts: Iterable[str]) -> bool:
     """Whether more than half of the letters of the texts belong to scripts without spaces."""
     joined = "".join(texts)
     n_without = len(_WITHOUT_SPACES.findall(joined))

@@ -102,8 +102,8 @@ def _plain(source: TextSource, options: TextOptions) -> Iterator[DelimitedTable]
     rest, must_check = "", options.joiner is None
     for block in blocks_of_text(source):
         words = (rest + block).split()
-        if must_check and scripts.has_no_spaces(words):
-            example = next(word for word in words if scripts.has_no_spaces([word]))
+        if must_check and scripts.is_unspaced_script(words):
+            example = next(word for word in words if scripts.is_unspaced_script([word]))
             raise ValueError(
                 f"{source.path}: {example[:20]!r} is in a script without spaces, so its words are not known. Give a "
                 'table with one word per row (column `word`) and --joiner ""; if spaces in this file do separate '

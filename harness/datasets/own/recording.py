@@ -174,7 +174,7 @@ def _stimuli(table: Table, options: Settings, *, words: bool, timed: bool) -> St
         if column not in table.columns:
             raise ValueError(f"{table.file} has no column {column!r}, which is required if there are scans.")
     onsets, ends = (table.numbers(column, complete=True) if timed else None for column in ("onset_s", "end_s"))
-    if options.joiner is None and len(set(passages)) < len(ids) and scripts.has_no_spaces(texts):
+    if options.joiner is None and len(set(passages)) < len(ids) and scripts.is_unspaced_script(texts):
         raise ValueError(
             f"{table.file}: column 'text' is in a script without spaces between words, but would be joined by spaces; "
             'state the separator between stimuli in dataset.json: "joiner": "" for nothing, " " for a space.'

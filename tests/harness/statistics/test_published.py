@@ -25,18 +25,18 @@ def our_scores(folder, rows, header="model,dataset,protocol,r,mmlu"):
 
 
 def test_printed_figures_are_compared_with_the_papers_tables(paper, shared):
-    claims = {claim.what.split(",")[0]: claim for claim in published.claims(paper)}
+    figures = {figure.label.split(",")[0]: figure for figure in published.printed_figures(paper)}
     printed = json.loads((shared / "paper" / "statistics.json").read_text())
     for name, value in printed["tuning_gain_percent"]["printed"].items():
         what = "tuning gain" if name == "headline" else f"tuning gain on {name.removesuffix('_r')}"
-        assert claims[what].printed == value
-    differ = {claim.what for claim in claims.values() if not claim.agrees}
+        assert figures[what].printed == value
+    differ = {figure.label for figure in figures.values() if not figure.agrees}
     assert differ == {
         "tuning gain on pereira2018, % (mean over 17 pairs)", "tuning gain on wehbe2014, % (mean over 17 pairs)",
         "tuning gain, headline, %", "r of average alignment and MMLU, 17 tuned",
         "r of average alignment and BBH, 17 tuned", "r of average alignment and next-word loss, 17 tuned",
     }  # fmt: skip
-    assert claims["average ceiling"].printed == printed["ceilings"]["average"]
+    assert figures["average ceiling"].printed == printed["ceilings"]["average"]
 
 
 def test_scores_are_joined_with_those_of_the_paper(paper, tmp_path):

@@ -47,4 +47,4 @@ def test_a_missing_tokenizer_is_named():
     ],
 )  # fmt: skip
 def test_scripts_without_spaces_are_detected(text, expected):
-    assert scripts.has_no_spaces([text]) is expected
+    assert scripts.is_unspaced_script([text]) is expected
