@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.cli.printing import document, show
+from harness.cli.printing import answer, document, show, shown
 from harness.cli.run_commands import require_spec
 from harness.protocol import Backend
 
@@ -53,12 +53,10 @@ def _is_selected(entry: Any, arguments: argparse.Namespace) -> bool:
     )
 
 
-def _shown(name: str, value: Any) -> Any:
-    if name in {"n_parameters", "n_active_parameters"} and value:
+def _shown(name: str, value: Any, in_full: bool = False) -> Any:
+    if name in {"n_parameters", "n_active_parameters"} and value and not in_full:
         return f"{value / 1e9:g}B" if value >= 1e9 else f"{value / 1e6:g}M"
-    if name == "chain":
-        return " > ".join(value)
-    return "" if value is None else value
+    return " > ".join(value) if name == "chain" else shown(value)
 
 
 def _entries(names: list[str]) -> list[Any]:
@@ -87,11 +85,7 @@ def _show_model(name: str, arguments: argparse.Namespace) -> int:
 
     (entry,) = _entries([name])
     row = described(entry) | {"pinned": hub.pinned().get(entry.name, {}).get("commit")}
-    if arguments.json:
-        document(row)
-    else:
-        row["chain"] = " > ".join(row["chain"])
-        print("\n".join(f"{key:<19} {'' if value is None else value}" for key, value in row.items()))
+    answer(arguments, row, "\n".join(f"{key:<19} {_shown(key, value, in_full=True)}" for key, value in row.items()))
     return 0
 
 
@@ -127,10 +121,7 @@ def _checkpoints(arguments: argparse.Namespace) -> int:
         revisions = hub.refs(entry.hub_id)
     stem = entry.name.partition("@")[0]
     rows = [f"{stem}@{revision}" for revision in revisions[:: arguments.every]]
-    if arguments.json:
-        document(rows)
-    else:
-        print("\n".join(rows))
+    answer(arguments, rows, "\n".join(rows))
     return 0
 
 

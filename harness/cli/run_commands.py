@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.printing import STOPPED, document, show
+from harness.cli.printing import STOPPED, answer, document, show
 from harness.names import unknown
 from harness.numbers import size
 from harness.protocol import ProtocolName, Variant
@@ -39,10 +39,12 @@ def run(arguments: argparse.Namespace) -> int:
         options = run_options(arguments)
         outcome = pipeline.run(spec, arguments.out, options, address=arguments.address, listener=display)
     page = report.write(arguments.out, outcome.run)
-    if arguments.json:
-        document(asdict(outcome) | {"report": page})
-    else:
-        print(_last_words(outcome, page))
+    answer(arguments, asdict(outcome) | {"report": page}, _last_words(outcome, page))
+    return exit_status(outcome)
+
+
+def exit_status(outcome: Any) -> int:
+    """1 if something of a run failed or was stopped, which is said on stderr, else 0."""
     if outcome.was_stopped:
         print(f"harness: {STOPPED}", file=sys.stderr)
     return int(bool(outcome.failures or outcome.was_stopped))
@@ -91,10 +93,9 @@ def spec_of(arguments: argparse.Namespace) -> EvaluationSpec:
     Raises:
         ValueError: if the spec or a data set is unknown, or no model is given.
     """
-    spec = require_spec(arguments.spec)()
-    spec = replace(spec, protocols=PROTOCOLS[arguments.protocol], variants=_variants(arguments))
-    spec = replace(spec, vectors=arguments.vectors, corpus=arguments.corpus)
-    spec = replace(spec, dtype=arguments.dtype, backend=arguments.backend)
+    settings = {name: getattr(arguments, name) for name in ("vectors", "corpus", "dtype", "backend")}
+    spec = replace(require_spec(arguments.spec)(), protocols=PROTOCOLS[arguments.protocol], **settings)
+    spec = replace(spec, variants=_variants(arguments))
     if arguments.models:
         from harness.models import model_table as models
 
@@ -135,10 +136,7 @@ def report(arguments: argparse.Namespace) -> int:
         print((report.markdown if arguments.markdown else report.latex)(arguments.out, arguments.run))
         return 0
     page = report.write(arguments.out, arguments.run)
-    if arguments.json:
-        document({"report": page})
-    else:
-        print(f"open the report: {page}")
+    answer(arguments, {"report": page}, f"open the report: {page}")
     return 0
 
 
@@ -189,11 +187,8 @@ def fetch(arguments: argparse.Namespace) -> int:
         if entry.non_commercial:
             print(f"{entry.name}: {entry.licence}{dataset_listing.warning_of(entry)}", file=sys.stderr)
     rows = fetch(entries, root, console=Console(stderr=True), wait_s=arguments.wait)
-    if arguments.json:
-        states = ("fetched", "there", "failed")
-        document({"root": str(root)} | {name: [asdict(row) for row in rows if row.state == name] for name in states})
-    else:
-        print("\n".join(dataset_listing.of_fetch(entries, rows)))
+    by_state = {name: [asdict(row) for row in rows if row.state == name] for name in ("fetched", "there", "failed")}
+    answer(arguments, {"root": str(root)} | by_state, "\n".join(dataset_listing.of_fetch(entries, rows)))
     return int(any(row.state == "failed" for row in rows))
 
 
@@ -219,10 +214,7 @@ def conform(arguments: argparse.Namespace) -> int:
     from harness.conformance import verdicts
 
     results = conform.run(arguments.folder)
-    if arguments.json:
-        document([result.as_row() for result in results])
-    else:
-        print("\n".join(verdicts.in_lines(results)))
+    answer(arguments, [result.as_row() for result in results], "\n".join(verdicts.in_lines(results)))
     return int(any(result.fails for result in results))
 
 
@@ -275,15 +267,11 @@ def _cache_verify(store: Any, arguments: argparse.Namespace) -> int:
             store, lambda done, total: progress.update(bar, completed=done, total=total)
         )
     damaged = cache.damaged_tables(store)
-    if arguments.json:
-        corrupted = [vars(error) for error in corrupt]
-        document({"units": n_units, "bytes": n_bytes, "corrupt": corrupted, "tables": damaged})
-    else:
-        for damage in damaged:
-            print(f"tables of {damage}. Repeat the command of that run to write them again.")
-        for error in corrupt:
-            print(f"{error} The unit was removed; the next run computes it again.")
-        print(f"{n_units} units verified, {size(n_bytes)}: {len(corrupt) or 'none'} corrupt")
+    content = {"units": n_units, "bytes": n_bytes, "corrupt": [vars(error) for error in corrupt], "tables": damaged}
+    lines = [f"tables of {damage}. Repeat the command of that run to write them again." for damage in damaged]
+    lines += [f"{error} The unit was removed; the next run computes it again." for error in corrupt]
+    lines.append(f"{n_units} units verified, {size(n_bytes)}: {len(corrupt) or 'none'} corrupt")
+    answer(arguments, content, "\n".join(lines))
     return int(bool(corrupt or damaged))
 
 
@@ -293,11 +281,8 @@ def _cache_gc(store: Any, arguments: argparse.Namespace) -> int:
     files = cache.unused_files(store, unused=arguments.unused)
     if arguments.yes:
         cache.remove(store, files)
-    if arguments.json:
-        document({"removed": arguments.yes, "waste": [asdict(file) for file in files]})
-        return 0
-    for file in files:
-        print(f"{size(file.bytes):>9}  {file.path}: {file.why}")
+    lines = [f"{size(file.bytes):>9}  {file.path}: {file.why}" for file in files]
     total = f"{len(files)} file(s) or folder(s), {size(sum(file.bytes for file in files))}"
-    print(f"removed {total}" if arguments.yes else f"would remove {total}; --yes removes them")
+    lines.append(f"removed {total}" if arguments.yes else f"would remove {total}; --yes removes them")
+    answer(arguments, {"removed": arguments.yes, "waste": [asdict(file) for file in files]}, "\n".join(lines))
     return 0

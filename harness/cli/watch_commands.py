@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.printing import document
+from harness.cli.printing import answer, document
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,24 +32,21 @@ def add_options(watch: argparse.ArgumentParser) -> None:
     when = watch.add_mutually_exclusive_group()
     when.add_argument("--once", action="store_true", help="one pass, for cron or a RayCronJob (default)")
     when.add_argument("--every", metavar="TIME", help="repeat at this interval, such as 30m, 1h or 1d, until stopped")
-    watch.add_argument(
+    option = watch.add_argument
+    option(
         "--tries", type=int, default=3, metavar="N", help="attempts before a failing checkpoint is parked (default: 3)"
     )
-    watch.add_argument("--marker", default="", metavar="NAME", help="file that marks a checkpoint as complete")
-    watch.add_argument(
-        "--quiet",
-        default="60s",
-        metavar="TIME",
+    option("--marker", default="", metavar="NAME", help="file that marks a checkpoint as complete")
+    option(
+        "--quiet", default="60s", metavar="TIME",
         help="without a marker: time that files must be unchanged (default: 60s)",
-    )
-    watch.add_argument("--cache", metavar="DIR", help="folder for checkpoints from a bucket (default: OUT/checkpoints)")
-    watch.add_argument("--on-result", metavar="COMMAND|URL", help="hook that gets each new score as JSON")
-    watch.add_argument("--on-drop", metavar="COMMAND|URL", help="hook for scores below the previous step's")
-    watch.add_argument(
-        "--drop", type=float, default=0.05, metavar="R", help="decrease that counts as a drop (default: 0.05)"
-    )
-    watch.add_argument("--on-parked", metavar="COMMAND|URL", help="hook for each checkpoint that is parked")
-    watch.add_argument("--list", action="store_true", dest="only_list", help="list the checkpoints; evaluate nothing")
+    )  # fmt: skip
+    option("--cache", metavar="DIR", help="folder for checkpoints from a bucket (default: OUT/checkpoints)")
+    option("--on-result", metavar="COMMAND|URL", help="hook that gets each new score as JSON")
+    option("--on-drop", metavar="COMMAND|URL", help="hook for scores below the previous step's")
+    option("--drop", type=float, default=0.05, metavar="R", help="decrease that counts as a drop (default: 0.05)")
+    option("--on-parked", metavar="COMMAND|URL", help="hook for each checkpoint that is parked")
+    option("--list", action="store_true", dest="only_list", help="list the checkpoints; evaluate nothing")
 
 
 def watch(arguments: argparse.Namespace) -> int:
@@ -178,10 +175,6 @@ def _print(result: WatchPass, arguments: argparse.Namespace) -> None:
 
 def _list(watcher: CheckpointWatcher, arguments: argparse.Namespace) -> int:
     rows = watcher.listed()
-    if arguments.json:
-        document(rows)
-    else:
-        for row in rows:
-            print(f"{row['state']:<10} {row['where']}" + (f": {row['reason']}" if row["reason"] else ""))
-        print(f"{len(rows)} checkpoints")
+    lines = [f"{row['state']:<10} {row['where']}" + (f": {row['reason']}" if row["reason"] else "") for row in rows]
+    answer(arguments, rows, "\n".join([*lines, f"{len(rows)} checkpoints"]))
     return 0
