@@ -7,7 +7,7 @@ time; when it is idle, it fetches the weights of the next model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.cluster.machines import Cluster
@@ -40,21 +40,10 @@ class ModelJob:
 
 @dataclass(frozen=True)
 class Replay:
-    """Result of a simulation.
-
-    Attributes:
-        start_s, end_s: model -> when it got its GPUs and when it released them.
-        begun_again: models that were lost with a node and restarted.
-    """
+    """Result of a simulation: model -> when it got its GPUs, and when it released them."""
 
     start_s: dict[str, float]
     end_s: dict[str, float]
-    begun_again: tuple[str, ...] = ()
-
-    @property
-    def makespan_s(self) -> float:
-        """End of the last model."""
-        return max(self.end_s.values(), default=0.0)
 
 
 @dataclass
@@ -75,33 +64,25 @@ class _State:
     fetched: dict[str, float] = field(default_factory=dict)  # prefetched model -> bytes still to load
 
 
-def replay(jobs: Sequence[ModelJob], cluster: Cluster, dies: Iterable[tuple[float, str]] = ()) -> Replay:
+def replay(jobs: Sequence[ModelJob], cluster: Cluster) -> Replay:
     """Simulate a placement.
 
     Args:
         jobs: in order of placement.
         cluster: the machines.
-        dies: (seconds, node) of lost nodes; their running and waiting models move to the largest remaining node.
 
     Raises:
         ValueError: if a model can never start.
     """
-    state, deaths = _State(waiting=list(jobs)), sorted(dies)
+    state = _State(waiting=list(jobs))
     start_s: dict[str, float] = {}
     end_s: dict[str, float] = {}
-    restarted: list[str] = []
     while state.waiting or state.running:
         _admit(state, start_s)
         if not state.running:
             raise ValueError(f"{state.waiting[0].model} can never start on {state.waiting[0].node}.")
-        step = _next_event(state, cluster)
-        if deaths and deaths[0][0] <= state.now + step:
-            moment, name = deaths.pop(0)
-            _advance(state, cluster, moment - state.now, end_s)
-            restarted += _lose(state, name, cluster)
-        else:
-            _advance(state, cluster, step, end_s)
-    return Replay(start_s, end_s, tuple(restarted))
+        _advance(state, cluster, _next_event(state, cluster), end_s)
+    return Replay(start_s, end_s)
 
 
 def _admit(state: _State, start_s: dict[str, float]) -> None:
@@ -184,25 +165,6 @@ def _advance(state: _State, cluster: Cluster, step: float, end_s: dict[str, floa
 def _remaining(left: float, loaded: float) -> float:
     """Bytes left after loading; less than a thousandth of a byte counts as zero."""
     return left - loaded if left - loaded > 1e-3 else 0.0
-
-
-def _lose(state: _State, name: str, cluster: Cluster) -> list[str]:
-    """Remove a node; its models restart on the largest remaining node. Returns the models that were running on it."""
-    target = max((node for node in cluster.nodes if node.name != name), key=lambda node: node.n_gpus * node.gpu_bytes)
-    lost = [running.job for running in state.running.values() if running.job.node == name]
-    for job in lost:
-        del state.running[job.model]
-    waiting = []
-    for job in [*lost, *state.waiting]:
-        if job.node == name:
-            state.fetched.pop(job.model, None)
-            if len(job.spots) > max(1, target.n_gpus):
-                raise ValueError(f"{job.model} can never start: no node with {len(job.spots)} GPUs is left.")
-            spots = tuple(range(len(job.spots))) if job.spots != (CORES,) else job.spots
-            job = ModelJob(job.model, target.name, spots, job.share, job.n_bytes, job.start_s, job.run_s)
-        waiting.append(job)
-    state.waiting = waiting
-    return [job.model for job in lost]
 
 
 def lower_bound(jobs: Sequence[ModelJob], cluster: Cluster) -> float:

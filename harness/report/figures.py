@@ -248,5 +248,9 @@ def _colours(models: Iterable[str]) -> dict[str, int]:
 def _label(source: str) -> str:
     """A name short enough for a phone: long names are cut in the middle, variants marked by a word."""
     name = base_name(source)
-    short = name if len(name) <= 22 else f"{name[:8]}…{name[-13:]}"
-    return short if source == name else f"{short}, {source.rpartition(':')[2]}"
+    return short_name(name) if source == name else f"{short_name(name)}, {source.rpartition(':')[2]}"
+
+
+def short_name(name: str) -> str:
+    """A name of at most 22 characters, cut in the middle."""
+    return name if len(name) <= 22 else f"{name[:8]}…{name[-13:]}"
