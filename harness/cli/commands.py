@@ -76,16 +76,11 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print only one JSON document on stdout")
         return command
 
-    _add_run(add)
-    _add_cluster(add)
-    _add_report(add)
-    _add_analysis(add)
-    _add_models(add)
-    _add_plan(add)
-    _add_datasets(add)
-    _add_listings(add)
-    _add_texts(add)
-    _add_checks(add)
+    for add_some in (
+        _add_run, _add_cluster, _add_report, _add_analysis, _add_models, _add_plan, _add_datasets, _add_listings,
+        _add_texts, _add_checks,
+    ):  # fmt: skip
+        add_some(add)
     return made
 
 

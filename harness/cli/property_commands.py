@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.printing import answer, document, show
+from harness.cli.run_commands import own_models
+from harness.numbers import interval, number
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -46,10 +48,9 @@ def _measure(arguments: argparse.Namespace) -> int:
     from harness.checkpoints.fingerprints import CheckpointChangedError
     from harness.knowledge import benchmark_scores as properties
     from harness.knowledge.lm_eval import run
-    from harness.models import model_table
 
-    names = list(model_table.extend(arguments.models)) if arguments.models else []
-    names = arguments.model or names
+    own = own_models(arguments)
+    names = arguments.model or own
     if not names:
         raise ValueError("no model to measure: give --model NAME_OR_FOLDER, once per model.")
     for name in names:
@@ -128,8 +129,6 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _print(rows: list[dict[str, Any]]) -> None:
     """Print the overall and category scores as a table."""
-    from harness.numbers import interval, number
-
     shown = [
         {
             "model": row["model"], "benchmark": row["benchmark"], "category": row["category"] or "all",

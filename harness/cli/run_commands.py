@@ -12,33 +12,22 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from harness.cli.printing import STOPPED, answer, document, show
+from harness.models import model_table
 from harness.names import unknown
 from harness.numbers import size
 from harness.protocol import ProtocolName, Variant
 from harness.spec import SPECS, EvaluationSpec
 
 if TYPE_CHECKING:
-    from harness.runs.pipeline import RunOptions
+    from harness.runs.outcome import Outcome
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a spec, write its tables and its report; exit status 1 if something failed."""
-    from rich.console import Console
-
-    from harness.report import page as report
-    from harness.runs import pipeline
-    from harness.runs.progress import Display
-
-    spec = spec_of(arguments)
-    console = Console(file=sys.stderr if arguments.json else sys.stdout)
-    # Ray prints warnings to stdout, where they would mix with the JSON document.
-    with Display(console) as display, contextlib.redirect_stdout(sys.stderr):
-        options = run_options(arguments)
-        outcome = pipeline.run(spec, arguments.out, options, address=arguments.address, listener=display)
-    page = report.write(arguments.out, outcome.run)
+    outcome, page = evaluate(arguments, spec_of(arguments), sys.stderr if arguments.json else sys.stdout)
     answer(arguments, asdict(outcome) | {"report": page}, _last_words(outcome, page))
     return exit_status(outcome)
 
@@ -50,13 +39,23 @@ def exit_status(outcome: Any) -> int:
     return int(bool(outcome.failures or outcome.was_stopped))
 
 
-def run_options(arguments: argparse.Namespace, **changes: Any) -> RunOptions:
-    """How the arguments of `run` and `watch` say that a spec is run."""
-    from harness.runs.pipeline import RunOptions
+def evaluate(
+    arguments: argparse.Namespace, spec: EvaluationSpec, shown_on: TextIO, **changes: Any
+) -> tuple[Outcome, str]:  # fmt: skip
+    """Run a spec as the arguments of `run` or `watch` say, with progress on a stream; the outcome and the report."""
+    from rich.console import Console
+
+    from harness.report import page
+    from harness.runs import pipeline
+    from harness.runs.progress import Display
 
     names = ("data_root", "device", "allow_pickle", "usd_per_gpu_hour", "keep_going")
     given = {name: getattr(arguments, name) for name in names} | {"pinned": not arguments.unpinned}
-    return RunOptions(**given | changes)
+    # Ray prints warnings to stdout, where they would mix with the JSON document.
+    with Display(Console(file=shown_on)) as display, contextlib.redirect_stdout(sys.stderr):
+        options = pipeline.RunOptions(**given | changes)
+        outcome = pipeline.run(spec, arguments.out, options, address=arguments.address, listener=display)
+    return outcome, page.write(arguments.out, outcome.run)
 
 
 def _last_words(outcome: Any, page: str) -> str:
@@ -96,12 +95,8 @@ def spec_of(arguments: argparse.Namespace) -> EvaluationSpec:
     settings = {name: getattr(arguments, name) for name in ("vectors", "corpus", "dtype", "backend")}
     spec = replace(require_spec(arguments.spec)(), protocols=PROTOCOLS[arguments.protocol], **settings)
     spec = replace(spec, variants=_variants(arguments))
-    if arguments.models:
-        from harness.models import model_table as models
-
-        spec = replace(spec, models=(*spec.models, *models.extend(arguments.models)))
-    if arguments.model:
-        spec = replace(spec, models=tuple(arguments.model))
+    own = own_models(arguments)
+    spec = replace(spec, models=tuple(arguments.model or (*spec.models, *own)))
     if arguments.dataset:
         from harness import datasets
 
@@ -109,6 +104,11 @@ def spec_of(arguments: argparse.Namespace) -> EvaluationSpec:
     if not spec.models:
         raise ValueError(f"spec {spec.name!r} names no models: give --model NAME_OR_FOLDER, once per model.")
     return spec
+
+
+def own_models(arguments: argparse.Namespace) -> list[str]:
+    """Add the models of the file given by --models to the table; their names."""
+    return list(model_table.extend(arguments.models)) if arguments.models else []
 
 
 def _variants(arguments: argparse.Namespace) -> tuple[Variant, ...]:

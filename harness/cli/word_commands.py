@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli.printing import answer, document
-from harness.cli.run_commands import exit_status
+from harness.cli.run_commands import exit_status, own_models
 from harness.protocol import Protocol, surprisal_alone
 
 if TYPE_CHECKING:
@@ -69,10 +69,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def surprisal(arguments: argparse.Namespace) -> int:
     """Compute the surprisal of each word; exit status 1 if a model failed."""
-    if arguments.models:
-        from harness.models import model_table
-
-        model_table.extend(arguments.models)
+    own_models(arguments)
     protocol = surprisal_alone(arguments.context, arguments.window, arguments.overlap, arguments.bos)
     out = Path(arguments.out or "")
     if arguments.out and out.suffix.lower() not in _FILES:

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from harness.statistics.scores import Scores
 
 _signed = partial(number, sign=True)
+_signed_4 = partial(number, digits=4, sign=True)
 _percent = partial(number, digits=1, sign=True)
 _WHERE: Columns = {
     "Data set": ("dataset", str), "Protocol": ("protocol", str.upper), "Metric": ("metric", text),
 }  # fmt: skip
 _GAIN: Columns = {
     "Pairs": ("n_pairs", count), "Bases": ("n_bases", count), "Gain %": ("gain_percent", _percent),
-    "Difference": ("difference", partial(number, digits=4, sign=True)),
-    "Interval": ("low high", partial(interval, digits=4)),
+    "Difference": ("difference", _signed_4), "Interval": ("low high", partial(interval, digits=4)),
 }  # fmt: skip
 MOST_DATASETS = 8  # for which correlation panels are drawn
 
@@ -96,10 +96,8 @@ def properties(scores: Scores, results: Analysis) -> Parts:
     if len(results.scaling):
         columns: Columns = {
             **_WHERE, "Bases": ("n_bases", count), "Models": ("n_models", count),
-            "Slope": ("slope", partial(number, digits=4, sign=True)),
-            "Interval": ("low high", partial(interval, digits=4)), "p": ("p", p_value),
-            "R²": ("r2", partial(number, digits=2)),
-            "Within families": ("slope_in_family", partial(number, digits=4, sign=True)),
+            "Slope": ("slope", _signed_4), "Interval": ("low high", partial(interval, digits=4)), "p": ("p", p_value),
+            "R²": ("r2", partial(number, digits=2)), "Within families": ("slope_in_family", _signed_4),
             "Interval within": ("in_family_low in_family_high", partial(interval, digits=4)),
         }  # fmt: skip
         caption = "Change of the score for ten times as many parameters: least squares over bases, one point per base."
