@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,10 @@ class Stimuli:
         return positions
 
 
+# Labels of the rows and of the columns of responses.
+_OF_ROWS, _OF_NEUROIDS = ("row_ids", "row_groups", "row_blocks", "row_parts"), ("neuroid_ids", "subjects", "rois")
+
+
 @dataclass(frozen=True)
 class Responses:
     """Brain responses: one row per stimulus or per scan (TR), one column per neuroid (voxel or region).
@@ -98,13 +102,9 @@ class Responses:
         if not self.row_parts:
             object.__setattr__(self, "row_parts", ("",) * len(self.row_ids))
         n_rows, n_neuroids = self.values.shape
-        for name, length in (
-            ("row_ids", n_rows), ("row_groups", n_rows), ("row_blocks", n_rows), ("times_s", n_rows),
-            ("row_parts", n_rows),
-            ("neuroid_ids", n_neuroids), ("subjects", n_neuroids), ("rois", n_neuroids),
-        ):  # fmt: skip
+        for name in (*_OF_ROWS, "times_s", *_OF_NEUROIDS):
             column = getattr(self, name)
-            if column is not None and len(column) != length:
+            if column is not None and len(column) != (n_neuroids if name in _OF_NEUROIDS else n_rows):
                 raise ValueError(f"responses: values are {self.values.shape} but there are {len(column)} {name}.")
         require_unique(self.row_ids, "rows of the responses")
         require_unique(self.neuroid_ids, "neuroids")
@@ -128,22 +128,12 @@ class Responses:
 
     def of(self, rows: Integers, neuroids: Integers) -> Responses:
         """A subset of rows and neuroids, by index."""
-
-        def at(names: tuple[str, ...], indices: Integers) -> tuple[str, ...]:
-            return tuple(names[index] for index in indices)
-
-        return Responses(
-            values=self.values[np.ix_(rows, neuroids)],
-            row_ids=at(self.row_ids, rows),
-            row_groups=at(self.row_groups, rows),
-            row_blocks=at(self.row_blocks, rows),
-            neuroid_ids=at(self.neuroid_ids, neuroids),
-            subjects=at(self.subjects, neuroids),
-            rois=at(self.rois, neuroids),
-            unit=self.unit,
-            times_s=None if self.times_s is None else self.times_s[rows],
-            row_parts=at(self.row_parts, rows),
-        )
+        labels: dict[str, Any] = {
+            name: tuple(map(getattr(self, name).__getitem__, indices))
+            for names, indices in ((_OF_ROWS, rows), (_OF_NEUROIDS, neuroids)) for name in names
+        }  # fmt: skip
+        times_s = None if self.times_s is None else self.times_s[rows]
+        return replace(self, values=self.values[np.ix_(rows, neuroids)], times_s=times_s, **labels)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli.printing import document, show
+from harness.numbers import interval, number
 from harness.report.embedded_files import escape_formulas
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def analyse(arguments: argparse.Namespace) -> int:
         _save(Path(arguments.save), results)
     if arguments.json:
         summary = {"source": scores.source, "sentences": sentences, "notes": list(scores.notes)}
-        document(summary | {name: _rows(frame) for name, frame in results._asdict().items()})
+        document(summary | {name: frame.to_dict("records") for name, frame in results._asdict().items()})
         return 0
     print(f"{scores.source}: {len(scores.models)} models", "", *sentences, sep="\n")
     for title, rows in _tables(results):
@@ -69,8 +70,8 @@ def compare(arguments: argparse.Namespace) -> int:
     compared = published.compare_scores(ours, paper) if ours else None
     if arguments.json:
         document({
-            "models": [] if compared is None else _rows(compared),
-            "summary": [] if compared is None else _rows(published.summary(compared)),
+            "models": [] if compared is None else compared.to_dict("records"),
+            "summary": [] if compared is None else published.summary(compared).to_dict("records"),
             "claims": [figure._asdict() | {"agrees": figure.agrees} for figure in figures],
             "not_given": list(published.NOT_GIVEN), "confounds": published.confounds(),
         })  # fmt: skip
@@ -106,8 +107,6 @@ def _print_compared(ours: Scores, paper: Scores, compared: pd.DataFrame) -> None
 
 
 def _printed_figure(figure: Any) -> dict[str, str]:
-    from harness.numbers import number
-
     verdict = "same" if figure.agrees else f"differs{f': {figure.remark}' if figure.remark else ''}"
     return {
         "what": figure.label, "printed": number(figure.printed, figure.digits), "from its tables":
@@ -121,15 +120,6 @@ def _save(folder: Path, results: Analysis) -> None:
     for name, frame in results._asdict().items():
         if len(frame):
             escape_formulas(frame).to_csv(folder / f"{name}.csv", index=False)
-
-
-def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows for JSON; NaN becomes null."""
-    rows: list[dict[str, Any]] = frame.to_dict("records")
-    return [
-        {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
-        for row in rows
-    ]
 
 
 _COMPARED = {
@@ -202,8 +192,6 @@ def _cells(row: dict[str, Any], columns: dict[str, tuple[str, int | None]]) -> d
 
 
 def _cell(row: dict[str, Any], names: str, digits: int | None) -> str:
-    from harness.numbers import interval, number
-
     values = [row[name] for name in names.split()]
     if len(values) == 2:
         return interval(values[0], values[1], digits or 0)

@@ -8,53 +8,37 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.cli.printing import document, show
+from harness.cli.printing import answer, document, show, shown
 
 # Options of `run` that hold paths; they are made absolute, because the job runs in another working directory.
 _PATHS = ("models", "vectors", "corpus", "out", "data_root")
 # Options of `run` that are passed on to a job, in the order of its command line.
 _ONCE = (
-    "models",
-    "dtype",
-    "backend",
-    "protocol",
-    "vectors",
-    "corpus",
-    "out",
-    "device",
-    "usd_per_gpu_hour",
-    "data_root",
-)
+    "models", "dtype", "backend", "protocol", "vectors", "corpus", "out", "device", "usd_per_gpu_hour", "data_root",
+)  # fmt: skip
 _REPEATED = ("model", "dataset")
 _FLAGS = ("allow_pickle", "unpinned", "no_untrained", "keep_going", "shuffled", "chat_template")
 
 
 def add_address(command: argparse.ArgumentParser) -> None:
     """Add the option that selects the cluster."""
-    command.add_argument(
-        "--address",
-        metavar="URL",
-        help="dashboard of the cluster (default: RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265)",
-    )
+    default = "RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265"
+    command.add_argument("--address", metavar="URL", help=f"dashboard of the cluster (default: {default})")
 
 
 def add_submission(command: argparse.ArgumentParser) -> None:
     """Add the options of `submit` that `run` does not have."""
     add_address(command)
-    command.add_argument(
-        "--working-dir",
-        default=".",
-        metavar="DIR",
-        help="folder of this program's source code to send (default: .)",
+    option = command.add_argument
+    option(
+        "--working-dir", default=".", metavar="DIR", help="folder of this program's source code to send (default: .)"
     )
-    command.add_argument(
-        "--send", action="append", metavar="PATH", help="also send this file or folder of --working-dir; repeatable"
-    )
-    command.add_argument("--limit-mb", type=float, default=50, metavar="MB", help="upload size limit (default: 50)")
-    command.add_argument(
+    option("--send", action="append", metavar="PATH", help="also send this file or folder of --working-dir; repeatable")
+    option("--limit-mb", type=float, default=50, metavar="MB", help="upload size limit (default: 50)")
+    option(
         "--env", action="append", metavar="NAME=VALUE", help="environment variable of the job; no secrets; repeatable"
     )
-    command.add_argument("--no-follow", action="store_true", help="return without following the log of the job")
+    option("--no-follow", action="store_true", help="return without following the log of the job")
 
 
 def submit(arguments: argparse.Namespace) -> int:
@@ -88,10 +72,7 @@ def submit(arguments: argparse.Namespace) -> int:
     stored = {"job": name, "status": "SUCCEEDED", "exit_status": 0}  # done, and no longer listed by the cluster
     row: dict[str, Any] = {"run": name, "submitted": state == "submitted"}
     row |= jobs.rows(name)[0] if previous or state != "done" else stored
-    if arguments.json:
-        document(row)
-    else:
-        print(f"job {name}: {row['status'].lower()}, exit status {status}")
+    answer(arguments, row, f"job {name}: {row['status'].lower()}, exit status {status}")
     return status
 
 
@@ -169,15 +150,14 @@ def _name(arguments: argparse.Namespace) -> tuple[str, str]:
 
 def add_manifest(command: argparse.ArgumentParser) -> None:
     """Add the options of `manifest`; those of `run` apply to the RayJob."""
-    command.add_argument(
+    option = command.add_argument
+    option(
         "--cluster", metavar="FILE", help="cluster file of the node types (default: ./cluster.yaml or the shipped one)"
     )
-    command.add_argument("--image", required=True, metavar="IMAGE", help="container image, preferably with a digest")
-    command.add_argument("--watch", default="", metavar="SOURCE", help="what to watch (default: the first --model)")
-    command.add_argument("--schedule", default="0 * * * *", metavar="CRON", help="cron schedule (default: hourly)")
-    command.add_argument(
-        "--storage", default="", metavar="CLAIM", help="volume claim with data and weights; mounted at /mnt/shared"
-    )
+    option("--image", required=True, metavar="IMAGE", help="container image, preferably with a digest")
+    option("--watch", default="", metavar="SOURCE", help="what to watch (default: the first --model)")
+    option("--schedule", default="0 * * * *", metavar="CRON", help="cron schedule (default: hourly)")
+    option("--storage", default="", metavar="CLAIM", help="volume claim with data and weights; mounted at /mnt/shared")
 
 
 def manifest(arguments: argparse.Namespace) -> int:
@@ -196,18 +176,9 @@ def manifest(arguments: argparse.Namespace) -> int:
     source = arguments.watch or (arguments.model or spec.models)[0]
     without_models = argparse.Namespace(**{**vars(arguments), "model": None})
     watch = [source, "--once", "--spec", arguments.spec, *run_arguments(without_models)[1:]]
-    documents = kuberay.manifests(
-        str(machines.cluster_file(arguments.cluster)),
-        arguments.image,
-        evaluate,
-        watch,
-        arguments.schedule,
-        arguments.storage,
-    )
-    if arguments.json:
-        document(documents)
-    else:
-        print(kuberay.as_text(documents), end="")
+    file = str(machines.cluster_file(arguments.cluster))
+    documents = kuberay.manifests(file, arguments.image, evaluate, watch, arguments.schedule, arguments.storage)
+    answer(arguments, documents, kuberay.as_text(documents).removesuffix("\n"))
     return 0
 
 
@@ -227,17 +198,13 @@ def status(arguments: argparse.Namespace) -> int:
     if arguments.json:
         document(rows[0] if arguments.job else rows)
     elif arguments.job:
-        print("\n".join(f"{key:<12} {'' if value is None else value}" for key, value in rows[0].items()))
+        print("\n".join(f"{key:<12} {shown(value)}" for key, value in rows[0].items()))
     elif rows:
         names = ("job", "status", "started", "seconds", "exit_status")
-        show([{name: _shown(row[name]) for name in names} for row in rows], as_json=False)
+        show([{name: shown(row[name]) for name in names} for row in rows], as_json=False)
     else:
         print("no jobs")
     return 0
-
-
-def _shown(value: Any) -> Any:
-    return "" if value is None else value
 
 
 def cancel(arguments: argparse.Namespace) -> int:
@@ -245,8 +212,5 @@ def cancel(arguments: argparse.Namespace) -> int:
     from harness.cluster.jobs import ENDED, Jobs
 
     state = Jobs(arguments.address).cancel(arguments.job)
-    if arguments.json:
-        document({"job": arguments.job, "status": state})
-    else:
-        print(f"job {arguments.job}: {state.lower()}")
+    answer(arguments, {"job": arguments.job, "status": state}, f"job {arguments.job}: {state.lower()}")
     return int(state not in ENDED)

@@ -76,25 +76,18 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print only one JSON document on stdout")
         return command
 
-    _add_run(add)
-    _add_cluster(add)
-    _add_report(add)
-    _add_analysis(add)
-    _add_models(add)
-    _add_plan(add)
-    _add_datasets(add)
-    _add_listings(add)
-    _add_texts(add)
-    _add_checks(add)
+    for add_some in (
+        _add_run, _add_cluster, _add_report, _add_analysis, _add_models, _add_plan, _add_datasets, _add_listings,
+        _add_texts, _add_checks,
+    ):  # fmt: skip
+        add_some(add)
     return made
 
 
 def _add_data_root(command: argparse.ArgumentParser) -> None:
+    default = os.environ.get("HARNESS_DATA")
     command.add_argument(
-        "--data-root",
-        default=os.environ.get("HARNESS_DATA"),
-        metavar="DIR",
-        help="folder of the data sets (default: HARNESS_DATA)",
+        "--data-root", default=default, metavar="DIR", help="folder of the data sets (default: HARNESS_DATA)"
     )
 
 
@@ -107,47 +100,42 @@ def _add_run(add: _Add) -> None:
 
 def _add_run_options(command: argparse.ArgumentParser, has_spec: bool = True) -> None:
     """Add the options shared by `run`, `submit`, `manifest` and `watch`; `watch` has the spec as an option."""
+    option = command.add_argument
     if has_spec:
-        command.add_argument("spec", metavar="SPEC", help=f"named evaluation: one of {', '.join(SPECS)}")
-    command.add_argument(
+        option("spec", metavar="SPEC", help=f"named evaluation: one of {', '.join(SPECS)}")
+    option(
         "--model", action="append", metavar="NAME_OR_FOLDER",
         help="model to evaluate: name in the table, Hub id or checkpoint folder; repeatable",
     )  # fmt: skip
     _add_precision(command)
     _add_allow_pickle(command)
-    command.add_argument(
+    option(
         "--dataset", action="append", metavar="NAME",
         help="data set to use instead of the spec's; local:FOLDER for your own recording; repeatable",
     )  # fmt: skip
-    command.add_argument(
+    option(
         "--protocol", choices=tuple(run_commands.PROTOCOLS), default="both",
         help="scoring protocol; both means strict and paper (default: both)",
     )  # fmt: skip
-    command.add_argument(
+    option(
         "--unpinned", action="store_true",
         help="accept data files in the published format whose checksum is not the published one",
     )  # fmt: skip
-    command.add_argument("--vectors", default="", metavar="FILE", help="word vectors; adds the control static-vectors")
-    command.add_argument("--corpus", default="", metavar="FILE", help="plain text; adds the trigram control ngram")
-    command.add_argument(
-        "--no-untrained", action="store_true", help="leave out the untrained controls (random initialisation)"
-    )
-    command.add_argument(
+    option("--vectors", default="", metavar="FILE", help="word vectors; adds the control static-vectors")
+    option("--corpus", default="", metavar="FILE", help="plain text; adds the trigram control ngram")
+    option("--no-untrained", action="store_true", help="leave out the untrained controls (random initialisation)")
+    option(
         "--keep-going", action="store_true",
         help="if a model name is unknown, evaluate the other models instead of none",
     )  # fmt: skip
-    command.add_argument("--shuffled", action="store_true", help="also evaluate each model on text with shuffled words")
-    command.add_argument(
+    option("--shuffled", action="store_true", help="also evaluate each model on text with shuffled words")
+    option(
         "--chat-template", action="store_true",
         help="also evaluate each model on text in its chat template, if it has one",
     )  # fmt: skip
-    command.add_argument(
-        "--out", default="results", metavar="URL", help="folder or URL for results and tables (default: results)"
-    )
+    option("--out", default="results", metavar="URL", help="folder or URL for results and tables (default: results)")
     _add_device(command)
-    command.add_argument(
-        "--usd-per-gpu-hour", type=float, metavar="USD", help="GPU price; adds the cost to the table `runs`"
-    )
+    option("--usd-per-gpu-hour", type=float, metavar="USD", help="GPU price; adds the cost to the table `runs`")
 
 
 def _add_cluster(add: _Add) -> None:
@@ -208,11 +196,9 @@ def _add_analysis(add: _Add) -> None:
     for command in (analyse, compare):
         command.add_argument("--run", help="for a folder: run id (default: the newest run)")
         command.add_argument(
-            "--score",
-            action="append",
-            metavar="COLUMN",
+            "--score", action="append", metavar="COLUMN",
             help="for a file with one row per model: score column (default: names ending in _r or _score); repeatable",
-        )
+        )  # fmt: skip
         command.add_argument(
             "--where", action="append", metavar="COLUMN=VALUE", help="for a file: keep only these rows; repeatable"
         )
@@ -222,48 +208,44 @@ def _add_analysis(add: _Add) -> None:
 
 def _add_models(add: _Add) -> None:
     table = add("models", fleet_commands.models, "List the models; `pin` locks their revisions.")
-    table.add_argument(
+    option = table.add_argument
+    option(
         "what", nargs="?", metavar="NAME|pin|checkpoints",
         help="show one model; `pin`: write a lock file of revisions; `checkpoints`: list those of a training run",
     )  # fmt: skip
-    table.add_argument("names", nargs="*", metavar="NAME", help="models for `pin` or `checkpoints`")
-    table.add_argument("--family", metavar="FAMILY", help="list only this family, such as llama")
-    table.add_argument(
+    option("names", nargs="*", metavar="NAME", help="models for `pin` or `checkpoints`")
+    option("--family", metavar="FAMILY", help="list only this family, such as llama")
+    option(
         "--group", metavar="GROUP",
         help="list only this group: paper, gpt2, 'appendix J', current, lm-adapted, polypythia, encoders or user",
     )  # fmt: skip
-    table.add_argument("--stage", metavar="STAGE", help="list only this training stage: base, SFT, DPO, RL ...")
-    table.add_argument("--weights", metavar="FORM", help="list only this format: safetensors, pickle, delta or adapter")
-    table.add_argument("--all", action="store_true", help="pin: all models of the table")
-    table.add_argument("--lock", metavar="FILE", help="pin: lock file (default: HARNESS_MODELS_LOCK, or models.lock)")
-    table.add_argument("--every", type=int, default=1, metavar="N", help="checkpoints: list every N-th (default: 1)")
+    option("--stage", metavar="STAGE", help="list only this training stage: base, SFT, DPO, RL ...")
+    option("--weights", metavar="FORM", help="list only this format: safetensors, pickle, delta or adapter")
+    option("--all", action="store_true", help="pin: all models of the table")
+    option("--lock", metavar="FILE", help="pin: lock file (default: HARNESS_MODELS_LOCK, or models.lock)")
+    option("--every", type=int, default=1, metavar="N", help="checkpoints: list every N-th (default: 1)")
     _add_own_models(table)
 
 
 def _add_plan(add: _Add) -> None:
     plan = add("plan", fleet_commands.plan, "Forecast placement, run times and cost of a spec; runs nothing.")
-    plan.add_argument("spec", metavar="SPEC", help=f"named evaluation: one of {', '.join(SPECS)}")
-    plan.add_argument(
-        "--model", action="append", metavar="NAME_OR_FOLDER", help="model to use instead of the spec's; repeatable"
-    )
-    plan.add_argument("--allow-pickle", action="store_true", help="accept checkpoint folders with pickled weights only")
+    option = plan.add_argument
+    option("spec", metavar="SPEC", help=f"named evaluation: one of {', '.join(SPECS)}")
+    option("--model", action="append", metavar="NAME_OR_FOLDER", help="model to use instead of the spec's; repeatable")
+    option("--allow-pickle", action="store_true", help="accept checkpoint folders with pickled weights only")
     _add_precision(plan)
-    plan.add_argument(
+    option(
         "--cluster", metavar="FILE", help="cluster file of Ray's launcher (default: ./cluster.yaml or the shipped one)"
     )
-    plan.add_argument("--nodes", type=int, metavar="N", help="number of nodes of a hypothetical cluster")
-    plan.add_argument(
-        "--gpus-per-node", type=int, metavar="G", help="GPUs per node of the hypothetical cluster; 0: CPU only"
-    )
-    plan.add_argument("--gpu-memory-gb", type=float, metavar="M", help="memory of one GPU, in GB")
-    plan.add_argument(
+    option("--nodes", type=int, metavar="N", help="number of nodes of a hypothetical cluster")
+    option("--gpus-per-node", type=int, metavar="G", help="GPUs per node of the hypothetical cluster; 0: CPU only")
+    option("--gpu-memory-gb", type=float, metavar="M", help="memory of one GPU, in GB")
+    option(
         "--storage-gb-s", type=float, default=1.0, metavar="R",
         help="rate at which a node loads weights, in GB/s (default: 1)",
     )  # fmt: skip
-    plan.add_argument(
-        "--gpu-tflops", type=float, default=200.0, metavar="R", help="sustained TFLOP/s of one GPU (default: 200)"
-    )
-    plan.add_argument("--usd-per-gpu-hour", type=float, metavar="USD", help="GPU price; adds the cost to the forecast")
+    option("--gpu-tflops", type=float, default=200.0, metavar="R", help="sustained TFLOP/s of one GPU (default: 200)")
+    option("--usd-per-gpu-hour", type=float, metavar="USD", help="GPU price; adds the cost to the forecast")
 
 
 def _add_datasets(add: _Add) -> None:
@@ -305,10 +287,11 @@ def _add_texts(add: _Add) -> None:
 
 def _add_checks(add: _Add) -> None:
     cache = add("cache", run_commands.cache, "List, verify or clean up the stored results.")
-    cache.add_argument("what", choices=("ls", "verify", "gc"), help="list; compare checksums; remove unneeded files")
-    cache.add_argument("out", nargs="?", default="results", metavar="OUT", help="--out of a run (default: results)")
-    cache.add_argument("--unused", action="store_true", help="gc: also remove results that no run's tables use")
-    cache.add_argument("--yes", action="store_true", help="gc: remove the files instead of only listing them")
+    option = cache.add_argument
+    option("what", choices=("ls", "verify", "gc"), help="list; compare checksums; remove unneeded files")
+    option("out", nargs="?", default="results", metavar="OUT", help="--out of a run (default: results)")
+    option("--unused", action="store_true", help="gc: also remove results that no run's tables use")
+    option("--yes", action="store_true", help="gc: remove the files instead of only listing them")
     conform = add("conform", run_commands.conform, "Check scores against recorded Brain-Score results, case by case.")
     conform.add_argument("folder", metavar="FOLDER", help="folder of .npz archives, one per case")
     _add_data_root(add("doctor", run_commands.doctor, "Check libraries, GPU, disk and data of this machine."))

@@ -17,8 +17,12 @@ def examine(data_root: str) -> list[dict[str, Any]]:
     Returns:
         One row per component: what, state, detail. "absent" disables a feature; "broken" prevents any run.
     """
-    return [*(_library(name) for name in ("torch", "transformers", "ray", "pyarrow")), _gpu(), _cupy(), _vllm(),
-            _lm_eval(), _disk(), *_data(data_root)]  # fmt: skip
+    return [
+        *(_library(name) for name in ("torch", "transformers", "ray", "pyarrow")), _gpu(), _cupy(),
+        _extra("vllm", "runs decoders of 30 billion parameters or more", "; transformers runs every model"),
+        _extra("lm_eval", "MMLU and BBH, with `harness properties`",
+               " (extra `knowledge`); MMLU and BBH cannot be measured"), _disk(), *_data(data_root),
+    ]  # fmt: skip
 
 
 def has_cuda() -> bool:
@@ -58,16 +62,10 @@ def _cupy() -> dict[str, Any]:
     return _row("cupy", "works", f"{cupy.__version__}: the kernels accept CuPy arrays; a run scores on the CPU")
 
 
-def _vllm() -> dict[str, Any]:
-    if find_spec("vllm") is None:
-        return _row("vllm", "absent", "not installed; transformers runs every model")
-    return _row("vllm", "works", f"{version('vllm')}: runs decoders of 30 billion parameters or more")
-
-
-def _lm_eval() -> dict[str, Any]:
-    if find_spec("lm_eval") is None:
-        return _row("lm_eval", "absent", "not installed (extra `knowledge`); MMLU and BBH cannot be measured")
-    return _row("lm_eval", "works", f"{version('lm_eval')}: MMLU and BBH, with `harness properties`")
+def _extra(name: str, use: str, without: str) -> dict[str, Any]:
+    if find_spec(name) is None:
+        return _row(name, "absent", f"not installed{without}")
+    return _row(name, "works", f"{version(name)}: {use}")
 
 
 def _disk() -> dict[str, Any]:

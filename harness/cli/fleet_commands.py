@@ -7,24 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.cli.printing import document, show
-from harness.cli.run_commands import require_spec
+from harness.cli.printing import answer, document, show, shown
+from harness.cli.run_commands import own_models, require_spec
+from harness.models import model_table
 from harness.protocol import Backend
 
 
 def models(arguments: argparse.Namespace) -> int:
     """List the models, show one, write a lock file of revisions, or list the checkpoints of a training run."""
-    from harness.models import model_table as models
-
-    if arguments.models:
-        models.extend(arguments.models)
+    own_models(arguments)
     if arguments.what == "pin":
         return _pin(arguments)
     if arguments.what == "checkpoints":
         return _checkpoints(arguments)
     if arguments.what:
         return _show_model(arguments.what, arguments)
-    rows = [models.described(entry) for entry in models.MODELS.values() if _is_selected(entry, arguments)]
+    rows = [model_table.described(entry) for entry in model_table.MODELS.values() if _is_selected(entry, arguments)]
     if arguments.json:
         document(rows)
         return 0
@@ -53,21 +51,18 @@ def _is_selected(entry: Any, arguments: argparse.Namespace) -> bool:
     )
 
 
-def _shown(name: str, value: Any) -> Any:
-    if name in {"n_parameters", "n_active_parameters"} and value:
+def _shown(name: str, value: Any, in_full: bool = False) -> Any:
+    if name in {"n_parameters", "n_active_parameters"} and value and not in_full:
         return f"{value / 1e9:g}B" if value >= 1e9 else f"{value / 1e6:g}M"
-    if name == "chain":
-        return " > ".join(value)
-    return "" if value is None else value
+    return " > ".join(value) if name == "chain" else shown(value)
 
 
 def _entries(names: list[str]) -> list[Any]:
     from harness.checkpoints import checkpoints
-    from harness.models import model_table as models
 
     entries = []
     for name in names:
-        entry = models.find(name)
+        entry = model_table.find(name)
         if entry is None:
             checkpoints.require_known(name)
             if Path(name).is_dir():
@@ -75,7 +70,7 @@ def _entries(names: list[str]) -> list[Any]:
                     f"{name} is a local folder; only models of the Hub have commits. Give a name or a Hub id."
                 )
             hub_id, _, revision = name.partition("@")
-            entry = models.Entry(name, hub_id, revision=revision or "main")
+            entry = model_table.Entry(name, hub_id, revision=revision or "main")
         # Keep "@REVISION" in the name: a lock file can hold a model and several of its checkpoints.
         entries.append(replace(entry, name=name))
     return entries
@@ -83,25 +78,19 @@ def _entries(names: list[str]) -> list[Any]:
 
 def _show_model(name: str, arguments: argparse.Namespace) -> int:
     from harness.checkpoints import hub
-    from harness.models.model_table import described
 
     (entry,) = _entries([name])
-    row = described(entry) | {"pinned": hub.pinned().get(entry.name, {}).get("commit")}
-    if arguments.json:
-        document(row)
-    else:
-        row["chain"] = " > ".join(row["chain"])
-        print("\n".join(f"{key:<19} {'' if value is None else value}" for key, value in row.items()))
+    row = model_table.described(entry) | {"pinned": hub.pinned().get(entry.name, {}).get("commit")}
+    answer(arguments, row, "\n".join(f"{key:<19} {_shown(key, value, in_full=True)}" for key, value in row.items()))
     return 0
 
 
 def _pin(arguments: argparse.Namespace) -> int:
     from harness.checkpoints import hub
-    from harness.models import model_table as models
 
     if not (arguments.names or arguments.all):
         raise ValueError("no models to pin: give their names, or --all.")
-    names = arguments.names or [entry.name for entry in models.MODELS.values() if entry.hub_id]
+    names = arguments.names or [entry.name for entry in model_table.MODELS.values() if entry.hub_id]
     rows = hub.pin(_entries(names), arguments.lock)
     if arguments.json:
         document(rows)
@@ -117,31 +106,24 @@ def _pin(arguments: argparse.Namespace) -> int:
 
 def _checkpoints(arguments: argparse.Namespace) -> int:
     from harness.checkpoints import hub
-    from harness.models import model_table as models
 
     if len(arguments.names) != 1:
         raise ValueError(f"`models checkpoints` needs exactly one model name, not {len(arguments.names)}.")
     (entry,) = _entries(arguments.names)
-    revisions = models.steps(entry) if entry.group != "user" or entry.checkpoints else None
+    revisions = model_table.steps(entry) if entry.group != "user" or entry.checkpoints else None
     if revisions is None:
         revisions = hub.refs(entry.hub_id)
     stem = entry.name.partition("@")[0]
     rows = [f"{stem}@{revision}" for revision in revisions[:: arguments.every]]
-    if arguments.json:
-        document(rows)
-    else:
-        print("\n".join(rows))
+    answer(arguments, rows, "\n".join(rows))
     return 0
 
 
 def plan(arguments: argparse.Namespace) -> int:
     """Forecast where and when each model of a spec would run; exit status 1 if one fits on no node."""
     from harness.cluster import forecast, forecast_view
-    from harness.models import model_table as models
 
-    names = list(require_spec(arguments.spec)().models)
-    if arguments.models:
-        names += models.extend(arguments.models)
+    names = [*require_spec(arguments.spec)().models, *own_models(arguments)]
     names = arguments.model or names
     if not names:
         raise ValueError(f"spec {arguments.spec!r} names no models: give --model NAME_OR_FOLDER, once per model.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from typing import Any
@@ -35,12 +36,25 @@ def show(rows: list[dict[str, Any]], as_json: bool) -> int:
     return 0
 
 
+def shown(value: Any) -> Any:
+    """The value; "" for None."""
+    return "" if value is None else value
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple | list):
         return ", ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def answer(arguments: argparse.Namespace, content: Any, text: str) -> None:
+    """Print the result of a command: the text for people, or with --json the content as one JSON document."""
+    if arguments.json:
+        document(content)
+    else:
+        print(text)
 
 
 def document(content: Any) -> None:

@@ -7,29 +7,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness.cli.printing import document, show
+from harness.cli.printing import answer, document, show
+from harness.cli.run_commands import own_models
+from harness.numbers import interval, number
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the options that only `harness properties` has."""
-    command.add_argument(
-        "what",
-        choices=("mmlu", "bbh", "bbh-choice", "import", "show"),
+    option = command.add_argument
+    option(
+        "what", choices=("mmlu", "bbh", "bbh-choice", "import", "show"),
         help="benchmark to measure (bbh-choice takes the likeliest of the given answers); `import`: import scores from "
         "a file; `show`: list the stored scores",
-    )
-    command.add_argument("file", nargs="?", metavar="FILE", help="import: results of lm-evaluation-harness, or a CSV")
-    command.add_argument(
+    )  # fmt: skip
+    option("file", nargs="?", metavar="FILE", help="import: results of lm-evaluation-harness, or a CSV")
+    option(
         "--model", action="append", metavar="NAME_OR_FOLDER",
         help="name in the table, Hub id or checkpoint folder; repeatable",
     )  # fmt: skip
-    command.add_argument("--source", default="", metavar="TEXT", help="import: where the values are published")
-    command.add_argument("--percent", action="store_true", help="import: the values of the table are percentages")
-    command.add_argument("--out", default="results", metavar="URL", help="folder or URL for tables (default: results)")
-    command.add_argument(
-        "--batch-size", default="auto", metavar="N", help="prompts per batch (default: auto; 16 on a CPU)"
-    )
-    command.add_argument("--limit", type=int, metavar="N", help="questions per task at most, for a quick trial")
+    option("--source", default="", metavar="TEXT", help="import: where the values are published")
+    option("--percent", action="store_true", help="import: the values of the table are percentages")
+    option("--out", default="results", metavar="URL", help="folder or URL for tables (default: results)")
+    option("--batch-size", default="auto", metavar="N", help="prompts per batch (default: auto; 16 on a CPU)")
+    option("--limit", type=int, metavar="N", help="questions per task at most, for a quick trial")
 
 
 def properties(arguments: argparse.Namespace) -> int:
@@ -48,10 +48,9 @@ def _measure(arguments: argparse.Namespace) -> int:
     from harness.checkpoints.fingerprints import CheckpointChangedError
     from harness.knowledge import benchmark_scores as properties
     from harness.knowledge.lm_eval import run
-    from harness.models import model_table
 
-    names = list(model_table.extend(arguments.models)) if arguments.models else []
-    names = arguments.model or names
+    own = own_models(arguments)
+    names = arguments.model or own
     if not names:
         raise ValueError("no model to measure: give --model NAME_OR_FOLDER, once per model.")
     for name in names:
@@ -107,11 +106,8 @@ def _import(arguments: argparse.Namespace) -> int:
             arguments.file, arguments.source, percent=arguments.percent, encoding=arguments.encoding
         )
     properties.store(arguments.out, rows)
-    if arguments.json:
-        document({"rows": rows})
-    else:
-        n_models = len({row["model"] for row in rows})
-        print(f"imported {len(rows)} values of {n_models} models into {arguments.out}")
+    n_models = len({row["model"] for row in rows})
+    answer(arguments, {"rows": rows}, f"imported {len(rows)} values of {n_models} models into {arguments.out}")
     return 0
 
 
@@ -133,8 +129,6 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _print(rows: list[dict[str, Any]]) -> None:
     """Print the overall and category scores as a table."""
-    from harness.numbers import interval, number
-
     shown = [
         {
             "model": row["model"], "benchmark": row["benchmark"], "category": row["category"] or "all",

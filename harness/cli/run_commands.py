@@ -12,49 +12,50 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from harness.cli.printing import STOPPED, document, show
+from harness.cli.printing import STOPPED, answer, document, show
+from harness.models import model_table
 from harness.names import unknown
 from harness.numbers import size
 from harness.protocol import ProtocolName, Variant
 from harness.spec import SPECS, EvaluationSpec
 
 if TYPE_CHECKING:
-    from harness.runs.pipeline import RunOptions
+    from harness.runs.outcome import Outcome
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a spec, write its tables and its report; exit status 1 if something failed."""
-    from rich.console import Console
+    outcome, page = evaluate(arguments, spec_of(arguments), sys.stderr if arguments.json else sys.stdout)
+    answer(arguments, asdict(outcome) | {"report": page}, _last_words(outcome, page))
+    return exit_status(outcome)
 
-    from harness.report import page as report
-    from harness.runs import pipeline
-    from harness.runs.progress import Display
 
-    spec = spec_of(arguments)
-    console = Console(file=sys.stderr if arguments.json else sys.stdout)
-    # Ray prints warnings to stdout, where they would mix with the JSON document.
-    with Display(console) as display, contextlib.redirect_stdout(sys.stderr):
-        options = run_options(arguments)
-        outcome = pipeline.run(spec, arguments.out, options, address=arguments.address, listener=display)
-    page = report.write(arguments.out, outcome.run)
-    if arguments.json:
-        document(asdict(outcome) | {"report": page})
-    else:
-        print(_last_words(outcome, page))
+def exit_status(outcome: Any) -> int:
+    """1 if something of a run failed or was stopped, which is said on stderr, else 0."""
     if outcome.was_stopped:
         print(f"harness: {STOPPED}", file=sys.stderr)
     return int(bool(outcome.failures or outcome.was_stopped))
 
 
-def run_options(arguments: argparse.Namespace, **changes: Any) -> RunOptions:
-    """How the arguments of `run` and `watch` say that a spec is run."""
-    from harness.runs.pipeline import RunOptions
+def evaluate(
+    arguments: argparse.Namespace, spec: EvaluationSpec, shown_on: TextIO, **changes: Any
+) -> tuple[Outcome, str]:  # fmt: skip
+    """Run a spec as the arguments of `run` or `watch` say, with progress on a stream; the outcome and the report."""
+    from rich.console import Console
+
+    from harness.report import page
+    from harness.runs import pipeline
+    from harness.runs.progress import Display
 
     names = ("data_root", "device", "allow_pickle", "usd_per_gpu_hour", "keep_going")
     given = {name: getattr(arguments, name) for name in names} | {"pinned": not arguments.unpinned}
-    return RunOptions(**given | changes)
+    # Ray prints warnings to stdout, where they would mix with the JSON document.
+    with Display(Console(file=shown_on)) as display, contextlib.redirect_stdout(sys.stderr):
+        options = pipeline.RunOptions(**given | changes)
+        outcome = pipeline.run(spec, arguments.out, options, address=arguments.address, listener=display)
+    return outcome, page.write(arguments.out, outcome.run)
 
 
 def _last_words(outcome: Any, page: str) -> str:
@@ -91,16 +92,11 @@ def spec_of(arguments: argparse.Namespace) -> EvaluationSpec:
     Raises:
         ValueError: if the spec or a data set is unknown, or no model is given.
     """
-    spec = require_spec(arguments.spec)()
-    spec = replace(spec, protocols=PROTOCOLS[arguments.protocol], variants=_variants(arguments))
-    spec = replace(spec, vectors=arguments.vectors, corpus=arguments.corpus)
-    spec = replace(spec, dtype=arguments.dtype, backend=arguments.backend)
-    if arguments.models:
-        from harness.models import model_table as models
-
-        spec = replace(spec, models=(*spec.models, *models.extend(arguments.models)))
-    if arguments.model:
-        spec = replace(spec, models=tuple(arguments.model))
+    settings = {name: getattr(arguments, name) for name in ("vectors", "corpus", "dtype", "backend")}
+    spec = replace(require_spec(arguments.spec)(), protocols=PROTOCOLS[arguments.protocol], **settings)
+    spec = replace(spec, variants=_variants(arguments))
+    own = own_models(arguments)
+    spec = replace(spec, models=tuple(arguments.model or (*spec.models, *own)))
     if arguments.dataset:
         from harness import datasets
 
@@ -108,6 +104,11 @@ def spec_of(arguments: argparse.Namespace) -> EvaluationSpec:
     if not spec.models:
         raise ValueError(f"spec {spec.name!r} names no models: give --model NAME_OR_FOLDER, once per model.")
     return spec
+
+
+def own_models(arguments: argparse.Namespace) -> list[str]:
+    """Add the models of the file given by --models to the table; their names."""
+    return list(model_table.extend(arguments.models)) if arguments.models else []
 
 
 def _variants(arguments: argparse.Namespace) -> tuple[Variant, ...]:
@@ -135,10 +136,7 @@ def report(arguments: argparse.Namespace) -> int:
         print((report.markdown if arguments.markdown else report.latex)(arguments.out, arguments.run))
         return 0
     page = report.write(arguments.out, arguments.run)
-    if arguments.json:
-        document({"report": page})
-    else:
-        print(f"open the report: {page}")
+    answer(arguments, {"report": page}, f"open the report: {page}")
     return 0
 
 
@@ -189,11 +187,8 @@ def fetch(arguments: argparse.Namespace) -> int:
         if entry.non_commercial:
             print(f"{entry.name}: {entry.licence}{dataset_listing.warning_of(entry)}", file=sys.stderr)
     rows = fetch(entries, root, console=Console(stderr=True), wait_s=arguments.wait)
-    if arguments.json:
-        states = ("fetched", "there", "failed")
-        document({"root": str(root)} | {name: [asdict(row) for row in rows if row.state == name] for name in states})
-    else:
-        print("\n".join(dataset_listing.of_fetch(entries, rows)))
+    by_state = {name: [asdict(row) for row in rows if row.state == name] for name in ("fetched", "there", "failed")}
+    answer(arguments, {"root": str(root)} | by_state, "\n".join(dataset_listing.of_fetch(entries, rows)))
     return int(any(row.state == "failed" for row in rows))
 
 
@@ -219,10 +214,7 @@ def conform(arguments: argparse.Namespace) -> int:
     from harness.conformance import verdicts
 
     results = conform.run(arguments.folder)
-    if arguments.json:
-        document([result.as_row() for result in results])
-    else:
-        print("\n".join(verdicts.in_lines(results)))
+    answer(arguments, [result.as_row() for result in results], "\n".join(verdicts.in_lines(results)))
     return int(any(result.fails for result in results))
 
 
@@ -275,15 +267,11 @@ def _cache_verify(store: Any, arguments: argparse.Namespace) -> int:
             store, lambda done, total: progress.update(bar, completed=done, total=total)
         )
     damaged = cache.damaged_tables(store)
-    if arguments.json:
-        corrupted = [vars(error) for error in corrupt]
-        document({"units": n_units, "bytes": n_bytes, "corrupt": corrupted, "tables": damaged})
-    else:
-        for damage in damaged:
-            print(f"tables of {damage}. Repeat the command of that run to write them again.")
-        for error in corrupt:
-            print(f"{error} The unit was removed; the next run computes it again.")
-        print(f"{n_units} units verified, {size(n_bytes)}: {len(corrupt) or 'none'} corrupt")
+    content = {"units": n_units, "bytes": n_bytes, "corrupt": [vars(error) for error in corrupt], "tables": damaged}
+    lines = [f"tables of {damage}. Repeat the command of that run to write them again." for damage in damaged]
+    lines += [f"{error} The unit was removed; the next run computes it again." for error in corrupt]
+    lines.append(f"{n_units} units verified, {size(n_bytes)}: {len(corrupt) or 'none'} corrupt")
+    answer(arguments, content, "\n".join(lines))
     return int(bool(corrupt or damaged))
 
 
@@ -293,11 +281,8 @@ def _cache_gc(store: Any, arguments: argparse.Namespace) -> int:
     files = cache.unused_files(store, unused=arguments.unused)
     if arguments.yes:
         cache.remove(store, files)
-    if arguments.json:
-        document({"removed": arguments.yes, "waste": [asdict(file) for file in files]})
-        return 0
-    for file in files:
-        print(f"{size(file.bytes):>9}  {file.path}: {file.why}")
+    lines = [f"{size(file.bytes):>9}  {file.path}: {file.why}" for file in files]
     total = f"{len(files)} file(s) or folder(s), {size(sum(file.bytes for file in files))}"
-    print(f"removed {total}" if arguments.yes else f"would remove {total}; --yes removes them")
+    lines.append(f"removed {total}" if arguments.yes else f"would remove {total}; --yes removes them")
+    answer(arguments, {"removed": arguments.yes, "waste": [asdict(file) for file in files]}, "\n".join(lines))
     return 0

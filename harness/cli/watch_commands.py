@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import re
 import sys
 import time
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from harness.cli.printing import document
+from harness.cli.printing import answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from harness.runs.outcome import Outcome
     from harness.runs.stopping import Stop
+    from harness.spec import EvaluationSpec
     from harness.watching.watch import CheckpointWatcher, Event, WatchPass
 
 logger = logging.getLogger(__name__)
@@ -32,24 +32,21 @@ def add_options(watch: argparse.ArgumentParser) -> None:
     when = watch.add_mutually_exclusive_group()
     when.add_argument("--once", action="store_true", help="one pass, for cron or a RayCronJob (default)")
     when.add_argument("--every", metavar="TIME", help="repeat at this interval, such as 30m, 1h or 1d, until stopped")
-    watch.add_argument(
+    option = watch.add_argument
+    option(
         "--tries", type=int, default=3, metavar="N", help="attempts before a failing checkpoint is parked (default: 3)"
     )
-    watch.add_argument("--marker", default="", metavar="NAME", help="file that marks a checkpoint as complete")
-    watch.add_argument(
-        "--quiet",
-        default="60s",
-        metavar="TIME",
+    option("--marker", default="", metavar="NAME", help="file that marks a checkpoint as complete")
+    option(
+        "--quiet", default="60s", metavar="TIME",
         help="without a marker: time that files must be unchanged (default: 60s)",
-    )
-    watch.add_argument("--cache", metavar="DIR", help="folder for checkpoints from a bucket (default: OUT/checkpoints)")
-    watch.add_argument("--on-result", metavar="COMMAND|URL", help="hook that gets each new score as JSON")
-    watch.add_argument("--on-drop", metavar="COMMAND|URL", help="hook for scores below the previous step's")
-    watch.add_argument(
-        "--drop", type=float, default=0.05, metavar="R", help="decrease that counts as a drop (default: 0.05)"
-    )
-    watch.add_argument("--on-parked", metavar="COMMAND|URL", help="hook for each checkpoint that is parked")
-    watch.add_argument("--list", action="store_true", dest="only_list", help="list the checkpoints; evaluate nothing")
+    )  # fmt: skip
+    option("--cache", metavar="DIR", help="folder for checkpoints from a bucket (default: OUT/checkpoints)")
+    option("--on-result", metavar="COMMAND|URL", help="hook that gets each new score as JSON")
+    option("--on-drop", metavar="COMMAND|URL", help="hook for scores below the previous step's")
+    option("--drop", type=float, default=0.05, metavar="R", help="decrease that counts as a drop (default: 0.05)")
+    option("--on-parked", metavar="COMMAND|URL", help="hook for each checkpoint that is parked")
+    option("--list", action="store_true", dest="only_list", help="list the checkpoints; evaluate nothing")
 
 
 def watch(arguments: argparse.Namespace) -> int:
@@ -95,8 +92,12 @@ def _watcher(arguments: argparse.Namespace) -> CheckpointWatcher:
     if Path(source).exists():
         source = str(Path(source).absolute())
     cache = arguments.cache or str(Path("." if "://" in arguments.out else arguments.out).absolute() / "checkpoints")
+
+    def evaluate(spec: EvaluationSpec) -> Outcome:
+        return run_commands.evaluate(arguments, spec, sys.stderr, keep_going=True)[0]
+
     return CheckpointWatcher(
-        source, spec, arguments.out, partial(_evaluate, arguments), arguments.tries, seconds(arguments.quiet),
+        source, spec, arguments.out, evaluate, arguments.tries, seconds(arguments.quiet),
         arguments.marker, cache, arguments.drop, arguments.allow_pickle, _call_hook(arguments),
     )  # fmt: skip
 
@@ -115,21 +116,6 @@ def _call_hook(arguments: argparse.Namespace) -> Callable[[Event], None]:
             hooks.call(hook, asdict(event) | {"text": event.text})
 
     return call
-
-
-def _evaluate(arguments: argparse.Namespace, spec: Any) -> Any:
-    from rich.console import Console
-
-    from harness.cli import run_commands
-    from harness.report import page
-    from harness.runs import pipeline
-    from harness.runs.progress import Display
-
-    with Display(Console(file=sys.stderr)) as display, contextlib.redirect_stdout(sys.stderr):
-        options = run_commands.run_options(arguments, keep_going=True)
-        outcome = pipeline.run(spec, arguments.out, options, address=arguments.address, listener=display)
-    page.write(arguments.out, outcome.run)
-    return outcome
 
 
 def _repeat(watcher: CheckpointWatcher, every_s: float, arguments: argparse.Namespace, stop: Stop) -> None:
@@ -158,30 +144,23 @@ def _repeat(watcher: CheckpointWatcher, every_s: float, arguments: argparse.Name
 
 def _print(result: WatchPass, arguments: argparse.Namespace) -> None:
     """Print the result of a pass."""
-    if arguments.json:
-        document(asdict(result))
-        return
-    for event in result.events:
-        print(f"{event.event}: {event.text}")
-    for row in result.failed:
-        print(f"failed {row['model']} (attempt {row['attempt']} of {arguments.tries}): {row['reason']}")
-    for checkpoint in result.waiting:
-        print(f"incomplete {checkpoint.where}: waiting for {checkpoint.waits_for}")
-    print(
+    lines = [f"{event.event}: {event.text}" for event in result.events]
+    lines += [
+        f"failed {row['model']} (attempt {row['attempt']} of {arguments.tries}): {row['reason']}"
+        for row in result.failed
+    ]
+    lines += [f"incomplete {checkpoint.where}: waiting for {checkpoint.waits_for}" for checkpoint in result.waiting]
+    lines.append(
         f"{result.seen} checkpoints: {result.done} already done, {len(result.evaluated)} evaluated, "
         f"{len(result.failed)} failed, {len(result.parked)} parked, {len(result.waiting)} incomplete"
     )
-    if result.run:
-        print(f"open the report: {arguments.out.rstrip('/')}/report.html")
+    lines += [f"open the report: {arguments.out.rstrip('/')}/report.html"] if result.run else []
+    answer(arguments, asdict(result), "\n".join(lines))
     sys.stdout.flush()
 
 
 def _list(watcher: CheckpointWatcher, arguments: argparse.Namespace) -> int:
     rows = watcher.listed()
-    if arguments.json:
-        document(rows)
-    else:
-        for row in rows:
-            print(f"{row['state']:<10} {row['where']}" + (f": {row['reason']}" if row["reason"] else ""))
-        print(f"{len(rows)} checkpoints")
+    lines = [f"{row['state']:<10} {row['where']}" + (f": {row['reason']}" if row["reason"] else "") for row in rows]
+    answer(arguments, rows, "\n".join([*lines, f"{len(rows)} checkpoints"]))
     return 0

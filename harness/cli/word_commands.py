@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.printing import STOPPED, document
+from harness.cli.printing import answer, document
+from harness.cli.run_commands import exit_status, own_models
 from harness.protocol import Protocol, surprisal_alone
 
 if TYPE_CHECKING:
@@ -25,60 +26,50 @@ _FILES = {".csv": ",", ".tsv": "\t"}
 
 def add_options(command: argparse.ArgumentParser) -> None:
     """Add the options that only `harness surprisal` has."""
-    command.add_argument(
+    option = command.add_argument
+    option(
         "corpus", nargs="+", metavar="CORPUS",
         help="data set, plain text, or a CSV, TSV or Parquet file with a column `word` (optional: `passage`, "
         "`sentence`, `word_id`)",
     )  # fmt: skip
-    command.add_argument(
+    option(
         "--model", action="append", required=True, metavar="NAME_OR_FOLDER",
         help="name in the table, Hub id or checkpoint folder; repeatable",
     )  # fmt: skip
-    command.add_argument(
+    option(
         "--context", choices=("passage", "sentence", "corpus", "none"), default="passage",
         help="text that precedes each word in the input: its passage (default), its sentence, the corpus, or nothing",
     )  # fmt: skip
-    command.add_argument(
-        "--joiner", metavar="TEXT", help='separator between words: a space (default), or "" as in Chinese'
-    )
-    command.add_argument(
+    option("--joiner", metavar="TEXT", help='separator between words: a space (default), or "" as in Chinese')
+    option(
         "--language", default="", metavar="CODE",
         help="language of the text, such as de or el, for finding sentence ends (default: en)",
     )  # fmt: skip
-    command.add_argument(
-        "--window", type=int, default=2048, help="tokens per window, at most the model's limit (default: 2048)"
-    )
-    command.add_argument(
+    option("--window", type=int, default=2048, help="tokens per window, at most the model's limit (default: 2048)")
+    option(
         "--overlap", type=float, default=0.5, help="fraction of a window that overlaps the previous one (default: 0.5)"
     )
-    command.add_argument(
+    option(
         "--bos", choices=("window", "text", "none"), default="window",
         help="where to insert the BOS token: in every window (default), only at the start of a text, or nowhere",
     )  # fmt: skip
-    command.add_argument(
+    option(
         "--t5-reads", choices=("text", "context", "both"), default="text",
         help="T5 only: text: the whole text goes to the decoder (default); context: the preceding text goes to the "
         "encoder, the word to the decoder; both: compute both",
     )  # fmt: skip
-    command.add_argument(
-        "--out", metavar="CSV_OR_URL", help="a .csv or .tsv file, or a folder or URL for tables (default: stdout)"
-    )
-    command.add_argument(
+    option("--out", metavar="CSV_OR_URL", help="a .csv or .tsv file, or a folder or URL for tables (default: stdout)")
+    option(
         "--keep-going", action="store_true",
         help="with a folder as --out: if a model name is unknown, run the other models",
     )  # fmt: skip
-    command.add_argument("--address", metavar="ADDR", help="address of a Ray cluster, or auto (default: a local Ray)")
-    command.add_argument(
-        "--memory-gb", type=float, metavar="GB", help="memory for all workers together (default: the free memory)"
-    )
+    option("--address", metavar="ADDR", help="address of a Ray cluster, or auto (default: a local Ray)")
+    option("--memory-gb", type=float, metavar="GB", help="memory for all workers together (default: the free memory)")
 
 
 def surprisal(arguments: argparse.Namespace) -> int:
     """Compute the surprisal of each word; exit status 1 if a model failed."""
-    if arguments.models:
-        from harness.models import model_table
-
-        model_table.extend(arguments.models)
+    own_models(arguments)
     protocol = surprisal_alone(arguments.context, arguments.window, arguments.overlap, arguments.bos)
     out = Path(arguments.out or "")
     if arguments.out and out.suffix.lower() not in _FILES:
@@ -155,12 +146,8 @@ def _write_tables(arguments: argparse.Namespace, protocol: Protocol) -> int:
             arguments.corpus, arguments.model, _options(arguments, protocol), arguments.out, address=arguments.address,
             memory_gb=arguments.memory_gb, listener=display, keep_going=arguments.keep_going,
         )  # fmt: skip
-    if arguments.json:
-        document(asdict(outcome))
-    else:
-        is_complete = not (outcome.n_read or outcome.failures or outcome.was_stopped)
-        new = "nothing to do: all results are stored" if is_complete else f"{outcome.n_read:,} computed now"
-        print(f"{outcome.n_words:,} words ({new}); {outcome.seconds:.0f} s\ntable: {outcome.table}")
-    if outcome.was_stopped:
-        print(f"harness: {STOPPED}", file=sys.stderr)
-    return int(bool(outcome.failures or outcome.was_stopped))
+    is_complete = not (outcome.n_read or outcome.failures or outcome.was_stopped)
+    new = "nothing to do: all results are stored" if is_complete else f"{outcome.n_read:,} computed now"
+    text = f"{outcome.n_words:,} words ({new}); {outcome.seconds:.0f} s\ntable: {outcome.table}"
+    answer(arguments, asdict(outcome), text)
+    return exit_status(outcome)

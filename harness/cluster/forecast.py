@@ -7,7 +7,7 @@ are needed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import yaml  # type: ignore[import-untyped]
 from harness.checkpoints import checkpoints, pickles
 from harness.checkpoints.checkpoints import Checkpoint
 from harness.cluster import placement, simulate
-from harness.cluster.machines import GPU_MEMORY, Cluster, Node
+from harness.cluster.machines import GPU_MEMORY, Cluster, Node, reading_cluster_file
 from harness.cluster.placement import Demand, Placement
 from harness.models import model_table, precision, tiny
 from harness.protocol import AskedDtype, Backend, Dtype
@@ -106,20 +106,15 @@ def demands_of(
 
 def _demand(name: str, known_as: str, backend: Backend, allow_pickle: bool) -> Demand:
     entry = model_table.find(name)
-    if name in tiny.MODELS or (entry is None and not Path(name).is_dir()):
-        if name in tiny.MODELS:  # built when the run starts
-            return Demand(name, tiny.MODELS[name], "", 1e5)
+    if name in tiny.MODELS:  # built when the run starts
+        return Demand(name, tiny.MODELS[name], "", 1e5)
+    if entry is None and not Path(name).is_dir():
         checkpoints.require_known(name)
         return Demand(name, "", "", 0)
     if entry is None or entry.folder:
         checkpoint = checkpoints.resolve(name, known_as, allow_pickle=allow_pickle)
-        shape = (
-            checkpoint.n_parameters, checkpoint.n_layers, checkpoint.hidden_size, checkpoint.vocabulary,
-            checkpoint.n_heads,
-        )  # fmt: skip
         form = "pickle" if pickles.folder_has_only_pickles(Path(checkpoint.folder)) else "safetensors"
-        usable = _usable_backend(backend, checkpoint.stack)
-        return Demand(checkpoint.name, checkpoint.family, checkpoint.stack, *shape, usable, weights_form=form)
+        return replace(demand_of(checkpoint, _usable_backend(backend, checkpoint.stack)), weights_form=form)
     return Demand(
         name, entry.family, entry.stack, entry.n_parameters, entry.n_blocks,
         backend=_usable_backend(backend, entry.stack),
@@ -150,7 +145,7 @@ def cluster_of(file: str, gpu_memory_gb: float | None = None, **rates: Any) -> C
     path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"{file} is not a file; give the cluster.yaml of Ray's launcher, or --nodes.")
-    try:
+    with reading_cluster_file(file):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         node_types, head = content["available_node_types"], content["head_node_type"]
         max_workers = int(content.get("max_workers", 2**31))
@@ -158,10 +153,6 @@ def cluster_of(file: str, gpu_memory_gb: float | None = None, **rates: Any) -> C
             (name, kind.get("resources", {}), kind.get("labels", {}), 1 if name == head else int(kind["max_workers"]))
             for name, kind in node_types.items()
         ]
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"{file} is not a cluster file of Ray's launcher ({type(error).__name__}: {error})."
-        ) from error
     all_nodes: list[Node] = []
     for name, resources, labels, n in nodes:
         n_gpus, memory = int(resources.get("GPU", 0)), labels.get(GPU_MEMORY, gpu_memory_gb)

@@ -39,11 +39,9 @@ def _row(placed: Placement, planned: Forecast) -> dict[str, Any]:
 
 
 def _assumptions(cluster: Cluster) -> dict[str, Any]:
+    rates = {name: value for name, value in asdict(cluster).items() if name != "nodes"}
     return {
-        "storage_bytes_s": cluster.storage_bytes_s, "device_bytes_s": cluster.device_bytes_s,
-        "gpu_flops": cluster.gpu_flops, "cpu_flops": cluster.cpu_flops, "start_s": cluster.start_s,
-        "usd_per_gpu_hour": cluster.usd_per_gpu_hour, "tokens_per_model": placement.N_TOKENS,
-        "reserved_gpu_share": placement.RESERVED,
+        **rates, "tokens_per_model": placement.N_TOKENS, "reserved_gpu_share": placement.RESERVED,
         "said": [
             "each node loads the weights of one model at a time, and of the next model while its GPUs compute",
             "two operations per parameter and token; each model and its untrained control process all data sets",

@@ -138,12 +138,7 @@ class Jobs:
         """
         require_no_secrets(env)
         previous = self.find(job)
-        if (
-            previous is not None
-            and previous.entrypoint == command
-            and previous.status != "FAILED"
-            and previous.status != "STOPPED"
-        ):
+        if previous is not None and previous.entrypoint == command and previous.status not in ("FAILED", "STOPPED"):
             return "done" if previous.status == "SUCCEEDED" else "running"
         if previous is not None and previous.status not in ENDED:
             raise ValueError(

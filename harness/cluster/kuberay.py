@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from harness.cluster.machines import GPU_MEMORY, LARGEST
+from harness.cluster.machines import GPU_MEMORY, LARGEST, reading_cluster_file
 
 NAME = "brain-alignment"
 SECRET = "ray-auth-token"  # noqa: S105 - the name of the Secret
@@ -67,14 +67,10 @@ def _node_types(file: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     path = Path(file)
     if not path.is_file():
         raise FileNotFoundError(f"{file} is not a file; give --cluster the cluster.yaml of Ray's launcher.")
-    try:
+    with reading_cluster_file(file):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         kinds, head = dict(content["available_node_types"]), content["head_node_type"]
         return kinds.pop(head)["resources"], kinds
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file} is not a cluster file of Ray's launcher ({type(error).__name__}: {error})."
-        ) from error
 
 
 def _document(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:

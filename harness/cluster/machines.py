@@ -5,8 +5,12 @@ Facts about machines only; placement.py decides what runs where.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,17 @@ def cluster_file(given: str | None = None) -> Path:
         return Path(given)
     here = Path("cluster.yaml")
     return here if here.is_file() else Path(__file__).with_name("cluster.yaml")
+
+
+@contextmanager
+def reading_cluster_file(file: str) -> Iterator[None]:
+    """Context manager: errors of the body, which reads a cluster file, become a ValueError that names the file."""
+    try:
+        yield
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{file} is not a cluster file of Ray's launcher ({type(error).__name__}: {error})."
+        ) from error
 
 
 # Labels defined by this project in cluster.yaml: memory of one GPU in GB, of a node type; Ray keeps it as a node label.

@@ -109,8 +109,7 @@ class Placement:
     def job(self, start_s: float) -> ModelJob:
         """The model as input to the simulation."""
         spots = self.gpus or (simulate.CORES,)
-        share = self.gpu_share
-        return ModelJob(self.model, self.node, spots, share, self.need.weights, start_s, self.run_s)
+        return ModelJob(self.model, self.node, spots, self.gpu_share, self.need.weights, start_s, self.run_s)
 
 
 def need_of(demand: Demand, dtype: Dtype, batch_tokens: int = 8192, n_stimuli: int = 16384) -> Need:

@@ -7,7 +7,7 @@ time; when it is idle, it fetches the weights of the next model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.cluster.machines import Cluster
@@ -40,29 +40,17 @@ class ModelJob:
 
 @dataclass(frozen=True)
 class Replay:
-    """Result of a simulation.
-
-    Attributes:
-        start_s, end_s: model -> when it got its GPUs and when it released them.
-        begun_again: models that were lost with a node and restarted.
-    """
+    """Result of a simulation: model -> when it got its GPUs, and when it released them."""
 
     start_s: dict[str, float]
     end_s: dict[str, float]
-    begun_again: tuple[str, ...] = ()
-
-    @property
-    def makespan_s(self) -> float:
-        """End of the last model."""
-        return max(self.end_s.values(), default=0.0)
 
 
 @dataclass
 class _Running:
-    """A model on its GPUs. left: bytes still to load; ready_s: when its process is started; done_s: when it ends."""
+    """A model on its GPUs. ready_s: when its process is started; done_s: when it ends."""
 
     job: ModelJob
-    left: float
     ready_s: float
     done_s: float | None = None
 
@@ -72,36 +60,28 @@ class _State:
     now: float = 0.0
     waiting: list[ModelJob] = field(default_factory=list)
     running: dict[str, _Running] = field(default_factory=dict)
-    fetched: dict[str, float] = field(default_factory=dict)  # prefetched model -> bytes still to load
+    left: dict[str, float] = field(default_factory=dict)  # model that has begun to load -> bytes still to load
 
 
-def replay(jobs: Sequence[ModelJob], cluster: Cluster, dies: Iterable[tuple[float, str]] = ()) -> Replay:
+def replay(jobs: Sequence[ModelJob], cluster: Cluster) -> Replay:
     """Simulate a placement.
 
     Args:
         jobs: in order of placement.
         cluster: the machines.
-        dies: (seconds, node) of lost nodes; their running and waiting models move to the largest remaining node.
 
     Raises:
         ValueError: if a model can never start.
     """
-    state, deaths = _State(waiting=list(jobs)), sorted(dies)
+    state = _State(waiting=list(jobs))
     start_s: dict[str, float] = {}
     end_s: dict[str, float] = {}
-    restarted: list[str] = []
     while state.waiting or state.running:
         _admit(state, start_s)
         if not state.running:
             raise ValueError(f"{state.waiting[0].model} can never start on {state.waiting[0].node}.")
-        step = _next_event(state, cluster)
-        if deaths and deaths[0][0] <= state.now + step:
-            moment, name = deaths.pop(0)
-            _advance(state, cluster, moment - state.now, end_s)
-            restarted += _lose(state, name, cluster)
-        else:
-            _advance(state, cluster, step, end_s)
-    return Replay(start_s, end_s, tuple(restarted))
+        _advance(state, cluster, _next_event(state, cluster), end_s)
+    return Replay(start_s, end_s)
 
 
 def _admit(state: _State, start_s: dict[str, float]) -> None:
@@ -117,8 +97,8 @@ def _admit(state: _State, start_s: dict[str, float]) -> None:
         for node_spot in node_spots:
             taken[node_spot] = taken.get(node_spot, 0) + (job.share if fits else 1)
         if fits:
-            left = state.fetched.pop(job.model, job.n_bytes)
-            state.running[job.model] = _Running(job, left, state.now + job.start_s)
+            state.left.setdefault(job.model, job.n_bytes)
+            state.running[job.model] = _Running(job, state.now + job.start_s)
             start_s[job.model] = state.now
         else:
             still_waiting.append(job)
@@ -128,35 +108,32 @@ def _admit(state: _State, start_s: dict[str, float]) -> None:
 
 def _fetch_ahead(state: _State) -> None:
     """Prefetch the next model of each node whose link is idle."""
-    busy = {running.job.node for running in state.running.values() if running.left > 0}
-    busy |= {job.node for job in state.waiting if state.fetched.get(job.model, 0) > 0}
+    busy = set(_loads(state))
     for job in state.waiting:
         if job.node not in busy:
-            if job.model not in state.fetched:
-                state.fetched[job.model] = job.n_bytes
+            state.left.setdefault(job.model, job.n_bytes)
             busy.add(job.node)  # only one at a time, so that it fits in main memory
 
 
 def _loads(state: _State) -> dict[str, str]:
     """Node -> the model it is loading: one at a time, models that hold GPUs first."""
     loading: dict[str, str] = {}
-    for running in state.running.values():
-        if running.left > 0:
-            loading.setdefault(running.job.node, running.job.model)
-    for job in state.waiting:
-        if state.fetched.get(job.model, 0) > 0:
+    for job in [*(running.job for running in state.running.values()), *state.waiting]:
+        if state.left.get(job.model, 0) > 0:
             loading.setdefault(job.node, job.model)
     return loading
 
 
 def _next_event(state: _State, cluster: Cluster) -> float:
     """Seconds until a load or a model ends."""
-    steps = []
-    for model in _loads(state).values():
-        left = state.running[model].left if model in state.running else state.fetched[model]
-        steps.append(left / cluster.storage_bytes_s)
-    steps += [_end_of(running, state.now) - state.now for running in state.running.values() if running.left <= 0]
+    steps = [state.left[model] / cluster.storage_bytes_s for model in _loads(state).values()]
+    steps += [_end_of(running, state.now) - state.now for running in _loaded(state)]
     return max(0.0, min(steps))
+
+
+def _loaded(state: _State) -> list[_Running]:
+    """The models on GPUs whose weights are loaded."""
+    return [running for model, running in state.running.items() if state.left[model] <= 0]
 
 
 def _end_of(running: _Running, now: float) -> float:
@@ -170,39 +147,13 @@ def _advance(state: _State, cluster: Cluster, step: float, end_s: dict[str, floa
     """Advance the simulation by `step` seconds: load bytes, and remove models that end."""
     n_bytes = step * cluster.storage_bytes_s
     for model in _loads(state).values():
-        if model in state.running:
-            state.running[model].left = _remaining(state.running[model].left, n_bytes)
-        else:
-            state.fetched[model] = _remaining(state.fetched[model], n_bytes)
+        left = state.left[model] - n_bytes
+        state.left[model] = left if left > 1e-3 else 0.0  # less than a thousandth of a byte counts as zero
     state.now += step
-    for model, running in list(state.running.items()):
-        if running.left <= 0 and _end_of(running, state.now) <= state.now + 1e-9:
-            end_s[model] = state.now
-            del state.running[model]
-
-
-def _remaining(left: float, loaded: float) -> float:
-    """Bytes left after loading; less than a thousandth of a byte counts as zero."""
-    return left - loaded if left - loaded > 1e-3 else 0.0
-
-
-def _lose(state: _State, name: str, cluster: Cluster) -> list[str]:
-    """Remove a node; its models restart on the largest remaining node. Returns the models that were running on it."""
-    target = max((node for node in cluster.nodes if node.name != name), key=lambda node: node.n_gpus * node.gpu_bytes)
-    lost = [running.job for running in state.running.values() if running.job.node == name]
-    for job in lost:
-        del state.running[job.model]
-    waiting = []
-    for job in [*lost, *state.waiting]:
-        if job.node == name:
-            state.fetched.pop(job.model, None)
-            if len(job.spots) > max(1, target.n_gpus):
-                raise ValueError(f"{job.model} can never start: no node with {len(job.spots)} GPUs is left.")
-            spots = tuple(range(len(job.spots))) if job.spots != (CORES,) else job.spots
-            job = ModelJob(job.model, target.name, spots, job.share, job.n_bytes, job.start_s, job.run_s)
-        waiting.append(job)
-    state.waiting = waiting
-    return [job.model for job in lost]
+    for running in _loaded(state):
+        if _end_of(running, state.now) <= state.now + 1e-9:
+            end_s[running.job.model] = state.now
+            del state.running[running.job.model]
 
 
 def lower_bound(jobs: Sequence[ModelJob], cluster: Cluster) -> float:

@@ -21,9 +21,14 @@ if TYPE_CHECKING:
     from harness.statistics.scores import Scores
 
 _signed = partial(number, sign=True)
+_signed_4 = partial(number, digits=4, sign=True)
 _percent = partial(number, digits=1, sign=True)
 _WHERE: Columns = {
     "Data set": ("dataset", str), "Protocol": ("protocol", str.upper), "Metric": ("metric", text),
+}  # fmt: skip
+_GAIN: Columns = {
+    "Pairs": ("n_pairs", count), "Bases": ("n_bases", count), "Gain %": ("gain_percent", _percent),
+    "Difference": ("difference", _signed_4), "Interval": ("low high", partial(interval, digits=4)),
 }  # fmt: skip
 MOST_DATASETS = 8  # for which correlation panels are drawn
 
@@ -58,9 +63,7 @@ def tuning(results: Analysis) -> Parts:
 
 def _tests(rows: pd.DataFrame) -> ReportTable:
     columns: Columns = {
-        **_WHERE, "Pairs": ("n_pairs", count), "Bases": ("n_bases", count), "Gain %": ("gain_percent", _percent),
-        "Difference": ("difference", partial(number, digits=4, sign=True)),
-        "Interval": ("low high", partial(interval, digits=4)), "Interval over": ("interval_over", text),
+        **_WHERE, **_GAIN, "Interval over": ("interval_over", text),
         "d_z": ("d_z", partial(number, digits=2)), "p sign flips": ("p_sign_flip", p_value),
         "p adjusted": ("p_adjusted", p_value), "smallest p": ("p_min", p_value), "p mixed": ("p_mixed", p_value),
         "ICC": ("icc", partial(number, digits=2)), "p Wilcoxon": ("p_wilcoxon", p_value),
@@ -75,11 +78,7 @@ def _tests(rows: pd.DataFrame) -> ReportTable:
 
 
 def _families(rows: pd.DataFrame) -> ReportTable:
-    columns: Columns = {
-        "Family": ("family", text), **_WHERE, "Pairs": ("n_pairs", count), "Bases": ("n_bases", count),
-        "Gain %": ("gain_percent", _percent), "Difference": ("difference", partial(number, digits=4, sign=True)),
-        "Interval": ("low high", partial(interval, digits=4)),
-    }  # fmt: skip
+    columns: Columns = {"Family": ("family", text), **_WHERE, **_GAIN}
     return table("By model family; an interval needs at least five bases.", columns, _ordered(rows), n_words=4)
 
 
@@ -97,10 +96,8 @@ def properties(scores: Scores, results: Analysis) -> Parts:
     if len(results.scaling):
         columns: Columns = {
             **_WHERE, "Bases": ("n_bases", count), "Models": ("n_models", count),
-            "Slope": ("slope", partial(number, digits=4, sign=True)),
-            "Interval": ("low high", partial(interval, digits=4)), "p": ("p", p_value),
-            "R²": ("r2", partial(number, digits=2)),
-            "Within families": ("slope_in_family", partial(number, digits=4, sign=True)),
+            "Slope": ("slope", _signed_4), "Interval": ("low high", partial(interval, digits=4)), "p": ("p", p_value),
+            "R²": ("r2", partial(number, digits=2)), "Within families": ("slope_in_family", _signed_4),
             "Interval within": ("in_family_low in_family_high", partial(interval, digits=4)),
         }  # fmt: skip
         caption = "Change of the score for ten times as many parameters: least squares over bases, one point per base."
@@ -137,9 +134,8 @@ def _panels(scores: Scores, dataset: str, rows: pd.DataFrame, results: Analysis)
 def _correlation_tables(rows: pd.DataFrame) -> Parts:
     columns: Columns = {
         "Property": ("property", str), **_WHERE, "Models": ("population", str), "Unit": ("unit", str),
-        "n": ("n", count),
-        "r": ("r", number), "Interval": ("r_low r_high", partial(interval, digits=2)), "p": ("p", p_value),
-        "p adjusted": ("p_adjusted", p_value), "tests": ("n_tests", count),
+        "n": ("n", count), "r": ("r", number), "Interval": ("r_low r_high", partial(interval, digits=2)),
+        "p": ("p", p_value), "p adjusted": ("p_adjusted", p_value), "tests": ("n_tests", count),
     }  # fmt: skip
     partial_columns: Columns = {"Property": columns["Property"], "Held constant": ("covariate", str), **columns}
     key = ["dataset", "protocol", "metric", "property", "covariate", "unit", "n"]

@@ -116,10 +116,10 @@ def layers(rows: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:
     y_range = span([*rows["r"], *rows["ceiling"], *controls.groupby("protocol")["r"].max()])
     panels = []
     for protocol, scores in _by_protocol(rows):
-        rings = {tuple(key) for key in _of(chosen, protocol)[["model", "stack", "layer"]].to_numpy()}
+        rings = {tuple(key) for key in of_protocol(chosen, protocol)[["model", "stack", "layer"]].to_numpy()}
         last = max(int(scores["layer"].max()), 1)
         x_range, models = (0.0, float(last)), set(scores["model"])
-        best_control = _of(controls, protocol).tail(1)
+        best_control = of_protocol(controls, protocol).tail(1)
         lines = [
             *(_curve(curve, colours, rings, models) for _, curve in scores.groupby(["model", "stack"], sort=False)),
             *(_level(words, value, x_range, "5 3") for words, value in _ceilings(scores)),
@@ -227,12 +227,13 @@ def _level(label: str, value: float, ends: tuple[float, float], dash: str) -> Li
     return Line(label, None, [(x, value, "", False) for x in ends], dash, shape="none")
 
 
-def _of(rows: pd.DataFrame, protocol: str) -> pd.DataFrame:
+def of_protocol(rows: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """The rows of one protocol."""
     return rows[rows["protocol"] == protocol]
 
 
 def _by_protocol(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    return [(name, _of(rows, name)) for name in PROTOCOLS if name in set(rows["protocol"])]
+    return [(name, of_protocol(rows, name)) for name in PROTOCOLS if name in set(rows["protocol"])]
 
 
 def _ceilings(rows: pd.DataFrame) -> list[tuple[str, float]]:
@@ -248,5 +249,9 @@ def _colours(models: Iterable[str]) -> dict[str, int]:
 def _label(source: str) -> str:
     """A name short enough for a phone: long names are cut in the middle, variants marked by a word."""
     name = base_name(source)
-    short = name if len(name) <= 22 else f"{name[:8]}…{name[-13:]}"
-    return short if source == name else f"{short}, {source.rpartition(':')[2]}"
+    return short_name(name) if source == name else f"{short_name(name)}, {source.rpartition(':')[2]}"
+
+
+def short_name(name: str) -> str:
+    """A name of at most 22 characters, cut in the middle."""
+    return name if len(name) <= 22 else f"{name[:8]}…{name[-13:]}"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.numbers import interval, number
-from harness.report.figures import PROTOCOLS
+from harness.report.figures import PROTOCOLS, of_protocol
 from harness.statistics import analysis
 from harness.wording import folds_in_words
 
@@ -44,7 +44,7 @@ def findings(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol], pl
     brain, group_means = (scores[scores["target"] == target] for target in ("all", "group"))
     results: list[Finding] = []
     for dataset, rows in brain.groupby("dataset"):
-        strict = _protocol(rows[rows["kind"] == "model"], "strict")
+        strict = of_protocol(rows[rows["kind"] == "model"], "strict")
         if planted.get("model") in set(strict["model"]):
             results += _planted_layer(dataset, strict, planted)
         results += _best_model(dataset, rows)
@@ -74,7 +74,7 @@ def summary(frames: dict[str, pd.DataFrame], results: Analysis) -> list[str]:
 def _best_scores(brain: pd.DataFrame) -> Iterator[str]:
     protocol = next((name for name in PROTOCOLS if name in set(brain["protocol"])), "")
     phrases = []
-    for dataset, rows in _protocol(brain, protocol).groupby("dataset"):
+    for dataset, rows in of_protocol(brain, protocol).groupby("dataset"):
         best, control = (_top(rows[rows["kind"] == kind]) for kind in ("model", "control"))
         if best is None:
             continue
@@ -134,7 +134,7 @@ def _planted_layer(dataset: str, models: pd.DataFrame, planted: dict[str, Any]) 
 def _best_model(dataset: str, rows: pd.DataFrame) -> Iterator[Finding]:
     sentences = []
     for protocol in PROTOCOLS:
-        scores = _protocol(rows, protocol)
+        scores = of_protocol(rows, protocol)
         best, control = _top(scores[scores["kind"] == "model"]), _top(scores[scores["kind"] == "control"])
         if best is None:
             continue
@@ -166,7 +166,7 @@ def _beyond_controls(best: dict[str, Any]) -> str:
 
 
 def _time_only(dataset: str, rows: pd.DataFrame, protocols: dict[str, Protocol]) -> Iterator[Finding]:
-    paper, strict = (_protocol(rows, name) for name in ("paper", "strict"))
+    paper, strict = (of_protocol(rows, name) for name in ("paper", "strict"))
     best = _top(paper[paper["kind"] == "model"])
     strict_rows = strict[strict["model"] == TIME_ONLY]
     under_paper = _top(paper[paper["model"] == TIME_ONLY])
@@ -195,7 +195,7 @@ def _time_only(dataset: str, rows: pd.DataFrame, protocols: dict[str, Protocol])
 def _reading(dataset: str, rows: pd.DataFrame, planted_model: str | None) -> Iterator[Finding]:
     sentences = []
     for protocol in PROTOCOLS:
-        scores = _protocol(rows, protocol)
+        scores = of_protocol(rows, protocol)
         measure = "delta_ll" if scores["delta_ll"].notna().any() else "abs_r"
         best = _top(scores[scores["kind"] == "model"], measure)
         control = _top(scores[scores["kind"] == "control"], "abs_r")
@@ -225,7 +225,7 @@ def _tuning(comparisons: pd.DataFrame) -> Iterator[Finding]:
     for dataset, rows in overall.groupby("dataset"):
         phrases = []
         for protocol in PROTOCOLS:
-            gains = _protocol(rows, protocol)["difference"]
+            gains = of_protocol(rows, protocol)["difference"]
             if len(gains):
                 n_higher = f"higher in {int((gains > 0).sum())} of {_count(len(gains), 'pair')}"
                 phrases.append(f"{number(gains.mean(), sign=True)} under {protocol.upper()} ({n_higher})")
@@ -248,10 +248,6 @@ def _top(rows: pd.DataFrame, by: str = "r") -> dict[str, Any] | None:
         return None
     row: dict[str, Any] = measured.loc[[measured[by].idxmax()]].iloc[0].to_dict()
     return row
-
-
-def _protocol(rows: pd.DataFrame, name: str) -> pd.DataFrame:
-    return rows[rows["protocol"] == name]
 
 
 def _layer(row: Any) -> str:

@@ -13,13 +13,12 @@ import json
 import re
 import uuid
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import datasets, names
 from harness.protocol import protocol_of
-from harness.report import embedded_files, figures
+from harness.report import embedded_files, figures, panels
 from harness.report.cells import ReportTable, records
 from harness.report.figures import PROTOCOLS, Figure, standalone
 from harness.report.findings import findings, summary
@@ -63,7 +62,7 @@ def write(out: str, run: str | None = None) -> str:
     """
     import fsspec
 
-    script = (resources.files("harness.report") / "report.js").read_text(encoding="utf-8")
+    script = panels.text_of("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     run_id = tables.pick_run(out, run)["run"]
     with Store(out).lock_tables(run_id):
@@ -103,17 +102,11 @@ def write_figures(out: str, folder: str, run: str | None = None) -> list[str]:
 
 
 def _render(template: str, content: dict[str, Any]) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=not template.endswith(".tex.j2"), trim_blocks=True, lstrip_blocks=True,  # noqa: S701 - LaTeX has `tex`
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+    environment = panels.environment(autoescape=not template.endswith(".tex.j2"))
     environment.filters["tex"] = lambda text: "".join(_TEX.get(letter, letter) for letter in _one_line(text))
     environment.filters["one_line"] = lambda text: _TAG.sub("&lt;", _one_line(text)).replace("|", "¦")
     environment.tests["table"] = lambda part: isinstance(part, ReportTable)
-    text = (resources.files("harness.report") / template).read_text(encoding="utf-8")
-    return environment.from_string(text).render(content)
+    return environment.from_string(panels.text_of(template)).render(content)
 
 
 def _one_line(text: Any) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.numbers import number
-from harness.report.figures import PROTOCOLS
+from harness.report.figures import PROTOCOLS, short_name
 from harness.report.panels import Band, Line, Point, line_panel, point_panel, span
 from harness.statistics import scaling
 from harness.statistics.correlations import LOG_SIZE, properties
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.statistics.scores import Scores
-
-PALETTE_SIZE = 6
 
 
 def families(scores: Scores) -> dict[str, int]:
@@ -64,7 +62,7 @@ def trajectories(checkpoints: pd.DataFrame) -> list[str]:
     for protocol in _in_order(checkpoints):
         scores = checkpoints[checkpoints["protocol"] == protocol]
         lines = [
-            Line(_short(name), trainings[name], [
+            Line(short_name(name), trainings[name], [
                 (float(row.step), row.score, f"{row.model} {number(row.score)}", False) for row in curve.itertuples()
             ])
             for name, curve in scores.groupby("training")
@@ -117,7 +115,3 @@ def _correlation_text(rows: pd.DataFrame, where: pd.Series, name: str) -> str:
         & rows["r"].notna()
     ]  # fmt: skip
     return ", ".join(f"r {number(row.r, 2)} over {row.n} {row.unit}s" for row in rows.itertuples())
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 22 else f"{name[:8]}…{name[-13:]}"

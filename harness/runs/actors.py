@@ -167,11 +167,10 @@ def over_cluster(
     blocks = fittings.cut(Y.shape[1], len(layers), n_workers)
     fitting_ref, block_refs = ray.put(fitting), [ray.put(Y[:, block]) for block in blocks]
     running: deque[list[Any]] = deque()
+    fit = _fit.options(**task_resources)
     for k in range(len(layers)):
         layer_ref = ray.put(layers[k])
-        running.append(
-            [_fit.options(**task_resources).remote(fitting_ref, layer_ref, block_ref) for block_ref in block_refs]
-        )
+        running.append([fit.remote(fitting_ref, layer_ref, block_ref) for block_ref in block_refs])
         if len(running) * len(blocks) >= 2 * n_workers:
             yield _results(running.popleft())
     yield from map(_results, running)
@@ -196,15 +195,3 @@ def _fit(fitting: Fitting, layer: Floats, Y: Floats) -> list[FoldFit]:
 def ceiling(dataset: Dataset, protocol: Protocol, out: str) -> Ceiling:
     """Return the ceilings of a data set under a protocol; ceilings computed before come from the store."""
     return compute_ceiling(dataset, protocol, Store(out))
-
-
-def prepare_quickstart(folder: str, seed: int) -> None:
-    """Build the quickstart's tiny models and synthetic recordings in a separate process."""
-    ray.get(_prepare_quickstart.remote(folder, seed))
-
-
-@ray.remote
-def _prepare_quickstart(folder: str, seed: int) -> None:
-    from harness.units import quickstart
-
-    quickstart.build(folder, seed)

@@ -29,14 +29,9 @@ FILES_TOGETHER = 20
 # Limit on the part of Ray's object store that holds words on their way into a partition.
 STREAM_BYTES = 256 * 2**20
 SCORE_TABLES = (
-    "neuroid_scores",
-    "layer_scores",
-    "model_scores",
-    "reading_scores",
-    "reader_slopes",
-    "word_surprisals",
+    "neuroid_scores", "layer_scores", "model_scores", "reading_scores", "reader_slopes", "word_surprisals",
     "next_word_scores",
-)
+)  # fmt: skip
 
 
 def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, list[dict[str, Any]]]) -> None:
@@ -77,15 +72,18 @@ def _statistics(out: str, run: str, others: dict[str, list[dict[str, Any]]]) -> 
 
 def _write_scores(store: Store, run: str, table: str, files: list[str]) -> None:
     """Write a table of scores from the Parquet files of its units."""
+    import ray
+
     if not files:
         write_rows(store, run, table, [])
         return
     partitions = [name for name in tables.PARTITIONS if name in schemas.SCHEMAS[table]]
+    _silence_ray_data()
 
     def write(staging: str) -> None:
-        rows = _rows_of(store, table, files).map_batches(
-            partial(_of_run, table=table, run=run), batch_format="pyarrow", batch_size=None
-        )
+        schema = earlier_names.schema_of_files(table)
+        stored = ray.data.read_parquet(files, filesystem=_arrow_filesystem(store), schema=schema, partitioning=None)
+        rows = stored.map_batches(partial(_of_run, table=table, run=run), batch_format="pyarrow", batch_size=None)
         rows.write_parquet(staging, filesystem=_arrow_filesystem(store), partition_cols=partitions)
         _install(store, f"{staging}/run={run}", f"{_root(store)}/{table}/run={run}")
 
@@ -166,15 +164,6 @@ def _silence_ray_data() -> None:
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised, and reported once
-
-
-def _rows_of(store: Store, table: str, files: list[str]) -> Any:
-    import ray
-
-    _silence_ray_data()
-    return ray.data.read_parquet(
-        files, filesystem=_arrow_filesystem(store), schema=earlier_names.schema_of_files(table), partitioning=None
-    )
 
 
 def _arrow_filesystem(store: Store) -> Any:

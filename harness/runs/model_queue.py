@@ -104,9 +104,10 @@ class ModelQueue:
     _has_node_request: bool = False
     _lost_on: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, unit: ExtractionUnit) -> None:
-        """Add a unit to the queue."""
-        self.pending.setdefault(unit.checkpoint, {})[unit.key] = unit
+    def add(self, *units: ExtractionUnit) -> None:
+        """Add units to the queue."""
+        for unit in units:
+            self.pending.setdefault(unit.checkpoint, {})[unit.key] = unit
 
     def drop(self, units: Iterable[ExtractionUnit]) -> None:
         """Take units that have not started out of the queue."""
@@ -188,13 +189,9 @@ class ModelQueue:
         """Whether the pause after a lost actor is over, and the memory suffices beside the other workers."""
         if time.monotonic() < self._retry_after.get(checkpoint, 0):
             return False
-        limit = self.rules.memory_bytes
-        if limit is None or self.device != "cpu":
-            return True
-        return (
-            sum(_worker_bytes(worker.placement) for worker in self.workers) + _worker_bytes(self.placements[checkpoint])
-            <= limit
-        )
+        limit, placements = self.rules.memory_bytes, [worker.placement for worker in self.workers]
+        needed = sum(map(_worker_bytes, [*placements, self.placements[checkpoint]]))
+        return limit is None or self.device != "cpu" or needed <= limit
 
     def _update_placements(self) -> Iterator[ExtractionResult]:
         """Place the models that have no placement, or all pending models if the cluster has changed."""
@@ -387,8 +384,7 @@ class ModelQueue:
                 f"{checkpoint.name}: {n_lost} actors died while processing one text ({reason}); check that memory "
                 "suffices (`harness plan`) and that the checkpoint is intact."
             ))  # fmt: skip
-        for unit in remaining:
-            self.add(unit)
+        self.add(*remaining)
         # Ray takes some seconds to notice that a node is dead.
         self._retry_after[checkpoint] = time.monotonic() + min(2.0 ** (n_lost - 1), 8)
 
@@ -414,8 +410,7 @@ class ModelQueue:
     def _return_units(self, worker: ModelWorker) -> None:
         """Close a worker that got no resources; its units are pending again, and no worker is added for a while."""
         self._remove(worker)
-        for unit in worker.queued:
-            self.add(unit)
+        self.add(*worker.queued)
         self._retry_after[worker.checkpoint] = time.monotonic() + self.reserve_s
 
     def _forget_references(self, worker: ModelWorker) -> None:
@@ -429,8 +424,7 @@ class ModelQueue:
             f"{worker.checkpoint.name}: processing of one text took longer than {worker.limit_s:.0f} s and was "
             "cancelled; set HARNESS_UNIT_LIMIT_S to raise the limit, or try the model alone (`harness surprisal`)."
         ))  # fmt: skip
-        for unit in remaining:
-            self.add(unit)
+        self.add(*remaining)
 
     def drain(self) -> None:
         """Start nothing more; only the units in progress are still waited for."""

@@ -94,10 +94,15 @@ def run(
         had_tables, n_units = tables.holds(store.out, workload.run), len(workload.scores)
         if not pending and not workload.failures and had_tables:
             return Outcome(workload.run, n_units, 0, n_units, (), time.monotonic() - started)
-        _join(address, store)
+        from harness.runs import ray_session
+
+        ray_session.join(address, store)
         with stopping.signals() as stop:
             done, account = _compute(workload, pending, store, options, listener, stop)
-            outcome = _outcome(workload, done, account, time.monotonic() - started)
+            outcome = Outcome(
+                workload.run, n_units, account.n_scored, len(done) - account.n_scored, tuple(workload.failures),
+                time.monotonic() - started, account.was_stopped,
+            )  # fmt: skip
             listener.busy("assembling the tables")
             _write_tables(workload, outcome, done, store, account, had_tables)
     return replace(outcome, seconds=time.monotonic() - started)
@@ -116,22 +121,6 @@ def _workload(
         require_known(workload)
         require_model_and_data(workload)
     return workload
-
-
-def _outcome(workload: Workload, done: list[ScoreUnit], account: Account, seconds: float) -> Outcome:
-    return Outcome(
-        workload.run, len(workload.scores), account.n_scored, len(done) - account.n_scored, tuple(workload.failures),
-        seconds, account.was_stopped,
-    )  # fmt: skip
-
-
-def _join(address: str | None, store: Store) -> None:
-    """Start or join Ray, and check that all nodes see the store."""
-    from harness.runs import ray_session
-
-    ray_session.start(address)
-    if address:
-        ray_session.require_shared(store)
 
 
 def _write_tables(
@@ -181,8 +170,10 @@ def _prepare_quickstart(spec: EvaluationSpec, out: str, address: str | None, lis
     """Build the quickstart's models and recordings unless they exist."""
     folder = quickstart.folder_of(out)
     if not quickstart.is_built(folder):
-        from harness.runs import actors, ray_session
+        import ray
+
+        from harness.runs import ray_session
 
         listener.busy("building three tiny models and a synthetic recording")
         ray_session.start(address)
-        actors.prepare_quickstart(str(folder), spec.seed)
+        ray.get(ray.remote(quickstart.build).remote(str(folder), spec.seed))  # in a process of its own

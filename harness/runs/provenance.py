@@ -93,15 +93,8 @@ def _properties(source: FeatureSource, run_id: str) -> dict[str, Any]:
     checkpoint = source.checkpoint
     assert checkpoint is not None  # noqa: S101 - a model has one
     columns = (
-        "family",
-        "tuned_from",
-        "pair_source",
-        "n_parameters",
-        "n_layers",
-        "hidden_size",
-        "context_size",
-        "vocabulary",
-    )
+        "family", "tuned_from", "pair_source", "n_parameters", "n_layers", "hidden_size", "context_size", "vocabulary",
+    )  # fmt: skip
     return {
         "run": run_id, "model": source.name, "kind": source.kind, "revision": source.revision,
         "code_version": code_version(), "created": now(), **{name: getattr(checkpoint, name) for name in columns},

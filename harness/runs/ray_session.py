@@ -8,9 +8,9 @@ import uuid
 from pathlib import Path
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from harness.runs import local_ray, stopping
+from harness.runs.reservations import near
 from harness.storage.store import Store
 
 
@@ -40,6 +40,13 @@ def start(address: str | None) -> None:
         ) from error
 
 
+def join(address: str | None, store: Store) -> None:
+    """Join the cluster at `address`, whose nodes must all see the store, or start a local Ray; see `start`."""
+    start(address)
+    if address:
+        require_shared(store)
+
+
 _CONNECT_S = 10.0  # time limit for a TCP connection to the head
 
 
@@ -67,11 +74,9 @@ def require_shared(store: Store) -> None:
     probe.touch()
     try:
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        on_nodes = [_path_exists.options(**near(node["NodeID"], soft=False)) for node in nodes]
         tasks = {
-            _path_exists.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                str(probe)
-            ): node["NodeManagerAddress"]
-            for node in nodes
+            task.remote(str(probe)): node["NodeManagerAddress"] for task, node in zip(on_nodes, nodes, strict=True)
         }
         finished, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=_SHARED_S) if tasks else ([], [])
         without_folder = [tasks[task] for task in finished if not ray.get(task)]

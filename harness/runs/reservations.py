@@ -18,15 +18,14 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from harness.cluster.machines import Cluster, Node
+# LABEL is of a node: the memory of one of its GPUs in GB; without it nvidia-smi is run on the node. LARGEST is of the
+# head of an autoscaling cluster: the largest node that can be added, as GPUS x GB, such as 8x80.
+from harness.cluster.machines import GPU_MEMORY as LABEL
+from harness.cluster.machines import LARGEST, Cluster, Node
 from harness.cluster.placement import Placement
 
 logger = logging.getLogger(__name__)
 
-# Node label with the memory of one of its GPUs in GB; without it nvidia-smi is run on the node.
-LABEL = "gpu-memory-gb"
-# Label on the head of an autoscaling cluster: the largest node that can be added, as GPUS x GB, such as 8x80.
-LARGEST = "largest-gpu-node"
 # Seconds a model waits for its resources; other jobs may hold the GPUs.
 RESERVE_S = 900.0
 _PROBE_S = 120.0
@@ -101,11 +100,9 @@ def _gpu_bytes(node: dict[str, Any]) -> int:
     if LABEL in node.get("Labels", {}):
         return int(float(node["Labels"][LABEL]) * 1e9)
     if node_id not in _known_gpu_bytes:
-        on_node = NodeAffinitySchedulingStrategy(node_id, soft=False)
         try:
-            _known_gpu_bytes[node_id] = ray.get(
-                _smallest_gpu_bytes.options(scheduling_strategy=on_node).remote(), timeout=_PROBE_S
-            )
+            probe = _smallest_gpu_bytes.options(**near(node_id, soft=False)).remote()
+            _known_gpu_bytes[node_id] = ray.get(probe, timeout=_PROBE_S)
         except Exception as error:
             raise ValueError(
                 f"the GPU memory of node {node_id[:12]} is unknown: nvidia-smi failed there ({type(error).__name__}). "
@@ -148,10 +145,8 @@ class Reservation:
     def options(self) -> dict[str, Any]:
         """Ray options that start an actor on the reserved resources."""
         strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=0)
-        return {
-            "num_gpus": self.wanted.get("GPU", 0), "num_cpus": self.wanted.get("CPU", 0),
-            "scheduling_strategy": strategy,
-        }  # fmt: skip
+        n_gpus, n_cpus = self.wanted.get("GPU", 0), self.wanted.get("CPU", 0)
+        return {"num_gpus": n_gpus, "num_cpus": n_cpus, "scheduling_strategy": strategy}
 
     @property
     def is_late(self) -> bool:
@@ -182,6 +177,6 @@ class Reservation:
                 remove_placement_group(self.group)
 
 
-def near(node: str) -> dict[str, Any]:
-    """Ray options for a task that should preferably run on a given node."""
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
+def near(node: str, *, soft: bool = True) -> dict[str, Any]:
+    """Ray options for a task that should preferably run on a given node, or only there."""
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=soft)}

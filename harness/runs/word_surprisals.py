@@ -123,34 +123,22 @@ def run(
     with store.register_run():
         listener.busy("splitting the corpora into shards")
         all_corpora = _corpora(sources, options, store)
-        _start_ray(address, store)
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # hides Ray's warnings about its own actor pools
+        ray_session.join(address, store)
         memory_bytes = memory_gb * 1e9 if memory_gb else _free_bytes(address)
-        outcome = _run_models(names, options, all_corpora, store, memory_bytes, listener)
+        failures: list[Failure] = []
+        models = _sources(names, options, failures)
+        run_name = _name(models, all_corpora, options.protocol)
+        table = f"{tables.folder(store.out, 'word_surprisals')}/run={run_name}"
+        outcome = WordsOutcome(run_name, table, failures=failures)
+        with stopping.signals(ctrl_c=False) as stop, store.lock_tables(run_name):
+            execution = _Execution(all_corpora, options, store, memory_bytes, listener, outcome, stop)
+            _remove_faulty_tables(store, run_name)
+            _compute(models, execution)
+            _write_tables(models, execution)
     for failure in outcome.failures:
         listener.failed(failure)
     outcome.seconds = time.monotonic() - started
-    return outcome
-
-
-def _run_models(
-    names: Sequence[str],
-    options: WordOptions,
-    all_corpora: Sequence[Corpus],
-    store: Store,
-    memory_bytes: float,
-    listener: ProgressListener,
-) -> WordsOutcome:
-    """Resolve the models, compute their surprisals and write the tables."""
-    failures: list[Failure] = []
-    sources = _sources(names, options, failures)
-    run_name = _name(sources, all_corpora, options.protocol)
-    table = f"{tables.folder(store.out, 'word_surprisals')}/run={run_name}"
-    outcome = WordsOutcome(run_name, table, failures=failures)
-    with stopping.signals(ctrl_c=False) as stop, store.lock_tables(run_name):
-        execution = _Execution(all_corpora, options, store, memory_bytes, listener, outcome, stop)
-        _remove_faulty_tables(store, run_name)
-        _compute(sources, execution)
-        _write_tables(sources, execution)
     return outcome
 
 
@@ -164,13 +152,6 @@ def _corpora(sources: Sequence[str], options: WordOptions, store: Store) -> list
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two corpora are called {min(repeated)!r}; rename a file.")
     return all_corpora
-
-
-def _start_ray(address: str | None, store: Store) -> None:
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # hides Ray's warnings about its own actor pools
-    ray_session.start(address)
-    if address:
-        ray_session.require_shared(store)
 
 
 def _free_bytes(address: str | None) -> float:
@@ -216,10 +197,9 @@ def _remove_faulty_tables(store: Store, run_name: str) -> None:
 def _compute(sources: Sequence[WordSource], execution: _Execution) -> None:
     """Compute the shards that the store does not hold. A model with a shard that fails is not processed further."""
     listener, outcome = execution.listener, execution.outcome
-    sizes = {
-        shard: n_words for corpus in execution.corpora
-        for shard, n_words in zip(corpus.shards, corpus.n_words, strict=True)
-    }  # fmt: skip
+    sizes: dict[str, int] = {}
+    for corpus in execution.corpora:
+        sizes |= zip(corpus.shards, corpus.n_words, strict=True)
     pending = {source: _missing(source, sizes, execution) for source in sources}
     n_left = {source: sum(sizes[unit.shard] for unit in units) for source, units in pending.items()}
     execution.n_left = n_left
@@ -262,8 +242,7 @@ def _results(units: Sequence[ShardUnit], execution: _Execution) -> Iterator[Extr
     queue = ModelQueue(
         store, device, execution.listener, allow_pickle=options.allow_pickle, backend=options.backend, rules=rules
     )
-    for unit in units:
-        queue.add(unit)
+    queue.add(*units)
     for result in queue.results(execution.stop):
         if result.error:
             queue.drop([unit for unit in units if unit.source == result.unit.source])
@@ -330,15 +309,15 @@ def _extraction_row(source: WordSource, corpus: Corpus, execution: _Execution) -
         return [manifest[name] for manifest in manifests if manifest.get(name) is not None]
 
     newest = max(manifests, key=lambda manifest: str(manifest.get("created")))
+    of_newest = ("host", "code_version", "created", "backend", "device", "libraries")
     summed = {name: sum(values(name)) for name in ("n_windows", "n_reencoded", "n_oom", "seconds")}
     return {
         "model": source.name, "kind": "model", "revision": source.checkpoint.revision, "dataset": corpus.name,
         "key": keys[0], "context": word_units.context_in_words(source.checkpoint, source.protocol),
-        "dtype": source.dtype, "n_stimuli": sum(corpus.n_words), "n_tokens": None, "node": None, "gpus": None,
-        "host": newest.get("host"), "code_version": newest.get("code_version"), "created": newest.get("created"),
-        "backend": newest.get("backend"), "device": newest.get("device"), **summed,
-        "batch_tokens": min(values("batch_tokens"), default=None), "parity_states": None,
+        "dtype": source.dtype, "n_stimuli": sum(corpus.n_words), **{name: newest.get(name) for name in of_newest},
+        **dict.fromkeys(("n_tokens", "node", "gpus", "parity_states")), **summed,
+        "batch_tokens": min(values("batch_tokens"), default=None),
         "parity_nats": max(values("parity_nats"), default=None), "reused": not execution.n_extracted[source],
         "recoveries": sum(execution.recoveries[key] for key in keys),
-        "notes": " ".join(dict.fromkeys(filter(None, values("notes")))), "libraries": newest.get("libraries"),
+        "notes": " ".join(dict.fromkeys(filter(None, values("notes")))),
     }  # fmt: skip

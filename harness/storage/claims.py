@@ -29,7 +29,7 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from harness.storage.transfer import exists, remove, retry
+from harness.storage.transfer import exists, names_in, remove, retry
 
 logger = logging.getLogger(__name__)
 
@@ -195,11 +195,7 @@ class Claims:
     def paths(self, kind: str) -> list[str]:
         """Claim files of all units of a kind, sorted."""
         folder = f"{self.folder}/{kind}"
-        self.fs.invalidate_cache(folder)
-        try:
-            return sorted(f"{folder}/{path.rpartition('/')[2]}" for path in retry(self.fs.ls, folder, detail=False))
-        except FileNotFoundError:
-            return []
+        return [f"{folder}/{name}" for name in names_in(self.fs, folder)]
 
     def _read(self, path: str) -> tuple[bytes | None, Holder | None]:
         """Raw and parsed content of a claim file; None if it is gone, or only half written."""

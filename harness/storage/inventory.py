@@ -155,26 +155,20 @@ def remove(store: Store, unused: Sequence[UnusedFiles]) -> None:
 
 def _units(store: Store, kind: str, *, manifest_only: bool = True) -> Iterator[tuple[str, StoredUnit | None]]:
     """Key and unit of every folder of a kind; None where the manifest is missing or unreadable."""
-    for path in _entries(store, f"{store.root}/{kind}"):
-        key = path.rpartition("/")[2]
-        unit = find_unit(store.fs, path, kind, key)
-        if unit or not manifest_only:
-            yield key, unit
+    for key in transfer.names_in(store.fs, f"{store.root}/{kind}"):
+        if not key.startswith("."):
+            unit = find_unit(store.fs, store.folder(kind, key), kind, key)
+            if unit or not manifest_only:
+                yield key, unit
 
 
 def _listed(store: Store, kind: str, key: str, unit: StoredUnit | None, runs: Mapping[str, set[str]]) -> ListedUnit:
     facts: dict[str, Any] = unit.manifest if unit else {}
-    return ListedUnit(
-        kind=kind,
-        key=key,
-        model=str(facts.get("model") or ""),
-        dataset=str(facts.get("dataset") or ""),
-        protocol=str(facts.get("protocol") or facts.get("context") or ""),
-        bytes=_size(unit) if unit else int(store.fs.du(store.folder(kind, key))),
-        created=str(facts.get("created") or ""),
-        runs=tuple(sorted(runs.get(key, ()))),
-        state=_state(store, kind, key, unit),
-    )
+    names = ("model", "dataset", "protocol", "context", "created")
+    model, dataset, protocol, context, created = (str(facts.get(name) or "") for name in names)
+    n_bytes = _size(unit) if unit else int(store.fs.du(store.folder(kind, key)))
+    its_runs, state = tuple(sorted(runs.get(key, ()))), _state(store, kind, key, unit)
+    return ListedUnit(kind, key, model, dataset, protocol or context, n_bytes, created, its_runs, state)
 
 
 def _state(store: Store, kind: str, key: str, unit: StoredUnit | None) -> str:
@@ -201,16 +195,6 @@ def _runs(store: Store) -> Mapping[str, set[str]]:
     for key, run in zip(rows["key"], rows["run"], strict=True):
         runs[key].add(run)
     return runs
-
-
-def _entries(store: Store, folder: str) -> list[str]:
-    """Entries of a folder, without hidden ones; empty if there is no folder."""
-    store.fs.invalidate_cache(folder)
-    try:
-        paths = transfer.retry(store.fs.ls, folder, detail=False)
-    except FileNotFoundError:
-        return []
-    return sorted(path for path in paths if not path.rpartition("/")[2].startswith("."))
 
 
 def _staging(store: Store) -> Iterator[UnusedFiles]:

@@ -130,8 +130,5 @@ def describe(files: Iterable[Path]) -> dict[str, dict[str, Any]]:
     """Name -> bytes and sha256, for local files."""
     paths = list(files)
     with ThreadPoolExecutor(transfer.STREAMS) as pool:
-        checksums = list(pool.map(transfer.sha256, paths))
-    return {
-        path.name: {"bytes": path.stat().st_size, "sha256": checksum}
-        for path, checksum in zip(paths, checksums, strict=True)
-    }
+        checksums = zip(paths, pool.map(transfer.sha256, paths), strict=True)
+        return {path.name: {"bytes": path.stat().st_size, "sha256": checksum} for path, checksum in checksums}

@@ -66,12 +66,7 @@ def forget(fs: Any, root: str, run: str) -> None:
 
 def listed(fs: Any, root: str) -> list[str]:
     """Runs that have a list."""
-    folder = f"{root}/tables/.files"
-    fs.invalidate_cache(folder)
-    try:
-        names = [path.rpartition("/")[2] for path in transfer.retry(fs.ls, folder, detail=False)]
-    except FileNotFoundError:
-        return []
+    names = transfer.names_in(fs, f"{root}/tables/.files")
     return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
 
 

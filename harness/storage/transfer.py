@@ -65,6 +65,15 @@ def exists(fs: Any, path: str) -> bool:
     return True
 
 
+def names_in(fs: Any, folder: str) -> list[str]:
+    """Names of the entries of a folder, sorted; none if there is no such folder."""
+    fs.invalidate_cache(folder)
+    try:
+        return sorted(path.rpartition("/")[2] for path in retry(fs.ls, folder, detail=False))
+    except FileNotFoundError:
+        return []
+
+
 def is_full(error: BaseException) -> bool:
     """Whether an error reports a full disk, an exceeded quota or a file size limit."""
     return getattr(error, "errno", None) in _FULL or bool(_FULL_IN_WORDS.search(str(error)))

@@ -103,14 +103,12 @@ def put(source: str, rule: str, store: Store, data_root: str | None = None, opti
     key = content_hash(made_of + differences)[:24]
     version = content_hash([text.version, *differences])[:16] if differences else text.version
     if not store.has("corpora", key):
-        n_words = []
+        n_words: list[int] = []
+        facts = {"schema": CORPORA_VERSION, "dataset": text.name, "context": rule}
         for number, shard in enumerate(_shards(text.words(), rule, text.joiner)):
-            facts = {"schema": CORPORA_VERSION, "dataset": text.name, "context": rule, "n_words": len(shard.own())}
-            store.put("corpora", f"{key}-{number:06d}", partial(_write, shard), facts)
+            store.put("corpora", f"{key}-{number:06d}", partial(_write, shard), facts | {"n_words": len(shard.own())})
             n_words.append(len(shard.own()))
-        index = json.dumps(n_words)
-        facts = {"schema": CORPORA_VERSION, "dataset": text.name, "context": rule, "n_words": sum(n_words)}
-        store.put("corpora", key, partial(_write_index, index), facts)
+        store.put("corpora", key, partial(_write_index, n_words), facts | {"n_words": sum(n_words)})
     with store.open("corpora", key) as folder:
         n_words = json.loads((folder / "n_words.json").read_text())
     shards = tuple(f"{key}-{number:06d}" for number in range(len(n_words)))
@@ -176,5 +174,5 @@ def _write(shard: Shard, folder: Path) -> None:
         (folder / "joiner.json").write_text(json.dumps(shard.joiner))
 
 
-def _write_index(n_words: str, folder: Path) -> None:
-    (folder / "n_words.json").write_text(n_words)
+def _write_index(n_words: list[int], folder: Path) -> None:
+    (folder / "n_words.json").write_text(json.dumps(n_words))

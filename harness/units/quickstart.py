@@ -50,21 +50,17 @@ def build(folder: str, seed: int) -> None:
     staging = Path(folder).with_name(f".aside-{uuid.uuid4().hex}")
     sentences = synthetic.stimuli(seed)
     for k, (name, family) in enumerate(MODELS.items()):
-        tiny.build(
-            family, staging / name, sentences.texts, seed + 1000 + k
-        )  # the untrained control uses the seed itself
+        # The untrained control uses the seed itself.
+        tiny.build(family, staging / name, sentences.texts, seed + 1000 + k)
     words = synthetic.words(sentences)
     features = _extract(staging / PLANTED, sentences)[0].features
     surprisals = _extract(staging / PLANTED_READING, words)[1]
     assert features is not None  # noqa: S101 - extracted by default
     planted: dict[str, Any] = {
-        "model": PLANTED,
-        "layer": str(synthetic.PLANTED_LAYER),
-        "ceiling": synthetic.SIGNAL**0.5,
-        "reading_model": PLANTED_READING,
+        "model": PLANTED, "layer": str(synthetic.PLANTED_LAYER), "ceiling": synthetic.SIGNAL**0.5,
+        "reading_model": PLANTED_READING, "seed": seed,
         "shares": {"signal": synthetic.SIGNAL, "drift": synthetic.DRIFT, "noise": synthetic.NOISE},
-        "seed": seed,
-    }
+    }  # fmt: skip
     responses = synthetic.plant_responses(features, sentences, seed)
     synthetic.write(staging, responses, synthetic.plant_reading_times(surprisals, words, seed), sentences, planted)
     if is_built(Path(folder)):  # another process finished first

@@ -26,6 +26,9 @@ from harness.storage.origin import SCORES_VERSION, code_version, now
 from harness.storage.store import Store
 from harness.units.feature_units import FeatureSource, FeatureUnit, stored_features
 
+# Features on the rows of responses; reduced ones are computed for each fold.
+OnRows = Features | Reduction | RowReduction
+
 
 @cache
 def _wordfreq() -> str:
@@ -116,9 +119,7 @@ class ScoreUnit:
             regression = replace(regression, scale="center")
         return replace(self.protocol, layer_choice="nested", regression=regression)
 
-    def _features(
-        self, dataset: Dataset, store: Store
-    ) -> tuple[Features | Reduction | RowReduction, Surprisals | None]:
+    def _features(self, dataset: Dataset, store: Store) -> tuple[OnRows, Surprisals | None]:
         """Features on the rows of the responses, and the surprisals from the same forward pass, if any."""
         if self.features is None:
             return self._control_features(self.source, dataset), None
@@ -126,19 +127,16 @@ class ScoreUnit:
         assert features is not None  # noqa: S101 - the unit stores hidden states
         return self._on_rows(features, dataset, self.protocol.sampling), words
 
-    def _control_features(self, source: FeatureSource, dataset: Dataset) -> Features | Reduction | RowReduction:
+    def _control_features(self, source: FeatureSource, dataset: Dataset) -> OnRows:
         """A control's features on the rows of the responses."""
         features, sampling = controls.features(source.name, dataset, source.seed, source.file), self.protocol.sampling
         control = controls.CONTROLS[source.name]
         if control.row_level:
             return features
-        return self._on_rows(
-            features, dataset, replace(sampling, pool=control.pool or sampling.pool) if sampling else None
-        )
+        sampling = replace(sampling, pool=control.pool or sampling.pool) if sampling else None
+        return self._on_rows(features, dataset, sampling)
 
-    def _on_rows(
-        self, features: Features, dataset: Dataset, sampling: Sampling | None
-    ) -> Features | Reduction | RowReduction:
+    def _on_rows(self, features: Features, dataset: Dataset, sampling: Sampling | None) -> OnRows:
         """Map features to the rows of the responses.
 
         Without `sampling` the stimuli are the rows; with it, words are mapped to scans. Principal components, if any,
@@ -194,16 +192,14 @@ class ScoreUnit:
         scored = dataset.reading.scored if dataset.reading else np.ones(len(stimuli), dtype=bool)
         rows = indices_of(stimuli.ids, words.word_ids, "surprisals")
         sentences = stimuli.sentences or (None,) * len(stimuli)
-        columns = zip(
-            stimuli.passages, sentences, stimuli.ids, stimuli.texts, words.bits[rows],
-            words.bits[rows] + words.space_bits[rows], words.n_tokens[rows], words.entropy_bits[rows],
-            words.ranks[rows], times, scored, strict=True,
-        )  # fmt: skip
-        names = (
-            "passage", "sentence", "word_id", "word", "surprisal_bits", "corrected_bits", "n_tokens", "entropy_bits",
-            "rank", "reading_ms", "scored",
-        )  # fmt: skip
-        return [{**origin, **dict(zip(names, row, strict=True))} for row in columns]
+        columns = {
+            "passage": stimuli.passages, "sentence": sentences, "word_id": stimuli.ids, "word": stimuli.texts,
+            "surprisal_bits": words.bits[rows], "corrected_bits": words.bits[rows] + words.space_bits[rows],
+            "n_tokens": words.n_tokens[rows], "entropy_bits": words.entropy_bits[rows], "rank": words.ranks[rows],
+            "reading_ms": times, "scored": scored,
+        }  # fmt: skip
+        values = zip(*columns.values(), strict=True)
+        return [{**origin, **dict(zip(columns, row, strict=True))} for row in values]
 
     def _origin(self, metric: str, store: Store) -> dict[str, Any]:
         """The columns that identify how a row was computed; the run is filled in when its tables are assembled."""

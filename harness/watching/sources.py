@@ -11,9 +11,10 @@ import hashlib
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,11 @@ def list_checkpoints(
         FileNotFoundError: if the source does not exist, or the Hub cannot be reached.
         ValueError: if the source is of no known kind.
     """
+    in_folder = partial(_in_folder, quiet_s=quiet_s, marker=marker, known=known, allow_pickle=allow_pickle)
     if "://" in source or Path(source).is_dir():
-        listed = list(_in_folder(source, quiet_s, marker, known, allow_pickle))
+        listed = list(in_folder(source))
     elif Path(source).is_file():
-        listed = [
-            checkpoint for line in _lines(source)
-            for checkpoint in _on_line(line, quiet_s, marker, known, allow_pickle)
-        ]  # fmt: skip
+        listed = [checkpoint for line in _lines(source) for checkpoint in _on_line(line, in_folder)]
     else:
         listed = list(_on_hub(source))
     return sorted(listed, key=lambda checkpoint: _natural_order(checkpoint.where))
@@ -233,12 +232,10 @@ def _lines(file: str) -> list[str]:
     return [line for line in dict.fromkeys(lines) if line]
 
 
-def _on_line(
-    name: str, quiet_s: float, marker: str, known: frozenset[str], allow_pickle: bool
-) -> Iterator[FoundCheckpoint]:  # fmt: skip
+def _on_line(name: str, in_folder: Callable[[str], Iterator[FoundCheckpoint]]) -> Iterator[FoundCheckpoint]:
     """Find the checkpoints of one line of a list: a folder or URL of checkpoints, or a Hub model at a revision."""
     if "://" in name or Path(name).is_dir():
-        yield from _in_folder(name, quiet_s, marker, known, allow_pickle)
+        yield from in_folder(name)
         return
     stem, at, revision = name.partition("@")
     revisions = {checkpoint.model: checkpoint for checkpoint in _on_hub(stem, revision or "main")}

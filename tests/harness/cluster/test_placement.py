@@ -165,19 +165,6 @@ def test_on_cores_a_model_larger_than_main_memory_is_refused():
     assert "main memory" in large.refused
 
 
-def test_models_of_a_lost_node_restart_elsewhere():
-    demands, cluster = fleet([13e9] * 12), Cluster.made_up(2, 4, 80)
-    placed = placed_on(demands, cluster)
-    jobs = [job.job(cluster.start_s) for job in placed]
-    undisturbed = simulate.replay(jobs, cluster)
-    disturbed = simulate.replay(jobs, cluster, [(undisturbed.makespan_s / 2, "node-1")])
-    assert set(disturbed.end_s) == {demand.model for demand in demands}
-    assert disturbed.begun_again
-    assert disturbed.makespan_s > undisturbed.makespan_s
-    earlier = [model for model, end in undisturbed.end_s.items() if end < undisturbed.makespan_s / 2]
-    assert all(disturbed.end_s[model] == undisturbed.end_s[model] for model in earlier)
-
-
 def test_a_simulation_computed_by_hand():
     """Two models of 10 GB and 4 s on one GPU: the second is loaded while the first computes."""
     cluster = Cluster((Node("n", 8, 1, 80 * GB, 0),), storage_bytes_s=GB, start_s=1)
