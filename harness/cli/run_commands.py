@@ -74,13 +74,9 @@ def _last_words(outcome: Any, page: str) -> str:
 
 # Value of --protocol -> protocols to run.
 PROTOCOLS: dict[str, tuple[ProtocolName, ...]] = {
-    "paper": ("paper",),
-    "strict": ("strict",),
-    "equal": ("equal",),
-    "brainscore2026": ("brainscore2026",),
-    "both": ("strict", "paper"),
-    "all": ("strict", "paper", "equal", "brainscore2026"),
-}
+    "paper": ("paper",), "strict": ("strict",), "equal": ("equal",), "brainscore2026": ("brainscore2026",),
+    "both": ("strict", "paper"), "all": ("strict", "paper", "equal", "brainscore2026"),
+}  # fmt: skip
 
 
 def spec_of(arguments: argparse.Namespace) -> EvaluationSpec:

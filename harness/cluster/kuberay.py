@@ -79,6 +79,7 @@ def _document(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 def _cluster(types: tuple[dict[str, Any], dict[str, dict[str, Any]]], image: str, storage: str) -> dict[str, Any]:
     head, kinds = types
+    spot = {name: "spot" in str(kind.get("node_config", {})).lower() for name, kind in kinds.items()}
     pods = {"image": image, "storage": storage}
     return {
         "rayVersion": version("ray"),
@@ -96,7 +97,7 @@ def _cluster(types: tuple[dict[str, Any], dict[str, dict[str, Any]]], image: str
             {
                 "groupName": name.replace("_", "-"), "replicas": 0, "minReplicas": int(kind.get("min_workers", 0)),
                 "maxReplicas": int(kind["max_workers"]), "labels": {GPU_MEMORY: str(kind["labels"][GPU_MEMORY])},
-                "rayStartParams": {}, "template": _pod(kind["resources"], spot=_is_spot(kind), **pods),
+                "rayStartParams": {}, "template": _pod(kind["resources"], spot=spot[name], **pods),
             }
             for name, kind in kinds.items()
         ],
@@ -108,10 +109,6 @@ def _largest(kinds: dict[str, dict[str, Any]]) -> str:
     sizes = [(int(kind["resources"]["GPU"]), int(kind["labels"][GPU_MEMORY])) for kind in kinds.values()]
     n_gpus, memory = max(sizes, key=lambda size: size[0] * size[1])
     return f"{n_gpus}x{memory}"
-
-
-def _is_spot(kind: dict[str, Any]) -> bool:
-    return "spot" in str(kind.get("node_config", {})).lower()
 
 
 def _pod(resources: dict[str, Any], image: str, storage: str, spot: bool | None) -> dict[str, Any]:

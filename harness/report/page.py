@@ -146,12 +146,8 @@ def _parked(out: str, run: str) -> list[dict[str, Any]]:
     """Parked checkpoints of a watched training run, in the form of rows of failures."""
     rows = tables.read(out, "watched")
     watches = rows[rows["evaluated_in"] == run][["source", "spec_hash"]].drop_duplicates()
-    last = (
-        rows.merge(watches, on=["source", "spec_hash"])
-        .sort_values(["created", "attempt"], kind="stable")
-        .groupby("where")
-        .tail(1)
-    )
+    attempts = rows.merge(watches, on=["source", "spec_hash"]).sort_values(["created", "attempt"], kind="stable")
+    last = attempts.groupby("where").tail(1)
     return [
         {"exception": "parked", "stage": "watch", "model": row.model, "dataset": row.source, "protocol": "",
          "message": f"parked after {row.attempt} attempts: {row.reason}"}

@@ -24,15 +24,10 @@ class Display(ProgressListener):
         self.bars: dict[str, TaskID] = {}
         self.reported: set[tuple[str, str]] = set()
         self.run = ""
-        self.progress = Progress(
-            TextColumn("{task.description:<28.28}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[now]}", style="dim", markup=False),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        name = TextColumn("{task.description:<28.28}", markup=False)
+        now = TextColumn("{task.fields[now]}", style="dim", markup=False)
+        columns = (name, BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn(), now)
+        self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
 
     def __enter__(self) -> Display:
         self.progress.start()

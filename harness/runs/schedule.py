@@ -141,14 +141,11 @@ class Schedule:
             else:
                 if result.is_ours:
                     self.extracted.add(result.unit.key)
-                    self._count(result, scores)
+                    manifest = self.store.manifest("features", result.unit.key) or {}
+                    dataset = scores[0].dataset if scores else ""
+                    self.metrics.read(result.unit.source.name, dataset, manifest.get("n_tokens", 0))
                     self.listener.finished(result.unit, result.seconds)
                 self.ready.extend(scores)
-
-    def _count(self, result: ExtractionResult, scores: list[ScoreUnit]) -> None:
-        manifest = self.store.manifest("features", result.unit.key) or {}
-        dataset = scores[0].dataset if scores else ""
-        self.metrics.read(result.unit.source.name, dataset, manifest.get("n_tokens", 0))
 
     # --- scoring ------------------------------------------------------------------------------------------------------
 

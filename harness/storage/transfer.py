@@ -120,18 +120,13 @@ def fetch(fs: Any, path: str, size: int, file: Path | None) -> str:
         pending: deque[Any] = deque()
         for start in range(0, size, CHUNK_BYTES):
             pending.append(pool.submit(retry, piece, start))
-            if len(pending) == STREAMS or start + CHUNK_BYTES >= size:
-                _consume(pending, 1 if start + CHUNK_BYTES < size else len(pending), digest, stream)
+            is_last = start + CHUNK_BYTES >= size
+            while len(pending) == STREAMS or (is_last and pending):
+                content = pending.popleft().result()
+                digest.update(content)
+                if stream is not None:
+                    stream.write(content)
     return digest.hexdigest()
-
-
-def _consume(pending: deque[Any], n: int, digest: Any, stream: Any) -> None:
-    """Add the next `n` pieces, in order, to the digest and the file."""
-    for _ in range(n):
-        content = pending.popleft().result()
-        digest.update(content)
-        if stream is not None:
-            stream.write(content)
 
 
 def backdate(file: Path) -> None:
