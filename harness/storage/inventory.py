@@ -176,9 +176,9 @@ def _state(store: Store, kind: str, key: str, unit: StoredUnit | None) -> str:
         return "computing"
     if unit is None:
         return "unfinished"
-    if unit.manifest.get("schema") != SCHEMAS[kind]:
-        return "outdated"
-    return "damaged" if unit.fault else "whole"
+    if unit.fault:
+        return "damaged"
+    return "whole" if unit.manifest.get("schema") == SCHEMAS[kind] else "outdated"
 
 
 def _size(unit: StoredUnit) -> int:

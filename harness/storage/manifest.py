@@ -6,8 +6,10 @@ reading every byte.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from harness.storage import transfer
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+_CHECKSUM, _SHA256 = "checksum", re.compile("[0-9a-f]{64}")
 
 
 class CorruptUnit(ValueError):  # noqa: N818 - the unit, not the program, is in error
@@ -69,17 +72,46 @@ class StoredUnit:
         return all(self.stamps[name] and self.stamps[name] == facts.get("stamp") for name, facts in self.files.items())
 
 
+def encode(manifest: dict[str, Any]) -> bytes:
+    """A manifest as JSON, with a checksum of its own."""
+    content = {name: value for name, value in manifest.items() if name != _CHECKSUM}
+    return json.dumps({**content, _CHECKSUM: _checksum(json.dumps(content))}, indent=1, sort_keys=True).encode()
+
+
+def decode(content: bytes) -> dict[str, Any]:
+    """Parse and check a manifest. Those of earlier versions have no checksum.
+
+    Raises:
+        ValueError: if it is no JSON or does not have its checksum.
+    """
+    manifest: dict[str, Any] = json.loads(content)
+    expected = manifest.pop(_CHECKSUM, None)
+    if expected is None:  # a damaged name of the checksum is no earlier version
+        is_damaged = any(isinstance(value, str) and _SHA256.fullmatch(value) for value in manifest.values())
+    else:
+        is_damaged = expected != _checksum(json.dumps(manifest))
+    if is_damaged:
+        raise ValueError("the manifest does not have its checksum.")
+    return manifest
+
+
+def _checksum(text: str) -> str:
+    """Of JSON, whatever its spaces and the order of its keys."""
+    return hashlib.sha256(json.dumps(json.loads(text), sort_keys=True).encode()).hexdigest()
+
+
 def find_unit(fs: Any, folder: str, kind: str, key: str) -> StoredUnit | None:
-    """The unit in a folder; None if the manifest is missing or unreadable."""
+    """The unit in a folder; None if there is no manifest. One whose manifest is damaged has that as its fault."""
     fs.invalidate_cache(folder)
     try:
-        manifest = json.loads(transfer.retry(fs.cat_file, f"{folder}/{MANIFEST}"))
+        manifest = decode(transfer.retry(fs.cat_file, f"{folder}/{MANIFEST}"))
         files = {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest["files"].items()}
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, AttributeError):
-        logger.warning("%s unit %s: its manifest cannot be read, so it counts as absent.", kind, key)
-        return None
+        logger.warning("%s unit %s: its manifest is damaged, so it counts as absent.", kind, key)
+        error = CorruptUnit(kind, key, MANIFEST, "a checksum", "other content")
+        return StoredUnit(kind, key, folder, {"files": {}}, {}, error)
     stamps, fault = {}, None
     for name, (expected, _) in files.items():
         try:

@@ -15,7 +15,6 @@ manifest. Where a date differs, as in a copied store, checksums are compared onc
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import shutil
 import tempfile
@@ -32,7 +31,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from harness.storage import transfer
 from harness.storage.claims import TTL_S, Claim, Claims
-from harness.storage.manifest import MANIFEST, CorruptUnit, StoredUnit, compare, describe, find_unit
+from harness.storage.manifest import MANIFEST, CorruptUnit, StoredUnit, compare, describe, encode, find_unit
 
 __all__ = ["CorruptUnit", "Store"]
 
@@ -161,7 +160,7 @@ class Store:
     def _record_stamps(self, unit: StoredUnit) -> None:
         """Record current stamps after checksums were compared, so that the next run can skip this; ignore failures."""
         files = {name: {**facts, "stamp": unit.stamps[name]} for name, facts in unit.files.items()}
-        content = _encode({**unit.manifest, "files": files})
+        content = encode({**unit.manifest, "files": files})
         with suppress(OSError):
             if not self.is_local:
                 self.fs.pipe_file(f"{unit.folder}/{MANIFEST}", content)
@@ -206,7 +205,7 @@ class Store:
             transfer.backdate(staging / name)
             facts["stamp"] = transfer.stamp(self.fs.info(str(staging / name)))
             transfer.sync(staging / name)
-        (staging / MANIFEST).write_bytes(_encode(manifest))
+        (staging / MANIFEST).write_bytes(encode(manifest))
         transfer.sync(staging / MANIFEST)
         transfer.sync(staging)
         final = Path(folder)
@@ -228,7 +227,7 @@ class Store:
                 transfer.retry(self.fs.put_file, str(staging / name), f"{folder}/{name}")
                 self.fs.invalidate_cache(folder)
                 facts["stamp"] = transfer.stamp(transfer.retry(self.fs.info, f"{folder}/{name}"))
-            transfer.retry(self.fs.pipe_file, f"{folder}/{MANIFEST}", _encode(manifest))
+            transfer.retry(self.fs.pipe_file, f"{folder}/{MANIFEST}", encode(manifest))
         except Exception:
             with suppress(Exception):
                 for name in manifest["files"]:
@@ -326,7 +325,3 @@ class Store:
                 with suppress(FileNotFoundError):  # another driver's, which has just finished
                     if time.time() - staging.stat().st_mtime > STALE_S:
                         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _encode(manifest: dict[str, Any]) -> bytes:
-    return json.dumps(manifest, indent=1, sort_keys=True).encode()
