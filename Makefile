@@ -40,7 +40,7 @@ lint: install  ## style and types
 bench: $(PEERS)  ## side-by-side timings, 25 minutes; prints a table and writes benchmarks.json
 	$(BIN)/python tests/benchmarks/run.py
 
-chaos: install  ## faults on made-up clusters, 20 minutes; with ARGS=--json a document, with ARGS=--fleet 100 models too
+chaos: install  ## faults on made-up clusters, about a minute a try; with ARGS=--json a document, with ARGS=--fleet 100 models too
 	$(BIN)/python tests/benchmarks/chaos.py $(ARGS)
 
 install: $(INSTALLED)
