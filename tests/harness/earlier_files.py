@@ -47,6 +47,7 @@ def rewrite_units(out: str, kind: str, file: str) -> list[Path]:
     for folder in folders:
         rewrite("word_surprisals", folder / file)
         manifest = json.loads((folder / MANIFEST).read_text())
+        manifest.pop("checksum")  # which an earlier version did not write
         manifest["files"][file] = describe([folder / file])[file]
         (folder / MANIFEST).write_text(json.dumps(manifest))
     return folders
