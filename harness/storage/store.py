@@ -318,8 +318,11 @@ class Store:
             ) from error
 
     def sweep(self) -> None:
-        """Remove staging folders of killed runs once they are a day old."""
+        """Remove what killed runs left: staging folders once they are a day old, and claims on finished units."""
         if self.is_local:
+            for claim in Path(self.claims.folder).glob("*/*"):  # nobody else claims a unit that is finished
+                if self.claims.is_dead(str(claim)) and self.manifest(claim.parent.name, claim.stem) is not None:
+                    transfer.remove(self.fs, str(claim))
             out = Path(self.root).parent
             for staging in (*out.glob(".aside-*"), *out.glob("*/.aside-*")):
                 with suppress(FileNotFoundError):  # another driver's, which has just finished

@@ -425,3 +425,17 @@ def test_a_remote_file_corrupted_in_transfer_is_read_again(remote, monkeypatch, 
     assert _read(remote) == b"abc"
     assert corrupted
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_sweep_removes_claims_of_ended_processes_on_finished_units_only(tmp_path, monkeypatch):
+    store = Store(str(tmp_path / "out"))
+    finished, unfinished = store.take("scores", "k"), store.take("scores", "other")
+    store.put("scores", "k", _write(b"abc"), {})
+    store.sweep()
+    assert len(store.claims.paths("scores")) == 2  # this process is alive
+    monkeypatch.setattr(store.claims, "is_dead", lambda path: True)
+    store.sweep()
+    (left,) = store.claims.paths("scores")
+    assert "/other." in left
+    for claim in (finished, unfinished):
+        claim.release()
