@@ -45,7 +45,7 @@ class EvaluationSpec:
 
 
 def quickstart() -> EvaluationSpec:
-    """Three tiny models and a synthetic recording with a known answer; offline, two minutes on two cores."""
+    """Three tiny models and a synthetic recording with a known answer; offline, about a minute on two cores."""
     return EvaluationSpec("quickstart", ("tiny-llama", "tiny-gpt2", "tiny-t5"), ("synthetic", "synthetic-reading"))
 
 

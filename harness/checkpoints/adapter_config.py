@@ -127,7 +127,7 @@ def base_of(folder: Path, name: str, config: AdapterConfig) -> str:
     if Path(base).expanduser().is_absolute() or base.startswith("."):
         raise ValueError(f"{name}: the base folder {base} named in {CONFIG} does not exist. {advice}")
     revision_suffix = f"@{config.revision}" if config.revision and config.revision != "main" else ""
-    hub_id = base if "/" in base else model_table.hub_id_with_owner(base)
+    hub_id = base if "/" in base else model_table.WITH_OWNER.get(base, "")
     entries = (entry for entry in model_table.MODELS.values() if hub_id and entry.hub_id == hub_id)
     table_name = next((entry.name for entry in entries if entry.revision == "main"), "")
     if table_name or (not hub_id and model_table.find(base)):

@@ -156,7 +156,7 @@ def require_known(name: str) -> None:
 
     A name that could be a Hub id but is close to an existing folder counts as a mistyped folder.
     """
-    if Path(name).is_dir() or find(current_name(name)):
+    if Path(name).is_dir() or find(name):
         return
     parent = Path(name).parent
     folders = [str(parent / path.name) for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []

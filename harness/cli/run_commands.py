@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def exit_status(outcome: Any) -> int:
-    """1 if something of a run failed or was stopped, which is said on stderr, else 0."""
+    """1 if something of a run failed or the run was stopped, else 0; a stop is also reported on stderr."""
     if outcome.was_stopped:
         print(f"harness: {STOPPED}", file=sys.stderr)
     return int(bool(outcome.failures or outcome.was_stopped))

@@ -116,7 +116,7 @@ def _demand(name: str, known_as: str, backend: Backend, allow_pickle: bool) -> D
         form = "pickle" if pickles.folder_has_only_pickles(Path(checkpoint.folder)) else "safetensors"
         return replace(demand_of(checkpoint, _usable_backend(backend, checkpoint.stack)), weights_form=form)
     return Demand(
-        name, entry.family, entry.stack, entry.n_parameters, entry.n_blocks,
+        known_as, entry.family, entry.stack, entry.n_parameters, entry.n_blocks,
         backend=_usable_backend(backend, entry.stack),
         weights_form=entry.weights if entry.revision == model_table.MODELS[entry.name].revision else "",
     )  # fmt: skip

@@ -94,46 +94,40 @@ def _built_in() -> dict[str, Entry]:
 MODELS: dict[str, Entry] = _built_in()
 
 
-def find(name: str) -> Entry | None:
-    """Return the entry called NAME, or the one of NAME@REVISION with that revision; None if there is none."""
-    if name in MODELS:
-        return MODELS[name]
-    stem, _, revision = name.partition("@")
-    return replace(MODELS[stem], revision=revision) if stem in MODELS and revision else None
-
-
-# Ids of the Hub's first models, which had no owner and which the Hub redirects.
-_OWNERS = (
-    ("distilbert", ("distilgpt2", "distilbert-", "distilroberta-")), ("openai-community", ("gpt2", "openai-gpt")),
-    ("google-bert", ("bert-",)), ("FacebookAI", ("roberta-", "xlm-roberta-", "xlm-mlm-")), ("albert", ("albert-",)),
-)  # fmt: skip
-_T5 = frozenset(("t5-small", "t5-base", "t5-large", "t5-3b", "t5-11b"))
-# Those that users give by hand; other words are taken as mistyped names.
-_WITHOUT_OWNER = frozenset((
-    "gpt2", "openai-gpt", "bert-base-uncased", "bert-base-cased", "bert-large-uncased", "bert-large-cased",
-    "bert-base-multilingual-cased", "roberta-base", "roberta-large", "xlm-roberta-base", "xlm-roberta-large",
-    "distilbert-base-uncased", "distilbert-base-cased", "distilroberta-base", "albert-base-v2",
-))  # fmt: skip
-
-
-def hub_id_with_owner(word: str) -> str:
-    """Return the full id of a Hub model that once had no owner (gpt2, bert-base-uncased); "" for other words.
-
-    t5-small and so on are names of the table for T5 1.1, and here those of the first T5.
-    """
-    if word in _T5:
-        return f"google-t5/{word}"
-    owner = next((owner for owner, prefixes in _OWNERS if word.startswith(prefixes)), "")
-    return f"{owner}/{word}" if owner and word not in MODELS else ""
+# The Hub's first models had no owner: owner -> their ids then, which the Hub redirects and users still give.
+_OWNERS = {
+    "openai-community": "gpt2 gpt2-medium gpt2-large gpt2-xl openai-gpt",
+    "google-bert": "bert-base-uncased bert-base-cased bert-large-uncased bert-large-cased bert-base-chinese "
+    "bert-base-german-cased bert-base-multilingual-cased bert-base-multilingual-uncased "
+    "bert-large-uncased-whole-word-masking bert-large-cased-whole-word-masking",
+    "FacebookAI": "roberta-base roberta-large xlm-roberta-base xlm-roberta-large xlm-mlm-en-2048 xlm-mlm-100-1280 "
+    "xlm-mlm-17-1280 xlm-mlm-ende-1024 xlm-mlm-enfr-1024 xlm-mlm-enro-1024 xlm-clm-ende-1024 xlm-clm-enfr-1024",
+    "distilbert": "distilgpt2 distilroberta-base distilbert-base-uncased distilbert-base-cased "
+    "distilbert-base-german-cased distilbert-base-multilingual-cased",
+    "albert": "albert-base-v1 albert-base-v2 albert-large-v1 albert-large-v2 albert-xlarge-v1 albert-xlarge-v2 "
+    "albert-xxlarge-v1 albert-xxlarge-v2",
+    "google-t5": "t5-small t5-base t5-large t5-3b t5-11b",
+}
+# Such an id -> the full one. t5-small and so on are names of the table, where they are T5 1.1.
+WITH_OWNER = {word: f"{owner}/{word}" for owner, words in _OWNERS.items() for word in words.split()}
 
 
 def current_name(name: str) -> str:
     """Replace an id without owner (gpt2) by the name of the table, or by the full Hub id; other names are unchanged."""
     stem, at, revision = name.partition("@")
-    if stem not in _WITHOUT_OWNER or find(name):
+    if stem in MODELS or stem not in WITH_OWNER:
         return name
-    hub_id = hub_id_with_owner(stem)
+    hub_id = WITH_OWNER[stem]
     return f"{next((entry.name for entry in MODELS.values() if entry.hub_id == hub_id), hub_id)}{at}{revision}"
+
+
+def find(name: str) -> Entry | None:
+    """Return the entry called NAME, or the one of NAME@REVISION with that revision; None if there is none."""
+    name = current_name(name)
+    if name in MODELS:
+        return MODELS[name]
+    stem, _, revision = name.partition("@")
+    return replace(MODELS[stem], revision=revision) if stem in MODELS and revision else None
 
 
 def scale() -> tuple[str, ...]:

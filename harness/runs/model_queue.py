@@ -28,7 +28,7 @@ from harness.protocol import AskedBackend, Backend, Dtype
 from harness.runs import actors, ray_session, reservations
 from harness.runs.actors import ExtractionUnit
 from harness.runs.model_worker import ExtractionResult, ModelWorker, UnitTimeoutError
-from harness.runs.occupancy import Occupancy, Spot
+from harness.runs.occupancy import Occupancy, Spot, worker_bytes
 from harness.runs.stopping import Stop
 from harness.runs.workload import ProgressListener
 from harness.storage.claims import Claim
@@ -62,10 +62,6 @@ class WorkerRules:
     n_claimed: int | None = None
     cores: float = 0.5
     memory_bytes: float | None = None
-
-
-# Memory of a worker on the CPU besides the weights: Python with torch, and the texts and logits of a unit.
-WORKER_BYTES = 1.2e9
 
 
 @dataclass
@@ -190,7 +186,7 @@ class ModelQueue:
         if time.monotonic() < self._retry_after.get(checkpoint, 0):
             return False
         limit, placements = self.rules.memory_bytes, [worker.placement for worker in self.workers]
-        needed = sum(map(_worker_bytes, [*placements, self.placements[checkpoint]]))
+        needed = sum(map(worker_bytes, [*placements, self.placements[checkpoint]]))
         return limit is None or self.device != "cpu" or needed <= limit
 
     def _update_placements(self) -> Iterator[ExtractionResult]:
@@ -219,7 +215,7 @@ class ModelQueue:
 
     def _beyond_limit(self, placement: Placement) -> str:
         """Why a model exceeds the memory limit even alone; "" if it does not."""
-        needed, limit = _worker_bytes(placement), self.rules.memory_bytes
+        needed, limit = worker_bytes(placement), self.rules.memory_bytes
         if self.device != "cpu" or limit is None or needed <= limit:
             return ""
         return (
@@ -442,8 +438,3 @@ class ModelQueue:
             self._remove(worker)
         self.running.clear()
         self._request_nodes([])
-
-
-def _worker_bytes(placement: Placement) -> float:
-    """Memory of a worker on the CPU in bytes."""
-    return WORKER_BYTES + placement.need.weights

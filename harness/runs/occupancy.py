@@ -15,6 +15,8 @@ PATIENCE_S = 60.0
 # Name of a node and index of one of its GPUs, or _CORES for all its cores.
 Spot = tuple[str, int]
 _CORES = -1
+# Memory of a worker on the CPU besides the weights: Python with torch, and the texts and logits of a unit.
+WORKER_BYTES = 1.2e9
 
 
 class Occupancy:
@@ -25,6 +27,7 @@ class Occupancy:
         self.cores = cores
         self.nodes: Mapping[str, Node] = {node.name: node for node in cluster.nodes}
         self.taken: defaultdict[Spot, float] = defaultdict(float)
+        self.bytes_taken: defaultdict[str, float] = defaultdict(float)  # of each node's main memory
         for placement in placements:
             self.take(placement)
 
@@ -32,6 +35,7 @@ class Occupancy:
         """Mark the spots of a placement as in use by it."""
         for spot in _spots(placement):
             self.taken[spot] += self._fraction(placement)
+        self.bytes_taken[placement.node] += worker_bytes(placement)
 
     def block(self, placement: Placement) -> None:
         """Reserve the spots of a placement, so that models later in the queue cannot take them."""
@@ -77,15 +81,23 @@ class Occupancy:
         return placement
 
     def another(self, placement: Placement) -> Placement | None:
-        """The same model on other free GPUs, or on free cores of any node; None if there are none."""
+        """The same model on other free GPUs, or on free cores of a node with enough memory; None if there are none."""
         min_gpu_bytes = self.nodes[placement.node].gpu_bytes if placement.node in self.nodes else 0
         for name, node in self.nodes.items():
             free = [gpu for gpu in range(node.n_gpus) if self.taken[name, gpu] + placement.gpu_share <= 1 + 1e-9]
             candidate = replace(placement, node=name, gpus=tuple(free[: placement.n_gpus]))
-            if len(free) >= placement.n_gpus and node.gpu_bytes >= min_gpu_bytes and self.fits(candidate):
+            needed = self.bytes_taken[name] + worker_bytes(placement)
+            is_known = not placement.n_gpus and node.memory_bytes
+            has_memory = needed <= node.memory_bytes if is_known else node.gpu_bytes >= min_gpu_bytes
+            if len(free) >= placement.n_gpus and has_memory and self.fits(candidate):
                 return candidate
         return None
 
 
 def _spots(placement: Placement) -> list[Spot]:
     return [(placement.node, gpu) for gpu in placement.gpus or (_CORES,)]
+
+
+def worker_bytes(placement: Placement) -> float:
+    """Main memory of a worker on the CPU."""
+    return WORKER_BYTES + placement.need.weights

@@ -53,13 +53,11 @@ def handlers_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def signals(grace_s: float = GRACE_S, *, ctrl_c: bool = True) -> Iterator[Stop]:
+def signals(grace_s: float = GRACE_S) -> Iterator[Stop]:
     """Set a flag on SIGTERM and Ctrl-C while the context is open. Outside the main thread it is never set.
 
     Args:
         grace_s: seconds to wait for the units in progress after SIGTERM.
-        ctrl_c: whether Ctrl-C only sets the flag; otherwise it raises KeyboardInterrupt at once, for work that cannot
-            poll the flag.
 
     Yields:
         The flag.
@@ -77,8 +75,7 @@ def signals(grace_s: float = GRACE_S, *, ctrl_c: bool = True) -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.ask(grace_s if number == signal.SIGTERM else 0.0)
 
-    handled = (signal.SIGTERM, signal.SIGINT) if ctrl_c else (signal.SIGTERM,)
-    before = {number: signal.signal(number, handle) for number in handled}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:

@@ -14,7 +14,6 @@ drivers share the work, it survives copying the store, and its checksum is verif
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -67,14 +66,16 @@ class WordsOutcome:
 class _Execution:
     """State shared by the steps of one run.
 
-    memory_bytes: limit for all workers on the CPU together. n_left: source -> words that the store does not hold.
-    n_extracted: source -> words processed by this driver. recoveries: key of a unit -> number of restarts.
+    memory_bytes: limit for all workers on the CPU together; None for that of each node.
+    n_left: source -> words that the store does not hold.
+    n_extracted: source -> words processed by this driver.
+    recoveries: key of a unit -> number of restarts.
     """
 
     corpora: Sequence[Corpus]
     options: WordOptions
     store: Store
-    memory_bytes: float
+    memory_bytes: float | None
     listener: ProgressListener
     outcome: WordsOutcome
     stop: Stop
@@ -102,7 +103,7 @@ def run(
         options: how texts are read and models run.
         out: folder or URL of units and tables.
         address: address of a Ray cluster; None starts a local Ray.
-        memory_gb: memory limit for all workers together; None uses all free memory.
+        memory_gb: memory limit for all workers together; None uses all free memory, on a cluster that of each node.
         listener: receives the progress of the run.
         keep_going: whether unknown model names are recorded as failures while the other models run.
 
@@ -123,19 +124,21 @@ def run(
     with store.register_run():
         listener.busy("splitting the corpora into shards")
         all_corpora = _corpora(sources, options, store)
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # hides Ray's warnings about its own actor pools
         ray_session.join(address, store)
-        memory_bytes = memory_gb * 1e9 if memory_gb else _free_bytes(address)
+        here = None if address else float(memory.free_bytes("cpu"))
+        memory_bytes = memory_gb * 1e9 if memory_gb else here
         failures: list[Failure] = []
         models = _sources(names, options, failures)
         run_name = _name(models, all_corpora, options.protocol)
         table = f"{tables.folder(store.out, 'word_surprisals')}/run={run_name}"
         outcome = WordsOutcome(run_name, table, failures=failures)
-        with stopping.signals(ctrl_c=False) as stop, store.lock_tables(run_name):
+        with stopping.signals() as stop:
             execution = _Execution(all_corpora, options, store, memory_bytes, listener, outcome, stop)
-            _remove_faulty_tables(store, run_name)
+            with store.lock_tables(run_name):
+                _remove_faulty_tables(store, run_name)
             _compute(models, execution)
-            _write_tables(models, execution)
+            with store.lock_tables(run_name):
+                _write_tables(models, execution)
     for failure in outcome.failures:
         listener.failed(failure)
     outcome.seconds = time.monotonic() - started
@@ -152,11 +155,6 @@ def _corpora(sources: Sequence[str], options: WordOptions, store: Store) -> list
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two corpora are called {min(repeated)!r}; rename a file.")
     return all_corpora
-
-
-def _free_bytes(address: str | None) -> float:
-    """Free memory of this machine, or the memory of all nodes of the cluster at an address."""
-    return sum(node.memory_bytes for node in reservations.cluster("cpu").nodes) if address else memory.free_bytes("cpu")
 
 
 def _name(sources: Sequence[WordSource], all_corpora: Sequence[Corpus], protocol: Protocol) -> str:

@@ -66,8 +66,12 @@ _COLUMNS = {
     "n_nan": "neuroids without a measurable score; left out of the median",
     "layer_folds": "folds that chose this layer; the most frequent one is given",
     "layer_choice": "max (best held-out score) or nested (best inner score of each fold)",
+    "r_low": "lower end of the 95 % interval of r",
+    "r_high": "upper end of the 95 % interval of r",
     "interval_kind": "what the interval generalises over, and how it was computed",
     "unique_r2": "variance explained beyond the controls, joint_r2 - controls_r2, at the layer chosen for all neuroids",
+    "unique_low": "lower end of the 95 % interval of unique_r2",
+    "unique_high": "upper end of the 95 % interval of unique_r2",
     "controls_r2": "held-out R2 of the controls alone",
     "joint_r2": "held-out R2 of model and controls together",
     "unique_over": "controls in the joint fit",
@@ -84,13 +88,19 @@ _COLUMNS = {
     "predictor": "surprisal, or the name of a control",
     "abs_r": "absolute value of r",
     "partial_r": "correlation with length, frequency, position, spill-over and passage held constant",
+    "partial_low": "lower end of the 95 % interval of partial_r",
+    "partial_high": "upper end of the 95 % interval of partial_r",
     "delta_ll": "gain in held-out log-likelihood over the control regression, in nats per word",
+    "delta_ll_low": "lower end of the 95 % interval of delta_ll",
+    "delta_ll_high": "upper end of the 95 % interval of delta_ll",
     "n_words": "words that count",
     "n_missing": "words without a surprisal or a reading time",
     "n_regression": "words in the regression",
     "term": "predictor at the word, 1 before or 2 before",
     "slope": "log milliseconds per bit",
     "se": "standard error",
+    "low": "lower end of the 95 % interval",
+    "high": "upper end of the 95 % interval",
     "p": "p value",
     "mixed_slope": "slope of the mixed model (random intercept and slopes by reader)",
     "mixed_se": "standard error of mixed_slope; too small, since it takes words to be independent",
@@ -126,6 +136,8 @@ _COLUMNS = {
     "n_pairs": "pairs of base and tuned model",
     "n_bases": "base models",
     "gain_percent_bases": "gain in percent, mean over bases",
+    "gain_low": "lower end of the 95 % interval of the gain in percent",
+    "gain_high": "upper end of the 95 % interval of the gain in percent",
     "interval_over": "what the interval generalises over: bases, subjects, or bases and subjects",
     "p_interval": "p value that belongs to the interval",
     "d_z": "mean difference divided by its standard deviation over bases",
@@ -208,14 +220,6 @@ _COLUMNS = {
     "usd": "gpu_hours at the given price",
     "content": "the spec and its protocols, as JSON",
 }
-# Beginning of the names of an interval's two columns -> what the interval is of.
-_INTERVALS = {
-    "": "", "r_": " of r", "unique_": " of unique_r2", "partial_": " of partial_r", "delta_ll_": " of delta_ll",
-    "gain_": " of the gain in percent",
-}  # fmt: skip
-_ENDS = (("low", "lower"), ("high", "upper"))
-for _name, _of in _INTERVALS.items():
-    _COLUMNS |= {f"{_name}{end}": f"{side} end of the 95 % interval{_of}" for end, side in _ENDS}
 _OVERRIDES = {
     ("word_surprisals", "rank"): "rank of the word's first token in the next-token distribution",
     ("reading_scores", "r"): "Pearson correlation of the predictor with reading times, signed",

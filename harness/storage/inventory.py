@@ -164,11 +164,17 @@ def _units(store: Store, kind: str, *, manifest_only: bool = True) -> Iterator[t
 
 def _listed(store: Store, kind: str, key: str, unit: StoredUnit | None, runs: Mapping[str, set[str]]) -> ListedUnit:
     facts: dict[str, Any] = unit.manifest if unit else {}
-    names = ("model", "dataset", "protocol", "context", "created")
-    model, dataset, protocol, context, created = (str(facts.get(name) or "") for name in names)
-    n_bytes = _size(unit) if unit else int(store.fs.du(store.folder(kind, key)))
-    its_runs, state = tuple(sorted(runs.get(key, ()))), _state(store, kind, key, unit)
-    return ListedUnit(kind, key, model, dataset, protocol or context, n_bytes, created, its_runs, state)
+    return ListedUnit(
+        kind=kind,
+        key=key,
+        model=str(facts.get("model") or ""),
+        dataset=str(facts.get("dataset") or ""),
+        protocol=str(facts.get("protocol") or facts.get("context") or ""),
+        bytes=_size(unit) if unit else int(store.fs.du(store.folder(kind, key))),
+        created=str(facts.get("created") or ""),
+        runs=tuple(sorted(runs.get(key, ()))),
+        state=_state(store, kind, key, unit),
+    )
 
 
 def _state(store: Store, kind: str, key: str, unit: StoredUnit | None) -> str:

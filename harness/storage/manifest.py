@@ -74,8 +74,8 @@ class StoredUnit:
 
 def encode(manifest: dict[str, Any]) -> bytes:
     """A manifest as JSON, with a checksum of its own."""
-    content = {name: value for name, value in manifest.items() if name != _CHECKSUM}
-    return json.dumps({**content, _CHECKSUM: _checksum(json.dumps(content))}, indent=1, sort_keys=True).encode()
+    content = json.loads(json.dumps(manifest))  # as it will be read
+    return json.dumps({**content, _CHECKSUM: _checksum(content)}, indent=1, sort_keys=True).encode()
 
 
 def decode(content: bytes) -> dict[str, Any]:
@@ -89,15 +89,15 @@ def decode(content: bytes) -> dict[str, Any]:
     if expected is None:  # a damaged name of the checksum is no earlier version
         is_damaged = any(isinstance(value, str) and _SHA256.fullmatch(value) for value in manifest.values())
     else:
-        is_damaged = expected != _checksum(json.dumps(manifest))
+        is_damaged = expected != _checksum(manifest)
     if is_damaged:
         raise ValueError("the manifest does not have its checksum.")
     return manifest
 
 
-def _checksum(text: str) -> str:
-    """Of JSON, whatever its spaces and the order of its keys."""
-    return hashlib.sha256(json.dumps(json.loads(text), sort_keys=True).encode()).hexdigest()
+def _checksum(manifest: dict[str, Any]) -> str:
+    """sha256 of the JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def find_unit(fs: Any, folder: str, kind: str, key: str) -> StoredUnit | None:

@@ -19,9 +19,10 @@ def printed(*command):
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_fault_is_a_row():
-    (row,) = printed(HERE / "chaos.py", "--only", "worker_killed", "--tries", "1", "--json")
+    killed, silent = printed(HERE / "chaos.py", "--only", "worker_killed,storage_fails", "--tries", "1", "--json")
     survived = {"tried": 1, "survived": 1, "rows_lost": 0, "computed_twice": 0, "silent": 0}
-    assert row == {**survived, "fault": "worker_killed", "units_repeated": 1}
+    assert killed == {**survived, "fault": "worker_killed", "units_repeated": 1}
+    assert silent == {**survived, "fault": "storage_fails", "units_repeated": 0}
 
 
 @pytest.mark.slow

@@ -257,7 +257,9 @@ def test_a_possible_hub_id_close_to_an_existing_folder_is_a_mistyped_folder(tmp_
 
 @pytest.mark.parametrize(("given", "name"), [
     ("gpt2", "gpt2-small"), ("gpt2@refs/pr/2", "gpt2-small@refs/pr/2"), ("bert-base-uncased", "bert-base"),
-    ("albert-base-v2", "albert/albert-base-v2"), ("gpt2-xl", "gpt2-xl"), ("t5-small", "t5-small"),
+    ("albert-base-v2", "albert/albert-base-v2"), ("gpt2-xl", "gpt2-xl"),
+    ("bert-base-chinese", "google-bert/bert-base-chinese"), ("xlm-roberta-base", "FacebookAI/xlm-roberta-base"),
+    ("t5-small", "t5-small"),
     ("openai-community/gpt2", "openai-community/gpt2"),
 ])  # fmt: skip
 def test_ids_without_owner_are_the_hub_models_that_they_were(given, name):

@@ -187,11 +187,12 @@ def test_one_of_a_models_workers_is_lost_and_no_unit_with_it(cluster, store):
 
 def test_dropped_units_are_not_started(cluster, store):
     queue = ModelQueue(store, "cuda", ProgressListener(), rules=WorkerRules(n_claimed=1))
-    units = [*shards_of("a", 400e9, 30), *shards_of("b", 7e9, 2)]
-    for unit in units:
-        queue.add(unit)
+    units = [*shards_of("a", 7e9, 30), *shards_of("b", 7e9, 2)]
+    queue.add(*units)
     queue.drop(units[3:])
-    assert {result.unit.key for result in finish(queue)} == {unit.key for unit in units[:3]}
+    results = finish(queue)
+    assert {result.unit.key for result in results} == {unit.key for unit in units[:3]}
+    assert not any(result.error for result in results)
 
 
 def test_workers_on_the_cpu_stay_within_the_memory(cluster, store):
@@ -353,6 +354,23 @@ def test_a_model_too_large_for_the_live_nodes_waits_for_a_larger_one(store, monk
     finally:
         ray.shutdown()
         made.shutdown()
+
+
+def test_a_further_worker_takes_free_gpus_or_cores_of_a_node_with_enough_memory():
+    gpus = Nodes((Node("a", 8, 2, 80, 0), Node("small", 8, 2, 24, 0)))
+    on_gpu = Placement("m", "bfloat16", "transformers", 1, 1.0, "a", 0, 0, 1, Need(1, 1, 1), gpus=(0,))
+    occupancy = Occupancy(gpus, [on_gpu])
+    second = occupancy.another(on_gpu)
+    assert second == replace(on_gpu, gpus=(1,))
+    occupancy.take(second)
+    assert occupancy.another(on_gpu) is None  # the other node's GPUs are smaller
+    cores = Nodes((Node("a", 4, 0, 0, int(4e9)), Node("b", 2, 0, 0, int(16e9)), Node("c", 2, 0, 0, 0)))
+    on_cores = Placement("m", "float32", "transformers", 0, 0.5, "a", 0, 0, 1, Need(10**9, 1, 1))
+    occupancy, places = Occupancy(cores, [on_cores], cores=1.0), []
+    while placement := occupancy.another(on_cores):
+        occupancy.take(placement)
+        places.append(placement.node)
+    assert places == ["b", "b", "c", "c"]  # 2.2 GB each: no second one on a; the memory of c is not known
 
 
 def test_an_idle_gpu_takes_over_a_model_only_after_a_while_and_only_if_it_fits():

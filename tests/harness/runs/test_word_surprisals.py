@@ -104,6 +104,20 @@ def test_a_killed_run_resumes_and_equals_a_single_process(models, corpus, tmp_pa
     assert {unit.kind for unit in inventory.ls(store)} == {"corpora", "surprisals"}
 
 
+def test_two_drivers_of_one_run_share_its_shards(models, corpus, tmp_path):
+    out, given = str(tmp_path / "out"), ["--model", models["llama"], "--model", models["gpt2"]]
+    command = [sys.executable, "-m", "harness.cli", "surprisal", corpus, *given, "--out", out, "--json"]
+    drivers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(2)]
+    one, two = (json.loads(driver.communicate(timeout=500)[0]) for driver in drivers)
+    assert (one["failures"], two["failures"]) == ([], [])
+    assert one["run"] == two["run"]
+    assert one["n_words"] == two["n_words"] == 2 * N_WORDS
+    assert one["n_read"] + two["n_read"] == 2 * N_WORDS
+    assert min(one["n_read"], two["n_read"]) > 0
+    for model in ("llama", "gpt2"):
+        assert list(words_of(out, one["run"], model).word_id) == [str(k + 1) for k in range(N_WORDS)]
+
+
 def test_both_modes_of_t5_are_in_the_table_and_missing_models_are_failures(models, short, tmp_path):
     out = str(tmp_path / "out")
     found = word_surprisals.run(
