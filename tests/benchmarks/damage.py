@@ -38,9 +38,10 @@ def bits_flipped(bench: Bench, folder: Path) -> Tried:
 
     Found: the tables are right afterwards, and the flipped content is nowhere: named and removed, or written anew.
     """
-    shutil.copytree(bench.good, folder)
     out, survived, lost, silent = str(folder), 0, 0, 0
     for k in range(N_FLIPS):
+        shutil.rmtree(folder, ignore_errors=True)  # damaged features of finished scores are not computed again
+        shutil.copytree(bench.good, folder)
         kind = bench.numbers.choice(["units/scores", "units/features", "tables"])
         files = [path for path in sorted((folder / kind).rglob("*")) if path.is_file() and path.stat().st_size]
         file = bench.numbers.choice(files)
