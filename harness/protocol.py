@@ -137,6 +137,9 @@ class Protocol:
             reads the stimulus and the encoder what came before it. "text": the decoder reads the whole text, with an
             empty source. "nothing": only encoder layers are used.
         bos: which windows of a decoder start with BOS: every "window", the first of a "text", or "none".
+        aggregate: score of a fold: the median over all neuroids, "pooled" over subjects; or "by subject", the median
+            over each subject's neuroids, then the mean over subjects, so that no subject counts more for having more
+            neuroids. Choice of the layer, unique variance, intervals and ceilings are aggregated likewise.
         metric: score of a neuroid, a name of METRICS in kernels/metrics.py, such as "pearson_r" (NaN for a constant
             column) or "brainscore_r" (1e-8 added to the norms; a constant column scores 0 and counts).
         notes: sources, and what the sources do not state; not part of the hash.
@@ -156,6 +159,7 @@ class Protocol:
     overlap: float = 0.5
     decoder_reads: Literal["stimulus", "text", "nothing"] = "stimulus"
     bos: Literal["window", "text", "none"] = "window"
+    aggregate: Literal["pooled", "by subject"] = "pooled"
     metric: str = "pearson_r"
     notes: tuple[str, ...] = field(default=(), compare=False)
 

@@ -273,7 +273,7 @@ class LayerFit:
         at_low, at_high: fraction of fits whose alpha is the smallest or the largest of the grid.
         rank: (fold,) rank of the training features.
         n_features, n_rows: columns; rows with a response.
-        test_share: ratio of test to training rows, mean over folds.
+        fold_correlation: correlation of the scores of two folds without any effect (`folds.correlation`).
         parts: (fold,) experiment of each fold.
     """
 
@@ -285,7 +285,7 @@ class LayerFit:
     rank: Integers
     n_features: int
     n_rows: int
-    test_share: float
+    fold_correlation: float
     parts: tuple[str, ...]
 
 

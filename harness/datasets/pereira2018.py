@@ -48,6 +48,7 @@ STRICT = Protocol(
     folds=FoldRule("grouped", n=10, seed=1234, min_test_rows=10),
     regression=WIDE_RIDGE,
     layer_choice="nested",
+    aggregate="by subject",
     notes=(
         "Whole topics are held out, in the folds of Brain-Score language of 2026. Alpha and layer are chosen by "
         "leaving topics out of the training rows. The grid of alphas is relative and wide. The 2026 grid, 1e-3 to 1e3, "

@@ -1,7 +1,8 @@
 """Aggregate neuroid scores to one score per model and target, and choose the layer.
 
-The score of a layer is the median over neuroids in each fold, then the mean over folds. PAPER reports the best layer on
-these same scores; under STRICT each fold chooses the layer by the inner score on its training rows.
+The score of a layer in a fold is the median over all neuroids (PAPER) or the median over each subject's neuroids, then
+the mean over subjects (STRICT); then the mean over folds. PAPER reports the best layer on these same scores; under
+STRICT each fold chooses the layer by the inner score on its training rows.
 
 Method: harness/scoring/README.md#choice-of-the-layer and #intervals.
 """
@@ -9,18 +10,15 @@ Method: harness/scoring/README.md#choice-of-the-layer and #intervals.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from harness.records import GROUP, Ceiling, Floats, Integers, Layer, LayerFit, Responses
-
-N_BOOTSTRAP = 500
-_MAX_COUNTS = 2**22  # numbers in memory at once
+from harness.scoring import intervals
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,18 @@ class ChosenLayer:
 
 
 class Target(NamedTuple):
-    """Neuroids that share one score: (neuroid,) columns, on the folds of one experiment (`part`) or of all (None)."""
+    """Neuroids that share one score.
+
+    Attributes:
+        neuroids: (neuroid,) their columns.
+        part: the experiment whose folds count; None for all.
+        by_subject: each subject's neuroids as indices into `neuroids`, if the score is aggregated by subject; () if
+            subjects are pooled.
+    """
 
     neuroids: Integers
     part: str | None = None
+    by_subject: tuple[Integers, ...] = ()
 
     def of(self, values: Floats, parts: tuple[str, ...]) -> Floats:
         """Select this target's folds and neuroids from (fold, neuroid) values; parts: (fold,) experiments."""
@@ -62,33 +68,70 @@ class Target(NamedTuple):
         selected: Floats = values[np.ix_(np.array(parts) == self.part, self.neuroids)]
         return selected
 
+    def by_fold(self, selected: Floats) -> Floats:
+        """(fold,) scores from the target's (fold, neuroid) values; NaN where no neuroid has one."""
+        return _without_warning(np.nanmean, self.subject_medians(selected), 1) if self.by_subject else medians(selected)
 
-def targets(responses: Responses) -> dict[str, Target]:
+    def subject_medians(self, selected: Floats) -> Floats:
+        """(fold, subject) median over each subject's neuroids."""
+        return np.stack([medians(selected[:, own]) for own in self.by_subject], axis=1)
+
+
+def targets(responses: Responses, aggregate: str = "pooled") -> dict[str, Target]:
     """The targets of a recording: "all" (single subjects), "group" (means over subjects), each experiment, each roi.
 
-    If only group means exist they are "all". With several experiments, "all" and each roi are the mean of the
-    experiments' scores, as the paper scores Pereira2018 (harness/scoring/README.md#protocols-by-data-set).
+    If only group means exist they are "all". A mean over the regions of a subject (`_network_means`) is in none of
+    these but its own roi. With several experiments, "all" and each roi are the mean of the experiments' scores, as the
+    paper scores Pereira2018 (harness/scoring/README.md#protocols-by-data-set).
+
+    Args:
+        responses: the recording.
+        aggregate: as in `Protocol`.
     """
-    subjects = np.array(responses.subjects)
-    single = np.flatnonzero(subjects != GROUP)
-    by_name = {"all": Target(single if len(single) else np.arange(len(subjects)))}
-    if 0 < len(single) < len(subjects):
-        by_name[GROUP] = Target(np.flatnonzero(subjects == GROUP))
+    subjects, rois = np.array(responses.subjects), np.array(responses.rois)
+    is_own = ~_network_means(responses)
+    single, group = (np.flatnonzero(is_own & chosen) for chosen in (subjects != GROUP, subjects == GROUP))
+    by_name = {"all": Target(single if len(single) else group)}
+    if len(single) and len(group):
+        by_name[GROUP] = Target(group)
     if len(responses.parts) > 1:
-        by_name.update({part: Target(responses.of_part(part)[1], part) for part in responses.parts})
-    rois = np.array(responses.rois)
+        measured = {part: responses.of_part(part)[1] for part in responses.parts}
+        by_name.update({part: Target(columns[is_own[columns]], part) for part, columns in measured.items()})
     if len(set(responses.rois)) > 1:
         by_name.update({str(roi): Target(np.flatnonzero(rois == roi)) for roi in dict.fromkeys(responses.rois)})
-    return by_name
+    if aggregate == "pooled":
+        return by_name
+    return {
+        name: target._replace(by_subject=_of_subjects(subjects[target.neuroids])) for name, target in by_name.items()
+    }
+
+
+def _of_subjects(subjects: NDArray[np.str_]) -> tuple[Integers, ...]:
+    return tuple(np.flatnonzero(subjects == subject) for subject in dict.fromkeys(subjects.tolist()))
+
+
+def _network_means(responses: Responses) -> NDArray[np.bool_]:
+    """(neuroid,) whether it is a mean over the subject's regions, such as Tuckute2024's "LH network".
+
+    Its roi is "network" or ends in " network", it is the subject's only neuroid of that roi, and the subject has at
+    least two neuroids of other rois: voxels of a network are not meant.
+    """
+    rois, subjects = np.array(responses.rois), np.array(responses.subjects)
+    named = np.array([roi == "network" or roi.endswith(" network") for roi in responses.rois], dtype=bool)
+    is_mean = np.zeros_like(named)
+    for neuroid in np.flatnonzero(named):
+        own = subjects == subjects[neuroid]
+        is_mean[neuroid] = (own & (rois == rois[neuroid])).sum() == 1 and (own & ~named).sum() >= 2
+    return is_mean
 
 
 def fold_scores(fit: LayerFit, target: Target, of: str = "r") -> Floats:
-    """(fold,) median over the target's neuroids of "r" or "inner"; NaN where no neuroid has a score."""
-    return medians(target.of(getattr(fit, of), fit.parts))
+    """(fold,) aggregate over the target's neuroids of "r" or "inner"; NaN where no neuroid has a score."""
+    return target.by_fold(target.of(getattr(fit, of), fit.parts))
 
 
 def layer_score(fit: LayerFit, target: Target) -> float:
-    """Median over neuroids, mean over the folds of each experiment, mean over experiments; NaN if none is finite."""
+    """Mean over the folds of each experiment, mean over experiments; NaN if none is finite."""
     return mean_of_parts(fold_scores(fit, target), fold_parts(fit, target))
 
 
@@ -126,88 +169,57 @@ def choose(
         rule = "by training rows in each fold"
     held_out = [target.of(fits[layer].r, fits[layer].parts) for layer in layers]
     r = np.stack([held_out[k][fold] for fold, k in enumerate(chosen)])  # (fold, neuroid)
-    low, high, kind = interval(r, parts, any_fit.test_share, np.array(responses.subjects)[target.neuroids], seed)
-    times_chosen, score = np.bincount(chosen), mean_of_parts(medians(r), parts)
+    subjects = np.array(responses.subjects)[target.neuroids]
+    low, high, kind = interval(r, parts, any_fit.fold_correlation, subjects, target, seed)
+    times_chosen, score = np.bincount(chosen), mean_of_parts(target.by_fold(r), parts)
     layer, n_nan = layers[times_chosen.argmax()], int(np.isnan(r).all(axis=0).sum())
     n_neuroids = len(target.neuroids)
     return ChosenLayer(layer, int(times_chosen.max()), rule, score, low, high, kind, n_neuroids, n_nan)
 
 
 def interval(
-    r: Floats, parts: tuple[str, ...], test_share: float, subjects: NDArray[np.str_], seed: int
+    r: Floats, parts: tuple[str, ...], correlation: float, subjects: NDArray[np.str_], target: Target, seed: int
 ) -> tuple[float, float, str]:
-    """95 % t interval of the score, from the variance over folds and, with 3 or more subjects, over subjects.
+    """95 % t interval of the score, over folds and, with 3 or more subjects, over subjects.
 
-    Folds share training rows (and random splits also test rows), so the variance of their mean is not s^2 / n but
-    s^2 (1 / n + test rows / training rows). Experiments share no rows, so their variances are averaged and divided by
-    their number. Resampling subjects alone is not enough: all saw the same stimuli, so the chance score of a null model
-    on these stimuli is common to all subjects.
+    Variance over folds is always included: subjects heard the same stimuli, so the chance score of a null model on
+    these stimuli is common to all subjects.
 
     Args:
-        r: (fold, neuroid) held-out scores.
+        r: (fold, neuroid) held-out scores of the target.
         parts: (fold,) the experiment of each fold.
-        test_share: number of test rows per training row.
-        subjects: (neuroid,) the subject of each neuroid.
-        seed: of the bootstrap over subjects.
+        correlation: of the scores of two folds (`LayerFit.fold_correlation`).
+        subjects: (neuroid,) subjects.
+        target: how neuroids are aggregated.
+        seed: of the bootstrap over subjects of pooled scores.
 
     Returns:
         Lower end, upper end, and how the interval was computed; NaN, NaN, "" if an experiment has fewer than two
         scored folds.
-
-    Source: Nadeau & Bengio 2003, Machine Learning 52, 239-281.
     """
-    scores, part_of_fold = medians(r), np.array(parts)
-    by_part = [scores[(part_of_fold == part) & np.isfinite(scores)] for part in dict.fromkeys(parts)]
-    n_folds = sum(len(part) for part in by_part)
-    if min(len(part) for part in by_part) < 2:
+    by_fold = target.by_fold(r)
+    variance = intervals.over_folds(by_fold, parts, correlation)
+    if not np.isfinite(variance.value):
         return np.nan, np.nan, ""
-    variance = sum(np.var(part, ddof=1) * (1 / len(part) + test_share) for part in by_part) / len(by_part) ** 2
-    kind = f"t, corrected for shared training rows, over {n_folds} folds"
-    by_subject = [np.flatnonzero(subjects == subject) for subject in dict.fromkeys(subjects) if subject != GROUP]
-    if len(by_subject) >= 3:
-        variance += _variance_over_subjects(r, parts, by_subject, seed)
-        kind += f", and bootstrap over {len(by_subject)} subjects"
-    half_width = stats.t.ppf(0.975, n_folds - len(by_part)) * np.sqrt(variance)
-    score = mean_of_parts(scores, parts)
-    return score - half_width, score + half_width, kind
+    half, score = variance.squared_half_width**0.5, mean_of_parts(by_fold, parts)
+    kind = f"t, corrected for shared training rows, over {np.isfinite(by_fold).sum()} folds"
+    of_subject = [own for own in intervals.subject_neuroids(subjects) if np.isfinite(r[:, own]).any()]
+    if len(of_subject) >= intervals.FEWEST_SUBJECTS and target.by_subject:
+        table = np.stack([medians(r[:, own]) for own in of_subject], axis=1)
+        half, kind = (
+            intervals.of_folds_and_subjects(table, parts, correlation),
+            f"{kind} and {len(of_subject)} subjects",
+        )
+    elif len(of_subject) >= intervals.FEWEST_SUBJECTS:
+        between = intervals.of_pooled_subjects(r, parts, of_subject, seed)
+        half = (variance.squared_half_width + between.squared_half_width) ** 0.5
+        kind += f", and bootstrap over {len(of_subject)} subjects"
+    return score - half, score + half, kind
 
 
-def _variance_over_subjects(r: Floats, parts: tuple[str, ...], by_subject: Sequence[Integers], seed: int) -> float:
-    """Variance of the score over bootstrap samples of subjects."""
-    draws = np.random.default_rng(seed).integers(len(by_subject), size=(N_BOOTSTRAP, len(by_subject)))
-    drawn = [np.bincount(draw, minlength=len(by_subject)) for draw in draws]
-    times = np.stack(drawn).astype(np.int32)  # (draw, subject)
-    subject = np.empty(r.shape[1], dtype=np.int64)
-    for k, neuroids in enumerate(by_subject):
-        subject[neuroids] = k
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a draw may contain no subject of an experiment
-        by_fold = np.stack([_drawn_medians(row, subject, times) for row in r])  # (fold, draw)
-        part_of_fold = np.array(parts)
-        by_part = [np.nanmean(by_fold[part_of_fold == part], axis=0) for part in dict.fromkeys(parts)]
-        return float(np.nanvar(np.nanmean(by_part, axis=0)))
-
-
-def _drawn_medians(row: Floats, subject: Integers, times: Integers) -> Floats:
-    """(draw,) weighted median of (neuroid,) values, weights being how often a subject was drawn; NaN without weight.
-
-    Values are sorted once; the median is where the cumulative weight reaches half of the total.
-    """
-    order = np.argsort(row)[: np.isfinite(row).sum()]  # NaN sorts last
-    if not len(order):
-        return np.full(len(times), np.nan)
-    medians = []
-    for block in np.array_split(times, max(1, len(times) * len(order) // _MAX_COUNTS)):
-        cumulative = block[:, subject[order]].cumsum(axis=1, dtype=np.int32)
-        total = cumulative[:, -1:]
-        middle = [(cumulative > half).argmax(axis=1) for half in ((total - 1) // 2, total // 2)]
-        medians.append(np.where(total[:, 0] > 0, row[order][middle].mean(axis=0), np.nan))
-    return np.concatenate(medians)
-
-
-def median_ceiling(ceiling: Ceiling, target: Target) -> float:
-    """Median of the neuroids' ceilings, mean over experiments; NaN if none is known."""
-    return mean(medians(target.of(ceiling.values, ceiling.parts)))
+def target_ceiling(ceiling: Ceiling, target: Target) -> float:
+    """The neuroids' ceilings, aggregated like their scores, mean over experiments; NaN if none is known."""
+    return mean(target.by_fold(target.of(ceiling.values, ceiling.parts)))
 
 
 def medians(matrix: Floats) -> Floats:

@@ -64,7 +64,8 @@ def _score_part(
         for split in setup.splits
     ]
     by_layer = {layer: _joined([fold[layer] for fold in by_fold]) for layer in features.layers}
-    return {layer: replace(fit, n_rows=by_fold[0][layer].n_rows) for layer, fit in by_layer.items()}
+    n_rows, correlation = by_fold[0][features.layers[0]].n_rows, folds.correlation(setup.splits)
+    return {layer: replace(fit, n_rows=n_rows, fold_correlation=correlation) for layer, fit in by_layer.items()}
 
 
 def _score(
@@ -102,7 +103,7 @@ def _joined(fits: Sequence[LayerFit]) -> LayerFit:
 
     if len(fits) == 1:
         return fits[0]
-    columns: dict[str, Any] = {name: mean(name) for name in ("at_low", "at_high", "test_share")}
+    columns: dict[str, Any] = {name: mean(name) for name in ("at_low", "at_high", "fold_correlation")}
     columns |= {name: np.concatenate([getattr(fit, name) for fit in fits]) for name in ("r", "alpha", "inner", "rank")}
     parts = tuple(part for fit in fits for part in fit.parts)
     return replace(fits[0], n_rows=sum(fit.n_rows for fit in fits), parts=parts, **columns)
@@ -133,9 +134,9 @@ def _layer_fit(blocks: Iterable[list[FoldFit]], setup: Fitting, Y: Floats, n_fea
     at_low, at_high = _at_ends(joined("place"), len(setup.penalty.alphas))
     rank = np.array([max(block.rank for block in fold) for fold in by_fold])
     n_rows = int((~np.isnan(Y)).any(axis=1).sum())
-    test_share = float(np.mean([len(split.test) / len(split.train) for split in setup.splits]))
+    correlation = folds.correlation(setup.splits)
     return LayerFit(
-        joined("r"), joined("alpha"), joined("inner"), at_low, at_high, rank, n_features, n_rows, test_share,
+        joined("r"), joined("alpha"), joined("inner"), at_low, at_high, rank, n_features, n_rows, correlation,
         parts=("",) * len(by_fold),
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.kernels.split import Split
 from harness.protocol import FoldRule
 from harness.records import Dataset, Fold, Integers
 
@@ -86,6 +87,24 @@ def inner_labels(groups: Sequence[str], train: Integers) -> Integers:
         for block, rows in enumerate(np.array_split(np.argsort(train), _CONTIGUOUS_INNER_BLOCKS)):
             labels[rows] = block
     return labels
+
+
+def correlation(splits: Sequence[Fold | Split]) -> float:
+    """Correlation of the scores of two folds if there is no effect, from the rows that they share.
+
+    Without an effect, a fold's covariance of predictions and responses is a sum over its pairs of a test and a training
+    row, and pairs of different rows are uncorrelated. So the correlation of two folds is the fraction of pairs that
+    they share, whichever row is tested: 1 / (k - 1) for k disjoint folds that cover all rows, 2 p (1 - p) for random
+    splits with the fraction p of test rows. Mean over pairs of folds; 0 for a single fold.
+    """
+    n_rows = 1 + max(int(np.max(rows)) for split in splits for rows in (split.train, split.test))
+    tested, trained = np.zeros((2, len(splits), n_rows))
+    for k, split in enumerate(splits):
+        tested[k, split.test] = trained[k, split.train] = 1.0
+    crossed = tested @ trained.T
+    shared = (tested @ tested.T) * (trained @ trained.T) + crossed * crossed.T
+    fractions = shared / np.diag(shared)[:, None]
+    return float(fractions[~np.eye(len(splits), dtype=bool)].mean()) if len(splits) > 1 else 0.0
 
 
 def equal_blocks(n_rows: int, n_blocks: int) -> Integers:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.protocol import Protocol
 from harness.records import Ceiling, Layer, LayerFit, Responses
@@ -25,7 +27,11 @@ LEAST_CEILING = 0.01
 
 @dataclass(frozen=True)
 class BrainRows:
-    """Rows of `neuroid_scores`, `layer_scores` and `model_scores` from the fits of all layers."""
+    """Rows of `neuroid_scores`, `layer_scores` and `model_scores` from the fits of all layers.
+
+    A response counts as missing if it is NaN in an experiment in which its neuroid has any response; a neuroid that was
+    not measured in an experiment at all has nothing missing there.
+    """
 
     origin: Row
     responses: Responses
@@ -45,14 +51,29 @@ class BrainRows:
                 **self.origin, **_place(layer), **names, "r": r, "ceiling": ceiling, "ceiling_kind": self.ceiling.kinds,
                 "ratio": r / np.where(ceiling > LEAST_CEILING, ceiling, np.nan),
                 "alpha": aggregate.median_over_folds(fit.alpha), "n_folds_nan": np.isnan(fit.r).sum(axis=0),
-                **_sizes(fit),
+                "n_missing": self._missing.sum(axis=0), **_sizes(fit),
+                "n_rows": np.isfinite(recording.values).sum(axis=0),
             }  # fmt: skip
+
+    @cached_property
+    def _targets(self) -> dict[str, Target]:
+        return aggregate.targets(self.responses, self.protocol.aggregate)
+
+    @cached_property
+    def _missing(self) -> NDArray[np.bool_]:
+        """(row, neuroid) whether a response is missing."""
+        missing = np.isnan(self.responses.values)
+        row_parts = np.array(self.responses.row_parts)
+        for part in self.responses.parts:
+            rows = row_parts == part
+            missing[rows] &= ~missing[rows].all(axis=0)
+        return missing
 
     def layers(self) -> list[Row]:
         """One row per layer and target."""
         return [
             self._layer_row(layer, fit, name, target)
-            for name, target in aggregate.targets(self.responses).items()
+            for name, target in self._targets.items()
             for layer, fit in self.fits.items()
         ]
 
@@ -64,38 +85,44 @@ class BrainRows:
             "r_std_folds": aggregate.deviation(aggregate.fold_scores(fit, target)),
             "inner": inner, "alpha_at_low": fit.at_low,
             "alpha_at_high": fit.at_high, "rank": float(np.mean(fit.rank)), "n_neuroids": len(target.neuroids),
-            "n_nan": np.isnan(target.of(fit.r, fit.parts)).all(axis=0).sum(), **_sizes(fit, target),
+            "n_nan": np.isnan(target.of(fit.r, fit.parts)).all(axis=0).sum(),
+            **self._sizes(fit, target),
         }  # fmt: skip
 
     def models(self) -> list[Row]:
         """One row per target, for the layer chosen by the protocol."""
-        return [self._model_row(name, target) for name, target in aggregate.targets(self.responses).items()]
+        return [self._model_row(name, target) for name, target in self._targets.items()]
 
     def chosen(self, target: str) -> ChosenLayer:
         """The layer chosen by the protocol for a target, and its score."""
-        selected = aggregate.targets(self.responses)[target]
-        return aggregate.choose(self.fits, self.protocol.layer_choice, self.responses, selected, self.seed)
+        choice = self.protocol.layer_choice
+        return aggregate.choose(self.fits, choice, self.responses, self._targets[target], self.seed)
 
     def _model_row(self, name: str, target: Target) -> Row:
         chosen = self.chosen(name)
         score = asdict(chosen) | _place(chosen.layer) | self._against_ceiling(chosen.r, target)
-        sizes = _sizes(self.fits[chosen.layer], target)
+        sizes = self._sizes(self.fits[chosen.layer], target)
         return {**self.origin, "target": name, **score, **self._beyond_controls(target), **sizes}
 
     def _beyond_controls(self, target: Target) -> Row:
-        """Unique variance, aggregated like r: median over neuroids, mean over folds; NaN if it was not computed."""
+        """Unique variance, aggregated like r; NaN if it was not computed."""
         if self.unique is None:
             columns = ("unique_r2", "unique_low", "unique_high", "controls_r2", "joint_r2")
             return {**dict.fromkeys(columns, np.nan), "unique_over": ""}
         over_controls, fit = self.unique, next(iter(self.fits.values()))
         parts = aggregate.fold_parts(fit, target)
         unique, controls, joint = (
-            aggregate.mean_of_parts(aggregate.medians(target.of(values, over_controls.parts)), parts)
+            aggregate.mean_of_parts(target.by_fold(target.of(values, over_controls.parts)), parts)
             for values in (over_controls.unique, over_controls.controls, over_controls.joint)
         )
         subjects = np.array(self.responses.subjects)[target.neuroids]
         low, high, _ = aggregate.interval(
-            target.of(over_controls.unique, over_controls.parts), parts, fit.test_share, subjects, self.seed
+            target.of(over_controls.unique, over_controls.parts),
+            parts,
+            fit.fold_correlation,
+            subjects,
+            target,
+            self.seed,
         )
         return {
             "unique_r2": unique, "unique_low": low, "unique_high": high, "controls_r2": controls, "joint_r2": joint,
@@ -104,15 +131,22 @@ class BrainRows:
 
     def _against_ceiling(self, r: float, target: Target) -> Row:
         kinds = sorted({self.ceiling.kinds[i] for i in target.neuroids} - {""})
-        ceiling = aggregate.median_ceiling(self.ceiling, target)
+        ceiling = aggregate.target_ceiling(self.ceiling, target)
         ratio = r / ceiling if ceiling > LEAST_CEILING else np.nan
         return {"r": r, "ceiling": ceiling, "ceiling_kind": ", ".join(kinds), "ratio": ratio}
+
+    def _sizes(self, fit: LayerFit, target: Target) -> Row:
+        """Sizes of a target's data: rows with a response of its neuroids, missing responses, folds."""
+        rows = np.array([target.part in (None, part) for part in self.responses.row_parts])
+        n_rows = np.isfinite(self.responses.values[rows][:, target.neuroids]).any(axis=1).sum()
+        missing = self._missing[rows][:, target.neuroids].sum()
+        n_folds = len(aggregate.fold_parts(fit, target))
+        return {**_sizes(fit), "n_folds": n_folds, "n_rows": int(n_rows), "n_missing": int(missing)}
 
 
 def _place(layer: Layer) -> Row:
     return {"stack": layer.stack, "layer": layer.index}
 
 
-def _sizes(fit: LayerFit, target: Target | None = None) -> Row:
-    n_folds = len(aggregate.fold_parts(fit, target)) if target else len(fit.r)
-    return {"n_rows": fit.n_rows, "n_features": fit.n_features, "n_folds": n_folds}
+def _sizes(fit: LayerFit) -> Row:
+    return {"n_features": fit.n_features, "n_folds": len(fit.r)}

@@ -24,16 +24,17 @@ _SIZE: dict[str, pa.DataType] = {"n_rows": _WHOLE, "n_features": _WHOLE, "n_fold
 SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     "neuroid_scores": {
         **_ORIGIN, "stack": _TEXT, "layer": _WHOLE, "neuroid_id": _TEXT, "subject": _TEXT, "roi": _TEXT,
-        **_SCORE, "alpha": _REAL, "n_folds_nan": _WHOLE, **_SIZE,
+        **_SCORE, "alpha": _REAL, "n_folds_nan": _WHOLE, "n_missing": _WHOLE, **_SIZE,
     },
     "layer_scores": {
         **_ORIGIN, "stack": _TEXT, "layer": _WHOLE, "target": _TEXT, **_SCORE, "r_std_folds": _REAL, "inner": _REAL,
-        "alpha_at_low": _REAL, "alpha_at_high": _REAL, "rank": _REAL, "n_neuroids": _WHOLE, "n_nan": _WHOLE, **_SIZE,
+        "alpha_at_low": _REAL, "alpha_at_high": _REAL, "rank": _REAL, "n_neuroids": _WHOLE, "n_nan": _WHOLE,
+        "n_missing": _WHOLE, **_SIZE,
     },
     "model_scores": {
         **_ORIGIN, "stack": _TEXT, "layer": _WHOLE, "layer_folds": _WHOLE, "layer_choice": _TEXT, "target": _TEXT,
         **_SCORE, "r_low": _REAL, "r_high": _REAL, "interval_kind": _TEXT, "n_neuroids": _WHOLE, "n_nan": _WHOLE,
-        **_UNIQUE, **_SIZE,
+        "n_missing": _WHOLE, **_UNIQUE, **_SIZE,
     },
     "word_surprisals": {
         **_ORIGIN, "passage": _TEXT, "sentence": _TEXT, "word_id": _TEXT, "word": _TEXT, "surprisal_bits": _REAL,

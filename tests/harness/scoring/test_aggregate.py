@@ -3,7 +3,7 @@ import pytest
 
 from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Ceiling, Features, Layer, LayerFit, Responses
-from harness.scoring import aggregate
+from harness.scoring import aggregate, folds, intervals
 from harness.scoring.aggregate import Target
 from harness.scoring.brain_scores import score_layers
 
@@ -119,8 +119,8 @@ def test_the_interval_of_two_experiments_does_not_count_their_difference():
 
 def test_the_ceiling_of_several_experiments_is_the_mean_of_their_medians():
     ceiling = Ceiling(("first", "second"), np.array([[0.2, 0.4, np.nan], [0.5, 0.6, 0.7]]), ("",) * 3)
-    assert aggregate.median_ceiling(ceiling, ALL) == pytest.approx((0.3 + 0.6) / 2)
-    assert aggregate.median_ceiling(ceiling, Target(np.arange(3), "second")) == pytest.approx(0.6)
+    assert aggregate.target_ceiling(ceiling, ALL) == pytest.approx((0.3 + 0.6) / 2)
+    assert aggregate.target_ceiling(ceiling, Target(np.arange(3), "second")) == pytest.approx(0.6)
 
 
 def test_the_interval_covers_folds_and_subjects_from_three_subjects_on():
@@ -133,6 +133,92 @@ def test_the_interval_covers_folds_and_subjects_from_three_subjects_on():
     assert few.interval_kind == "t, corrected for shared training rows, over 5 folds"
 
 
+UNEQUAL = _responses(("a",) * 27 + ("b",) * 3, ("",) * 30)
+
+
+def test_by_subject_a_subject_with_many_neuroids_counts_as_much_as_one_with_few():
+    """27 voxels of noise and 3 that are predicted well: pooled, the noise alone decides."""
+    r = np.r_[np.zeros(27), np.full(3, 0.6)][None] + np.array([[-0.1], [0.1]])
+    for aggregation, expected in (("pooled", 0.0), ("by subject", 0.3)):
+        target = aggregate.targets(UNEQUAL, aggregation)["all"]
+        assert aggregate.choose({Layer("x", 0): _fit(r)}, "nested", UNEQUAL, target, 0).r == pytest.approx(expected)
+
+
+def test_by_subject_the_layer_is_chosen_by_subject_too():
+    good_for_a, good_for_b = (np.r_[np.full(27, a), np.full(3, b)][None].repeat(2, axis=0) for a, b in ((2, 0), (1, 9)))
+    fits = {Layer("x", 1): _fit(good_for_a, good_for_a), Layer("x", 2): _fit(good_for_b, good_for_b)}
+    for choice in ("nested", "max"):
+        pooled, by_subject = (
+            aggregate.choose(fits, choice, UNEQUAL, aggregate.targets(UNEQUAL, aggregation)["all"], 0)
+            for aggregation in ("pooled", "by subject")
+        )
+        assert (pooled.layer.index, by_subject.layer.index) == (1, 2)
+
+
+def test_by_subject_experiments_average_the_subjects_that_took_part():
+    r = np.array([[0.1, np.nan, np.nan]] * 2 + [[0.4, 0.6, 0.8]] * 4)
+    responses = _responses(("a", "b", "b"), ("",) * 3)
+    chosen = aggregate.choose(
+        {Layer("x", 1): _fit(r, parts=TWO)}, "max", responses, aggregate.targets(responses, "by subject")["all"], 0
+    )
+    assert chosen.r == pytest.approx((0.1 + (0.4 + 0.7) / 2) / 2)
+
+
+def test_by_subject_the_ceiling_is_aggregated_like_the_score():
+    ceiling = Ceiling(("",), np.r_[np.full(27, 0.1), np.full(3, 0.7)][None], ("",) * 30)
+    assert aggregate.target_ceiling(ceiling, aggregate.targets(UNEQUAL, "by subject")["all"]) == pytest.approx(0.4)
+
+
+def test_the_mean_over_regions_is_a_target_but_no_region_of_all():
+    """As Tuckute2024's "LH network"; the voxels of a network are not a mean over it."""
+    names = ("IFG", "MFG", "LH network")
+    found = aggregate.targets(_responses(("group",) * 3, names))
+    assert {name: list(target.neuroids) for name, target in found.items()} == {
+        "all": [0, 1], "IFG": [0], "MFG": [1], "LH network": [2],
+    }  # fmt: skip
+    voxels = aggregate.targets(_responses(("a",) * 4, ("language network", "language network", "V1", "V2")))
+    assert list(voxels["all"].neuroids) == [0, 1, 2, 3]
+    alone = aggregate.targets(_responses(("a", "b"), ("network", "network")))
+    assert list(alone["all"].neuroids) == [0, 1]
+
+
+def test_the_best_layer_of_all_is_one_layer_for_the_mean_of_the_experiments():
+    """PAPER's "all" on Pereira2018: not the mean of the best layer of each experiment."""
+    r = {1: [0.9, 0.1], 2: [0.6, 0.6], 3: [0.1, 0.9]}
+    fits = {Layer("x", k): _fit([[first] * 3] * 2 + [[second] * 3] * 4, parts=TWO) for k, (first, second) in r.items()}
+    chosen = aggregate.choose(fits, "max", ONE, ALL, 0)
+    assert (chosen.layer.index, chosen.layer_folds, chosen.r) == (2, 6, pytest.approx(0.6))
+    assert aggregate.choose(fits, "max", ONE, Target(np.arange(3), "first"), 0).layer.index == 1
+
+
+def _crossed(rng, n_folds, subject_sd, fold_sd, rho):
+    """(fold, subject) scores of three subjects, with true mean 0; two folds are correlated by rho."""
+    correlated = np.linalg.cholesky((1 - rho) * np.eye(n_folds) + rho)
+    residuals = correlated @ rng.standard_normal((n_folds, 3))
+    return subject_sd * rng.standard_normal(3) + fold_sd * correlated @ rng.standard_normal((n_folds, 1)) + residuals
+
+
+@pytest.mark.parametrize(("subject_sd", "fold_sd"), [(0, 0), (0, 1), (0.5, 0.3), (3, 1)])
+def test_the_interval_over_folds_and_three_subjects_covers_the_true_score(subject_sd, fold_sd):
+    rng, rho = np.random.default_rng(0), 1 / 9
+    target = aggregate.targets(_responses(("a", "b", "c"), ("",) * 3), "by subject")["all"]
+    intervals_found = [
+        aggregate.interval(
+            _crossed(rng, 10, subject_sd, fold_sd, rho), ("",) * 10, rho, np.array(list("abc")), target, 0
+        )
+        for _ in range(600)
+    ]
+    assert intervals_found[0][2] == "t, corrected for shared training rows, over 10 folds and 3 subjects"
+    missed = np.mean([low > 0 or high < 0 for low, high, _ in intervals_found])
+    assert 0.01 < missed < 0.07
+
+
+def test_two_folds_that_predict_each_other_have_no_interval():
+    splits = folds.make(FoldRule("contiguous", n=2), ["a"] * 20)
+    assert folds.correlation(splits) == pytest.approx(1.0)
+    assert np.isnan(intervals.over_folds(np.array([0.1, 0.2]), ("", ""), folds.correlation(splits)).value)
+
+
 def test_bootstrapped_subjects_equal_repeated_neuroids():
     """Weighted medians equal medians over neuroids repeated as often as their subject was drawn."""
     rng = np.random.default_rng(3)
@@ -140,18 +226,18 @@ def test_bootstrapped_subjects_equal_repeated_neuroids():
     r[rng.random(r.shape) < 0.2] = np.nan
     r[0], r[1, subject != 2] = np.nan, np.nan
     people = [np.flatnonzero(subject == k) for k in range(4)]
-    draws = np.random.default_rng(7).integers(4, size=(aggregate.N_BOOTSTRAP, 4))
+    draws = np.random.default_rng(7).integers(4, size=(intervals.N_BOOTSTRAP, 4))
     slow = [
         aggregate.mean_of_parts(aggregate.medians(r[:, np.concatenate([people[k] for k in draw])]), TWO)
         for draw in draws
     ]
-    found = aggregate._variance_over_subjects(r, TWO, people, 7)
-    assert found == pytest.approx(np.nanvar(slow), rel=1e-12)
+    found = intervals.of_pooled_subjects(r, TWO, people, 7)
+    assert found == pytest.approx((np.nanvar(slow) * 4 / 3, 3.0))
 
 
 @pytest.mark.parametrize(
     ("rule", "at_most"),
-    [(FoldRule("kfold", n=10), 0.1), (FoldRule("kfold", n=5), 0.1), (FoldRule("shuffled", n=10), 0.15)],
+    [(FoldRule("grouped", n=10), 0.09), (FoldRule("contiguous", n=5), 0.09), (FoldRule("shuffled", n=10), 0.09)],
 )
 def test_the_interval_of_pure_noise_rarely_excludes_zero(rule, at_most):
     """200 recordings of noise, nominal 5 %. Without the correction 10 random splits exclude 0 in 25 %."""

@@ -159,3 +159,23 @@ def test_a_fold_holds_indices_and_not_masks():
     fold = folds.make(FoldRule("kfold", n=2), ["one"] * 4)[0]
     assert isinstance(fold, Fold)
     assert fold.train.dtype.kind == fold.test.dtype.kind == "i"
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (FoldRule("contiguous", n=5), 1 / 4),
+        (FoldRule("kfold", n=10), 1 / 9),
+        (FoldRule("contiguous", n=4, gap=3), None),
+        (FoldRule("shuffled", n=6, test_fraction=0.2), None),
+    ],
+)
+def test_the_correlation_of_folds_is_that_of_their_scores_without_an_effect(rule, expected):
+    """The covariance of predictions and responses in a fold, for one random feature, over 4,000 data sets."""
+    splits, rng = folds.make(rule, ["a"] * 40), np.random.default_rng(0)
+    products = rng.standard_normal((4000, 40)) * rng.standard_normal((4000, 40))
+    scores = [products[:, fold.test].sum(axis=1) * products[:, fold.train].sum(axis=1) for fold in splits]
+    found = np.corrcoef(scores)[~np.eye(len(splits), dtype=bool)].mean()
+    assert folds.correlation(splits) == pytest.approx(found, abs=0.03)
+    if expected:
+        assert folds.correlation(splits) == pytest.approx(expected)
