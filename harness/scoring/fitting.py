@@ -137,9 +137,7 @@ def prepare(
     return Fitting(folds_with_inner, penalty, regression, protocol.metric, factors)
 
 
-def _inner(
-    regression: Regression, groups: Sequence[str], train: Integers, texts: Sequence[str]
-) -> Integers | None:
+def _inner(regression: Regression, groups: Sequence[str], train: Integers, texts: Sequence[str]) -> Integers | None:
     """(train,) inner block of each training row, left out together when alpha is chosen; None for single rows."""
     if regression.inner == "groups":
         return folds.inner_labels(groups, train, texts)
