@@ -26,8 +26,8 @@ from harness.recordings import (
 
 __all__ = [
     "GROUP", "Ceiling", "Context", "Dataset", "Extraction", "ExtractionSettings", "Features", "Floats", "Fold",
-    "Integers", "Layer", "LayerFit", "LazyMapping", "Predictions", "ReadingTimes", "Repetitions", "Responses", "Stimuli",
-    "Surprisals", "Tokens", "indices_of", "require_unique",
+    "Integers", "Layer", "LayerFit", "LazyMapping", "Predictions", "ReadingTimes", "Repetitions", "Responses",
+    "Stimuli", "Surprisals", "Tokens", "indices_of", "require_unique",
 ]  # fmt: skip
 
 

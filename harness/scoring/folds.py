@@ -85,9 +85,8 @@ def of_recording(rule: FoldRule, dataset: Dataset) -> list[tuple[str, Fold]]:
     folds = []
     for part in responses.parts:
         rows = np.flatnonzero(np.array(responses.row_parts) == part)
-        part_folds = make(
-            rule, *([labels[row] for row in rows] for labels in (responses.row_groups, responses.row_texts))
-        )
+        groups, texts = ([column[row] for row in rows] for column in (responses.row_groups, responses.row_texts))
+        part_folds = make(rule, groups, texts)
         folds += [(part, Fold(rows[fold.train], rows[fold.test])) for fold in part_folds]
     return folds
 

@@ -49,11 +49,14 @@ def choose(dataset: Dataset, context: Any, folds: FoldRule | None) -> tuple[Prot
 
 def _for_sentences(dataset: Dataset, responses: Responses, folds: FoldRule | None) -> tuple[Protocol, ...]:
     """Protocols for responses to sentences."""
+    repeats = dataset.repetitions
+    treated = "averaged" if repeats and repeats.are_averaged else "kept as rows"
+    presented = (f"Texts presented more than once: {repeats.in_words}, {treated}.",) if repeats else ()
     context: Any = context_of(dataset.stimuli)
     rule, reason = _strict_folds(folds, responses.row_groups, responses.row_texts, gap=1)
-    notes = ("As Aw et al. (2023) for Pereira2018.", *_random_split_notes(responses.row_texts))
+    notes = ("As Aw et al. (2023) for Pereira2018.", *presented, *_random_split_notes(responses.row_texts))
     paper = replace(synthetic.PAPER, context=context, notes=notes)
-    strict = replace(synthetic.STRICT, context=context, folds=rule, notes=(reason,))
+    strict = replace(synthetic.STRICT, context=context, folds=rule, notes=(reason, *presented))
     n_groups = len(set(responses.row_groups))
     if n_groups == 1:
         return paper, strict, equal_dimension(strict)

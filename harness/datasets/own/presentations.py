@@ -70,9 +70,7 @@ def combine(
     absorbed = np.zeros(len(stimuli), dtype=bool)
     absorbed[stimulus_of_row[[row for rows in repeated for row in rows[1:]]]] = True
     means = Repetitions(single, np.array([len(rows) for rows in rows_of.values()]), are_averaged=True)
-    note = (
-        f'a row is the mean over the presentations of a text. "{NUMBER}s": "keep" in dataset.json keeps them as rows.'
-    )
+    note = 'a row is the mean over the presentations of a text; "repetitions": "keep" in dataset.json keeps all rows.'
     return Presented(_without(stimuli, absorbed, context), averaged, means, _note(means, note))
 
 
@@ -153,7 +151,8 @@ def with_own_ids(stimuli: Table, responses: Table, notes: list[str]) -> tuple[Ta
     after all other stimuli.
 
     Args:
-        stimuli, responses: the tables; unchanged if the responses have no such column.
+        stimuli: table of the stimuli.
+        responses: table of the responses; both are returned unchanged if it has no such column.
         notes: list to which a note on unusual ids is appended.
 
     Raises:

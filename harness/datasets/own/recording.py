@@ -5,8 +5,8 @@ Each table is a CSV, TSV or Parquet file. Rows are joined by id, so the order of
 - `stimuli`: stimulus_id, text, in order of presentation. Optional: passage (one context; default: each sentence alone,
   all words one story), group (never split over training and test rows; default: the passage). Words aligned with scans
   need onset_s and end_s. Words with reading times: reading_ms, and optionally sentence and scored.
-- `responses`: row_id (a stimulus_id or scan_id), then one column per neuroid; empty if not measured. A sentence that was
-  presented repeatedly may have several rows with a column repetition (see `presentations.py`).
+- `responses`: row_id (a stimulus_id or scan_id), then one column per neuroid; empty if not measured. A sentence that
+  was presented repeatedly may have several rows with a column repetition (see `presentations.py`).
 - `neuroids` (optional): neuroid_id, subject; optional roi. Subject "group" marks means over subjects.
 - `scans` (optional; makes the rows scans): scan_id, time_s on the clock of onset_s. Optional: block (the passage being
   heard, if each has its own clock; default: one clock for all), group (default: the block; minutes if there is one).

@@ -50,6 +50,9 @@ class Settings:
     repetitions: Setting = "average"
 
 
+_TEXT_KEYS = (
+    "name", "title", "licence", "citation", "unit", "context", "language", "joiner", "encoding", "repetitions",
+)  # fmt: skip
 _FOLD_KEYS: dict[str, type] = {
     "kind": str, "n": int, "gap": int, "seed": int, "test_fraction": float, "min_test_rows": int,
 }  # fmt: skip
@@ -66,19 +69,7 @@ def read(folder: Path) -> Settings:
         content = json.loads(text_of(TextSource(str(path)))) if path.is_file() else {}
     except ValueError as error:
         raise ValueError(f"{_FILE} is not valid JSON: {error}") from error
-    text_keys = (
-        "name",
-        "title",
-        "licence",
-        "citation",
-        "unit",
-        "context",
-        "language",
-        "joiner",
-        "encoding",
-        "repetitions",
-    )
-    values = _checked(content, "", {**dict.fromkeys(text_keys, str), "ceiling": dict, "strict": dict})
+    values = _checked(content, "", {**dict.fromkeys(_TEXT_KEYS, str), "ceiling": dict, "strict": dict})
     ceiling = _checked(values.pop("ceiling", {}), "ceiling", {"value": float, "source": str}, complete=True)
     strict = _checked(values.pop("strict", {}), "strict", {"folds": dict})
     folds = _checked(strict.get("folds", {}), "strict.folds", _FOLD_KEYS)
