@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from harness import repetitions
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
@@ -58,6 +60,17 @@ class Stimuli:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def repeated(self, *, by_passage: bool = True) -> tuple[str, ...]:
+        """(stimulus,) label in common to stimuli with the same text; "" if the text occurs once.
+
+        With `by_passage`, only whole passages count: a label is a passage and a position in it.
+        """
+        if not by_passage:
+            return repetitions.of_stimuli(self.texts, self.passages)
+        same = repetitions.of_passages(self.texts, self.passages, self.separator)
+        places = zip(self.passages, self.positions(), strict=True)
+        return tuple(f"{same[passage]} {position}" if passage in same else "" for passage, position in places)
+
     def positions(self) -> Integers:
         """(stimulus,) position of each stimulus in its passage, from 0."""
         count: Counter[str] = Counter()
@@ -69,7 +82,8 @@ class Stimuli:
 
 
 # Labels of the rows and of the columns of responses.
-_OF_ROWS, _OF_NEUROIDS = ("row_ids", "row_groups", "row_blocks", "row_parts"), ("neuroid_ids", "subjects", "rois")
+_OF_ROWS = ("row_ids", "row_groups", "row_blocks", "row_parts", "row_texts")
+_OF_NEUROIDS = ("neuroid_ids", "subjects", "rois")
 
 
 @dataclass(frozen=True)
@@ -85,6 +99,8 @@ class Responses:
         neuroid_ids, subjects, rois: (neuroid,); subject "group" marks a mean over subjects.
         unit: unit of `values`, as published.
         times_s: (row,) time of each scan on the clock of the stimuli's onsets; None if rows are stimuli.
+        row_texts: (row,) label in common to rows in which the same text is presented; "" for a text that is presented
+            once. Filled in by `Dataset`; not part of the content of a recording.
     """
 
     values: Floats
@@ -97,10 +113,12 @@ class Responses:
     unit: str
     times_s: Floats | None = None
     row_parts: tuple[str, ...] = ()
+    row_texts: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
-        if not self.row_parts:
-            object.__setattr__(self, "row_parts", ("",) * len(self.row_ids))
+        for name in ("row_parts", "row_texts"):
+            if not getattr(self, name):
+                object.__setattr__(self, name, ("",) * len(self.row_ids))
         n_rows, n_neuroids = self.values.shape
         for name in (*_OF_ROWS, "times_s", *_OF_NEUROIDS):
             column = getattr(self, name)
@@ -165,8 +183,37 @@ class ReadingTimes:
 
 
 @dataclass(frozen=True)
+class Repetitions:
+    """Responses to texts that were presented more than once, in the same context.
+
+    Attributes:
+        values: (repetition, text, neuroid) float32, the responses to each presentation of these texts; NaN where a text
+            was presented less often or a neuroid was not measured.
+        n_of_row: (row,) how many presentations a row of the responses is the mean of.
+        are_averaged: whether presentations are averaged; otherwise each is a row.
+    """
+
+    values: Floats
+    n_of_row: Integers
+    are_averaged: bool
+
+    @property
+    def in_words(self) -> str:
+        """Such as "3 repetitions", or "2 to 3 repetitions of 30 texts" if numbers differ or not all are repeated."""
+        numbers = np.isfinite(self.values).any(axis=2).sum(axis=0)
+        low, high = int(numbers.min()), int(numbers.max())
+        n_rows = len(self.n_of_row) if self.are_averaged else len(self.n_of_row) - int(numbers.sum()) + len(numbers)
+        words = f"{low} repetitions" if low == high else f"{low} to {high} repetitions"
+        return words if n_rows == len(numbers) else f"{words} of {len(numbers)} texts"
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Stimuli with brain responses, with reading times, or with neither (text only, for next-token prediction).
+
+    Groups of rows in which the same text is presented are merged when the record is made (`harness/repetitions.py`).
+    Where rows are sentences, the unit is the sentence; where they are words, scans or fragments of a text, it is the
+    passage.
 
     Attributes:
         name: name in the table of data sets.
@@ -176,6 +223,7 @@ class Dataset:
             source. It is used if no ceiling can be computed from subjects, and always if it `is_planted`.
         is_planted: whether the ceiling is known exactly, because the data are synthetic.
         language: BCP 47 code of the texts; "" is not stated, and treated as English.
+        repetitions: responses to single presentations of repeated texts, if there are any.
     """
 
     name: str
@@ -187,6 +235,7 @@ class Dataset:
     ceiling_source: str = ""
     is_planted: bool = False
     language: str = ""
+    repetitions: Repetitions | None = None
 
     def __post_init__(self) -> None:
         if self.reading is not None and self.reading.word_ids != self.stimuli.ids:
@@ -195,6 +244,11 @@ class Dataset:
             )
         if self.reading is not None and not self.stimuli.sentences:
             raise ValueError(f"{self.name}: reading times need the sentence of each word; give `sentences`.")
+        if self.responses is not None:
+            object.__setattr__(self, "responses", _with_merged_groups(self.stimuli, self.responses))
+        if self.reading is not None:
+            groups = repetitions.merged(self.stimuli.groups, self.stimuli.repeated())
+            object.__setattr__(self, "stimuli", replace(self.stimuli, groups=groups))
 
     def known_ceiling(self, part: str = "") -> float:
         """Published ceiling of an experiment; NaN if there is none."""
@@ -208,3 +262,36 @@ def require_unique(ids: Sequence[str], what: str) -> None:
     duplicate = next((i for i, n in Counter(ids).items() if n > 1), None)
     if duplicate is not None:
         raise ValueError(f"{what}: id {duplicate!r} occurs more than once; ids must be unique.")
+
+
+def _with_merged_groups(stimuli: Stimuli, responses: Responses) -> Responses:
+    """Label the rows in which the same text is presented, and merge their groups; each experiment by itself."""
+    if responses.times_s is None:
+        fragments = repetitions.are_fragments(stimuli.texts, stimuli.separator)
+        label_of = dict(zip(stimuli.ids, stimuli.repeated(by_passage=fragments), strict=True))
+        labels = [label_of.get(row_id, "") for row_id in responses.row_ids]
+    else:
+        labels = _of_scans(stimuli, responses, responses.times_s)
+    if not any(labels):
+        return responses
+    several = len(responses.parts) > 1
+    parts = zip(labels, responses.row_parts, strict=True)
+    texts = tuple(f"{label} ({part})" if label and several else label for label, part in parts)
+    return replace(responses, row_texts=texts, row_groups=repetitions.merged(responses.row_groups, texts))
+
+
+def _of_scans(stimuli: Stimuli, responses: Responses, times_s: Floats) -> list[str]:
+    """(row,) passage and number of TRs since its first word, for scans of passages that were presented repeatedly."""
+    same = repetitions.of_passages(stimuli.texts, stimuli.passages, stimuli.separator)
+    if not same or stimuli.onsets_s is None:
+        return [""] * len(responses.row_ids)
+    passages, blocks = np.array(stimuli.passages), np.array(responses.row_blocks)
+    onset = {passage: float(stimuli.onsets_s[passages == passage].min()) for passage in dict.fromkeys(passages)}
+    tr = float(np.median(np.diff(times_s)[blocks[1:] == blocks[:-1]]))
+    labels = []
+    for block, time in zip(responses.row_blocks, times_s, strict=True):
+        # A block is a passage with a clock of its own, or all passages share one clock.
+        begun = [block] if block in onset else [name for name in onset if onset[name] <= time]
+        passage = max(begun, key=onset.__getitem__, default="")
+        labels.append(f"{same[passage]} {round((time - onset[passage]) / tr)}" if passage in same else "")
+    return labels

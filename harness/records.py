@@ -12,12 +12,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from harness.recordings import GROUP, Dataset, Floats, Integers, ReadingTimes, Responses, Stimuli, require_unique
+from harness.recordings import (
+    GROUP,
+    Dataset,
+    Floats,
+    Integers,
+    ReadingTimes,
+    Repetitions,
+    Responses,
+    Stimuli,
+    require_unique,
+)
 
 __all__ = [
     "GROUP", "Ceiling", "Context", "Dataset", "Extraction", "ExtractionSettings", "Features", "Floats", "Fold",
-    "Integers", "Layer", "LayerFit", "LazyMapping", "Predictions", "ReadingTimes", "Responses", "Stimuli", "Surprisals",
-    "Tokens", "indices_of", "require_unique",
+    "Integers", "Layer", "LayerFit", "LazyMapping", "Predictions", "ReadingTimes", "Repetitions", "Responses",
+    "Stimuli", "Surprisals", "Tokens", "indices_of", "require_unique",
 ]  # fmt: skip
 
 

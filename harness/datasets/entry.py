@@ -92,7 +92,7 @@ def version_of(*contents: Stimuli | Responses | ReadingTimes | Floats | str) -> 
 def _digest(content: Any) -> Any:
     """Replace records by the digests of their fields and arrays by the sha256 of dtype, shape and bytes."""
     if is_dataclass(content):
-        return [_digest(getattr(content, field.name)) for field in fields(content)]
+        return [_digest(getattr(content, field.name)) for field in fields(content) if field.compare]
     if isinstance(content, np.ndarray):
         form = f"{content.dtype.str}{content.shape}".encode()
         return hashlib.sha256(form + np.ascontiguousarray(content).tobytes()).hexdigest()

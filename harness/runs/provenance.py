@@ -71,8 +71,12 @@ def _fold_rows(workload: Workload) -> Iterator[dict[str, Any]]:
                     "protocol_hash": protocol.hash, "part": part, "fold": number,
                 }  # fmt: skip
                 ids = dataset.responses.row_ids if dataset.responses else dataset.stimuli.ids
+                times = dataset.repetitions.n_of_row if dataset.repetitions else [1] * len(ids)
                 for subset, rows in zip(("train", "test"), fold, strict=True):
-                    yield from ({**labels, "row_id": ids[row], "subset": subset} for row in rows)
+                    yield from (
+                        {**labels, "row_id": ids[row], "n_repetitions": int(times[row]), "subset": subset}
+                        for row in rows
+                    )
 
 
 def _next_word(workload: Workload, done: Iterable[ScoreUnit], store: Store) -> defaultdict[str, dict[str, Any]]:

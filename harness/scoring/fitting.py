@@ -124,18 +124,23 @@ def run_locally(fitting: Fitting, layers: Matrices, Y: Floats) -> Iterator[list[
     return ([fit] for fit in fits)
 
 
-def prepare(Y: Floats, groups: Sequence[str], splits: Sequence[Fold], protocol: Protocol) -> Fitting:
-    """Prepare the protocol's fit of (row, neuroid) Y; (row,) groups are left out together when alpha is chosen."""
+def prepare(
+    Y: Floats, groups: Sequence[str], splits: Sequence[Fold], protocol: Protocol, texts: Sequence[str] = ()
+) -> Fitting:
+    """Prepare the protocol's fit of (row, neuroid) Y.
+
+    (row,) groups are left out together when alpha is chosen; (row,) texts are labels as in `folds.make`.
+    """
     regression, penalty = protocol.regression, _penalty(protocol.regression)
-    folds_with_inner = tuple(Split(*fold, _inner(regression, groups, fold.train)) for fold in splits)
+    folds_with_inner = tuple(Split(*fold, _inner(regression, groups, fold.train, texts)) for fold in splits)
     factors = None if penalty.per_neuroid or not penalty.alphas else response_factors(Y)
     return Fitting(folds_with_inner, penalty, regression, protocol.metric, factors)
 
 
-def _inner(regression: Regression, groups: Sequence[str], train: Integers) -> Integers | None:
+def _inner(regression: Regression, groups: Sequence[str], train: Integers, texts: Sequence[str]) -> Integers | None:
     """(train,) inner block of each training row, left out together when alpha is chosen; None for single rows."""
     if regression.inner == "groups":
-        return folds.inner_labels(groups, train)
+        return folds.inner_labels(groups, train, texts)
     return folds.equal_blocks(len(train), regression.inner_folds) if regression.inner == "kfold" else None
 
 

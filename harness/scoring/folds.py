@@ -10,22 +10,29 @@ Method: harness/scoring/README.md#folds. Source: scikit-learn's splitters; Brain
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.kernels.split import Split
 from harness.protocol import FoldRule
 from harness.records import Dataset, Fold, Integers
 
+Mask = NDArray[np.bool_]
 # With fewer training groups than this, leaving out groups cannot discriminate between alphas.
 _MIN_INNER_GROUPS = 3
 _CONTIGUOUS_INNER_BLOCKS = 5
 
 
-def make(rule: FoldRule, groups: Sequence[str]) -> list[Fold]:
+def make(rule: FoldRule, groups: Sequence[str], texts: Sequence[str] = ()) -> list[Fold]:
     """Divide rows into training and test rows.
+
+    No text is in the training and the test rows of a fold, except under the shuffled kinds, which are random by
+    definition. Groups that share a text were merged by `Dataset`. With repeated texts, "kfold" deals whole texts into
+    the folds, and under all other kinds training rows whose text is in the test rows are dropped, with the gap.
 
     Args:
         rule: the kind of folds:
@@ -41,16 +48,24 @@ def make(rule: FoldRule, groups: Sequence[str]) -> list[Fold]:
             neither set. Under "trimmed" they are dropped from both ends of a middle test block, and at the first and
             last block from the adjacent training rows.
         groups: (row,) the group of each row, in order of time; for the stratified kinds its class.
+        texts: (row,) label in common to rows in which the same text is presented; "" for a text presented once, and ()
+            if no text is repeated.
 
     Raises:
         ValueError: if the rows cannot be divided this way, or a test fold has fewer than rule.min_test_rows rows.
     """
     if rule.kind != "leave one group out" and rule.n < (least := 1 if rule.kind.endswith("shuffled") else 2):
         raise ValueError(f"folds: {rule.n} {rule.kind} folds requested; request at least {least}.")
+    is_repeated = any(texts)
     try:
-        folds = list(_KINDS[rule.kind](rule, groups))
+        if rule.kind == "kfold" and is_repeated:
+            folds = list(_grouped(replace(rule, gap=0), _texts_as_groups(texts)))
+        else:
+            folds = list(_KINDS[rule.kind](rule, groups))
     except ValueError as error:
         raise ValueError(f"folds: {len(groups)} rows cannot be divided by {rule.kind}: {error}") from error
+    if is_repeated and not rule.kind.endswith("shuffled"):
+        folds = [_without_texts_of_test(fold, texts, rule.gap) for fold in folds]
     for k, fold in enumerate(folds):
         if len(fold.test) < rule.min_test_rows or not len(fold.test) or not len(fold.train):
             raise ValueError(
@@ -67,25 +82,32 @@ def of_recording(rule: FoldRule, dataset: Dataset) -> list[tuple[str, Fold]]:
     """
     responses = dataset.responses
     if responses is None:
-        return [("", fold) for fold in make(rule, dataset.stimuli.groups)]
+        return [("", fold) for fold in make(rule, dataset.stimuli.groups, dataset.stimuli.repeated())]
     folds = []
     for part in responses.parts:
         rows = np.flatnonzero(np.array(responses.row_parts) == part)
-        part_folds = make(rule, [responses.row_groups[row] for row in rows])
+        groups, texts = ([column[row] for row in rows] for column in (responses.row_groups, responses.row_texts))
+        part_folds = make(rule, groups, texts)
         folds += [(part, Fold(rows[fold.train], rows[fold.test])) for fold in part_folds]
     return folds
 
 
-def inner_labels(groups: Sequence[str], train: Integers) -> Integers:
+def inner_labels(groups: Sequence[str], train: Integers, texts: Sequence[str] = ()) -> Integers:
     """(train,) inner block of each training row; a block is left out together when alpha is chosen.
 
     Blocks are the groups. If the training rows have fewer than three groups (for instance one long story divided into
-    blocks of time), five contiguous blocks of the training rows are used instead.
+    blocks of time), five contiguous blocks of the training rows are used instead, and a row whose text was presented
+    before is in the block of the first presentation; `texts` as in `make`.
     """
     labels = np.unique(np.asarray(groups)[train], return_inverse=True)[1].astype(np.int64)
     if labels.max() + 1 < _MIN_INNER_GROUPS:
         for block, rows in enumerate(np.array_split(np.argsort(train), _CONTIGUOUS_INNER_BLOCKS)):
             labels[rows] = block
+        if any(texts):
+            first: dict[str, int] = {}
+            for row in np.argsort(train):
+                if text := texts[train[row]]:
+                    labels[row] = first.setdefault(text, int(labels[row]))
     return labels
 
 
@@ -110,6 +132,19 @@ def correlation(splits: Sequence[Fold | Split]) -> float:
 def equal_blocks(n_rows: int, n_blocks: int) -> Integers:
     """(row,) block of each row, for contiguous blocks of equal size (KFold without shuffling)."""
     return np.repeat(np.arange(n_blocks), [len(part) for part in np.array_split(np.arange(n_rows), n_blocks)])
+
+
+def _texts_as_groups(texts: Sequence[str]) -> list[str]:
+    """(row,) groups of rows with the same text; a text presented once is its own group."""
+    return [f"text {text}" if text else f"row {row}" for row, text in enumerate(texts)]
+
+
+def _without_texts_of_test(fold: Fold, texts: Sequence[str], gap: int) -> Fold:
+    """Drop training rows whose text is in the test rows, and those within the gap of such a row."""
+    tested = {texts[row] for row in fold.test} - {""}
+    in_test = np.array([text in tested for text in texts])
+    in_test[fold.test] = False
+    return Fold(fold.train[~_dilated(in_test, gap)[fold.train]], fold.test)
 
 
 def _at_random(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
@@ -171,10 +206,15 @@ def _trimmed(rule: FoldRule, groups: Sequence[str]) -> Iterator[Fold]:
             yield Fold(np.r_[rows[: max(start - gap, 0)], rows[stop + gap :]], rows[start:stop])
 
 
-def _held_out(is_test: np.ndarray[tuple[int], np.dtype[np.bool_]], gap: int) -> Fold:
+def _held_out(is_test: Mask, gap: int) -> Fold:
     """Test on the marked rows, train on all rows more than `gap` rows away from any of them."""
-    excluded = np.convolve(is_test, np.ones(2 * gap + 1))[gap : gap + len(is_test)] > 0.5
-    return Fold(np.flatnonzero(~excluded), np.flatnonzero(is_test))
+    return Fold(np.flatnonzero(~_dilated(is_test, gap)), np.flatnonzero(is_test))
+
+
+def _dilated(marked: Mask, gap: int) -> Mask:
+    """(row,) whether a row is at most `gap` rows away from a marked one."""
+    near: Mask = np.convolve(marked, np.ones(2 * gap + 1))[gap : gap + len(marked)] > 0.5
+    return near
 
 
 _KINDS = {

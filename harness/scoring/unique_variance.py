@@ -83,9 +83,10 @@ def _of_part(
 ) -> tuple[Floats, Floats, Floats]:
     inner = protocol.regression.inner if protocol.regression.kind == "ridge" else "loo"
     ridge = replace(WIDE_RIDGE, inner=inner, inner_folds=protocol.regression.inner_folds, precision="mixed")
-    splits = folds.make(protocol.folds, responses.row_groups)
+    splits = folds.make(protocol.folds, responses.row_groups, responses.row_texts)
 
-    setup = fitting.prepare(responses.values, responses.row_groups, splits, replace(protocol, regression=ridge))
+    ridge_protocol = replace(protocol, regression=ridge)
+    setup = fitting.prepare(responses.values, responses.row_groups, splits, ridge_protocol, responses.row_texts)
     bands = _bands(controls, responses)
     of_model, of_controls = 1.0 / X.shape[1], np.array([weight for _, weight in bands])
     return unique_variance(

@@ -171,6 +171,7 @@ _COLUMNS = {
     "fold": "fold, from 0",
     "row_id": "id of the stimulus, scan or word",
     "subset": "train or test",
+    "n_repetitions": "presentations of the text that the row is the mean of; 1 if none are averaged",
     "key": "key of the stored unit",
     "device": "cpu or cuda",
     "host": "name of the machine",

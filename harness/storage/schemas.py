@@ -86,7 +86,7 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     },
     "folds": {
         "run": _TEXT, "dataset": _TEXT, "dataset_version": _TEXT, "protocol": _TEXT, "protocol_hash": _TEXT,
-        "part": _TEXT, "fold": _WHOLE, "row_id": _TEXT, "subset": _TEXT,
+        "part": _TEXT, "fold": _WHOLE, "row_id": _TEXT, "subset": _TEXT, "n_repetitions": _WHOLE,
     },
     "units": {
         "run": _TEXT, "kind": _TEXT, "key": _TEXT, "model": _TEXT, "dataset": _TEXT, "protocol": _TEXT,

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from harness.protocol import Protocol, content_hash
 from harness.records import Ceiling, Dataset, Floats, Responses, indices_of
-from harness.scoring import ceilings
+from harness.scoring import ceilings, explainable
 from harness.storage.origin import SCORES_VERSION
 from harness.storage.store import CorruptUnit, Store
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceiling:
-    """Ceilings of a recording: computed from its subjects or readers if possible, else the published ones.
+    """Ceilings of a recording: from repeated presentations, else from its subjects or readers, else the published ones.
 
     Args:
         dataset: the recording.
@@ -38,6 +38,10 @@ def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceili
             values[row, neuroids], kinds[neuroids] = _computed_ceiling(dataset, part, part_responses, protocol, store)
         if np.isfinite(published) and np.isnan(values[row]).all():
             values[row, neuroids], kinds[neuroids] = published, dataset.ceiling_source
+    if dataset.repetitions is not None and len(experiments) == 1:
+        of_repetitions, kind = explainable.of_repetitions(dataset.repetitions, responses)
+        measured = np.isfinite(of_repetitions)
+        values[0, measured], kinds[measured] = of_repetitions[measured], kind
     return Ceiling(experiments, values, tuple(kinds))
 
 

@@ -163,7 +163,7 @@ class ScoreUnit:
             predictor = words.bits[indices_of(dataset.stimuli.ids, words.word_ids, "surprisals")]
         else:
             predictor = controls.reading_predictor(self.source.name, dataset, self.source.seed, self.source.file)
-        splits = folds.make(self.protocol.folds, dataset.stimuli.groups)
+        splits = folds.make(self.protocol.folds, dataset.stimuli.groups, dataset.stimuli.repeated())
         score = asdict(reading_times.score(predictor, dataset, self.protocol, splits, self.seed))
         ceiling_r, (kind,) = float(ceiling.values.item()), ceiling.kinds
         row = {

@@ -24,6 +24,7 @@ from harness.records import Floats
 
 _SUFFIXES = ("csv", "tsv", "parquet")
 _REMEDY = '"encoding": "NAME" in dataset.json'
+_NUMBERED = {"row_id": ", or number repeated presentations in a column 'repetition'"}
 _MULTILINE = ("text",)  # only sentences may contain line breaks
 
 
@@ -55,7 +56,7 @@ class Table:
             lines = [self.content.lines[row] for row, value in enumerate(ids) if value == doubled[0]]
             raise ValueError(
                 f"{self.file}: {self.key} {doubled[0]!r} appears more than once ({self.content.unit}s "
-                f"{', '.join(map(str, lines[:4]))}); give each row its own id."
+                f"{', '.join(map(str, lines[:4]))}); give each row its own id{_NUMBERED.get(self.key, '')}."
             )
         return ids
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from harness.datasets import brennan2016, futrell2018, synthetic, tuckute2024
 from harness.protocol import FoldRule, Protocol, Sampling, equal_dimension
-from harness.records import Dataset, Responses
+from harness.records import Dataset, Responses, Stimuli
 
 _MIN_TEST_ROWS = 10
 _FIRST_DELAY_S, _LAST_DELAY_S, _GAP_S = 2.0, 8.0, 10.0
@@ -49,11 +49,14 @@ def choose(dataset: Dataset, context: Any, folds: FoldRule | None) -> tuple[Prot
 
 def _for_sentences(dataset: Dataset, responses: Responses, folds: FoldRule | None) -> tuple[Protocol, ...]:
     """Protocols for responses to sentences."""
-    are_single = len(set(dataset.stimuli.passages)) == len(dataset.stimuli)
-    context: Any = "none" if are_single else "passage"
-    rule, reason = _strict_folds(folds, responses.row_groups, gap=1)
-    paper = replace(synthetic.PAPER, context=context, notes=("As Aw et al. (2023) for Pereira2018.",))
-    strict = replace(synthetic.STRICT, context=context, folds=rule, notes=(reason,))
+    repeats = dataset.repetitions
+    treated = "averaged" if repeats and repeats.are_averaged else "kept as rows"
+    presented = (f"Texts presented more than once: {repeats.in_words}, {treated}.",) if repeats else ()
+    context: Any = context_of(dataset.stimuli)
+    rule, reason = _strict_folds(folds, responses.row_groups, responses.row_texts, gap=1)
+    notes = ("As Aw et al. (2023) for Pereira2018.", *presented, *_random_split_notes(responses.row_texts))
+    paper = replace(synthetic.PAPER, context=context, notes=notes)
+    strict = replace(synthetic.STRICT, context=context, folds=rule, notes=(reason, *presented))
     n_groups = len(set(responses.row_groups))
     if n_groups == 1:
         return paper, strict, equal_dimension(strict)
@@ -62,17 +65,30 @@ def _for_sentences(dataset: Dataset, responses: Responses, folds: FoldRule | Non
     return paper, strict, equal_dimension(strict), replace(brainscore, context=context, notes=(note,))
 
 
+def context_of(stimuli: Stimuli) -> str:
+    """Context of sentences if dataset.json gives none: "none" if each is its own passage, else "passage"."""
+    return "none" if len(set(stimuli.passages)) == len(stimuli) else "passage"
+
+
+def _random_split_notes(texts: Sequence[str]) -> tuple[str, ...]:
+    """A warning if a text is presented in several rows, for protocols with random splits."""
+    n_texts = len(set(texts) - {""})
+    warning = f"{n_texts} texts are in more than one row: random splits train and test on the same texts."
+    return (warning,) if n_texts else ()
+
+
 def _for_scans(responses: Responses, folds: FoldRule | None) -> tuple[Protocol, ...]:
     """Protocols for scans."""
     tr = _tr_s(responses)
     delays = tuple(range(max(ceil(_FIRST_DELAY_S / tr), 1), max(floor(_LAST_DELAY_S / tr), 1) + 1)) or (1,)
     one_story = len(set(responses.row_blocks)) == 1
     groups = responses.row_blocks if one_story else responses.row_groups
-    rule, reason = _strict_folds(folds, groups, gap=ceil(_GAP_S / tr))
+    rule, reason = _strict_folds(folds, groups, responses.row_texts, gap=ceil(_GAP_S / tr))
     delay_note = f"Words are averaged over a scan and delayed by {delays[0] * tr:g} to {delays[-1] * tr:g} s."
     sampling = Sampling("mean", delays=delays)
     strict = replace(brennan2016.STRICT, folds=rule, sampling=sampling, notes=(reason, delay_note))
-    paper = replace(brennan2016.PAPER, notes=("As Aw et al. (2023) for Blank2014.",))
+    paper_notes = ("As Aw et al. (2023) for Blank2014.", *_random_split_notes(responses.row_texts))
+    paper = replace(brennan2016.PAPER, notes=paper_notes)
     if len(set(responses.row_groups)) == 1:
         return paper, strict, equal_dimension(strict)
     held_out = "Whole minutes" if one_story else "Whole groups"
@@ -82,13 +98,20 @@ def _for_scans(responses: Responses, folds: FoldRule | None) -> tuple[Protocol, 
 
 def _for_reading(dataset: Dataset, folds: FoldRule | None) -> tuple[Protocol, ...]:
     """Protocols for reading times."""
-    rule, reason = _strict_folds(folds, dataset.stimuli.groups, gap=_GAP_WORDS)
+    rule, reason = _strict_folds(folds, dataset.stimuli.groups, dataset.stimuli.repeated(), gap=_GAP_WORDS)
     strict = replace(futrell2018.STRICT, folds=rule, notes=("As for Futrell2018.", reason))
     return replace(futrell2018.PAPER, folds=rule), strict
 
 
-def _strict_folds(given: FoldRule | None, groups: Sequence[str], gap: int) -> tuple[FoldRule, str]:
+def _strict_folds(
+    given: FoldRule | None, groups: Sequence[str], texts: Sequence[str], gap: int
+) -> tuple[FoldRule, str]:
     """The given folds, else folds in which no group is in both training and test rows; and the reason."""
+    if given and given.kind == "shuffled" and any(texts):
+        raise ValueError(
+            "random splits were requested for STRICT, but texts are presented in several rows, which would be in "
+            "training and test rows; request kfold or grouped folds in dataset.json."
+        )
     if given:
         return given, "Folds as given in dataset.json."
     sizes = sorted(Counter(groups).values())
@@ -101,7 +124,10 @@ def _strict_folds(given: FoldRule | None, groups: Sequence[str], gap: int) -> tu
         return FoldRule("kfold", n=n, **options), "Every row is its own group, so folds are random."
     if n_groups == 1:
         n = min(5, n_rows // _MIN_TEST_ROWS)
-        reason = f"There is one story, so folds are {n} blocks of time, with {gap} rows dropped on both sides."
+        blocks = f"folds are {n} blocks of time, with {gap} rows dropped on both sides"
+        reason = f"There is one story, so {blocks}."
+        if any(texts):
+            reason = f"Repeated texts join all groups, so {blocks}, and rows with a text of the test rows dropped too."
         return FoldRule("contiguous", n=n, gap=gap, **options), reason
     # Groups are assigned to folds at random, so even a fold of the smallest groups must have enough rows.
     for n in range(min(10, n_groups), 1, -1):

@@ -5,7 +5,8 @@ Each table is a CSV, TSV or Parquet file. Rows are joined by id, so the order of
 - `stimuli`: stimulus_id, text, in order of presentation. Optional: passage (one context; default: each sentence alone,
   all words one story), group (never split over training and test rows; default: the passage). Words aligned with scans
   need onset_s and end_s. Words with reading times: reading_ms, and optionally sentence and scored.
-- `responses`: row_id (a stimulus_id or scan_id), then one column per neuroid; empty if not measured.
+- `responses`: row_id (a stimulus_id or scan_id), then one column per neuroid; empty if not measured. A sentence that
+  was presented repeatedly may have several rows with a column repetition (see `presentations.py`).
 - `neuroids` (optional): neuroid_id, subject; optional roi. Subject "group" marks means over subjects.
 - `scans` (optional; makes the rows scans): scan_id, time_s on the clock of onset_s. Optional: block (the passage being
   heard, if each has its own clock; default: one clock for all), group (default: the block; minutes if there is one).
@@ -29,8 +30,9 @@ from typing import Any
 import numpy as np
 
 from harness.datasets.entry import Entry, version_of
-from harness.datasets.own import files, own_protocols, settings
+from harness.datasets.own import files, own_protocols, presentations, settings
 from harness.datasets.own.files import Table, joined, nearest
+from harness.datasets.own.presentations import Presented
 from harness.datasets.own.reading_times import read_times
 from harness.datasets.own.scans import Rows, require_words_in_scans, scan_rows
 from harness.datasets.own.settings import Settings
@@ -42,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "local:"
 _TABLES = ("stimuli", "responses", "neuroids", "scans", "reading_times", "dataset")
-_OPTIONAL = ("passage", "group", "onset_s", "end_s", "reading_ms", "sentence", "scored")
+_OPTIONAL = ("passage", "group", "onset_s", "end_s", "reading_ms", "sentence", "scored", "repetition")
 
 
 def folder_of(name: str) -> Path:
@@ -119,9 +121,11 @@ def _read_dataset(folder: Path, options: Settings, notes: list[str]) -> Dataset:
     tables = (stimuli_table, response_table, times, scans, neuroids)
     notes += [note for table in tables if table for note in table.content.notes]
     _require_one_kind(stimuli_table, response_table, times)
+    if response_table is not None and scans is None:
+        stimuli_table, response_table = presentations.with_own_ids(stimuli_table, response_table, notes)
     has_words = response_table is None or scans is not None
     stimuli = _stimuli(stimuli_table, options, words=has_words, timed=scans is not None)
-    responses = reading = None
+    responses = reading = repetitions = None
     if response_table is None:
         stimuli = _with_sentences(stimuli_table, stimuli, options)
         reading = read_times(stimuli_table, stimuli, times, notes)
@@ -134,13 +138,46 @@ def _read_dataset(folder: Path, options: Settings, notes: list[str]) -> Dataset:
         responses = _responses(response_table, neuroids, rows, options.unit, notes)
         if scans:
             require_words_in_scans(stimuli, responses, scans.file)
+        else:
+            presented = _presented(stimuli_table, stimuli, responses, options, notes)
+            stimuli, responses, repetitions = presented.stimuli, presented.responses, presented.repetitions
     ceiling = np.array([np.nan if options.ceiling is None else options.ceiling])
     contents: list[Any] = [stimuli, *(measure for measure in (responses, reading) if measure), ceiling]
     contents += [] if frequencies.is_english(options.language) else [options.language]
-    return Dataset(
+    contents += [repetitions.values] if repetitions else []
+    dataset = Dataset(
         options.name, version_of(*contents), stimuli, responses, reading, options.ceiling, options.ceiling_source,
-        language=options.language,
+        language=options.language, repetitions=repetitions,
     )  # fmt: skip
+    notes += _merged_groups_notes(stimuli, responses, dataset)
+    return dataset
+
+
+def _presented(table: Table, stimuli: Stimuli, responses: Responses, options: Settings, notes: list[str]) -> Presented:
+    """Average or keep repeated presentations of sentences."""
+    numbers = table.texts(presentations.NUMBER) if presentations.NUMBER in table.columns else ()
+    context = options.context or own_protocols.context_of(stimuli)
+    presented = presentations.combine(stimuli, responses, context, options.repetitions, numbers)
+    notes += [presented.note] if presented.note else []
+    return presented
+
+
+def _merged_groups_notes(stimuli: Stimuli, responses: Responses | None, dataset: Dataset) -> list[str]:
+    """A note if groups are treated as one because the same text is presented in them."""
+    if responses is None or dataset.responses is None:
+        before, after, texts = stimuli.groups, dataset.stimuli.groups, stimuli.repeated()
+    else:
+        before, after, texts = responses.row_groups, dataset.responses.row_groups, dataset.responses.row_texts
+    n_merged = len(set(before)) - len(set(after))
+    if not n_merged:
+        return []
+    group, first = next((old, new) for old, new in zip(before, after, strict=True) if old != new)
+    n_texts = len(set(texts) - {""})
+    return [
+        f"the {len(set(before))} groups are {len(set(after))}, since groups that share a text are never divided over "
+        f"training and test rows: {n_texts} texts are in more than one row, for example in the groups {first!r} and "
+        f"{group!r}."
+    ]
 
 
 def _frequency_notes(language: str) -> list[str]:

@@ -2,11 +2,12 @@
 
     {"name": "mylab-stories", "title": "Stories", "licence": "CC BY 4.0", "citation": "...", "unit": "z",
      "language": "zh", "joiner": "", "encoding": "windows-1252",
-     "ceiling": {"value": 0.3, "source": "split half of our sessions"}, "context": "passage",
+     "ceiling": {"value": 0.3, "source": "split half of our sessions"}, "context": "passage", "repetitions": "keep",
      "strict": {"folds": {"kind": "grouped", "n": 5}}}
 
 `language` (BCP 47, default English) selects word frequencies and the rules for sentence ends. `joiner` is the separator
 between stimuli in the text given to a model: a space by default, "" for languages without spaces between words.
+`repetitions` says what happens to sentences that were presented repeatedly: "average" (default) or "keep".
 `encoding` applies to tables that are not UTF-8 and do not declare their encoding.
 
 All keys are optional, and so is the file. A misspelt key is an error, because it would have no effect.
@@ -18,9 +19,10 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from harness.datasets.own.files import nearest
+from harness.datasets.own.presentations import Setting
 from harness.delimited.encodings import TextSource, text_of
 from harness.protocol import FoldRule
 from harness.text.frequencies import require_language
@@ -45,13 +47,18 @@ class Settings:
     language: str = ""
     joiner: str | None = None
     encoding: str | None = None
+    repetitions: Setting = "average"
 
 
+_TEXT_KEYS = (
+    "name", "title", "licence", "citation", "unit", "context", "language", "joiner", "encoding", "repetitions",
+)  # fmt: skip
 _FOLD_KEYS: dict[str, type] = {
     "kind": str, "n": int, "gap": int, "seed": int, "test_fraction": float, "min_test_rows": int,
 }  # fmt: skip
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "context": ("none", "passage", "corpus"), "kind": ("grouped", "contiguous", "kfold", "shuffled"),
+    "context": ("none", "passage", "corpus"), "repetitions": get_args(Setting),
+    "kind": ("grouped", "contiguous", "kfold", "shuffled"),
 }  # fmt: skip
 
 
@@ -62,8 +69,7 @@ def read(folder: Path) -> Settings:
         content = json.loads(text_of(TextSource(str(path)))) if path.is_file() else {}
     except ValueError as error:
         raise ValueError(f"{_FILE} is not valid JSON: {error}") from error
-    text_keys = ("name", "title", "licence", "citation", "unit", "context", "language", "joiner", "encoding")
-    values = _checked(content, "", {**dict.fromkeys(text_keys, str), "ceiling": dict, "strict": dict})
+    values = _checked(content, "", {**dict.fromkeys(_TEXT_KEYS, str), "ceiling": dict, "strict": dict})
     ceiling = _checked(values.pop("ceiling", {}), "ceiling", {"value": float, "source": str}, complete=True)
     strict = _checked(values.pop("strict", {}), "strict", {"folds": dict})
     folds = _checked(strict.get("folds", {}), "strict.folds", _FOLD_KEYS)

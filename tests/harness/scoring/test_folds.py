@@ -13,6 +13,7 @@ from sklearn.model_selection import (
     StratifiedShuffleSplit,
 )
 
+from harness import repetitions
 from harness.protocol import FoldRule
 from harness.records import Fold
 from harness.scoring import folds
@@ -179,3 +180,43 @@ def test_the_correlation_of_folds_is_that_of_their_scores_without_an_effect(rule
     assert folds.correlation(splits) == pytest.approx(found, abs=0.03)
     if expected:
         assert folds.correlation(splits) == pytest.approx(expected)
+
+
+TEXTS = [f"text {row % 20}" if row % 3 else "" for row in range(60)]
+
+
+@pytest.mark.parametrize("kind", ["kfold", "grouped", "leave one group out", "contiguous", "trimmed"])
+@pytest.mark.parametrize("gap", [0, 1])
+def test_no_text_is_trained_on_and_tested(kind, gap):
+    groups = repetitions.merged([f"story {row // 4}" for row in range(60)], [""] * 60)
+    for fold in folds.make(FoldRule(kind, n=5, gap=gap), groups, TEXTS):
+        assert not {TEXTS[row] for row in fold.train} & ({TEXTS[row] for row in fold.test} - {""})
+        assert len(fold.train) > 10
+    plain = folds.make(FoldRule(kind, n=5, gap=gap), groups)
+    assert any({TEXTS[row] for row in fold.train} & ({TEXTS[row] for row in fold.test} - {""}) for fold in plain)
+
+
+def test_random_folds_of_repeated_texts_test_every_row_once():
+    made = folds.make(FoldRule("kfold", n=5), [str(row) for row in range(60)], TEXTS)
+    assert sorted(np.concatenate([fold.test for fold in made])) == list(range(60))
+    assert all(len(fold.train) + len(fold.test) == 60 for fold in made)
+
+
+def test_shuffled_splits_are_those_of_the_paper_even_if_texts_repeat():
+    rule, groups = FoldRule("shuffled", n=3), [str(row) for row in range(60)]
+    for plain, repeated in zip(folds.make(rule, groups), folds.make(rule, groups, TEXTS), strict=True):
+        np.testing.assert_array_equal(plain.train, repeated.train)
+
+
+def test_the_neighbours_of_a_repetition_of_a_test_row_are_dropped_with_the_gap():
+    texts = [f"scan {row % 20}" for row in range(40)]  # a story told twice
+    (first, *_) = folds.make(FoldRule("contiguous", n=4, gap=2), ["one"] * 40, texts)
+    assert first.test.tolist() == list(range(10))
+    assert first.train.tolist() == [*range(12, 18), *range(32, 40)]
+
+
+def test_inner_blocks_of_time_keep_a_repeated_text_in_one_block():
+    texts = [f"text {row % 25}" for row in range(50)]
+    labels = folds.inner_labels(["one"] * 50, np.arange(50), texts)
+    assert labels[:25].tolist() == labels[25:].tolist()
+    assert len(set(labels)) > 1

@@ -14,7 +14,7 @@ from harness.scoring import reading_times
 from harness.text.frequencies import zipf_frequencies
 
 N = 24
-SENTENCES = [f"The {word} near the river was quiet." for word in ("dog", "cat", "tree", "boy") * 6]
+SENTENCES = [f"The {['dog', 'cat', 'tree', 'boy'][k % 4]} near river {k} was quiet." for k in range(N)]
 VALUES = np.round(np.random.default_rng(0).standard_normal(N), 3)
 
 

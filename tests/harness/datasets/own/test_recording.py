@@ -30,7 +30,8 @@ def sentences():
     rng = np.random.default_rng(0)
     numbers = range(N_SENTENCES)
     stimuli = pd.DataFrame({
-        "stimulus_id": [f"s{k}" for k in numbers], "text": [f"The cat sat {'very ' * (k % 4)}still." for k in numbers],
+        "stimulus_id": [f"s{k}" for k in numbers],
+        "text": [f"The cat {k} sat {'very ' * (k % 4)}still." for k in numbers],
         "passage": [f"p{k // 5}" for k in numbers], "group": [f"topic {k // 10}" for k in numbers],
     })  # fmt: skip
     values = pd.DataFrame(rng.standard_normal((N_SENTENCES, 3)).astype(np.float32), columns=list(NEUROIDS))
@@ -49,7 +50,7 @@ def scans(stories=("one",), n_scans=60, tr=2.0):
     words = [(story, k) for story in stories for k in range(int(n_scans * tr * 2))]
     stimuli = pd.DataFrame({
         "stimulus_id": [f"{story}.w{k}" for story, k in words],
-        "text": [("tea", "milk", "rain")[k % 3] for _, k in words],
+        "text": [("tea", "milk", "rain")[(k + stories.index(story)) % 3] for story, k in words],
         "passage": [story for story, _ in words], "onset_s": [k / 2 for _, k in words],
         "end_s": [k / 2 + 0.4 for _, k in words],
     })  # fmt: skip
@@ -69,7 +70,7 @@ def reading(n_readers=0, n_stories=3):
     places = [(story, k) for story in range(n_stories) for k in range(40)]
     stimuli = pd.DataFrame({
         "stimulus_id": [f"{story}.{k}" for story, k in places],
-        "text": ["Stop." if k % 5 == 4 else ("Rain", "fell", "on", "Monday")[k % 5] for _, k in places],
+        "text": ["Stop." if k % 5 == 4 else ("Rain", "fell", "on", f"day{story}")[k % 5] for story, k in places],
         "passage": [f"story{story}" for story, _ in places],
     })  # fmt: skip
     if not n_readers:
