@@ -199,12 +199,12 @@ class Repetitions:
 
     @property
     def in_words(self) -> str:
-        """Such as "3 repetitions", or "2 to 3 repetitions of 30 texts" if numbers differ or not all are repeated."""
+        """Such as "3 repetitions", or "2 to 3 repetitions of 30 of 90 texts" if numbers differ and not all repeat."""
         numbers = np.isfinite(self.values).any(axis=2).sum(axis=0)
         low, high = int(numbers.min()), int(numbers.max())
         n_rows = len(self.n_of_row) if self.are_averaged else len(self.n_of_row) - int(numbers.sum()) + len(numbers)
         words = f"{low} repetitions" if low == high else f"{low} to {high} repetitions"
-        return words if n_rows == len(numbers) else f"{words} of {len(numbers)} texts"
+        return words if n_rows == len(numbers) else f"{words} of {len(numbers)} of {n_rows} texts"
 
 
 @dataclass(frozen=True)

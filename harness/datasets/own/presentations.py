@@ -75,7 +75,9 @@ def combine(
 
 
 def _note(repeats: Repetitions, rest: str) -> str:
-    return f"{repeats.values.shape[1]} texts were presented more than once ({repeats.in_words}): {rest}"
+    n_texts = repeats.values.shape[1]
+    texts = "1 text was" if n_texts == 1 else f"{n_texts} texts were"
+    return f"{texts} presented more than once ({repeats.in_words}): {rest}"
 
 
 def _require_different_texts(stimuli: Stimuli, responses: Responses) -> None:

@@ -94,7 +94,16 @@ def test_missing_values_and_unequal_numbers_are_left_out_of_means(tmp_path):
     assert sorted(loaded.repetitions.n_of_row) == [2] * 20 + [3] * 20
     assert loaded.repetitions.in_words == "2 to 3 repetitions"
     some = datasets.load(put(tmp_path / "some", frame[(frame.repetition == 0) | (frame.sentence < 20)]), ".")
-    assert some.repetitions.in_words == "3 repetitions of 20 texts"
+    assert some.repetitions.in_words == "3 repetitions of 20 of 40 texts"
+
+
+def test_the_groups_of_averaged_presentations_are_one(tmp_path):
+    """Group 1 repeats a sentence of group 0 and has others: their noise is in the mean, which is a row of group 0."""
+    frame = session(n=60, n_repetitions=1).assign(group=lambda f: [f"g{k}" for k in f.index // 15])
+    frame.loc[15, "text"] = frame.text[0].upper()
+    loaded = datasets.load(put(tmp_path / "lab", frame, columns=["group"]), ".")
+    assert loaded.repetitions.in_words == "2 repetitions of 1 of 59 texts"
+    assert loaded.responses.row_groups == ("g0",) * 29 + ("g2",) * 15 + ("g3",) * 15
 
 
 def test_three_forms_of_the_same_recording_are_the_same(tmp_path):
