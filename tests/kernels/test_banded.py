@@ -144,7 +144,7 @@ def test_r2_of_the_controls_equals_scikit_learn():
     model, controls, Y, splits = planted()
     found = unique_variance(model, controls, Y, splits, Penalty(ALPHAS, tie="smaller"))
     X = controls[0].X
-    for k, (train, test, _) in enumerate(splits):
+    for k, (train, test, *_) in enumerate(splits):
         predicted = RidgeCV(ALPHAS, alpha_per_target=True).fit(X[train], Y[train]).predict(X[test])
         expected = r2_score(Y[test], predicted, multioutput="raw_values")
         np.testing.assert_allclose(found.controls[k], expected, rtol=0, atol=1e-9)
