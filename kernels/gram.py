@@ -43,7 +43,8 @@ class Design:
 
     def scaled(self, X: Array, train: Array) -> Array:
         """(row, feature) float64, centred and scaled by the training rows."""
-        return standardise(X.astype(float), train) if self.scale == "zscore" else X - X[train].mean(axis=0)
+        X = X.astype(float)
+        return standardise(X, train) if self.scale == "zscore" else X - X[train].mean(axis=0)
 
     def gram(self, train: Array) -> Array:
         """(row, row) float64 inner products of all rows, about any centre, scaled by the training rows."""

@@ -113,10 +113,16 @@ class ScoreUnit:
         return {"neuroid_scores": pa.concat_tables(by_layer)} | _to_arrow(rows)
 
     def _protocol_of_control(self) -> Protocol:
-        """The protocol for a control: a variant (OASM's width) is chosen on training rows, never on held-out scores."""
+        """The protocol for a control.
+
+        A variant (OASM's width) is chosen on training rows, never on held-out scores. Columns of different units are
+        z-scored where the protocol puts all columns on one scale.
+        """
         regression = self.protocol.regression
         if controls.CONTROLS[self.source.name].one_unit:
             regression = replace(regression, scale="center")
+        elif regression.relative and regression.scale == "center":  # columns of different units have no common scale
+            regression = replace(regression, scale="zscore")
         return replace(self.protocol, layer_choice="nested", regression=regression)
 
     def _features(self, dataset: Dataset, store: Store) -> tuple[OnRows, Surprisals | None]:
