@@ -83,8 +83,9 @@ class Regression:
     precision: Literal["float64", "mixed"] = "float64"
 
 
-# STRICT: a grid from far below tr(C)/n to far above it; wide enough for every recording tried. Features are centred and,
-# since the grid is relative, on one common scale: scores do not depend on the basis of a model's hidden states.
+# STRICT: a grid from far below tr(C)/n to far above it; wide enough for every recording tried, and for a feature 1,000
+# times larger than the rest. Features are centred and, since the grid is relative, on one common scale: scores do not
+# depend on the basis of a model's hidden states.
 WIDE_RIDGE = Regression(
     "ridge", alphas=tuple(10.0**k for k in range(-8, 8)), relative=True, inner="groups", scale="center"
 )
@@ -189,8 +190,8 @@ EQUAL_COMPONENTS = 50
 def equal_dimension(strict: Protocol) -> Protocol:
     """STRICT with the same number of features for every model, so that wide models gain nothing from their width.
 
-    Why: harness/scoring/README.md#protocols. The number of components is our choice, small enough for the rows of
-    every recording; a model with no more features than that keeps its own.
+    Why: harness/scoring/README.md#protocols. The number of components is our choice; where a fold has fewer training
+    rows, all sources get fewer (principal_components.feasible). A model with no more features than that keeps its own.
     """
     note = f"as STRICT, on {EQUAL_COMPONENTS} principal components of the training rows: width is no advantage."
     return replace(strict, name="equal", components=EQUAL_COMPONENTS, notes=(*strict.notes, note))

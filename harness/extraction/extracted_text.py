@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.extraction import surprisal
+from harness.extraction import embeddings, surprisal
 from harness.extraction.backends import Model
 from harness.extraction.parity import check
 from harness.protocol import Protocol
-from harness.records import Context, Features, Surprisals
+from harness.records import Context, Features, Floats, Surprisals
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class ExtractedText:
         n_tokens: tokens of the text.
         features: hidden states per layer; None if not requested.
         words: surprisals per stimulus; None if not requested.
+        embeddings: (stimulus, hidden) input embeddings, averaged over the tokens of each stimulus, in the order of
+            `stimulus_ids`; None if hidden states were not requested or the backend does not give them.
         facts: how it was extracted, for the manifest of the unit; parity among them.
     """
 
@@ -29,6 +31,7 @@ class ExtractedText:
     n_tokens: int
     features: Features | None
     words: Surprisals | None
+    embeddings: Floats | None
     facts: Mapping[str, Any]
 
 
@@ -59,4 +62,5 @@ def extract(
             single_stimuli=protocol.decoder_reads == "stimulus" and model.loaded.is_encoder_decoder,
         )  # fmt: skip
     ids = tuple(name for part in tokens for name in part.stimulus_ids)
-    return ExtractedText(ids, sum(len(part.ids) for part in tokens), extraction.features, words, facts)
+    inputs = embeddings.averaged(model.loaded, tokens) if states else None
+    return ExtractedText(ids, sum(len(part.ids) for part in tokens), extraction.features, words, inputs, facts)

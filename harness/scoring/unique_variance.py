@@ -1,7 +1,7 @@
 """Unique variance: what a model explains of held-out responses beyond the controls.
 
-It is R2 of the joint fit of model and controls minus R2 of the controls alone, or minus 0 where that is negative, on the
-protocol's folds. R2 is relative to the training mean: 1 - sum (y - predicted)^2 / sum (y - training mean)^2. Both fits
+It is R2 of the joint fit of model and controls minus R2 of the controls alone, or minus 0 where that is negative, on
+the protocol's folds. R2 is relative to the training mean: 1 - sum (y - predicted)^2 / sum (y - training mean)^2. Both fits
 are banded ridge (kernels/banded.py): model and controls have separate penalties, chosen for each neuroid on training
 rows by inner folds of the form of the outer ones, with their gap. A joint fit can thus drop the model, a control is not
 drowned out by a model's 4,096 features, and both fits can choose nothing, the training mean. Each wide control (OASM,
