@@ -48,7 +48,8 @@ class UniqueVariance(NamedTuple):
     Attributes:
         joint: R2 of model and controls together; not bounded below.
         controls: R2 of the controls alone; not bounded below.
-        unique: joint - max(controls, 0): at most `joint`, since harm that the joint fit avoids is not a gain.
+        unique: joint - controls, or joint - 0 for a neuroid whose controls have a negative mean over the folds: harm that
+            the joint fit avoids is not a gain. Its mean over the folds is at most that of `joint`.
     """
 
     joint: Array
@@ -118,7 +119,8 @@ def unique_variance(
         np.stack([_or_nothing(*fold) for fold in zip(_best(candidates, fits, Y, splits), of_nothing, strict=True)])
         for candidates in (_checked(joint_weights, 1 + len(controls)), alone)
     )
-    return UniqueVariance(joint, others, joint - np.maximum(others, 0.0))
+    explains = _mean(others) > 0
+    return UniqueVariance(joint, others, joint - np.where(explains, others, 0.0 * others))
 
 
 def inner_of_mean(Y: Array, split: Split) -> Array:
@@ -140,7 +142,7 @@ def inner_of_mean(Y: Array, split: Split) -> Array:
 
 
 def _mean(y: Array) -> Array:
-    """(neuroid,) mean of the rows that are present; NaN where none is."""
+    """(neuroid,) mean of the rows (or folds) that are present; NaN where none is."""
     present = np.isfinite(y)
     return np.where(present, y, 0.0).sum(axis=0) / np.where(present.any(axis=0), present.sum(axis=0), np.nan)
 

@@ -1,7 +1,7 @@
 """Unique variance: what a model explains of held-out responses beyond the controls.
 
-It is R2 of the joint fit of model and controls minus R2 of the controls alone, or minus 0 where that is negative, on
-the protocol's folds. R2 is relative to the training mean: 1 - sum (y - predicted)^2 / sum (y - training mean)^2. Both fits
+It is R2 of the joint fit of model and controls minus R2 of the controls alone, or minus 0 for a neuroid whose controls
+have a negative R2 (mean over the folds), on the protocol's folds. R2 is relative to the training mean: 1 - sum (y - predicted)^2 / sum (y - training mean)^2. Both fits
 are banded ridge (kernels/banded.py): model and controls have separate penalties, chosen for each neuroid on training
 rows by inner folds of the form of the outer ones, with their gap. A joint fit can thus drop the model, a control is not
 drowned out by a model's 4,096 features, and both fits can choose nothing, the training mean. Each wide control (OASM,
@@ -9,7 +9,8 @@ word vectors) has the same weight as all narrow controls together. Least squares
 under PAPER too, on PAPER's folds.
 
 Controls that extrapolate badly to distant test rows have a negative R2. Without the floor, a joint fit that drops them
-would book the harm avoided to the model. With it, unique variance never exceeds the joint R2.
+would book the harm avoided to the model. With it, a neuroid's unique variance never exceeds its joint R2. A floor in
+each fold would be biased downwards, since it takes the better of controls and mean after the fact.
 
 Method: harness/scoring/README.md#unique-variance-over-controls. Source: Feghhi, Hadidi et al. (Nat Commun 2026, arXiv
 2406.01538), who also use R2 of banded ridge.
@@ -40,7 +41,8 @@ class UniqueVariance(NamedTuple):
     Attributes:
         joint: R2 of model and controls, relative to the training mean; not bounded below.
         controls: R2 of the controls alone; not bounded below.
-        unique: joint - max(controls, 0); at most `joint`.
+        unique: joint - controls, or joint where the controls of a neuroid have a negative mean over the folds of its
+            experiment.
         parts: (fold,) the experiment of each fold.
         names: names of the controls.
     """

@@ -136,8 +136,10 @@ def test_unique_variance_is_the_gain_of_the_model():
     np.testing.assert_allclose(unique, [0, 0.5, 1 / 3, 0], atol=0.03)  # signals and noise have variance 1
     np.testing.assert_allclose(alone, [0.5, 0, 1 / 3, 0], atol=0.03)
     np.testing.assert_allclose(joint, [0.5, 0.5, 2 / 3, 0], atol=0.03)
-    np.testing.assert_allclose(found.unique, found.joint - found.controls.clip(0), atol=1e-15)
-    assert (found.unique <= found.joint).all()
+    explains = found.controls.mean(axis=0) > 0
+    assert 0 < explains.mean() < 1
+    np.testing.assert_allclose(found.unique, found.joint - explains * found.controls, atol=1e-15)
+    assert (found.unique.mean(axis=0) <= found.joint.mean(axis=0)).all()
 
 
 def test_r2_of_the_controls_is_that_of_scikit_learn_about_the_training_mean():
