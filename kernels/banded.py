@@ -48,8 +48,8 @@ class UniqueVariance(NamedTuple):
     Attributes:
         joint: R2 of model and controls together; not bounded below.
         controls: R2 of the controls alone; not bounded below.
-        unique: joint - controls, or joint - 0 for a neuroid whose controls have a negative mean over the folds: harm that
-            the joint fit avoids is not a gain. Its mean over the folds is at most that of `joint`.
+        unique: joint - controls, or joint - 0 for a neuroid whose controls have a negative mean over the folds: harm
+            that the joint fit avoids is not a gain. Its mean over the folds is at most that of `joint`.
     """
 
     joint: Array
