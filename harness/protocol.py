@@ -58,8 +58,9 @@ class Regression:
         alphas: the grid.
         relative: multiply the grid by tr(C)/n of the training rows' centred Gram matrix C.
         inner: how alpha is chosen within the training rows: "loo" (leave one row out), "groups" (leave one group of
-            rows out; where each group is one row this is leave-one-out), or "kfold" (leave out each of `inner_folds`
-            unshuffled blocks of the training rows).
+            rows out, or one block of time under contiguous folds, with the gap of the outer folds; where each group is
+            one row this is leave-one-out), or "kfold" (leave out each of `inner_folds` unshuffled blocks of the
+            training rows).
         inner_folds: number of blocks for inner="kfold".
         scale: of the features: "center" or "zscore" with the training rows' mean and sd, or "zscore sides": training
             and test rows each by their own mean and sd.
@@ -82,9 +83,11 @@ class Regression:
     precision: Literal["float64", "mixed"] = "float64"
 
 
-# STRICT: a grid from far below tr(C)/n to far above it; wide enough for every recording tried.
+# STRICT: a grid from far below tr(C)/n to far above it; wide enough for every recording tried, and for a feature 1,000
+# times larger than the rest. Features are centred and, since the grid is relative, on one common scale: scores do not
+# depend on the basis of a model's hidden states.
 WIDE_RIDGE = Regression(
-    "ridge", alphas=tuple(10.0**k for k in range(-5, 8)), relative=True, inner="groups", scale="zscore"
+    "ridge", alphas=tuple(10.0**k for k in range(-8, 8)), relative=True, inner="groups", scale="center"
 )
 # Brain-Score language, August 2026: features not scaled, one alpha for all neuroids, chosen by leave-one-out.
 BRAINSCORE_RIDGE = Regression(
@@ -196,8 +199,8 @@ EQUAL_COMPONENTS = 50
 def equal_dimension(strict: Protocol) -> Protocol:
     """STRICT with the same number of features for every model, so that wide models gain nothing from their width.
 
-    Why: harness/scoring/README.md#protocols. The number of components is our choice, small enough for the rows of
-    every recording; a model with no more features than that keeps its own.
+    Why: harness/scoring/README.md#protocols. The number of components is our choice; where a fold has fewer training
+    rows, all sources get fewer (principal_components.feasible). A model with no more features than that keeps its own.
     """
     note = f"as STRICT, on {EQUAL_COMPONENTS} principal components of the training rows: width is no advantage."
     return replace(strict, name="equal", components=EQUAL_COMPONENTS, notes=(*strict.notes, note))

@@ -233,6 +233,8 @@ class Dataset:
         is_planted: whether the ceiling is known exactly, because the data are synthetic.
         language: BCP 47 code of the texts; "" is not stated, and treated as English.
         repetitions: responses to single presentations of repeated texts, if there are any.
+        rows_in_order: whether the rows of the responses are in order of presentation over the whole recording, so that
+            a drift can be a function of the row; False if passages were shown in another or an unknown order.
     """
 
     name: str
@@ -245,6 +247,7 @@ class Dataset:
     is_planted: bool = False
     language: str = ""
     repetitions: Repetitions | None = None
+    rows_in_order: bool = True
 
     def __post_init__(self) -> None:
         if self.reading is not None and self.reading.word_ids != self.stimuli.ids:

@@ -34,7 +34,7 @@ class EvaluationSpec:
     datasets: tuple[str, ...]
     protocols: tuple[ProtocolName, ...] = ("strict", "paper")
     controls: tuple[str, ...] = (
-        "length", "word-rate", "position", "oasm", "random", "frequency", "static-vectors", "ngram",
+        "length", "word-rate", "position", "oasm", "drift", "random", "frequency", "static-vectors", "ngram",
     )  # fmt: skip
     variants: tuple[Variant, ...] = ("untrained",)
     seed: int = 0

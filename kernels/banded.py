@@ -9,7 +9,7 @@ Each neuroid takes the band weights with the smallest inner error, by the same r
 
 Source: Nunez-Elizalde, Huth & Gallant 2019 (banded ridge, tikhonov); Dupre la Tour et al. 2022 (by kernels, as
 himalaya's MultipleKernelRidgeCV, which draws the weights at random). Unique variance: the R2 of the joint fit minus
-that of the controls (Feghhi, Hadidi et al. 2026).
+that of the controls (Feghhi, Hadidi et al. 2026); the floor of the controls at 0 is ours.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 
 from harness.kernels.arrays import Array, to_host
 from harness.kernels.gram import Bands, Design
-from harness.kernels.metrics import r2
+from harness.kernels.metrics import r2_over_training_mean
 from harness.kernels.penalty import Penalty
 from harness.kernels.ridge import FoldFit, Split, fit_folds
 
@@ -43,10 +43,13 @@ class BandedFit(NamedTuple):
 class UniqueVariance(NamedTuple):
     """Held-out variance that a model explains beyond controls; (fold, neuroid) each, NaN where not measurable.
 
+    R2 is that of `metrics.r2_over_training_mean`.
+
     Attributes:
         joint: R2 of model and controls together; not bounded below.
         controls: R2 of the controls alone; not bounded below.
-        unique: joint - controls.
+        unique: joint - controls, or joint - 0 for a neuroid whose controls have a negative mean over the folds: harm
+            that the joint fit avoids is not a gain. Its mean over the folds is at most that of `joint`.
     """
 
     joint: Array
@@ -95,7 +98,8 @@ def unique_variance(
     """Held-out variance that a model explains beyond controls: R2 of the joint fit minus R2 of the controls.
 
     Both fits are banded, so the joint fit can give the model zero weight, and its candidates include those of the
-    controls. `unique` can still be negative on held-out rows, if the model's features fit noise.
+    controls. Both can also choose nothing, the training mean, whose R2 is 0: a neuroid takes it if no candidate has a
+    smaller inner error. `unique` can still be negative on held-out rows, if the model's features fit noise.
 
     Args:
         model: features of the model.
@@ -107,14 +111,45 @@ def unique_variance(
         control_weights: weights of the controls' bands.
         how: as in `fit_folds`, except the metric, which is R2.
     """
-    fits = _fits([model, *controls], Y, splits, penalty, how | {"metric": r2})
+    fits = _fits([model, *controls], Y, splits, penalty, how | {"metric": r2_over_training_mean})
     weights = _checked(control_weights, len(controls))
     alone = np.concatenate([np.zeros((len(weights), 1)), weights], axis=1)
+    of_nothing = [inner_of_mean(Y, split) for split in splits]
     joint, others = (
-        np.stack([fold.fit.r for fold in _best(candidates, fits, Y, splits)])
+        np.stack([_or_nothing(*fold) for fold in zip(_best(candidates, fits, Y, splits), of_nothing, strict=True)])
         for candidates in (_checked(joint_weights, 1 + len(controls)), alone)
     )
-    return UniqueVariance(joint, others, joint - others)
+    explains = _mean(others) > 0
+    return UniqueVariance(joint, others, joint - np.where(explains, others, 0.0 * others))
+
+
+def inner_of_mean(Y: Array, split: Split) -> Array:
+    """(neuroid,) inner score of no features: each left-out block is predicted by the mean of the other training rows.
+
+    Returns:
+        1 - error / variance over the training rows, on the host, at most 0; NaN for a neuroid that is constant there,
+        has no test row, or has a block without other rows.
+    """
+    y, labels = to_host(Y)[np.asarray(split.train)].astype(float), split.labels
+    blocks = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    error, present = np.zeros(y.shape[1]), np.isfinite(y)
+    for block, gap in zip(blocks, split.gaps(blocks), strict=True):
+        others = np.delete(np.arange(len(y)), np.r_[block, gap].astype(int))
+        error += np.where(present[block], (y[block] - _mean(y[others])) ** 2, 0.0).sum(axis=0)  # NaN without others
+    variance = np.nansum((y - _mean(y)) ** 2, axis=0)
+    measurable = (variance > 0) & np.isfinite(to_host(Y)[np.asarray(split.test)]).any(axis=0)
+    return 1.0 - error / np.where(measurable, variance, np.nan)
+
+
+def _mean(y: Array) -> Array:
+    """(neuroid,) mean of the rows (or folds) that are present; NaN where none is."""
+    present = np.isfinite(y)
+    return np.where(present, y, 0.0).sum(axis=0) / np.where(present.any(axis=0), present.sum(axis=0), np.nan)
+
+
+def _or_nothing(best: BandedFit, inner_of_nothing: Array) -> Array:
+    """(neuroid,) R2 of the best fit, or 0 where no fit has a smaller inner error than the mean."""
+    return np.where(inner_of_nothing >= np.nan_to_num(best.fit.inner, nan=-np.inf), 0.0, best.fit.r)
 
 
 def _checked(weights: Array | None, n_bands: int) -> Array:

@@ -1,7 +1,8 @@
 """Choose alpha by leaving out whole blocks of training rows: inner k-fold, passages, stories.
 
 With c = P y the residual of the training rows (kernels/ridge.py), the residual of a left-out block B is exactly
-(P_BB)^-1 c_B, intercept included, so one decomposition serves all blocks. The error is computed in one of two ways,
+(P_BB)^-1 c_B, intercept included, so one decomposition serves all blocks. Rows in a gap around a block are left out
+with it, but only the block's own residuals count. The error is computed in one of two ways,
 equal up to rounding:
 
 - `Blocks`: compute c, then apply each block's inverse. For few neuroids, and for features of low rank.
@@ -46,14 +47,16 @@ class Blocks:
     Attributes:
         U: (train, rank) directions of the features, in any float type; the others are float64.
         kept: (alpha, rank) D = alpha / (lam + alpha).
-        rows: the rows of each block.
-        inverses: per block (alpha, row, row) (P_BB)^-1 times the square root of the block's weight; NaN where least
-            squares fits the block exactly.
+        rows: the rows of each block, whose residuals count.
+        left_out: the rows that are left out with each block: its own first, then those in its gap, if there is one.
+        inverses: per block (alpha, row, left-out row), the block's own rows of (P_BB)^-1 over all left-out rows, times
+            the square root of the block's weight; NaN where least squares fits the block exactly.
     """
 
     U: Array
     kept: Array
     rows: Sequence[Array]
+    left_out: Sequence[Array]
     inverses: Sequence[Array]
 
     def errors(self, W: Array, rest: Array | None) -> Array:
@@ -70,9 +73,14 @@ class Blocks:
         """(train, train) E such that ||E y||^2 is the error of alpha k; arguments as in kernels/search.py."""
         c = (U * self.kept[k]) @ U.T
         c = c if outside is None else c + outside
-        for rows, inverses in zip(self.rows, self.inverses, strict=True):
-            c[rows] = inverses[k] @ c[rows]
-        return c
+        return self.residuals(k, c)
+
+    def residuals(self, k: int, c: Array) -> Array:
+        """(train, column) leave-out residuals from (train, column) residuals c = P y of alpha k."""
+        out = namespace(c).empty_like(c)
+        for rows, left_out, inverses in zip(self.rows, self.left_out, self.inverses, strict=True):
+            out[rows] = inverses[k] @ c[left_out]
+        return out
 
     def error(self, k: int, W: Array, rest: Array | None) -> Array:
         """(neuroid,) error of alpha k."""
@@ -80,8 +88,8 @@ class Blocks:
         c = (W * self.kept[k].astype(W.dtype)) @ self.U.astype(W.dtype, copy=False).T
         c = c if rest is None else c + rest
         total = xp.zeros(len(c), dtype=W.dtype)
-        for rows, inverses in zip(self.rows, self.inverses, strict=True):
-            residuals = c[:, rows] @ inverses[k].astype(W.dtype, copy=False)
+        for left_out, inverses in zip(self.left_out, self.inverses, strict=True):
+            residuals = c[:, left_out] @ inverses[k].astype(W.dtype, copy=False).T
             total += products(residuals, residuals, axis=1)
         return total
 
@@ -148,8 +156,9 @@ class Triangles:
 
 
 def blocks(
-    rows: Sequence[Array], basis: Basis, alphas: Array, U: Array, mean_over: str, many: int
-) -> Blocks | Triangles:
+    rows: Sequence[Array], basis: Basis, alphas: Array, U: Array, mean_over: str, many: int,
+    gaps: Sequence[Array] | None = None,
+) -> Blocks | Triangles:  # fmt: skip
     """Prepare to leave out blocks.
 
     Args:
@@ -159,13 +168,19 @@ def blocks(
         U: (train, rank) directions of the basis in the float type of the neuroid side.
         mean_over: "rows" (rows have equal weight) or "blocks" (blocks have equal weight, as in a mean over folds).
         many: number of neuroids to be fitted.
+        gaps: per block the other rows that are left out with it, on the host; None: none. Their residuals do not count.
     """
     xp, n = namespace(basis.U), len(basis.U)
     kept = alphas[:, None] / (basis.lam + alphas[:, None])
+    left_out = [xp.asarray(np.r_[block, gap]) for block, gap in zip(rows, gaps or [()] * len(rows), strict=True)]
+    left_out = [block.astype(np.int64) for block in left_out]  # an empty gap makes floats of the rows
     rows = [xp.asarray(block) for block in rows]
     roots = [1.0 if mean_over == "rows" else (n / len(rows) / len(block)) ** 0.5 for block in rows]
-    inverses = [_inverses(basis, kept, block) * root for block, root in zip(rows, roots, strict=True)]
-    direct = Blocks(U, kept, rows, inverses)
+    inverses = [
+        _inverses(basis, kept, out)[:, : len(block)] * root
+        for block, out, root in zip(rows, left_out, roots, strict=True)
+    ]
+    direct = Blocks(U, kept, rows, left_out, inverses)
     pays_off = xp is np and basis.spans and len(alphas) > 1 and many > _MANY * n
     return _triangles(direct, basis) if pays_off else direct
 
@@ -174,9 +189,7 @@ def _triangles(direct: Blocks, basis: Basis) -> Triangles:
     """Compute the triangular factor for each alpha."""
     xp, diagonal, steps = namespace(basis.U), [], []
     for k, D in enumerate(direct.kept):
-        S = basis.U * D
-        for block, inverses in zip(direct.rows, direct.inverses, strict=True):
-            S[block] = inverses[k] @ S[block]
+        S = direct.residuals(k, basis.U * D)
         square = S.T @ S
         diagonal.append(square.diagonal())
         steps.append(_steps(S, square, direct.U.dtype))

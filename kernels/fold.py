@@ -196,32 +196,39 @@ def prepare(
     inner_rows = [np.flatnonzero(split.labels == label) for label in np.unique(split.labels)]
     if len(inner_rows) < 2 or not len(split.test):
         return None
+    gaps = split.gaps(inner_rows) if split.gap else None
+    if gaps and any(len(rows) + len(gap) == len(split.train) for rows, gap in zip(inner_rows, gaps, strict=True)):
+        return None
     train, test = xp.asarray(split.train), xp.asarray(split.test)
     basis = decompose(features, train, test, 0.0 if penalty.alphas else penalty.cutoff)
     if not len(basis.lam):
         return None
     alphas, first = xp.asarray(penalty.alphas or (0.0,)) * (basis.mean_lam if penalty.relative else 1.0), 0
     if factor is not None and len(alphas) > 1:
-        first = _one_for_all(basis, inner_rows, alphas, penalty, factor[train])
+        first = _one_for_all(basis, inner_rows, alphas, penalty, factor[train], gaps)
         alphas = alphas[first : first + 1]
     U = basis.U.astype(dtype, copy=False)
-    return Fold(train, test, basis, penalty, alphas, first, U, leaving_out(inner_rows, basis, alphas, U, penalty, many))
+    search = leaving_out(inner_rows, basis, alphas, U, penalty, many, gaps)
+    return Fold(train, test, basis, penalty, alphas, first, U, search)
 
 
 def leaving_out(
-    rows: Sequence[Array], basis: Basis, alphas: Array, U: Array, penalty: Penalty, many: int
-) -> SingleRows | Blocks | Triangles:
+    rows: Sequence[Array], basis: Basis, alphas: Array, U: Array, penalty: Penalty, many: int,
+    gaps: Sequence[Array] | None,
+) -> SingleRows | Blocks | Triangles:  # fmt: skip
     """Choose between leaving out single rows and blocks, in the float type of U; arguments as in `blocks`."""
-    if len(rows) == len(U):
+    if len(rows) == len(U) and gaps is None:
         return single_rows(basis, alphas, U)
-    return blocks(rows, basis, alphas, U, penalty.mean_over, many)
+    return blocks(rows, basis, alphas, U, penalty.mean_over, many, gaps)
 
 
-def _one_for_all(basis: Basis, rows: Sequence[Array], alphas: Array, penalty: Penalty, Z: Array) -> int:
+def _one_for_all(
+    basis: Basis, rows: Sequence[Array], alphas: Array, penalty: Penalty, Z: Array, gaps: Sequence[Array] | None
+) -> int:
     """Index of the alpha with the smallest error summed over neuroids, which depends only on Z Z'; in float64."""
     Z = Z - Z.mean(axis=0)
     W = Z.T @ basis.U
-    search = leaving_out(rows, basis, alphas, basis.U, penalty, 1)
+    search = leaving_out(rows, basis, alphas, basis.U, penalty, 1, gaps)
     direct = search.direct if isinstance(search, Triangles) else search
     return int(penalty.choose(direct.least_total(W, _outside(basis, Z, W, basis.U)))[0])
 

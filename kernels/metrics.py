@@ -81,6 +81,32 @@ def r2(predicted: Array, observed: Array) -> Array:
     return _explained(observed, products(error, error, axis=0))
 
 
+def r2_over_training_mean(predicted: Array, observed: Array) -> Array:
+    """Fraction of each column's squared distance from the training mean that the predictions explain.
+
+    Unlike `r2`, predicting the training mean scores 0 and not less, also where the test rows have another mean (another
+    topic, another story).
+
+    Args:
+        predicted: (row, neuroid) held-out predictions minus the mean of the training rows.
+        observed: (row, neuroid) responses minus the mean of the training rows.
+
+    Returns:
+        (neuroid,) float64, 1 - sum (observed - predicted)^2 / sum observed^2: at most 1, not bounded below; NaN where
+        all responses equal the training mean.
+
+    Raises:
+        ValueError: if the shapes differ or there are no rows.
+
+    Source: Campbell & Thompson 2008, R2 out of sample.
+    """
+    xp = _require_same_shape(predicted, observed)
+    error, observed = predicted.astype(float), observed.astype(float)
+    error -= observed
+    total = products(observed, observed, axis=0)
+    return 1.0 - products(error, error, axis=0) / xp.where(total > 0, total, xp.nan)
+
+
 def explained_variance(predicted: Array, observed: Array) -> Array:
     """Fraction of each column's variance that the predictions explain, ignoring a constant offset.
 

@@ -132,8 +132,8 @@ def fit_folds(
     Returns:
         One fit per fold. `inner` is 1 - error / variance over the training rows; NaN if least squares fits a left-out
         block of several rows exactly. All values of a neuroid are NaN if it is constant on the training rows, or has
-        fewer than two training rows (or inner blocks) or no test row; all neuroids are NaN if no feature varies over
-        the training rows.
+        fewer than two training rows (or inner blocks, or none outside a block and its gap) or no test row; all neuroids
+        are NaN if no feature varies over the training rows.
 
     Raises:
         ValueError: if rows, a fold, its inner blocks or a neuroid are invalid (names the first problem).
@@ -222,7 +222,7 @@ def _prepare(
     """Prepare a fold without the pattern's absent rows."""
     train, test = np.asarray(split.train), np.asarray(split.test)
     has = pattern.present[train]
-    present = Split(train[has], test[pattern.present[test]], split.labels[has])
+    present = Split(train[has], test[pattern.present[test]], split.labels[has], split.gap)
     return prepare(features, present, penalty, dtype, len(pattern.neuroids), factor)
 
 

@@ -63,7 +63,8 @@ STRICT = replace(
     sampling=Sampling(pool="mean", delays=(1, 2, 3, 4)),
     notes=(
         "There is one story, so the test folds are five blocks of time, with five scans (10 s) dropped on both sides. "
-        "Within the training rows one minute is left out at a time. Delays as for Wehbe2014 in Aw et al. (2023).",
+        "Within the training rows the other blocks are left out one at a time, with the same gap. Delays as for "
+        "Wehbe2014 in Aw et al. (2023).",
     ),
 )
 
@@ -84,8 +85,7 @@ BRAINSCORE2026 = replace(
 def load(root: Path) -> Dataset:
     """Load the chapter: words with times, and (362, 168) responses: 27 subjects x 6 regions, then 6 group means.
 
-    `row_groups` are the twelve minutes of the chapter, used to choose alpha within the training rows. `row_blocks` is
-    the one story.
+    `row_groups` are the twelve minutes of the chapter, the folds of BRAINSCORE2026. `row_blocks` is the one story.
 
     Raises:
         ValueError: if a file does not have the published format; names the file.

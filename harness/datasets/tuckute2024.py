@@ -74,7 +74,7 @@ def load(root: Path) -> Dataset:
         frame[list(COLUMNS)].to_numpy(dtype=np.float32), ids, ids, ids, COLUMNS, ("group",) * len(COLUMNS), rois,
         unit="BOLD response, voxels z-scored by session",
     )  # fmt: skip
-    return Dataset("tuckute2024", version_of(stimuli, responses), stimuli, responses)
+    return Dataset("tuckute2024", version_of(stimuli, responses), stimuli, responses, rows_in_order=False)
 
 
 ENTRY = Entry(

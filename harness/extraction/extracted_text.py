@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.extraction import surprisal
+from harness.extraction import embeddings, surprisal
 from harness.extraction.backends import Model
 from harness.extraction.parity import check
 from harness.loading.loaded_model import LoadedModel
 from harness.protocol import Protocol
-from harness.records import Context, Features, Surprisals, Tokens
+from harness.records import Context, Features, Floats, Surprisals, Tokens
 from harness.text import brainscore_texts
 
 
@@ -24,6 +24,8 @@ class ExtractedText:
         n_tokens: tokens of the text.
         features: hidden states per layer; None if not requested.
         words: surprisals per stimulus; None if not requested.
+        embeddings: (stimulus, hidden) input embeddings, averaged over the tokens of each stimulus, in the order of
+            `stimulus_ids`; None if hidden states were not requested or the backend does not give them.
         facts: how it was extracted, for the manifest of the unit; parity among them.
     """
 
@@ -31,6 +33,7 @@ class ExtractedText:
     n_tokens: int
     features: Features | None
     words: Surprisals | None
+    embeddings: Floats | None
     facts: Mapping[str, Any]
 
 
@@ -62,7 +65,8 @@ def extract(
             single_stimuli=protocol.decoder_reads == "stimulus" and model.loaded.is_encoder_decoder,
         )  # fmt: skip
     ids = tuple(name for part in tokens for name in part.stimulus_ids)
-    return ExtractedText(ids, sum(len(part.ids) for part in tokens), extraction.features, words, facts)
+    inputs = embeddings.averaged(model.loaded, tokens) if states else None
+    return ExtractedText(ids, sum(len(part.ids) for part in tokens), extraction.features, words, inputs, facts)
 
 
 def _encoded(loaded: LoadedModel, texts: Iterable[Context], protocol: Protocol, *, in_chat: bool) -> list[Tokens]:

@@ -2,7 +2,8 @@
 
 Controls are scored like models and appear in the same tables. Under shuffled splits OASM, which encodes time only,
 beats every language model; sentence length, position and word rate account for most of GPT2-XL's explained variance;
-on reading times word length alone beats the surprisal of every LLaMA model.
+on reading times word length alone beats the surprisal of every LLaMA model. OASM and position restart in every passage;
+a drift over the session, which rows of other passages share, is the control "drift".
 
 Static word vectors and n-gram surprisal need a file from the user. Untrained controls and shuffled word order are
 extracted elsewhere, since they need a model.
@@ -21,9 +22,11 @@ import numpy as np
 from harness.features import ngram, word_vectors
 from harness.names import unknown
 from harness.records import Dataset, Features, Floats, Layer, Responses, Stimuli
-from harness.text.frequencies import zipf_frequencies
+from harness.text.frequencies import has_frequencies, zipf_frequencies
 
 OASM_WIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
+# Numbers of cosines of the control "drift"; the fastest has a period of 2 / 16 of the recording.
+DRIFT_TERMS = (2, 4, 8, 16)
 N_RANDOM = 64
 _POSITION_TERMS = 3
 
@@ -38,8 +41,9 @@ class Control:
         kinds: kinds of data it applies to: "sentences" and "scans" (brain), "words" (reading times).
         pool: how words are pooled into scans, "sum" or "mean"; None uses the protocol's rule. For "scans" only.
         row_level: whether its rows are already those of the responses, so that `hemodynamics` is skipped.
-        one_unit: whether its columns share a unit and must not be z-scored: a column of OASM that is almost 0 in the
-            training rows would become huge in its own row.
+        one_unit: whether its columns share a unit, so that they keep one common scale, as the features of a model do.
+            A row-level control in one unit is never z-scored: a column of OASM that is almost 0 in the training rows
+            would become huge in its own row.
         needs: the field of EvaluationSpec with its file; "" if it needs none.
     """
 
@@ -66,9 +70,13 @@ CONTROLS: dict[str, Control] = {
         Control("position", "position in the passage or story", ("sentences", "scans", "words"), row_level=True),
         Control("oasm", "identity of the block, smoothed over time", ("sentences", "scans"), row_level=True,
                 one_unit=True),
-        Control("random", "random normal vectors", ("sentences", "scans", "words")),
-        Control("frequency", "Zipf frequency of the word", ("words",)),
-        Control("static-vectors", "mean word vector, from FILE", ("sentences", "scans"), needs="vectors"),
+        Control("drift", "slow time over the whole recording: cosines over the order of presentation",
+                ("sentences", "scans"), row_level=True, one_unit=True),
+        Control("random", "random normal vectors", ("sentences", "scans", "words"), one_unit=True),
+        Control("frequency", "Zipf frequency of the word; mean and sum of a sentence, sum of a scan",
+                ("sentences", "scans", "words"), pool="sum"),
+        Control("static-vectors", "mean word vector, from FILE", ("sentences", "scans"), one_unit=True,
+                needs="vectors"),
         Control(
             "ngram", "surprisal in bits from trigrams of the text FILE; sum and mean over a sentence",
             ("sentences", "scans", "words"), needs="corpus",
@@ -77,11 +85,15 @@ CONTROLS: dict[str, Control] = {
 }  # fmt: skip
 
 
+# The model's own input embeddings, among the controls of its unique variance (harness/units/score_units.py).
+EMBEDDINGS = "input-embeddings"
 _ALL_KINDS = "sentences, scans, words"
 # Controls that need a model (made by harness/units/feature_units.py), described for listings.
 OF_A_MODEL: tuple[dict[str, str], ...] = (
     {"name": "MODEL:untrained", "about": "the model with random initial weights",
      "applies_to": _ALL_KINDS, "needs": ""},
+    {"name": "MODEL's input embeddings", "about": "mean over the tokens of a stimulus; for unique variance only",
+     "applies_to": "sentences, scans", "needs": ""},
     {"name": "MODEL:shuffled", "about": "the model on the stimuli with their words in another order",
      "applies_to": _ALL_KINDS, "needs": "--shuffled"},
 )  # fmt: skip
@@ -102,16 +114,23 @@ def kind_of(dataset: Dataset) -> Literal["sentences", "scans", "words", "text"]:
 
 
 def applies(name: str, dataset: Dataset) -> bool:
-    """Whether the control applies to the data set; "position" needs a passage of more than one row.
+    """Whether the control applies to the data set.
+
+    "position" needs a passage of more than one row, "drift" rows in order of presentation, and "frequency" of brain
+    recordings word frequencies of the language (reading times report the missing list as an error).
 
     Raises:
         ValueError: if the name is unknown.
     """
     if kind_of(dataset) not in find(name).kinds:
         return False
-    if name != "position" or dataset.responses is None:
+    if dataset.responses is None:
         return True
-    return len(set(dataset.responses.row_blocks)) < len(dataset.responses.row_blocks)
+    if name == "position":
+        return len(set(dataset.responses.row_blocks)) < len(dataset.responses.row_blocks)
+    if name == "frequency":
+        return has_frequencies(dataset.language)
+    return name != "drift" or dataset.rows_in_order
 
 
 def features(name: str, dataset: Dataset, seed: int, file: str = "") -> Features:
@@ -125,7 +144,8 @@ def features(name: str, dataset: Dataset, seed: int, file: str = "") -> Features
 
     Returns:
         Features whose rows are stimuli, or the rows of the responses for a row-level control; (row, column) float32
-        under Layer(name, 0). "oasm" has one Layer("width", i) for each of OASM_WIDTHS.
+        under Layer(name, 0). "oasm" has one Layer("width", i) for each of OASM_WIDTHS, "drift" one Layer("cosines", i)
+        for each of DRIFT_TERMS.
 
     Raises:
         ValueError: if the name is unknown, the control does not apply, or its file is missing or damaged.
@@ -136,6 +156,8 @@ def features(name: str, dataset: Dataset, seed: int, file: str = "") -> Features
         raise ValueError(f"{dataset.name} has no responses; use reading_predictor for reading times.")
     if name == "oasm":
         return oasm(responses)
+    if name == "drift":
+        return drift(responses)
     if name == "position":
         return Features({Layer(name, 0): position_terms(responses.row_blocks)}, responses.row_ids)
     stimuli = dataset.stimuli
@@ -143,6 +165,8 @@ def features(name: str, dataset: Dataset, seed: int, file: str = "") -> Features
         values = _random(stimuli, seed)
     elif name == "static-vectors":
         values = word_vectors.embed(stimuli.texts, file)
+    elif name == "frequency":
+        values = _frequencies(dataset)
     elif name == "ngram":
         values = ngram.bits_of(stimuli, file)[:, : 1 if kind_of(dataset) == "scans" else 2]
     else:
@@ -211,6 +235,34 @@ def oasm(responses: Responses) -> Features:
         for i, width in enumerate(OASM_WIDTHS)
     }
     return Features(smoothed, responses.row_ids)
+
+
+def drift(responses: Responses) -> Features:
+    """Slow time over each experiment, across its passages, as in the drift model of an fMRI analysis.
+
+    Returns:
+        Layers ("cosines", i) with (row, DRIFT_TERMS[i]) float32: cos(pi k (j + 1/2) / n) for row j of the n rows of its
+        experiment, in order of presentation, and k = 1, 2, ...; 0 for k >= n.
+
+    Source: the discrete cosine set of SPM's high-pass filter (Friston et al. 2000); the numbers of terms are ours.
+    """
+    cosines, parts = np.zeros((len(responses.row_ids), max(DRIFT_TERMS))), np.array(responses.row_parts)
+    for part in responses.parts:
+        rows = np.flatnonzero(parts == part)
+        k = np.arange(1, min(max(DRIFT_TERMS), len(rows) - 1) + 1)
+        cosines[rows[:, None], k - 1] = np.cos(np.pi * k * (np.arange(len(rows))[:, None] + 0.5) / len(rows))
+    values = {Layer("cosines", i): cosines[:, :n].astype(np.float32) for i, n in enumerate(DRIFT_TERMS)}
+    return Features(values, responses.row_ids)
+
+
+def _frequencies(dataset: Dataset) -> Floats:
+    """(stimulus, 2) mean and sum of the Zipf frequencies of its words, 0 without words; for scans (word, 1)."""
+    words = [text.split() for text in dataset.stimuli.texts]
+    zipf = [zipf_frequencies(text, dataset.language) for text in words]
+    sums = np.array([values.sum() for values in zipf])[:, None]
+    if kind_of(dataset) == "scans":
+        return sums
+    return np.hstack([sums / np.array([max(len(text), 1) for text in words])[:, None], sums])
 
 
 def _counts(name: str, stimuli: Stimuli, kind: str) -> Floats:

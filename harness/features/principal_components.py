@@ -111,6 +111,22 @@ class ReducedLayers:
         return self.scans.carry(reduced) if self.scans else reduced
 
 
+def feasible(wanted: int, training: Sequence[Integers]) -> int:
+    """Number of components for every source of a recording: `wanted`, or one less than the rows of the smallest fold.
+
+    Args:
+        wanted: the protocol's number.
+        training: the rows (or words) on which the components of each fold are fitted.
+
+    Raises:
+        ValueError: if a fold has fewer than two.
+    """
+    fewest = min(len(rows) for rows in training)
+    if fewest < 2:
+        raise ValueError(f"principal components of {fewest} training rows; wanted at least two: use fewer folds.")
+    return min(wanted, fewest - 1)
+
+
 def components(words: Floats, train: Integers, n: int) -> Floats:
     """Project all rows on the first principal components of the training rows.
 

@@ -153,16 +153,19 @@ def _best_model(dataset: str, rows: pd.DataFrame) -> Iterator[Finding]:
 
 
 def _beyond_controls(best: dict[str, Any]) -> str:
-    """A sentence on the model's unique variance; empty if it was not computed."""
-    if math.isnan(best["unique_r2"]):
+    """A sentence on the model's unique variance; empty if it was not computed.
+
+    "Explains" only where the interval lies above 0 and the joint fit predicts at least as much.
+    """
+    unique, joint, controls = best["unique_r2"], best["joint_r2"], best["controls_r2"]
+    if math.isnan(unique):
         return ""
     ends = interval(best["unique_low"], best["unique_high"])
     in_parentheses = f" ({ends})" if ends != "–" else ""
-    verdict = "" if best["unique_low"] > 0 else ", which does not differ reliably from 0"
-    return (
-        f" Beyond the controls it explains R² = {number(best['unique_r2'])}{in_parentheses}{verdict}; the controls "
-        f"alone explain {number(best['controls_r2'])}."
-    )
+    fits = f"R² of model and controls is {number(joint)}, of the controls alone {number(controls)}"
+    if best["unique_low"] > 0 and joint > 0 and joint >= unique:
+        return f" Beyond the controls it explains R² = {number(unique)}{in_parentheses}; {fits}."
+    return f" No variance beyond the controls is shown: unique R² = {number(unique)}{in_parentheses}; {fits}."
 
 
 def _time_only(dataset: str, rows: pd.DataFrame, protocols: dict[str, Protocol]) -> Iterator[Finding]:

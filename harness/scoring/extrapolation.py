@@ -77,7 +77,8 @@ def collect(
     if regression.kind == "ridge" and not regression.per_neuroid:  # one alpha per subject
         columns = [present & (subject_of == subject) for subject in np.unique(subject_of[present])]
     fittings = [fitting.prepare(values[:, column], groups, splits, protocol) for column in columns if pools]
-    scale: Scale = "center" if regression.scale == "center" else "zscore"  # "zscore sides" is for features only
+    # Subjects differ in scale, so a relative penalty, with one scale for all columns, is for models' features only.
+    scale: Scale = "center" if regression.scale == "center" and not regression.relative else "zscore"
     designs = tuple(design(values[:, complete & (subject_of == subject)], scale) for subject in measured)
     grams: dict[tuple[int, bytes], Floats] = {}
     for pool, pool_scores in zip(pools, scores, strict=True):

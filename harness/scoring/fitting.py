@@ -132,16 +132,22 @@ def prepare(
     (row,) groups are left out together when alpha is chosen; (row,) texts are labels as in `folds.make`.
     """
     regression, penalty = protocol.regression, _penalty(protocol.regression)
-    folds_with_inner = tuple(Split(*fold, _inner(regression, groups, fold.train, texts)) for fold in splits)
+    folds_with_inner = tuple(Split(*fold, *_inner(protocol, groups, fold.train, texts)) for fold in splits)
     factors = None if penalty.per_neuroid or not penalty.alphas else response_factors(Y)
     return Fitting(folds_with_inner, penalty, regression, protocol.metric, factors)
 
 
-def _inner(regression: Regression, groups: Sequence[str], train: Integers, texts: Sequence[str]) -> Integers | None:
-    """(train,) inner block of each training row, left out together when alpha is chosen; None for single rows."""
+def _inner(
+    protocol: Protocol, groups: Sequence[str], train: Integers, texts: Sequence[str]
+) -> tuple[Integers | None, int]:
+    """(train,) inner block of each training row, left out together when alpha is chosen, and the gap around it.
+
+    Blocks are None for single rows.
+    """
+    regression = protocol.regression
     if regression.inner == "groups":
-        return folds.inner_labels(groups, train, texts)
-    return folds.equal_blocks(len(train), regression.inner_folds) if regression.inner == "kfold" else None
+        return folds.inner_blocks(protocol.folds, groups, train, texts)
+    return (folds.equal_blocks(len(train), regression.inner_folds) if regression.inner == "kfold" else None), 0
 
 
 def _penalty(regression: Regression) -> Penalty:

@@ -25,6 +25,8 @@ Mask = NDArray[np.bool_]
 # With fewer training groups than this, leaving out groups cannot discriminate between alphas.
 _MIN_INNER_GROUPS = 3
 _CONTIGUOUS_INNER_BLOCKS = 5
+# A gap between inner blocks leaves at least this fraction of the training rows; in short recordings it is smaller.
+_LEAST_LEFT = 1 / 3
 
 
 def make(rule: FoldRule, groups: Sequence[str], texts: Sequence[str] = ()) -> list[Fold]:
@@ -104,6 +106,60 @@ def of_recording(rule: FoldRule, dataset: Dataset) -> list[tuple[str, Fold]]:
     return folds
 
 
+def inner_blocks(
+    rule: FoldRule, groups: Sequence[str], train: Integers, texts: Sequence[str] = ()
+) -> tuple[Integers, int]:
+    """The inner blocks of the training rows, in the form of the outer folds, and the gap between them.
+
+    An inner fold must be as hard as an outer one. If blocks of a minute are left out of training rows without a gap,
+    their neighbours in time predict them, so that a control that only interpolates (position, OASM) seems to predict
+    the distant test block.
+
+    Args:
+        rule: the outer folds. Under "contiguous" the inner blocks are the other outer blocks (or five blocks of the
+            training rows, if there are fewer than three); otherwise they are the groups, see `inner_labels`.
+        groups: (row,) the group of each row.
+        train: training rows.
+        texts: as in `make`.
+
+    Returns:
+        (train,) inner block of each training row, and the number of rows on both sides of a left-out block that are
+        left out with it: the rule's gap, or less if that would leave under a third of the training rows.
+    """
+    labels = inner_labels(groups, train, texts)
+    if rule.kind == "contiguous":
+        labels = equal_blocks(len(groups), rule.n)[train]
+        is_enough = len(set(labels.tolist())) >= _MIN_INNER_GROUPS
+        labels = _texts_together(labels, train, texts) if is_enough else _in_time(train, texts)
+    gap = rule.gap if rule.kind in _HAVE_GAPS else 0
+    while gap and min(_n_left(train, labels, block, gap) for block in np.unique(labels)) < _LEAST_LEFT * len(train):
+        gap -= 1
+    return labels, gap
+
+
+def _n_left(train: Integers, labels: Integers, block: int, gap: int) -> int:
+    """Number of training rows that remain if a block and the gap around it are left out."""
+    left_out = np.isin(np.arange(train.max() + 1), train[labels == block])
+    return int(np.isin(_held_out(left_out, gap).train, train).sum())
+
+
+def _in_time(train: Integers, texts: Sequence[str]) -> Integers:
+    """(train,) five contiguous blocks of the training rows."""
+    labels = np.empty(len(train), dtype=np.int64)
+    for block, rows in enumerate(np.array_split(np.argsort(train), _CONTIGUOUS_INNER_BLOCKS)):
+        labels[rows] = block
+    return _texts_together(labels, train, texts)
+
+
+def _texts_together(labels: Integers, train: Integers, texts: Sequence[str]) -> Integers:
+    """Put all training rows with one text into the block of its first presentation."""
+    first: dict[str, int] = {}
+    for row in np.argsort(train) if any(texts) else ():
+        if text := texts[train[row]]:
+            labels[row] = first.setdefault(text, int(labels[row]))
+    return labels
+
+
 def inner_labels(groups: Sequence[str], train: Integers, texts: Sequence[str] = ()) -> Integers:
     """(train,) inner block of each training row; a block is left out together when alpha is chosen.
 
@@ -112,15 +168,7 @@ def inner_labels(groups: Sequence[str], train: Integers, texts: Sequence[str] = 
     before is in the block of the first presentation; `texts` as in `make`.
     """
     labels = np.unique(np.asarray(groups)[train], return_inverse=True)[1].astype(np.int64)
-    if labels.max() + 1 < _MIN_INNER_GROUPS:
-        for block, rows in enumerate(np.array_split(np.argsort(train), _CONTIGUOUS_INNER_BLOCKS)):
-            labels[rows] = block
-        if any(texts):
-            first: dict[str, int] = {}
-            for row in np.argsort(train):
-                if text := texts[train[row]]:
-                    labels[row] = first.setdefault(text, int(labels[row]))
-    return labels
+    return labels if labels.max() + 1 >= _MIN_INNER_GROUPS else _in_time(train, texts)
 
 
 def correlation(splits: Sequence[Fold | Split]) -> float:
@@ -230,6 +278,8 @@ def _dilated(marked: Mask, gap: int) -> Mask:
 
 
 _RANDOM = ("shuffled", "kfold", "stratified shuffled", "stratified kfold")
+# Kinds whose gap lies around every test block.
+_HAVE_GAPS = ("grouped", "leave one group out", "contiguous")
 _KINDS = {
     **dict.fromkeys(_RANDOM, _at_random),
     "grouped": _grouped,

@@ -44,6 +44,15 @@ def zipf_frequencies(words: Sequence[str], language: str = "") -> Floats:
     return np.array([frequency_of[word] for word in words], dtype=np.float64)
 
 
+def has_frequencies(language: str = "") -> bool:
+    """Whether there are word frequencies for the language, and its tokenizer is installed."""
+    try:
+        zipf_frequencies(["a"], language)
+    except (ValueError, ModuleNotFoundError):
+        return False
+    return True
+
+
 def word_list(language: str) -> str:
     """Code of wordfreq's list for a language; ValueError lists the available languages if there is none."""
     from wordfreq import available_languages

@@ -24,6 +24,8 @@ from harness.text import brainscore_texts, contexts
 if TYPE_CHECKING:
     from harness.extraction.backends import Model
 
+# The stored input embeddings; without a dot, since they are no layer.
+EMBEDDINGS = "embeddings"
 # Stored arrays with one value per word, by their names in `Surprisals`.
 WORD_ARRAYS = ("bits", "n_tokens", "space_bits", "entropy_bits", "ranks", "n_first")
 
@@ -143,6 +145,8 @@ class FeatureUnit:
         arrays: dict[str, Any] = (
             {str(layer): matrix for layer, matrix in extracted.features.values.items()} if extracted.features else {}
         )
+        if extracted.embeddings is not None:
+            arrays[EMBEDDINGS] = extracted.embeddings
         if extracted.words is not None:
             arrays |= {name: getattr(extracted.words, name) for name in WORD_ARRAYS}
         facts = {
@@ -178,6 +182,20 @@ def stored_features(unit: FeatureUnit, store: Store) -> tuple[Features | None, S
         layers = LazyMapping(shapes, lambda layer: file.get_tensor(str(layer)))
         weakref.finalize(layers, stack.pop_all().close)
     return Features(layers, ids), words
+
+
+def stored_embeddings(unit: FeatureUnit, store: Store) -> Features | None:
+    """Load the input embeddings of a finished unit, averaged over each stimulus; None if it has none (vLLM).
+
+    They are a control, never a candidate for a model's layer.
+    """
+    from safetensors import safe_open
+
+    with store.open("features", unit.key) as folder, safe_open(folder / "features.safetensors", "numpy") as file:
+        if EMBEDDINGS not in file.keys():  # noqa: SIM118 - not a mapping
+            return None
+        ids = tuple(json.loads(file.metadata()["row_ids"]))
+        return Features({Layer(EMBEDDINGS, 0): file.get_tensor(EMBEDDINGS)}, ids)
 
 
 def _layer(key: str) -> Layer:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.features import controls, hemodynamics
-from harness.features.principal_components import Reduction, RowReduction
+from harness.features.principal_components import Reduction, RowReduction, feasible
 from harness.protocol import Protocol, Sampling, content_hash
 from harness.records import Ceiling, Dataset, Features, Surprisals, indices_of
 from harness.scoring import brain_scores as scoring
@@ -24,7 +24,7 @@ from harness.scoring.unique_variance import over_controls
 from harness.storage import tables
 from harness.storage.origin import SCORES_VERSION, code_version, now
 from harness.storage.store import Store
-from harness.units.feature_units import FeatureSource, FeatureUnit, stored_features
+from harness.units.feature_units import FeatureSource, FeatureUnit, stored_embeddings, stored_features
 
 # Features on the rows of responses; reduced ones are computed for each fold.
 OnRows = Features | Reduction | RowReduction
@@ -105,7 +105,8 @@ class ScoreUnit:
         origin = self._origin(self.protocol.metric, store)
         brain = BrainRows(origin, responses, fits, ceiling, protocol, self.seed)
         if self.beside and isinstance(features, Features) and protocol.metric == "pearson_r":
-            unique = over_controls(features, brain.chosen("all").layer, self._controls(dataset), responses, protocol)
+            beside = self._controls(dataset) | self._embeddings(dataset, store)
+            unique = over_controls(features, brain.chosen("all").layer, beside, responses, protocol)
             brain = replace(brain, unique=unique)
         by_layer = [tables.columns_to_arrow("neuroid_scores", columns) for columns in brain.neuroids()]
         rows = {"layer_scores": brain.layers(), "model_scores": brain.models()}
@@ -113,10 +114,16 @@ class ScoreUnit:
         return {"neuroid_scores": pa.concat_tables(by_layer)} | _to_arrow(rows)
 
     def _protocol_of_control(self) -> Protocol:
-        """The protocol for a control: a variant (OASM's width) is chosen on training rows, never on held-out scores."""
-        regression = self.protocol.regression
-        if controls.CONTROLS[self.source.name].one_unit:
+        """The protocol for a control.
+
+        A variant (OASM's width) is chosen on training rows, never on held-out scores. Columns of different units are
+        z-scored where the protocol puts all columns on one scale.
+        """
+        regression, control = self.protocol.regression, controls.CONTROLS[self.source.name]
+        if control.one_unit and control.row_level:
             regression = replace(regression, scale="center")
+        elif regression.relative and not control.one_unit:
+            regression = replace(regression, scale="zscore")
         return replace(self.protocol, layer_choice="nested", regression=regression)
 
     def _features(self, dataset: Dataset, store: Store) -> tuple[OnRows, Surprisals | None]:
@@ -142,20 +149,29 @@ class ScoreUnit:
         Without `sampling` the stimuli are the rows; with it, words are mapped to scans. Principal components, if any,
         are computed per fold.
         """
-        if sampling is None:
-            n_components = self.protocol.components
-            return RowReduction(features, n_components) if n_components else features
-        assert dataset.responses is not None  # noqa: S101 - only responses have scans
+        assert dataset.responses is not None  # noqa: S101 - only responses have rows
         if not self.protocol.components:
+            if sampling is None:
+                return features
             return hemodynamics.at_scans(features, dataset.stimuli, dataset.responses, sampling)
+        training = [fold.train for _, fold in folds.of_recording(self.protocol.folds, dataset)]
+        if sampling is None:
+            return RowReduction(features, feasible(self.protocol.components, training))
         scans = hemodynamics.scans(dataset.stimuli, dataset.responses, sampling)
         rows = indices_of(dataset.stimuli.ids, features.row_ids, "features for the words")
-        return Reduction(features, rows, scans, self.protocol.components)
+        components = feasible(self.protocol.components, [scans.words_of(train) for train in training])
+        return Reduction(features, rows, scans, components)
 
     def _controls(self, dataset: Dataset) -> dict[str, Features]:
         """Features of the controls for unique variance, by name; controls with per-fold features are left out."""
         controls_by_name = {source.name: self._control_features(source, dataset) for source in self.beside}
         return {name: features for name, features in controls_by_name.items() if isinstance(features, Features)}
+
+    def _embeddings(self, dataset: Dataset, store: Store) -> dict[str, Features]:
+        """The model's own input embeddings on the rows of the responses, by name; a control of unique variance only."""
+        embeddings = stored_embeddings(self.features, store) if self.features else None
+        on_rows = self._on_rows(embeddings, dataset, self.protocol.sampling) if embeddings else None
+        return {controls.EMBEDDINGS: on_rows} if isinstance(on_rows, Features) else {}
 
     def _reading_tables(self, dataset: Dataset, ceiling: Ceiling, store: Store) -> dict[str, pa.Table]:
         words = stored_features(self.features, store)[1] if self.features else None

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge, RidgeCV
-from sklearn.metrics import r2_score
 
 from harness.kernels import banded
 from harness.kernels.banded import band_weights, fit_banded, unique_variance
 from harness.kernels.gram import design
-from harness.kernels.metrics import pearson_r, r2
+from harness.kernels.metrics import pearson_r, r2_over_training_mean
 from harness.kernels.ridge import Penalty, Split, fit_fold
 
 ALPHAS = tuple(np.logspace(-2, 6, 9))
@@ -137,22 +136,66 @@ def test_unique_variance_is_the_gain_of_the_model():
     np.testing.assert_allclose(unique, [0, 0.5, 1 / 3, 0], atol=0.03)  # signals and noise have variance 1
     np.testing.assert_allclose(alone, [0.5, 0, 1 / 3, 0], atol=0.03)
     np.testing.assert_allclose(joint, [0.5, 0.5, 2 / 3, 0], atol=0.03)
-    np.testing.assert_allclose(found.unique, found.joint - found.controls, atol=1e-15)
+    explains = found.controls.mean(axis=0) > 0
+    assert 0 < explains.mean() < 1
+    np.testing.assert_allclose(found.unique, found.joint - explains * found.controls, atol=1e-15)
+    assert (found.unique.mean(axis=0) <= found.joint.mean(axis=0)).all()
 
 
-def test_r2_of_the_controls_equals_scikit_learn():
+def test_r2_of_the_controls_is_that_of_scikit_learn_about_the_training_mean():
     model, controls, Y, splits = planted()
     found = unique_variance(model, controls, Y, splits, Penalty(ALPHAS, tie="smaller"))
     X = controls[0].X
-    for k, (train, test, _) in enumerate(splits):
-        predicted = RidgeCV(ALPHAS, alpha_per_target=True).fit(X[train], Y[train]).predict(X[test])
-        expected = r2_score(Y[test], predicted, multioutput="raw_values")
-        np.testing.assert_allclose(found.controls[k], expected, rtol=0, atol=1e-9)
+    for k, (train, test, *_) in enumerate(splits):
+        model = RidgeCV(ALPHAS, alpha_per_target=True).fit(X[train], Y[train])
+        predicted, mean = model.predict(X[test]), Y[train].mean(axis=0)
+        expected = 1 - ((Y[test] - predicted) ** 2).sum(axis=0) / ((Y[test] - mean) ** 2).sum(axis=0)
+        n = len(train)
+        is_null = -model.best_score_ >= Y[train].var(axis=0) * (n / (n - 1)) ** 2  # the mean, by leave-one-out
+        assert 10 < is_null.sum() < 150
+        np.testing.assert_allclose(found.controls[k], np.where(is_null, 0, expected), rtol=0, atol=1e-9)
+
+
+def extrapolating(seed=0, n=200, v=30):
+    """Slow drift and nothing else; its controls are cubic in time; the test rows lie at the end."""
+    rng, rows = np.random.default_rng(seed), np.arange(n)
+    t = np.linspace(-1, 1, n)
+    Y = np.cumsum(rng.standard_normal((n, v)), axis=0) + 3 * rng.standard_normal((n, v))
+    split = Split(rows[:155], rows[160:], rows[:155] // 40, 5)
+    return design(rng.standard_normal((n, 10))), [design(np.stack([t, t**2, t**3], axis=1), "zscore")], Y, [split]
+
+
+def test_both_fits_may_choose_the_training_mean():
+    """Controls that extrapolate badly lose to the mean, and the model is not credited with the harm avoided."""
+    model, controls, Y, splits = extrapolating()
+    found = unique_variance(model, controls, Y, splits, Penalty(ALPHAS, relative=True))
+    assert (found.controls == 0).mean() > 0.1
+    assert (found.joint == 0).mean() > 0.1
+    assert (found.unique <= found.joint).all()
+    assert np.median(found.unique) <= 0  # the model knows nothing
+    (fit,) = fit_banded(controls, Y, splits, Penalty(ALPHAS), np.ones((1, 1)), metric=r2_over_training_mean)
+    assert fit.fit.r.min() < -0.5  # what the mean avoids
+
+
+@pytest.mark.parametrize("gap", [0, 3])
+def test_the_inner_score_of_the_mean_is_that_of_an_infinite_penalty(gap):
+    bands, Y = problem()
+    Y[5:30, 3] = np.nan
+    split = Split(SPLIT.train, SPLIT.test, np.repeat(np.arange(5), 13), gap)
+    strong = fit_fold(design(bands[0]), Y, split, Penalty((1e12,)))
+    np.testing.assert_allclose(banded.inner_of_mean(Y, split), strong.inner, atol=1e-8)
+
+
+def test_controls_that_are_constant_explain_nothing():
+    model, _, Y, splits = planted()
+    found = unique_variance(model, [design(np.ones((600, 1)))], Y, splits, Penalty(ALPHAS))
+    assert (found.controls == 0).all()
+    assert np.isfinite(found.joint).all()
 
 
 def test_the_fit_of_the_controls_is_shared_with_the_joint_fit(monkeypatch):
     model, controls, Y, splits = planted()
-    apart, fitted = fit_banded(controls, Y, splits, Penalty(ALPHAS), np.ones((1, 1)), metric=r2), []
+    apart, fitted = fit_banded(controls, Y, splits, Penalty(ALPHAS), np.ones((1, 1)), metric=r2_over_training_mean), []
 
     def counted(features, *arguments, **how):
         fitted.append(features.weights)
@@ -165,4 +208,8 @@ def test_the_fit_of_the_controls_is_shared_with_the_joint_fit(monkeypatch):
         model, controls, Y, splits, Penalty(ALPHAS), joint_weights=joint, control_weights=np.ones((1, 1))
     )
     assert sorted(fitted) == sorted(map(tuple, joint.tolist()))
-    np.testing.assert_allclose(found.controls, [each.fit.r for each in apart], rtol=0, atol=1e-12)
+    of_fit = found.controls != 0
+    assert of_fit.mean() > 0.5
+    np.testing.assert_allclose(
+        found.controls[of_fit], np.array([each.fit.r for each in apart])[of_fit], rtol=0, atol=1e-12
+    )

@@ -183,3 +183,30 @@ def test_inner_k_fold_chooses_the_alphas_of_himalaya(p, v, precision):
     r = pearson_r(theirs.predict(X[split.test]), Y[split.test])
     # For p < n their kernel is singular, and a weak penalty costs them up to 6e-6 against a refit, ours 2e-16.
     np.testing.assert_allclose(ours.r[same], r[same], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("v", [3, 300], ids=["inverses", "triangles"])
+@pytest.mark.parametrize("p", [12, 90], ids=["p<n", "p>n"])
+def test_a_gap_around_a_block_is_left_out_with_it_as_in_refits(p, v):
+    rng, gap, alphas = np.random.default_rng(3), 2, ALPHAS[2:6]
+    X = rng.standard_normal((60, p))
+    Y = X @ rng.standard_normal((p, v)) + 5 * rng.standard_normal((60, v))
+    train, labels = np.r_[:22, 30:60], np.repeat([0, 1, 2, 3], [16, 6 + 8, 12, 10])  # block 1 lies on both sides
+    found = fit(X, Y, Split(train, np.arange(24, 28), labels, gap), Penalty(tuple(alphas)))
+    errors = np.zeros((len(alphas), v))
+    for label in range(4):
+        own = train[labels == label]
+        kept = np.array([row for row in train if abs(row - own).min() > gap])
+        for k, alpha in enumerate(alphas):
+            errors[k] += ((Y[own] - Refit(alpha).fit(X[kept], Y[kept]).predict(X[own])) ** 2).sum(axis=0)
+    np.testing.assert_array_equal(found.place, errors.argmin(axis=0))
+    np.testing.assert_allclose(found.inner, 1 - errors.min(axis=0) / variation(Y[train]), atol=1e-9)
+    without = fit(X, Y, Split(train, np.arange(24, 28), labels), Penalty(tuple(alphas)))
+    assert abs(without.inner - found.inner).max() > 1e-3
+
+
+@pytest.mark.parametrize(("gap", "measured"), [(6, True), (7, False)])
+def test_nothing_is_measured_if_a_block_and_its_gap_are_all_training_rows(gap, measured):
+    X, Y = np.random.default_rng(0).standard_normal((2, 20, 5))
+    found = fit(X, Y, Split(np.arange(14), np.arange(14, 20), np.repeat([0, 1], 7), gap))
+    assert np.isfinite(found.r).all() == measured

@@ -81,7 +81,7 @@ class Assembly:
         )  # fmt: skip
         return Dataset(
             name, version_of(stimuli, responses), stimuli, responses, published_ceiling=ceiling,
-            ceiling_source="published (Brain-Score, subjects extrapolated)",
+            ceiling_source="published (Brain-Score, subjects extrapolated)", rows_in_order=False,
         )  # fmt: skip
 
 

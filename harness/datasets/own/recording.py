@@ -145,9 +145,10 @@ def _read_dataset(folder: Path, options: Settings, notes: list[str]) -> Dataset:
     contents: list[Any] = [stimuli, *(measure for measure in (responses, reading) if measure), ceiling]
     contents += [] if frequencies.is_english(options.language) else [options.language]
     contents += [repetitions.values] if repetitions else []
+    is_averaged = repetitions is not None and options.repetitions == "average"
     dataset = Dataset(
         options.name, version_of(*contents), stimuli, responses, reading, options.ceiling, options.ceiling_source,
-        language=options.language, repetitions=repetitions,
+        language=options.language, repetitions=repetitions, rows_in_order=options.in_order and not is_averaged,
     )  # fmt: skip
     notes += _merged_groups_notes(stimuli, responses, dataset)
     return dataset

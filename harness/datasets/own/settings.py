@@ -3,11 +3,12 @@
     {"name": "mylab-stories", "title": "Stories", "licence": "CC BY 4.0", "citation": "...", "unit": "z",
      "language": "zh", "joiner": "", "encoding": "windows-1252",
      "ceiling": {"value": 0.3, "source": "split half of our sessions"}, "context": "passage", "repetitions": "keep",
-     "strict": {"folds": {"kind": "grouped", "n": 5}}}
+     "strict": {"folds": {"kind": "grouped", "n": 5}}, "in_order": false}
 
 `language` (BCP 47, default English) selects word frequencies and the rules for sentence ends. `joiner` is the separator
 between stimuli in the text given to a model: a space by default, "" for languages without spaces between words.
 `repetitions` says what happens to sentences that were presented repeatedly: "average" (default) or "keep".
+`in_order` (default true) states whether the rows are in order of presentation, which the control "drift" needs.
 `encoding` applies to tables that are not UTF-8 and do not declare their encoding.
 
 All keys are optional, and so is the file. A misspelt key is an error, because it would have no effect.
@@ -48,6 +49,7 @@ class Settings:
     joiner: str | None = None
     encoding: str | None = None
     repetitions: Setting = "average"
+    in_order: bool = True
 
 
 _TEXT_KEYS = (
@@ -69,7 +71,8 @@ def read(folder: Path) -> Settings:
         content = json.loads(text_of(TextSource(str(path)))) if path.is_file() else {}
     except ValueError as error:
         raise ValueError(f"{_FILE} is not valid JSON: {error}") from error
-    values = _checked(content, "", {**dict.fromkeys(_TEXT_KEYS, str), "ceiling": dict, "strict": dict})
+    types = {**dict.fromkeys(_TEXT_KEYS, str), "ceiling": dict, "strict": dict, "in_order": bool}
+    values = _checked(content, "", types)
     ceiling = _checked(values.pop("ceiling", {}), "ceiling", {"value": float, "source": str}, complete=True)
     strict = _checked(values.pop("strict", {}), "strict", {"folds": dict})
     folds = _checked(strict.get("folds", {}), "strict.folds", _FOLD_KEYS)
@@ -101,7 +104,7 @@ def _checked(content: Any, key_path: str, types: dict[str, type], *, complete: b
         if key not in types:
             raise ValueError(f"{place}: key {key!r} is unknown{nearest(key, types)}.")
         wanted = (int, float) if types[key] is float else types[key]
-        if not isinstance(value, wanted) or isinstance(value, bool):
+        if not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool):
             raise ValueError(f"{place}: {key} is {value!r}; wanted a value of type {types[key].__name__}.")
         if key in _CHOICES and value not in _CHOICES[key]:
             raise ValueError(f"{place}: {key} is {value!r}; use one of {', '.join(_CHOICES[key])}.")

@@ -90,8 +90,8 @@ def test_strict_rejects_test_folds_of_fewer_than_ten_rows(name):
 def test_strict_ridge_has_relative_alphas_chosen_by_group_for_each_neuroid(name):
     regression = datasets.protocols(name)["strict"].regression
     assert (regression.kind, regression.relative, regression.inner) == ("ridge", True, "groups")
-    assert (regression.scale, regression.per_neuroid, regression.tie) == ("zscore", True, "larger")
-    assert (min(regression.alphas), max(regression.alphas)) == (1e-5, 1e7)
+    assert (regression.scale, regression.per_neuroid, regression.tie) == ("center", True, "larger")
+    assert (min(regression.alphas), max(regression.alphas)) == (1e-8, 1e7)
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if "brainscore2026" in datasets.protocols(name)])

@@ -44,5 +44,5 @@ def test_strict_leaves_out_one_sentence_within_the_training_rows():
     assert (strict.folds.kind, strict.folds.n, strict.folds.seed, strict.folds.min_test_rows) == ("kfold", 10, 0, 10)
     assert strict.regression.relative
     assert strict.regression.inner == "groups"
-    assert len(strict.regression.alphas) == 13
+    assert len(strict.regression.alphas) == 16
     assert strict.layer_choice == "nested"

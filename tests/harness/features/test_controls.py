@@ -73,8 +73,10 @@ def test_applies_tells_which_controls_apply(sentences, scans, words):
     def fitting(dataset):
         return {name for name in CONTROLS if controls.applies(name, dataset)}
 
-    brain = {"length", "word-rate", "position", "oasm", "random", "static-vectors", "ngram"}
+    brain = {"length", "word-rate", "position", "oasm", "drift", "random", "frequency", "static-vectors", "ngram"}
     assert fitting(sentences) == fitting(scans) == brain
+    assert fitting(replace(sentences, rows_in_order=False)) == brain - {"drift"}
+    assert fitting(replace(sentences, language="xx")) == brain - {"frequency"}  # no word list
     assert fitting(words) == {"length", "position", "random", "frequency", "ngram"}
 
 
@@ -211,6 +213,28 @@ def test_oasm_is_the_identity_where_every_block_is_one_row(sentences):
     alone = responses_of(sentences.stimuli.ids, sentences.stimuli.ids)
     for matrix in controls.oasm(alone).values.values():
         np.testing.assert_array_equal(matrix, np.eye(4))
+
+
+def test_frequency_is_the_mean_and_sum_of_a_sentence_and_the_sum_of_a_scan(sentences, scans):
+    layer = Layer("frequency", 0)
+    zipf = controls.zipf_frequencies(["The", "bee", "sang."])
+    found = controls.features("frequency", sentences, 0).values[layer]
+    np.testing.assert_allclose(found[0], [zipf.mean(), zipf.sum()], rtol=1e-6)
+    np.testing.assert_allclose(controls.features("frequency", scans, 0).values[layer][:3, 0], zipf, rtol=1e-6)
+    assert CONTROLS["frequency"].pool == "sum"
+
+
+def test_drift_spans_the_passages_of_an_experiment_and_not_two_experiments():
+    blocks = ("p",) * 6 + ("q",) * 6 + ("r",) * 8
+    heard = replace(responses_of(tuple(f"r{i}" for i in range(20)), blocks), row_parts=("one",) * 12 + ("two",) * 8)
+    found = controls.drift(heard)
+    assert [matrix.shape[1] for matrix in found.values.values()] == list(controls.DRIFT_TERMS)
+    wide = found.values[Layer("cosines", 3)]
+    np.testing.assert_allclose(wide[:12, 0], np.cos(np.pi * (np.arange(12) + 0.5) / 12), atol=1e-6)
+    np.testing.assert_allclose(wide[12:, 0], np.cos(np.pi * (np.arange(8) + 0.5) / 8), atol=1e-6)
+    within = wide[:12, :11]
+    np.testing.assert_allclose(within.T @ within, 6 * np.eye(11), atol=1e-5)  # orthogonal, of one scale
+    assert (wide[12:, 7:] == 0).all()  # eight rows have seven cosines
 
 
 def test_the_seed_determines_random_vectors(sentences, words):

@@ -13,7 +13,7 @@ from harness import datasets
 from harness.datasets.wehbe2014 import PAPER
 from harness.features import hemodynamics, principal_components
 from harness.features.principal_components import Reduction, RowReduction
-from harness.protocol import equal_dimension
+from harness.protocol import FoldRule, equal_dimension
 from harness.records import Features, Layer, Responses
 from harness.scoring import brain_scores, folds
 from tests.harness.datasets.wehbe_files import write
@@ -231,6 +231,21 @@ def test_test_rows_do_not_change_the_components():
     changed.values[LAYER][-1] += 100  # the first sentence, which is not trained on
     other = RowReduction(changed, 50).on(responses.row_ids)
     np.testing.assert_array_equal(at.of(train)[0][1:], other.of(train)[0][1:])
+
+
+def test_all_sources_have_fewer_components_where_rows_are_few():
+    assert principal_components.feasible(50, [np.arange(90), np.arange(45)]) == 44
+    assert principal_components.feasible(50, [np.arange(90), np.arange(51)]) == 50
+    with pytest.raises(ValueError, match="principal components of 1 training rows"):
+        principal_components.feasible(50, [np.arange(1)])
+    _, responses, features = recording(n=40)
+    rule = FoldRule("grouped", n=4)
+    training = [fold.train for fold in folds.make(rule, responses.row_groups)]
+    equal = replace(equal_dimension(datasets.protocols("tuckute2024")["strict"]), folds=rule)
+    few = RowReduction(features, principal_components.feasible(equal.components, training))
+    fits = brain_scores.score_layers(few, responses, equal)
+    assert [fit.n_features for fit in fits.values()] == [29, 20]  # 30 training rows; the other layer has 20 columns
+    assert np.isfinite(fits[LAYER].r).all()
 
 
 def test_fewer_training_rows_than_components_are_refused():

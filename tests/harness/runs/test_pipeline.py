@@ -72,17 +72,19 @@ def test_the_time_only_control_matches_the_best_model_only_under_shuffled_splits
 
 
 def test_the_planted_models_unique_variance_is_close_to_the_planted_variance(out, outcome):
-    """A fit on 270 sentences recovers part of the signal's 0.30; the other models explain nothing."""
+    """A fit on 270 sentences recovers part of the signal's 0.30, under STRICT less, since the other 0.70 counts too."""
     for protocol in ("strict", "paper"):
         scores = _scores(out, outcome.run, protocol)
         assert scores.loc["tiny-llama", "unique_low"] > 0.1
-        assert 0.2 < scores.loc["tiny-llama", "unique_r2"] < 0.3
+        assert 0.15 < scores.loc["tiny-llama", "unique_r2"] < 0.3
         others = scores[scores.kind != "control"].drop("tiny-llama")
         assert (others.unique_r2.abs() < 0.01).all()
-        assert (others.unique_low <= 0).all()
+        assert (others.unique_low <= 1e-3).all()
         assert scores[scores.kind == "control"].unique_r2.isna().all()
         np.testing.assert_array_less(scores.loc["tiny-llama", "controls_r2"], scores.loc["tiny-llama", "joint_r2"])
-        assert scores.loc["tiny-llama", "unique_over"] == "length, word-rate, position, oasm"
+        assert scores.loc["tiny-llama", "unique_over"] == (
+            "length, word-rate, position, oasm, drift, frequency, input-embeddings"
+        )
 
 
 def test_the_stored_folds_are_those_of_scikit_learn(out, outcome):

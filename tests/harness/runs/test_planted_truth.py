@@ -257,11 +257,10 @@ def test_strict_finds_the_planted_layer_its_score_and_its_unique_variance(speaki
     # A perfect model reaches the square root of the signal's fraction; estimating 48 weights from 270 rows costs some.
     assert scores.r_low > 0.3
     assert 0.75 < scores.r / SIGNAL**0.5 < 1.05
-    # R2 is relative to the variance within test rows, which lacks the drift between passages, so that a perfect model
-    # would reach slightly more than the planted fraction.
+    # R2 is relative to the training mean, so that the drift between passages counts as variance.
     assert scores.unique_low > 0.1
-    assert 0.6 < scores.unique_r2 / SIGNAL < 1.1
-    assert scores.unique_over == ", ".join(BESIDE)
+    assert 0.5 < scores.unique_r2 / SIGNAL < 1
+    assert scores.unique_over == ", ".join([*BESIDE, "input-embeddings"])
     untrained = scores_of(speaking, "strict", states(units["untrained", speaking.name], store)).loc["all"]
     assert untrained.r_high < scores.r_low
 

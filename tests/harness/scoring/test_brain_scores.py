@@ -7,13 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import ortho_group
 from threadpoolctl import threadpool_limits
 
 from harness.conformance import crossvalidation, vectors
-from harness.datasets.synthetic import BRAINSCORE2026
+from harness.datasets.synthetic import BRAINSCORE2026, STRICT
+from harness.features.principal_components import RowReduction
 from harness.kernels.gram import design
 from harness.kernels.ridge import Penalty, Split, fit_fold
-from harness.protocol import FoldRule, Protocol, Regression
+from harness.protocol import FoldRule, Protocol, Regression, equal_dimension
 from harness.records import Features, Layer, Responses
 from harness.scoring import aggregate
 from harness.scoring.brain_scores import score_layers
@@ -157,7 +159,10 @@ def test_one_long_story_is_divided_into_blocks_of_time_to_choose_alpha():
     train = np.arange(22, 60)
     blocks = np.repeat(np.arange(5), [8, 8, 8, 7, 7])
     alone = fit_fold(
-        design(X.astype(np.float32)), Y.astype(np.float32), Split(train, np.arange(20), blocks), Penalty(RIDGE.alphas)
+        design(X.astype(np.float32)),
+        Y.astype(np.float32),
+        Split(train, np.arange(20), blocks, 2),
+        Penalty(RIDGE.alphas),
     )
     np.testing.assert_allclose(fit.inner[0], alone.inner, rtol=0, atol=1e-12)
 
@@ -168,6 +173,36 @@ def test_the_seed_of_the_protocol_draws_the_folds():
     at = [score_layers(features(X), recording(Y), protocol)[LAYER].r for protocol in (SHUFFLED, SHUFFLED, later)]
     np.testing.assert_array_equal(at[0], at[1])
     assert not np.array_equal(at[0], at[2])
+
+
+def rotated(values: np.ndarray, seed: int) -> np.ndarray:
+    """The same hidden states in another orthonormal basis."""
+    return values @ ortho_group.rvs(values.shape[1], random_state=seed)
+
+
+@pytest.mark.parametrize("massive", [1.0, 1000.0])
+@pytest.mark.parametrize("width", [70, 260], ids=["thin", "wide"])
+@pytest.mark.parametrize("name", ["strict", "equal"])
+def test_scores_do_not_depend_on_the_basis_of_the_hidden_states(name, width, massive):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, width)) * np.geomspace(3, 0.1, width) * np.r_[massive, np.ones(width - 1)]
+    Y = X[:, 1:5] @ rng.standard_normal((4, 12)) + 3 * rng.standard_normal((200, 12))
+    protocol, heard = {"strict": STRICT, "equal": equal_dimension(STRICT)}[name], recording(Y)
+
+    def fit(values):
+        given = Features({LAYER: values}, features(X).row_ids)
+        on_rows = RowReduction(given, protocol.components) if protocol.components else given
+        return score_layers(on_rows, heard, protocol)[LAYER]
+
+    before = fit(X)
+    assert np.median(before.r) > 0.3
+    for seed in range(3):
+        after = fit(rotated(X, seed))
+        np.testing.assert_allclose(after.r, before.r, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(after.alpha, before.alpha, rtol=1e-6)
+    z = replace(protocol, components=0, regression=replace(protocol.regression, scale="zscore"))
+    of_z = [score_layers(Features({LAYER: v}, features(X).row_ids), heard, z)[LAYER].r for v in (X, rotated(X, 0))]
+    assert abs(of_z[0] - of_z[1]).max() > 1e-3  # z-scored features, as before November 2026
 
 
 @pytest.mark.parametrize("scale", ["center", "zscore"])

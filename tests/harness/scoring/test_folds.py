@@ -156,6 +156,34 @@ def test_inner_blocks_of_one_long_story_are_five_blocks_of_time():
     assert in_time.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
+def test_inner_blocks_of_contiguous_folds_are_the_other_folds_with_their_gap():
+    rule = FoldRule("contiguous", n=5, gap=2)
+    splits = folds.make(rule, ["story"] * 50)
+    labels, gap = folds.inner_blocks(rule, ["story"] * 50, splits[2].train)
+    assert gap == 2
+    assert labels.tolist() == (splits[2].train // 10).tolist()
+
+
+def test_inner_blocks_of_two_contiguous_folds_are_five_blocks_of_their_training_rows():
+    rule = FoldRule("contiguous", n=2)
+    labels, _ = folds.inner_blocks(rule, ["story"] * 20, folds.make(rule, ["story"] * 20)[0].train)
+    assert np.bincount(labels).tolist() == [2, 2, 2, 2, 2]
+
+
+def test_the_gap_between_inner_blocks_shrinks_in_a_short_recording():
+    rule = FoldRule("contiguous", n=3, gap=4)
+    train = folds.make(rule, ["story"] * 30)[0].train  # 16 rows: inner blocks of 3 or 4
+    labels, gap = folds.inner_blocks(rule, ["story"] * 30, train)
+    kept = [train[abs(train[:, None] - train[labels == k]).min(axis=1) > gap] for k in range(5)]
+    assert gap == 3
+    assert min(map(len, kept)) * 3 >= len(train)
+
+
+def test_groups_drawn_at_random_have_no_gap():
+    labels, gap = folds.inner_blocks(FoldRule("kfold", n=5, gap=3), list("aabbccdd"), np.arange(8))
+    assert (labels.tolist(), gap) == ([0, 0, 1, 1, 2, 2, 3, 3], 0)
+
+
 def test_a_fold_holds_indices_and_not_masks():
     fold = folds.make(FoldRule("kfold", n=2), ["one"] * 4)[0]
     assert isinstance(fold, Fold)

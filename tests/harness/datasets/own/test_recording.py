@@ -12,6 +12,7 @@ import pytest
 
 from harness import datasets
 from harness.cli import commands
+from harness.features import controls
 from harness.models import tiny
 from harness.protocol import protocol_of
 from harness.report import page
@@ -326,6 +327,8 @@ def test_an_error_in_scans_names_file_column_and_id(tmp_path, damage, message):
     ({"strict": {"folds": {"kind": "group"}}}, r"kind is 'group'; use one of grouped"),
     ({"strict": {"folds": {"n": "five"}}}, r"n is 'five'; wanted a value of type int"),
     ({"context": "story"}, r"context is 'story'; use one of none, passage, corpus"),
+    ({"in_order": "no"}, r"in_order is 'no'; wanted a value of type bool"),
+    ({"joiner": True}, r"joiner is True; wanted a value of type str"),
     ({"ceiling": {"value": 0.3}}, r"dataset.json, ceiling: source is missing"),
     ({"ceiling": 0.3}, r"dataset.json: ceiling is 0.3; wanted a value of type dict"),
     ({"name": "../x"}, r"dataset.json: name '../x'"),
@@ -334,6 +337,12 @@ def test_an_error_in_scans_names_file_column_and_id(tmp_path, damage, message):
 def test_an_error_in_dataset_json_names_the_key(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         datasets.find(put(tmp_path / "mine", sentences(), settings))
+
+
+def test_rows_are_in_order_of_presentation_unless_stated_otherwise(tmp_path):
+    for settings, in_order in (({}, True), ({"in_order": False}, False)):
+        recording = datasets.load(put(tmp_path / "mine", sentences(), settings), ".")
+        assert recording.rows_in_order == controls.applies("drift", recording) == in_order
 
 
 def test_the_name_of_another_data_set_and_a_missing_folder_are_rejected(tmp_path):
