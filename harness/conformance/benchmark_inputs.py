@@ -15,17 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.conformance import crossvalidation
-from harness.conformance.recorded_names import METRICS, N_DIMENSIONS, Key, key_of, labels_in
+from harness.conformance.recorded_names import (
+    EXPERIMENT_NAMES,
+    LAYER_NAMES,
+    METRICS,
+    N_DIMENSIONS,
+    Key,
+    key_of,
+    labels_in,
+    layers_in,
+)
 from harness.conformance.rows import words
 from harness.conformance.vectors import DamagedError, NotRunError, Vectors
 from harness.records import Floats, Fold, Integers, indices_of
 from harness.scoring import folds
 
-_OF_EXPERIMENTS = ("experiment", "experiments", "experiment_id")
-_OF_FEATURES = ("layer", "layers", "neuroid_layer", "feature_layer", "X_layer", "layer_id", "layer_name", "layer_names")
 # Coordinates of rows and neuroids, which are not results.
 _COORDINATES = {
-    *_OF_EXPERIMENTS, *_OF_FEATURES, "stimulus", "sentence", "passage_label", "passage_index", "passage_category",
+    *EXPERIMENT_NAMES, *LAYER_NAMES, "stimulus", "sentence", "passage_label", "passage_index", "passage_category",
     "atlas", "roi", "region", "presentation", "stimulus_num", "sentence_num", "n_splits", "passage", "topic",
 }  # fmt: skip
 # Cross-validation of Brain-Score's benchmarks, for files that do not give it.
@@ -107,7 +114,8 @@ def read(vectors: Vectors) -> Recording:
         NotRunError: if no metric is named.
     """
     arrays, meta = vectors.arrays, vectors.meta
-    experiments, layers = labels_in(arrays, meta, _OF_EXPERIMENTS), labels_in(arrays, meta, _OF_FEATURES)
+    experiments = labels_in(arrays, meta, EXPERIMENT_NAMES)
+    layers = layers_in(arrays, meta, experiments)
     described = [str(meta.get(name, "")) for name in ("metric", "metrics", "benchmark", "benchmarks", "case")]
     keys = {name: key for name in arrays if (key := key_of(name, experiments, layers)) is not None}
     spoken = {*words(" ".join([*described, vectors.case])), *(key.metric for key in keys.values())}
@@ -188,7 +196,7 @@ def of_experiment(vectors: Vectors, recording: Recording, experiment: str, metri
 
 def _rows_of(recording: Recording, experiment: str, Y: Floats) -> Integers:
     """Rows of an experiment in the array of responses; all of them if the responses are the experiment's own."""
-    for name in _OF_EXPERIMENTS:
+    for name in EXPERIMENT_NAMES:
         labels = recording.arrays.get(name)
         if experiment and labels is not None and labels.shape == (len(Y),):
             rows = np.flatnonzero(labels.astype(str) == experiment)
@@ -246,7 +254,7 @@ def _features(
 
 def _columns(recording: Recording, layer: str, n_features: int) -> NDArray[np.bool_]:
     """Which features are the layer's, if the file has the layer of each feature."""
-    for name in _OF_FEATURES:
+    for name in LAYER_NAMES:
         labels = recording.arrays.get(name)
         if labels is not None and labels.shape == (n_features,) and (labels.astype(str) == layer).any():
             return np.asarray(labels.astype(str) == layer, dtype=bool)

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from harness.conformance.rows import words
 
 METRICS = ("ridge", "linear")
+# Arrays or lists of `meta` with the labels of the experiments, and with those of the layers.
+EXPERIMENT_NAMES = ("experiment", "experiments", "experiment_id")
+LAYER_NAMES = ("layer", "layers", "neuroid_layer", "feature_layer", "X_layer", "layer_id", "layer_name", "layer_names")
 # Words that carry no information once experiment and metric are known.
 _FILLERS = {
     "pereira", "pereira2018", "blank", "blank2014", "tuckute", "tuckute2024", "benchmark", "made", "pearsonr",
@@ -105,6 +108,19 @@ def _without(name: str, labels: Sequence[str]) -> tuple[str, str]:
         if match:
             return name[: match.start()] + "_" + name[match.end() :], label
     return name, ""
+
+
+def layers_in(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any], experiments: Sequence[str]) -> list[str]:
+    """Labels of the layers: recorded, or what distinguishes the names of the features ("X_transformer.h.0")."""
+    recorded = labels_in(arrays, meta, LAYER_NAMES)
+    if recorded:
+        return recorded
+    found = set()
+    for name, array in arrays.items():
+        match = re.fullmatch(r"(?:X|features|activations)_+(.+)", _without(name, experiments)[0].rstrip("_"))
+        if match and array.ndim > 1 and array.dtype.kind == "f":
+            found.add(match[1].strip("_"))
+    return sorted(found)
 
 
 def labels_in(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any], names: Sequence[str]) -> list[str]:
