@@ -21,8 +21,8 @@ from harness.conformance.recorded_names import (
     METRICS,
     N_DIMENSIONS,
     Key,
+    experiments_in,
     key_of,
-    labels_in,
     layers_in,
 )
 from harness.conformance.rows import words
@@ -33,7 +33,8 @@ from harness.scoring import folds
 # Coordinates of rows and neuroids, which are not results.
 _COORDINATES = {
     *EXPERIMENT_NAMES, *LAYER_NAMES, "stimulus", "sentence", "passage_label", "passage_index", "passage_category",
-    "atlas", "roi", "region", "presentation", "stimulus_num", "sentence_num", "n_splits", "passage", "topic",
+    "atlas", "roi", "region", "subject", "subjects", "subject_id", "presentation", "stimulus_num", "sentence_num",
+    "n_splits", "passage", "topic",
 }  # fmt: skip
 # Cross-validation of Brain-Score's benchmarks, for files that do not give it.
 _GROUPED = {"split_coord": "story", "kfold": "group", "random_state": 1234}
@@ -114,7 +115,7 @@ def read(vectors: Vectors) -> Recording:
         NotRunError: if no metric is named.
     """
     arrays, meta = vectors.arrays, vectors.meta
-    experiments = labels_in(arrays, meta, EXPERIMENT_NAMES)
+    experiments = experiments_in(arrays, meta)
     layers = layers_in(arrays, meta, experiments)
     described = [str(meta.get(name, "")) for name in ("metric", "metrics", "benchmark", "benchmarks", "case")]
     keys = {name: key for name in arrays if (key := key_of(name, experiments, layers)) is not None}

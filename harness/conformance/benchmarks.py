@@ -4,7 +4,8 @@ As Brain-Score language does for Pereira2018 (243 and 384 sentences, each by rid
 Tuckute2024: of each experiment the neuroids without missing responses are kept, each layer's activations are joined by
 stimulus and scored over the experiment's splits, the score is the median over neuroids, its mean over splits is divided
 by the ceiling and clipped to [0, 1], and layers and experiments are averaged. What a file records of this is compared;
-the other arrays are listed in the result. The ceiling is taken as recorded.
+the other arrays are listed in the result. The ceiling is taken as recorded, and recomputed if the file has the
+ceilings of the neuroids (benchmark_ceilings.py).
 
 Source: brain-score/language at 0e0bb4a2 (August 2026), benchmarks/*/benchmark.py, utils/ceiling.py.
 """
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from harness.conformance import benchmark_inputs, regression
+from harness.conformance import benchmark_ceilings, benchmark_inputs, regression
 from harness.conformance.benchmark_inputs import Inputs, Recording
 from harness.conformance.rows import identities, positions
 from harness.conformance.vectors import LINEAR, RIDGE, Vectors
@@ -78,9 +79,10 @@ def compare(vectors: Vectors) -> list[Result]:
         for metric in recording.metrics:
             inputs = benchmark_inputs.of_experiment(vectors, recording, experiment, metric)
             result, mean, names = _experiment(vectors, recording, inputs)
-            results.append(result)
+            ceiling, ceiling_names = benchmark_ceilings.compare(vectors, recording, inputs)
+            results += [result, *([ceiling] if ceiling else [])]
             scored[experiment, metric] = mean
-            compared |= names | inputs.used
+            compared |= names | inputs.used | ceiling_names
     overall, names = _overall(vectors, recording, scored)
     results += [overall] if overall else []
     rest = sorted(set(vectors.arrays) - compared - names - recording.coordinates - {"meta"})
@@ -246,5 +248,5 @@ def _judged(
     if not found.compared:
         reason = "; ".join([*found.notes, "no result of it is recorded under a known name"])
         return replace(result, reason=reason)
-    compared = f"compared: {', '.join(sorted(found.compared)[:8])}{', ...' if len(found.compared) > 8 else ''}"
+    compared = f"{len(found.compared)} recorded {'array' if len(found.compared) == 1 else 'arrays'} compared"
     return replace(result, reason="; ".join([*found.notes, compared])).judged()

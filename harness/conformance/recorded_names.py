@@ -110,6 +110,15 @@ def _without(name: str, labels: Sequence[str]) -> tuple[str, str]:
     return name, ""
 
 
+def experiments_in(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> list[str]:
+    """Labels of the experiments: recorded, or those of Pereira2018 that occur in the names of arrays or benchmarks."""
+    recorded = labels_in(arrays, meta, EXPERIMENT_NAMES)
+    if recorded:
+        return recorded
+    names = " ".join([*arrays, *map(str, (meta.get("benchmark", ""), meta.get("benchmarks", "")))])
+    return sorted(set(re.findall(r"(?<!\d)(?:243|384)(?:sentences)?(?!\d)", names)))
+
+
 def layers_in(arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any], experiments: Sequence[str]) -> list[str]:
     """Labels of the layers: recorded, or what distinguishes the names of the features ("X_transformer.h.0")."""
     recorded = labels_in(arrays, meta, LAYER_NAMES)

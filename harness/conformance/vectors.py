@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.conformance.recorded_names import EXPERIMENT_NAMES, key_of, labels_in, layers_in
+from harness.conformance.recorded_names import experiments_in, key_of, layers_in
 from harness.conformance.rows import identities, positions
 from harness.records import Fold, Integers, indices_of
 
@@ -182,7 +182,7 @@ def _kind(meta: dict[str, Any], arrays: Arrays) -> str:
 
 def _is_benchmark(meta: dict[str, Any], arrays: Arrays) -> bool:
     """Whether a case has features and responses, and experiments or a ceiling or scores of layers."""
-    experiments = labels_in(arrays, meta, EXPERIMENT_NAMES)
+    experiments = experiments_in(arrays, meta)
     layers = layers_in(arrays, meta, experiments)
     quantities = {key.quantity for name in arrays if (key := key_of(name, experiments, layers))}
     of_benchmark = {"ceiling", "normalised", "layer_scores", "raw"} & quantities

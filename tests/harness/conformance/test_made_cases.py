@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import curve_fit
 from sklearn.linear_model import LinearRegression, RidgeCV
 from sklearn.model_selection import GroupKFold, ShuffleSplit, StratifiedKFold, StratifiedShuffleSplit
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -231,6 +233,56 @@ def test_damaged_benchmarks_never_raise(seed, tmp_path):
     for result in results:
         assert result.verdict in ("agrees", "differs", "damaged", "not run")
         assert result.reason
+
+
+def saturation(x, v0, tau0):
+    return v0 * (1 - np.exp(-x / tau0))
+
+
+def ceilings_of(Y, subjects, splits):
+    """Ceiling of each neuroid: r of least squares from pools of other subjects, extrapolated by SciPy's curve_fit."""
+    names, ceilings = sorted(set(subjects)), []
+    scores = {}
+    for size in range(2, len(names) + 1):
+        for subset in combinations(names, size):
+            for name in subset:
+                own, pool = subjects == name, np.isin(subjects, [other for other in subset if other != name])
+                r = [
+                    correlate(fitted("linear", Y[:, pool], Y[:, own], *split)[0], Y[split[1]][:, own])
+                    for split in splits
+                ]
+                for neuroid, values in zip(np.flatnonzero(own), np.transpose(r), strict=True):
+                    scores.setdefault((neuroid, size), []).append(values)
+    for neuroid in range(len(subjects)):
+        random, v0 = np.random.RandomState(0), []
+        for _ in range(100):
+            means = []
+            for size in range(2, len(names) + 1):
+                choices = np.array(scores[neuroid, size]).ravel()
+                means.append(random.choice(choices, size=len(choices), replace=True).mean())
+            x = np.arange(2, len(names) + 1)
+            v0.append(curve_fit(saturation, x, means, bounds=([0, -np.inf], [1, np.inf]))[0][0])
+        ceilings.append(np.median(v0))
+    return np.array(ceilings)
+
+
+@pytest.mark.parametrize(("error", "verdict"), [(0.0, "agrees"), (1e-4, "differs")])
+def test_the_ceilings_of_a_benchmark_are_recomputed_from_its_subjects(error, verdict, tmp_path):
+    random = np.random.default_rng(1)
+    subjects, signal = np.repeat(["s1", "s2", "s3"], 2), random.standard_normal((60, 2))
+    Y = signal @ random.standard_normal((2, 6)) + 0.7 * random.standard_normal((60, 6))
+    X = signal + 0.5 * random.standard_normal((60, 2))
+    splits = list(ShuffleSplit(10, train_size=0.9, random_state=1).split(Y))
+    neuroid_ceilings = ceilings_of(Y, subjects, splits)
+    ceiling = np.median(neuroid_ceilings)
+    r = np.array([correlate(fitted("linear", X, Y, *split)[0], Y[split[1]]) for split in splits])
+    arrays = {
+        "X": X, "Y": Y, "subject": subjects, "neuroid_ceiling": neuroid_ceilings + error, "ceiling": ceiling + error,
+        "r": r, "raw": np.median(r, axis=1).mean(), "meta": np.array(json.dumps({
+            "metric": "linear_pearsonr", "crossvalidation_kwargs": ARGUMENTS["linear"]})),
+    }  # fmt: skip
+    scores, ceilings = results_of(tmp_path, arrays, "made")
+    assert (scores.verdict, ceilings.verdict) == ("agrees", verdict), (scores.reason, ceilings.reason)
 
 
 # --- regressions ------------------------------------------------------------------------------------------------------
