@@ -31,7 +31,10 @@ _KINDS = {"ridge": RIDGE, "linear": LINEAR}
 
 @dataclass(frozen=True)
 class Scored:
-    """Our scores of one layer (or means over layers or experiments); NaN without a ceiling."""
+    """Our scores of one layer, or means over layers or experiments.
+
+    normalised: raw divided by the ceiling and clipped to [0, 1]; raw without a ceiling. unclipped: NaN without one.
+    """
 
     raw: float
     normalised: float
@@ -56,6 +59,12 @@ class Differences:
         before = getattr(self, kind)
         setattr(self, kind, difference if math.isnan(before) else max(before, difference))
         self.compared.add(name)
+
+    def compare(self, kind: str, name: str, ours: Floats, recorded: Floats) -> None:
+        """Note the difference of an array from ours, or that it has another shape."""
+        if np.shape(ours) != np.shape(recorded):
+            self.note(f"{name} is {np.shape(recorded)}, wanted {np.shape(ours)}")
+        self.add(kind, name, _largest_difference(ours, recorded))
 
     def note(self, sentence: str) -> None:
         """Add a sentence once."""
@@ -124,11 +133,12 @@ def _case(vectors: Vectors, inputs: Inputs, X: Floats) -> Vectors:
 
 def _scored(raw: float, ceiling: float) -> Scored:
     ratio = raw / ceiling
-    return Scored(raw, math.nan if math.isnan(ratio) else min(max(ratio, 0.0), 1.0), ratio)
+    return Scored(raw, raw if math.isnan(ratio) else min(max(ratio, 0.0), 1.0), ratio)
 
 
 def _mean(scores: list[Scored]) -> Scored:
-    return Scored(*(float(np.mean([getattr(score, name) for score in scores])) for name in ("raw", "normalised")))
+    means = (float(np.mean([getattr(score, name) for score in scores])) for name in ("raw", "normalised", "unclipped"))
+    return Scored(*means)
 
 
 def _compare_fits(
@@ -138,11 +148,12 @@ def _compare_fits(
     place = (inputs.experiment, inputs.metric, layer)
     ours = np.array([fit.r for fit in fits])
     for name, recorded in recording.all("r", *place):
-        difference, note = _nearest(ours, _per_neuroid(recorded, ours.shape, inputs), inputs)
+        r = _per_neuroid(recorded, ours.shape, inputs)
+        difference, note = _nearest(ours, r, inputs)
         found.add("r", name, difference)
-        found.note(note)
+        found.note(note if r.shape == ours.shape else f"{name} is {recorded.shape}, wanted {ours.shape}")
     for name, recorded in recording.all("per_split", *place):
-        found.add("split", name, _largest_difference(np.median(ours, axis=1), recorded))
+        found.compare("split", name, np.median(ours, axis=1), recorded)
     for name, recorded in recording.all("rank", *place):
         found.rank_agrees = found.rank_agrees is not False and [fit.rank for fit in fits] == np.ravel(recorded).tolist()
         found.compared.add(name)
@@ -206,16 +217,16 @@ def _compare_scores(recording: Recording, place: tuple[str, str, str], ours: Sco
     """Compare the scores recorded for an experiment, metric and layer, or for means over them ("")."""
     for quantity in ("raw", "normalised", "unclipped"):
         for name, recorded in recording.all(quantity, *place):
-            found.add("score", name, _largest_difference(np.array(getattr(ours, quantity)), recorded))
+            found.compare("score", name, np.array(getattr(ours, quantity)), recorded)
     for name, recorded in recording.all("score", *place):
-        with_ceiling = not math.isnan(ours.normalised)
-        meanings = [ours.normalised] if with_ceiling else [ours.raw]
-        if with_ceiling and not recording.all("raw", *place):
-            meanings.append(ours.raw)
-        differences = [_largest_difference(np.array(value), recorded) for value in meanings]
-        found.add("score", name, min(differences))
-        if differences.index(min(differences)) == 1 and differences[0] > regression.FLOAT64.score:
-            found.note(f"{name} is the score before division by the ceiling")
+        meanings = {"": ours.normalised, f"{name} is not clipped to [0, 1]": ours.unclipped}
+        if not recording.all("raw", *place):
+            meanings[f"{name} is the score before division by the ceiling"] = ours.raw
+        differences = {note: _largest_difference(np.array(value), recorded) for note, value in meanings.items()}
+        note = min(differences, key=lambda note: differences[note])
+        is_plain = differences[""] <= regression.FLOAT64.score
+        found.add("score", name, differences["" if is_plain else note])
+        found.note("" if is_plain else note)
 
 
 def _overall(

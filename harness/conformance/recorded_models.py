@@ -59,9 +59,9 @@ def compare(vectors: Vectors, folder: Path) -> Result:
         NotRunError: if the model is not there, or a layer or special token has no counterpart here.
         DamagedError: if the recorded tokens are not those of the model's tokenizer.
     """
-    contexts_of = vectors.meta.get("contexts") or {}
+    contexts_of = contexts_in(vectors)
     if not contexts_of or not vectors.meta.get("layers"):
-        raise DamagedError("meta has no `contexts` or no `layers`; wanted the texts up to each part. Record it again.")
+        raise DamagedError("meta has no `contexts` or `texts`, or no `layers`; record the case again with them.")
     loaded = _with_recorded_prefix(_load(vectors, folder), vectors)
     blocks = [_block(name) for name in vectors.meta["layers"]]
     states, bits, n_compared, n_beyond, n_other_tokens = [0.0], [0.0], 0, 0, 0
@@ -82,6 +82,20 @@ def compare(vectors: Vectors, folder: Path) -> Result:
         vectors.case, vectors.kind, "", len(contexts_of), largest(np.array(states)), largest(np.array(bits)),
         tolerance=_FLOAT32, precision="float64", reason=reason,
     ).judged()  # fmt: skip
+
+
+def contexts_in(vectors: Vectors) -> dict[str, list[str]]:
+    """Text -> the text up to each part: recorded, or joined from the recorded parts as Brain-Score joins them."""
+    recorded = vectors.meta.get("contexts")
+    if recorded:
+        return dict(recorded)
+    parts_of = vectors.meta.get("texts") or {}
+    return {text: [_joined(parts[: k + 1]) for k in range(len(parts))] for text, parts in parts_of.items()}
+
+
+def _joined(parts: Sequence[str]) -> str:
+    """Parts joined by spaces, empty ones left out, without spaces before punctuation."""
+    return re.sub(r"\s+([.,!?;:])", r"\1", " ".join(part for part in parts if part.strip()))
 
 
 def _load(vectors: Vectors, folder: Path) -> LoadedModel:
@@ -112,14 +126,14 @@ def _with_recorded_prefix(loaded: LoadedModel, vectors: Vectors) -> LoadedModel:
     """Put before a text what the recorded tokens have there, or else what the tokenizer adds by default."""
     prefix = _prefix(loaded, vectors)
     if prefix is None:
-        first = next(iter(vectors.meta["contexts"].values()))[0]
+        first = next(iter(contexts_in(vectors).values()))[0]
         prefix = _before(loaded.tokenizer(first)["input_ids"], _ids(loaded, first), first)
     return replace(loaded, prefix=tuple(prefix))
 
 
 def _prefix(loaded: LoadedModel, vectors: Vectors) -> Sequence[int] | None:
     """Ids before the first recorded text; None if no tokens are recorded."""
-    for text, contexts in vectors.meta["contexts"].items():
+    for text, contexts in contexts_in(vectors).items():
         recorded = recorded_tokens(vectors, text)
         if recorded:
             return _before(recorded[0], _ids(loaded, contexts[0]), text)

@@ -6,6 +6,7 @@ The values are computed by code of their own, in the manner of Brain-Score langu
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -235,6 +236,31 @@ def test_damaged_benchmarks_never_raise(seed, tmp_path):
         assert result.reason
 
 
+@pytest.mark.parametrize(("score_of", "note"), [
+    (lambda raw: raw / 0.9, ""), (lambda raw: raw, "is the score before division by the ceiling"),
+    (lambda raw: min(raw / 0.4, 1.0), ""), (lambda raw: raw / 0.4, "is not clipped"),
+])  # fmt: skip
+def test_a_benchmark_of_one_experiment_and_layer(score_of, note, tmp_path):
+    """Blank2014: eight folds of whole stories, without recorded splits; the score is told from the ceiling."""
+    random = np.random.default_rng(0)
+    story = np.repeat([f"story{k}" for k in range(8)], [10, 12, 14, 13, 12, 13, 12, 14])
+    X = random.standard_normal((100, 6))
+    Y = X @ random.standard_normal((6, 5)) + 5 * random.standard_normal((100, 5))
+    splits = list(GroupKFold(8, shuffle=True, random_state=1234).split(X, groups=story))
+    r = np.array([correlate(fitted("ridge", X, Y, *split)[0], Y[split[1]]) for split in splits])
+    raw = np.median(r, axis=1).mean()
+    arrays = {
+        "X": X, "Y": Y, "story": story, "r": r, "score": score_of(raw),
+        "ceiling": 0.9 if score_of(raw) in (raw, raw / 0.9) else 0.4,
+        "meta": np.array(json.dumps({"case": "blank_made", "benchmark": "Blank2014-ridge"})),
+    }  # fmt: skip
+    (result,) = results_of(tmp_path, arrays, "blank_made")
+    assert result.verdict == "agrees", result.reason
+    assert note in result.reason
+    (result,) = results_of(tmp_path, arrays | {"r": r[:3]}, "blank_made")
+    assert (result.verdict, "r is (3, 5), wanted (8, 5)" in result.reason) == ("differs", True)
+
+
 def saturation(x, v0, tau0):
     return v0 * (1 - np.exp(-x / tau0))
 
@@ -444,3 +470,14 @@ def test_tokens_of_another_model_are_reported(tmp_path):
     np.savez(tmp_path / "hf_llama.npz", **arrays | {"meta": np.array(json.dumps(meta))})
     (result,) = [result for result in compare.run(str(tmp_path)) if result.case == "hf_llama"]
     assert (result.verdict, "the recorded tokens of 'words' begin with" in result.reason) == ("damaged", True)
+
+
+def test_contexts_are_joined_from_the_parts_if_they_are_not_recorded(shared, tmp_path):
+    with np.load(shared / "oracle" / "hf_gpt2.npz") as archive:
+        arrays = dict(archive)
+    meta = json.loads(str(arrays["meta"]))
+    del meta["contexts"]
+    np.savez(tmp_path / "hf_gpt2.npz", **arrays | {"meta": np.array(json.dumps(meta))})
+    shutil.copytree(shared / "oracle" / "tiny_gpt2", tmp_path / "tiny_gpt2")
+    result = next(result for result in compare.run(str(tmp_path)) if result.case == "hf_gpt2")
+    assert (result.verdict, "74 parts compared without BOS" in result.reason) == ("agrees", True), result.reason
