@@ -1,8 +1,8 @@
-"""Cases other than regression: reading times and their ceiling, ceilings from other subjects, hidden states.
+"""Cases other than regression: reading times and their ceiling, similarities, ceilings from other subjects.
 
 Each function takes a checked case and returns its results. In these results `max_dr` is the largest difference of the
-recorded intermediate values (halves, splits, hidden states), and `max_dscore` that of the values computed from them
-(corrected halves, ceiling, score; surprisal in bits).
+recorded intermediate values (halves, splits), and `max_dscore` that of the values computed from them (corrected halves,
+ceiling, score).
 """
 
 from __future__ import annotations
@@ -10,11 +10,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.conformance import crossvalidation
 from harness.conformance.vectors import DamagedError, NotRunError, Vectors
@@ -23,32 +20,21 @@ from harness.datasets.formats import natural_stories
 from harness.datasets.futrell2018 import PAPER
 from harness.kernels.similarity import linear_cka, rsa
 from harness.protocol import BRAINSCORE_RIDGE, FoldRule, Protocol, Regression
-from harness.records import Context, Dataset, ExtractionSettings, Floats, Integers, Layer, ReadingTimes, Stimuli
+from harness.records import Dataset, Floats, Integers, ReadingTimes, Stimuli
 from harness.scoring import ceilings, extrapolation, folds, reading_times, saturation
 
-if TYPE_CHECKING:
-    from harness.loading.loaded_model import LoadedModel
-
 _FLOAT64 = Tolerance(r=1e-9, score=1e-10)
-# For hidden states of order 1 and surprisal of order 10 bits, both computed in float32.
-_FLOAT32 = Tolerance(r=1e-4, score=1e-4)
 # For v0 of one bootstrap, and for its median: SciPy stops at 1e-8 of the sum of squares, which allows such differences.
 _CURVES = Tolerance(r=1e-5, score=3e-6)
 _SCIPY_ACCURACY = "a change in the last digit of the data moves SciPy's v0 by 2e-6, medians by 5e-7"
 
 
-def compare(vectors: Vectors, folder: Path) -> list[Result]:
-    """Compare a case that is not a regression.
-
-    Args:
-        vectors: the case.
-        folder: folder of the case, with the model for a case of kind "model".
+def compare(vectors: Vectors) -> list[Result]:
+    """Compare a case of kind "futrell", "similarity" or "extrapolation".
 
     Raises:
         NotRunError, DamagedError: as `vectors.read`.
     """
-    if vectors.kind == "model":
-        return [_model(vectors, folder)]
     if vectors.kind == "extrapolation":
         return _extrapolation(vectors)
     return [{"futrell": _futrell, "similarity": _similarity}[vectors.kind](vectors)]
@@ -167,65 +153,10 @@ def _ends(parameters: Floats) -> Integers:
 def _rule_and_groups(vectors: Vectors) -> tuple[FoldRule, list[str]]:
     """Rule and (row,) groups for regenerating the folds; such a case has no recorded rows."""
     rule = crossvalidation.rule_of(vectors.meta.get("crossvalidation_kwargs") or {})
-    if rule.kind.startswith("stratified"):
+    n_rows = len(vectors["Y"])
+    labels = next(iter(crossvalidation.labels_of(vectors, n_rows).values()), None)
+    if labels is None and rule.kind.startswith("stratified"):
         raise NotRunError("stratified splits, but no labels in the file")
-    return rule, vectors["group"].tolist() if "group" in vectors.arrays else [""] * len(vectors["Y"])
-
-
-# --- a model's hidden states and surprisals ---------------------------------------------------------------------------
-
-
-def _model(vectors: Vectors, folder: Path) -> Result:
-    """Compare hidden states at the last token of each text part, and its surprisal, with the model in `folder`.
-
-    The harness puts a BOS token before a text, Brain-Score does not, so it is omitted here. Parts beyond the model's
-    window are not compared.
-    """
-    from harness.checkpoints import checkpoints
-    from harness.loading.loaded_model import load
-
-    models = sorted(path.parent for path in folder.glob("*/config.json"))
-    if len(models) != 1:
-        raise NotRunError(f"wanted one model folder next to the vectors, found {len(models)}")
-    loaded = replace(load(checkpoints.resolve(str(models[0]))), prefix=())
-    state_differences, bits_differences, n_compared, n_beyond_window = [], [], 0, 0
-    for text, contexts in vectors.meta["contexts"].items():
-        states, bits, inside = _extract_parts(loaded, contexts, vectors.meta["layers"])
-        state_differences.append(np.abs(states - vectors[f"{text}__neural"])[inside].max())
-        recorded = vectors[f"{text}__surprisal_bits"]
-        comparable = inside & ~(np.isnan(bits) & np.isnan(recorded))
-        bits_differences.extend((bits - recorded)[comparable])
-        n_compared, n_beyond_window = n_compared + int(inside.sum()), n_beyond_window + int((~inside).sum())
-    reason = f"{n_compared} parts compared without BOS; {n_beyond_window} beyond the window of {loaded.limit} tokens"
-    parts, whole = np.array(state_differences), np.array([0.0, *bits_differences])
-    return _result(vectors, len(parts), parts, whole, _FLOAT32, reason)
-
-
-def _extract_parts(
-    loaded: LoadedModel, contexts: list[str], layers: list[str]
-) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Extract states and surprisal of the parts of a text.
-
-    Args:
-        loaded: the model.
-        contexts: the text up to each part; each context is the one before plus a part.
-        layers: Brain-Score's names of the blocks.
-
-    Returns:
-        (part, layer x hidden) states; (part,) surprisal in bits; (part,) whether the part is inside the first window.
-    """
-    from harness.extraction.with_transformers import extract
-
-    ends = np.array([len(context) for context in contexts])
-    spans = np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
-    tokens = loaded.encode(Context(contexts[-1], tuple(f"part.{k}" for k in range(len(contexts))), spans))
-    extraction = extract(loaded, [tokens], ExtractionSettings(loaded.limit))
-    assert extraction.features is not None and extraction.log_probabilities is not None  # noqa: S101 - by default
-    blocks = [Layer("decoder", int(layer.rsplit(".", 1)[1]) + 1) for layer in layers]
-    states = np.hstack([extraction.features.values[block] for block in blocks])
-    bits = np.full(len(contexts), np.nan)
-    for part in range(len(contexts)):
-        logs = extraction.log_probabilities[0][tokens.owners == part]
-        logs = logs[np.isfinite(logs)]  # nothing precedes the first token
-        bits[part] = -logs.sum() / np.log(2) if len(logs) else np.nan
-    return states, bits, tokens.last < loaded.limit
+    if labels is None and "group" in vectors.arrays:
+        labels = vectors["group"].tolist()
+    return rule, labels if labels is not None else [""] * n_rows

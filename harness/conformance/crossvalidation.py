@@ -20,6 +20,8 @@ _KNOWN = {
     "splits", "train_size", "test_size", "split_coord", "stratification_coord", "kfold", "random_state",
     "unique_split_values",
 }  # fmt: skip
+# Names under which the labels of stratified splits are looked for besides that of their coordinate.
+_STRATIFIED_BY = ("stratification", "stratification_coord", "strata", "stratum", "labels", "label", "category", "group")
 _N_SPLITS, _TRAIN_SIZE, _SEED = 10, 0.9, 1  # defaults
 
 
@@ -34,17 +36,43 @@ def agree(vectors: Vectors) -> tuple[bool | None, list[str]]:
         DamagedError: if the splits are by group and the groups are missing.
     """
     arguments = vectors.meta.get("crossvalidation_kwargs") or {}
-    rule, coordinate = rule_of(arguments), _coordinate(arguments)
-    labels = _labels(vectors, coordinate) if coordinate else [""] * len(vectors["X"])
-    if labels is None and rule.kind == "grouped":
+    rule, coordinate = rule_of(arguments), coordinate_of(arguments)
+    n_rows = len(vectors["Y"])
+    labels_by_name = labels_of(vectors, n_rows) if coordinate else {"": [""] * n_rows}
+    if not labels_by_name and rule.kind == "grouped":
         raise DamagedError(f"the splits are grouped by {coordinate!r}, but `group` is missing. Record the case again.")
-    if labels is None:
+    if not labels_by_name:
         return None, [f"splits: not checkable (no labels of {coordinate!r} in the file)"]
-    try:
-        regenerated = folds.make(rule, labels)
-    except ValueError as error:
-        return False, [str(error)]
-    return _same(regenerated, vectors.splits), []
+    errors = []
+    for labels in labels_by_name.values():
+        try:
+            if same(folds.make(rule, labels), vectors.splits):
+                return True, []
+        except ValueError as error:
+            errors.append(str(error))
+    if rule.kind.startswith("stratified") and coordinate not in labels_by_name:
+        names = ", ".join(labels_by_name)
+        return None, [f"splits: not checkable (no labels of {coordinate!r} in the file; not stratified by {names})"]
+    return False, errors[:1]
+
+
+def labels_of(vectors: Vectors, n_rows: int) -> dict[str, list[str]]:
+    """Name -> (row,) labels that can determine the splits: those of the coordinate alone if the file has them.
+
+    Otherwise the array `group` for grouped splits, and the arrays with common names for stratified ones.
+    """
+    arguments = vectors.meta.get("crossvalidation_kwargs") or {}
+    coordinate = coordinate_of(arguments)
+    others = ("group",) if arguments.get("kfold") == "group" else _STRATIFIED_BY
+    found: dict[str, list[str]] = {}
+    for name in (coordinate, f"stimulus_{coordinate}", *others):
+        values = vectors.arrays.get(name, vectors.meta.get(name))
+        if values is not None and np.shape(values) == (n_rows,):
+            labels = np.asarray(values).tolist()
+            if name in (coordinate, f"stimulus_{coordinate}"):
+                return {coordinate: labels}
+            found[name] = labels
+    return found
 
 
 def rule_of(arguments: dict[str, Any]) -> FoldRule:
@@ -68,22 +96,15 @@ def rule_of(arguments: dict[str, Any]) -> FoldRule:
     return FoldRule(f"{stratified}shuffled", n=n, test_fraction=test, train_fraction=train, seed=seed)  # type: ignore[arg-type]
 
 
-def _coordinate(arguments: dict[str, Any]) -> str:
+def coordinate_of(arguments: dict[str, Any]) -> str:
     """The coordinate whose labels determine the splits; "" if only the row order does."""
     grouping = arguments.get("split_coord") or "group" if arguments.get("kfold") == "group" else None
     return str(grouping or arguments.get("stratification_coord") or "")
 
 
-def _labels(vectors: Vectors, coordinate: str) -> Sequence[str] | None:
-    """(row,) labels: the array with the coordinate's name or, for groups, `group`; None if there is neither."""
-    names = (coordinate, "group") if vectors.meta["crossvalidation_kwargs"].get("kfold") == "group" else (coordinate,)
-    labels = next((vectors[name] for name in names if name in vectors.arrays), None)
-    return None if labels is None else labels.tolist()
-
-
-def _same(regenerated: Sequence[Fold], recorded: Sequence[Fold]) -> bool:
+def same(regenerated: Sequence[Fold], recorded: Sequence[Fold]) -> bool:
     """Whether all splits have the same train and test rows; the order of rows does not change a fit."""
-    return len(regenerated) == len(recorded) and all(
+    return len(regenerated) == len(recorded) > 0 and all(
         np.array_equal(np.sort(ours), np.sort(theirs))
         for pair in zip(regenerated, recorded, strict=True)
         for ours, theirs in zip(*pair, strict=True)

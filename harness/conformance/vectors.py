@@ -10,6 +10,7 @@ Source: vectors recorded from Brain-Score language of August 2026.
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.conformance.recorded_names import experiments_in, key_of, layers_in
+from harness.conformance.rows import identities, positions
 from harness.records import Fold, Integers, indices_of
 
 Arrays = dict[str, NDArray[Any]]
 
-RIDGE, LINEAR = "ridge", "linear"
+RIDGE, LINEAR, BENCHMARK = "ridge", "linear", "benchmark"
 _METRICS = {"ridge_pearsonr": RIDGE, "linear_pearsonr": LINEAR}
 # Arrays that identify the cases other than regression.
 _KNOWN_BY = {
@@ -40,6 +43,7 @@ _REQUIRED = {
     "extrapolation": ("Y", "subject_id", "collected", "collected_subsets", "collected_num_subjects", "boot_params",
                       "neuroid_ceiling", "endpoint_x", "ceiling"),
     "model": (),
+    BENCHMARK: (),
 }  # fmt: skip
 _NEVER_LOADED = "which is never loaded because it could run code; save plain arrays"
 _MAY_BE_NAN = ("rt", "model_output", "collected", "boot_params", "neuroid_ceiling", "endpoint_x")
@@ -59,7 +63,7 @@ class Vectors:
 
     Attributes:
         case: name of the file.
-        kind: "ridge", "linear", "futrell", "similarity", "extrapolation" or "model".
+        kind: "ridge", "linear", "benchmark", "futrell", "similarity", "extrapolation" or "model".
         meta: metric and arguments of the cross-validation.
         arrays: for a regression X (row, feature), Y (row, neuroid), r (split, neuroid), train_k and test_k, ...
     """
@@ -77,6 +81,26 @@ class Vectors:
         """The recorded rows of each split."""
         return [Fold(self[f"train_{k}"], self[f"test_{k}"]) for k in range(len(self["r"]))]
 
+    def prediction_orders(self, k: int) -> list[tuple[str, Integers]]:
+        """Positions within `test_k` of the rows of `pred_k`, each with a sentence for the result.
+
+        One order if the file has row identities. Without them the order of `test_k`, and that of the file, in which
+        Brain-Score predicts; only the right one can agree.
+        """
+        rows, ids = self[f"test_{k}"], self.arrays.get("stimulus_id")
+        name = identities(self.arrays, k)
+        order = positions(self[name], rows, ids) if name else None
+        if name and order is None and len(self[name]) == len(rows):
+            raise DamagedError(f"{name} does not name the {len(rows)} rows of test_{k}. Record the case again.")
+        if order is not None:
+            numbered = re.sub(r"\d+", "*", name)
+            is_same = bool((order == np.arange(len(order))).all())
+            return [("" if is_same else f"predictions joined by their recorded rows ({numbered})", order)]
+        orders: list[tuple[str, Integers]] = [("", np.arange(len(rows)))]
+        if (np.diff(rows) < 0).any():
+            orders.append(("predictions are in the order of the file, not in that of the test rows", rows.argsort()))
+        return orders
+
 
 def read(path: Path) -> Vectors:
     """Read and check one case.
@@ -92,10 +116,11 @@ def read(path: Path) -> Vectors:
     if missing:
         raise DamagedError(f"{', '.join(missing)} missing; wanted {', '.join(_REQUIRED[kind])}. Record the case again.")
     for name, array in arrays.items():
-        if array.dtype.kind == "f" and kind != "model" and name not in _MAY_BE_NAN:
+        if array.dtype.kind == "f" and kind not in ("model", BENCHMARK) and name not in _MAY_BE_NAN:
             _require(bool(np.isfinite(array).all()), f"{name} contains NaN or infinity")
     vectors = Vectors(path.stem, kind, meta, arrays)
     if kind in (RIDGE, LINEAR):
+        _use_row_numbers(arrays)
         _check_shapes(vectors)
         _check_splits(vectors)
         arrays["r"] = arrays["r"][:, _order(arrays)]
@@ -140,6 +165,8 @@ def _meta(arrays: Arrays) -> dict[str, Any]:
 
 def _kind(meta: dict[str, Any], arrays: Arrays) -> str:
     """The kind of a case, as in `Vectors`."""
+    if _is_benchmark(meta, arrays):
+        return BENCHMARK
     for kind, names in _KNOWN_BY.items():
         if names & set(arrays):
             return kind
@@ -151,6 +178,15 @@ def _kind(meta: dict[str, Any], arrays: Arrays) -> str:
     if metric not in _METRICS:
         raise NotRunError(f"metric {metric!r} is unknown; known metrics: {', '.join(_METRICS)}")
     return _METRICS[metric]
+
+
+def _is_benchmark(meta: dict[str, Any], arrays: Arrays) -> bool:
+    """Whether a case has features and responses, and experiments or a ceiling or scores of layers."""
+    experiments = experiments_in(arrays, meta)
+    layers = layers_in(arrays, meta, experiments)
+    quantities = {key.quantity for name in arrays if (key := key_of(name, experiments, layers))}
+    of_benchmark = {"ceiling", "normalised", "layer_scores", "raw"} & quantities
+    return {"X", "Y"} <= quantities and bool(experiments or of_benchmark or {"benchmark", "benchmarks"} & set(meta))
 
 
 def _check_shapes(vectors: Vectors) -> None:
@@ -186,6 +222,18 @@ def _check_splits(vectors: Vectors) -> None:
         _check_rows(k, fold, n_rows)
         predictions, shape = vectors.arrays.get(f"pred_{k}"), (len(fold.test), n_neuroids)
         _require(predictions is None or predictions.shape == shape, f"pred_{k} does not have shape {shape}")
+
+
+def _use_row_numbers(arrays: Arrays) -> None:
+    """Replace splits that are recorded as masks or as stimulus ids by row numbers."""
+    for name in [name for name in arrays if re.fullmatch(r"(train|test)_\d+", name)]:
+        if arrays[name].dtype == bool:
+            arrays[name] = np.flatnonzero(arrays[name])
+        elif arrays[name].dtype.kind in "US" and "stimulus_id" in arrays:
+            try:
+                arrays[name] = indices_of(arrays[name].tolist(), arrays["stimulus_id"].tolist(), name)
+            except ValueError as error:
+                raise DamagedError(str(error)) from error
 
 
 def _order(arrays: Arrays) -> Integers | slice:

@@ -65,7 +65,11 @@ def standalone(figure: Figure) -> str:
 
 def of_many(n: int, most: int, what: str = "models") -> str:
     """A sentence for the caption if only some are drawn; else ""."""
-    return f" Only the best {most} of {n:,} {what} are drawn; the table lists all." if n > most else ""
+    return (
+        f" Only {most} of {n:,} {what}, those with the highest scores, are drawn; the table lists all."
+        if n > most
+        else ""
+    )
 
 
 def best_models(rows: pd.DataFrame, most: int, by: str = "r") -> set[str]:

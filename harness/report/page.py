@@ -25,6 +25,7 @@ from harness.report.findings import findings, summary
 from harness.report.sections import sections
 from harness.statistics import analysis, scores
 from harness.storage import tables, transfer
+from harness.storage.schemas import SCHEMAS
 from harness.storage.store import Store
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ def _content(out: str, run: str | None) -> dict[str, Any]:
 
     about = tables.pick_run(out, run)
     frames = {name: tables.read(out, name, about["run"]) for name in _FRAMES}
+    if "paired_tests" in SCHEMAS:
+        frames["paired_tests"] = tables.read(out, "paired_tests", about["run"])
     frames["layer_scores"] = _layers(out, about["run"], frames["model_scores"])
     run_scores = _scores(out, about["run"], frames)
     results = analysis.analyse(run_scores)

@@ -10,7 +10,7 @@ from harness.numbers import number
 from harness.report.figures import PROTOCOLS, short_name
 from harness.report.panels import Band, Line, Point, line_panel, point_panel, span
 from harness.statistics import scaling
-from harness.statistics.correlations import LOG_SIZE, properties
+from harness.statistics.correlations import LOG_SIZE, properties, quotable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,10 +108,12 @@ def _measure(models: pd.DataFrame) -> str:
 
 
 def _correlation_text(rows: pd.DataFrame, where: pd.Series, name: str) -> str:
-    """The text above a panel: r over models and over bases."""
+    """The text above a panel: r over models and over bases; "" with too few bases or values to quote one."""
     rows = rows[
         (rows["dataset"] == where["dataset"]) & (rows["protocol"] == where["protocol"]) & (rows["covariate"] == "")
         & (rows["metric"] == where["metric"]) & (rows["property"] == name) & (rows["population"] == "all")
         & rows["r"].notna()
     ]  # fmt: skip
+    if quotable(rows).empty:
+        return ""
     return ", ".join(f"r {number(row.r, 2)} over {row.n} {row.unit}s" for row in rows.itertuples())

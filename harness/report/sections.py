@@ -64,12 +64,13 @@ _TITLES = {
         "Scores by layer",
         "Layer 0 is the embeddings; layer k is the output of block k. A large ring marks the selected layer. Circles "
         "are decoder layers, squares encoder layers. A dashed line with open symbols is the untrained control of the "
-        "model of the same colour. The dotted line is the best control without a language model.",
+        "model of the same colour. The dotted line is the highest-scoring control without a language model.",
     ),
     "tuning": (
         "Base and tuned models",
-        "Gain is (tuned − base) / base, in percent. Pairs that share a base are not independent, so the tests use the "
-        "base as the unit. The t-test over pairs ignores this; it is shown only for comparison.",
+        "Gain is (tuned − base) / base, in percent, given where the interval of the base’s score lies above 0. Pairs "
+        "that share a base are not independent, so the tests use the base as the unit. The t-test over pairs ignores "
+        "this; it is shown only for comparison.",
     ),
     "properties": (
         "Correlates of alignment",
@@ -187,8 +188,9 @@ def _unique_variance(rows: pd.DataFrame) -> ReportTable:
     controls = " or ".join(sorted(set(rows["unique_over"])))
     caption = (
         f"Unique variance on held-out rows, at the layer selected above: R² of the model and the controls ({controls}) "
-        "together minus R² of the controls alone. R² is negative where the mean of a held-out topic or story differs "
-        "from that of the training rows; this lowers both terms, not their difference."
+        "together minus R² of the controls alone. R² is negative where predictions are worse than the mean of the "
+        "training rows. Where the controls alone are below 0, part of the difference is harm that the joint fit "
+        "avoids: the model explains variance beyond the controls only if R² together is above 0 too."
     )
     return by_protocol_table(caption, columns, rows)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.numbers import interval, number
-from harness.statistics import correlations, scaling, tuning
+from harness.statistics import correlations, evidence, scaling, tuning
 from harness.statistics.scores import AVERAGE, Scores
 
 if TYPE_CHECKING:
@@ -72,25 +72,34 @@ def tuning_sentences(analysis: Analysis, protocol: str | None = None) -> list[st
 
 def _of_tests(rows: pd.DataFrame) -> str:
     row = max(rows.to_dict("records"), key=lambda row: row["n_pairs"])
-    where = _where(row)
     text = (
-        f"Tuned models score {number(row['difference'], sign=True)} relative to their bases {where}"
+        f"Tuned models score {number(row['difference'], sign=True)} relative to their bases {_where(row)}"
         f" (mean over {_count(row['n_bases'], 'base')}, {_count(row['n_pairs'], 'pair')}"
     )
     text += f", 95 % interval {interval(row['low'], row['high'])}" if not math.isnan(row["low"]) else ""
     text += f"; gain {number(row['gain_percent'], 1, sign=True)} %)" if not math.isnan(row["gain_percent"]) else ")"
-    if math.isnan(row["p_sign_flip"]):
-        return f"{text}: one base is too few for a test."
-    if row["p_min"] > 0.05:
-        return f"{text}: with {row['n_bases']} bases p is at least {number(row['p_min'])}, too few for significance."
-    verdict = "a significant difference" if row["p_sign_flip"] < 0.05 else "not a significant difference"
-    return f"{text}: {verdict} (sign flips over bases, p = {number(row['p_sign_flip'], 4)})."
+    return f"{text}: {test_in_words(row)}."
+
+
+def test_in_words(row: dict[str, Any]) -> str:
+    """The outcome of a row of "tuning_tests" as a clause; says both where interval and exact test disagree."""
+    p, low, high = row["p_sign_flip"], row["low"], row["high"]
+    if math.isnan(p):
+        return "one base is too few for a test" if row["n_bases"] == 1 else "not tested"
+    excludes = not math.isnan(low + high) and (low > 0 or high < 0)
+    if row["p_min"] > evidence.LEVEL:
+        least = f"with {row['n_bases']} bases p is at least {number(row['p_min'])}, too few for significance"
+        return f"the interval excludes 0, but {least}" if excludes else least
+    tested = f"sign flips over bases, p = {number(p, 4)}"
+    if evidence.verdict(low, high, p) == "contradictory":
+        return f"interval and exact test disagree: {evidence.contradiction(low, high)} ({tested})"
+    return f"{'a significant' if p < evidence.LEVEL else 'not a significant'} difference ({tested})"
 
 
 def property_sentences(analysis: Analysis, protocol: str | None = None) -> list[str]:
     """Name the strongest correlate of alignment, and the correlation with knowledge at constant size.
 
-    Empty if there are too few bases for a correlation.
+    Empty if no property has enough bases and distinct values (`correlations.quotable`).
     """
     rows = _headline(analysis.correlations, protocol)
     if rows.empty:
@@ -98,21 +107,33 @@ def property_sentences(analysis: Analysis, protocol: str | None = None) -> list[
     population = "tuned" if (rows["population"] == "tuned").any() else "all"
     rows = rows[(rows["population"] == population) & (rows["dataset"] == rows["dataset"].iloc[0]) & rows["r"].notna()]
     plain = rows[rows["covariate"] == ""]
-    over_models, over_bases = (plain[plain["unit"] == unit] for unit in ("model", "base"))
-    if over_models.empty or over_bases.empty:
+    over_bases = correlations.quotable(plain).set_index("property")
+    over_models = plain[(plain["unit"] == "model") & plain["property"].isin(over_bases.index)]
+    if over_models.empty:
         return []
     top = max(over_models.to_dict("records"), key=lambda row: abs(row["r"]))
-    over_bases = over_bases[over_bases["property"] == top["property"]]
+    base = over_bases.loc[top["property"]]
     text = f"The model property that correlates most with alignment is {top['property']}, r = {_r(top)} over {top['n']}"
     text += f"{' tuned' if population == 'tuned' else ''} models {_where(top)}"
-    text += "".join(f", {_r(row)} over {row['n']} bases" for row in over_bases.to_dict("records"))
+    text += f", {_r(base)} over {base['n']} bases ({_correlation_test(base)})"
     summary = [f"{text}."]
     at_constant_size = rows[(rows["unit"] == "model") & (rows["covariate"] == correlations.LOG_SIZE)]
     knowledge = [row for row in at_constant_size.to_dict("records") if row["property"] in ("mmlu", "bbh")]
     if knowledge:
         terms = [f"{row['property'].upper()} {_r(row)} (p = {number(row['p'])})" for row in knowledge]
-        summary.append(f"Partial correlation with size held constant: {', '.join(terms)}.")
+        summary.append(f"Partial correlation over models with size held constant: {', '.join(terms)}.")
     return summary
+
+
+def _correlation_test(row: Any) -> str:
+    """Whether a correlation over bases is reliable after correction for the properties and data sets tested."""
+    p, low, high = row["p_adjusted"], row["r_low"], row["r_high"]
+    tested = f"p = {number(p, 4)} after correction for {row['n_tests']} tests"
+    words = {
+        "reliable": "reliable", "not reliable": "not reliable", "untested": "not tested",
+        "contradictory": evidence.contradiction(low, high),
+    }[evidence.verdict(low, high, p)]  # fmt: skip
+    return words if math.isnan(p) else f"{words}; {tested}"
 
 
 def _r(row: dict[str, float]) -> str:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FEWEST = 4  # Fisher's interval has standard error 1 / sqrt(n - 3 - number of covariates)
+# A correlation is quoted only from this many bases with this many distinct values of the property on. With fewer,
+# Fisher's interval covers most of [-1, 1], and models of two sizes are two groups, not a trend.
+FEWEST_BASES, FEWEST_VALUES = 6, 4
 LOG_SIZE = f"log10 {SIZE}"
 FAMILY = "family"
 
@@ -34,7 +37,7 @@ def correlations(scores: Scores) -> pd.DataFrame:
         known; unit: "model" or "base"; covariate: the property held constant, "family" (fixed effects), or "". r_low
         and r_high are Fisher's 95 % interval; for a partial r, n is reduced by the number of covariates. p_adjusted is
         p after Benjamini-Hochberg over the n_tests rows with the same protocol, population, unit and `covariate`. NaN
-        where score or property is constant.
+        where score or property is constant. n_values: distinct values of the property.
     """
     import pandas as pd
     from scipy import stats
@@ -55,9 +58,14 @@ def correlations(scores: Scores) -> pd.DataFrame:
 
 
 _COLUMNS = [
-    "dataset", "protocol", "metric", "population", "unit", "property", "covariate", "n", "r", "r_low", "r_high", "p",
-    "p_adjusted", "n_tests",
+    "dataset", "protocol", "metric", "population", "unit", "property", "covariate", "n", "n_values", "r", "r_low",
+    "r_high", "p", "p_adjusted", "n_tests",
 ]  # fmt: skip
+
+
+def quotable(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows over bases with at least FEWEST_BASES bases and FEWEST_VALUES distinct values of the property."""
+    return rows[(rows["unit"] == "base") & (rows["n"] >= FEWEST_BASES) & (rows["n_values"] >= FEWEST_VALUES)]
 
 
 def properties(scores: Scores) -> pd.DataFrame:
@@ -85,7 +93,7 @@ def _of(rows: pd.DataFrame, values: pd.DataFrame, unit: str) -> Iterator[dict[st
             )
             result = correlate(complete[name].to_numpy(), complete["score"].to_numpy(), held)
             if result:
-                yield {"property": name, "covariate": covariate, **result}
+                yield {"property": name, "covariate": covariate, "n_values": complete[name].nunique(), **result}
 
 
 def _covariates(name: str, names: list[str]) -> list[str]:

@@ -158,6 +158,7 @@ _COLUMNS = {
     "unit": "model, or base (mean of its models)",
     "property": "property of the models",
     "covariate": "property held constant; empty if none",
+    "n_values": "distinct values of the property; a correlation is quoted from six bases with four of them on",
     "n": "models, bases or questions",
     "n_tests": "tests over which p_adjusted is adjusted",
     "benchmark": "benchmark and way of asking, such as mmlu or bbh-choice",

@@ -76,8 +76,8 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     },
     "correlations": {
         "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "population": _TEXT, "unit": _TEXT,
-        "property": _TEXT, "covariate": _TEXT, "n": _WHOLE, "r": _REAL, "r_low": _REAL, "r_high": _REAL, "p": _REAL,
-        "p_adjusted": _REAL, "n_tests": _WHOLE,
+        "property": _TEXT, "covariate": _TEXT, "n": _WHOLE, "n_values": _WHOLE, "r": _REAL, "r_low": _REAL,
+        "r_high": _REAL, "p": _REAL, "p_adjusted": _REAL, "n_tests": _WHOLE,
     },
     "benchmark_scores": {
         "model": _TEXT, "revision": _TEXT, "benchmark": _TEXT, "category": _TEXT, "task": _TEXT, "metric": _TEXT,

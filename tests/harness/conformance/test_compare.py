@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from harness.cli.commands import main
-from harness.conformance import compare
+from harness.conformance import compare, regression
 
 SMALL = "lin_kfold5_n150"
 RIDGE = "ridge_degenerate_targets"
@@ -241,7 +241,7 @@ def test_neuroids_are_matched_by_name(copy):
 @pytest.mark.parametrize(("error", "verdict"), [(0.0, "agrees"), (1e-3, "differs")])
 @pytest.mark.parametrize("case", [SMALL, RIDGE])
 def test_mixed_precision_is_compared_at_the_recorded_alpha(case, error, verdict, copy, monkeypatch):
-    exact, grids = compare.predict_held_out, []
+    exact, grids = regression.predict_held_out, []
 
     def in_float32(features, Y, split, penalty, *, precision):
         grids.append((precision, penalty.alphas))
@@ -250,7 +250,7 @@ def test_mixed_precision_is_compared_at_the_recorded_alpha(case, error, verdict,
             rounded = (block.predicted + noise[:, block.neuroids]).astype(np.float32)
             yield block if precision == "float64" else block._replace(predicted=rounded)
 
-    monkeypatch.setattr(compare, "predict_held_out", in_float32)
+    monkeypatch.setattr(regression, "predict_held_out", in_float32)
     result = result_of(copy(case), "mixed")
     assert result.verdict == verdict
     assert result.tolerance.r == 1e-5

@@ -85,7 +85,8 @@ def test_three_sentences_summarise_the_analysis(paper):
     assert (
         "+0.009 relative to their bases on average over the brain data sets (mean over 8 bases, 17 pairs" in summary[0]
     )
-    assert "gain +6.0 %): not a significant difference (sign flips over bases, p = 0.0625)" in summary[0]
+    assert "gain +6.0 %): interval and exact test disagree: the interval excludes 0, but the test does" in summary[0]
+    assert "does not reject it (sign flips over bases, p = 0.0625)" in summary[0]
     assert "with alignment is log10 n_parameters, r = 0.95 (0.85 to 0.98) over 17 tuned models" in summary[1]
     assert "MMLU −0.16 (−0.61 to 0.37) (p = 0.557)" in summary[2]
 
