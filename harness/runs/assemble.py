@@ -29,8 +29,8 @@ FILES_TOGETHER = 20
 # Limit on the part of Ray's object store that holds words on their way into a partition.
 STREAM_BYTES = 256 * 2**20
 SCORE_TABLES = (
-    "neuroid_scores", "layer_scores", "model_scores", "reading_scores", "reader_slopes", "word_surprisals",
-    "next_word_scores",
+    "neuroid_scores", "split_scores", "layer_scores", "model_scores", "fold_scores", "reading_scores", "reader_slopes",
+    "word_surprisals", "next_word_scores",
 )  # fmt: skip
 
 

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from harness.kernels.split import Split
 from harness.protocol import FoldRule
-from harness.records import Dataset, Fold, Integers
+from harness.records import Dataset, Fold, Integers, Responses
 
 Mask = NDArray[np.bool_]
 # With fewer training groups than this, leaving out groups cannot discriminate between alphas.
 _MIN_INNER_GROUPS = 3
 _CONTIGUOUS_INNER_BLOCKS = 5
+_NAMED = 3  # groups of a fold that are named at most
 
 
 def make(rule: FoldRule, groups: Sequence[str], texts: Sequence[str] = ()) -> list[Fold]:
@@ -127,6 +128,21 @@ def correlation(splits: Sequence[Fold | Split]) -> float:
     shared = (tested @ tested.T) * (trained @ trained.T) + crossed * crossed.T
     fractions = shared / np.diag(shared)[:, None]
     return float(fractions[~np.eye(len(splits), dtype=bool)].mean()) if len(splits) > 1 else 0.0
+
+
+def correlations(rule: FoldRule, responses: Responses) -> dict[str, float]:
+    """`correlation` of the folds of each experiment."""
+    return {part: correlation(make(rule, responses.of_part(part)[0].row_groups)) for part in responses.parts}
+
+
+def held_out_groups(rule: FoldRule, responses: Responses) -> list[str]:
+    """The groups that each fold tests, joined by commas, for the folds of all experiments; "" if more than three."""
+    names = []
+    for part in responses.parts:
+        groups = responses.of_part(part)[0].row_groups
+        of_folds = [list(dict.fromkeys(groups[row] for row in fold.test)) for fold in make(rule, groups)]
+        names += [", ".join(own) if len(own) <= _NAMED else "" for own in of_folds]
+    return names
 
 
 def equal_blocks(n_rows: int, n_blocks: int) -> Integers:
