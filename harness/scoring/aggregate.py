@@ -204,7 +204,7 @@ def interval(
     variance = intervals.over_folds(by_fold, parts, correlation)
     if not np.isfinite(variance.value):
         return np.nan, np.nan, ""
-    half, score = variance.squared_half_width**0.5, mean_of_parts(by_fold, parts)
+    half, score = variance.squared_half_width() ** 0.5, mean_of_parts(by_fold, parts)
     kind = f"t, corrected for shared training rows, over {np.isfinite(by_fold).sum()} folds"
     of_subject = [own for own in intervals.subject_neuroids(subjects) if np.isfinite(r[:, own]).any()]
     if len(of_subject) >= intervals.FEWEST_SUBJECTS and target.by_subject:
@@ -215,7 +215,7 @@ def interval(
         )
     elif len(of_subject) >= intervals.FEWEST_SUBJECTS:
         between = intervals.of_pooled_subjects(r, parts, of_subject, seed)
-        half = (variance.squared_half_width + between.squared_half_width) ** 0.5
+        half = (variance.squared_half_width() + between.squared_half_width()) ** 0.5
         kind += f", and bootstrap over {len(of_subject)} subjects"
     return score - half, score + half, kind
 

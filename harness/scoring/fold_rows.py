@@ -45,8 +45,9 @@ class FoldRows:
     @property
     def most_frequent_layer(self) -> Integers:
         """(neuroid,) the layer that most folds chose, the first in a tie, as in `aggregate.choose`."""
-        chosen = self.chosen_layers
-        return np.stack([(chosen == k).sum(axis=0) for k in range(len(self.fits))]).argmax(axis=0)
+        times_chosen = np.stack([(self.chosen_layers == k).sum(axis=0) for k in range(len(self.fits))])
+        most_frequent: Integers = times_chosen.argmax(axis=0)
+        return most_frequent
 
     def of_neuroids(self) -> Iterator[Row]:
         """Per fold the columns of its rows of `split_scores`, one row per neuroid that the experiment measured."""

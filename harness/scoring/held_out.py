@@ -67,9 +67,9 @@ def as_arrays(by_fold: Sequence[HeldOutFold], responses: Responses) -> dict[str,
     """Predictions as arrays of one file.
 
     Returns:
-        predicted, observed: (test row, neuroid) float32, both minus the mean of the training rows; the rows of all folds
-        after another, so a row that several folds test appears once for each. level: (fold, neuroid) that mean, in the
-        unit of the responses. fold, part, row_id: (test row,). neuroid_id, subject: (neuroid,).
+        predicted, observed: (test row, neuroid) float32, both minus the mean of the training rows; the rows of all
+        folds after another, so a row that several folds test appears once for each. level: (fold, neuroid) that mean,
+        in the unit of the responses. fold, part, row_id: (test row,). neuroid_id, subject: (neuroid,).
     """
     rows = np.concatenate([fold.rows for fold in by_fold])
     sizes, level = [len(fold.rows) for fold in by_fold], np.stack([fold.level for fold in by_fold])
@@ -108,7 +108,7 @@ def mean_weights(features: Features | ByFold, responses: Responses, protocol: Pr
         weights = fold.weights(layer)
         n_folds[fold.neuroids] += np.isfinite(weights[0])
         total[:, fold.neuroids] += np.nan_to_num(weights)
-    mean: Floats = total / np.where(n_folds > 0, n_folds, np.nan).astype(np.float32)
+    mean: Floats = (total / np.where(n_folds > 0, n_folds, np.nan)).astype(np.float32)
     return mean
 
 
@@ -204,4 +204,3 @@ def _matrices(features: Features | ByFold, responses: Responses, train: Integers
         rows = indices_of(responses.row_ids, features.row_ids, "features for the rows of the responses")
         return Layers(features, rows).__getitem__
     return features.on(responses.row_ids).of(train).__getitem__
-

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from harness.records import Floats
-from harness.scoring import intervals
-from harness.scoring.reading_times import mean_over_stories
+from harness.scoring import intervals, reading_times
+from harness.scoring.intervals import Effects, Variance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,32 +39,40 @@ COLUMNS = (
     "high", "p", "p_adjusted", "n_folds", "n_subjects", "n_others", "method",
 )  # fmt: skip
 
+_NONE = Variance(0.0, 1.0)
+
 
 class PairedTest(NamedTuple):
-    """Difference of two sources, its standard error and degrees of freedom, and what it generalises over."""
+    """Difference of two sources, and what its test generalises over.
+
+    Attributes:
+        difference: mean over experiments of the mean over folds of the mean over subjects.
+        effects: its variances; None if there are too few folds.
+        n_folds: folds, or stories.
+        n_subjects: subjects over whom the test generalises; 0 if it is over folds or stories alone.
+        method: the test, in words.
+    """
 
     difference: float
-    se: float
-    df: float
+    effects: Effects | None
     n_folds: int
     n_subjects: int
     method: str
 
+    @property
+    def is_testable(self) -> bool:
+        """Whether there is a variance to test against."""
+        return self.effects is not None and self.effects.folds.value > 0
+
     def p(self, n_tests: int = 1) -> float:
         """Two-sided p, multiplied by the number of tests; NaN if it cannot be tested."""
-        from scipy import stats
-
-        if not self.se > 0:
-            return math.nan
-        return min(1.0, n_tests * float(2 * stats.t.sf(abs(self.difference) / self.se, self.df)))
+        return min(1.0, n_tests * self.effects.p(self.difference)) if self.effects and self.is_testable else math.nan
 
     def interval(self, n_tests: int = 1) -> tuple[float, float]:
         """95 % interval; with several tests, of all of them together."""
-        from scipy import stats
-
-        if not self.se > 0:
+        if not self.effects or not self.is_testable:
             return math.nan, math.nan
-        half = float(stats.t.ppf(1 - 0.025 / n_tests, self.df)) * self.se
+        half = self.effects.half_width(1 - 0.05 / n_tests)
         return self.difference - half, self.difference + half
 
 
@@ -77,37 +85,31 @@ def compare(table: Floats, parts: tuple[str, ...], correlation: float) -> Paired
         correlation: of the scores of two folds without an effect (`folds.correlation`).
 
     Returns:
-        The test of the mean over experiments of the mean over folds of the mean over subjects. With fewer than three
-        subjects it generalises to other stimuli and the same subjects. The standard error is NaN with fewer than two
-        folds in an experiment.
+        The test. With fewer than three subjects it generalises to other stimuli and the same subjects. There is none
+        with fewer than two folds in an experiment, or if two folds test each other's training rows.
     """
     by_fold = intervals.mean(table, axis=1)
-    part_of_fold, scored = np.array(parts), np.isfinite(by_fold)
-    means = [intervals.mean(by_fold[part_of_fold == part], axis=0) for part in dict.fromkeys(parts)]
-    difference, n_folds = float(np.mean(means)), int(scored.sum())
+    part_of_fold, n_folds = np.array(parts), int(np.isfinite(by_fold).sum())
+    of_parts = [intervals.mean(by_fold[part_of_fold == part], axis=0) for part in dict.fromkeys(parts)]
     n_subjects = int(np.isfinite(table).any(axis=0).sum())
-    variance = intervals.over_folds(by_fold, parts, correlation)
-    method = f"t over {n_folds} folds"
-    if n_subjects >= intervals.FEWEST_SUBJECTS and math.isfinite(variance.value):
-        variance = intervals.over_folds_and_subjects(table, parts, correlation)
-        method += f" and {n_subjects} subjects"
-    else:
-        n_subjects = 0
-    method += ", corrected for shared training rows"
-    return PairedTest(difference, math.sqrt(variance.value), variance.df, n_folds, n_subjects, method)
+    folds = intervals.over_folds(by_fold, parts, correlation)
+    over = f"t over {n_folds} folds"
+    effects = None
+    if math.isfinite(folds.value) and n_subjects >= intervals.FEWEST_SUBJECTS:
+        effects, over = intervals.effects(table, parts, correlation), f"{over} and {n_subjects} subjects"
+    elif math.isfinite(folds.value):
+        effects, n_subjects = Effects(folds, _NONE, _NONE), 0
+    method = f"{over}, corrected for shared training rows"
+    return PairedTest(float(np.mean(of_parts)), effects, n_folds, n_subjects, method)
 
 
 def compare_stories(differences: Floats, n_words: Floats) -> PairedTest:
     """Test the mean over words of differences by story; (story,) each."""
     known = np.isfinite(differences)
-    if not known.any():
-        return PairedTest(math.nan, math.nan, math.nan, 0, 0, "")
-    mean, low, high, _ = mean_over_stories(differences[known].tolist(), n_words[known].tolist())
-    n = int(known.sum())
-    from scipy import stats
-
-    se = (high - low) / 2 / float(stats.t.ppf(0.975, n - 1)) if n > 1 else math.nan
-    return PairedTest(mean, se, n - 1.0, n, 0, f"t over {n} stories, weighted by words")
+    mean, variance = reading_times.over_stories(differences[known], n_words[known])
+    effects = Effects(variance, _NONE, _NONE) if math.isfinite(variance.value) else None
+    n_stories = int(known.sum())
+    return PairedTest(mean, effects, n_stories, 0, f"t over {n_stories} stories, weighted by words")
 
 
 def tests(fold_scores: pd.DataFrame, bases: dict[str, str]) -> pd.DataFrame:
@@ -214,10 +216,11 @@ def _against_controls(model: str, tested: dict[str, PairedTest]) -> Iterator[dic
     If the model exceeds all of them, each must be exceeded significantly, so the largest p counts. If it does not, it
     is below the best of several, and p is multiplied by their number.
     """
-    t = {name: test.difference / test.se for name, test in tested.items() if test.se > 0}
-    if t:
-        hardest = min(t, key=t.__getitem__)
-        yield _row(model, hardest, CONTROL, tested[hardest], 1 if t[hardest] > 0 else len(t), n_others=len(t))
+    p = {name: test.p() for name, test in tested.items() if test.is_testable}
+    above = {name for name in p if tested[name].difference > 0}
+    if p:
+        hardest = max(p, key=p.__getitem__) if len(above) == len(p) else min(p.keys() - above, key=p.__getitem__)
+        yield _row(model, hardest, CONTROL, tested[hardest], 1 if hardest in above else len(p), n_others=len(p))
 
 
 def _row(

@@ -125,7 +125,11 @@ class ScoreUnit:
         by_fold = held_out.predict(features, responses, protocol, brain.by_fold.chosen_layers)
         correlations = folds.correlations(protocol.folds, responses)
         brain = replace(brain, tests=permutation.test_neuroids(by_fold, responses, correlations, self.seed))
-        rows = {"layer_scores": brain.layers(), "model_scores": brain.models(), "fold_scores": brain.by_fold.of_subjects()}
+        rows = {
+            "layer_scores": brain.layers(),
+            "model_scores": brain.models(),
+            "fold_scores": brain.by_fold.of_subjects(),
+        }
         rows |= {"word_surprisals": self._word_rows(dataset, words, store)} if words else {}
         content = {"neuroid_scores": _concatenated("neuroid_scores", brain.neuroids())}
         content |= {"split_scores": _concatenated("split_scores", brain.by_fold.of_neuroids())} | _to_arrow(rows)

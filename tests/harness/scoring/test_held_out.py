@@ -35,7 +35,9 @@ def _data(missing=True, wide=False):
         Y[:32, 4] = np.nan
         Y[[2, 40, 77], 1] = np.nan
     neuroids, subjects = tuple(f"v{k}" for k in range(V)), ("a", "a", "b", "b", "b")
-    responses = Responses(Y.astype(np.float32), ids, groups, groups, neuroids, subjects, ("",) * V, "z", row_parts=parts)
+    responses = Responses(
+        Y.astype(np.float32), ids, groups, groups, neuroids, subjects, ("",) * V, "z", row_parts=parts
+    )
     return Features(layers, ids), responses
 
 
