@@ -28,7 +28,7 @@ from harness.kernels.ridge import (
     response_factors,
 )
 from harness.protocol import Protocol, Regression
-from harness.records import Features, Floats, Fold, Integers, Layer
+from harness.records import Features, Floats, Fold, Integers, Layer, Responses
 from harness.scoring import folds
 
 
@@ -143,6 +143,12 @@ def run_locally(fitting: Fitting, layers: Matrices, Y: Floats) -> Iterator[list[
     threads = max((info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"), default=1)
     fits = in_parallel(lambda k, threads: fitting.fit(layers[k], Y, threads=threads), len(layers), threads)
     return ([fit] for fit in fits)
+
+
+def of_experiment(responses: Responses, protocol: Protocol) -> Fitting:
+    """The protocol's fit of one experiment: its folds, inner blocks and penalty; errors as in `folds.make`."""
+    splits = folds.make(protocol.folds, responses.row_groups, responses.row_texts)
+    return prepare(responses.values, responses.row_groups, splits, protocol, responses.row_texts)
 
 
 def prepare(

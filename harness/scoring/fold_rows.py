@@ -71,7 +71,7 @@ class FoldRows:
     def of_subjects(self) -> list[Row]:
         """The rows of `fold_scores`: each subject's median over neuroids, in each fold whose experiment measured it."""
         r, subjects = self._r, np.array(self.responses.subjects)
-        correlations = folds.correlations(self.protocol.folds, self.responses)
+        correlation = next(iter(self.fits.values())).fold_correlation
         held_out = folds.held_out_groups(self.protocol.folds, self.responses)
         rows = []
         for name, target in self._whole.items():
@@ -82,7 +82,7 @@ class FoldRows:
                     {
                         **self.origin, "target": name, "part": part, "fold": fold, "held_out": held_out[fold],
                         "subject": subject, "score": scores[fold], "n_averaged": n_scored[fold],
-                        "fold_correlation": correlations[part],
+                        "fold_correlation": correlation,
                     }
                     for fold, part in enumerate(self._parts) if np.isin(own, self._measured[part]).any()
                 ]  # fmt: skip

@@ -130,18 +130,14 @@ def correlation(splits: Sequence[Fold | Split]) -> float:
     return float(fractions[~np.eye(len(splits), dtype=bool)].mean()) if len(splits) > 1 else 0.0
 
 
-def correlations(rule: FoldRule, responses: Responses) -> dict[str, float]:
-    """`correlation` of the folds of each experiment."""
-    return {part: correlation(make(rule, responses.of_part(part)[0].row_groups)) for part in responses.parts}
-
-
 def held_out_groups(rule: FoldRule, responses: Responses) -> list[str]:
     """The groups that each fold tests, joined by commas, for the folds of all experiments; "" if more than three."""
     names = []
     for part in responses.parts:
-        groups = responses.of_part(part)[0].row_groups
-        of_folds = [list(dict.fromkeys(groups[row] for row in fold.test)) for fold in make(rule, groups)]
-        names += [", ".join(own) if len(own) <= _NAMED else "" for own in of_folds]
+        own = responses.of_part(part)[0]
+        splits = make(rule, own.row_groups, own.row_texts)
+        of_folds = [list(dict.fromkeys(own.row_groups[row] for row in fold.test)) for fold in splits]
+        names += [", ".join(groups) if len(groups) <= _NAMED else "" for groups in of_folds]
     return names
 
 

@@ -18,7 +18,7 @@ from harness.kernels.ridge import HeldOut
 from harness.kernels.weights import ridge_weights
 from harness.protocol import Protocol
 from harness.records import Features, Floats, Integers, Responses, indices_of
-from harness.scoring import fitting, folds
+from harness.scoring import fitting
 from harness.scoring.fitting import ByFold, Fitting, Layers
 
 
@@ -190,10 +190,9 @@ def _folds(features: Features | ByFold, responses: Responses, protocol: Protocol
     """The folds of all experiments, in the order of `LayerFit.parts`."""
     for part in responses.parts:
         measured, neuroids = responses.of_part(part)
-        splits = folds.make(protocol.folds, measured.row_groups)
-        setup = fitting.prepare(measured.values, measured.row_groups, splits, protocol)
+        setup = fitting.of_experiment(measured, protocol)
         rows = np.flatnonzero(np.array(responses.row_parts) == part)
-        for number, split in enumerate(splits):
+        for number, split in enumerate(setup.splits):
             matrix = _matrices(features, measured, split.train)
             yield _Fold(part, rows[split.test], neuroids, number, setup, matrix, measured.values)
 

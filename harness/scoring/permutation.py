@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise, permutations, product
 from typing import NamedTuple
 
@@ -50,16 +50,13 @@ class NeuroidTest(NamedTuple):
     q: Floats
 
 
-def test_neuroids(
-    folds: Sequence[HeldOutFold], responses: Responses, correlation: Mapping[str, float], seed: int
-) -> NeuroidTest:
+def test_neuroids(folds: Sequence[HeldOutFold], responses: Responses, correlation: float, seed: int) -> NeuroidTest:
     """Test each neuroid.
 
     Args:
         folds: held-out predictions.
         responses: the recording.
-        correlation: of the scores of two folds of an experiment without an effect, by experiment
-            (`folds.correlations`).
+        correlation: of the scores of two folds of an experiment without an effect (`LayerFit.fold_correlation`).
         seed: of the random arrangements.
 
     Returns:
@@ -90,10 +87,10 @@ def adjusted(p: Floats) -> Floats:
     return q
 
 
-def _stretch(folds: Sequence[HeldOutFold], correlation: Mapping[str, float]) -> float:
+def _stretch(folds: Sequence[HeldOutFold], correlation: float) -> float:
     """Standard deviation of a sum of correlated folds, relative to that of a sum of independent folds."""
     n_folds = Counter(fold.part for fold in folds)
-    variance = sum(n * (1 + (n - 1) * correlation[part]) for part, n in n_folds.items())
+    variance = sum(n * (1 + (n - 1) * correlation) for n in n_folds.values())
     return math.sqrt(variance / len(folds))
 
 

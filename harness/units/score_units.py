@@ -123,8 +123,8 @@ class ScoreUnit:
             unique = over_controls(features, brain.chosen("all").layer, self._controls(dataset), responses, protocol)
             brain = replace(brain, unique=unique)
         by_fold = held_out.predict(features, responses, protocol, brain.by_fold.chosen_layers)
-        correlations = folds.correlations(protocol.folds, responses)
-        brain = replace(brain, tests=permutation.test_neuroids(by_fold, responses, correlations, self.seed))
+        correlation = next(iter(fits.values())).fold_correlation
+        brain = replace(brain, tests=permutation.test_neuroids(by_fold, responses, correlation, self.seed))
         rows = {
             "layer_scores": brain.layers(),
             "model_scores": brain.models(),

@@ -104,7 +104,7 @@ PAIRS = {
 def _paired_test(responses: Responses, first: Floats, second: Floats) -> paired.PairedTest:
     protocol = _protocol(FoldRule("grouped", n=10, min_test_rows=10))
     tables = [_by_subject(X, responses, protocol) for X in (first, second)]
-    correlation = folds.correlations(protocol.folds, responses)[""]
+    correlation = folds.correlation(folds.make(protocol.folds, responses.row_groups))
     return paired.compare(tables[0] - tables[1], ("",) * len(tables[0]), correlation)
 
 
@@ -168,10 +168,10 @@ ALONE = {
 
 def _neuroid_tests(responses: Responses, X: Floats, rule: FoldRule, seed: int) -> tuple[Floats, Floats]:
     """(neuroid,) p, and p if the folds are taken to be independent."""
-    protocol, correlation = _protocol(rule), folds.correlations(rule, responses)
-    chosen = np.zeros((len(folds.make(rule, responses.row_groups)), responses.values.shape[1]), dtype=np.int64)
-    by_fold = held_out.predict(_features(X, responses), responses, protocol, chosen)
-    tests = (permutation.test_neuroids(by_fold, responses, rho, seed) for rho in (correlation, {"": 0.0}))
+    splits = folds.make(rule, responses.row_groups)
+    chosen = np.zeros((len(splits), responses.values.shape[1]), dtype=np.int64)
+    by_fold = held_out.predict(_features(X, responses), responses, _protocol(rule), chosen)
+    tests = (permutation.test_neuroids(by_fold, responses, rho, seed) for rho in (folds.correlation(splits), 0.0))
     return tuple(test.p for test in tests)
 
 

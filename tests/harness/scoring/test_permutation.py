@@ -11,7 +11,7 @@ from harness.records import Features, Layer, Responses
 from harness.scoring import folds, held_out, permutation
 from harness.scoring.held_out import HeldOutFold
 
-INDEPENDENT = {"": 0.0}  # correlation of folds
+INDEPENDENT = 0.0  # correlation of folds
 
 
 def _responses(values, groups, blocks=None, times=False):
@@ -71,15 +71,11 @@ def test_a_predicted_neuroid_has_the_smallest_p_and_an_unpredicted_one_has_none(
     y[5, 0] = np.nan
     rows = np.array_split(np.arange(200), 10)
     responses = _responses(y, [f"g{i}" for i in range(200)])
-    test = permutation.test_neuroids(_folds(x, rows), responses, folds_correlation(10), 0)
+    test = permutation.test_neuroids(_folds(x, rows), responses, 1 / 9, 0)
     assert test.p[:2] == pytest.approx(1 / (permutation.DRAWS + 1))
     assert test.p_min[:2] == pytest.approx(test.p[:2])
     assert np.isnan([test.p[2], test.p_min[2], test.q[2]]).all()
     assert test.q[:2] == pytest.approx(test.p[:2])
-
-
-def folds_correlation(k):
-    return {"": 1 / (k - 1)}
 
 
 def test_rows_that_several_folds_test_leave_no_test():
@@ -123,8 +119,8 @@ def test_noise_shared_by_neighbouring_scans_is_rarely_significant():
         protocol = Protocol("strict", "none", FoldRule("leave one group out"), WIDE_RIDGE, "nested")
         features = Features({Layer("decoder", 0): X.astype(np.float32)}, responses.row_ids)
         by_fold = held_out.predict(features, responses, protocol, np.zeros((8, 60), dtype=int))
-        correlation = folds.correlations(protocol.folds, responses)
-        assert correlation == {"": pytest.approx(1 / 7)}
+        correlation = folds.correlation(folds.make(protocol.folds, responses.row_groups))
+        assert correlation == pytest.approx(1 / 7)
         p.append(permutation.test_neuroids(by_fold, responses, correlation, seed).p)
         uncorrected.append(permutation.test_neuroids(by_fold, responses, INDEPENDENT, seed).p)
     assert 0.005 < np.mean(np.concatenate(p) < 0.05) < 0.07
