@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 ProtocolName = Literal["paper", "strict", "equal", "brainscore2026", "surprisal"]
 Variant = Literal["untrained", "shuffled", "chat"]
+Kept = Literal["predictions", "weights"]
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
 AskedDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 Backend = Literal["transformers", "vllm"]

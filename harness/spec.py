@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.models import model_table as models
-from harness.protocol import AskedBackend, AskedDtype, ProtocolName, Variant
+from harness.protocol import AskedBackend, AskedDtype, Kept, ProtocolName, Variant
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class EvaluationSpec:
         seed: seed of all random choices.
         vectors, corpus: files of word vectors and of plain text for the controls "static-vectors" and "ngram", which
             are skipped without them.
+        keep: "predictions" and "weights" of the chosen layer of brain recordings, stored beside the scores.
         dtype, backend: for all models, or "auto".
     """
 
@@ -40,6 +41,7 @@ class EvaluationSpec:
     seed: int = 0
     vectors: str = ""
     corpus: str = ""
+    keep: tuple[Kept, ...] = ()
     dtype: AskedDtype = "auto"
     backend: AskedBackend = "auto"
 

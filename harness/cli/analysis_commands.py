@@ -138,6 +138,11 @@ _TUNING = {
     "p sign flips": ("p_sign_flip", 4), "BH": ("p_adjusted", 4), "p mixed": ("p_mixed", 4), "icc": ("icc", 2),
     "p Wilcoxon": ("p_wilcoxon", 4), "p t over pairs*": ("p_t_pairs", 5),
 }  # fmt: skip
+_PAIRED = {
+    "model": ("model", None), "against": ("other", None), "as": ("relation", None), "target": ("target", None),
+    "difference": ("difference", 4), "95 % interval": ("low high", 4), "p": ("p", 4), "BH": ("p_adjusted", 4),
+    "folds": ("n_folds", 0), "subjects": ("n_subjects", 0),
+}  # fmt: skip
 _FAMILIES = {
     "family": ("family", None), "pairs": ("n_pairs", 0), "bases": ("n_bases", 0), "gain %": ("gain_percent", 2),
     "difference": ("difference", 4), "95 % interval": ("low high", 4),
@@ -161,6 +166,7 @@ def _tables(results: Analysis) -> Iterable[tuple[str, list[dict[str, str]]]]:
     """The tables to print: (title, rows)."""
     tuning = "Tuned minus base; the unit is the base. *invalid: pairs that share a base are not independent"
     for title, frame, columns in (
+        ("Paired tests: the same folds and subjects, or stories", results.paired, _PAIRED),
         (tuning, results.tuning, _TUNING),
         ("By model family, including models outside the main analysis", results.families, _FAMILIES),
         ("Correlates of alignment", _main_correlations(results.correlations), _CORRELATIONS),

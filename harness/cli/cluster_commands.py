@@ -16,7 +16,7 @@ _PATHS = ("models", "vectors", "corpus", "out", "data_root")
 _ONCE = (
     "models", "dtype", "backend", "protocol", "vectors", "corpus", "out", "device", "usd_per_gpu_hour", "data_root",
 )  # fmt: skip
-_REPEATED = ("model", "dataset")
+_REPEATED = ("model", "dataset", "keep")
 _FLAGS = ("allow_pickle", "unpinned", "no_untrained", "keep_going", "shuffled", "chat_template")
 
 

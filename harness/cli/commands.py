@@ -133,6 +133,11 @@ def _add_run_options(command: argparse.ArgumentParser, has_spec: bool = True) ->
         "--chat-template", action="store_true",
         help="also evaluate each model on text in its chat template, if it has one",
     )  # fmt: skip
+    option(
+        "--keep", action="append", choices=("predictions", "weights"), default=[],
+        help="store the held-out predictions, or the regression weights, of the chosen layer of brain recordings; "
+        "repeatable",
+    )  # fmt: skip
     option("--out", default="results", metavar="URL", help="folder or URL for results and tables (default: results)")
     _add_device(command)
     option("--usd-per-gpu-hour", type=float, metavar="USD", help="GPU price; adds the cost to the table `runs`")

@@ -90,7 +90,7 @@ def spec_of(arguments: argparse.Namespace) -> EvaluationSpec:
     """
     settings = {name: getattr(arguments, name) for name in ("vectors", "corpus", "dtype", "backend")}
     spec = replace(require_spec(arguments.spec)(), protocols=PROTOCOLS[arguments.protocol], **settings)
-    spec = replace(spec, variants=_variants(arguments))
+    spec = replace(spec, variants=_variants(arguments), keep=tuple(sorted(set(arguments.keep))))
     own = own_models(arguments)
     spec = replace(spec, models=tuple(arguments.model or (*spec.models, *own)))
     if arguments.dataset:

@@ -12,6 +12,7 @@ from harness.report.figures import PROTOCOLS, Figure, of_many
 from harness.statistics import scaling
 from harness.statistics.correlations import LOG_SIZE
 from harness.statistics.correlations import properties as properties_of
+from harness.statistics.paired import BASE, BEST, CONTROL, REGRESSION, UNTRAINED
 from harness.statistics.scores import AVERAGE, OVERALL
 
 if TYPE_CHECKING:
@@ -30,6 +31,17 @@ _GAIN: Columns = {
     "Pairs": ("n_pairs", count), "Bases": ("n_bases", count), "Gain %": ("gain_percent", _percent),
     "Difference": ("difference", _signed_4), "Interval": ("low high", partial(interval, digits=4)),
 }  # fmt: skip
+# Relation of a paired test -> caption of its table.
+_RELATIONS = {
+    UNTRAINED: "Model minus the same network with random weights.",
+    CONTROL: (
+        "Model minus control. Of all controls, the one with the largest p is shown. A model that is not above all of "
+        "them is compared with the one that exceeds it most clearly, with p multiplied by the number of controls."
+    ),
+    BASE: "Tuned model minus its base.",
+    BEST: "Model minus the best model; p is multiplied by the number of models that could have been the best",
+    REGRESSION: "Gain in log-likelihood over a regression on the control predictors alone, over stories.",
+}
 MOST_DATASETS = 8  # for which correlation panels are drawn
 
 
@@ -59,6 +71,23 @@ def tuning(results: Analysis) -> Parts:
         if len(by_target):
             parts.append(table("Tuned and base scores by target", columns, strict_first(by_target), 4, folded=True))
     return parts
+
+
+def paired(results: Analysis) -> Parts:
+    """Each model against other sources, one table per relation.
+
+    Args:
+        results: the statistics of the run.
+    """
+    columns: Columns = {
+        "Model": ("model", str), "Against": ("other", text), **_WHERE, "Target": ("target", str),
+        "Difference": ("difference", _signed_4), "Interval": ("low high", partial(interval, digits=4)),
+        "p": ("p", p_value), "p adjusted": ("p_adjusted", p_value), "Method": ("method", str),
+    }  # fmt: skip
+    return [
+        table(_RELATIONS[str(relation)], columns, _ordered(rows), n_words=6, folded=relation == BEST)
+        for relation, rows in results.paired.groupby("relation", sort=False)
+    ]
 
 
 def _tests(rows: pd.DataFrame) -> ReportTable:

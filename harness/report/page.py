@@ -125,7 +125,10 @@ def _content(out: str, run: str | None) -> dict[str, Any]:
     frames["layer_scores"] = _layers(out, about["run"], frames["model_scores"])
     run_scores = _scores(out, about["run"], frames)
     results = analysis.analyse(run_scores)
-    frames |= {"comparisons": results.pairs, "tuning_tests": results.tuning, "correlations": results.correlations}
+    frames |= {
+        "comparisons": results.pairs, "paired_tests": results.paired, "tuning_tests": results.tuning,
+        "correlations": results.correlations,
+    }  # fmt: skip
     run_content = _mapping(about["content"])
     scored = pd.concat([frames[name][["dataset", "protocol", "seed"]] for name in ("model_scores", "reading_scores")])
     protocols = _protocols(set(scored["dataset"]), run_content.get("protocols") or [])
@@ -171,6 +174,7 @@ def _scores(out: str, run: str, frames: dict[str, pd.DataFrame]) -> scores.Score
     """The scores of the run; includes single subjects unless there are too many models to read them quickly."""
     brain, reading, properties = (frames[name] for name in ("model_scores", "reading_scores", "model_properties"))
     run_scores = scores.of_run(out, brain, reading, properties, tables.read(out, "benchmark_scores"))
+    run_scores = replace(run_scores, fold_scores=tables.read(out, "fold_scores", run))
     if len(run_scores.models) > MOST_WITH_SUBJECTS:
         return run_scores
     return replace(run_scores, by_subject=scores.subject_scores(out, run, brain))

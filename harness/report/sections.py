@@ -66,6 +66,12 @@ _TITLES = {
         "are decoder layers, squares encoder layers. A dashed line with open symbols is the untrained control of the "
         "model of the same colour. The dotted line is the highest-scoring control without a language model.",
     ),
+    "paired": (
+        "Paired tests",
+        "Each model against its untrained control, the control that is hardest to exceed, its base, and the best "
+        "model, fold by fold and subject by subject; on reading times, story by story. p adjusted: Benjamini-Hochberg "
+        "within a data set, protocol and relation.",
+    ),
     "tuning": (
         "Base and tuned models",
         "Gain is (tuned − base) / base, in percent, given where the interval of the base’s score lies above 0. Pairs "
@@ -111,6 +117,7 @@ def sections(
         "ran": _what_ran(frames, protocols),
         "scores": [part for dataset, rows in brain.groupby("dataset") for part in _score_parts(dataset, rows)],
         "layers": _layer_figures(frames["layer_scores"], brain),
+        "paired": analysis_sections.paired(results),
         "tuning": analysis_sections.tuning(results),
         "properties": analysis_sections.properties(scores, results),
         "trainings": analysis_sections.trainings(scores, results),

@@ -12,6 +12,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ FILES_TOGETHER = 20
 # Limit on the part of Ray's object store that holds words on their way into a partition.
 STREAM_BYTES = 256 * 2**20
 SCORE_TABLES = (
-    "neuroid_scores", "layer_scores", "model_scores", "reading_scores", "reader_slopes", "word_surprisals",
-    "next_word_scores",
+    "neuroid_scores", "split_scores", "layer_scores", "model_scores", "fold_scores", "reading_scores", "reader_slopes",
+    "word_surprisals", "next_word_scores",
 )  # fmt: skip
 
 
@@ -59,11 +60,15 @@ def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, 
 
 
 def _statistics(out: str, run: str, others: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of the tables `comparisons`, `tuning_tests` and `correlations`."""
+    """Return the rows of the tables `comparisons`, `paired_tests`, `tuning_tests` and `correlations`."""
     brain, reading = (tables.read(out, table, run) for table in ("model_scores", "reading_scores"))
     properties = tables.rows_to_arrow("model_properties", others["model_properties"]).to_pandas()
-    result = analysis.analyse(scores.of_run(out, brain, reading, properties))
-    frames = {"comparisons": result.pairs, "tuning_tests": result.tuning, "correlations": result.correlations}
+    of_run = scores.of_run(out, brain, reading, properties)
+    result = analysis.analyse(replace(of_run, fold_scores=tables.read(out, "fold_scores", run)))
+    frames = {
+        "comparisons": result.pairs, "paired_tests": result.paired, "tuning_tests": result.tuning,
+        "correlations": result.correlations,
+    }  # fmt: skip
     return {
         table: frame.assign(run=run).reindex(columns=list(schemas.SCHEMAS[table])).to_dict("records")
         for table, frame in frames.items()

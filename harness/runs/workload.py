@@ -233,7 +233,10 @@ def _score_units(workload: Workload) -> Iterator[ScoreUnit]:
                     continue
                 features = feature_unit(source, dataset, protocol, workload.spec.dtype) if source.checkpoint else None
                 unique_over = joint_controls if features else ()
-                yield ScoreUnit(source, name, dataset.version, protocol, workload.spec.seed, features, unique_over)
+                yield ScoreUnit(
+                    source, name, dataset.version, protocol, workload.spec.seed, features, unique_over,
+                    workload.spec.keep if dataset.responses else (),
+                )  # fmt: skip
 
 
 def _joint_controls(workload: Workload, dataset: Dataset) -> tuple[FeatureSource, ...]:

@@ -159,14 +159,8 @@ def choose(
         seed: of the bootstrap.
     """
     layers, any_fit = list(fits), next(iter(fits.values()))
-    parts = fold_parts(any_fit, target)
-    if layer_choice == "max":
-        chosen = np.full(len(parts), _argmax([layer_score(fits[layer], target) for layer in layers]))
-        rule = "best of the held-out scores"
-    else:
-        inner = np.stack([fold_scores(fits[layer], target, "inner") for layer in layers])
-        chosen = np.array([_argmax(column) for column in inner.T])
-        rule = "by training rows in each fold"
+    parts, chosen = fold_parts(any_fit, target), layers_of_folds(fits, layer_choice, target)
+    rule = "best of the held-out scores" if layer_choice == "max" else "by training rows in each fold"
     held_out = [target.of(fits[layer].r, fits[layer].parts) for layer in layers]
     r = np.stack([held_out[k][fold] for fold, k in enumerate(chosen)])  # (fold, neuroid)
     subjects = np.array(responses.subjects)[target.neuroids]
@@ -175,6 +169,15 @@ def choose(
     layer, n_nan = layers[times_chosen.argmax()], int(np.isnan(r).all(axis=0).sum())
     n_neuroids = len(target.neuroids)
     return ChosenLayer(layer, int(times_chosen.max()), rule, score, low, high, kind, n_neuroids, n_nan)
+
+
+def layers_of_folds(fits: dict[Layer, LayerFit], layer_choice: str, target: Target) -> Integers:
+    """(fold,) index into `fits` of the layer chosen in each of the target's folds; arguments as in `choose`."""
+    if layer_choice == "max":
+        best = _argmax([layer_score(fit, target) for fit in fits.values()])
+        return np.full(len(fold_parts(next(iter(fits.values())), target)), best)
+    inner = np.stack([fold_scores(fit, target, "inner") for fit in fits.values()])
+    return np.array([_argmax(column) for column in inner.T])
 
 
 def interval(
@@ -201,7 +204,7 @@ def interval(
     variance = intervals.over_folds(by_fold, parts, correlation)
     if not np.isfinite(variance.value):
         return np.nan, np.nan, ""
-    half, score = variance.squared_half_width**0.5, mean_of_parts(by_fold, parts)
+    half, score = variance.squared_half_width() ** 0.5, mean_of_parts(by_fold, parts)
     kind = f"t, corrected for shared training rows, over {np.isfinite(by_fold).sum()} folds"
     of_subject = [own for own in intervals.subject_neuroids(subjects) if np.isfinite(r[:, own]).any()]
     if len(of_subject) >= intervals.FEWEST_SUBJECTS and target.by_subject:
@@ -212,7 +215,7 @@ def interval(
         )
     elif len(of_subject) >= intervals.FEWEST_SUBJECTS:
         between = intervals.of_pooled_subjects(r, parts, of_subject, seed)
-        half = (variance.squared_half_width + between.squared_half_width) ** 0.5
+        half = (variance.squared_half_width() + between.squared_half_width()) ** 0.5
         kind += f", and bootstrap over {len(of_subject)} subjects"
     return score - half, score + half, kind
 

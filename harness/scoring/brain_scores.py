@@ -53,8 +53,7 @@ def _score_part(
     features: Features | ByFold, responses: Responses, protocol: Protocol, spread: FitRunner
 ) -> dict[Layer, LayerFit]:
     """Score all layers on one experiment."""
-    splits = folds.of_responses(protocol.folds, responses)
-    setup = fitting.prepare(responses.values, responses.row_groups, splits, protocol, responses.row_texts)
+    setup = fitting.of_experiment(responses, protocol)
     if isinstance(features, Features):
         rows = indices_of(responses.row_ids, features.row_ids, "features for the rows of the responses")
         return _score(features.layers, Layers(features, rows), setup, responses.values, spread)

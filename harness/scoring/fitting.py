@@ -15,11 +15,20 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from harness.kernels.arrays import to_device
-from harness.kernels.gram import Bands, Design, design, standardise
+from harness.kernels.gram import Bands, Design, Scale, design, standardise
 from harness.kernels.metrics import METRICS
-from harness.kernels.ridge import FoldFit, Penalty, Split, fit_folds, in_parallel, response_factors
+from harness.kernels.ridge import (
+    FoldFit,
+    HeldOut,
+    Penalty,
+    Split,
+    fit_folds,
+    in_parallel,
+    predict_held_out,
+    response_factors,
+)
 from harness.protocol import Protocol, Regression
-from harness.records import Features, Floats, Fold, Integers, Layer
+from harness.records import Features, Floats, Fold, Integers, Layer, Responses
 from harness.scoring import folds
 
 
@@ -52,6 +61,18 @@ class Fitting:
             of_fold = replace(self, splits=(split,))
             fits += of_fold.fit_design(features, place(Y), on_gpu=on_gpu, threads=threads)
         return fits
+
+    def held_out(self, X: Floats, Y: Floats, number: int) -> Iterator[HeldOut]:
+        """Predict the test rows of one fold, one block of neuroids after the other; all neuroids of Y are needed."""
+        split = self.splits[number]
+        X = sides_zscored(X, split) if self.regression.scale == "zscore sides" else X
+        features = design(X, self.scale_of_design)
+        return predict_held_out(features, Y, split, self.penalty, precision=self.regression.precision)
+
+    @property
+    def scale_of_design(self) -> Scale:
+        """How the kernels scale the features."""
+        return "center" if self.regression.scale == "zscore sides" else self.regression.scale
 
     def fit_design(
         self, features: Design | Bands, Y: Floats, *, on_gpu: bool = False, threads: int = 1
@@ -122,6 +143,12 @@ def run_locally(fitting: Fitting, layers: Matrices, Y: Floats) -> Iterator[list[
     threads = max((info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"), default=1)
     fits = in_parallel(lambda k, threads: fitting.fit(layers[k], Y, threads=threads), len(layers), threads)
     return ([fit] for fit in fits)
+
+
+def of_experiment(responses: Responses, protocol: Protocol) -> Fitting:
+    """The protocol's fit of one experiment: its folds, inner blocks and penalty; errors as in `folds.make`."""
+    splits = folds.of_responses(protocol.folds, responses)
+    return prepare(responses.values, responses.row_groups, splits, protocol, responses.row_texts)
 
 
 def prepare(

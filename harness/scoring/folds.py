@@ -27,6 +27,7 @@ _MIN_INNER_GROUPS = 3
 _CONTIGUOUS_INNER_BLOCKS = 5
 # A gap between inner blocks leaves at least this fraction of the training rows; in short recordings it is smaller.
 _LEAST_LEFT = 1 / 3
+_NAMED = 3  # groups of a fold that are named at most
 
 
 def make(rule: FoldRule, groups: Sequence[str], texts: Sequence[str] = ()) -> list[Fold]:
@@ -187,6 +188,17 @@ def correlation(splits: Sequence[Fold | Split]) -> float:
     shared = (tested @ tested.T) * (trained @ trained.T) + crossed * crossed.T
     fractions = shared / np.diag(shared)[:, None]
     return float(fractions[~np.eye(len(splits), dtype=bool)].mean()) if len(splits) > 1 else 0.0
+
+
+def held_out_groups(rule: FoldRule, responses: Responses) -> list[str]:
+    """The groups that each fold tests, joined by commas, for the folds of all experiments; "" if more than three."""
+    names = []
+    for part in responses.parts:
+        own = responses.of_part(part)[0]
+        splits = make(rule, own.row_groups, own.row_texts)
+        of_folds = [list(dict.fromkeys(own.row_groups[row] for row in fold.test)) for fold in splits]
+        names += [", ".join(groups) if len(groups) <= _NAMED else "" for groups in of_folds]
+    return names
 
 
 def equal_blocks(n_rows: int, n_blocks: int) -> Integers:

@@ -23,6 +23,7 @@ from harness.records import GROUP, Floats, Integers
 
 N_BOOTSTRAP = 500
 FEWEST_SUBJECTS = 3
+_LEAST_P = 1e-12
 _MAX_COUNTS = 2**22  # numbers in memory at once
 
 
@@ -32,10 +33,37 @@ class Variance(NamedTuple):
     value: float
     df: float
 
-    @property
-    def squared_half_width(self) -> float:
-        """Of the 95 % t interval."""
-        return float(stats.t.ppf(0.975, self.df) ** 2 * self.value)
+    def squared_half_width(self, level: float = 0.95) -> float:
+        """Of the t interval."""
+        return float(stats.t.ppf((1 + level) / 2, self.df) ** 2 * self.value)
+
+
+class Effects(NamedTuple):
+    """Variances of a score over folds and over subjects, and what both contain of their interaction."""
+
+    folds: Variance
+    subjects: Variance
+    shared: Variance
+
+    def half_width(self, level: float = 0.95) -> float:
+        """Half the width of the interval; NaN if the variance over folds is."""
+        folds, subjects, shared = (effect.squared_half_width(level) for effect in self)
+        if not self.subjects.value > self.shared.value:
+            return math.sqrt(folds)
+        return math.sqrt(max(folds + subjects - shared, folds))
+
+    def p(self, score: float) -> float:
+        """Two-sided p of a score of 0: 1 - the level of the interval that just reaches 0; NaN without a variance."""
+        from scipy.optimize import brentq
+
+        if not self.folds.value > 0:
+            return math.nan
+        excess = [self.half_width(1 - p) - abs(score) for p in (_LEAST_P, 1.0)]
+        if excess[0] <= 0 or excess[1] >= 0:
+            return _LEAST_P if excess[0] <= 0 else 1.0
+        return math.exp(
+            brentq(lambda log_p: self.half_width(1 - math.exp(log_p)) - abs(score), math.log(_LEAST_P), 0.0)
+        )
 
 
 def over_folds(scores: Floats, parts: Sequence[str], correlation: float) -> Variance:
@@ -64,7 +92,12 @@ def over_folds(scores: Floats, parts: Sequence[str], correlation: float) -> Vari
 
 
 def of_folds_and_subjects(table: Floats, parts: Sequence[str], correlation: float) -> float:
-    """Half the width of the interval of a score that is the mean over subjects in each fold.
+    """Half the width of the 95 % interval of a score that is the mean over subjects in each fold (`effects`)."""
+    return effects(table, parts, correlation).half_width()
+
+
+def effects(table: Floats, parts: Sequence[str], correlation: float) -> Effects:
+    """Variances of a score that is the mean over subjects in each fold.
 
     The interval is for other stimuli and other subjects, both random effects: Var = Var(folds) + Var(subjects) -
     Var(fold x subject), since the residual of a subject in a fold contributes to both. Each term is multiplied by its
@@ -79,27 +112,24 @@ def of_folds_and_subjects(table: Floats, parts: Sequence[str], correlation: floa
 
     Source: Graybill & Wang 1980, JASA 75, 869-873 (sums of variances); Ting et al. 1990 (differences).
     """
-    folds = over_folds(_mean(table, axis=1), parts, correlation)
+    folds = over_folds(mean(table, axis=1), parts, correlation)
     names, part_of_fold = list(dict.fromkeys(parts)), np.array(parts)
     influence, shared, df_shared = np.zeros(table.shape[1]), 0.0, 0.0
     for part in names:
         rows = table[part_of_fold == part]
         rows = rows[np.isfinite(rows).any(axis=1)]
-        of_subject = _mean(rows, axis=0)
+        of_subject = mean(rows, axis=0)
         measured = np.isfinite(of_subject)
         deviation = np.where(measured, of_subject - np.mean(of_subject[measured]), 0.0)
         influence += deviation / (len(names) * measured.sum())
-        residual = (rows - _mean(rows, axis=1)[:, None] - deviation)[:, measured]
+        residual = (rows - mean(rows, axis=1)[:, None] - deviation)[:, measured]
         df = max((len(rows) - 1) * (measured.sum() - 1) - np.isnan(residual).sum(), 1)
         spread = float(np.nansum(residual**2)) / df
         shared += spread * _per_fold(len(rows), correlation) / measured.sum() / len(names) ** 2
         df_shared += df
     n = int(np.isfinite(table).any(axis=0).sum())
     subjects = Variance(float(influence @ influence) * n / (n - 1), n - 1.0)
-    if not subjects.value > shared:
-        return math.sqrt(folds.squared_half_width)
-    both = folds.squared_half_width + subjects.squared_half_width
-    return math.sqrt(max(both - Variance(shared, df_shared).squared_half_width, folds.squared_half_width))
+    return Effects(folds, subjects, Variance(shared, df_shared))
 
 
 def of_pooled_subjects(r: Floats, parts: Sequence[str], by_subject: Sequence[Integers], seed: int) -> Variance:
@@ -139,7 +169,7 @@ def _per_fold(n_folds: int, correlation: float) -> float:
     return 1 / n_folds + correlation / (1 - correlation)
 
 
-def _mean(values: Floats, axis: int) -> Floats:
+def mean(values: Floats, axis: int) -> Floats:
     """Mean, ignoring NaN; NaN where all are."""
     present = np.isfinite(values)
     count = present.sum(axis=axis)

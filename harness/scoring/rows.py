@@ -18,6 +18,8 @@ from harness.protocol import Protocol
 from harness.records import Ceiling, Layer, LayerFit, Responses
 from harness.scoring import aggregate
 from harness.scoring.aggregate import ChosenLayer, Target
+from harness.scoring.fold_rows import FoldRows
+from harness.scoring.permutation import NeuroidTest
 from harness.scoring.unique_variance import UniqueVariance
 
 Row = dict[str, Any]
@@ -40,20 +42,34 @@ class BrainRows:
     protocol: Protocol
     seed: int
     unique: UniqueVariance | None = None
+    tests: NeuroidTest | None = None
 
     def neuroids(self) -> Iterator[Row]:
         """Per layer the columns of its rows, (neuroid,) arrays or single values: there can be half a million rows."""
         recording, ceiling = self.responses, aggregate.mean_over_folds(self.ceiling.values)
         names = {"neuroid_id": recording.neuroid_ids, "subject": recording.subjects, "roi": recording.rois}
-        for layer, fit in self.fits.items():
+        chosen = self.by_fold.most_frequent_layer
+        for k, (layer, fit) in enumerate(self.fits.items()):
             r = aggregate.mean_over_folds(fit.r)
             yield {
                 **self.origin, **_place(layer), **names, "r": r, "ceiling": ceiling, "ceiling_kind": self.ceiling.kinds,
                 "ratio": r / np.where(ceiling > LEAST_CEILING, ceiling, np.nan),
                 "alpha": aggregate.median_over_folds(fit.alpha), "n_folds_nan": np.isnan(fit.r).sum(axis=0),
-                "n_missing": self._missing.sum(axis=0), **_sizes(fit),
+                "n_missing": self._missing.sum(axis=0), "chosen": chosen == k, **self._tests_at(chosen == k),
+                **_sizes(fit),
                 "n_rows": np.isfinite(recording.values).sum(axis=0),
             }  # fmt: skip
+
+    @cached_property
+    def by_fold(self) -> FoldRows:
+        """The scores by fold, at the chosen layers."""
+        return FoldRows(self.origin, self.responses, self.fits, self.protocol)
+
+    def _tests_at(self, is_chosen: NDArray[np.bool_]) -> Row:
+        """The tests of the neuroids at their chosen layer; NaN for the others."""
+        nothing = np.full(len(is_chosen), np.nan)
+        tests = self.tests._asdict() if self.tests else dict.fromkeys(NeuroidTest._fields, nothing)
+        return {name: np.where(is_chosen, values, np.nan) for name, values in tests.items()}
 
     @cached_property
     def _targets(self) -> dict[str, Target]:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.numbers import interval, number
-from harness.statistics import correlations, evidence, scaling, tuning
+from harness.statistics import correlations, evidence, paired, scaling, tuning
 from harness.statistics.scores import AVERAGE, Scores
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ class Analysis(NamedTuple):
     """Results of `analyse`; each frame has one row per data set, protocol, metric and the item named here.
 
     tuning: tests of tuned minus base. families, bases, pairs: gains per family, base model and pair. correlations,
-    scaling, trajectories: score against model properties, model size and training step.
+    scaling, trajectories: score against model properties, model size and training step. paired: each model against
+    another source on the same folds, with the columns `paired.COLUMNS`.
     """
 
     tuning: pd.DataFrame
@@ -27,6 +28,7 @@ class Analysis(NamedTuple):
     correlations: pd.DataFrame
     scaling: pd.DataFrame
     trajectories: pd.DataFrame
+    paired: pd.DataFrame
 
 
 def analyse(scores: Scores) -> Analysis:
@@ -35,11 +37,20 @@ def analyse(scores: Scores) -> Analysis:
     Returns:
         The statistics; a frame is empty where the scores do not allow any.
     """
-    paired = tuning.pairs(scores)
+    pairs = tuning.pairs(scores)
     return Analysis(
-        tuning.tests(scores, paired), tuning.by_family(paired), tuning.by_base(paired), paired,
-        correlations.correlations(scores), scaling.scaling(scores), scaling.trajectories(scores),
+        tuning.tests(scores, pairs), tuning.by_family(pairs), tuning.by_base(pairs), pairs,
+        correlations.correlations(scores), scaling.scaling(scores), scaling.trajectories(scores), _paired(scores),
     )  # fmt: skip
+
+
+def _paired(scores: Scores) -> pd.DataFrame:
+    """The paired tests; empty if the scores of single folds are unknown."""
+    import pandas as pd
+
+    if scores.fold_scores is None or scores.fold_scores.empty:
+        return pd.DataFrame(columns=list(paired.COLUMNS))
+    return paired.tests(scores.fold_scores, scores.models["base"].to_dict())
 
 
 def sentences(analysis: Analysis) -> list[str]:

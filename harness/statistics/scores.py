@@ -6,6 +6,7 @@ treat both alike.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -34,11 +35,13 @@ class Scores:
     Attributes:
         source: folder, URL or file they come from.
         rows: model, dataset, protocol, target ("all" and "reading" cover whole data sets, any other value is a region),
-            metric, score; one row per model, data set, protocol, target and metric, without controls.
+            metric, score, low; one row per model, data set, protocol, target and metric, without controls. `low` is the
+            lower end of the score's interval: NaN if it is unknown, -inf if there is none.
         models: index model; family ("" if unknown), base ("" for a base model), pair_source, is_main (False: shown in
             the tables but left out of the tests), then one numeric column per property.
         properties: names of those columns; statistics use log10 of `n_parameters`.
         by_subject: model, dataset, protocol, subject, score: scores of single subjects for target "all", where known.
+        fold_scores: the table of that name, for paired tests; None for a user's file.
         notes: what was left out or assumed, as sentences.
     """
 
@@ -48,6 +51,7 @@ class Scores:
     properties: tuple[str, ...]
     by_subject: pd.DataFrame
     notes: tuple[str, ...] = ()
+    fold_scores: pd.DataFrame | None = None
 
     @property
     def overall(self) -> pd.DataFrame:
@@ -90,6 +94,7 @@ def of_frames(
     properties = tuple(name for name in models if name not in _ABOUT_MODEL)
     if by_subject is None:
         by_subject = pd.DataFrame(columns=["model", "dataset", "protocol", "subject", "score"])
+    rows = rows if "low" in rows else rows.assign(low=math.nan)
     averaged = _average(rows, brain)
     return Scores(source, pd.concat([rows, averaged], ignore_index=True), models, properties, by_subject, notes)
 
@@ -103,9 +108,13 @@ def _average(rows: pd.DataFrame, brain: set[str] | None) -> pd.DataFrame:
         return rows.iloc[:0]
     averages = []
     for (protocol, metric), group in brain_rows.groupby(["protocol", "metric"], sort=False):
-        wide = group.pivot_table(index="model", columns="dataset", values="score", dropna=False)
-        if wide.shape[1] > 1:
-            mean = wide.mean(axis=1, skipna=False).dropna().rename("score").reset_index()
+        score, low = (
+            group.pivot(index="model", columns="dataset", values=name).mean(axis=1, skipna=False)
+            for name in ("score", "low")
+        )
+        if group["dataset"].nunique() > 1:
+            mean = score.dropna().rename("score").reset_index()
+            mean = mean.assign(low=low.reindex(mean["model"]).to_numpy())
             averages.append(mean.assign(dataset=AVERAGE, protocol=protocol, target="all", metric=metric)[rows.columns])
     return pd.concat(averages) if averages else rows.iloc[:0]
 
@@ -126,7 +135,8 @@ def of_tables(out: str, run: str | None = None) -> Scores:
         tables.read(out, name, run_id) for name in ("model_scores", "reading_scores", "model_properties")
     )
     scores = of_run(f"{out} (run {run_id})", brain, reading, properties, tables.read(out, "benchmark_scores"))
-    return replace(scores, by_subject=subject_scores(out, run_id, brain))
+    folds = tables.read(out, "fold_scores", run_id)
+    return replace(scores, by_subject=subject_scores(out, run_id, brain), fold_scores=folds)
 
 
 def of_run(
@@ -160,7 +170,8 @@ def _rows(brain: pd.DataFrame, reading: pd.DataFrame) -> pd.DataFrame:
 
     def long_form(frame: pd.DataFrame, value: str, **columns: str) -> pd.DataFrame:
         rows = frame[frame["kind"] == "model"].assign(**columns).rename(columns={value: "score"})
-        return rows[[*_KEYS, "score"]]
+        low = rows[f"{value}_low"].fillna(-math.inf) if f"{value}_low" in rows else math.nan
+        return rows.assign(low=low)[[*_KEYS, "score", "low"]]
 
     gains = reading[reading["delta_ll"].notna()] if "delta_ll" in reading else reading.iloc[:0]
     frames = [long_form(brain, "r"), long_form(reading, "r", target="reading")]

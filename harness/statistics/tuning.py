@@ -30,19 +30,21 @@ def pairs(scores: Scores) -> pd.DataFrame:
 
     Returns:
         base, tuned, pair_source, family, is_main, dataset, protocol, target, metric, base_score, tuned_score,
-        difference, gain_percent (NaN if the base score is not positive).
+        difference, gain_percent (NaN if the base score is not positive, or its interval is known and reaches 0: a
+        percentage of a score that may be 0 means nothing).
     """
     tuned = scores.models[scores.models["base"] != ""].reset_index(names="tuned")
     keys = ["dataset", "protocol", "target", "metric"]
     tuned_rows = scores.rows.rename(columns={"model": "tuned", "score": "tuned_score"})
-    base_rows = scores.rows.rename(columns={"model": "base", "score": "base_score"})
+    base_rows = scores.rows.rename(columns={"model": "base", "score": "base_score", "low": "base_low"})
     paired = (
         tuned[["base", "tuned", "pair_source", "family", "is_main"]]
-        .merge(tuned_rows, on="tuned")
+        .merge(tuned_rows.drop(columns="low"), on="tuned")
         .merge(base_rows, on=["base", *keys])
     )
     difference = paired["tuned_score"] - paired["base_score"]
-    gain = (100 * difference / paired["base_score"]).where(paired["base_score"] > 0, math.nan)
+    is_above_0 = (paired["base_score"] > 0) & ~(paired["base_low"] <= 0)
+    gain = (100 * difference / paired["base_score"]).where(is_above_0, math.nan)
     columns = ["base", "tuned", "pair_source", "family", "is_main", *keys, "base_score", "tuned_score"]
     return paired[columns].assign(difference=difference, gain_percent=gain)
 
@@ -135,13 +137,16 @@ def _test(group: pd.DataFrame, subjects: pd.DataFrame | None, seed: int) -> dict
 
 
 def _interval(differences: Floats, subjects: pd.DataFrame | None, seed: int) -> tuple[Interval, str]:
-    """The interval and what it resamples: bases and subjects if there are enough of both, else one of them."""
+    """The interval and what it resamples: bases, and subjects too if there are enough of both.
+
+    Never subjects alone: all of them saw the same stimuli, and a single base says nothing about others. A single pair
+    is tested over folds and subjects (paired.py).
+    """
     if subjects is not None:
         table = subjects.to_numpy()
         for over, interval in (
             ("bases and subjects", bootstrap(table.mean(axis=1), table, seed)),
             ("bases", bootstrap(differences, seed=seed)),
-            ("subjects", bootstrap(table.mean(axis=0), seed=seed)),
         ):
             if not math.isnan(interval.low):
                 # The score is a median over all subjects' neuroids, not the mean over subjects: centre on the score.

@@ -24,7 +24,16 @@ _SIZE: dict[str, pa.DataType] = {"n_rows": _WHOLE, "n_features": _WHOLE, "n_fold
 SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     "neuroid_scores": {
         **_ORIGIN, "stack": _TEXT, "layer": _WHOLE, "neuroid_id": _TEXT, "subject": _TEXT, "roi": _TEXT,
-        **_SCORE, "alpha": _REAL, "n_folds_nan": _WHOLE, "n_missing": _WHOLE, **_SIZE,
+        **_SCORE, "alpha": _REAL, "n_folds_nan": _WHOLE, "n_missing": _WHOLE, "chosen": _FLAG, "p": _REAL,
+        "p_min": _REAL, "q": _REAL, **_SIZE,
+    },
+    "split_scores": {
+        **_ORIGIN, "target": _TEXT, "neuroid_id": _TEXT, "subject": _TEXT, "roi": _TEXT, "part": _TEXT, "fold": _WHOLE,
+        "stack": _TEXT, "layer": _WHOLE, "r": _REAL,
+    },
+    "fold_scores": {
+        **_ORIGIN, "target": _TEXT, "part": _TEXT, "fold": _WHOLE, "held_out": _TEXT, "subject": _TEXT, "score": _REAL,
+        "n_averaged": _WHOLE, "fold_correlation": _REAL,
     },
     "layer_scores": {
         **_ORIGIN, "stack": _TEXT, "layer": _WHOLE, "target": _TEXT, **_SCORE, "r_std_folds": _REAL, "inner": _REAL,
@@ -44,7 +53,9 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     "reading_scores": {
         **_ORIGIN, "predictor": _TEXT, **_SCORE, "abs_r": _REAL, "r_low": _REAL, "r_high": _REAL, "partial_r": _REAL,
         "partial_low": _REAL, "partial_high": _REAL, "delta_ll": _REAL, "delta_ll_low": _REAL, "delta_ll_high": _REAL,
-        "interval_kind": _TEXT, "n_words": _WHOLE, "n_missing": _WHOLE, "n_regression": _WHOLE,
+        "interval_kind": _TEXT, "r_low_stories": _REAL, "r_high_stories": _REAL, "delta_ll_low_stories": _REAL,
+        "delta_ll_high_stories": _REAL, "delta_ll_p_stories": _REAL, "n_stories": _WHOLE, "n_words": _WHOLE,
+        "n_missing": _WHOLE, "n_regression": _WHOLE,
     },
     "reader_slopes": {
         **_ORIGIN, "predictor": _TEXT, "term": _TEXT, "subject": _TEXT, "slope": _REAL, "se": _REAL, "low": _REAL,
@@ -65,6 +76,11 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "run": _TEXT, "base": _TEXT, "tuned": _TEXT, "pair_source": _TEXT, "dataset": _TEXT, "protocol": _TEXT,
         "target": _TEXT, "metric": _TEXT, "base_score": _REAL, "tuned_score": _REAL, "difference": _REAL,
         "gain_percent": _REAL,
+    },
+    "paired_tests": {
+        "run": _TEXT, "dataset": _TEXT, "dataset_version": _TEXT, "protocol": _TEXT, "target": _TEXT, "metric": _TEXT,
+        "model": _TEXT, "other": _TEXT, "relation": _TEXT, "difference": _REAL, "low": _REAL, "high": _REAL, "p": _REAL,
+        "p_adjusted": _REAL, "n_folds": _WHOLE, "n_subjects": _WHOLE, "n_others": _WHOLE, "method": _TEXT,
     },
     "tuning_tests": {
         "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "n_pairs": _WHOLE, "n_bases": _WHOLE,

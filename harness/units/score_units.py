@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -14,11 +15,13 @@ import pyarrow.parquet as pq
 
 from harness.features import controls, hemodynamics
 from harness.features.principal_components import Reduction, RowReduction, feasible
-from harness.protocol import Protocol, Sampling, content_hash
-from harness.records import Ceiling, Dataset, Features, Surprisals, indices_of
+from harness.protocol import Kept, Protocol, Sampling, content_hash
+from harness.records import Ceiling, Dataset, Features, Responses, Surprisals, indices_of
 from harness.scoring import brain_scores as scoring
-from harness.scoring import folds, next_word, reader_slopes, reading_times
+from harness.scoring import folds, held_out, next_word, permutation, reader_slopes, reading_times
 from harness.scoring.fitting import FitRunner, run_locally
+from harness.scoring.held_out import HeldOutFold
+from harness.scoring.reading_times import StoryScore
 from harness.scoring.rows import BrainRows
 from harness.scoring.unique_variance import over_controls
 from harness.storage import tables
@@ -48,6 +51,7 @@ class ScoreUnit:
         seed: seed of everything random in scoring.
         features: unit with the model's features; None for controls.
         beside: controls over which the unique variance of a model is computed.
+        keep: "predictions" and "weights" to store beside the scores of brain recordings.
     """
 
     source: FeatureSource
@@ -57,6 +61,7 @@ class ScoreUnit:
     seed: int
     features: FeatureUnit | None = None
     beside: tuple[FeatureSource, ...] = ()
+    keep: tuple[Kept, ...] = ()
 
     @cached_property
     def key(self) -> str:
@@ -68,10 +73,12 @@ class ScoreUnit:
             "features": self.features.key if self.features else None,
             "beside": [source.identity for source in self.beside],
         }  # fmt: skip
-        return content_hash(made_of)[:32]
+        return content_hash(made_of | ({"keep": sorted(self.keep)} if self.keep else {}))[:32]
 
     def run(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: FitRunner = run_locally) -> None:
         """Score, and store the rows of each table as Parquet under this unit's key (all columns except the run).
+
+        What is to be kept is stored as `predictions.npz` and `weights.npz` beside them (units/README.md).
 
         Args:
             dataset: the data set.
@@ -79,8 +86,9 @@ class ScoreUnit:
             store: contains the features; receives the scores.
             spread: executes the fits, in this process or distributed.
         """
+        arrays: dict[str, dict[str, Any]] = {}
         if dataset.responses:
-            content = self._brain_tables(dataset, ceiling, store, spread)
+            content, arrays = self._brain_tables(dataset, ceiling, store, spread)
         elif dataset.reading:
             content = self._reading_tables(dataset, ceiling, store)
         else:
@@ -89,6 +97,8 @@ class ScoreUnit:
         def write(folder: Path) -> None:
             for name, table in content.items():
                 pq.write_table(table, folder / f"{name}.parquet")
+            for name, content_of in arrays.items():
+                np.savez(folder / f"{name}.npz", **content_of)
 
         facts = {
             "schema": SCORES_VERSION, "model": self.source.name, "dataset": self.dataset,
@@ -96,11 +106,16 @@ class ScoreUnit:
         }  # fmt: skip
         store.put("scores", self.key, write, facts)
 
-    def _brain_tables(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: FitRunner) -> dict[str, pa.Table]:
+    def _brain_tables(
+        self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: FitRunner
+    ) -> tuple[dict[str, pa.Table], dict[str, dict[str, Any]]]:
+        """The tables of a brain recording, and the arrays to keep."""
         responses = dataset.responses
         assert responses is not None  # noqa: S101 - checked by the caller
         features, words = self._features(dataset, store)
         protocol = self.protocol if self.features else self._protocol_of_control()
+        if "weights" in self.keep:
+            held_out.require_fixed_features(features, protocol)
         fits = scoring.score_layers(features, responses, protocol, spread)
         origin = self._origin(self.protocol.metric, store)
         brain = BrainRows(origin, responses, fits, ceiling, protocol, self.seed)
@@ -108,10 +123,33 @@ class ScoreUnit:
             beside = self._controls(dataset) | self._embeddings(dataset, store)
             unique = over_controls(features, brain.chosen("all").layer, beside, responses, protocol)
             brain = replace(brain, unique=unique)
-        by_layer = [tables.columns_to_arrow("neuroid_scores", columns) for columns in brain.neuroids()]
-        rows = {"layer_scores": brain.layers(), "model_scores": brain.models()}
+        by_fold = held_out.predict(features, responses, protocol, brain.by_fold.chosen_layers)
+        correlation = next(iter(fits.values())).fold_correlation
+        brain = replace(brain, tests=permutation.test_neuroids(by_fold, responses, correlation, self.seed))
+        rows = {
+            "layer_scores": brain.layers(),
+            "model_scores": brain.models(),
+            "fold_scores": brain.by_fold.of_subjects(),
+        }
         rows |= {"word_surprisals": self._word_rows(dataset, words, store)} if words else {}
-        return {"neuroid_scores": pa.concat_tables(by_layer)} | _to_arrow(rows)
+        content = {"neuroid_scores": _concatenated("neuroid_scores", brain.neuroids())}
+        content |= {"split_scores": _concatenated("split_scores", brain.by_fold.of_neuroids())} | _to_arrow(rows)
+        return content, self._kept(features, responses, protocol, brain, by_fold)
+
+    def _kept(
+        self, features: OnRows, responses: Responses, protocol: Protocol, brain: BrainRows, by_fold: list[HeldOutFold]
+    ) -> dict[str, dict[str, Any]]:
+        """File -> arrays of what is to be kept."""
+        kept: dict[str, dict[str, Any]] = {}
+        if "predictions" in self.keep:
+            kept["predictions"] = held_out.as_arrays(by_fold, responses)
+        if "weights" in self.keep:
+            layer = brain.chosen("all").layer
+            weights = held_out.mean_weights(features, responses, protocol, features.layers.index(layer))
+            kept["weights"] = {
+                "weights": weights, "neuroid_id": np.array(responses.neuroid_ids), "layer": np.array(str(layer)),
+            }  # fmt: skip
+        return kept
 
     def _protocol_of_control(self) -> Protocol:
         """The protocol for a control.
@@ -180,19 +218,32 @@ class ScoreUnit:
         else:
             predictor = controls.reading_predictor(self.source.name, dataset, self.source.seed, self.source.file)
         splits = folds.make(self.protocol.folds, dataset.stimuli.groups, dataset.stimuli.repeated())
-        score = asdict(reading_times.score(predictor, dataset, self.protocol, splits, self.seed))
+        result = reading_times.score(predictor, dataset, self.protocol, splits, self.seed)
+        score = {name: value for name, value in asdict(result).items() if name != "stories"}
         ceiling_r, (kind,) = float(ceiling.values.item()), ceiling.kinds
         row = {
             **self._origin("pearson_r", store), **score, "predictor": "surprisal" if words else self.source.name,
             "ceiling": ceiling_r, "ceiling_kind": kind,
             "ratio": abs(score["r"]) / ceiling_r if ceiling_r > 0 else np.nan,
         }  # fmt: skip
-        rows = {"reading_scores": [row]}
+        rows = {"reading_scores": [row], "fold_scores": self._story_rows(result.stories, store)}
         if dataset.reading and dataset.reading.by_subject_ms is not None and self.protocol.reading == "regression":
             origin = {**self._origin("log_ms", store), "predictor": row["predictor"]}
             slopes = [{**origin, **asdict(slope)} for slope in reader_slopes.fit(predictor, dataset)]
             rows |= {"reader_slopes": slopes} if slopes else {}
         return _to_arrow(rows | ({"word_surprisals": self._word_rows(dataset, words, store)} if words else {}))
+
+    def _story_rows(self, stories: Sequence[StoryScore], store: Store) -> list[dict[str, Any]]:
+        """Rows of `fold_scores`; stories are numbered as in the text."""
+        numbers = {name: k for k, name in enumerate(dict.fromkeys(story.story for story in stories))}
+        return [
+            {
+                **self._origin(story.metric, store), "target": "reading", "part": "", "fold": numbers[story.story],
+                "held_out": story.story, "subject": "", "score": story.score, "n_averaged": story.n_words,
+                "fold_correlation": 0.0,
+            }
+            for story in stories
+        ]  # fmt: skip
 
     def _text_tables(self, dataset: Dataset, store: Store) -> dict[str, pa.Table]:
         words = stored_features(self.features, store)[1] if self.features else None
@@ -228,6 +279,10 @@ class ScoreUnit:
             "backend": facts.get("backend", ""), "dtype": facts.get("dtype", "float64"),
             "seed": self.source.seed, "metric": metric,
         }  # fmt: skip
+
+
+def _concatenated(table: str, chunks: Iterable[dict[str, Any]]) -> pa.Table:
+    return pa.concat_tables([tables.columns_to_arrow(table, columns) for columns in chunks])
 
 
 def _to_arrow(rows: dict[str, list[dict[str, Any]]]) -> dict[str, pa.Table]:

@@ -50,6 +50,15 @@ def test_the_gain_over_a_base_score_that_is_not_positive_is_nan(base):
     assert math.isnan(row["gain_percent"])
 
 
+@pytest.mark.parametrize(("low", "gain"), [(0.02, 100), (-0.01, NAN), (NAN, NAN)])
+def test_the_gain_is_nan_unless_the_interval_of_the_base_lies_above_0(low, gain):
+    """NaN as the lower end in a run's table: the score has no interval."""
+    rows = brain({"a": 0.1, "b": 0.2}).assign(r_low=[low, 0.1])
+    (row,) = tuning.pairs(make_scores(rows, bases={"b": "a"})).to_dict("records")
+    assert row["gain_percent"] == pytest.approx(gain, nan_ok=True)
+    assert row["difference"] == pytest.approx(0.1)
+
+
 def test_no_pairs_across_protocols_or_without_the_base():
     assert tuning.pairs(make_scores(brain({"a": 0.2}), brain({"b": 0.3}, protocol="paper"), bases={"b": "a"})).empty
     assert tuning.pairs(make_scores(brain({"b": 0.2}), bases={"b": "z"})).empty
@@ -130,13 +139,12 @@ def test_differences_between_subjects_widen_the_interval():
     assert wider["high"] - wider["low"] > 2 * (row["high"] - row["low"])
 
 
-def test_with_few_bases_the_interval_is_over_subjects():
+def test_with_few_bases_there_is_no_interval_over_subjects_alone():
     r, bases = {"a": 0.1, "a-tuned": 0.2}, {"a-tuned": "a"}
     data = make_scores(brain(r), bases=bases, by_subject=subjects_of(r, 9, 0.02))
     (row,) = tuning.tests(data, tuning.pairs(data)).to_dict("records")
-    assert row["interval_over"] == "subjects"
-    assert row["low"] < 0.1 < row["high"]
-    assert math.isnan(row["p_sign_flip"])
+    assert (row["interval_over"], row["difference"]) == ("", pytest.approx(0.1))
+    assert all(math.isnan(row[name]) for name in ("low", "high", "p_interval", "p_sign_flip"))
 
 
 def test_the_mixed_model_of_balanced_groups_equals_a_t_test_over_their_means():

@@ -1,0 +1,235 @@
+"""A model against another source on the same folds: its untrained control, controls, its base, and other models.
+
+Sources are compared fold by fold and subject by subject. Both are random: the interval generalises to other stimuli and
+other subjects. Folds share training rows, so the variance over folds is corrected (Nadeau & Bengio 2003); experiments
+are averaged. A fold holds out whole topics, stories or stretches of time, which are therefore the clusters. Subjects
+alone are never resampled: all of them saw the same stimuli. Reading times have one value per story, weighted by words.
+
+Selection is part of the test. Against controls, a model must exceed each of them, so the control with the largest p
+counts (intersection-union test). The best model is chosen by the same scores, so p of any other model against it is
+multiplied by the number of models that could have been the best (Bonferroni), and the interval is widened to match.
+
+Method and false positives: harness/statistics/README.md#is-a-model-better-than-another. Source: Berger 1982
+(intersection-union tests); Gutmann & Maymin 1987 (is the selected population the best?).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from harness.records import Floats
+from harness.scoring import intervals, reading_times
+from harness.scoring.intervals import Effects, Variance
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNTRAINED, CONTROL, BASE, BEST, REGRESSION = (
+    "untrained control", "best control", "base", "best model", "controls",
+)  # fmt: skip
+_GROUP = ["dataset", "dataset_version", "protocol", "protocol_hash", "target", "metric"]
+_CELL = ["part", "fold", "subject"]
+_FAMILY = ["dataset", "protocol", "relation", "metric"]  # of tests that are adjusted together
+COLUMNS = (
+    "dataset", "dataset_version", "protocol", "target", "metric", "model", "other", "relation", "difference", "low",
+    "high", "p", "p_adjusted", "n_folds", "n_subjects", "n_others", "method",
+)  # fmt: skip
+
+_NONE = Variance(0.0, 1.0)
+
+
+class PairedTest(NamedTuple):
+    """Difference of two sources, and what its test generalises over.
+
+    Attributes:
+        difference: mean over experiments of the mean over folds of the mean over subjects.
+        effects: its variances; None if there are too few folds.
+        n_folds: folds, or stories.
+        n_subjects: subjects over whom the test generalises; 0 if it is over folds or stories alone.
+        method: the test, in words.
+    """
+
+    difference: float
+    effects: Effects | None
+    n_folds: int
+    n_subjects: int
+    method: str
+
+    @property
+    def is_testable(self) -> bool:
+        """Whether there is a variance to test against."""
+        return self.effects is not None and self.effects.folds.value > 0
+
+    def p(self, n_tests: int = 1) -> float:
+        """Two-sided p, multiplied by the number of tests; NaN if it cannot be tested."""
+        return min(1.0, n_tests * self.effects.p(self.difference)) if self.effects and self.is_testable else math.nan
+
+    def interval(self, n_tests: int = 1) -> tuple[float, float]:
+        """95 % interval; with several tests, of all of them together."""
+        if not self.effects or not self.is_testable:
+            return math.nan, math.nan
+        half = self.effects.half_width(1 - 0.05 / n_tests)
+        return self.difference - half, self.difference + half
+
+
+def compare(table: Floats, parts: tuple[str, ...], correlation: float) -> PairedTest:
+    """Test the mean of differences over folds and subjects.
+
+    Args:
+        table: (fold, subject) differences of two sources; NaN where one of them has no score.
+        parts: (fold,) the experiment of each fold.
+        correlation: of the scores of two folds without an effect (`folds.correlation`).
+
+    Returns:
+        The test. With fewer than three subjects it generalises to other stimuli and the same subjects. There is none
+        with fewer than two folds in an experiment, or if two folds test each other's training rows.
+    """
+    by_fold = intervals.mean(table, axis=1)
+    part_of_fold, n_folds = np.array(parts), int(np.isfinite(by_fold).sum())
+    of_parts = [intervals.mean(by_fold[part_of_fold == part], axis=0) for part in dict.fromkeys(parts)]
+    n_subjects = int(np.isfinite(table).any(axis=0).sum())
+    folds = intervals.over_folds(by_fold, parts, correlation)
+    over = f"t over {n_folds} folds"
+    effects = None
+    if math.isfinite(folds.value) and n_subjects >= intervals.FEWEST_SUBJECTS:
+        effects, over = intervals.effects(table, parts, correlation), f"{over} and {n_subjects} subjects"
+    elif math.isfinite(folds.value):
+        effects, n_subjects = Effects(folds, _NONE, _NONE), 0
+    method = f"{over}, corrected for shared training rows"
+    return PairedTest(float(np.mean(of_parts)), effects, n_folds, n_subjects, method)
+
+
+def compare_stories(differences: Floats, n_words: Floats) -> PairedTest:
+    """Test the mean over words of differences by story; (story,) each."""
+    known = np.isfinite(differences)
+    mean, variance = reading_times.over_stories(differences[known], n_words[known])
+    effects = Effects(variance, _NONE, _NONE) if math.isfinite(variance.value) else None
+    n_stories = int(known.sum())
+    return PairedTest(mean, effects, n_stories, 0, f"t over {n_stories} stories, weighted by words")
+
+
+def tests(fold_scores: pd.DataFrame, bases: dict[str, str]) -> pd.DataFrame:
+    """All paired tests of a run.
+
+    Args:
+        fold_scores: the table of that name, of one run.
+        bases: tuned model -> its base.
+
+    Returns:
+        The columns `COLUMNS`; empty without fold scores. A difference with fewer than two folds has no p.
+    """
+    import pandas as pd
+
+    rows = [
+        {**dict(zip(_GROUP, key, strict=True)), **row}
+        for key, group in fold_scores.groupby(_GROUP, sort=False)
+        for row in _of_group(_Sources(group), bases)
+    ]
+    table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "p_adjusted"])
+    table.insert(table.columns.get_loc("p") + 1, "p_adjusted", math.nan)
+    for _, family in table.groupby(_FAMILY, sort=False):
+        table.loc[family.index, "p_adjusted"] = _adjusted(family["p"].to_numpy(float))
+    return table
+
+
+def _adjusted(p: Floats) -> Floats:
+    """Benjamini-Hochberg over the finite values."""
+    from scipy import stats
+
+    adjusted, finite = np.full(len(p), math.nan), np.isfinite(p)
+    if finite.any():
+        adjusted[finite] = stats.false_discovery_control(p[finite])
+    return adjusted
+
+
+class _Sources:
+    """The scores of all sources on one target: a (cell) vector each, a cell being a fold and a subject."""
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        cells = rows[_CELL].drop_duplicates().sort_values(["part", "fold"], kind="stable")
+        self.is_reading = bool((rows["target"] == "reading").all())
+        self.metric = str(rows["metric"].iloc[0])
+        self._folds = list(dict.fromkeys(zip(cells["part"], cells["fold"], strict=True)))
+        self._subjects = list(dict.fromkeys(cells["subject"]))
+        self._correlation = float(rows.groupby("part")["fold_correlation"].first().mean())
+        self._kinds = rows.groupby("model", sort=False)["kind"].first().to_dict()
+        self._tables = {model: self._table(own, "score") for model, own in rows.groupby("model", sort=False)}
+        self._words = {model: self._table(own, "n_averaged")[:, 0] for model, own in rows.groupby("model", sort=False)}
+
+    def _table(self, rows: pd.DataFrame, column: str) -> Floats:
+        """(fold, subject) values of one source; NaN where it has none."""
+        fold, subject = ({key: k for k, key in enumerate(keys)} for keys in (self._folds, self._subjects))
+        table = np.full((len(self._folds), len(self._subjects)), math.nan)
+        where = [fold[key] for key in zip(rows["part"], rows["fold"], strict=True)]
+        table[where, [subject[name] for name in rows["subject"]]] = rows[column]
+        return table
+
+    def of_kind(self, kind: str) -> list[str]:
+        return [model for model, own in self._kinds.items() if own == kind]
+
+    def __contains__(self, model: str) -> bool:
+        return model in self._tables
+
+    def against(self, model: str, other: str) -> PairedTest:
+        """The test of two sources, on the folds and subjects that both have."""
+        difference = self._tables[model] - self._tables[other]
+        if self.is_reading:
+            return compare_stories(difference[:, 0], np.fmin(self._words[model], self._words[other]))
+        return compare(difference, tuple(part for part, _ in self._folds), self._correlation)
+
+    def alone(self, model: str) -> PairedTest:
+        """The test of a score that is itself a difference, such as a gain over a regression."""
+        return compare_stories(self._tables[model][:, 0], self._words[model])
+
+    def mean(self, model: str) -> float:
+        """The score of a source."""
+        if self.is_reading:
+            return self.alone(model).difference
+        parts = tuple(part for part, _ in self._folds)
+        return compare(self._tables[model], parts, self._correlation).difference
+
+
+def _of_group(sources: _Sources, bases: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """The tests of every model on one target."""
+    models, controls = sources.of_kind("model"), sources.of_kind("control")
+    means = {model: mean for model in models if math.isfinite(mean := sources.mean(model))}
+    best = max(means, key=means.__getitem__, default="")
+    for model in models:
+        for other, relation in ((f"{model}:untrained", UNTRAINED), (bases.get(model, ""), BASE)):
+            if other in sources:
+                yield _row(model, other, relation, sources.against(model, other))
+        if controls:
+            yield from _against_controls(model, {name: sources.against(model, name) for name in controls})
+        if best and model != best:
+            yield _row(model, best, BEST, sources.against(model, best), max(len(means) - 1, 1))
+        if sources.metric == "delta_ll":
+            yield _row(model, "", REGRESSION, sources.alone(model))
+
+
+def _against_controls(model: str, tested: dict[str, PairedTest]) -> Iterator[dict[str, Any]]:
+    """The control that is hardest to exceed; none if no control can be tested.
+
+    If the model exceeds all of them, each must be exceeded significantly, so the largest p counts. If it does not, it
+    is below the best of several, and p is multiplied by their number.
+    """
+    p = {name: test.p() for name, test in tested.items() if test.is_testable}
+    above = {name for name in p if tested[name].difference > 0}
+    if p:
+        hardest = max(p, key=p.__getitem__) if len(above) == len(p) else min(p.keys() - above, key=p.__getitem__)
+        yield _row(model, hardest, CONTROL, tested[hardest], 1 if hardest in above else len(p), n_others=len(p))
+
+
+def _row(
+    model: str, other: str, relation: str, test: PairedTest, n_tests: int = 1, n_others: int | None = None
+) -> dict[str, Any]:
+    low, high = test.interval(n_tests)
+    method = test.method + (f"; Bonferroni over {n_tests}" if n_tests > 1 else "")
+    return {
+        "model": model, "other": other, "relation": relation, "difference": test.difference, "low": low, "high": high,
+        "p": test.p(n_tests), "n_folds": test.n_folds, "n_subjects": test.n_subjects,
+        "n_others": n_tests if n_others is None else n_others, "method": method,
+    }  # fmt: skip
