@@ -51,15 +51,28 @@ class Layer:
 class Context:
     """Text of one forward pass, and the positions of its stimuli.
 
+    A stimulus ends with its last visible character, also where its text ends with a space: the space belongs to the
+    word that follows it. The span of a stimulus without visible characters is empty and lies at the end of the one
+    before. Spans are shortened accordingly when the record is made.
+
     Attributes:
         text: a passage or a corpus, or a stimulus with its preceding context.
         stimulus_ids: the stimuli in it, in order.
-        spans: (stimulus, 2) first character of each stimulus, and one past its last.
+        spans: (stimulus, 2) first character of each stimulus, and one past its last visible one.
     """
 
     text: str
     stimulus_ids: tuple[str, ...]
     spans: Integers
+
+    def __post_init__(self) -> None:
+        spans = np.array(self.spans, dtype=np.int64).reshape(-1, 2)
+        end = int(spans[0, 0]) if len(spans) else 0
+        for k, (start, stop) in enumerate(spans.tolist()):
+            visible = self.text[start:stop].rstrip()
+            end = start + len(visible) if visible else min(end, stop)
+            spans[k] = min(start, end), end
+        object.__setattr__(self, "spans", spans)
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,9 @@ class Design:
         return bool(2 * self.X.shape[1] < len(self.X))
 
     def scaled(self, X: Array, train: Array) -> Array:
-        """(row, feature) float64, centred and scaled by the training rows."""
-        return standardise(X.astype(float), train) if self.scale == "zscore" else X - X[train].mean(axis=0)
+        """(row, feature) float64 whatever the type of X, centred and scaled by the training rows."""
+        X = X.astype(float)
+        return standardise(X, train) if self.scale == "zscore" else X - X[train].mean(axis=0)
 
     def gram(self, train: Array) -> Array:
         """(row, row) float64 inner products of all rows, about any centre, scaled by the training rows."""

@@ -30,7 +30,7 @@ def retokenised(context: Context, ids: Integers, offsets: Integers, tokenizer: A
     Returns:
         Index of the stimulus -> its own tokens.
     """
-    ends = np.array([_end(context.text, int(stop)) for _, stop in context.spans], dtype=np.int64)
+    ends = context.spans[:, 1]
     inner = np.unique(ends[(ends > 0) & (ends < len(context.text))])
     tails = [_tail(context.text, int(end)) for end in inner]
     tail_tokens = _tokenised(tokenizer, [context.text[begin:end] for begin, end in zip(tails, inner, strict=True)])
@@ -43,13 +43,6 @@ def retokenised(context: Context, ids: Integers, offsets: Integers, tokenizer: A
     return {
         k: _of_stimulus(k, ids, *different[int(end)], context) for k, end in enumerate(ends) if int(end) in different
     }
-
-
-def _end(text: str, stop: int) -> int:
-    """The end of a stimulus without trailing spaces, which would add a token that the reader has not seen."""
-    while stop and text[stop - 1].isspace():
-        stop -= 1
-    return stop
 
 
 def _tail(text: str, end: int) -> int:

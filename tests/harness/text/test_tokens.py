@@ -97,7 +97,7 @@ def test_spans_are_right_if_the_template_strips_the_turn():
     (context,) = contexts.build(shown, "passage")
     chat = tokens.in_chat(context, stripping)
     assert chat.text == "[the cat]"
-    assert [chat.text[start:end] for start, end in chat.spans] == ["the ", "cat"]
+    assert [chat.text[start:end] for start, end in chat.spans] == ["the", "cat"]
 
 
 @pytest.mark.parametrize("template", [
