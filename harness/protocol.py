@@ -120,8 +120,8 @@ class Protocol:
 
     Attributes:
         name: "paper", "strict", ...
-        context: text before a stimulus: "none", the "sentence" or "passage" so far, the whole "corpus" so far, or a
-            running "window" of `context_words` stimuli of the passage.
+        context: text before a stimulus: "none", the "sentence" or "passage" so far, the stimuli with the same published
+            "label" so far, the whole "corpus" so far, or a running "window" of `context_words` stimuli of the passage.
         folds, regression: see there.
         layer_choice: "max" (best held-out score) or "nested" (best inner score on each fold's training rows).
         sampling: for scans, else None.
@@ -133,6 +133,9 @@ class Protocol:
         window: maximum number of tokens per forward pass, even if a model could take more, so that models are compared
             on the same context (2,048 is LLaMA-1's limit).
         overlap: fraction of a window that repeats the window before.
+        encoding: of decoders. "shared": one forward pass over a context serves all its stimuli, in overlapping windows.
+            "brainscore": the text up to each stimulus is joined, tokenised with the tokenizer's own special tokens,
+            truncated from the left and encoded as Brain-Score language does (harness/text/brainscore_texts.py).
         decoder_reads: input of an encoder-decoder's decoder; the encoder reads the text so far. "stimulus": the decoder
             reads the stimulus and the encoder what came before it. "text": the decoder reads the whole text, with an
             empty source. "nothing": only encoder layers are used.
@@ -146,7 +149,7 @@ class Protocol:
     """
 
     name: ProtocolName
-    context: Literal["none", "sentence", "passage", "corpus", "window"]
+    context: Literal["none", "sentence", "passage", "label", "corpus", "window"]
     folds: FoldRule
     regression: Regression
     layer_choice: Literal["max", "nested"]
@@ -157,6 +160,7 @@ class Protocol:
     components: int = 0
     window: int = 2048
     overlap: float = 0.5
+    encoding: Literal["shared", "brainscore"] = "shared"
     decoder_reads: Literal["stimulus", "text", "nothing"] = "stimulus"
     bos: Literal["window", "text", "none"] = "window"
     aggregate: Literal["pooled", "by subject"] = "pooled"
@@ -168,6 +172,11 @@ class Protocol:
             raise ValueError(
                 f"context {self.context!r} with context_words={self.context_words}; wanted context_words > 0 "
                 "for context 'window' and 0 for all others."
+            )
+        if self.encoding == "brainscore" and (self.pooling, self.bos) != ("last", "none"):
+            raise ValueError(
+                f"encoding 'brainscore' with pooling {self.pooling!r} and bos {self.bos!r}; wanted 'last' and 'none', "
+                "since it reads the last token, and the special tokens are the tokenizer's own."
             )
         if self.metric != "pearson_r":
             from harness.kernels.metrics import METRICS

@@ -29,6 +29,8 @@ class Stimuli:
         passages: passage of each stimulus, such as a story; a passage is contiguous and forms one context.
         groups: groups that must not be divided between train and test (topics, stories); default: the passages.
         sentences: sentence of each word, if stimuli are words and it is known; contiguous within a passage.
+        labels: published label of each stimulus, for the context rule "label"; default: the passages.
+        file_rows: (stimulus,) row of each stimulus in the published file; None if the order is the same.
         onsets_s, ends_s: (stimulus,) onset and end of each word in seconds, if words are aligned to scans.
         separator: string between stimuli in a context; "" if the texts contain their own spaces.
     """
@@ -41,11 +43,15 @@ class Stimuli:
     ends_s: Floats | None = None
     separator: str = " "
     sentences: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    file_rows: Integers | None = None
 
     def __post_init__(self) -> None:
         if not self.groups:
             object.__setattr__(self, "groups", self.passages)
-        for name in ("texts", "passages", "groups", "onsets_s", "ends_s", "sentences"):
+        if not self.labels:
+            object.__setattr__(self, "labels", self.passages)
+        for name in ("texts", "passages", "groups", "onsets_s", "ends_s", "sentences", "labels", "file_rows"):
             column = getattr(self, name)
             is_absent = column is None or (name == "sentences" and not column)
             if not is_absent and len(column) != len(self.ids):
@@ -84,6 +90,7 @@ class Stimuli:
 # Labels of the rows and of the columns of responses.
 _OF_ROWS = ("row_ids", "row_groups", "row_blocks", "row_parts", "row_texts")
 _OF_NEUROIDS = ("neuroid_ids", "subjects", "rois")
+_ARRAYS_OF_ROWS = ("times_s", "file_rows")
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,7 @@ class Responses:
         neuroid_ids, subjects, rois: (neuroid,); subject "group" marks a mean over subjects.
         unit: unit of `values`, as published.
         times_s: (row,) time of each scan on the clock of the stimuli's onsets; None if rows are stimuli.
+        file_rows: (row,) row in the published file, over whose order random folds are drawn; None if it is the same.
         row_texts: (row,) label in common to rows in which the same text is presented; "" for a text that is presented
             once. Filled in by `Dataset`; not part of the content of a recording.
     """
@@ -113,6 +121,7 @@ class Responses:
     unit: str
     times_s: Floats | None = None
     row_parts: tuple[str, ...] = ()
+    file_rows: Integers | None = None
     row_texts: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -120,7 +129,7 @@ class Responses:
             if not getattr(self, name):
                 object.__setattr__(self, name, ("",) * len(self.row_ids))
         n_rows, n_neuroids = self.values.shape
-        for name in (*_OF_ROWS, "times_s", *_OF_NEUROIDS):
+        for name in (*_OF_ROWS, *_ARRAYS_OF_ROWS, *_OF_NEUROIDS):
             column = getattr(self, name)
             if column is not None and len(column) != (n_neuroids if name in _OF_NEUROIDS else n_rows):
                 raise ValueError(f"responses: values are {self.values.shape} but there are {len(column)} {name}.")
@@ -150,8 +159,8 @@ class Responses:
             name: tuple(map(getattr(self, name).__getitem__, indices))
             for names, indices in ((_OF_ROWS, rows), (_OF_NEUROIDS, neuroids)) for name in names
         }  # fmt: skip
-        times_s = None if self.times_s is None else self.times_s[rows]
-        return replace(self, values=self.values[np.ix_(rows, neuroids)], times_s=times_s, **labels)
+        labels |= {name: None if (column := getattr(self, name)) is None else column[rows] for name in _ARRAYS_OF_ROWS}
+        return replace(self, values=self.values[np.ix_(rows, neuroids)], **labels)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ STRICT = replace(
 )
 BRAINSCORE2026 = replace(
     pereira2018.BRAINSCORE2026,
+    context="passage",
     folds=FoldRule("grouped", n=8, seed=1234),
     notes=(
         "Brain-Score language's Blank2014-ridge of August 2026, except that the best layer is used; there each model "
@@ -68,7 +69,7 @@ def read(path: Path) -> Dataset:
     rows = np.lexsort((assembly.numbers("part_number_in_sentence"), sentences, stories))
     ids, texts, passages = (assembly.column(name, rows) for name in ("stimulus_id", "stimulus", "story"))
     unit = "BOLD response of a region, as published (unit not stated)"
-    stimuli = Stimuli(ids, texts, passages, separator="")
+    stimuli = Stimuli(ids, texts, passages, separator="", file_rows=rows)
     return assembly.dataset("blank2014", stimuli, rows, "neuroid", unit, CEILING)
 
 

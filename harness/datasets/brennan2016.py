@@ -69,11 +69,14 @@ STRICT = replace(
 
 BRAINSCORE2026 = replace(
     blank2014.BRAINSCORE2026,
+    encoding="shared",
+    bos="window",
     folds=FoldRule("grouped", n=10, seed=1234),
     sampling=PAPER.sampling,
     notes=(
         "Brain-Score language does not have this data set; the protocol is that of its Blank2014-ridge of August 2026. "
-        "There whole stories are held out; here there is one story, and whole minutes are held out.",
+        "There whole stories are held out; here there is one story, and whole minutes are held out. "
+        "Contexts and windows are those of PAPER.",
     ),
 )
 

@@ -25,7 +25,9 @@ from harness.protocol import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, R
 from harness.records import Dataset, Stimuli
 
 _FILE = "pereira2018/assy_Pereira2018_language.nc"
-_PRESENTATION = ("stimulus_id", "sentence", "experiment", "passage_index", "stimulus_num", "story")
+_PRESENTATION = (
+    "stimulus_id", "sentence", "experiment", "passage_index", "passage_label", "stimulus_num", "story",
+)  # fmt: skip
 _NEUROID = ("neuroid_id", "subject", "roi", "atlas")
 # From Brain-Score's Pereira2018.243sentences-linear and .384sentences-linear; the paper prints their mean, 0.359.
 CEILINGS = {"243sentences": 0.35378928, "384sentences": 0.36343748}
@@ -57,7 +59,9 @@ STRICT = Protocol(
 )
 BRAINSCORE2026 = Protocol(
     name="brainscore2026",
-    context="passage",
+    context="label",
+    encoding="brainscore",
+    bos="none",
     folds=FoldRule("grouped", n=10, seed=1234),
     regression=BRAINSCORE_RIDGE,
     layer_choice="max",
@@ -86,12 +90,14 @@ def load(root: Path) -> Dataset:
 def read(path: Path) -> Dataset:
     """Load an assembly of the published format, complete or a subset; raises as `load`."""
     assembly = netcdf.read(path, _PRESENTATION, _NEUROID)
-    experiment, passage = assembly.presentation["experiment"], assembly.numbers("passage_index")
+    experiment, label = (assembly.presentation[name] for name in ("experiment", "passage_label"))
+    passage = assembly.numbers("passage_index")
     rows = np.lexsort((assembly.numbers("stimulus_num"), passage, experiment))
     passages = tuple(f"{experiment[row]}.{passage[row]}" for row in rows)
     ids, texts, topics = (assembly.column(name, rows) for name in ("stimulus_id", "sentence", "story"))
     unit = "response to a sentence, as published (unit not stated)"
-    stimuli = Stimuli(ids, texts, passages, topics)
+    labels = tuple(f"{experiment[row]}.{label[row]}" for row in rows)
+    stimuli = Stimuli(ids, texts, passages, topics, labels=labels, file_rows=rows)
     return assembly.dataset("pereira2018", stimuli, rows, "voxel", unit, CEILINGS, "experiment")
 
 

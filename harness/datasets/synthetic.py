@@ -45,7 +45,13 @@ STRICT = replace(
 )  # fmt: skip
 BRAINSCORE2026 = replace(
     pereira2018.BRAINSCORE2026,
-    notes=("As Brain-Score language's Pereira2018-ridge of August 2026: whole topics, one alpha for all voxels.",),
+    context="passage",
+    encoding="shared",
+    bos="window",
+    notes=(
+        "As Brain-Score language's Pereira2018-ridge of August 2026: whole topics, one alpha for all voxels. "
+        "Contexts and windows are those of PAPER.",
+    ),
 )
 READING_PAPER = replace(
     futrell2018.PAPER, folds=FoldRule("grouped", n=10, seed=1234),

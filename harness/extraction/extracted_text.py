@@ -9,8 +9,10 @@ from typing import Any
 from harness.extraction import surprisal
 from harness.extraction.backends import Model
 from harness.extraction.parity import check
+from harness.loading.loaded_model import LoadedModel
 from harness.protocol import Protocol
-from harness.records import Context, Features, Surprisals
+from harness.records import Context, Features, Surprisals, Tokens
+from harness.text import brainscore_texts
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ def extract(
 
     Args:
         model: loaded model.
-        texts: the contexts of the text.
+        texts: the contexts of the text (`contexts.build`), or under the encoding "brainscore" one text per stimulus
+            (`brainscore_texts.build`).
         protocol: pooling, windows, BOS; for T5 what the decoder gets.
         states: whether to keep hidden states.
         surprisals: whether to compute surprisals.
@@ -49,7 +52,7 @@ def extract(
         ValueError: if the text cannot be encoded or extracted.
         ParityError: if a plain forward pass of transformers gives different values (parity.py).
     """
-    tokens = [model.loaded.encode(text, in_chat=in_chat) for text in texts]
+    tokens = _encoded(model.loaded, texts, protocol, in_chat=in_chat)
     extraction = model.extract(tokens, protocol, states=states, log_probabilities=surprisals)
     facts = {**extraction.facts, **check(model, tokens, extraction, protocol), "backend": model.backend}
     words = None
@@ -60,3 +63,11 @@ def extract(
         )  # fmt: skip
     ids = tuple(name for part in tokens for name in part.stimulus_ids)
     return ExtractedText(ids, sum(len(part.ids) for part in tokens), extraction.features, words, facts)
+
+
+def _encoded(loaded: LoadedModel, texts: Iterable[Context], protocol: Protocol, *, in_chat: bool) -> list[Tokens]:
+    """Tokenise the contexts by the protocol's encoding."""
+    if protocol.encoding == "shared":
+        return [loaded.encode(text, in_chat=in_chat) for text in texts]
+    limit = min(protocol.window, loaded.limit)
+    return brainscore_texts.encode(texts, loaded.tokenizer, limit, loaded.n_embeddings, in_chat=in_chat)

@@ -53,7 +53,7 @@ def _score_part(
     features: Features | ByFold, responses: Responses, protocol: Protocol, spread: FitRunner
 ) -> dict[Layer, LayerFit]:
     """Score all layers on one experiment."""
-    splits = folds.make(protocol.folds, responses.row_groups, responses.row_texts)
+    splits = folds.of_responses(protocol.folds, responses)
     setup = fitting.prepare(responses.values, responses.row_groups, splits, protocol, responses.row_texts)
     if isinstance(features, Features):
         rows = indices_of(responses.row_ids, features.row_ids, "features for the rows of the responses")
@@ -134,11 +134,23 @@ def _layer_fit(blocks: Iterable[list[FoldFit]], setup: Fitting, Y: Floats, n_fea
     at_low, at_high = _at_ends(joined("place"), len(setup.penalty.alphas))
     rank = np.array([max(block.rank for block in fold) for fold in by_fold])
     n_rows = int((~np.isnan(Y)).any(axis=1).sum())
+    r = joined("r")
+    if setup.metric == "brainscore_r":
+        r = _zero_without_features(r, rank, setup, Y)
     correlation = folds.correlation(setup.splits)
     return LayerFit(
-        joined("r"), joined("alpha"), joined("inner"), at_low, at_high, rank, n_features, n_rows, correlation,
+        r, joined("alpha"), joined("inner"), at_low, at_high, rank, n_features, n_rows, correlation,
         parts=("",) * len(by_fold),
     )  # fmt: skip
+
+
+def _zero_without_features(r: Floats, rank: Integers, setup: Fitting, Y: Floats) -> Floats:
+    """(fold, neuroid) r, 0 in folds in which no feature varies: Brain-Score predicts the mean and counts it as 0."""
+    has_response = ~np.isnan(Y)
+    for fold in np.flatnonzero(rank == 0):
+        split = setup.splits[fold]
+        r[fold, has_response[split.test].any(axis=0) & (has_response[split.train].sum(axis=0) > 1)] = 0.0
+    return r
 
 
 def _at_ends(places: Iterable[Floats], n_alphas: int) -> tuple[float, float]:

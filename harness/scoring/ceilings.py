@@ -38,7 +38,7 @@ def of_responses(responses: Responses, protocol: Protocol) -> tuple[Floats, tupl
         (neuroid,) ceilings and (neuroid,) kinds (see the constants above); NaN and "" where there is none.
     """
     ceiling, kinds = np.full(len(responses.subjects), np.nan), np.full(len(responses.subjects), "", dtype=object)
-    splits = folds.make(protocol.folds, responses.row_groups, responses.row_texts)
+    splits = folds.of_responses(protocol.folds, responses)
     for rows, neuroids in _measured_alike(responses):
         groups = [responses.row_groups[row] for row in np.flatnonzero(rows)]
         values, restricted = responses.values[rows], _restrict(splits, rows)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from harness.kernels.split import Split
 from harness.protocol import FoldRule
-from harness.records import Dataset, Fold, Integers
+from harness.records import Dataset, Fold, Integers, Responses
 
 Mask = NDArray[np.bool_]
 # With fewer training groups than this, leaving out groups cannot discriminate between alphas.
@@ -75,6 +75,19 @@ def make(rule: FoldRule, groups: Sequence[str], texts: Sequence[str] = ()) -> li
     return folds
 
 
+def of_responses(rule: FoldRule, responses: Responses) -> list[Fold]:
+    """Divide the rows of responses, as `make`; random kinds draw over the rows in the order of the published file.
+
+    A seed then gives the rows that Brain-Score draws, whatever the order that the loader sorts the rows into.
+    """
+    if responses.file_rows is None or rule.kind not in _RANDOM:
+        return make(rule, responses.row_groups, responses.row_texts)
+    rows = np.argsort(responses.file_rows, kind="stable")
+    groups, texts = ([column[row] for row in rows] for column in (responses.row_groups, responses.row_texts))
+    drawn = make(rule, groups, texts)
+    return [Fold(rows[fold.train], rows[fold.test]) for fold in drawn]
+
+
 def of_recording(rule: FoldRule, dataset: Dataset) -> list[tuple[str, Fold]]:
     """All folds of a recording as (experiment, fold), with indices into all rows of the recording; errors as in `make`.
 
@@ -86,8 +99,7 @@ def of_recording(rule: FoldRule, dataset: Dataset) -> list[tuple[str, Fold]]:
     folds = []
     for part in responses.parts:
         rows = np.flatnonzero(np.array(responses.row_parts) == part)
-        groups, texts = ([column[row] for row in rows] for column in (responses.row_groups, responses.row_texts))
-        part_folds = make(rule, groups, texts)
+        part_folds = of_responses(rule, responses.of(rows, np.arange(0)))
         folds += [(part, Fold(rows[fold.train], rows[fold.test])) for fold in part_folds]
     return folds
 
@@ -217,8 +229,9 @@ def _dilated(marked: Mask, gap: int) -> Mask:
     return near
 
 
+_RANDOM = ("shuffled", "kfold", "stratified shuffled", "stratified kfold")
 _KINDS = {
-    **dict.fromkeys(("shuffled", "kfold", "stratified shuffled", "stratified kfold"), _at_random),
+    **dict.fromkeys(_RANDOM, _at_random),
     "grouped": _grouped,
     "leave one group out": _leave_one_group_out,
     "contiguous": _contiguous,

@@ -83,7 +83,7 @@ def _of_part(
 ) -> tuple[Floats, Floats, Floats]:
     inner = protocol.regression.inner if protocol.regression.kind == "ridge" else "loo"
     ridge = replace(WIDE_RIDGE, inner=inner, inner_folds=protocol.regression.inner_folds, precision="mixed")
-    splits = folds.make(protocol.folds, responses.row_groups, responses.row_texts)
+    splits = folds.of_responses(protocol.folds, responses)
 
     ridge_protocol = replace(protocol, regression=ridge)
     setup = fitting.prepare(responses.values, responses.row_groups, splits, ridge_protocol, responses.row_texts)

@@ -29,7 +29,8 @@ def build(stimuli: Stimuli, rule: str, context_words: int = 0) -> list[Context]:
     Args:
         stimuli: in order of presentation.
         rule: "none" (each stimulus alone), "sentence" or "passage" (a new context at each sentence or passage),
-            "corpus" (one text), "window" (each stimulus after up to `context_words` preceding ones of its passage).
+            "label" (at each label), "corpus" (one text), "window" (each stimulus after up to `context_words` preceding
+            ones of its passage).
         context_words: number of preceding stimuli for the rule "window".
 
     Returns:
@@ -55,12 +56,16 @@ def build(stimuli: Stimuli, rule: str, context_words: int = 0) -> list[Context]:
         return _grouped(stimuli, lambda row: (stimuli.passages[row], stimuli.sentences[row]))
     if rule == "passage":
         return _grouped(stimuli, lambda row: stimuli.passages[row])
+    if rule == "label":
+        return _grouped(stimuli, lambda row: stimuli.labels[row])
     if rule == "corpus":
         return _grouped(stimuli, lambda _: "")
     if rule == "window":
         n_before = np.minimum(stimuli.positions(), context_words)
         return [_join(stimuli, range(row - n, row + 1), n_before=int(n)) for row, n in zip(rows, n_before, strict=True)]
-    raise ValueError(f"context rule {rule!r} is unknown; use 'none', 'sentence', 'passage', 'corpus' or 'window'.")
+    raise ValueError(
+        f"context rule {rule!r} is unknown; use 'none', 'sentence', 'passage', 'label', 'corpus' or 'window'."
+    )
 
 
 def shuffled(stimuli: Stimuli, seed: int) -> Stimuli:

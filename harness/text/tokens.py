@@ -38,12 +38,7 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
     ids = np.asarray(encoded["input_ids"], dtype=np.int64)
     offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
     ends = offsets[:, 1] - _spaces_taken(ids, offsets, context.text, tokenizer)
-    _require_known(ids, tokenizer)
-    if n_embeddings is not None and len(ids) and ids.max() >= n_embeddings:
-        raise ValueError(
-            f"the tokenizer does not fit the model: it gives a token with id {ids.max()}, the model has {n_embeddings} "
-            "embeddings. Put the model's own tokenizer into its folder."
-        )
+    require_fit(ids, tokenizer, n_embeddings)
     owners = np.searchsorted(context.spans[:, 1], ends - 1, side="right")
     begins = context.spans[0, 0] - 1 if len(context.spans) else 0  # the space before a stimulus belongs to it
     owners = np.where((owners < len(context.stimulus_ids)) & (ends - 1 >= begins), owners, -1)
@@ -136,13 +131,19 @@ def _require_tokens(context: Context, without: Sequence[int]) -> None:
     )
 
 
-def _require_known(ids: np.ndarray[Any, Any], tokenizer: Any) -> None:
+def require_fit(ids: Integers, tokenizer: Any, n_embeddings: int | None) -> None:
+    """Raise ValueError if many tokens are unknown, or the model has no embedding for one."""
     unknown = np.isin(ids, sorted(tokenizer_facts.of(tokenizer).unknown))
     fraction = float(np.mean(unknown)) if len(ids) else 0.0
     if fraction > MAX_UNKNOWN_SHARE:
         raise ValueError(
             f"the tokenizer maps {fraction:.0%} of the text to its unknown token; it does not fit this text or this "
             "model: put the model's own tokenizer.json into its folder."
+        )
+    if n_embeddings is not None and len(ids) and ids.max() >= n_embeddings:
+        raise ValueError(
+            f"the tokenizer does not fit the model: it gives a token with id {ids.max()}, the model has {n_embeddings} "
+            "embeddings. Put the model's own tokenizer into its folder."
         )
 
 

@@ -10,7 +10,7 @@ import json
 import platform
 import weakref
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,7 +19,7 @@ from harness.protocol import Dtype, Protocol, content_hash
 from harness.records import Features, Layer, LazyMapping, Stimuli, Surprisals
 from harness.storage.origin import FEATURES_VERSION, code_version, libraries
 from harness.storage.store import Store
-from harness.text import contexts
+from harness.text import brainscore_texts, contexts
 
 if TYPE_CHECKING:
     from harness.extraction.backends import Model
@@ -109,8 +109,16 @@ class FeatureUnit:
         if self.checkpoint.is_encoder_decoder:
             names.append("decoder_reads")
         how = {name: getattr(self.protocol, name) for name in names}
+        if self._is_as_brainscore or self.protocol.context == "label":
+            rows = None if self.stimuli.file_rows is None else self.stimuli.file_rows.tolist()
+            how |= {"as_brainscore": self._is_as_brainscore, "labels": self.stimuli.labels, "file_rows": rows}
         kept = {"states": self.states, "surprisals": self.surprisals, "dtype": self.dtype}
         return content_hash({"schema": FEATURES_VERSION, **self.source.identity, **how, **kept, "text": text})[:32]
+
+    @property
+    def _is_as_brainscore(self) -> bool:
+        """Whether texts are encoded as by Brain-Score, which has decoders only."""
+        return self.protocol.encoding == "brainscore" and self.checkpoint.stack == "decoder"
 
     def run(self, model: Model, store: Store) -> None:
         """Extract features and store them under this unit's key.
@@ -124,7 +132,11 @@ class FeatureUnit:
 
         settings, kind = self.protocol, self.source.kind
         stimuli = contexts.shuffled(self.stimuli, self.source.seed) if kind == "shuffled" else self.stimuli
-        texts = contexts.build(stimuli, settings.context, settings.context_words)
+        if self._is_as_brainscore:
+            texts = brainscore_texts.build(stimuli, settings.context)
+        else:
+            settings = replace(settings, encoding="shared")
+            texts = contexts.build(stimuli, settings.context, settings.context_words)
         extracted = extract(
             model, texts, settings, states=self.states, surprisals=self.surprisals, in_chat=kind == "chat"
         )

@@ -77,7 +77,7 @@ class Assembly:
         values = self.values[np.ix_(rows, columns)].astype(np.float32)
         responses = Responses(
             values, stimuli.ids, stimuli.groups, stimuli.passages, ids, subjects, rois, unit,
-            row_parts=self.column(parts, rows) if parts else (),
+            row_parts=self.column(parts, rows) if parts else (), file_rows=rows,
         )  # fmt: skip
         return Dataset(
             name, version_of(stimuli, responses), stimuli, responses, published_ceiling=ceiling,

@@ -60,9 +60,14 @@ def _for_sentences(dataset: Dataset, responses: Responses, folds: FoldRule | Non
     n_groups = len(set(responses.row_groups))
     if n_groups == 1:
         return paper, strict, equal_dimension(strict)
-    brainscore = tuckute2024.BRAINSCORE2026 if n_groups == len(responses.row_ids) else synthetic.BRAINSCORE2026
-    note = "As Brain-Score language's ridge of August 2026: Tuckute2024's for unrelated sentences, else Pereira2018's."
-    return paper, strict, equal_dimension(strict), replace(brainscore, context=context, notes=(note,))
+    alike = tuckute2024 if n_groups == len(responses.row_ids) else synthetic
+    note = (
+        "As Brain-Score language's ridge of August 2026: Tuckute2024's for unrelated sentences, else Pereira2018's. "
+        "Contexts and windows are those of PAPER."
+    )
+    folds_there = alike.BRAINSCORE2026.folds
+    brainscore = replace(synthetic.BRAINSCORE2026, context=context, folds=folds_there, notes=(note,))
+    return paper, strict, equal_dimension(strict), brainscore
 
 
 def context_of(stimuli: Stimuli) -> str:
