@@ -42,9 +42,7 @@ def build(stimuli: Stimuli, rule: str) -> list[Context]:
         "none": stimuli.ids, "passage": stimuli.passages, "label": stimuli.labels, "corpus": ("",) * len(stimuli),
     }.get(rule)  # fmt: skip
     if keys is None:
-        raise ValueError(
-            f"context rule {rule!r} is not one of Brain-Score's; use 'none', 'passage', 'label', 'corpus'."
-        )
+        raise ValueError(f"Brain-Score has no context rule {rule!r}; use 'none', 'passage', 'label' or 'corpus'.")
     rows = np.arange(len(stimuli)) if stimuli.file_rows is None else np.argsort(stimuli.file_rows, kind="stable")
     so_far: dict[str, list[str]] = {}
     before: dict[str, str] = {}

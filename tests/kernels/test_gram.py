@@ -24,6 +24,25 @@ def test_directions_and_held_out_rows_reproduce_the_centred_inner_products(n_fea
     np.testing.assert_allclose(basis.mean_lam, (Z[train] ** 2).sum() / 35)
 
 
+@pytest.mark.parametrize("scale", ["center", "zscore"])
+@pytest.mark.parametrize("n_features", [20, 300])
+def test_features_in_float32_are_decomposed_in_float64(scale, n_features):
+    X = np.random.default_rng(1).standard_normal((90, n_features))
+    X[:, 3] = 3e3 * X[:, 3] + 2e4  # a massive dimension, as language models have, in any basis
+    X = X @ np.linalg.qr(np.random.default_rng(2).standard_normal((n_features, n_features)))[0]
+    X, train, test = X.astype(np.float32), np.arange(80), np.arange(80, 90)
+    ours, exact = decompose(design(X, scale), train, test), decompose(design(X.astype(float), scale), train, test)
+    assert {array.dtype for array in (ours.U, ours.lam, ours.T)} == {np.dtype(np.float64)}
+    np.testing.assert_array_equal(ours.lam, exact.lam)
+    np.testing.assert_array_equal(ours.T, exact.T)
+    Z = X.astype(float) - X[train].astype(float).mean(axis=0)
+    if scale == "center":
+        np.testing.assert_allclose(
+            (ours.U * ours.lam) @ ours.U.T, Z[train] @ Z[train].T, rtol=0, atol=1e-8 * ours.lam[0]
+        )
+        np.testing.assert_allclose(ours.lam.sum(), (Z[train] ** 2).sum(), rtol=1e-12)
+
+
 def test_blocks_of_columns_do_not_change_the_gram_matrix():
     X = np.random.default_rng(0).standard_normal((6, 5000))
     Z = X - X.mean(axis=0)

@@ -277,6 +277,22 @@ def test_brainscore2026_gives_the_score_of_brain_score(case, shared):
     assert abs(aggregate.layer_score(fit, target) - recorded["score"]) < 1e-10
 
 
+def test_constant_features_are_nan_under_pearson_r_and_zero_under_brainscore_r():
+    X, Y = planted()
+    Y[:, 3], X = np.nan, np.ones_like(X)
+    Y[:2, 3] = 1.0, 2.0  # too few responses in most folds
+    exact = {
+        metric: replace(BRAINSCORE2026, folds=SHUFFLED.folds, metric=metric) for metric in ("pearson_r", "brainscore_r")
+    }
+    fits = {metric: score_layers(features(X), recording(Y), exact[metric])[LAYER] for metric in exact}
+    assert np.isnan(fits["pearson_r"].r).all()
+    r = fits["brainscore_r"].r
+    assert (np.delete(r, 3, axis=1) == 0).all()
+    assert np.isnan(r[:, 3]).all()
+    assert (fits["brainscore_r"].rank == 0).all()
+    assert np.isnan(fits["brainscore_r"].alpha).all()
+
+
 def test_a_constant_neuroid_is_nan_under_pearson_r_and_zero_under_brainscore_r():
     X, Y = planted()
     Y[:, 3] = 0.1

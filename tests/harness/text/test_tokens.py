@@ -1,7 +1,10 @@
 import jinja2
 import numpy as np
 import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
+from harness.datasets import blank2014
 from harness.models import tiny
 from harness.records import Stimuli
 from harness.text import contexts, tokens
@@ -48,9 +51,6 @@ def test_double_spaces_inside_a_stimulus_belong_to_it(tokenizer):
 
 
 def test_a_tokenizer_with_too_many_unknown_tokens_is_refused(tokenizer):
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     word_level = Tokenizer(models.WordLevel({"<unk>": 0, "cat": 1}, unk_token="<unk>"))
     word_level.pre_tokenizer = pre_tokenizers.Whitespace()
     small = PreTrainedTokenizerFast(tokenizer_object=word_level, unk_token="<unk>")
@@ -165,3 +165,42 @@ def test_windows_that_overlap_by_half_give_every_later_token_half_the_limit_as_c
 def test_a_window_of_one_token_is_refused():
     with pytest.raises(ValueError, match="a window holds 1 tokens"):
         tokens.windows(5, 1)
+
+
+@pytest.mark.parametrize("model", ["stories260K", "babyllama-105"])
+def test_the_last_token_of_a_scan_holds_its_last_visible_character_whatever_follows(model, shared):
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(shared / "models" / model)
+    stimuli = blank2014.read(shared / "data" / "forms" / "assy_Blank2014_fROI.nc").stimuli
+    assert all(text.endswith(" ") for text in stimuli.texts)
+    for context in contexts.build(stimuli, "passage"):
+        encoded = tokens.encode(context, tokenizer)
+        for stimulus, (start, stop) in enumerate(context.spans):
+            assert not context.text[stop - 1].isspace()
+            ids, own = tokens.prefix_of(encoded, stimulus)
+            alone = tokenizer(context.text[:stop], add_special_tokens=False)["input_ids"]
+            assert ids[: own[-1] + 1].tolist() == alone
+            assert tokenizer.decode(ids[own]).strip() == context.text[start:stop]
+
+
+@pytest.fixture(scope="module")
+def splits_numbers():
+    """A byte-level tokenizer that splits numbers off, as current ones do: the space before one is a token by itself."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(r"\p{N}{1,3}"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ])  # fmt: skip
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet)
+    made.train_from_iterator(["he had paid ten pounds and left"] * 9, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made)
+
+
+@pytest.mark.parametrize("following", ["10 pounds", "ten pounds", ". And left"])
+def test_a_trailing_space_belongs_to_the_stimulus_that_follows(following, splits_numbers):
+    shown = Stimuli(("a", "b"), ("he had paid ", following), ("p", "p"), separator="")
+    (context,) = contexts.build(shown, "passage")
+    assert context.spans[0].tolist() == [0, len("he had paid")]
+    encoded = tokens.encode(context, splits_numbers)
+    assert splits_numbers.decode(encoded.ids[: encoded.last[0] + 1]) == "he had paid"
+    assert splits_numbers.decode(encoded.ids[encoded.owners == 1]) == f" {following}"

@@ -7,8 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import xarray
+from sklearn.model_selection import ShuffleSplit
 
 from harness.datasets import blank2014, pereira2018
+from harness.scoring import folds
 from harness.text import contexts
 from tests.harness.datasets import published
 
@@ -85,12 +87,38 @@ def test_blank_is_read_in_the_original_format(shared):
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_the_order_of_rows_in_the_file_does_not_matter(name, tmp_path):
-    path = WRITE[name](tmp_path / "one.nc")
+def test_stimuli_and_responses_do_not_depend_on_the_order_of_rows_in_the_file(name, tmp_path):
+    one, two = _in_two_orders(name, tmp_path)
+    for field in ("ids", "texts", "passages", "groups", "labels"):
+        assert getattr(one.stimuli, field) == getattr(two.stimuli, field)
+    for field in ("row_ids", "row_groups", "row_blocks", "row_parts", "neuroid_ids", "subjects", "rois"):
+        assert getattr(one.responses, field) == getattr(two.responses, field)
+    np.testing.assert_array_equal(one.responses.values, two.responses.values)
+    assert sorted(two.responses.file_rows) == list(range(len(two.stimuli)))
+    assert two.version != one.version  # random splits are drawn over the order of the file
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_random_splits_are_drawn_over_the_rows_of_the_file_in_each_experiment(name, tmp_path):
+    for dataset in _in_two_orders(name, tmp_path):
+        responses, ours = dataset.responses, folds.of_recording(pereira2018.PAPER.folds, dataset)
+        for part in responses.parts:
+            rows = np.flatnonzero(np.array(responses.row_parts) == part)
+            in_file = rows[np.argsort(responses.file_rows[rows])]
+            wanted = ShuffleSplit(10, test_size=0.1, random_state=1).split(in_file)
+            drawn = [fold for of, fold in ours if of == part]
+            for fold, (train, test) in zip(drawn, wanted, strict=True):
+                np.testing.assert_array_equal(fold.train, in_file[train])
+                np.testing.assert_array_equal(fold.test, in_file[test])
+
+
+def _in_two_orders(name, folder):
+    """A recording from a file, and from one with the same rows in random order."""
+    path = WRITE[name](folder / "one.nc")
     raw = xarray.open_dataset(path, engine="h5netcdf").load()
     order = np.random.default_rng(5).permutation(raw.sizes["presentation"])
-    raw.isel(presentation=order).to_netcdf(tmp_path / "two.nc", engine="h5netcdf")
-    assert READ[name](path).version == READ[name](tmp_path / "two.nc").version
+    raw.isel(presentation=order).to_netcdf(folder / "two.nc", engine="h5netcdf")
+    return READ[name](path), READ[name](folder / "two.nc")
 
 
 def _without(name):
