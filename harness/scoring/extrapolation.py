@@ -32,6 +32,8 @@ from harness.scoring import fitting, saturation
 
 # Number of neuroids whose bootstraps are in memory at once.
 _NEUROIDS = 256
+# Brain-Score evaluates curves at 0 to 999 subjects; they are flat once their median gains less than this per subject.
+_SUBJECTS, _FLAT = 1000, 0.0005
 
 
 class PooledScores(NamedTuple):
@@ -157,6 +159,38 @@ def extrapolate(collected: PooledScores, *, n_bootstraps: int = 100, threads: in
     with ThreadPoolExecutor(threads) as workers:
         list(workers.map(fit, blocks))
     return curves
+
+
+def errors(curves: Floats) -> tuple[Floats, Floats]:
+    """How far a ceiling may be off, as Brain-Score states it: 95 % of the bootstrapped curves where they are flat.
+
+    The curves are read at the first number of subjects at which their median gains less than 0.0005 with one more
+    subject. The ceiling itself is the median of v0, the value at infinity; it can therefore lie outside the interval,
+    and an error can be negative.
+
+    Args:
+        curves: (neuroid, bootstrap, 2) v0 and tau0, from `extrapolate`.
+
+    Returns:
+        (neuroid,) lower error, the ceiling minus the 2.5th percentile, and (neuroid,) upper error, the 97.5th
+        percentile minus the ceiling. NaN where the ceiling is NaN (a fit did not converge), or the curve is nowhere
+        flat.
+
+    Source: brain-score/language 2.3.0, `ExtrapolationCeiling.extrapolate_neuroid` (`error_low`, `error_high`). It
+        computes them for each neuroid and loses them when it joins the neuroids.
+    """
+    lower, upper = np.full((2, len(curves)), np.nan)
+    x = np.arange(float(_SUBJECTS))
+    for neuroid in np.flatnonzero(np.isfinite(curves).all(axis=(1, 2))):
+        v0, tau0 = curves[neuroid, :, :1], curves[neuroid, :, 1:]
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            y = v0 * (1.0 - np.exp(-x / tau0))
+            is_flat = np.diff(np.median(y, axis=0)) < _FLAT
+        if is_flat.any():
+            low, high = np.nanpercentile(y[:, int(is_flat.argmax())], (2.5, 97.5))
+            ceiling = np.median(v0)
+            lower[neuroid], upper[neuroid] = ceiling - low, high - ceiling
+    return lower, upper
 
 
 def _fit_bootstraps(scores: Floats, sizes: Integers, n_bootstraps: int) -> Floats:

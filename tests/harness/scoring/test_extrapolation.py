@@ -13,7 +13,7 @@ from scipy.optimize import curve_fit
 from harness.kernels import gram
 from harness.protocol import BRAINSCORE_RIDGE, WIDE_RIDGE, FoldRule, Protocol, Regression
 from harness.scoring import brain_scores, extrapolation, folds
-from harness.scoring.extrapolation import PooledScores, collect, draw_pools, extrapolate
+from harness.scoring.extrapolation import PooledScores, collect, draw_pools, errors, extrapolate
 
 OLS = Protocol("paper", "none", FoldRule("shuffled", n=4), Regression("ols"), "max", metric="brainscore_r")
 GROUPS = [f"g{row // 5}" for row in range(60)]
@@ -74,6 +74,34 @@ def test_ceilings_are_those_of_brain_score(case, recorded):
     ceilings = np.median(found[..., 0], axis=1)
     np.testing.assert_allclose(ceilings, case["neuroid_ceiling"], rtol=0, atol=2e-6)
     np.testing.assert_allclose(np.median(ceilings), case["ceiling"], rtol=0, atol=1e-6)
+
+
+# Lower and upper errors of the recorded case's 16 neuroids, from brainscore-language 2.3.0 on the recorded curves.
+LOWER = (
+    0.1520019166, 0.1528685982, 0.2379661578, 0.1806788644, 0.1850838225, 0.2123398511, 0.5953417941, 0.2952344950,
+    0.3330298950, 0.5168549036, 0.4507391508, 0.1972664134, 0.8141607213, 0.0623163248, 0.1296585293, 0.2114021749,
+)  # fmt: skip
+UPPER = (
+    0.2573371876, 0.2523135794, 0.2448561191, 0.1861677972, 0.3383702778, 0.4623208406, -0.0007601798, 0.3512686959,
+    0.2659422467, 0.1588570071, 0.0511232706, 0.4337649832, -0.0006285811, 0.2017488481, 0.3563428784, 0.3766974509,
+)  # fmt: skip
+
+
+def test_errors_are_those_of_brain_score(case):
+    lower, upper = errors(case["boot_params"])
+    np.testing.assert_allclose(lower, LOWER, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(upper, UPPER, rtol=0, atol=1e-9)
+
+
+def test_errors_are_nan_where_a_fit_did_not_converge_or_the_curve_is_nowhere_flat(case):
+    curves = case["boot_params"][:3].copy()
+    curves[0, 5] = np.nan
+    curves[1] = 1.0, 1e3  # gains 0.001 per subject at first, 0.0004 at 1,000
+    curves[2] = 1.0, 1e4 / 7
+    curves[2, :, 0] = 3.0
+    for error in errors(curves):
+        assert np.isnan(error[[0, 2]]).all()
+        assert np.isfinite(error[1])
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
