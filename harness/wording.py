@@ -43,7 +43,8 @@ def folds_in_words(rule: FoldRule) -> str:
 def _context(protocol: Protocol) -> str:
     if protocol.context == "window":
         return f"the {protocol.context_words} words before each"
-    return protocol.context
+    as_brainscore = ", encoded as by Brain-Score" if protocol.encoding == "brainscore" else ""
+    return protocol.context + as_brainscore
 
 
 def _sampling(sampling: Sampling) -> str:

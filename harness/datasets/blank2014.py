@@ -5,8 +5,9 @@ Blank, Kanwisher & Fedorenko (2014), Journal of Neurophysiology 112, 1105-1118. 
 the assembly published by Brain-Score. Its rows are scans, each with the words that ended in the 2 s window 4 s earlier,
 so the haemodynamic delay is already in the pairing. The texts of a story, concatenated unchanged, give the story.
 
-Rows are sorted by (story, sentence, part of the sentence), stories by name, whatever their order in the file. A story
-is one context, one block of time and one group.
+Rows are sorted by (story, sentence, part of the sentence), stories by name, whatever their order in the file; random
+splits are drawn over the rows in the order of the file. A story is one context, one block of time and one group. Every
+text ends with a space, which belongs to the word after it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ PAPER = replace(
     pereira2018.PAPER,
     notes=(
         "Aw et al. (2023): as for Pereira2018, 10 random 90/10 splits over scans. The context is the whole story so "
-        "far; the features of a scan are the hidden states at the last token of its words.",
+        "far; the features of a scan are the hidden states at the token with its last visible character.",
+        "Compared with Brain-Score language 2.3.0 (Blank2014-linear-shuffle): the same draws; there scans are joined "
+        "by another space and the hidden states are those of the bare space at the end of a scan; long stories are read "
+        "in windows that overlap by half, there truncated from the left; every context starts with BOS; constant "
+        "features give NaN, there 0; least squares in float64, there in the features' float32.",
     ),
 )
 STRICT = replace(
@@ -44,8 +49,13 @@ BRAINSCORE2026 = replace(
     context="passage",
     folds=FoldRule("grouped", n=8, seed=1234),
     notes=(
-        "Brain-Score language's Blank2014-ridge of August 2026, except that the best layer is used; there each model "
-        "has a fixed layer.",
+        "Brain-Score language 2.3.0 (August 2026), Blank2014-ridge, from the text to the score of every layer (equal "
+        "within 1e-6 where compared), faults included: scans are joined by a space although each ends with one, and "
+        "the hidden state of a scan is that of the bare space at its end. Texts are encoded with the tokenizer's own "
+        "special tokens and truncated from the left.",
+        "Differences: the best layer is used, there each model has a fixed layer. A text has at most 2,048 tokens, "
+        "there only the tokenizer's own limit. Encoders and encoder-decoders, which Brain-Score does not have, are "
+        "encoded as elsewhere.",
     ),
 )
 

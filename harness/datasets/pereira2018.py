@@ -7,10 +7,11 @@ network (12,155 and 8,031 of them in the two experiments), NaN if a subject did 
 
 The experiments are parts of the recording. Each is fitted and scored on its own rows; "all" is the mean of the two, as
 in Aw et al. A passage is a passage_index within an experiment; the groups that STRICT holds out are topics (`story`).
-Rows are sorted by (experiment, passage, sentence), whatever their order in the file.
+Rows are sorted by (experiment, passage, sentence), whatever their order in the file; random splits are drawn over the
+rows in the order of the file.
 
 Brain-Score uses the sentences of one passage_label as one context; in "243sentences" that is a topic of three passages.
-Here a context is a passage, as in Aw et al.
+BRAINSCORE2026 does so too; elsewhere a context is a passage, as in Aw et al.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ PAPER = Protocol(
         "Aw et al. (2023): least squares (minimum norm if there are more features than rows), 10 random 90/10 splits "
         "over the sentences of an experiment, not grouped. Median over the voxels of all subjects, mean over splits, "
         "mean of the two experiments. The best layer is chosen on the same scores.",
+        "Compared with Brain-Score language 2.3.0 (.243sentences- and .384sentences-linear-shuffle): the same draws; a "
+        "context is a passage, there all sentences of a passage_label; long contexts are read in windows that overlap "
+        "by half, there truncated from the left; every context starts with BOS; constant features give NaN, there 0; "
+        "least squares in float64, there in the features' float32.",
     ),
 )
 STRICT = Protocol(
@@ -67,10 +72,12 @@ BRAINSCORE2026 = Protocol(
     layer_choice="max",
     metric="brainscore_r",
     notes=(
-        "Brain-Score language's Pereira2018.243sentences-ridge and .384sentences-ridge of August 2026, with three "
-        "differences. A context is a passage, there all sentences of a passage_label. The best layer is used, there "
-        "each model has a fixed layer. `all` is the mean of the raw scores, there each is first divided by its "
-        "ceiling.",
+        "Brain-Score language 2.3.0 (August 2026), Pereira2018.243sentences-ridge and .384sentences-ridge, from the "
+        "text to the score of every layer (equal within 1e-6 where compared). Contexts are the sentences of a "
+        "passage_label, encoded as there: with the tokenizer's own special tokens, truncated from the left.",
+        "Differences: the best layer is used, there each model has a fixed layer. `all` is the mean of the raw scores, "
+        "there each is first divided by its ceiling. A text has at most 2,048 tokens, there only the tokenizer's own "
+        "limit. Encoders and encoder-decoders, which Brain-Score does not have, are encoded as elsewhere.",
     ),
 )
 

@@ -51,8 +51,9 @@ BRAINSCORE2026 = replace(
     context="none",
     folds=PAPER.folds,
     notes=(
-        "Brain-Score language's Tuckute2024-ridge of August 2026, with two differences: all six neuroids are scored, "
-        "there only one; the best layer is used, there each model has a fixed layer.",
+        "Brain-Score language's Tuckute2024-ridge of August 2026; sentences are encoded as there. Two differences: all "
+        "six neuroids are scored, there only one; the best layer is used, there each model has a fixed layer. Not "
+        "compared with Brain-Score's own recording: random splits are drawn over the rows of this file.",
     ),
 )
 

@@ -37,7 +37,7 @@ _COLUMNS = {
     "dataset_version": "hash of the loaded stimuli and responses",
     "protocol": "paper, strict, equal, brainscore2026 or surprisal",
     "protocol_hash": "hash over everything in the protocol that decides a score",
-    "context": "text that the model saw: none, sentence, passage, corpus or window",
+    "context": "text that the model saw: none, sentence, passage, label, corpus or window",
     "backend": "library that ran the model: transformers or vllm",
     "dtype": "precision of the computation",
     "seed": "random seed of weights, folds or bootstraps",

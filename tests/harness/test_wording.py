@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.datasets import DATASETS
+from harness.datasets import DATASETS, pereira2018
 from harness.datasets.wehbe2014 import PAPER, STRICT
 from harness.kernels.metrics import METRICS
 from harness.wording import in_words
@@ -31,6 +31,18 @@ def test_strict_omits_steps_it_does_not_have():
 @pytest.mark.parametrize("protocol", [p for entry in DATASETS.values() for p in entry.protocols], ids=lambda p: p.name)
 def test_every_protocol_has_a_phrase(protocol):
     assert in_words(protocol).startswith("context: ")
+
+
+def test_the_encoding_of_brain_score_is_named():
+    encoded = [p for entry in DATASETS.values() for p in entry.protocols if "encoded as by Brain-Score" in in_words(p)]
+    assert len(encoded) == 3  # Pereira2018, Blank2014, Tuckute2024
+    assert {protocol.name for protocol in encoded} == {"brainscore2026"}
+
+
+@pytest.mark.parametrize("other", [{"bos": "window"}, {"pooling": "mean"}])
+def test_the_encoding_of_brain_score_with_other_tokens_is_refused(other):
+    with pytest.raises(ValueError, match="wanted 'last' and 'none'"):
+        replace(pereira2018.BRAINSCORE2026, **other)
 
 
 def test_a_window_without_context_words_is_refused():

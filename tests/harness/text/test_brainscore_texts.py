@@ -89,3 +89,13 @@ def test_tokens_belong_to_the_stimulus_that_they_are_new_in(tokenizer):
 def test_special_tokens_that_fill_the_window_are_refused(tokenizer):
     with pytest.raises(ValueError, match="special tokens leave no room"):
         brainscore_texts.encode(brainscore_texts.build(_stimuli(), "passage"), tokenizer, 1)
+
+
+def test_in_a_chat_the_last_token_is_that_of_the_stimulus(tokenizer):
+    tokenizer.chat_template = "user: {{ messages[0]['content'] }}\nassistant:"
+    texts = brainscore_texts.build(_stimuli(), "passage")
+    encoded = brainscore_texts.encode(texts, tokenizer, 256, in_chat=True)
+    assert len(encoded) == len(texts)
+    for run, text in zip(encoded, ("He had paid", "10 pounds"), strict=False):
+        assert tokenizer.decode(run.ids[: run.last[0] + 1]).endswith(text)
+        assert tokenizer.decode(run.ids[run.last[0] + 1 :]).endswith("assistant:")

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 
 from harness.checkpoints import checkpoints
@@ -108,3 +109,21 @@ def test_paper_differs_in_how_texts_are_encoded_and_constant_features_only(model
 def test_paper_gives_the_score_of_brain_score_where_passages_and_windows_are_the_same(scores_of):
     ours = scores_of("stories260K", "pereira2018", pereira2018.PAPER)["384sentences"]
     assert ours[1:] == pytest.approx(RECORDED["stories260K", "384sentences", "linear"][1:], rel=0, abs=1e-5)
+
+
+def test_an_encoder_decoder_which_brain_score_does_not_have_is_encoded_as_elsewhere(shared, tmp_path):
+    checkpoint = checkpoints.resolve(str(shared / "models" / "t5-wikitext"))
+    network = backends.load("transformers", checkpoint, "cpu")
+    stimuli = pereira2018.read(shared / "data" / "forms" / FORMS["pereira2018"]).stimuli
+    store, protocol = Store(str(tmp_path)), pereira2018.BRAINSCORE2026
+    elsewhere = replace(protocol, encoding="shared", bos="window")
+    there, here = (
+        FeatureUnit(FeatureSource("t5", "model", checkpoint.revision, 0, checkpoint), stimuli, how, True, False)
+        for how in (protocol, elsewhere)
+    )
+    for unit in (there, here):
+        unit.run(network, store)
+    ours, wanted = (stored_features(unit, store)[0] for unit in (there, here))
+    assert ours.row_ids == wanted.row_ids == stimuli.ids
+    for layer in wanted.layers:
+        np.testing.assert_array_equal(ours.values[layer], wanted.values[layer])
