@@ -34,8 +34,8 @@ PAPER = replace(
         "Aw et al. (2023): as for Pereira2018, 10 random 90/10 splits over scans. The context is the whole story so "
         "far; the features of a scan are the hidden states at the token with its last visible character.",
         "Compared with Brain-Score language 2.3.0 (Blank2014-linear-shuffle): the same draws; there scans are joined "
-        "by another space and the hidden states are those of the bare space at the end of a scan; long stories are read "
-        "in windows that overlap by half, there truncated from the left; every context starts with BOS; constant "
+        "by another space and the hidden states are those of the bare space at the end of a scan; long stories are "
+        "read in windows that overlap by half, there truncated from the left; every context starts with BOS; constant "
         "features give NaN, there 0; least squares in float64, there in the features' float32.",
     ),
 )
