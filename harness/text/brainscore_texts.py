@@ -103,7 +103,7 @@ def _encode(text: Context, tokenizer: Any, limit: int, *, in_chat: bool) -> Toke
     ((start, stop),) = text.spans
     end = (
         max(stop, start + 1) if in_chat else len(text.text)
-    )  # a space at the end belongs to the stimulus, as it is read
+    )  # a space at the end is read
     owners = np.where(is_text & (offsets[:, 1] > start) & (offsets[:, 0] < end), 0, -1)
     kept = np.flatnonzero(~is_text | _is_last(is_text, limit - int((~is_text).sum())))
     own = np.flatnonzero(owners[kept] == 0)
