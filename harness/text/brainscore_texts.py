@@ -101,7 +101,8 @@ def _encode(text: Context, tokenizer: Any, limit: int, *, in_chat: bool) -> Toke
     offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
     is_text = np.asarray(encoded["special_tokens_mask"], dtype=np.int64) == 0
     ((start, stop),) = text.spans
-    owners = np.where(is_text & (offsets[:, 1] > start) & (offsets[:, 0] < max(stop, start + 1)), 0, -1)
+    end = max(stop, start + 1) if in_chat else len(text.text)  # a space at the end is read
+    owners = np.where(is_text & (offsets[:, 1] > start) & (offsets[:, 0] < end), 0, -1)
     kept = np.flatnonzero(~is_text | _is_last(is_text, limit - int((~is_text).sum())))
     own = np.flatnonzero(owners[kept] == 0)
     last = (own[-1] if len(own) else -1) if in_chat else len(kept) - 1

@@ -7,6 +7,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from harness.datasets import blank2014
+from harness.models import tiny
 from harness.records import Stimuli
 from harness.text import brainscore_texts
 
@@ -84,6 +85,15 @@ def test_tokens_belong_to_the_stimulus_that_they_are_new_in(tokenizer):
         for stimulus, name in enumerate(encoded.stimulus_ids):
             own = tokenizer.decode(encoded.ids[encoded.owners == stimulus]).strip()
             assert own == {"a": "He had paid", "b": "10 pounds", "c": "", "d": ", and left", "e": "home."}[name]
+
+
+def test_a_tokenizer_that_adds_no_bos_such_as_gpt2s_gets_none():
+    tokenizer = tiny._tokenizer(["the cat sat on the mat"] * 20)
+    shown = Stimuli(("a", "b"), ("the cat ", "sat"), ("p", "p"), separator="")
+    (run,) = brainscore_texts.encode(brainscore_texts.build(shown, "passage"), tokenizer, 64)
+    assert tokenizer.bos_token_id is not None
+    assert run.ids.tolist() == tokenizer("the cat  sat", add_special_tokens=False)["input_ids"]
+    assert run.owners.tolist() == [0] * (run.last[0] + 1) + [1] * (run.last[1] - run.last[0])
 
 
 def test_special_tokens_that_fill_the_window_are_refused(tokenizer):
