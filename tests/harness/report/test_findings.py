@@ -13,8 +13,8 @@ EXPLAINS = {"unique_r2": 0.12, "unique_low": 0.03, "unique_high": 0.2, "controls
 
 def test_a_model_explains_variance_where_its_interval_lies_above_0_and_the_joint_fit_reaches_it():
     assert _beyond_controls(EXPLAINS) == (
-        " Beyond the controls it explains R² = 0.120 (0.030 to 0.200); R² of model and controls is 0.170, of the controls "
-        "alone 0.050."
+        " Beyond the controls it explains R² = 0.120 (0.030 to 0.200); R² of model and controls is 0.170, of the "
+        "controls alone 0.050."
     )
 
 
