@@ -9,7 +9,7 @@ Each neuroid takes the band weights with the smallest inner error, by the same r
 
 Source: Nunez-Elizalde, Huth & Gallant 2019 (banded ridge, tikhonov); Dupre la Tour et al. 2022 (by kernels, as
 himalaya's MultipleKernelRidgeCV, which draws the weights at random). Unique variance: the R2 of the joint fit minus
-that of the controls (Feghhi, Hadidi et al. 2026); the floor of the controls at 0 is ours.
+that of the controls (Feghhi, Hadidi et al. 2026); the floor of both at 0 is ours.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ class UniqueVariance(NamedTuple):
     Attributes:
         joint: R2 of model and controls together; not bounded below.
         controls: R2 of the controls alone; not bounded below.
-        unique: joint - controls, or joint - 0 for a neuroid whose controls have a negative mean over the folds: harm
-            that the joint fit avoids is not a gain. Its mean over the folds is at most that of `joint`.
+        unique: joint - controls, where a fit counts as 0 (the training mean) for a neuroid on which its mean over the
+            folds is negative: harm that the joint fit avoids is not a gain. Its mean over the folds is at most that of
+            `joint`, or 0.
     """
 
     joint: Array
@@ -119,8 +120,8 @@ def unique_variance(
         np.stack([_or_nothing(*fold) for fold in zip(_best(candidates, fits, Y, splits), of_nothing, strict=True)])
         for candidates in (_checked(joint_weights, 1 + len(controls)), alone)
     )
-    explains = _mean(others) > 0
-    return UniqueVariance(joint, others, joint - np.where(explains, others, 0.0 * others))
+    joint_gain, gain = (np.where(_mean(fit) > 0, fit, 0.0 * fit) for fit in (joint, others))
+    return UniqueVariance(joint, others, joint_gain - gain)
 
 
 def inner_of_mean(Y: Array, split: Split) -> Array:

@@ -1,17 +1,17 @@
 """Unique variance: what a model explains of held-out responses beyond the controls.
 
-It is R2 of the joint fit of model and controls minus R2 of the controls alone, or minus 0 for a neuroid whose controls
-have a negative R2 (mean over the folds), on the protocol's folds. R2 is relative to the training mean:
-1 - sum (y - predicted)^2 / sum (y - training mean)^2. Both fits are banded ridge (kernels/banded.py): model and
-controls have separate penalties, chosen for each neuroid on training rows by inner folds of the form of the outer ones,
-with their gap. A joint fit can thus drop the model, a control is not drowned out by a model's 4,096 features, and both
-fits can choose nothing, the training mean. Each wide control (OASM, word vectors) has the same weight as all narrow
-controls together. Least squares has no penalties, so this is ridge under PAPER too, on PAPER's folds.
+It is R2 of the joint fit of model and controls minus R2 of the controls alone, on the protocol's folds. R2 is relative
+to the training mean: 1 - sum (y - predicted)^2 / sum (y - training mean)^2. Both fits are banded ridge
+(kernels/banded.py): model and controls have separate penalties, chosen for each neuroid on training rows by inner folds
+of the form of the outer ones, with their gap. A joint fit can thus drop the model, and a control is not drowned out by
+a model's 4,096 features. Each wide control (OASM, word vectors) has the same weight as all narrow controls together.
+Least squares has no penalties, so this is ridge under PAPER too, on PAPER's folds.
 
-Controls that extrapolate badly to distant test rows have a negative R2. Without the floor, a joint fit that drops them
-would book the harm avoided to the model. With it, a neuroid's unique variance never exceeds its joint R2. Simulated, it
-is within 0.02 of the gain of a model whose controls are known, and the candidates without the floor, with a floor in
-each fold, partial r and the product measure are further off (measured: the method's page).
+Controls that extrapolate badly to distant test rows have a negative R2, and a joint fit that drops them would book the
+harm avoided to the model. So both fits can choose nothing, the training mean: on inner folds, and by counting as 0 for
+a neuroid on which the R2 of a fit (mean over the folds) is negative. Simulated, unique variance is within 0.03 of the
+gain of a model whose controls are known, and 0 without an effect. Without the floors, with a floor of the controls
+alone, by partial r and by the product measure it is further off or exceeds the joint R2: figures on the method's page.
 
 Method: harness/scoring/README.md#unique-variance-over-controls. Source: Feghhi, Hadidi et al. (Nat Commun 2026, arXiv
 2406.01538), who also use R2 of banded ridge.
@@ -42,8 +42,8 @@ class UniqueVariance(NamedTuple):
     Attributes:
         joint: R2 of model and controls, relative to the training mean; not bounded below.
         controls: R2 of the controls alone; not bounded below.
-        unique: joint - controls, or joint where the controls of a neuroid have a negative mean over the folds of its
-            experiment.
+        unique: joint - controls, where a fit counts as 0 for a neuroid on which its mean over the folds of an
+            experiment is negative.
         parts: (fold,) the experiment of each fold.
         names: names of the controls.
     """

@@ -78,8 +78,8 @@ _COLUMNS = {
     "r_low": "lower end of the 95 % interval of r",
     "r_high": "upper end of the 95 % interval of r",
     "interval_kind": "what the interval generalises over, and how it was computed",
-    "unique_r2": "variance explained beyond the controls, joint R2 - controls R2 (or 0 where the controls of a neuroid "
-    "have a negative one), median over neuroids, mean over folds, at the layer chosen for all neuroids",
+    "unique_r2": "variance explained beyond the controls, joint R2 - controls R2 (each counts as 0 for a neuroid on "
+    "which it is negative), aggregated like r, at the layer chosen for all neuroids",
     "unique_low": "lower end of the 95 % interval of unique_r2",
     "unique_high": "upper end of the 95 % interval of unique_r2",
     "controls_r2": "held-out R2 of the controls alone, relative to the training mean (which scores 0)",
