@@ -79,17 +79,17 @@ def of_folds_and_subjects(table: Floats, parts: Sequence[str], correlation: floa
 
     Source: Graybill & Wang 1980, JASA 75, 869-873 (sums of variances); Ting et al. 1990 (differences).
     """
-    folds = over_folds(_mean(table, axis=1), parts, correlation)
+    folds = over_folds(mean(table, axis=1), parts, correlation)
     names, part_of_fold = list(dict.fromkeys(parts)), np.array(parts)
     influence, shared, df_shared = np.zeros(table.shape[1]), 0.0, 0.0
     for part in names:
         rows = table[part_of_fold == part]
         rows = rows[np.isfinite(rows).any(axis=1)]
-        of_subject = _mean(rows, axis=0)
+        of_subject = mean(rows, axis=0)
         measured = np.isfinite(of_subject)
         deviation = np.where(measured, of_subject - np.mean(of_subject[measured]), 0.0)
         influence += deviation / (len(names) * measured.sum())
-        residual = (rows - _mean(rows, axis=1)[:, None] - deviation)[:, measured]
+        residual = (rows - mean(rows, axis=1)[:, None] - deviation)[:, measured]
         df = max((len(rows) - 1) * (measured.sum() - 1) - np.isnan(residual).sum(), 1)
         spread = float(np.nansum(residual**2)) / df
         shared += spread * _per_fold(len(rows), correlation) / measured.sum() / len(names) ** 2
@@ -139,12 +139,12 @@ def _per_fold(n_folds: int, correlation: float) -> float:
     return 1 / n_folds + correlation / (1 - correlation)
 
 
-def _mean(values: Floats, axis: int) -> Floats:
+def mean(values: Floats, axis: int) -> Floats:
     """Mean, ignoring NaN; NaN where all are."""
     present = np.isfinite(values)
     count = present.sum(axis=axis)
-    mean: Floats = np.where(present, values, 0.0).sum(axis=axis) / np.where(count, count, np.nan)
-    return mean
+    means: Floats = np.where(present, values, 0.0).sum(axis=axis) / np.where(count, count, np.nan)
+    return means
 
 
 def _drawn_medians(row: Floats, subject: Integers, times: Integers) -> Floats:
