@@ -28,7 +28,7 @@ from harness.records import (
     ReadingTimes,
     Responses,
 )  # fmt: skip
-from harness.scoring import extrapolation, folds
+from harness.scoring import extrapolation, folds, intervals, reliability_curve
 
 EXTRAPOLATED = "extrapolated to infinitely many subjects"
 OTHER_SUBJECTS, SPLIT_HALF = "r of other subjects", "reliability by split half"
@@ -88,7 +88,8 @@ def of_subjects(
     Returns:
         Ceilings: the median over 100 bootstraps of v0, the asymptote at infinitely many subjects; NaN if a fit did not
         converge. If all pools that predict a neuroid have the same size (with two subjects), it is the mean of the
-        neuroid's scores. Intervals: percentiles of the bootstraps, which resample pools and folds as Brain-Score does.
+        neuroid's scores. Intervals: percentiles of the bootstraps, which resample pools and folds as Brain-Score does,
+        under the "exponential" curve; they exclude 0 for a third of neuroids without signal. Otherwise t over folds.
     """
     collected = extrapolation.collect(values, subjects, groups, splits, protocol)
     v0 = extrapolation.extrapolate(collected, curve=protocol.ceiling_curve)[..., 0]
@@ -100,11 +101,28 @@ def of_subjects(
     means = _mean_of_present(collected.scores[:, :, of_one_size], axis=0)
     ceiling[of_one_size] = _mean_of_present(collected.scores[:, :, of_one_size], axis=(0, 1))
     v0[of_one_size] = _resampled_means(means).T
-    low, high = np.percentile(v0, (2.5, 97.5), axis=1)
-    kinds = np.where(np.isfinite(ceiling), np.where(of_one_size, OTHER_SUBJECTS, EXTRAPOLATED), "").astype(object)
     growth = Growth(by_size, folds.correlation(splits))
+    low, high = np.percentile(v0, (2.5, 97.5), axis=1)
+    if protocol.ceiling_curve == "reliability":
+        half = _half_widths(growth)
+        low, high = ceiling - half, ceiling + half
+    kinds = np.where(np.isfinite(ceiling), np.where(of_one_size, OTHER_SUBJECTS, EXTRAPOLATED), "").astype(object)
     n_subjects = np.where(n_sizes > 0, largest + 1, 0)
     return NeuroidCeilings(ceiling, low, high, kinds, n_subjects, n_sizes, growth)
+
+
+def _half_widths(growth: Growth) -> Floats:
+    """(neuroid,) half the width of the 95 % t interval of the asymptote over folds, as in `target_ceilings`."""
+    scores, half = growth.scores, np.full(growth.scores.shape[2], np.nan)
+    for sizes, neuroids in extrapolation.predicted_alike(scores.mean(axis=1)):
+        own = scores[np.ix_(sizes, np.arange(scores.shape[1]), neuroids)]
+        weights = reliability_curve.slopes(sizes + 1.0, reliability_curve.fit(sizes + 1.0, own.mean(axis=1).T))
+        by_fold = np.einsum("ns,sfn->fn", weights, own)
+        n_folds, rho = len(by_fold), growth.fold_correlation
+        if n_folds > 1 and rho < intervals.MOST_CORRELATED:
+            variance = by_fold.var(axis=0, ddof=1) * (1 / n_folds + rho / (1 - rho))
+            half[neuroids] = stats.t.ppf(0.975, n_folds - 1) * np.sqrt(variance)
+    return half
 
 
 def _resampled_means(scores: Floats, n_bootstraps: int = 100) -> Floats:

@@ -119,6 +119,14 @@ def by_size(collected: PooledScores) -> Floats:
     return np.stack(means) if means else np.empty((0, *collected.scores.shape[1:]))
 
 
+def predicted_alike(growth: Floats) -> list[tuple[Integers, Integers]]:
+    """Group the columns of (size, column) scores by the sizes that are finite: indices of sizes and of columns."""
+    has_size = np.atleast_2d(np.isfinite(growth).T)
+    patterns, of_column = np.unique(has_size, axis=0, return_inverse=True)
+    groups = [(np.flatnonzero(sizes), np.flatnonzero(of_column.reshape(-1) == k)) for k, sizes in enumerate(patterns)]
+    return [(sizes, columns) for sizes, columns in groups if len(sizes)]
+
+
 def _mean(scores: Floats) -> Floats:
     present = np.isfinite(scores)
     mean: Floats = np.where(present, scores, 0.0).sum(axis=0) / np.where(

@@ -37,13 +37,24 @@ def fit(n: Floats, y: Floats) -> Floats:
     return np.concatenate(blocks) if blocks else np.empty((0, 2))
 
 
-def slopes(n: Floats, v0: float, k: float) -> Floats:
-    """(point,) change of v0 with each score, to first order, for a curve fitted to them."""
+def slopes(n: Floats, fitted: Floats) -> Floats:
+    """Change of v0 with each score, to first order.
+
+    Args:
+        n: (point,) numbers of predicting subjects.
+        fitted: (fit, 2) v0 and k, from `fit`.
+
+    Returns:
+        (fit, point); k is held where it is at the end of its range or undetermined.
+    """
+    v0, k = fitted[:, :1], fitted[:, 1:]
     growth = np.sqrt(n / (n + k))
     by_k = -0.5 * v0 * growth * k / (n + k)  # derivative by log k
-    at_end = not _K[0] < k < _K[-1]
-    columns = [growth] if at_end or len(n) == 1 or not np.abs(by_k).max() else [growth, by_k / np.abs(by_k).max()]
-    weights: Floats = np.linalg.pinv(np.stack(columns, axis=1))[0]
+    squares = (by_k**2).sum(axis=1, keepdims=True)
+    is_free = (k > _K[0]) & (k < _K[-1]) & (squares > 0) & (len(n) > 1)
+    shared = np.where(is_free, (growth * by_k).sum(axis=1, keepdims=True) / np.where(squares > 0, squares, 1.0), 0.0)
+    own = growth - shared * by_k
+    weights: Floats = own / (own * growth).sum(axis=1, keepdims=True)
     return weights
 
 
@@ -55,7 +66,7 @@ def _fit(n: Floats, y: Floats) -> Floats:
     below, here, above = (errors[inner + offset, fits] for offset in (-1, 0, 1))
     bend = below - 2 * here + above
     shift = np.where((inner == best) & (bend > 0), 0.5 * (below - above) / np.where(bend > 0, bend, 1.0), 0.0)
-    k = _K[best] * np.exp(_STEP * np.clip(shift, -0.5, 0.5))
+    k = np.where(inner == best, _K[best] * np.exp(_STEP * np.clip(shift, -0.5, 0.5)), _K[best])
     return np.stack([_at(n, y, k)[0], k], axis=1)
 
 

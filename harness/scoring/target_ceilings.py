@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from harness.protocol import Protocol
 from harness.records import Ceiling, Floats, Growth, Integers
-from harness.scoring import aggregate, ceilings, intervals, reliability_curve
+from harness.scoring import aggregate, ceilings, extrapolation, intervals, reliability_curve
 from harness.scoring.aggregate import Target
 
 # Below this ceiling a ratio would be noise divided by noise.
@@ -131,17 +131,17 @@ def _extrapolated(scores: Floats, own: list[Integers]) -> tuple[float, Floats]:
         v0, fitted to the mean over subjects who were predicted from pools of the same sizes, and averaged over all
         subjects; and the (fold, subject) table whose mean changes as v0 does.
     """
-    by_subject = np.stack([[aggregate.medians(size[:, neuroids]) for neuroids in own] for size in scores])
-    growth = intervals.mean(by_subject, axis=2)  # (size, subject)
+    by_subject = np.stack(
+        [np.stack([aggregate.medians(size[:, neuroids]) for neuroids in own], axis=1) for size in scores]
+    )  # (size, fold, subject)
+    growth = intervals.mean(by_subject, axis=1)
     table, total = np.full((scores.shape[1], len(own)), np.nan), 0.0
-    has_size = np.isfinite(growth)
-    for pattern in {tuple(column) for column in has_size.T if column.any()}:
-        alike, sizes = (np.array(pattern) == has_size.T).all(axis=1), np.flatnonzero(pattern)
-        mean = growth[np.ix_(sizes, np.flatnonzero(alike))].mean(axis=1)
+    for sizes, alike in extrapolation.predicted_alike(growth):
+        mean = growth[np.ix_(sizes, alike)].mean(axis=1)
         n = sizes + 1.0
-        v0, k = reliability_curve.fit(n, mean[None])[0] if len(n) > 1 else (mean[0], 0.0)
-        weights = reliability_curve.slopes(n, v0, k) if len(n) > 1 else np.ones(1)
-        total += v0 * alike.sum()
-        table[:, alike] = np.einsum("n,nsf->fs", weights, by_subject[np.ix_(sizes, np.flatnonzero(alike))])
-    n_known = has_size.any(axis=0).sum()
+        fitted = reliability_curve.fit(n, mean[None]) if len(n) > 1 else np.array([[mean[0], 0.0]])
+        (weights,) = reliability_curve.slopes(n, fitted)
+        total += fitted[0, 0] * len(alike)
+        table[:, alike] = np.einsum("n,nfs->fs", weights, by_subject[sizes][:, :, alike])
+    n_known = np.isfinite(growth).any(axis=0).sum()
     return total / n_known if n_known else np.nan, table

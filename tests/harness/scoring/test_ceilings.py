@@ -12,7 +12,7 @@ from harness.kernels.gram import design
 from harness.kernels.ridge import Penalty, Split, fit_fold
 from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Responses
-from harness.scoring.ceilings import corrected_halves, of_responses, split_half
+from harness.scoring.ceilings import corrected_halves, of_responses, split_half, split_half_with_interval
 
 PROTOCOL = Protocol(
     "strict", "passage", FoldRule("grouped", n=5), Regression("ridge", (0.1, 1.0, 10.0, 100.0), inner="groups"), "max"
@@ -72,6 +72,29 @@ def test_split_halves_ignore_absent_values():
     present = values[np.arange(30) != 3]
     r = np.corrcoef(np.nanmean(present[:, :2], axis=1), present[:, 2:].mean(axis=1))[0, 1]
     np.testing.assert_allclose(corrected_halves(values, halves), 2 * r / (1 + r), rtol=1e-12)
+
+
+def halves_of(n_subjects, noise, seed, n_rows=200):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n_rows, 1)) + noise * rng.standard_normal((n_rows, n_subjects))
+
+
+def test_the_interval_of_split_halves_covers_the_reliability_of_the_mean():
+    """12 subjects with noise 2: the mean has signal 1 and noise 4 / 12."""
+    found = [split_half_with_interval(halves_of(12, 2.0, seed)) for seed in range(30)]
+    assert sum(low < 0.75 < high for _, low, high in found) >= 27
+    assert np.mean([high - low for _, low, high in found]) < 0.4
+
+
+def test_the_interval_of_split_halves_of_noise_reaches_0():
+    found = [split_half_with_interval(np.random.default_rng(seed).standard_normal((200, 12))) for seed in range(30)]
+    assert sum(low <= 0 for _, low, _ in found) >= 28
+
+
+def test_three_subjects_have_split_halves_without_an_interval():
+    ceiling, low, high = split_half_with_interval(halves_of(3, 0.5, 0))
+    assert ceiling > 0.5
+    assert np.isnan([low, high]).all()
 
 
 def test_one_subject_has_no_split_half():
