@@ -20,12 +20,14 @@ from harness.protocol import Protocol
 from harness.records import Ceiling, Floats, Growth, Integers
 from harness.scoring import aggregate, ceilings, extrapolation, intervals, reliability_curve
 from harness.scoring.aggregate import Target
+from harness.scoring.explainable import EXPLAINABLE
 
 # Below this ceiling a ratio would be noise divided by noise.
 LEAST_CEILING = 0.01
 # With fewer sizes of pools the asymptote is hardly determined.
 FEWEST_SIZES = 4
 _FROM_OTHERS = (ceilings.EXTRAPOLATED, ceilings.OTHER_SUBJECTS)
+_COMPUTED = (*_FROM_OTHERS, ceilings.SPLIT_HALF, EXPLAINABLE)
 
 
 class TargetCeiling(NamedTuple):
@@ -56,12 +58,15 @@ class TargetCeiling(NamedTuple):
 def divisors(value: Floats, low: Floats, n_sizes: Integers, kind: Sequence[str]) -> Floats:
     """(ceiling,) ceilings by which scores may be divided, NaN for others; arguments as in `TargetCeiling`.
 
-    Left out are ceilings, and lower ends of intervals, near 0, and extrapolations from too few sizes or without an
-    interval. A published ceiling has no interval, and is used.
+    Left out are ceilings, and lower ends of intervals, near 0; ceilings that were computed but have no interval; and
+    extrapolations from too few sizes. A published ceiling has no interval, and is used.
     """
-    from_others = np.array([any(name in text for name in _FROM_OTHERS) for text in kind], dtype=bool)
+    from_others, computed = (
+        np.array([any(name in text for name in names) for text in kind], dtype=bool)
+        for names in (_FROM_OTHERS, _COMPUTED)
+    )
     is_clear = (value > LEAST_CEILING) & ~(low < LEAST_CEILING)
-    is_determined = ~from_others | ((n_sizes >= FEWEST_SIZES) & np.isfinite(low))
+    is_determined = (~computed | np.isfinite(low)) & (~from_others | (n_sizes >= FEWEST_SIZES))
     return np.where(is_clear & is_determined, value, np.nan)
 
 

@@ -59,10 +59,11 @@ def _of_part(dataset: Dataset, part: str, responses: Responses, protocol: Protoc
     if np.isfinite(published) and np.isnan(all_neuroids.values).all():
         all_neuroids.values[neuroids], all_neuroids.kinds[neuroids] = published, dataset.ceiling_source
     if dataset.repetitions is not None and len(responses.parts) == 1:
-        of_repetitions, kind = explainable.of_repetitions(dataset.repetitions, responses)
-        measured = np.isfinite(of_repetitions)
-        all_neuroids.values[measured], all_neuroids.kinds[measured] = of_repetitions[measured], kind
-        all_neuroids.low[measured] = all_neuroids.high[measured] = np.nan
+        *columns, kind = explainable.of_repetitions(dataset.repetitions, responses)
+        measured = np.isfinite(columns[0])
+        for column, known in zip(all_neuroids[:3], columns, strict=True):
+            column[measured] = known[measured]
+        all_neuroids.kinds[measured] = kind
         all_neuroids.n_subjects[measured] = all_neuroids.n_sizes[measured] = 0
     return all_neuroids
 

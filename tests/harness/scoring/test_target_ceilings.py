@@ -78,6 +78,8 @@ def test_three_subjects_have_a_ceiling_but_no_ratio():
         (TargetCeiling(0.5, np.nan, np.nan, ceilings.EXTRAPOLATED, 5, 4), False),
         (TargetCeiling(0.5, 0.3, 0.7, ceilings.SPLIT_HALF, 5, 0), True),
         (TargetCeiling(0.5, -0.1, 1.1, ceilings.SPLIT_HALF, 5, 0), False),
+        (TargetCeiling(0.5, np.nan, np.nan, ceilings.SPLIT_HALF, 3, 0), False),
+        (TargetCeiling(0.5, 0.3, 0.7, "explainable variance of 3 repetitions", 0, 0), True),
         (TargetCeiling(0.36, np.nan, np.nan, "published", 0, 0), True),
         (TargetCeiling(0.001, np.nan, np.nan, "published", 0, 0), False),
     ],
