@@ -147,6 +147,8 @@ class Protocol:
         aggregate: score of a fold: the median over all neuroids, "pooled" over subjects; or "by subject", the median
             over each subject's neuroids, then the mean over subjects, so that no subject counts more for having more
             neuroids. Choice of the layer, unique variance, intervals and ceilings are aggregated likewise.
+        ceiling_curve: how scores predicted from more and more subjects are extrapolated: "exponential", as Brain-Score
+            does for each neuroid; or "reliability", of the mean over subjects, fitted to the aggregated scores.
         metric: score of a neuroid, a name of METRICS in kernels/metrics.py, such as "pearson_r" (NaN for a constant
             column) or "brainscore_r" (1e-8 added to the norms; a constant column scores 0 and counts).
         notes: sources, and what the sources do not state; not part of the hash.
@@ -168,6 +170,7 @@ class Protocol:
     decoder_reads: Literal["stimulus", "text", "nothing"] = "stimulus"
     bos: Literal["window", "text", "none"] = "window"
     aggregate: Literal["pooled", "by subject"] = "pooled"
+    ceiling_curve: Literal["exponential", "reliability"] = "exponential"
     metric: str = "pearson_r"
     notes: tuple[str, ...] = field(default=(), compare=False)
 

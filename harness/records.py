@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.recordings import (
     GROUP,
@@ -26,8 +27,8 @@ from harness.recordings import (
 
 __all__ = [
     "GROUP", "Ceiling", "Context", "Dataset", "Extraction", "ExtractionSettings", "Features", "Floats", "Fold",
-    "Integers", "Layer", "LayerFit", "LazyMapping", "Predictions", "ReadingTimes", "Repetitions", "Responses",
-    "Stimuli", "Surprisals", "Tokens", "indices_of", "require_unique",
+    "Growth", "Integers", "Layer", "LayerFit", "LazyMapping", "NeuroidCeilings", "Predictions", "ReadingTimes",
+    "Repetitions", "Responses", "Stimuli", "Surprisals", "Tokens", "indices_of", "require_unique",
 ]  # fmt: skip
 
 
@@ -312,19 +313,75 @@ class LayerFit:
     parts: tuple[str, ...]
 
 
+class Growth(NamedTuple):
+    """Scores of neuroids predicted from other subjects, by the number of predicting subjects (1, 2, ...).
+
+    Attributes:
+        scores: (size, fold, neuroid) mean over pools of that size; NaN where there is none.
+        fold_correlation: as in `LayerFit`.
+    """
+
+    scores: Floats
+    fold_correlation: float
+
+
+class NeuroidCeilings(NamedTuple):
+    """Noise ceilings of the neuroids of one experiment, in columns of (neuroid,).
+
+    Attributes:
+        values: r; NaN where unknown.
+        low, high: ends of the 95 % interval; NaN where unknown.
+        kinds: how it was computed; "" where unknown.
+        n_subjects: subjects whose data it is computed from; 0 if unknown.
+        n_sizes: sizes of the pools of subjects that predict the neuroid; 0 if it is not predicted from others.
+        growth: of the neuroids that are predicted from others; None if none is.
+    """
+
+    values: Floats
+    low: Floats
+    high: Floats
+    kinds: NDArray[np.object_]
+    n_subjects: Integers
+    n_sizes: Integers
+    growth: Growth | None = None
+
+    @classmethod
+    def unknown(cls, n_neuroids: int, growth: Growth | None = None) -> NeuroidCeilings:
+        """No ceilings, to be filled in."""
+        values, low, high = np.full((3, n_neuroids), np.nan)
+        n_subjects, n_sizes = np.zeros((2, n_neuroids), dtype=np.int64)
+        return cls(values, low, high, np.full(n_neuroids, "", dtype=object), n_subjects, n_sizes, growth)
+
+
 @dataclass(frozen=True)
 class Ceiling:
-    """Noise ceiling.
+    """Noise ceiling of a recording.
 
     Attributes:
         parts: the experiments.
         values: (part, neuroid) r; NaN where unknown.
         kinds: (neuroid,) how it was computed.
+        low, high: (part, neuroid) ends of the 95 % interval; NaN where unknown.
+        n_subjects, n_sizes: (part, neuroid) as in `NeuroidCeilings`; 0 where unknown.
+        growth: (part,) of all neuroids of the recording, if they are predicted from other subjects.
     """
 
     parts: tuple[str, ...]
     values: Floats
     kinds: tuple[str, ...]
+    low: Floats = None  # type: ignore[assignment]
+    high: Floats = None  # type: ignore[assignment]
+    n_subjects: Integers = None  # type: ignore[assignment]
+    n_sizes: Integers = None  # type: ignore[assignment]
+    growth: tuple[Growth | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = {"low": np.nan, "high": np.nan, "n_subjects": 0, "n_sizes": 0}
+        for name, value in unknown.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.full(self.values.shape, value))
+        if not self.growth:
+            object.__setattr__(self, "growth", (None,) * len(self.parts))
 
 
 def indices_of(wanted: Sequence[str], present: Sequence[str], what: str) -> Integers:

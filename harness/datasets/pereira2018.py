@@ -56,6 +56,7 @@ STRICT = Protocol(
     regression=WIDE_RIDGE,
     layer_choice="nested",
     aggregate="by subject",
+    ceiling_curve="reliability",
     notes=(
         "Whole topics are held out, in the folds of Brain-Score language of 2026. Alpha and layer are chosen by "
         "leaving topics out of the training rows. The grid of alphas is relative and wide. The 2026 grid, 1e-3 to 1e3, "

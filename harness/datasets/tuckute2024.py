@@ -2,7 +2,8 @@
 
 Tuckute et al. (2024), Nature Human Behaviour 8, 544-561; github.com/gretatuckute/drive_suppress_brains, MIT. One file,
 `bold_response_LH.csv`, with one row per sentence (items B.1 to B.1000): mean response over 5 participants in five
-left-hemisphere language regions and in their network. Voxels were z-scored by session before averaging.
+left-hemisphere language regions and in their network, which is a target of its own and not a region of "all". Voxels
+were z-scored by session before averaging.
 
 The authors publish the responses of each participant (`brain-lang-data_participant_20230728.csv`, in the archive named
 in their repository); this file is the mean. It is downloaded from a public repository that has a copy, at a fixed
@@ -51,9 +52,10 @@ BRAINSCORE2026 = replace(
     context="none",
     folds=PAPER.folds,
     notes=(
-        "Brain-Score language's Tuckute2024-ridge of August 2026; sentences are encoded as there. Two differences: all "
-        "six neuroids are scored, there only one; the best layer is used, there each model has a fixed layer. Not "
-        "compared with Brain-Score's own recording: random splits are drawn over the rows of this file.",
+        "Brain-Score language's Tuckute2024-ridge of August 2026; sentences are encoded as there. Two differences: "
+        "`all` is the median of the five regions, there only the network is scored, here the target `LH network`; the "
+        "best layer is used, there each model has a fixed layer. Not compared with Brain-Score's own recording: random "
+        "splits are drawn over the rows of this file.",
     ),
 )
 

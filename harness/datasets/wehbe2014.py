@@ -75,6 +75,7 @@ STRICT = Protocol(
     regression=WIDE_RIDGE,
     layer_choice="nested",
     aggregate="by subject",
+    ceiling_curve="reliability",
     notes=(
         "The four runs are the folds; 35 scans (70 s) are removed between them. Word vectors as in PAPER but without "
         "dimensionality reduction; all means and scales come from training rows, within which one run is left out at a "

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.records import GROUP, Ceiling, Floats, Integers, Layer, LayerFit, Responses
+from harness.records import GROUP, Floats, Integers, Layer, LayerFit, Responses
 from harness.scoring import intervals
 
 
@@ -218,11 +218,6 @@ def interval(
         half = (variance.squared_half_width() + between.squared_half_width()) ** 0.5
         kind += f", and bootstrap over {len(of_subject)} subjects"
     return score - half, score + half, kind
-
-
-def target_ceiling(ceiling: Ceiling, target: Target) -> float:
-    """The neuroids' ceilings, aggregated like their scores, mean over experiments; NaN if none is known."""
-    return mean(target.by_fold(target.of(ceiling.values, ceiling.parts)))
 
 
 def medians(matrix: Floats) -> Floats:

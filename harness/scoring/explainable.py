@@ -16,33 +16,53 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from harness.kernels.metrics import explainable_variance
 from harness.records import Floats, Repetitions, Responses
 
 # With fewer texts that were presented twice, there is no ceiling from repetitions.
 MIN_TEXTS = 10
+EXPLAINABLE = "explainable variance"
+_TENTHS = 10
 
 
-def of_repetitions(repetitions: Repetitions, responses: Responses) -> tuple[Floats, str]:
-    """Ceiling of r for every neuroid.
+def of_repetitions(repetitions: Repetitions, responses: Responses) -> tuple[Floats, Floats, Floats, str]:
+    """Ceiling of r for every neuroid, and its 95 % interval for other texts.
 
     Args:
         repetitions: responses to single presentations.
         responses: the rows that are scored: means over presentations, or single presentations.
 
     Returns:
-        (neuroid,) the square root of the reliability of a row, and what it is in words. A negative reliability keeps
-        its sign, so that medians over neuroids without signal are not biased upwards. NaN where fewer than `MIN_TEXTS`
-        texts have two responses.
+        (neuroid,) the square root of the reliability of a row; lower and upper ends (a jackknife of the reliability
+        that leaves out a tenth of the texts); and what it is in words. A negative reliability keeps its sign, so that
+        medians over neuroids without signal are not biased upwards. NaN where fewer than `MIN_TEXTS` texts have two
+        responses.
     """
-    ev = single_response(repetitions.values)
-    n = _harmonic_mean(repetitions, responses) if repetitions.are_averaged else np.ones_like(ev)
-    reliability = n * ev / (1.0 + (n - 1.0) * ev)
-    kind = f"explainable variance of {repetitions.in_words}"
+    values = repetitions.values
+    n = _harmonic_mean(repetitions, responses) if repetitions.are_averaged else np.ones(values.shape[2])
+    reliability = _of_mean(single_response(values), n)
+    tenths = np.array_split(np.arange(values.shape[1]), _TENTHS)
+    without = np.stack([_of_mean(single_response(np.delete(values, texts, axis=1)), n) for texts in tenths])
+    spread = (_TENTHS - 1) * without.std(axis=0, ddof=1) / np.sqrt(_TENTHS)
+    half = stats.t.ppf(0.975, _TENTHS - 1) * spread
+    kind = f"{EXPLAINABLE} of {repetitions.in_words}"
     if not repetitions.are_averaged:
         kind += ", for single responses"
-    return np.sign(reliability) * np.sqrt(np.abs(reliability)), kind
+    value, low, high = (_signed_root(reliability + shift) for shift in (0.0, -half, half))
+    return value, low, high, kind
+
+
+def _of_mean(ev: Floats, n: Floats) -> Floats:
+    """Reliability of the mean of n responses (Spearman-Brown)."""
+    reliability: Floats = n * ev / (1.0 + (n - 1.0) * ev)
+    return reliability
+
+
+def _signed_root(reliability: Floats) -> Floats:
+    root: Floats = np.sign(reliability) * np.sqrt(np.abs(reliability))
+    return root
 
 
 def single_response(values: Floats) -> Floats:

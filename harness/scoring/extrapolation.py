@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import combinations
 from math import comb
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,12 @@ from numpy.typing import NDArray
 from harness.kernels.gram import Bands, Design, Scale, design
 from harness.protocol import Protocol
 from harness.records import GROUP, Floats, Fold, Integers
-from harness.scoring import fitting, saturation
+from harness.scoring import fitting, reliability_curve, saturation
 
+Curve = Literal["exponential", "reliability"]
+
+# Responses are centred if a neuroid's mean exceeds its range by this factor.
+_FAR = 1000.0
 # Number of neuroids whose bootstraps are in memory at once.
 _NEUROIDS = 256
 # Brain-Score evaluates curves at 0 to 999 subjects; they are flat once their median gains less than this per subject.
@@ -68,6 +72,7 @@ def collect(
         Scores by pool; no pools if fewer than two subjects have a complete neuroid.
     """
     subject_of, regression = np.array(subjects), protocol.regression
+    values = _centred(values)
     present = ~np.isnan(values).all(axis=0) & (subject_of != GROUP)
     complete = np.isfinite(values).all(axis=0) & present
     measured = np.unique(subject_of[complete]).tolist()
@@ -91,6 +96,15 @@ def collect(
     return PooledScores(tuple(pools), scores)
 
 
+def _centred(values: Floats) -> Floats:
+    """Without the means of the neuroids, in float64, if they are so large that they would cost digits."""
+    count = np.maximum(np.isfinite(values).sum(axis=0), 1)
+    means = np.nansum(values, axis=0, dtype=float) / count
+    spread = np.nanmax(values, axis=0, initial=-np.inf) - np.nanmin(values, axis=0, initial=np.inf)
+    is_far = (np.abs(means) > _FAR * spread) & (spread > 0)
+    return values - means if is_far.any() else values
+
+
 def _features(
     designs: tuple[Design, ...], weights: tuple[float, ...], grams: dict[tuple[int, bytes], Floats]
 ) -> Design | Bands:
@@ -99,6 +113,29 @@ def _features(
     if 2 * sum(X.shape[1] for X in side_by_side) < len(designs[0].X):
         return design(np.hstack(side_by_side), designs[0].scale)
     return Bands(designs, weights, grams)
+
+
+def by_size(collected: PooledScores) -> Floats:
+    """(size, fold, neuroid) mean over the pools of 1, 2, ... subjects; NaN where there is none."""
+    sizes = np.array([len(pool) for pool in collected.pools], dtype=int)
+    means = [_mean(collected.scores[sizes == size]) for size in range(1, max(sizes, default=0) + 1)]
+    return np.stack(means) if means else np.empty((0, *collected.scores.shape[1:]))
+
+
+def predicted_alike(growth: Floats) -> list[tuple[Integers, Integers]]:
+    """Group the columns of (size, column) scores by the sizes that are finite: indices of sizes and of columns."""
+    has_size = np.atleast_2d(np.isfinite(growth).T)
+    patterns, of_column = np.unique(has_size, axis=0, return_inverse=True)
+    groups = [(np.flatnonzero(sizes), np.flatnonzero(of_column.reshape(-1) == k)) for k, sizes in enumerate(patterns)]
+    return [(sizes, columns) for sizes, columns in groups if len(sizes)]
+
+
+def _mean(scores: Floats) -> Floats:
+    present = np.isfinite(scores)
+    mean: Floats = np.where(present, scores, 0.0).sum(axis=0) / np.where(
+        present.any(axis=0), present.sum(axis=0), np.nan
+    )
+    return mean
 
 
 def draw_pools(subjects: Sequence[str], n_pools: int, seed: int) -> list[tuple[str, ...]]:
@@ -125,21 +162,24 @@ def draw_pools(subjects: Sequence[str], n_pools: int, seed: int) -> list[tuple[s
     return pools
 
 
-def extrapolate(collected: PooledScores, *, n_bootstraps: int = 100, threads: int = 1) -> Floats:
+def extrapolate(
+    collected: PooledScores, *, curve: Curve = "exponential", n_bootstraps: int = 100, threads: int = 1
+) -> Floats:
     """Bootstrap the scores of every neuroid and fit the curve to each bootstrap.
 
     For each pool size a bootstrap resamples the scores of all pools and folds with replacement and takes their mean. As
     in Brain-Score, draws come from numpy.random.RandomState(0), restarted for each neuroid, and pools in which a fold
-    has no score are left out. The fit is in harness/scoring/saturation.py.
+    has no score are left out.
 
     Args:
         collected: scores by pool.
+        curve: "exponential" (harness/scoring/saturation.py) or "reliability" (harness/scoring/reliability_curve.py).
         n_bootstraps: number of bootstraps.
         threads: number of cores; blocks of neuroids are fitted in parallel.
 
     Returns:
-        (neuroid, bootstrap, 2) v0 (the ceiling) and tau0 (in subjects). NaN if a fit did not converge, and for neuroids
-        with scores from fewer than two pool sizes, which do not determine a curve.
+        (neuroid, bootstrap, 2) v0 (the ceiling) and tau0 or k (in subjects). NaN if a fit did not converge, and for
+        neuroids with scores from fewer than two pool sizes, which do not determine a curve.
     """
     curves = np.full((collected.scores.shape[2], n_bootstraps, 2), np.nan)
     complete = np.isfinite(collected.scores).all(axis=1)
@@ -155,7 +195,7 @@ def extrapolate(collected: PooledScores, *, n_bootstraps: int = 100, threads: in
     def fit(block: tuple[NDArray[np.bool_], Integers]) -> None:
         present, neuroids = block
         scores = collected.scores[present][..., neuroids]
-        curves[neuroids] = _fit_bootstraps(scores, sizes[present], n_bootstraps)
+        curves[neuroids] = _fit_bootstraps(scores, sizes[present], n_bootstraps, curve)
 
     with ThreadPoolExecutor(threads) as workers:
         list(workers.map(fit, blocks))
@@ -194,13 +234,14 @@ def errors(curves: Floats) -> tuple[Floats, Floats]:
     return lower, upper
 
 
-def _fit_bootstraps(scores: Floats, sizes: Integers, n_bootstraps: int) -> Floats:
-    """(neuroid, bootstrap, 2) v0 and tau0 from finite (pool, fold, neuroid) scores; sizes: (pool,) subjects."""
+def _fit_bootstraps(scores: Floats, sizes: Integers, n_bootstraps: int, curve: Curve) -> Floats:
+    """(neuroid, bootstrap, 2) v0 and tau0 or k from finite (pool, fold, neuroid) scores; sizes: (pool,) subjects."""
     x, n_neuroids = np.unique(sizes), scores.shape[2]
     by_size = [scores[sizes == size].reshape(-1, n_neuroids) for size in x]
     weights = _bootstrap_weights(tuple(len(group) for group in by_size), n_bootstraps)
     means = np.stack([weight @ group for weight, group in zip(weights, by_size, strict=True)], axis=-1)
-    fitted = saturation.fit(x + 1.0, means.reshape(-1, len(x)))
+    data = means.reshape(-1, len(x))
+    fitted = saturation.fit(x + 1.0, data) if curve == "exponential" else reliability_curve.fit(x.astype(float), data)
     return fitted.reshape(n_bootstraps, n_neuroids, 2).swapaxes(0, 1)
 
 

@@ -24,6 +24,7 @@ from harness.records import GROUP, Floats, Integers
 N_BOOTSTRAP = 500
 FEWEST_SUBJECTS = 3
 _LEAST_P = 1e-12
+MOST_CORRELATED = 0.99  # folds that predict each other
 _MAX_COUNTS = 2**22  # numbers in memory at once
 
 
@@ -85,7 +86,7 @@ def over_folds(scores: Floats, parts: Sequence[str], correlation: float) -> Vari
     """
     part_of_fold = np.array(parts)
     by_part = [scores[(part_of_fold == part) & np.isfinite(scores)] for part in dict.fromkeys(parts)]
-    if not by_part or min(len(part) for part in by_part) < 2 or correlation > 0.99:
+    if not by_part or min(len(part) for part in by_part) < 2 or correlation > MOST_CORRELATED:
         return Variance(np.nan, np.nan)
     value = sum(np.var(part, ddof=1) * _per_fold(len(part), correlation) for part in by_part) / len(by_part) ** 2
     return Variance(float(value), float(sum(len(part) - 1 for part in by_part)))
@@ -173,8 +174,8 @@ def mean(values: Floats, axis: int) -> Floats:
     """Mean, ignoring NaN; NaN where all are."""
     present = np.isfinite(values)
     count = present.sum(axis=axis)
-    mean: Floats = np.where(present, values, 0.0).sum(axis=axis) / np.where(count, count, np.nan)
-    return mean
+    means: Floats = np.where(present, values, 0.0).sum(axis=axis) / np.where(count, count, np.nan)
+    return means
 
 
 def _drawn_medians(row: Floats, subject: Integers, times: Integers) -> Floats:

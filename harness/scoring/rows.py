@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 
 from harness.protocol import Protocol
 from harness.records import Ceiling, Layer, LayerFit, Responses
-from harness.scoring import aggregate
+from harness.scoring import aggregate, target_ceilings
 from harness.scoring.aggregate import ChosenLayer, Target
 from harness.scoring.fold_rows import FoldRows
 from harness.scoring.permutation import NeuroidTest
+from harness.scoring.target_ceilings import TargetCeiling
 from harness.scoring.unique_variance import UniqueVariance
 
 Row = dict[str, Any]
-# Below this ceiling a ratio would be noise divided by noise (extrapolated ceilings of noise are as small as 1e-8).
-LEAST_CEILING = 0.01
+# Columns of a ceiling, in the order of `target_ceilings.TargetCeiling`.
+_CEILING = ("ceiling", "ceiling_low", "ceiling_high", "ceiling_kind", "n_ceiling_subjects", "n_pool_sizes")
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,15 @@ class BrainRows:
 
     def neuroids(self) -> Iterator[Row]:
         """Per layer the columns of its rows, (neuroid,) arrays or single values: there can be half a million rows."""
-        recording, ceiling = self.responses, aggregate.mean_over_folds(self.ceiling.values)
+        recording, ceiling = self.responses, self._neuroid_ceilings()
+        value, low, _, kinds, _, n_sizes = ceiling.values()
+        divisor = target_ceilings.divisors(value, low, n_sizes, kinds)
         names = {"neuroid_id": recording.neuroid_ids, "subject": recording.subjects, "roi": recording.rois}
         chosen = self.by_fold.most_frequent_layer
         for k, (layer, fit) in enumerate(self.fits.items()):
             r = aggregate.mean_over_folds(fit.r)
             yield {
-                **self.origin, **_place(layer), **names, "r": r, "ceiling": ceiling, "ceiling_kind": self.ceiling.kinds,
-                "ratio": r / np.where(ceiling > LEAST_CEILING, ceiling, np.nan),
+                **self.origin, **_place(layer), **names, "r": r, **ceiling, "ratio": r / divisor,
                 "alpha": aggregate.median_over_folds(fit.alpha), "n_folds_nan": np.isnan(fit.r).sum(axis=0),
                 "n_missing": self._missing.sum(axis=0), "chosen": chosen == k, **self._tests_at(chosen == k),
                 **_sizes(fit),
@@ -146,10 +148,19 @@ class BrainRows:
         }  # fmt: skip
 
     def _against_ceiling(self, r: float, target: Target) -> Row:
-        kinds = sorted({self.ceiling.kinds[i] for i in target.neuroids} - {""})
-        ceiling = aggregate.target_ceiling(self.ceiling, target)
-        ratio = r / ceiling if ceiling > LEAST_CEILING else np.nan
-        return {"r": r, "ceiling": ceiling, "ceiling_kind": ", ".join(kinds), "ratio": ratio}
+        ceiling = target_ceilings.of_target(self.ceiling, target, self.responses.subjects, self.protocol)
+        return {"r": r, **ceiling_row(ceiling), "ratio": r / ceiling.divisor}
+
+    def _neuroid_ceilings(self) -> Row:
+        """(neuroid,) columns of the ceilings: means over experiments; numbers of the smallest one that is known."""
+        ceiling = self.ceiling
+        known = np.isfinite(ceiling.values)
+        value, low, high = (aggregate.mean_over_folds(ends) for ends in (ceiling.values, ceiling.low, ceiling.high))
+        numbers = [
+            np.where(known.any(axis=0), np.where(known, counts, np.iinfo(np.int64).max).min(axis=0), 0)
+            for counts in (ceiling.n_subjects, ceiling.n_sizes)
+        ]
+        return dict(zip(_CEILING, (value, low, high, ceiling.kinds, *numbers), strict=True))
 
     def _sizes(self, fit: LayerFit, target: Target) -> Row:
         """Sizes of a target's data: rows with a response of its neuroids, missing responses, folds."""
@@ -158,6 +169,11 @@ class BrainRows:
         missing = self._missing[rows][:, target.neuroids].sum()
         n_folds = len(aggregate.fold_parts(fit, target))
         return {**_sizes(fit), "n_folds": n_folds, "n_rows": int(n_rows), "n_missing": int(missing)}
+
+
+def ceiling_row(ceiling: TargetCeiling) -> Row:
+    """The columns of a ceiling."""
+    return dict(zip(_CEILING, ceiling, strict=True))
 
 
 def _place(layer: Layer) -> Row:

@@ -14,7 +14,10 @@ _ORIGIN: dict[str, pa.DataType] = {
     **_SOURCE, "dataset": _TEXT, "dataset_version": _TEXT, "protocol": _TEXT, "protocol_hash": _TEXT,
     "context": _TEXT, "backend": _TEXT, "dtype": _TEXT, "seed": _WHOLE, "metric": _TEXT,
 }  # fmt: skip
-_SCORE: dict[str, pa.DataType] = {"r": _REAL, "ceiling": _REAL, "ceiling_kind": _TEXT, "ratio": _REAL}
+_SCORE: dict[str, pa.DataType] = {
+    "r": _REAL, "ceiling": _REAL, "ceiling_low": _REAL, "ceiling_high": _REAL, "ceiling_kind": _TEXT,
+    "n_ceiling_subjects": _WHOLE, "n_pool_sizes": _WHOLE, "ratio": _REAL,
+}  # fmt: skip
 _UNIQUE: dict[str, pa.DataType] = {
     "unique_r2": _REAL, "unique_low": _REAL, "unique_high": _REAL, "controls_r2": _REAL, "joint_r2": _REAL,
     "unique_over": _TEXT,

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.protocol import Protocol, content_hash
-from harness.records import Ceiling, Dataset, Floats, Responses, indices_of
+from harness.records import Ceiling, Dataset, Growth, NeuroidCeilings, Responses, indices_of
 from harness.scoring import ceilings, explainable
 from harness.storage.origin import SCORES_VERSION
 from harness.storage.store import CorruptUnit, Store
 
+# Stored columns: fields of `NeuroidCeilings` and their types.
+_TYPES: dict[str, Any] = {
+    "values": float, "low": float, "high": float, "kinds": object, "n_subjects": np.int64, "n_sizes": np.int64,
+}  # fmt: skip
 logger = logging.getLogger(__name__)
 
 
@@ -28,37 +34,55 @@ def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceili
     responses = dataset.responses
     if responses is None:
         return _reading_ceiling(dataset)
-    experiments = responses.parts
-    values = np.full((len(experiments), len(responses.neuroid_ids)), np.nan)
-    kinds = np.full(len(responses.neuroid_ids), "", dtype=object)
-    for row, part in enumerate(experiments):
-        part_responses, neuroids = responses.of_part(part)
-        published = dataset.known_ceiling(part)
-        if not dataset.is_planted:
-            values[row, neuroids], kinds[neuroids] = _computed_ceiling(dataset, part, part_responses, protocol, store)
-        if np.isfinite(published) and np.isnan(values[row]).all():
-            values[row, neuroids], kinds[neuroids] = published, dataset.ceiling_source
-    if dataset.repetitions is not None and len(experiments) == 1:
-        of_repetitions, kind = explainable.of_repetitions(dataset.repetitions, responses)
-        measured = np.isfinite(of_repetitions)
-        values[0, measured], kinds[measured] = of_repetitions[measured], kind
-    return Ceiling(experiments, values, tuple(kinds))
+    by_part = [_of_part(dataset, part, responses, protocol, store) for part in responses.parts]
+    values, low, high, _, n_subjects, n_sizes = (np.stack(columns) for columns in list(zip(*by_part, strict=True))[:6])
+    kinds = by_part[0].kinds
+    for ceilings_of_part in by_part[1:]:
+        kinds = np.where(ceilings_of_part.kinds != "", ceilings_of_part.kinds, kinds)
+    growth = tuple(ceilings_of_part.growth for ceilings_of_part in by_part)
+    return Ceiling(responses.parts, values, tuple(kinds.tolist()), low, high, n_subjects, n_sizes, growth)
+
+
+def _of_part(dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store) -> NeuroidCeilings:
+    """Ceilings of all neuroids in one experiment; unknown where a neuroid was not measured."""
+    part_responses, neuroids = responses.of_part(part)
+    all_neuroids = NeuroidCeilings.unknown(len(responses.neuroid_ids))
+    if not dataset.is_planted:
+        computed = _computed_ceiling(dataset, part, part_responses, protocol, store)
+        for column, known in zip(all_neuroids[:-1], computed[:-1], strict=True):
+            column[neuroids] = known
+        if computed.growth is not None:
+            scores = np.full((*computed.growth.scores.shape[:2], len(all_neuroids.values)), np.nan, np.float32)
+            scores[:, :, neuroids] = computed.growth.scores
+            all_neuroids = all_neuroids._replace(growth=computed.growth._replace(scores=scores))
+    published = dataset.known_ceiling(part)
+    if np.isfinite(published) and np.isnan(all_neuroids.values).all():
+        all_neuroids.values[neuroids], all_neuroids.kinds[neuroids] = published, dataset.ceiling_source
+    if dataset.repetitions is not None and len(responses.parts) == 1:
+        *columns, kind = explainable.of_repetitions(dataset.repetitions, responses)
+        measured = np.isfinite(columns[0])
+        for column, known in zip(all_neuroids[:3], columns, strict=True):
+            column[measured] = known[measured]
+        all_neuroids.kinds[measured] = kind
+        all_neuroids.n_subjects[measured] = all_neuroids.n_sizes[measured] = 0
+    return all_neuroids
 
 
 def _reading_ceiling(dataset: Dataset) -> Ceiling:
     """Ceiling of reading times, as for a single neuroid: from the readers, or the published one without readers."""
-    if dataset.reading is None:  # text only, no human responses
-        return Ceiling(("",), np.array([[np.nan]]), ("",))
-    values, kinds = ceilings.of_reading(dataset.reading)
-    if np.isnan(values).all():
-        values, kinds = np.array([dataset.known_ceiling()]), (dataset.ceiling_source,)
-    return Ceiling(("",), values[None], kinds)
+    computed = NeuroidCeilings.unknown(1)
+    if dataset.reading is not None:  # otherwise text only, no human responses
+        computed = ceilings.of_reading(dataset.reading)
+        if np.isnan(computed.values).all():
+            computed.values[:], computed.kinds[:] = dataset.known_ceiling(), dataset.ceiling_source
+    values, low, high, kinds, n_subjects, n_sizes, _ = computed
+    return Ceiling(("",), values[None], tuple(kinds.tolist()), low[None], high[None], n_subjects[None], n_sizes[None])
 
 
 def _computed_ceiling(
     dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store
-) -> tuple[Floats, list[str]]:
-    """(neuroid,) ceilings of one experiment from its subjects, and their kinds; NaN and "" with too few subjects."""
+) -> NeuroidCeilings:
+    """Ceilings of one experiment from its subjects; unknown with too few subjects."""
     made_of = {"schema": SCORES_VERSION, "version": dataset.version, "part": part, "protocol": protocol.hash}
     key = content_hash(made_of)[:32]
     table = _stored(store, key)
@@ -69,8 +93,16 @@ def _computed_ceiling(
             else:
                 store.wait("ceilings", key, timeout_s=60)
         table = _stored(store, key)
+    return _of_table(table, responses)
+
+
+def _of_table(table: pa.Table, responses: Responses) -> NeuroidCeilings:
+    """Stored ceilings in the order of the neuroids."""
     rows = indices_of(responses.neuroid_ids, table["neuroid_id"].to_pylist(), "ceilings")
-    return table["ceiling"].to_numpy()[rows], [table["kind"].to_pylist()[row] for row in rows]
+    columns = {name: np.array(table[name].to_pylist(), dtype=_TYPES[name])[rows] for name in _TYPES}
+    shape = json.loads(table.schema.metadata[b"growth"])
+    scores = np.stack(table["growth"].to_numpy()).reshape(len(rows), shape["sizes"], shape["folds"])[rows]
+    return NeuroidCeilings(**columns, growth=Growth(np.moveaxis(scores, 0, 2), shape["fold_correlation"]))
 
 
 def _stored(store: Store, key: str) -> pa.Table | None:
@@ -87,7 +119,15 @@ def _stored(store: Store, key: str) -> pa.Table | None:
 
 def _compute(dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store, key: str) -> None:
     """Compute the ceilings of one experiment and store them."""
-    values, kinds = ceilings.of_responses(responses, protocol)
-    columns = {"neuroid_id": list(responses.neuroid_ids), "ceiling": values, "kind": list(kinds)}
+    computed = ceilings.of_responses(responses, protocol)
+    columns = {"neuroid_id": list(responses.neuroid_ids)}
+    columns |= {name: getattr(computed, name).tolist() for name in _TYPES}
+    assert computed.growth is not None  # noqa: S101 - of_responses sets it
+    scores, correlation = computed.growth
+    n_sizes, n_folds, n_neuroids = scores.shape
+    flat = pa.array(np.moveaxis(scores, 2, 0).reshape(-1), pa.float32())
+    columns["growth"] = pa.ListArray.from_arrays(np.arange(n_neuroids + 1, dtype=np.int32) * n_sizes * n_folds, flat)
+    shape = {"sizes": n_sizes, "folds": n_folds, "fold_correlation": correlation}
+    table = pa.table(columns).replace_schema_metadata({"growth": json.dumps(shape)})
     facts = {"schema": SCORES_VERSION, "dataset": dataset.name, "part": part, "protocol": protocol.name}
-    store.put("ceilings", key, lambda folder: pq.write_table(pa.table(columns), folder / "ceilings.parquet"), facts)
+    store.put("ceilings", key, lambda folder: pq.write_table(table, folder / "ceilings.parquet"), facts)

@@ -18,11 +18,11 @@ from harness.features.principal_components import Reduction, RowReduction, feasi
 from harness.protocol import Kept, Protocol, Sampling, content_hash
 from harness.records import Ceiling, Dataset, Features, Responses, Surprisals, indices_of
 from harness.scoring import brain_scores as scoring
-from harness.scoring import folds, held_out, next_word, permutation, reader_slopes, reading_times
+from harness.scoring import folds, held_out, next_word, permutation, reader_slopes, reading_times, target_ceilings
 from harness.scoring.fitting import FitRunner, run_locally
 from harness.scoring.held_out import HeldOutFold
 from harness.scoring.reading_times import StoryScore
-from harness.scoring.rows import BrainRows
+from harness.scoring.rows import BrainRows, ceiling_row
 from harness.scoring.unique_variance import over_controls
 from harness.storage import tables
 from harness.storage.origin import SCORES_VERSION, code_version, now
@@ -220,11 +220,10 @@ class ScoreUnit:
         splits = folds.make(self.protocol.folds, dataset.stimuli.groups, dataset.stimuli.repeated())
         result = reading_times.score(predictor, dataset, self.protocol, splits, self.seed)
         score = {name: value for name, value in asdict(result).items() if name != "stories"}
-        ceiling_r, (kind,) = float(ceiling.values.item()), ceiling.kinds
+        only = target_ceilings.of_single(ceiling)
         row = {
             **self._origin("pearson_r", store), **score, "predictor": "surprisal" if words else self.source.name,
-            "ceiling": ceiling_r, "ceiling_kind": kind,
-            "ratio": abs(score["r"]) / ceiling_r if ceiling_r > 0 else np.nan,
+            **ceiling_row(only), "ratio": abs(score["r"]) / only.divisor,
         }  # fmt: skip
         rows = {"reading_scores": [row], "fold_scores": self._story_rows(result.stories, store)}
         if dataset.reading and dataset.reading.by_subject_ms is not None and self.protocol.reading == "regression":

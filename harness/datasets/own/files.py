@@ -27,6 +27,9 @@ _REMEDY = '"encoding": "NAME" in dataset.json'
 _NUMBERED = {"row_id": ", or number repeated presentations in a column 'repetition'"}
 _MULTILINE = ("text",)  # only sentences may contain line breaks
 
+# Largest value of a column, relative to its range, that float32 keeps to 1e-5 of the range.
+_FAR = 100.0
+
 
 @dataclass(frozen=True)
 class Table:
@@ -91,11 +94,18 @@ class Table:
         return np.array([meanings[text] for text in cells], dtype=bool)
 
     def matrix(self, columns: Sequence[str], rows: Sequence[int]) -> Floats:
-        """(len(rows), len(columns)) float32, NaN if missing; `rows` are row indices. Raises as `numbers`."""
+        """(len(rows), len(columns)), NaN if missing; `rows` are row indices. Raises as `numbers`.
+
+        float32, or float64 if a column is so far from 0, compared with its range, that float32 would round it.
+        """
         indices = np.array(rows, dtype=np.int64)
         values = np.empty((len(indices), len(columns)), dtype=np.float32)
         for k, column in enumerate(columns):
-            values[:, k] = self.numbers(column)[indices]
+            exact = self.numbers(column)[indices]
+            present = exact[np.isfinite(exact)]
+            if values.dtype != float and len(present) and np.abs(present).max() > _FAR * np.ptp(present) > 0:
+                values = values.astype(float)
+            values[:, k] = exact
         return values
 
     def row(self, row: int) -> str:

@@ -7,7 +7,9 @@ Each table is a CSV, TSV or Parquet file. Rows are joined by id, so the order of
   need onset_s and end_s. Words with reading times: reading_ms, and optionally sentence and scored.
 - `responses`: row_id (a stimulus_id or scan_id), then one column per neuroid; empty if not measured. A sentence that
   was presented repeatedly may have several rows with a column repetition (see `presentations.py`).
-- `neuroids` (optional): neuroid_id, subject; optional roi. Subject "group" marks means over subjects.
+- `neuroids` (optional): neuroid_id, subject; optional roi. Subject "group" marks means over subjects,
+  roi "network" or "... network" the mean over a subject's other regions: both are scored, but not as part of "all". A
+  roi with several neuroids of a subject is a region, whatever its name.
 - `scans` (optional; makes the rows scans): scan_id, time_s on the clock of onset_s. Optional: block (the passage being
   heard, if each has its own clock; default: one clock for all), group (default: the block; minutes if there is one).
 - `reading_times` (instead of reading_ms): stimulus_id, then one column per reader in ms, empty if not read. Scores use

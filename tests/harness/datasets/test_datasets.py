@@ -164,3 +164,13 @@ def test_listing_the_table_imports_no_heavy_library():
     code = "import sys, harness.datasets; print([m for m in ('pandas', 'ray', 'torch', 'scipy') if m in sys.modules])"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "[]"
+
+
+def test_strict_and_equal_count_subjects_equally_and_the_others_pool_them():
+    """`aggregate` of every data set with brain responses."""
+    rules = {
+        protocol.name: (protocol.aggregate, protocol.ceiling_curve)
+        for entry in DATASETS.values() if entry.kind == "brain" for protocol in entry.protocols
+    }  # fmt: skip
+    by_subject, pooled = ("by subject", "reliability"), ("pooled", "exponential")
+    assert rules == {"strict": by_subject, "equal": by_subject, "paper": pooled, "brainscore2026": pooled}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from harness import datasets
+from harness.scoring import aggregate
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +47,9 @@ def test_strict_leaves_out_one_sentence_within_the_training_rows():
     assert strict.regression.inner == "groups"
     assert len(strict.regression.alphas) == 16
     assert strict.layer_choice == "nested"
+
+
+def test_the_network_is_a_target_of_its_own_and_not_a_region_of_all(tuckute):
+    targets = aggregate.targets(tuckute.responses, "by subject")
+    assert targets["all"].neuroids.tolist() == [0, 1, 2, 3, 4]
+    assert targets["LH network"].neuroids.tolist() == [5]

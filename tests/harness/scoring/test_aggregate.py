@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from harness.protocol import FoldRule, Protocol, Regression
-from harness.records import Ceiling, Features, Layer, LayerFit, Responses
+from harness.records import Features, Layer, LayerFit, Responses
 from harness.scoring import aggregate, folds, intervals
 from harness.scoring.aggregate import Target
 from harness.scoring.brain_scores import score_layers
@@ -117,12 +117,6 @@ def test_the_interval_of_two_experiments_does_not_count_their_difference():
     assert "over 6 folds" in chosen.interval_kind
 
 
-def test_the_ceiling_of_several_experiments_is_the_mean_of_their_medians():
-    ceiling = Ceiling(("first", "second"), np.array([[0.2, 0.4, np.nan], [0.5, 0.6, 0.7]]), ("",) * 3)
-    assert aggregate.target_ceiling(ceiling, ALL) == pytest.approx((0.3 + 0.6) / 2)
-    assert aggregate.target_ceiling(ceiling, Target(np.arange(3), "second")) == pytest.approx(0.6)
-
-
 def test_the_interval_covers_folds_and_subjects_from_three_subjects_on():
     r = np.tile([0.1, 0.2, 0.3, 0.4], (5, 1)) + np.linspace(-0.05, 0.05, 5)[:, None]
     fits = {Layer("decoder", 1): _fit(r)}
@@ -162,11 +156,6 @@ def test_by_subject_experiments_average_the_subjects_that_took_part():
         {Layer("x", 1): _fit(r, parts=TWO)}, "max", responses, aggregate.targets(responses, "by subject")["all"], 0
     )
     assert chosen.r == pytest.approx((0.1 + (0.4 + 0.7) / 2) / 2)
-
-
-def test_by_subject_the_ceiling_is_aggregated_like_the_score():
-    ceiling = Ceiling(("",), np.r_[np.full(27, 0.1), np.full(3, 0.7)][None], ("",) * 30)
-    assert aggregate.target_ceiling(ceiling, aggregate.targets(UNEQUAL, "by subject")["all"]) == pytest.approx(0.4)
 
 
 def test_the_mean_over_regions_is_a_target_but_no_region_of_all():

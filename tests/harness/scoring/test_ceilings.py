@@ -12,7 +12,7 @@ from harness.kernels.gram import design
 from harness.kernels.ridge import Penalty, Split, fit_fold
 from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Responses
-from harness.scoring.ceilings import corrected_halves, of_responses, split_half
+from harness.scoring.ceilings import corrected_halves, of_responses, split_half, split_half_with_interval
 
 PROTOCOL = Protocol(
     "strict", "passage", FoldRule("grouped", n=5), Regression("ridge", (0.1, 1.0, 10.0, 100.0), inner="groups"), "max"
@@ -34,6 +34,11 @@ def listeners(noise=(0.5, 0.5, 0.5), n_rows=200):
     heard = rng.standard_normal((n_rows, 2))
     values = np.hstack([heard + level * rng.standard_normal((n_rows, 2)) for level in noise])
     return values, [name for name in "abcdef"[: len(noise)] for _ in range(2)]
+
+
+def ceilings_of(responses, protocol=PROTOCOL):
+    found = of_responses(responses, protocol)
+    return found.values, tuple(found.kinds)
 
 
 def curve(x, v0, tau0):
@@ -69,6 +74,29 @@ def test_split_halves_ignore_absent_values():
     np.testing.assert_allclose(corrected_halves(values, halves), 2 * r / (1 + r), rtol=1e-12)
 
 
+def halves_of(n_subjects, noise, seed, n_rows=200):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n_rows, 1)) + noise * rng.standard_normal((n_rows, n_subjects))
+
+
+def test_the_interval_of_split_halves_covers_the_reliability_of_the_mean():
+    """12 subjects with noise 2: the mean has signal 1 and noise 4 / 12."""
+    found = [split_half_with_interval(halves_of(12, 2.0, seed)) for seed in range(30)]
+    assert sum(low < 0.75 < high for _, low, high in found) >= 27
+    assert np.mean([high - low for _, low, high in found]) < 0.4
+
+
+def test_the_interval_of_split_halves_of_noise_reaches_0():
+    found = [split_half_with_interval(np.random.default_rng(seed).standard_normal((200, 12))) for seed in range(30)]
+    assert sum(low <= 0 for _, low, _ in found) >= 28
+
+
+def test_three_subjects_have_split_halves_without_an_interval():
+    ceiling, low, high = split_half_with_interval(halves_of(3, 0.5, 0))
+    assert ceiling > 0.5
+    assert np.isnan([low, high]).all()
+
+
 def test_one_subject_has_no_split_half():
     assert np.isnan(split_half(np.random.default_rng(0).standard_normal((50, 1))))
 
@@ -81,7 +109,7 @@ def test_the_seed_determines_the_split_halves():
 def test_many_subjects_are_extrapolated_to_the_known_asymptote():
     Q = np.linalg.qr(np.random.default_rng(0).standard_normal((400, 12)))[0] * 20  # nothing correlates by chance
     values = np.hstack([Q[:, :2] + Q[:, own : own + 2] for own in range(2, 12, 2)])
-    ceiling, kinds = of_responses(
+    ceiling, kinds = ceilings_of(
         recording(values, np.repeat(list("abcde"), 2)), replace(PROTOCOL, regression=Regression("ols"))
     )
     # A neuroid is signal 1 + noise 1; the mean of n others is signal 1 + noise 1 / n.
@@ -94,7 +122,7 @@ def test_many_subjects_are_extrapolated_to_the_known_asymptote():
 
 def test_with_two_subjects_each_is_predicted_from_the_other():
     values, subjects = listeners(noise=(0.5, 0.5))
-    ceiling, kinds = of_responses(recording(values, subjects), PROTOCOL)
+    ceiling, kinds = ceilings_of(recording(values, subjects), PROTOCOL)
     # Each neuroid is signal 1 + noise 0.25.
     assert np.abs(ceiling - 1 / 1.25).max() < 0.05
     assert set(kinds) == {"r of other subjects"}
@@ -102,7 +130,7 @@ def test_with_two_subjects_each_is_predicted_from_the_other():
 
 def test_a_noisy_subject_has_a_lower_ceiling():
     values, subjects = listeners(noise=(0.3, 0.3, 0.3, 3.0))
-    ceiling, _ = of_responses(recording(values, subjects), PROTOCOL)
+    ceiling, _ = ceilings_of(recording(values, subjects), PROTOCOL)
     assert ceiling[:6].min() > ceiling[6:].max() + 0.3
 
 
@@ -111,7 +139,7 @@ def test_a_subject_is_not_predicted_from_its_own_neuroids_nor_from_the_group():
     alone = rng.standard_normal((200, 2))
     values = np.hstack([alone, alone, alone, rng.standard_normal((200, 2))])
     rois = ["language"] * 4 + ["group elsewhere"] * 2 + ["language"] * 2
-    ceiling, _ = of_responses(recording(values, ["a"] * 4 + ["group"] * 2 + ["b"] * 2, rois), PROTOCOL)
+    ceiling, _ = ceilings_of(recording(values, ["a"] * 4 + ["group"] * 2 + ["b"] * 2, rois), PROTOCOL)
     assert np.abs(ceiling[[0, 1, 2, 3, 6, 7]]).max() < 0.25
     assert np.isnan(ceiling[4:6]).all()
 
@@ -119,8 +147,8 @@ def test_a_subject_is_not_predicted_from_its_own_neuroids_nor_from_the_group():
 def test_neuroids_that_are_incomplete_on_the_rows_of_a_subject_do_not_predict_it():
     values, subjects = listeners()
     values[:100, 4:] = np.nan  # c took part in the second half only
-    ceiling, kinds = of_responses(recording(values, subjects), PROTOCOL)
-    without, _ = of_responses(recording(values[:, :4], subjects[:4]), PROTOCOL)
+    ceiling, kinds = ceilings_of(recording(values, subjects), PROTOCOL)
+    without, _ = ceilings_of(recording(values[:, :4], subjects[:4]), PROTOCOL)
     np.testing.assert_array_equal(ceiling[:4], without)
     assert kinds == (*["r of other subjects"] * 4, *["extrapolated to infinitely many subjects"] * 2)
 
@@ -129,7 +157,7 @@ def test_a_subject_is_predicted_on_its_own_rows_of_each_fold():
     values, subjects = listeners(noise=(0.5, 0.5))
     values[:100, 2:] = np.nan
     protocol = replace(PROTOCOL, folds=FoldRule("contiguous", n=5))  # tests rows 0-39, 40-79, 80-119, 120-159, 160-199
-    ceiling, _ = of_responses(recording(values, subjects), protocol)
+    ceiling, _ = ceilings_of(recording(values, subjects), protocol)
     own = np.arange(100)
     tests = own[:20], own[20:60], own[60:]
     features = design(values[100:, :2].astype(np.float32))
@@ -146,8 +174,8 @@ def test_a_subject_is_predicted_on_its_own_rows_of_each_fold():
 def test_subjects_of_different_experiments_do_not_predict_each_other():
     values, subjects = listeners(noise=(0.5,) * 4)
     values[:100, :6], values[100:, 6:] = np.nan, np.nan  # d was there when nobody else was
-    ceiling, kinds = of_responses(recording(values, subjects), PROTOCOL)
-    without, _ = of_responses(recording(values[:, :6], subjects[:6]), PROTOCOL)
+    ceiling, kinds = ceilings_of(recording(values, subjects), PROTOCOL)
+    without, _ = ceilings_of(recording(values[:, :6], subjects[:6]), PROTOCOL)
     np.testing.assert_array_equal(ceiling[:6], without)
     assert np.isnan(ceiling[6:]).all()
     assert kinds == (*["extrapolated to infinitely many subjects"] * 6, "", "")
@@ -155,7 +183,7 @@ def test_subjects_of_different_experiments_do_not_predict_each_other():
 
 def test_a_single_subject_has_no_ceiling_and_no_kind():
     values, _ = listeners()
-    ceiling, kinds = of_responses(recording(values, ["a"] * 6), PROTOCOL)
+    ceiling, kinds = ceilings_of(recording(values, ["a"] * 6), PROTOCOL)
     assert np.isnan(ceiling).all()
     assert kinds == ("",) * 6
 
@@ -168,7 +196,7 @@ def test_a_group_mean_has_the_split_half_of_its_own_region():
     louder[:, 2:4] *= 1000  # values are z-scored within each subject, so this says nothing
     for own in (values, louder):
         responses = recording(np.hstack([own, group]), [*"aabbcc", "group", "group", "group"], rois)
-        ceiling, kinds = of_responses(responses, PROTOCOL)
+        ceiling, kinds = ceilings_of(responses, PROTOCOL)
         assert kinds == (
             *["extrapolated to infinitely many subjects"] * 6,
             "reliability by split half",
@@ -185,7 +213,7 @@ def test_a_group_mean_has_the_split_half_of_its_own_region():
 @pytest.mark.parametrize("noise", [(0.5,) * 2, (0.5,) * 4])
 def test_the_regression_is_that_of_the_protocol(regression, noise):
     values, subjects = listeners(noise)
-    ceiling, _ = of_responses(recording(values, subjects), replace(PROTOCOL, regression=regression))
-    other, _ = of_responses(recording(values, subjects), PROTOCOL)
+    ceiling, _ = ceilings_of(recording(values, subjects), replace(PROTOCOL, regression=regression))
+    other, _ = ceilings_of(recording(values, subjects), PROTOCOL)
     assert not np.array_equal(ceiling, other)
     np.testing.assert_allclose(ceiling, other, atol=0.02)

@@ -41,13 +41,22 @@ def test_the_ceiling_is_the_r_of_the_true_signal(signal):
     values, shared = presented(signal, 3)
     responses = rows(values)
     attained = np.mean([np.corrcoef(shared[:, k], responses.values[:, k])[0, 1] for k in range(40)])
-    ceiling, kind = explainable.of_repetitions(Repetitions(values, counts(values), True), responses)
+    ceiling, _, _, kind = explainable.of_repetitions(Repetitions(values, counts(values), True), responses)
     assert ceiling.mean() == pytest.approx(attained, abs=0.02)
     assert ceiling.mean() == pytest.approx(np.sqrt(3 * signal / (1 + 2 * signal)), abs=0.02)
     assert kind == "explainable variance of 3 repetitions"
-    single, kind = explainable.of_repetitions(Repetitions(values, np.ones(1200, dtype=int), False), responses)
+    single, _, _, kind = explainable.of_repetitions(Repetitions(values, np.ones(1200, dtype=int), False), responses)
     assert single.mean() == pytest.approx(np.sqrt(signal), abs=0.02)
     assert kind == "explainable variance of 3 repetitions, for single responses"
+
+
+def test_the_interval_covers_the_true_ceiling_of_most_neuroids():
+    """Nominal 95 % of 40 neuroids."""
+    values, _ = presented(0.3, 3)
+    _, low, high, _ = explainable.of_repetitions(Repetitions(values, counts(values), True), rows(values))
+    true = np.sqrt(0.9 / 1.6)
+    assert np.mean((low < true) & (true < high)) >= 0.85
+    assert np.mean(high - low) < 0.2
 
 
 def test_texts_presented_less_often_lower_the_ceiling_to_the_r_of_the_true_signal():
@@ -55,7 +64,7 @@ def test_texts_presented_less_often_lower_the_ceiling_to_the_r_of_the_true_signa
     values[2:, 200:] = np.nan
     values[1:, 400:, :10] = np.nan
     responses = rows(values)
-    ceiling, kind = explainable.of_repetitions(Repetitions(values, counts(values), True), responses)
+    ceiling, _, _, kind = explainable.of_repetitions(Repetitions(values, counts(values), True), responses)
     attained = np.array([np.corrcoef(shared[:, k], responses.values[:, k])[0, 1] for k in range(40)])
     assert kind == "explainable variance of 2 to 4 repetitions"
     assert ceiling[10:].mean() == pytest.approx(attained[10:].mean(), abs=0.02)
@@ -65,8 +74,9 @@ def test_texts_presented_less_often_lower_the_ceiling_to_the_r_of_the_true_signa
 
 def test_noise_has_a_ceiling_of_0_on_average_and_few_texts_have_none():
     values, _ = presented(0.0, 3)
-    ceiling, _ = explainable.of_repetitions(Repetitions(values, counts(values), True), rows(values))
+    ceiling, low, high, _ = explainable.of_repetitions(Repetitions(values, counts(values), True), rows(values))
     assert abs(np.median(ceiling)) < 0.1
     assert (ceiling < 0).any()
+    assert np.mean((low < 0) & (high > 0)) >= 0.8
     few = values[:, : explainable.MIN_TEXTS - 1]
     assert np.isnan(explainable.of_repetitions(Repetitions(few, counts(few), True), rows(few))[0]).all()

@@ -314,3 +314,10 @@ def test_an_invalid_language_or_one_without_frequencies_is_reported(tmp_path, ca
     assert "STRICT regresses reading times on word frequency and cannot be computed" in capsys.readouterr().out
     with pytest.raises(ValueError, match="wordfreq has no word frequencies of language 'eu'; it has ar, bg"):
         zipf_frequencies(["etxea"], "eu")
+
+
+def test_responses_far_from_0_keep_their_digits(tmp_path):
+    """float32 has steps of 0.06 at 1e6."""
+    rows = "".join(f"s{k},{value},{1e6 + value}\n" for k, value in enumerate(VALUES))
+    responses = datasets.load(lab(tmp_path, responses_csv=f"row_id,v1,v2\n{rows}"), tmp_path).responses
+    np.testing.assert_allclose(responses.values[:, 1] - 1e6, VALUES, atol=1e-9)
