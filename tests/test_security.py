@@ -49,6 +49,7 @@ class Trap:
         return Path.touch, (self.trace,)
 
 
+@pytest.mark.slow
 def test_a_pickled_checkpoint_is_refused_without_running_its_code(checkpoint, tmp_path):
     (checkpoint / "model.safetensors").unlink()
     (checkpoint / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(tmp_path / "trace")))

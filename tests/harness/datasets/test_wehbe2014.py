@@ -228,6 +228,7 @@ def tables(root, loaded, tmp_path_factory):
     return rows_by_source
 
 
+@pytest.mark.slow
 def test_a_model_and_all_controls_are_scored_under_both_protocols(tables):
     assert set(tables) == {(name, protocol) for name in ("tiny", *CONTROLS) for protocol in ("paper", "strict")}
     n_features = {name: (tables[name, "paper"].n_features, tables[name, "strict"].n_features) for name, _ in tables}
@@ -240,6 +241,7 @@ def test_a_model_and_all_controls_are_scored_under_both_protocols(tables):
         assert np.isnan(row.r) if row.n_nan == 44 else abs(row.r) < 0.1, name
 
 
+@pytest.mark.slow
 def test_the_word_rate_is_not_measurable_if_it_is_constant(tables):
     assert tables["word-rate", "paper"].n_nan == tables["word-rate", "strict"].n_nan == 44
 

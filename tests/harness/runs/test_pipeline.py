@@ -173,6 +173,7 @@ def test_lost_tables_are_assembled_again_from_the_units(out, outcome, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_units_of_an_earlier_version_are_not_computed_again_and_their_passages_are_in_the_tables(
     out, outcome, tmp_path
 ):
