@@ -265,5 +265,9 @@ _OTHER_FORMS = {
 
 def _form_of(folder: Path) -> str:
     """Describe what a folder without config.json holds and what to pass instead."""
-    advice = (words for pattern, words in _OTHER_FORMS.items() if any(folder.glob(pattern)))
-    return next(advice, "pass a folder that save_pretrained wrote")
+    advice = [words for pattern, words in _OTHER_FORMS.items() if any(folder.glob(pattern))]
+    inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
+    if inside and not advice:
+        names = inside if len(inside) < 4 else [*inside[:3], "..."]
+        return f"it contains the checkpoints {', '.join(names)}: pass one of them, or the folder to `harness watch`"
+    return advice[0] if advice else "pass a folder that save_pretrained wrote"
