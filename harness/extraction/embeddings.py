@@ -33,7 +33,9 @@ def averaged(loaded: LoadedModel, tokens: Sequence[Tokens]) -> Floats | None:
     own = [_own_ids(encoded, k) for encoded in tokens for k in range(len(encoded.stimulus_ids))]
     used, index = np.unique(np.concatenate([*own, np.zeros(1, dtype=np.int64)]), return_inverse=True)
     with torch.inference_mode():
-        vectors = embeddings(torch.from_numpy(used).to(loaded.device)).float().cpu().numpy()
+        found = embeddings(torch.from_numpy(used).to(loaded.device))
+        found = found[0] if isinstance(found, tuple) else found  # I-BERT's come with their scale
+        vectors = found.float().cpu().numpy()
     out = np.full((len(own), vectors.shape[1]), np.nan, dtype=np.float32)
     ends = np.cumsum([len(ids) for ids in own])
     for row, (ids, end) in enumerate(zip(own, ends, strict=True)):

@@ -78,7 +78,7 @@ def test_error_for_a_folder_in_another_format_names_the_format(tmp_path, file, m
 def test_error_for_a_folder_of_a_training_names_its_checkpoints(folder, tmp_path):
     for step in ("step-50", "step-200"):
         shutil.copytree(folder, tmp_path / "training" / step)
-    with pytest.raises(FileNotFoundError, match="the checkpoints step-200, step-50: pass one of them, or .* watch"):
+    with pytest.raises(FileNotFoundError, match=r"the checkpoints step-200, step-50: pass one of them, or .* watch"):
         checkpoints.resolve(str(tmp_path / "training"))
 
 
