@@ -2,7 +2,8 @@
 
 There are two methods. If subjects have neuroids of their own, each subject is predicted from others with the protocol's
 regression and folds, and the scores are extrapolated to infinitely many predicting subjects. If the score is on a mean
-over subjects, the means of two random halves are correlated, with the Spearman-Brown correction.
+over subjects, the means of two random halves are correlated, with the Spearman-Brown correction. A perfect model
+reaches the square root of this reliability: the ceiling of STRICT and EQUAL, while Brain-Score takes the reliability.
 
 Method: harness/scoring/README.md#noise-ceilings.
 Source: Schrimpf et al. 2021 (other subjects); Spearman 1910 and Brown 1910 (halves).
@@ -29,9 +30,11 @@ from harness.records import (
     Responses,
 )  # fmt: skip
 from harness.scoring import extrapolation, folds, intervals, reliability_curve
+from harness.scoring.explainable import signed_root
 
 EXTRAPOLATED = "extrapolated to infinitely many subjects"
 OTHER_SUBJECTS, SPLIT_HALF = "r of other subjects", "reliability by split half"
+ROOT = "square root of the"  # before SPLIT_HALF
 # The published ceiling of reading times is a median over 10 splits, which varies by 0.02 with the seed; 200 by 0.004.
 HALVES = 200
 # For the intervals of split halves: halves of each jackknife sample, its size for subjects, blocks of rows.
@@ -66,11 +69,23 @@ def of_responses(responses: Responses, protocol: Protocol) -> NeuroidCeilings:
             ]
     for neuroid in np.flatnonzero(np.array(responses.subjects) == GROUP):
         means = _subject_means(responses, responses.rois[neuroid])
-        ceiling, low, high = split_half_with_interval(means)
+        (ceiling, low, high), kind = _of_mean(means, protocol)
         if np.isfinite(ceiling):
             ceilings.values[neuroid], ceilings.low[neuroid], ceilings.high[neuroid] = ceiling, low, high
-            ceilings.kinds[neuroid], ceilings.n_subjects[neuroid] = SPLIT_HALF, means.shape[1]
+            ceilings.kinds[neuroid], ceilings.n_subjects[neuroid] = kind, means.shape[1]
     return ceilings
+
+
+def _of_mean(values: Floats, protocol: Protocol) -> tuple[Floats, str]:
+    """Ceiling of r with the mean over subjects, and the ends of its interval, from (row, subject); and its kind.
+
+    Under the "reliability" curve it is what a perfect model reaches, the square root of the reliability; otherwise the
+    reliability itself, as in Brain-Score, which a good model can exceed.
+    """
+    reliability = np.array(split_half_with_interval(values))
+    if protocol.ceiling_curve == "reliability":
+        return signed_root(reliability), f"{ROOT} {SPLIT_HALF}"
+    return reliability, SPLIT_HALF
 
 
 def of_subjects(
@@ -98,8 +113,8 @@ def of_subjects(
     n_sizes = is_scored.sum(axis=0)
     largest = (is_scored * np.arange(1, len(by_size) + 1)[:, None]).max(axis=0, initial=0)
     ceiling, of_one_size = np.median(v0, axis=1), n_sizes == 1
-    means = _mean_of_present(collected.scores[:, :, of_one_size], axis=0)
-    ceiling[of_one_size] = _mean_of_present(collected.scores[:, :, of_one_size], axis=(0, 1))
+    means = intervals.mean(collected.scores[:, :, of_one_size], axis=0)
+    ceiling[of_one_size] = intervals.mean(collected.scores[:, :, of_one_size], axis=(0, 1))
     v0[of_one_size] = _resampled_means(means).T
     growth = Growth(by_size, folds.correlation(splits))
     low, high = np.percentile(v0, (2.5, 97.5), axis=1)
@@ -128,11 +143,15 @@ def _half_widths(growth: Growth) -> Floats:
 def _resampled_means(scores: Floats, n_bootstraps: int = 100) -> Floats:
     """(bootstrap, neuroid) means of (fold, neuroid) scores over folds drawn with replacement."""
     draws = np.random.default_rng(0).integers(len(scores), size=(n_bootstraps, len(scores)))
-    return np.stack([_mean_of_present(scores[draw], axis=0) for draw in draws])
+    return np.stack([intervals.mean(scores[draw], axis=0) for draw in draws])
 
 
-def of_reading(reading: ReadingTimes) -> NeuroidCeilings:
-    """The ceiling for mean reading times: the reliability of the mean over readers, on scored words.
+def of_reading(reading: ReadingTimes, protocol: Protocol) -> NeuroidCeilings:
+    """The ceiling for mean reading times, from the reliability of the mean over readers, on scored words.
+
+    Args:
+        reading: with the times of single readers.
+        protocol: its `ceiling_curve`.
 
     Returns:
         A single ceiling; its kind says the number of readers and how their times were aligned to the words. Unknown
@@ -141,10 +160,9 @@ def of_reading(reading: ReadingTimes) -> NeuroidCeilings:
     ceiling = NeuroidCeilings.unknown(1)
     if reading.by_subject_ms is not None:
         times = reading.by_subject_ms[reading.scored]
-        ceiling.values[0], ceiling.low[0], ceiling.high[0] = split_half_with_interval(times)
+        (ceiling.values[0], ceiling.low[0], ceiling.high[0]), kind = _of_mean(times, protocol)
         ceiling.n_subjects[0] = len(reading.subjects)
-        kind = f"{SPLIT_HALF} of {len(reading.subjects)} readers"
-        ceiling.kinds[0] = "; ".join(filter(None, [kind, reading.alignment]))
+        ceiling.kinds[0] = "; ".join(filter(None, [f"{kind} of {len(reading.subjects)} readers", reading.alignment]))
     return ceiling
 
 
@@ -249,19 +267,11 @@ def _subject_means(responses: Responses, group_roi: str) -> Floats:
     rois, subjects = np.array(responses.rois), np.array(responses.subjects)
     of_roi = (rois == group_roi.removeprefix(f"{GROUP} ")) & (subjects != GROUP)
     columns = [
-        _mean_of_present(responses.values[:, of_roi & (subjects == subject)].astype(float), axis=1)
+        intervals.mean(responses.values[:, of_roi & (subjects == subject)].astype(float), axis=1)
         for subject in sorted(set(subjects[of_roi]))
     ]
     means = np.stack(columns, axis=1) if columns else np.empty((len(responses.values), 0))
-    centred = means - _mean_of_present(means, axis=0)
-    sd = np.sqrt(_mean_of_present(centred**2, axis=0))
+    centred = means - intervals.mean(means, axis=0)
+    sd = np.sqrt(intervals.mean(centred**2, axis=0))
     standardised: Floats = centred / np.where(sd > 0, sd, np.nan)
     return standardised
-
-
-def _mean_of_present(values: Floats, axis: int | tuple[int, ...]) -> Floats:
-    """Mean, ignoring NaN; NaN where all values are NaN."""
-    present = np.isfinite(values)
-    count = present.sum(axis=axis)
-    mean: Floats = np.where(present, values, 0.0).sum(axis=axis) / np.where(count, count, np.nan)
-    return mean
