@@ -12,7 +12,7 @@ from harness.report.figures import PROTOCOLS, Figure, of_many
 from harness.statistics import scaling
 from harness.statistics.correlations import LOG_SIZE
 from harness.statistics.correlations import properties as properties_of
-from harness.statistics.paired import BASE, BEST, CONTROL, REGRESSION, UNTRAINED
+from harness.statistics.paired import BASE, BEST, CONTROL, HIGHEST, REGRESSION, UNTRAINED
 from harness.statistics.scores import AVERAGE, OVERALL
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ _RELATIONS = {
         "Model minus control. Of all controls, the one with the largest p is shown. A model that is not above all of "
         "them is compared with the one that exceeds it most clearly, with p multiplied by the number of controls."
     ),
+    HIGHEST: "Model minus the control with the highest score, where that is not the control of the table above.",
     BASE: "Tuned model minus its base.",
     BEST: "Model minus the best model; p is multiplied by the number of models that could have been the best",
     REGRESSION: "Gain in log-likelihood over a regression on the control predictors alone, over stories.",

@@ -29,8 +29,8 @@ from harness.scoring.permutation import benjamini_hochberg
 if TYPE_CHECKING:
     import pandas as pd
 
-UNTRAINED, CONTROL, BASE, BEST, REGRESSION = (
-    "untrained control", "best control", "base", "best model", "controls",
+UNTRAINED, CONTROL, HIGHEST, BASE, BEST, REGRESSION = (
+    "untrained control", "best control", "highest-scoring control", "base", "best model", "controls",
 )  # fmt: skip
 _GROUP = ["dataset", "dataset_version", "protocol", "protocol_hash", "target", "metric"]
 _CELL = ["part", "fold", "subject"]
@@ -196,21 +196,28 @@ def _of_group(sources: _Sources, bases: dict[str, str]) -> Iterator[dict[str, An
             if other in sources:
                 yield _row(model, other, relation, sources.against(model, other))
         if controls:
-            yield from _against_controls(model, {name: sources.against(model, name) for name in controls})
+            tested = {name: sources.against(model, name) for name in controls}
+            scored = {name: mean for name in controls if math.isfinite(mean := sources.mean(name))}
+            yield from _against_controls(model, tested, max(scored, key=scored.__getitem__, default=""))
         if best and model != best:
             yield _row(model, best, BEST, sources.against(model, best), max(len(means) - 1, 1))
         if sources.metric == "delta_ll":
             yield _row(model, "", REGRESSION, sources.alone(model))
 
 
-def _against_controls(model: str, tested: dict[str, PairedTest]) -> Iterator[dict[str, Any]]:
-    """The control that is hardest to exceed; none if no control can be compared.
+def _against_controls(model: str, tested: dict[str, PairedTest], highest: str) -> Iterator[dict[str, Any]]:
+    """The control that is hardest to exceed, and the one with the highest score; none if none can be compared.
 
     If the model exceeds all of them, each must be exceeded significantly, so the largest p counts. If it does not, it
     is below the best of several, and p is multiplied by their number. A control that the model does not exceed, and
     that cannot be tested (it has the same scores, or a score in one fold only), leaves no claim: it is given without p.
+    A control below the model whose prediction is constant in more than half of the folds (the number of words, where
+    nearly all sentences have six) is not the hardest to exceed: its few scores say little.
     """
+    n_folds = max(test.n_folds for test in tested.values())
     above = {name for name, test in tested.items() if test.difference > _ROUNDING}
+    tested = {name: test for name, test in tested.items() if name not in above or 2 * test.n_folds >= n_folds}
+    above &= tested.keys()
     p = {name: test.p() for name, test in tested.items() if test.is_testable}
     untested = {name: tested[name].difference for name in tested.keys() - above - p.keys()}
     untested = {name: difference for name, difference in untested.items() if math.isfinite(difference)}
@@ -224,6 +231,8 @@ def _against_controls(model: str, tested: dict[str, PairedTest]) -> Iterator[dic
     else:
         return
     yield _row(model, hardest, CONTROL, tested[hardest], 1 if hardest in above else n, n_others=n)
+    if highest in tested and highest != hardest:
+        yield _row(model, highest, HIGHEST, tested[highest], 1 if highest in above else n, n_others=n)
 
 
 def _row(
