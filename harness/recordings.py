@@ -72,7 +72,7 @@ class Stimuli:
         With `by_passage`, only whole passages count: a label is a passage and a position in it.
         """
         if not by_passage:
-            return repetitions.of_stimuli(self.texts, self.passages)
+            return repetitions.of_stimuli(self.texts, self.passages, self.separator)
         same = repetitions.of_passages(self.texts, self.passages, self.separator)
         places = zip(self.passages, self.positions(), strict=True)
         return tuple(f"{same[passage]} {position}" if passage in same else "" for passage, position in places)

@@ -4,9 +4,10 @@ If presentations of one text are in training and in test rows, features that onl
 responses that they have in common: with 90 sentences presented three times and responses unrelated to the features, r
 is about 0.26 instead of 0. Rows with the same text therefore share a group.
 
-Two texts are the same if they have the same words in the same order (`words_of`): case, punctuation, spaces and other
-Unicode forms do not count. Presentations are averaged only if the texts are the same up to case, spaces, surrounding
-quotation marks and a final full stop (`text_of`), because a comma or a question mark can be what an experiment varies.
+Two texts are the same if they have the same letters and digits in the same order (`words_of`): case, punctuation,
+spaces and other Unicode forms do not count. Presentations are averaged only if the texts are the same up to case,
+spaces, surrounding quotation marks and a final full stop (`text_of`), because a comma or a question mark can be what an
+experiment varies.
 
 Method: harness/scoring/README.md#repeated-texts.
 """
@@ -20,10 +21,13 @@ from collections.abc import Sequence
 
 _QUOTATION_MARKS = "\"'`«»‹›„“”‟‘’‚‛「」『』〝〞〟"
 _FULL_STOPS = ".。｡।"
-_DASHES = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-") | dict.fromkeys("‘’‛", "'") | dict.fromkeys("“”‟", '"'))
+# Before NFKC, which turns the acute accent that some keyboards give for an apostrophe into a space.
+_ONE_FORM = str.maketrans(dict.fromkeys("‐‑‒–—―−", "-") | dict.fromkeys("‘’‛´`", "'") | dict.fromkeys("“”‟", '"'))
 # Shorter phrases recur in any running text ("he smiled", "and then"), so they are repetitions only where a stimulus is
-# a passage by itself.
+# a passage by itself, or where the recording is a list of words or phrases (`is_list`).
 MIN_WORDS_IN_PASSAGE = 4
+# In running text about half of all words (and more of all phrases) occur once, in a list that is repeated none.
+_MOST_SINGLE_IN_LIST = 0.1
 
 
 def text_of(text: str) -> str:
@@ -31,8 +35,9 @@ def text_of(text: str) -> str:
 
     NFKC, case folded, single spaces, without zero-width characters, surrounding quotation marks and final full stops.
     """
-    visible = "".join(sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
-    folded = unicodedata.normalize("NFKC", visible.translate(_DASHES).casefold())
+    normal = unicodedata.normalize("NFKC", text.translate(_ONE_FORM)).translate(_ONE_FORM)
+    visible = "".join(sign for sign in normal if unicodedata.category(sign) != "Cf")
+    folded = unicodedata.normalize("NFKC", visible.casefold())
     joined = " ".join(folded.split())
     bare = joined.lstrip(_QUOTATION_MARKS + " ").rstrip(_QUOTATION_MARKS + _FULL_STOPS + " ")
     return bare or joined
@@ -51,24 +56,43 @@ def _without_punctuation(text: str) -> str:
     )
 
 
-def of_stimuli(texts: Sequence[str], passages: Sequence[str]) -> tuple[str, ...]:
+def of_stimuli(texts: Sequence[str], passages: Sequence[str], separator: str = " ") -> tuple[str, ...]:
     """Label stimuli with the same text.
 
     Args:
-        texts: (stimulus,) sentences.
+        texts: (stimulus,) sentences, phrases or words.
         passages: (stimulus,) the passage of each. In a passage of several stimuli, a text of fewer than
-            `MIN_WORDS_IN_PASSAGE` words is not taken to be a repetition.
+            `MIN_WORDS_IN_PASSAGE` words is a repetition only if the whole passage is repeated, or in a list
+            (`is_list`).
+        separator: what stands between the stimuli.
 
     Returns:
-        (stimulus,) the words of the text if it occurs more than once, else "".
+        (stimulus,) a label in common to stimuli whose text, without spaces, occurs more than once, else "".
     """
-    size = Counter(passages)
-    words = [
-        key if size[passage] == 1 or n_words(key) >= MIN_WORDS_IN_PASSAGE else ""
-        for key, passage in zip(map(words_of, texts), passages, strict=True)
+    size, told_again = Counter(passages), of_passages(texts, passages, separator)
+    words, is_in_list = [words_of(text) for text in texts], is_list(texts, passages, separator)
+    labels, position = [], Counter[str]()
+    for key, passage in zip(words, passages, strict=True):
+        counts = size[passage] == 1 or is_in_list or n_words(key) >= MIN_WORDS_IN_PASSAGE
+        same_place = f"{told_again[passage]} {position[passage]}" if passage in told_again else ""
+        labels.append(_joined(key) if counts else same_place)
+        position[passage] += 1
+    count = Counter(labels)
+    return tuple(label if count[label] > 1 else "" for label in labels)
+
+
+def is_list(texts: Sequence[str], passages: Sequence[str], separator: str = " ") -> bool:
+    """Whether the stimuli are a list of words or phrases that is presented repeatedly, and not a running text.
+
+    At most a tenth of the texts occur once. A passage that is told again as a whole is counted once.
+    """
+    told_again = of_passages(texts, passages, separator)
+    first_told = [
+        text for text, passage in zip(texts, passages, strict=True) if told_again.get(passage, passage) == passage
     ]
-    count = Counter(words)
-    return tuple(key if count[key] > 1 else "" for key in words)
+    count = Counter(_joined(words_of(text)) for text in first_told)
+    n_single = sum(n == 1 for n in count.values())
+    return n_single <= _MOST_SINGLE_IN_LIST * len(count)
 
 
 def of_passages(texts: Sequence[str], passages: Sequence[str], separator: str) -> dict[str, str]:
@@ -87,10 +111,18 @@ def of_passages(texts: Sequence[str], passages: Sequence[str], separator: str) -
     for text, passage in zip(texts, passages, strict=True):
         parts.setdefault(passage, []).append(text)
     words = {passage: words_of(separator.join(of_passage)) for passage, of_passage in parts.items()}
-    count, first = Counter(words.values()), {key: passage for passage, key in reversed(words.items())}
+    keys = {passage: _joined(text) for passage, text in words.items()}
+    count, first = Counter(keys.values()), {key: passage for passage, key in reversed(keys.items())}
     return {
-        passage: first[key] for passage, key in words.items() if count[key] > 1 and n_words(key) >= MIN_WORDS_IN_PASSAGE
+        passage: first[key]
+        for passage, key in keys.items()
+        if count[key] > 1 and n_words(words[passage]) >= MIN_WORDS_IN_PASSAGE
     }
+
+
+def _joined(words: str) -> str:
+    """Words without the spaces between them, so that "ice cream", "icecream" and "ice-cream" are the same."""
+    return words.replace(" ", "")
 
 
 def n_words(words: str) -> int:

@@ -43,11 +43,44 @@ def test_typographic_quotation_marks_are_plain_ones(other):
 
 
 def test_short_phrases_in_a_passage_are_not_repetitions():
-    texts = ("He smiled.", "She left the old house.", "He smiled.", "She left the old house.")
-    assert repetitions.of_stimuli(texts, ("p", "p", "q", "q")) == ("", "she left the old house") * 2
-    assert repetitions.of_stimuli(texts[::2], ("p", "q")) == ("he smiled", "he smiled")
-    japanese = ("猫は古い家で寝ていた。", "はい。", "猫は古い家で寝ていた。", "はい。")
-    assert [bool(label) for label in repetitions.of_stimuli(japanese, ("p", "p", "q", "q"))] == [True, False] * 2
+    texts = ("He smiled.", "She left the old house.", "He smiled.", "She left the old house.", "It rained.")
+    labels = repetitions.of_stimuli(texts, ("p", "p", "q", "q", "q"))
+    assert [bool(label) for label in labels] == [False, True, False, True, False]
+    assert len(set(repetitions.of_stimuli(texts[::2], ("p", "q", "r")))) == 2
+    japanese = ("猫は古い家で寝ていた。", "はい。", "猫は古い家で寝ていた。", "はい。", "いいえ。")
+    labels = repetitions.of_stimuli(japanese, ("p", "p", "q", "q", "q"))
+    assert [bool(label) for label in labels] == [True, False, True, False, False]
+
+
+def test_a_passage_of_short_phrases_that_is_told_twice_is_a_repetition_phrase_by_phrase():
+    phrases = ("He smiled.", "She left.", "Rain fell.", "He smiled.")
+    labels = repetitions.of_stimuli((*phrases, *phrases, "Snow fell."), ("p",) * 4 + ("q",) * 4 + ("r",))
+    assert labels[:4] == labels[4:8]
+    assert len(set(labels)) == 5  # and none for the last
+
+
+def test_words_of_a_list_that_is_presented_in_every_run_are_repetitions():
+    words = [f"word{k}" for k in range(30)]
+    runs = [word for run in range(3) for word in np.random.default_rng(run).permutation(words)]
+    passages = [f"run {k // 30}" for k in range(90)]
+    labels = repetitions.of_stimuli(runs, passages)
+    assert all(labels)
+    assert len(set(labels)) == 30
+    # Running text has words that occur once; and a story told twice is not a list, though all words recur.
+    story = [*runs[:30], *(f"other{k}" for k in range(10)), *runs[30:60]]
+    assert not any(repetitions.of_stimuli(story, ["a"] * 40 + ["b"] * 30))
+    labels = repetitions.of_stimuli(story + story, [*"a" * 40, *"b" * 30, *"c" * 40, *"d" * 30])
+    assert labels[:70] == labels[70:]
+    assert len(set(labels)) == 70
+
+
+@pytest.mark.parametrize("other", [
+    "The U.S. dog´s ice-cream costs 1,000", "the us dogs icecream costs 1000.", "The US dog`s ice cream costs 1 000",
+])  # fmt: skip
+def test_spelling_with_or_without_a_space_is_the_same_text(other):
+    labels = repetitions.of_stimuli(("The US dog's ice cream costs 1000.", other, "The cat slept all day."), "pqr")
+    assert labels[0] == labels[1] != ""
+    assert not labels[2]
 
 
 def test_groups_that_share_a_text_are_merged_through_chains():

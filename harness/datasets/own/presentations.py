@@ -92,8 +92,9 @@ def _require_different_texts(stimuli: Stimuli, responses: Responses) -> None:
 
 
 def _presented(stimuli: Stimuli, context: str) -> list[str]:
-    """(stimulus,) hash of the text and its context, "" for less than a phrase within a passage (`repetitions`)."""
+    """(stimulus,) hash of the text and its context, "" for less than a phrase of a running text (`repetitions`)."""
     size, keys = Counter(stimuli.passages), []
+    is_list = repetitions.is_list(stimuli.texts, stimuli.passages, stimuli.separator)
     so_far: dict[str, tuple[str, int]] = {}
     for stimulus_id, text, passage in zip(stimuli.ids, stimuli.texts, stimuli.passages, strict=True):
         unit = {"none": stimulus_id, "passage": passage}.get(context, "")
@@ -101,7 +102,8 @@ def _presented(stimuli: Stimuli, context: str) -> list[str]:
         key = content_hash([before, repetitions.text_of(text)])
         n_words += repetitions.n_words(repetitions.words_of(text))
         so_far[unit] = key, n_words
-        keys.append(key if size[passage] == 1 or n_words >= repetitions.MIN_WORDS_IN_PASSAGE else "")
+        is_long = n_words >= repetitions.MIN_WORDS_IN_PASSAGE
+        keys.append(key if size[passage] == 1 or is_list or is_long else "")
     return keys
 
 

@@ -292,3 +292,27 @@ def test_responses_unrelated_to_the_text_score_0(tmp_path, setting, protocol):
 
 def test_random_splits_of_kept_presentations_leak_as_the_warning_says(tmp_path):
     assert null_scores(tmp_path, {"repetitions": "keep"}, "paper", 3).mean() > 0.25
+
+
+def leaking(name):
+    """Fraction of the test rows under STRICT whose text is also in the training rows."""
+    loaded = datasets.load(name, ".")
+    text = dict(zip(loaded.stimuli.ids, loaded.stimuli.texts, strict=True))
+    shown = np.array([text[row_id] for row_id in loaded.responses.row_ids])
+    parts = folds.of_responses(strict(name).folds, loaded.responses)
+    return np.concatenate([np.isin(shown[fold.test], shown[fold.train]) for fold in parts]).mean()
+
+
+@pytest.mark.parametrize("settings", [{}, {"repetitions": "keep"}, {"context": "none"}])
+def test_words_presented_in_every_run_are_not_in_training_and_test_rows(tmp_path, settings):
+    frame = session(60).assign(passage=lambda f: "run " + f.repetition.astype(str))
+    frame["text"] = [f"word{number}" for number in frame.sentence]
+    assert leaking(put(tmp_path / "lab", frame, settings, columns=["passage"])) == 0
+
+
+@pytest.mark.parametrize("setting", ["average", "keep"])
+def test_a_passage_of_short_phrases_presented_twice_is_not_in_training_and_test_rows(tmp_path, setting):
+    frame = session(60, 2).sort_values(["repetition", "sentence"])
+    frame["text"] = [f"word{number} slept" for number in frame.sentence]
+    frame["passage"] = [f"r{row.repetition}.p{row.sentence // 5}" for row in frame.itertuples()]
+    assert leaking(put(tmp_path / "lab", frame, {"repetitions": setting}, columns=["passage"])) == 0
