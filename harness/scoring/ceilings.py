@@ -98,8 +98,8 @@ def of_subjects(
     n_sizes = is_scored.sum(axis=0)
     largest = (is_scored * np.arange(1, len(by_size) + 1)[:, None]).max(axis=0, initial=0)
     ceiling, of_one_size = np.median(v0, axis=1), n_sizes == 1
-    means = _mean_of_present(collected.scores[:, :, of_one_size], axis=0)
-    ceiling[of_one_size] = _mean_of_present(collected.scores[:, :, of_one_size], axis=(0, 1))
+    means = intervals.mean(collected.scores[:, :, of_one_size], axis=0)
+    ceiling[of_one_size] = intervals.mean(collected.scores[:, :, of_one_size], axis=(0, 1))
     v0[of_one_size] = _resampled_means(means).T
     growth = Growth(by_size, folds.correlation(splits))
     low, high = np.percentile(v0, (2.5, 97.5), axis=1)
@@ -128,7 +128,7 @@ def _half_widths(growth: Growth) -> Floats:
 def _resampled_means(scores: Floats, n_bootstraps: int = 100) -> Floats:
     """(bootstrap, neuroid) means of (fold, neuroid) scores over folds drawn with replacement."""
     draws = np.random.default_rng(0).integers(len(scores), size=(n_bootstraps, len(scores)))
-    return np.stack([_mean_of_present(scores[draw], axis=0) for draw in draws])
+    return np.stack([intervals.mean(scores[draw], axis=0) for draw in draws])
 
 
 def of_reading(reading: ReadingTimes) -> NeuroidCeilings:
@@ -249,19 +249,11 @@ def _subject_means(responses: Responses, group_roi: str) -> Floats:
     rois, subjects = np.array(responses.rois), np.array(responses.subjects)
     of_roi = (rois == group_roi.removeprefix(f"{GROUP} ")) & (subjects != GROUP)
     columns = [
-        _mean_of_present(responses.values[:, of_roi & (subjects == subject)].astype(float), axis=1)
+        intervals.mean(responses.values[:, of_roi & (subjects == subject)].astype(float), axis=1)
         for subject in sorted(set(subjects[of_roi]))
     ]
     means = np.stack(columns, axis=1) if columns else np.empty((len(responses.values), 0))
-    centred = means - _mean_of_present(means, axis=0)
-    sd = np.sqrt(_mean_of_present(centred**2, axis=0))
+    centred = means - intervals.mean(means, axis=0)
+    sd = np.sqrt(intervals.mean(centred**2, axis=0))
     standardised: Floats = centred / np.where(sd > 0, sd, np.nan)
     return standardised
-
-
-def _mean_of_present(values: Floats, axis: int | tuple[int, ...]) -> Floats:
-    """Mean, ignoring NaN; NaN where all values are NaN."""
-    present = np.isfinite(values)
-    count = present.sum(axis=axis)
-    mean: Floats = np.where(present, values, 0.0).sum(axis=axis) / np.where(count, count, np.nan)
-    return mean

@@ -195,7 +195,7 @@ def held_out_groups(rule: FoldRule, responses: Responses) -> list[str]:
     names = []
     for part in responses.parts:
         own = responses.of_part(part)[0]
-        splits = make(rule, own.row_groups, own.row_texts)
+        splits = of_responses(rule, own)
         of_folds = [list(dict.fromkeys(own.row_groups[row] for row in fold.test)) for fold in splits]
         names += [", ".join(groups) if len(groups) <= _NAMED else "" for groups in of_folds]
     return names

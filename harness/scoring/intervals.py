@@ -170,7 +170,7 @@ def _per_fold(n_folds: int, correlation: float) -> float:
     return 1 / n_folds + correlation / (1 - correlation)
 
 
-def mean(values: Floats, axis: int) -> Floats:
+def mean(values: Floats, axis: int | tuple[int, ...]) -> Floats:
     """Mean, ignoring NaN; NaN where all are."""
     present = np.isfinite(values)
     count = present.sum(axis=axis)

@@ -68,7 +68,7 @@ def test_neuroids(folds: Sequence[HeldOutFold], responses: Responses, correlatio
         stretch = _stretch(folds, correlation)
         for neuroids in np.array_split(np.arange(len(p)), math.ceil(len(p) / _NEUROIDS)):
             p[neuroids], p_min[neuroids] = _test(folds, responses, neuroids, stretch, seed)
-    return NeuroidTest(p, p_min, adjusted(p))
+    return NeuroidTest(p, p_min, benjamini_hochberg(p))
 
 
 def _share_test_rows(folds: Sequence[HeldOutFold]) -> bool:
@@ -77,8 +77,8 @@ def _share_test_rows(folds: Sequence[HeldOutFold]) -> bool:
     return len(np.unique(rows)) < len(rows)
 
 
-def adjusted(p: Floats) -> Floats:
-    """Benjamini-Hochberg over the finite values; NaN stays NaN."""
+def benjamini_hochberg(p: Floats) -> Floats:
+    """(test,) p after the correction of Benjamini and Hochberg over the finite values; NaN stays NaN."""
     from scipy import stats
 
     q, finite = np.full(len(p), np.nan), np.isfinite(p)

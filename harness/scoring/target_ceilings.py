@@ -134,8 +134,11 @@ def _extrapolated(scores: Floats, own: list[Integers]) -> tuple[float, Floats]:
 
     Returns:
         v0, fitted to the mean over subjects who were predicted from pools of the same sizes, and averaged over all
-        subjects; and the (fold, subject) table whose mean changes as v0 does.
+        subjects; and the (fold, subject) table whose mean changes as v0 does. All NaN for an experiment with a single
+        subject, which has no sizes.
     """
+    if not len(scores):
+        return np.nan, np.full((scores.shape[1], len(own)), np.nan)
     by_subject = np.stack(
         [np.stack([aggregate.medians(size[:, neuroids]) for neuroids in own], axis=1) for size in scores]
     )  # (size, fold, subject)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
 
 from harness.numbers import interval, number
 
@@ -83,21 +85,29 @@ def between(
         metric: of the score; "" takes any.
 
     Returns:
-        The difference model - other; `UNTESTED` if the table does not have it.
+        The difference model - other; `UNTESTED` if the table does not have it. A pair can have several tests (a tuned
+        model against its base, which is the best model too); the one with the largest p is given, since the pair may
+        have been selected by its scores.
     """
     if tests is None or tests.empty:
         return UNTESTED
     rows = tests[(tests["dataset"] == dataset) & (tests["protocol"] == protocol) & (tests["target"] == target)]
     if metric and "metric" in rows:
         rows = rows[rows["metric"] == metric]
-    for first, second, sign in ((model, other, 1.0), (other, model, -1.0)):
-        found = rows[(rows["model"] == first) & (rows["other"] == second) & rows["difference"].notna()]
-        if len(found):
-            row = found.iloc[0]
-            low, high = (row["low"], row["high"]) if sign > 0 else (-row["high"], -row["low"])
-            p = row["p_adjusted"] if "p_adjusted" in row and not math.isnan(row["p_adjusted"]) else row["p"]
-            return Difference(sign * row["difference"], low, high, p)
-    return UNTESTED
+    rows = rows[rows["difference"].notna()]
+    differences = [
+        _difference(row, sign)
+        for first, second, sign in ((model, other, 1), (other, model, -1))
+        for row in rows[(rows["model"] == first) & (rows["other"] == second)].to_dict("records")
+    ]
+    return max(differences, key=lambda difference: np.nan_to_num(difference.p, nan=-1.0), default=UNTESTED)
+
+
+def _difference(row: dict[str, Any], sign: int) -> Difference:
+    """The difference of a row of "paired_tests", or with sign -1 its opposite; p after correction where it is known."""
+    low, high = (row["low"], row["high"]) if sign > 0 else (-row["high"], -row["low"])
+    corrected = row.get("p_adjusted", math.nan)
+    return Difference(sign * row["difference"], low, high, row["p"] if math.isnan(corrected) else corrected)
 
 
 def sentences(differences: Sequence[tuple[str, Difference]], subject: str = "Its score", digits: int = 3) -> str:

@@ -24,6 +24,7 @@ import numpy as np
 from harness.records import Floats
 from harness.scoring import intervals, reading_times
 from harness.scoring.intervals import Effects, Variance
+from harness.scoring.permutation import benjamini_hochberg
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +41,8 @@ COLUMNS = (
 )  # fmt: skip
 
 _NONE = Variance(0.0, 1.0)
+# Scores that differ by less, in all folds, are equal up to rounding: there is nothing to test.
+_ROUNDING = 1e-9
 
 
 class PairedTest(NamedTuple):
@@ -62,7 +65,7 @@ class PairedTest(NamedTuple):
     @property
     def is_testable(self) -> bool:
         """Whether there is a variance to test against."""
-        return self.effects is not None and self.effects.folds.value > 0
+        return self.effects is not None and self.effects.folds.value > _ROUNDING**2
 
     def p(self, n_tests: int = 1) -> float:
         """Two-sided p, multiplied by the number of tests; NaN if it cannot be tested."""
@@ -132,18 +135,8 @@ def tests(fold_scores: pd.DataFrame, bases: dict[str, str]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "p_adjusted"])
     table.insert(table.columns.get_loc("p") + 1, "p_adjusted", math.nan)
     for _, family in table.groupby(_FAMILY, sort=False):
-        table.loc[family.index, "p_adjusted"] = _adjusted(family["p"].to_numpy(float))
+        table.loc[family.index, "p_adjusted"] = benjamini_hochberg(family["p"].to_numpy(float))
     return table
-
-
-def _adjusted(p: Floats) -> Floats:
-    """Benjamini-Hochberg over the finite values."""
-    from scipy import stats
-
-    adjusted, finite = np.full(len(p), math.nan), np.isfinite(p)
-    if finite.any():
-        adjusted[finite] = stats.false_discovery_control(p[finite])
-    return adjusted
 
 
 class _Sources:
@@ -211,16 +204,26 @@ def _of_group(sources: _Sources, bases: dict[str, str]) -> Iterator[dict[str, An
 
 
 def _against_controls(model: str, tested: dict[str, PairedTest]) -> Iterator[dict[str, Any]]:
-    """The control that is hardest to exceed; none if no control can be tested.
+    """The control that is hardest to exceed; none if no control can be compared.
 
     If the model exceeds all of them, each must be exceeded significantly, so the largest p counts. If it does not, it
-    is below the best of several, and p is multiplied by their number.
+    is below the best of several, and p is multiplied by their number. A control that the model does not exceed, and
+    that cannot be tested (it has the same scores, or a score in one fold only), leaves no claim: it is given without p.
     """
+    above = {name for name, test in tested.items() if test.difference > _ROUNDING}
     p = {name: test.p() for name, test in tested.items() if test.is_testable}
-    above = {name for name in p if tested[name].difference > 0}
-    if p:
-        hardest = max(p, key=p.__getitem__) if len(above) == len(p) else min(p.keys() - above, key=p.__getitem__)
-        yield _row(model, hardest, CONTROL, tested[hardest], 1 if hardest in above else len(p), n_others=len(p))
+    untested = {name: tested[name].difference for name in tested.keys() - above - p.keys()}
+    untested = {name: difference for name, difference in untested.items() if math.isfinite(difference)}
+    below, n = p.keys() - above, len(p) + len(untested)
+    if below:
+        hardest = min(below, key=p.__getitem__)
+    elif untested:
+        hardest = min(untested, key=untested.__getitem__)
+    elif p:
+        hardest = max(p, key=p.__getitem__)
+    else:
+        return
+    yield _row(model, hardest, CONTROL, tested[hardest], 1 if hardest in above else n, n_others=n)
 
 
 def _row(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from harness.records import Floats
+from harness.scoring.permutation import benjamini_hochberg
 from harness.statistics.resampling import NO_INTERVAL, Interval, bootstrap, sign_flip
 from harness.statistics.scores import OVERALL, Scores, grouped
 
@@ -91,16 +92,12 @@ def tests(scores: Scores, paired: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         The columns of the table "tuning_tests"; p_adjusted is p_sign_flip after Benjamini-Hochberg over all rows.
     """
     import pandas as pd
-    from scipy import stats
 
     main = _measured(paired[paired["is_main"]])
     rows = [{**key, **_test(group, _by_subject(scores, group), seed)} for key, group in grouped(main, _GROUP)]
     table = pd.DataFrame(rows)
     if rows:
-        p = table["p_sign_flip"].to_numpy(float)
-        finite = np.isfinite(p)
-        adjusted = np.full(len(p), math.nan)
-        adjusted[finite] = stats.false_discovery_control(p[finite]) if finite.any() else []
+        adjusted = benjamini_hochberg(table["p_sign_flip"].to_numpy(float))
         table.insert(table.columns.get_loc("p_sign_flip") + 1, "p_adjusted", adjusted)
     return table
 

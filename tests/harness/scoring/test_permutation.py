@@ -101,8 +101,8 @@ def test_missing_responses_are_left_out_of_the_permuted_rows():
 def test_q_is_benjamini_hochberg_over_the_neuroids_with_a_test():
     p = np.array([0.001, np.nan, 0.04, 0.03, 0.5])
     expected = stats.false_discovery_control([0.001, 0.04, 0.03, 0.5])
-    assert permutation.adjusted(p)[[0, 2, 3, 4]] == pytest.approx(expected)
-    assert np.isnan(permutation.adjusted(p)[1])
+    assert permutation.benjamini_hochberg(p)[[0, 2, 3, 4]] == pytest.approx(expected)
+    assert np.isnan(permutation.benjamini_hochberg(p)[1])
 
 
 def test_noise_shared_by_neighbouring_scans_is_rarely_significant():

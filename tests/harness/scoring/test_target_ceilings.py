@@ -115,3 +115,19 @@ def test_offset_and_unit_of_the_responses_do_not_change_the_ceiling(offset, fact
     moved = replace(responses, values=factor * (responses.values.astype(np.float64) + offset))
     (first, _), (second, _) = (of_recording(each, STRICT) for each in (responses, moved))
     np.testing.assert_allclose(second.values, first.values, atol=1e-4)
+
+
+def test_an_experiment_with_one_subject_has_no_ceiling_and_leaves_no_ratio_over_both():
+    several = recorded(6, 0.8, 0)
+    found = ceilings.of_responses(several, STRICT)
+    unknown = np.full_like(found.values, np.nan)
+    empty = found.growth._replace(scores=found.growth.scores[:0])  # no other subject predicts the only one
+    values, kinds = np.stack([found.values, unknown]), tuple(found.kinds)
+    ceiling = Ceiling(("first", "second"), values, kinds, growth=(found.growth, empty))
+    first, both = (
+        target_ceilings.of_target(ceiling, Target(np.arange(len(unknown)), part), several.subjects, STRICT)
+        for part in ("first", None)
+    )
+    assert both.value == first.value > 0.5
+    assert np.isfinite(first.low)
+    assert np.isnan(both.divisor)

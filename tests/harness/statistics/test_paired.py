@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from harness.statistics import paired
+from harness.statistics import evidence, paired
 from harness.storage import tables
 
 RHO = 1 / 9  # correlation of ten disjoint folds without an effect
@@ -106,6 +106,41 @@ def test_a_model_must_exceed_every_control():
     near = paired.compare(0.1 * noise(2) - 0.005, ONE, RHO)
     assert (row["other"], row["n_others"]) == ("near", 2)
     assert row["p"] == pytest.approx(near.p())
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-16])
+def test_a_control_with_the_same_scores_is_not_exceeded(rounding):
+    m, kinds = noise(0), {"same": "control", "low": "control"}
+    same = m + rounding * np.random.default_rng(2).choice([-1, 1], m.shape)
+    row = one_row(
+        paired.tests(fold_scores({"m": m, "same": same, "low": m - 0.3 + noise(1)}, kinds), {}), "best control"
+    )
+    assert (row["other"], row["n_others"]) == ("same", 2)
+    assert row["difference"] == pytest.approx(0, abs=1e-12)
+    assert math.isnan(row["p"])
+    assert math.isnan(row["low"])
+
+
+def test_a_higher_control_without_a_second_fold_leaves_no_claim_about_the_controls():
+    m, kinds = noise(0), {"once": "control", "low": "control", "nothing": "control"}
+    once = np.where(np.arange(10)[:, None] == 3, m + 0.2, np.nan)
+    scores = {"m": m, "once": once, "low": m - 0.3 + noise(1), "nothing": np.full_like(m, np.nan)}
+    row = one_row(paired.tests(fold_scores(scores, kinds), {}), "best control")
+    assert (row["other"], row["n_others"], row["n_folds"]) == ("once", 2, 1)
+    assert math.isnan(row["p"])
+
+
+def test_of_several_tests_of_a_pair_the_most_careful_one_is_quoted():
+    base = noise(0)
+    scores = {"tuned": base - 0.03 + noise(1) - 0.1, "base": base, "x": base - 0.3, "y": base - 0.4}
+    tests = paired.tests(fold_scores(scores), {"tuned": "base"})
+    of_base, of_best = (one_row(tests, relation, "tuned") for relation in ("base", "best model"))
+    assert of_base["p"] < of_best["p"]
+    for pair, sign in ((("tuned", "base"), 1), (("base", "tuned"), -1)):
+        quoted = evidence.between(tests, *pair, "d", "strict", "all")
+        assert quoted.value == pytest.approx(sign * of_best["difference"])
+        assert quoted.p == of_best["p_adjusted"]
+        assert quoted.high - quoted.low == pytest.approx(of_best["high"] - of_best["low"])
 
 
 def test_p_of_a_control_above_the_model_counts_the_controls_it_was_selected_from():
