@@ -148,7 +148,9 @@ class Protocol:
             over each subject's neuroids, then the mean over subjects, so that no subject counts more for having more
             neuroids. Choice of the layer, unique variance, intervals and ceilings are aggregated likewise.
         ceiling_curve: how scores predicted from more and more subjects are extrapolated: "exponential", as Brain-Score
-            does for each neuroid; or "reliability", of the mean over subjects, fitted to the aggregated scores.
+            does for each neuroid; or "reliability", of the mean over subjects, fitted to the aggregated scores. The
+            ceiling of a mean over subjects or readers is its split-half reliability under "exponential", as in
+            Brain-Score, and the square root of it under "reliability".
         metric: score of a neuroid, a name of METRICS in kernels/metrics.py, such as "pearson_r" (NaN for a constant
             column) or "brainscore_r" (1e-8 added to the norms; a constant column scores 0 and counts).
         notes: sources, and what the sources do not state; not part of the hash.

@@ -64,6 +64,7 @@ STRICT = Protocol(
     layer_choice="nested",
     reading="regression",
     decoder_reads="text",
+    ceiling_curve="reliability",
     notes=(
         "The context restarts at each story. Scores are the gain in held-out log-likelihood over length, frequency, "
         "position and spill-over, and the partial r. With ten folds of ten stories, one story is left out at a time.",

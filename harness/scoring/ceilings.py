@@ -2,7 +2,8 @@
 
 There are two methods. If subjects have neuroids of their own, each subject is predicted from others with the protocol's
 regression and folds, and the scores are extrapolated to infinitely many predicting subjects. If the score is on a mean
-over subjects, the means of two random halves are correlated, with the Spearman-Brown correction.
+over subjects, the means of two random halves are correlated, with the Spearman-Brown correction. A perfect model
+reaches the square root of this reliability: the ceiling of STRICT and EQUAL, while Brain-Score takes the reliability.
 
 Method: harness/scoring/README.md#noise-ceilings.
 Source: Schrimpf et al. 2021 (other subjects); Spearman 1910 and Brown 1910 (halves).
@@ -29,9 +30,11 @@ from harness.records import (
     Responses,
 )  # fmt: skip
 from harness.scoring import extrapolation, folds, intervals, reliability_curve
+from harness.scoring.explainable import signed_root
 
 EXTRAPOLATED = "extrapolated to infinitely many subjects"
 OTHER_SUBJECTS, SPLIT_HALF = "r of other subjects", "reliability by split half"
+ROOT = "square root of the"  # before SPLIT_HALF
 # The published ceiling of reading times is a median over 10 splits, which varies by 0.02 with the seed; 200 by 0.004.
 HALVES = 200
 # For the intervals of split halves: halves of each jackknife sample, its size for subjects, blocks of rows.
@@ -66,11 +69,23 @@ def of_responses(responses: Responses, protocol: Protocol) -> NeuroidCeilings:
             ]
     for neuroid in np.flatnonzero(np.array(responses.subjects) == GROUP):
         means = _subject_means(responses, responses.rois[neuroid])
-        ceiling, low, high = split_half_with_interval(means)
+        (ceiling, low, high), kind = _of_mean(means, protocol)
         if np.isfinite(ceiling):
             ceilings.values[neuroid], ceilings.low[neuroid], ceilings.high[neuroid] = ceiling, low, high
-            ceilings.kinds[neuroid], ceilings.n_subjects[neuroid] = SPLIT_HALF, means.shape[1]
+            ceilings.kinds[neuroid], ceilings.n_subjects[neuroid] = kind, means.shape[1]
     return ceilings
+
+
+def _of_mean(values: Floats, protocol: Protocol) -> tuple[Floats, str]:
+    """Ceiling of r with the mean over subjects, and the ends of its interval, from (row, subject); and its kind.
+
+    Under the "reliability" curve it is what a perfect model reaches, the square root of the reliability; otherwise the
+    reliability itself, as in Brain-Score, which a good model can exceed.
+    """
+    reliability = np.array(split_half_with_interval(values))
+    if protocol.ceiling_curve == "reliability":
+        return signed_root(reliability), f"{ROOT} {SPLIT_HALF}"
+    return reliability, SPLIT_HALF
 
 
 def of_subjects(
@@ -131,8 +146,12 @@ def _resampled_means(scores: Floats, n_bootstraps: int = 100) -> Floats:
     return np.stack([intervals.mean(scores[draw], axis=0) for draw in draws])
 
 
-def of_reading(reading: ReadingTimes) -> NeuroidCeilings:
-    """The ceiling for mean reading times: the reliability of the mean over readers, on scored words.
+def of_reading(reading: ReadingTimes, protocol: Protocol) -> NeuroidCeilings:
+    """The ceiling for mean reading times, from the reliability of the mean over readers, on scored words.
+
+    Args:
+        reading: with the times of single readers.
+        protocol: its `ceiling_curve`.
 
     Returns:
         A single ceiling; its kind says the number of readers and how their times were aligned to the words. Unknown
@@ -141,10 +160,9 @@ def of_reading(reading: ReadingTimes) -> NeuroidCeilings:
     ceiling = NeuroidCeilings.unknown(1)
     if reading.by_subject_ms is not None:
         times = reading.by_subject_ms[reading.scored]
-        ceiling.values[0], ceiling.low[0], ceiling.high[0] = split_half_with_interval(times)
+        (ceiling.values[0], ceiling.low[0], ceiling.high[0]), kind = _of_mean(times, protocol)
         ceiling.n_subjects[0] = len(reading.subjects)
-        kind = f"{SPLIT_HALF} of {len(reading.subjects)} readers"
-        ceiling.kinds[0] = "; ".join(filter(None, [kind, reading.alignment]))
+        ceiling.kinds[0] = "; ".join(filter(None, [f"{kind} of {len(reading.subjects)} readers", reading.alignment]))
     return ceiling
 
 

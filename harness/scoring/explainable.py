@@ -50,7 +50,7 @@ def of_repetitions(repetitions: Repetitions, responses: Responses) -> tuple[Floa
     kind = f"{EXPLAINABLE} of {repetitions.in_words}"
     if not repetitions.are_averaged:
         kind += ", for single responses"
-    value, low, high = (_signed_root(reliability + shift) for shift in (0.0, -half, half))
+    value, low, high = (signed_root(reliability + shift) for shift in (0.0, -half, half))
     return value, low, high, kind
 
 
@@ -60,7 +60,8 @@ def _of_mean(ev: Floats, n: Floats) -> Floats:
     return reliability
 
 
-def _signed_root(reliability: Floats) -> Floats:
+def signed_root(reliability: Floats) -> Floats:
+    """The r that a perfect model reaches; a negative reliability keeps its sign."""
     root: Floats = np.sign(reliability) * np.sqrt(np.abs(reliability))
     return root
 

@@ -33,7 +33,7 @@ def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceili
     """
     responses = dataset.responses
     if responses is None:
-        return _reading_ceiling(dataset)
+        return _reading_ceiling(dataset, protocol)
     by_part = [_of_part(dataset, part, responses, protocol, store) for part in responses.parts]
     values, low, high, _, n_subjects, n_sizes = (np.stack(columns) for columns in list(zip(*by_part, strict=True))[:6])
     kinds = by_part[0].kinds
@@ -68,11 +68,11 @@ def _of_part(dataset: Dataset, part: str, responses: Responses, protocol: Protoc
     return all_neuroids
 
 
-def _reading_ceiling(dataset: Dataset) -> Ceiling:
+def _reading_ceiling(dataset: Dataset, protocol: Protocol) -> Ceiling:
     """Ceiling of reading times, as for a single neuroid: from the readers, or the published one without readers."""
     computed = NeuroidCeilings.unknown(1)
     if dataset.reading is not None:  # otherwise text only, no human responses
-        computed = ceilings.of_reading(dataset.reading)
+        computed = ceilings.of_reading(dataset.reading, protocol)
         if np.isnan(computed.values).all():
             computed.values[:], computed.kinds[:] = dataset.known_ceiling(), dataset.ceiling_source
     values, low, high, kinds, n_subjects, n_sizes, _ = computed

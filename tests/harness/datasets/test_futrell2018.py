@@ -10,7 +10,7 @@ import pytest
 
 from harness import datasets
 from harness.datasets.formats import natural_stories
-from harness.datasets.futrell2018 import sentence_starts
+from harness.datasets.futrell2018 import PAPER, sentence_starts
 from harness.records import Stimuli
 from harness.scoring import ceilings
 
@@ -150,7 +150,7 @@ def test_the_readers_of_batch_2_have_a_reliability_of_0_636(batch2):
     assert np.median(ceilings.corrected_halves(values, halves)) == pytest.approx(0.636116, abs=1e-6)
     scored = ceilings.corrected_halves(values[batch2.reading.scored], halves)
     assert np.median(scored) == pytest.approx(0.641998, abs=1e-6)
-    found = ceilings.of_reading(batch2.reading)
+    found = ceilings.of_reading(batch2.reading, PAPER)
     (ceiling,), (kind,) = found.values, found.kinds
     assert ceiling == pytest.approx(0.636, abs=0.004)
     assert kind.startswith("reliability by split half of 88 readers; word = zone - 2")

@@ -11,8 +11,8 @@ from scipy.optimize import curve_fit
 from harness.kernels.gram import design
 from harness.kernels.ridge import Penalty, Split, fit_fold
 from harness.protocol import FoldRule, Protocol, Regression
-from harness.records import Responses
-from harness.scoring.ceilings import corrected_halves, of_responses, split_half, split_half_with_interval
+from harness.records import ReadingTimes, Responses
+from harness.scoring.ceilings import corrected_halves, of_reading, of_responses, split_half, split_half_with_interval
 
 PROTOCOL = Protocol(
     "strict", "passage", FoldRule("grouped", n=5), Regression("ridge", (0.1, 1.0, 10.0, 100.0), inner="groups"), "max"
@@ -207,6 +207,35 @@ def test_a_group_mean_has_the_split_half_of_its_own_region():
         np.testing.assert_allclose(ceiling[6], split_half(z[:, ::2]), atol=1e-6)
         np.testing.assert_allclose(ceiling[7], split_half(z[:, 1::2]), atol=1e-6)
         assert np.isnan(ceiling[8])
+
+
+def test_a_perfect_model_of_a_mean_reaches_the_ceiling_of_strict():
+    """Six readers, noise with four times the variance of the signal: r is the root of the reliability, 0.77."""
+    found, strict = [], replace(PROTOCOL, ceiling_curve="reliability")
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        signal = rng.standard_normal(200)
+        readers = signal[:, None] + 2 * rng.standard_normal((200, 6))
+        ids, mean = tuple(map(str, range(200))), readers.mean(axis=1)
+        reading = ReadingTimes(ids, mean, np.ones(200, dtype=bool), "made", tuple("abcdef"), readers)
+        root, reliability = (of_reading(reading, protocol) for protocol in (strict, PROTOCOL))
+        assert root.kinds[0] == f"square root of the {reliability.kinds[0]}"
+        assert root.high[0] == pytest.approx(np.sqrt(reliability.high[0]))
+        found.append((np.corrcoef(signal, mean)[0, 1], root.values[0], reliability.values[0]))
+    r, of_strict, of_paper = np.mean(found, axis=0)
+    assert of_strict == pytest.approx(r, abs=0.03)
+    assert of_paper < 0.85 * r
+
+
+def test_a_mean_over_subjects_has_the_root_under_strict():
+    values, subjects = listeners(noise=(0.5,) * 4)
+    both = np.column_stack([values, values[:, ::2].mean(axis=1)])
+    responses = recording(both, [*subjects, "group"], ["front", "back"] * 4 + ["group front"])
+    (of_paper, kind), (of_strict, kind_of_strict) = (
+        ceilings_of(responses, replace(PROTOCOL, ceiling_curve=curve)) for curve in ("exponential", "reliability")
+    )
+    assert of_strict[8] == pytest.approx(np.sqrt(of_paper[8]))
+    assert (kind[8], kind_of_strict[8]) == ("reliability by split half", "square root of the reliability by split half")
 
 
 @pytest.mark.parametrize("regression", [Regression("ols"), replace(PROTOCOL.regression, scale="zscore")])
