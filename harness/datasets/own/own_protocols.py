@@ -22,6 +22,7 @@ from harness.records import Dataset, Responses, Stimuli
 _MIN_TEST_ROWS = 10
 _FIRST_DELAY_S, _LAST_DELAY_S, _GAP_S = 2.0, 8.0, 10.0
 _GAP_WORDS = 5
+_LEAST_LEFT = 1 / 3
 
 
 def choose(dataset: Dataset, context: Any, folds: FoldRule | None) -> tuple[Protocol, ...]:
@@ -54,6 +55,12 @@ def _for_sentences(dataset: Dataset, responses: Responses, folds: FoldRule | Non
     presented = (f"Texts presented more than once: {repeats.in_words}, {treated}.",) if repeats else ()
     context: Any = context_of(dataset.stimuli)
     rule, reason = _strict_folds(folds, responses.row_groups, responses.row_texts, gap=1)
+    if folds is None and rule.kind == "contiguous" and not _leaves_enough(rule.n, responses.row_texts):
+        rule = FoldRule("kfold", n=10, seed=rule.seed, min_test_rows=_MIN_TEST_ROWS)
+        reason = (
+            "Repeated texts join all groups, and without those of a test block too few rows would be left for "
+            "training, so folds leave out whole texts at random; neighbours in time are not kept apart."
+        )
     notes = ("As Aw et al. (2023) for Pereira2018.", *presented, *_random_split_notes(responses.row_texts))
     paper = replace(synthetic.PAPER, context=context, notes=notes)
     strict = replace(synthetic.STRICT, context=context, folds=rule, notes=(reason, *presented))
@@ -68,6 +75,17 @@ def _for_sentences(dataset: Dataset, responses: Responses, folds: FoldRule | Non
     folds_there = alike.BRAINSCORE2026.folds
     brainscore = replace(synthetic.BRAINSCORE2026, context=context, folds=folds_there, notes=(note,))
     return paper, strict, equal_dimension(strict), brainscore
+
+
+def _leaves_enough(n_blocks: int, texts: Sequence[str]) -> bool:
+    """Whether a third of the rows remain for training without a block of time and the rows with a text of the block."""
+    labels = np.array(texts, dtype=object)
+    for block in np.array_split(np.arange(len(labels)), n_blocks):
+        is_left_out = np.isin(labels, sorted(set(labels[block]) - {""}))
+        is_left_out[block] = True
+        if np.mean(~is_left_out) < _LEAST_LEFT:
+            return False
+    return True
 
 
 def context_of(stimuli: Stimuli) -> str:

@@ -94,7 +94,7 @@ def _require_different_texts(stimuli: Stimuli, responses: Responses) -> None:
 def _presented(stimuli: Stimuli, context: str) -> list[str]:
     """(stimulus,) hash of the text and its context, "" for less than a phrase of a running text (`repetitions`)."""
     size, keys = Counter(stimuli.passages), []
-    is_list = repetitions.is_list(stimuli.texts, stimuli.passages, stimuli.separator)
+    is_list = context == "none" and repetitions.is_list(stimuli.texts, stimuli.passages, stimuli.separator)
     so_far: dict[str, tuple[str, int]] = {}
     for stimulus_id, text, passage in zip(stimuli.ids, stimuli.texts, stimuli.passages, strict=True):
         unit = {"none": stimulus_id, "passage": passage}.get(context, "")

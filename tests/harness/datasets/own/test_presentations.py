@@ -310,6 +310,16 @@ def test_words_presented_in_every_run_are_not_in_training_and_test_rows(tmp_path
     assert leaking(put(tmp_path / "lab", frame, settings, columns=["passage"])) == 0
 
 
+@pytest.mark.parametrize("n_runs", [3, 8])
+def test_whole_texts_are_left_out_where_blocks_of_time_would_leave_too_few_rows(tmp_path, n_runs):
+    frame = session(30, n_runs).assign(passage=lambda f: "run " + f.repetition.astype(str))
+    name = put(tmp_path / "lab", frame, {"repetitions": "keep"}, columns=["passage"])
+    assert strict(name).folds.kind == {3: "contiguous", 8: "kfold"}[n_runs]
+    assert leaking(name) == 0
+    parts = folds.of_responses(strict(name).folds, datasets.load(name, ".").responses)
+    assert min(len(fold.train) for fold in parts) >= 8 * n_runs
+
+
 @pytest.mark.parametrize("setting", ["average", "keep"])
 def test_a_passage_of_short_phrases_presented_twice_is_not_in_training_and_test_rows(tmp_path, setting):
     frame = session(60, 2).sort_values(["repetition", "sentence"])
