@@ -22,7 +22,7 @@ from harness.records import Dataset, Responses, Stimuli
 _MIN_TEST_ROWS = 10
 _FIRST_DELAY_S, _LAST_DELAY_S, _GAP_S = 2.0, 8.0, 10.0
 _GAP_WORDS = 5
-_LEAST_LEFT = 1 / 3
+_LEAST_LEFT = 0.1
 
 
 def choose(dataset: Dataset, context: Any, folds: FoldRule | None) -> tuple[Protocol, ...]:
@@ -55,7 +55,7 @@ def _for_sentences(dataset: Dataset, responses: Responses, folds: FoldRule | Non
     presented = (f"Texts presented more than once: {repeats.in_words}, {treated}.",) if repeats else ()
     context: Any = context_of(dataset.stimuli)
     rule, reason = _strict_folds(folds, responses.row_groups, responses.row_texts, gap=1)
-    if folds is None and rule.kind == "contiguous" and not _leaves_enough(rule.n, responses.row_texts):
+    if folds is None and rule.kind == "contiguous" and not _leaves_enough(rule, responses.row_texts):
         rule = FoldRule("kfold", n=10, seed=rule.seed, min_test_rows=_MIN_TEST_ROWS)
         reason = (
             "Repeated texts join all groups, and without those of a test block too few rows would be left for "
@@ -77,13 +77,14 @@ def _for_sentences(dataset: Dataset, responses: Responses, folds: FoldRule | Non
     return paper, strict, equal_dimension(strict), brainscore
 
 
-def _leaves_enough(n_blocks: int, texts: Sequence[str]) -> bool:
-    """Whether a third of the rows remain for training without a block of time and the rows with a text of the block."""
+def _leaves_enough(rule: FoldRule, texts: Sequence[str]) -> bool:
+    """Whether a tenth of the rows are left for training without a test block, rows with its texts, and the gaps."""
     labels = np.array(texts, dtype=object)
-    for block in np.array_split(np.arange(len(labels)), n_blocks):
+    for block in np.array_split(np.arange(len(labels)), rule.n):
         is_left_out = np.isin(labels, sorted(set(labels[block]) - {""}))
         is_left_out[block] = True
-        if np.mean(~is_left_out) < _LEAST_LEFT:
+        near = np.convolve(is_left_out, np.ones(2 * rule.gap + 1), mode="same") > 0.5
+        if np.mean(~near) < _LEAST_LEFT:
             return False
     return True
 

@@ -111,8 +111,8 @@ def test_a_model_must_exceed_every_control():
 def test_a_control_that_is_constant_in_most_folds_is_not_the_hardest_and_the_highest_one_is_tested_too():
     """ "few" has scores in four of ten folds and the largest p; "high" has the highest score, "unsteady" the next p."""
     m, kinds = noise(0) + 0.3, {"few": "control", "high": "control", "unsteady": "control"}
-    scores = {"m": m, "high": m - 0.05 + 0.1 * noise(2), "unsteady": m - 0.1 + noise(3)}
-    scores["few"] = np.where(np.arange(10)[:, None] < 4, m - 0.1 + 3 * noise(1), np.nan)
+    scores = {"m": m, "high": m - 0.15 + 0.1 * noise(2), "unsteady": m - 0.4 + 2 * noise(3)}
+    scores["few"] = np.where(np.arange(10)[:, None] < 4, m - 0.6 + 4 * noise(1), np.nan)
     p = {name: paired.compare(m - scores[name], ONE, RHO).p() for name in kinds}
     assert p["few"] > p["unsteady"] > p["high"]
     table = paired.tests(fold_scores(scores, kinds), {})
