@@ -38,7 +38,7 @@ def recording(values, rows_per_passage) -> Dataset:
     neuroids = tuple(f"n{i}" for i in range(values.shape[1]))
     ones = ("one",) * values.shape[1]
     responses = Responses(values.astype(np.float32), ids, passages, passages, neuroids, ones, ones, "z")
-    return Dataset("made up", "0", Stimuli(ids, ("word",) * len(ids), passages), responses)
+    return Dataset("made up", "0", Stimuli(ids, tuple(f"word{i}" for i in range(len(ids))), passages), responses)
 
 
 def of_time(dataset, *names):
