@@ -42,6 +42,7 @@ def test_with_the_recorded_alpha_mixed_precision_scores_as_recorded(name, shared
         np.testing.assert_allclose(mixed.r, case["r"][k], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64", "mixed"])
 @pytest.mark.parametrize("inner", [None, np.arange(200) // 40], ids=["rows", "blocks"])
 def test_the_neuroid_side_stays_within_its_memory_budget(inner, precision):

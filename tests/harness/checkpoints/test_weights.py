@@ -208,6 +208,7 @@ def large(tmp_path_factory, base):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 def test_loading_needs_little_more_memory_than_the_weights(large, base):
     """Peak main memory for weights on the CPU. Loading threads hold a few of the largest tensors in addition.

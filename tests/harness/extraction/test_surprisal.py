@@ -55,7 +55,8 @@ def _surprisals(dataset, folder, rule):
 
 @pytest.mark.parametrize(("model", "rule", "wanted_2016", "wanted_2021"), [
     ("stories260K", "passage", 0.37572, 0.37484), ("stories260K", "corpus", 0.37500, 0.37409),
-    ("babyllama-105", "passage", 0.37993, 0.37883), ("babyllama-105", "corpus", 0.37914, 0.37806),
+    pytest.param("babyllama-105", "passage", 0.37993, 0.37883, marks=pytest.mark.slow),
+    pytest.param("babyllama-105", "corpus", 0.37914, 0.37806, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_surprisal_predicts_reading_times_of_both_releases_as_in_known_results(
     stories, shared, model, rule, wanted_2016, wanted_2021

@@ -58,6 +58,7 @@ def test_units_are_log_milliseconds_per_bit():
     assert other.p == pytest.approx(one.p, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_with_shared_word_effects_the_clustered_interval_holds_and_the_mixed_models_does_not():
     """At 5 %, 4 or more of 12 data sets without a slope exclude 0 by chance once in 500 times."""
     wrong, naive = 0, 0
@@ -82,6 +83,7 @@ def test_mean_reading_times_have_no_slopes_per_reader():
         reader_slopes.fit(bits, replace(dataset, reading=replace(dataset.reading, subjects=(), by_subject_ms=None)))
 
 
+@pytest.mark.slow
 def test_on_the_second_batch_of_natural_stories_length_slows_every_reader(shared):
     """A real fit of 88 readers; the predictor is squared length, since length itself is one of the controls."""
     dataset = datasets.load("futrell2018-batch2", shared / "data")
