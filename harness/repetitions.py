@@ -84,7 +84,7 @@ def of_stimuli(texts: Sequence[str], passages: Sequence[str], separator: str = "
 def is_list(texts: Sequence[str], passages: Sequence[str], separator: str = " ") -> bool:
     """Whether the stimuli are a list of words or phrases that is presented repeatedly, and not a running text.
 
-    At most a tenth of the texts occur once. A passage that is told again as a whole is counted once.
+    At most a tenth of the texts occur once. A passage that is repeated as a whole counts once.
     """
     told_again = of_passages(texts, passages, separator)
     first_told = [

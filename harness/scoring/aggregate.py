@@ -209,10 +209,8 @@ def interval(
     of_subject = [own for own in intervals.subject_neuroids(subjects) if np.isfinite(r[:, own]).any()]
     if len(of_subject) >= intervals.FEWEST_SUBJECTS and target.by_subject:
         table = np.stack([medians(r[:, own]) for own in of_subject], axis=1)
-        half, kind = (
-            intervals.of_folds_and_subjects(table, parts, correlation),
-            f"{kind} and {len(of_subject)} subjects",
-        )
+        half = intervals.effects(table, parts, correlation).half_width()
+        kind += f" and {len(of_subject)} subjects"
     elif len(of_subject) >= intervals.FEWEST_SUBJECTS:
         between = intervals.of_pooled_subjects(r, parts, of_subject, seed)
         half = (variance.squared_half_width() + between.squared_half_width()) ** 0.5

@@ -39,6 +39,9 @@ class Variance(NamedTuple):
         return float(stats.t.ppf((1 + level) / 2, self.df) ** 2 * self.value)
 
 
+NO_VARIANCE = Variance(0.0, 1.0)
+
+
 class Effects(NamedTuple):
     """Variances of a score over folds and over subjects, and what both contain of their interaction."""
 
@@ -92,11 +95,6 @@ def over_folds(scores: Floats, parts: Sequence[str], correlation: float) -> Vari
     return Variance(float(value), float(sum(len(part) - 1 for part in by_part)))
 
 
-def of_folds_and_subjects(table: Floats, parts: Sequence[str], correlation: float) -> float:
-    """Half the width of the 95 % interval of a score that is the mean over subjects in each fold (`effects`)."""
-    return effects(table, parts, correlation).half_width()
-
-
 def effects(table: Floats, parts: Sequence[str], correlation: float) -> Effects:
     """Variances of a score that is the mean over subjects in each fold.
 
@@ -104,7 +102,7 @@ def effects(table: Floats, parts: Sequence[str], correlation: float) -> Effects:
     Var(fold x subject), since the residual of a subject in a fold contributes to both. Each term is multiplied by its
     own squared t, since with three subjects the degrees of freedom of the sum (Satterthwaite) are overestimated: that
     interval misses in up to 9 %, this one in 2 to 6 %. Folds alone count if subjects differ no more than the residuals
-    make them.
+    make them, or there are fewer than `FEWEST_SUBJECTS`.
 
     Args:
         table: (fold, subject) scores; NaN where a subject has none.
@@ -114,6 +112,9 @@ def effects(table: Floats, parts: Sequence[str], correlation: float) -> Effects:
     Source: Graybill & Wang 1980, JASA 75, 869-873 (sums of variances); Ting et al. 1990 (differences).
     """
     folds = over_folds(mean(table, axis=1), parts, correlation)
+    n = int(np.isfinite(table).any(axis=0).sum())
+    if n < FEWEST_SUBJECTS or not math.isfinite(folds.value):
+        return Effects(folds, NO_VARIANCE, NO_VARIANCE)
     names, part_of_fold = list(dict.fromkeys(parts)), np.array(parts)
     influence, shared, df_shared = np.zeros(table.shape[1]), 0.0, 0.0
     for part in names:
@@ -128,7 +129,6 @@ def effects(table: Floats, parts: Sequence[str], correlation: float) -> Effects:
         spread = float(np.nansum(residual**2)) / df
         shared += spread * _per_fold(len(rows), correlation) / measured.sum() / len(names) ** 2
         df_shared += df
-    n = int(np.isfinite(table).any(axis=0).sum())
     subjects = Variance(float(influence @ influence) * n / (n - 1), n - 1.0)
     return Effects(folds, subjects, Variance(shared, df_shared))
 

@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from harness.protocol import FoldRule
 from harness.records import Floats, Integers, Responses
 from harness.scoring.held_out import HeldOutFold
 
@@ -48,6 +49,11 @@ class NeuroidTest(NamedTuple):
     p: Floats
     p_min: Floats
     q: Floats
+
+
+def applies(rule: FoldRule) -> bool:
+    """Whether neuroids can be tested: random splits test a row several times, so they have no separate arrangements."""
+    return not rule.kind.endswith("shuffled")
 
 
 def test_neuroids(folds: Sequence[HeldOutFold], responses: Responses, correlation: float, seed: int) -> NeuroidTest:

@@ -118,11 +118,7 @@ def _of_growths(growths: list[Growth], target: Target, subjects: NDArray[np.str_
         tables.append(table)
         parts += [str(part)] * len(table)
     table, correlation = np.concatenate(tables), float(np.mean([growth.fold_correlation for growth in growths]))
-    by_fold = intervals.mean(table, axis=1)
-    half = intervals.over_folds(by_fold, parts, correlation).squared_half_width() ** 0.5
-    if np.isfinite(half) and np.isfinite(table).any(axis=0).sum() >= intervals.FEWEST_SUBJECTS:
-        half = intervals.of_folds_and_subjects(table, parts, correlation)
-    return aggregate.mean(np.array(values)), half
+    return aggregate.mean(np.array(values)), intervals.effects(table, parts, correlation).half_width()
 
 
 def _extrapolated(scores: Floats, own: list[Integers]) -> tuple[float, Floats]:

@@ -2,7 +2,7 @@
 
 A difference is called reliable only if its 95 % interval excludes 0 and its test rejects 0 at 0.05 (after correction
 for several tests, where that is known). If one of the two is missing, the other decides; if they disagree, the sentence
-says both. A difference without either is said to be untested.
+says both. A difference without either counts as untested.
 """
 
 from __future__ import annotations

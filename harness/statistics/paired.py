@@ -23,7 +23,7 @@ import numpy as np
 
 from harness.records import Floats
 from harness.scoring import intervals, reading_times
-from harness.scoring.intervals import Effects, Variance
+from harness.scoring.intervals import NO_VARIANCE, Effects
 from harness.scoring.permutation import benjamini_hochberg
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ COLUMNS = (
     "high", "p", "p_adjusted", "n_folds", "n_subjects", "n_others", "method",
 )  # fmt: skip
 
-_NONE = Variance(0.0, 1.0)
 # Scores that differ by less, in all folds, are equal up to rounding: there is nothing to test.
 _ROUNDING = 1e-9
 
@@ -95,22 +94,19 @@ def compare(table: Floats, parts: tuple[str, ...], correlation: float) -> Paired
     part_of_fold, n_folds = np.array(parts), int(np.isfinite(by_fold).sum())
     of_parts = [intervals.mean(by_fold[part_of_fold == part], axis=0) for part in dict.fromkeys(parts)]
     n_subjects = int(np.isfinite(table).any(axis=0).sum())
-    folds = intervals.over_folds(by_fold, parts, correlation)
-    over = f"t over {n_folds} folds"
-    effects = None
-    if math.isfinite(folds.value) and n_subjects >= intervals.FEWEST_SUBJECTS:
-        effects, over = intervals.effects(table, parts, correlation), f"{over} and {n_subjects} subjects"
-    elif math.isfinite(folds.value):
-        effects, n_subjects = Effects(folds, _NONE, _NONE), 0
+    effects = intervals.effects(table, parts, correlation)
+    is_known = math.isfinite(effects.folds.value)
+    n_subjects = n_subjects if is_known and n_subjects >= intervals.FEWEST_SUBJECTS else 0
+    over = f"t over {n_folds} folds" + (f" and {n_subjects} subjects" if n_subjects else "")
     method = f"{over}, corrected for shared training rows"
-    return PairedTest(float(np.mean(of_parts)), effects, n_folds, n_subjects, method)
+    return PairedTest(float(np.mean(of_parts)), effects if is_known else None, n_folds, n_subjects, method)
 
 
 def compare_stories(differences: Floats, n_words: Floats) -> PairedTest:
     """Test the mean over words of differences by story; (story,) each."""
     known = np.isfinite(differences)
     mean, variance = reading_times.over_stories(differences[known], n_words[known])
-    effects = Effects(variance, _NONE, _NONE) if math.isfinite(variance.value) else None
+    effects = Effects(variance, NO_VARIANCE, NO_VARIANCE) if math.isfinite(variance.value) else None
     n_stories = int(known.sum())
     return PairedTest(mean, effects, n_stories, 0, f"t over {n_stories} stories, weighted by words")
 

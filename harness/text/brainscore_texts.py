@@ -44,11 +44,11 @@ def build(stimuli: Stimuli, rule: str) -> list[Context]:
     if keys is None:
         raise ValueError(f"Brain-Score has no context rule {rule!r}; use 'none', 'passage', 'label' or 'corpus'.")
     rows = np.arange(len(stimuli)) if stimuli.file_rows is None else np.argsort(stimuli.file_rows, kind="stable")
-    so_far: dict[str, list[str]] = {}
+    texts_of: dict[str, list[str]] = {}
     before: dict[str, str] = {}
     result = []
     for row in rows.tolist():
-        parts = so_far.setdefault(keys[row], [])
+        parts = texts_of.setdefault(keys[row], [])
         parts.append(stimuli.texts[row])
         text, previous = joined(parts), before.get(keys[row], "")
         # A stimulus that begins with punctuation takes the space at the end of the one before away.

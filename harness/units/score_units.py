@@ -123,9 +123,12 @@ class ScoreUnit:
             beside = self._controls(dataset) | self._embeddings(dataset, store)
             unique = over_controls(features, brain.chosen("all").layer, beside, responses, protocol)
             brain = replace(brain, unique=unique)
-        by_fold = held_out.predict(features, responses, protocol, brain.by_fold.chosen_layers)
-        correlation = next(iter(fits.values())).fold_correlation
-        brain = replace(brain, tests=permutation.test_neuroids(by_fold, responses, correlation, self.seed))
+        by_fold: list[HeldOutFold] = []
+        if permutation.applies(protocol.folds) or "predictions" in self.keep:
+            by_fold = held_out.predict(features, responses, protocol, brain.by_fold.chosen_layers)
+        if permutation.applies(protocol.folds):
+            correlation = next(iter(fits.values())).fold_correlation
+            brain = replace(brain, tests=permutation.test_neuroids(by_fold, responses, correlation, self.seed))
         rows = {
             "layer_scores": brain.layers(),
             "model_scores": brain.models(),

@@ -95,13 +95,13 @@ def _presented(stimuli: Stimuli, context: str) -> list[str]:
     """(stimulus,) hash of the text and its context, "" for less than a phrase of a running text (`repetitions`)."""
     size, keys = Counter(stimuli.passages), []
     is_list = context == "none" and repetitions.is_list(stimuli.texts, stimuli.passages, stimuli.separator)
-    so_far: dict[str, tuple[str, int]] = {}
+    preceding: dict[str, tuple[str, int]] = {}
     for stimulus_id, text, passage in zip(stimuli.ids, stimuli.texts, stimuli.passages, strict=True):
         unit = {"none": stimulus_id, "passage": passage}.get(context, "")
-        before, n_words = so_far.get(unit, ("", 0))
+        before, n_words = preceding.get(unit, ("", 0))
         key = content_hash([before, repetitions.text_of(text)])
         n_words += repetitions.n_words(repetitions.words_of(text))
-        so_far[unit] = key, n_words
+        preceding[unit] = key, n_words
         is_long = n_words >= repetitions.MIN_WORDS_IN_PASSAGE
         keys.append(key if size[passage] == 1 or is_list or is_long else "")
     return keys
