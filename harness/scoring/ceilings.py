@@ -135,7 +135,7 @@ def _half_widths(growth: Growth) -> Floats:
         by_fold = np.einsum("ns,sfn->fn", weights, own)
         n_folds, rho = len(by_fold), growth.fold_correlation
         if n_folds > 1 and rho < intervals.MOST_CORRELATED:
-            variance = by_fold.var(axis=0, ddof=1) * (1 / n_folds + rho / (1 - rho))
+            variance = by_fold.var(axis=0, ddof=1) * intervals.per_fold(n_folds, rho)
             half[neuroids] = stats.t.ppf(0.975, n_folds - 1) * np.sqrt(variance)
     return half
 

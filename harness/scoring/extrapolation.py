@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from harness.kernels.gram import Bands, Design, Scale, design
 from harness.protocol import Protocol
 from harness.records import GROUP, Floats, Fold, Integers
-from harness.scoring import fitting, reliability_curve, saturation
+from harness.scoring import fitting, intervals, reliability_curve, saturation
 
 Curve = Literal["exponential", "reliability"]
 
@@ -118,7 +118,7 @@ def _features(
 def by_size(collected: PooledScores) -> Floats:
     """(size, fold, neuroid) mean over the pools of 1, 2, ... subjects; NaN where there is none."""
     sizes = np.array([len(pool) for pool in collected.pools], dtype=int)
-    means = [_mean(collected.scores[sizes == size]) for size in range(1, max(sizes, default=0) + 1)]
+    means = [intervals.mean(collected.scores[sizes == size], axis=0) for size in range(1, max(sizes, default=0) + 1)]
     return np.stack(means) if means else np.empty((0, *collected.scores.shape[1:]))
 
 
@@ -128,14 +128,6 @@ def predicted_alike(growth: Floats) -> list[tuple[Integers, Integers]]:
     patterns, of_column = np.unique(has_size, axis=0, return_inverse=True)
     groups = [(np.flatnonzero(sizes), np.flatnonzero(of_column.reshape(-1) == k)) for k, sizes in enumerate(patterns)]
     return [(sizes, columns) for sizes, columns in groups if len(sizes)]
-
-
-def _mean(scores: Floats) -> Floats:
-    present = np.isfinite(scores)
-    mean: Floats = np.where(present, scores, 0.0).sum(axis=0) / np.where(
-        present.any(axis=0), present.sum(axis=0), np.nan
-    )
-    return mean
 
 
 def draw_pools(subjects: Sequence[str], n_pools: int, seed: int) -> list[tuple[str, ...]]:

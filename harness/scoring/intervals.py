@@ -91,7 +91,7 @@ def over_folds(scores: Floats, parts: Sequence[str], correlation: float) -> Vari
     by_part = [scores[(part_of_fold == part) & np.isfinite(scores)] for part in dict.fromkeys(parts)]
     if not by_part or min(len(part) for part in by_part) < 2 or correlation > MOST_CORRELATED:
         return Variance(np.nan, np.nan)
-    value = sum(np.var(part, ddof=1) * _per_fold(len(part), correlation) for part in by_part) / len(by_part) ** 2
+    value = sum(np.var(part, ddof=1) * per_fold(len(part), correlation) for part in by_part) / len(by_part) ** 2
     return Variance(float(value), float(sum(len(part) - 1 for part in by_part)))
 
 
@@ -127,7 +127,7 @@ def effects(table: Floats, parts: Sequence[str], correlation: float) -> Effects:
         residual = (rows - mean(rows, axis=1)[:, None] - deviation)[:, measured]
         df = max((len(rows) - 1) * (measured.sum() - 1) - np.isnan(residual).sum(), 1)
         spread = float(np.nansum(residual**2)) / df
-        shared += spread * _per_fold(len(rows), correlation) / measured.sum() / len(names) ** 2
+        shared += spread * per_fold(len(rows), correlation) / measured.sum() / len(names) ** 2
         df_shared += df
     subjects = Variance(float(influence @ influence) * n / (n - 1), n - 1.0)
     return Effects(folds, subjects, Variance(shared, df_shared))
@@ -165,7 +165,7 @@ def subject_neuroids(subjects: NDArray[np.str_]) -> list[Integers]:
     return [np.flatnonzero(subjects == subject) for subject in dict.fromkeys(subjects.tolist()) if subject != GROUP]
 
 
-def _per_fold(n_folds: int, correlation: float) -> float:
+def per_fold(n_folds: int, correlation: float) -> float:
     """Variance of a mean over folds, relative to the sample variance of its folds."""
     return 1 / n_folds + correlation / (1 - correlation)
 
