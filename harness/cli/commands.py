@@ -21,6 +21,7 @@ from harness.cli import (
     printing,
     property_commands,
     run_commands,
+    tuning_commands,
     watch_commands,
     word_commands,
 )
@@ -78,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
 
     for add_some in (
         _add_run, _add_cluster, _add_report, _add_analysis, _add_models, _add_plan, _add_datasets, _add_listings,
-        _add_texts, _add_checks,
+        _add_texts, _add_tuning, _add_checks,
     ):  # fmt: skip
         add_some(add)
     return made
@@ -288,6 +289,14 @@ def _add_texts(add: _Add) -> None:
     _add_device(properties)
     _add_encoding(properties)
     _add_data_root(properties)
+
+
+def _add_tuning(add: _Add) -> None:
+    tune = add("tune", tuning_commands.tune, "Tune a base model with and without instructions, saving checkpoints.")
+    tuning_commands.add_options(tune)
+    _add_allow_pickle(tune)
+    _add_own_models(tune)
+    _add_data_root(tune)
 
 
 def _add_checks(add: _Add) -> None:

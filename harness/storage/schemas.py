@@ -74,6 +74,7 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         **_SOURCE, "next_word_text": _TEXT, "next_word_loss": _REAL, "next_word_perplexity": _REAL,
         "next_word_accuracy": _REAL, "family": _TEXT, "tuned_from": _TEXT, "pair_source": _TEXT, "n_parameters": _WHOLE,
         "n_layers": _WHOLE, "hidden_size": _WHOLE, "context_size": _WHOLE, "vocabulary": _WHOLE,
+        "arm": _TEXT, "tuning_seed": _WHOLE, "tuning_step": _WHOLE, "tuning_tokens": _WHOLE,
     },
     "comparisons": {
         "run": _TEXT, "base": _TEXT, "tuned": _TEXT, "pair_source": _TEXT, "dataset": _TEXT, "protocol": _TEXT,

@@ -1,0 +1,147 @@
+"""Run the trainings of a job on Ray Train: workers with a process group, restarted from their states if one is lost.
+
+One TorchTrainer trains all arms and seeds one after another, so the libraries are loaded once. All state lies in the
+job's folder and not with Ray, so a job that was killed as a whole resumes in the same way as one that lost a worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.runs import ray_session
+from harness.tuning import examples, losses
+from harness.tuning.job import Training, TuningJob
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILURES = 3  # lost workers after which a job gives up
+_POLL_S = 1.0
+_LOCK_S = 300.0  # how long a new worker waits for the end of one that was lost
+
+
+def tune(
+    job: TuningJob, address: str | None = None, on_step: Callable[[Training, dict[str, Any]], None] | None = None,
+    max_failures: int = MAX_FAILURES,
+) -> None:  # fmt: skip
+    """Train what is not finished yet.
+
+    Args:
+        job: what to train.
+        address: Ray cluster to join; None starts a local Ray.
+        on_step: called with each new line of losses while the training runs.
+        max_failures: lost workers that are replaced.
+
+    Raises:
+        ValueError: if the folder holds other trainings, the cluster has too few CPUs or GPUs, or a training fails.
+        RuntimeError: if Ray cannot be started or more workers were lost.
+    """
+    job.claim_folder()
+    if not job.unfinished:
+        return
+    ray_session.start(address)
+    if address:
+        ray_session.require_visible(Path(job.out), job.out)
+    _require_resources(job)
+    over = threading.Event()
+    watching = threading.Thread(target=_follow, args=(job, over, on_step), daemon=True)
+    watching.start()
+    try:
+        _fit(job, max_failures)
+    finally:
+        over.set()
+        watching.join()
+        shutil.rmtree(_ray_folder(job), ignore_errors=True)
+    if not job.unfinished:
+        shutil.rmtree(Path(job.out) / ".state", ignore_errors=True)
+
+
+def _ray_folder(job: TuningJob) -> Path:
+    """Ray Train's own records, which nothing reads."""
+    return Path(job.out).absolute() / ".state" / f"ray-{os.getpid()}"
+
+
+def _require_resources(job: TuningJob) -> None:
+    n_cpus, n_gpus = ray_session.resources()
+    available, name = (n_gpus, "GPUs") if job.use_gpu else (n_cpus, "CPU cores")
+    if job.n_workers > available:
+        raise ValueError(
+            f"{job.n_workers} workers need {job.n_workers} {name}, and the cluster has {available}; give fewer, or a "
+            "larger cluster by --address."
+        )
+
+
+def _fit(job: TuningJob, max_failures: int) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"job": job},
+        scaling_config=ScalingConfig(num_workers=job.n_workers, use_gpu=job.use_gpu),
+        run_config=RunConfig(
+            name="train", storage_path=str(_ray_folder(job)), failure_config=FailureConfig(max_failures=max_failures)
+        ),
+        torch_config=TorchConfig(backend="nccl" if job.use_gpu else "gloo"),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        causes = getattr(error, "worker_failures", None) or {}
+        for cause in causes.values():
+            original = getattr(cause, "cause", None) or cause
+            if isinstance(original, ValueError):
+                raise ValueError(str(original)) from error
+        raise RuntimeError(f"the training failed: {' '.join(str(error).split())[-500:]}") from error
+
+
+def _work(config: dict[str, Any]) -> None:
+    """The loop of one worker: all unfinished trainings, one after another."""
+    import ray.train
+    import ray.train.torch
+    from filelock import FileLock
+
+    from harness.checkpoints import checkpoints
+    from harness.loading import architectures
+    from harness.tuning import sequences, training
+    from harness.tuning.workers import Group
+
+    job: TuningJob = config["job"]
+    context = ray.train.get_context()
+    group = Group(
+        context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device(), job.is_sharded
+    )  # fmt: skip
+    lock = FileLock(Path(job.out) / ".state" / "lock", timeout=_LOCK_S)
+    if group.is_first:
+        lock.acquire()
+    group.wait()
+    base = checkpoints.with_weights(job.base, job.allow_pickle)
+    architecture = architectures.read(base.config_folder, base.name, base.tokenizer_folder)
+    corpus = sequences.of_examples(
+        examples.read(Path(job.data)), architecture.tokenizer, architecture.special.prefix, job.recipe.length
+    )  # fmt: skip
+    for unfinished in job.unfinished:
+        training.train(job, unfinished, corpus, group)
+    lock.release()
+
+
+def _follow(job: TuningJob, over: threading.Event, on_step: Callable[[Training, dict[str, Any]], None] | None) -> None:
+    """Report new lines of losses until the trainings are over."""
+    reported = {
+        training: max((row["step"] for row in losses.read(job.folder_of(training))), default=0)
+        for training in job.trainings
+    }
+    is_over = on_step is None
+    while not is_over:
+        is_over = over.wait(_POLL_S)
+        for training in job.trainings:
+            for row in losses.read(job.folder_of(training)):
+                if row["step"] > reported[training] and on_step:
+                    on_step(training, row)
+                    reported[training] = row["step"]
