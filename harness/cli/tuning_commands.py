@@ -174,12 +174,16 @@ def _data_file(arguments: argparse.Namespace, out: Path) -> Path:
 
     if arguments.data != "bbh" or Path(arguments.data).exists():
         return Path(arguments.data)
-    if not arguments.data_root:
-        raise ValueError("bbh needs --data-root, the folder that holds bbh/bbh, or HARNESS_DATA.")
-    rows = examples.of_bbh(Path(arguments.data_root) / "bbh" / "bbh")
+    rows = examples.of_bbh(_bbh_folder(arguments))
     out.mkdir(parents=True, exist_ok=True)
     examples.write(rows, out / "bbh.jsonl")
     return out / "bbh.jsonl"
+
+
+def _bbh_folder(arguments: argparse.Namespace) -> Path:
+    if not arguments.data_root:
+        raise ValueError("bbh needs --data-root, the folder that holds bbh/bbh, or HARNESS_DATA.")
+    return Path(arguments.data_root) / "bbh" / "bbh"
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -227,4 +231,83 @@ def _rows(job: TuningJob, training: Training) -> list[dict[str, Any]]:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    raise NotImplementedError
+    """Forecast one training and all of them; exit status 1 if it does not fit."""
+    from harness.tuning import forecast
+
+    recipe, shape = recipe_of(arguments), forecast.shape_of(arguments.base)
+    rates = (arguments.gpu_memory_gb, arguments.gpu_tflops, arguments.link_gb_s, arguments.storage_gb_s)
+    if min(rates) <= 0 or (arguments.gpus is not None and arguments.gpus < 1):
+        raise ValueError("a plan needs 1 or more --gpus, and memory and rates greater than 0.")
+    machines = forecast.Machines(
+        arguments.gpus or 1, rates[0] * 1e9, rates[1] * 1e12, rates[2] * 1e9, rates[3] * 1e9,
+        arguments.usd_per_gpu_hour,
+    )  # fmt: skip
+    n_examples, tokens = _sizes(arguments, recipe)
+    made = forecast.make(shape, recipe, machines, arguments.fsdp, n_examples, tokens)
+    n_trainings = len(_ARMS[arguments.arms]) * len(_seeds(arguments.seeds))
+    content = _forecast_content(made, machines, n_trainings) | {
+        "base": shape.name, "n_parameters": shape.n_parameters, "is_counted": shape.is_counted, "method": recipe.method,
+        "n_examples": n_examples, "tokens_per_example": tokens, "is_sharded": arguments.fsdp,
+    }  # fmt: skip
+    if arguments.json:
+        document(content)
+    else:
+        print("\n".join(_plan_lines(content, machines)))
+    return int(not content["fits"])
+
+
+def _sizes(arguments: argparse.Namespace, recipe: Recipe) -> tuple[int, float]:
+    """(examples, tokens of one with padding): of the data file and the base's tokenizer, else as given."""
+    if not arguments.data:
+        if arguments.examples < 1 or (arguments.tokens_per_example or 1) <= 0:
+            raise ValueError("--examples and --tokens-per-example must be greater than 0.")
+        return arguments.examples, arguments.tokens_per_example or float(recipe.length)
+    from harness.loading import architectures
+    from harness.tuning import examples, forecast
+
+    is_bbh = arguments.data == "bbh" and not Path("bbh").exists()
+    rows = examples.of_bbh(_bbh_folder(arguments)) if is_bbh else examples.read(Path(arguments.data))
+    if not (Path(arguments.base) / "config.json").is_file():
+        return len(rows), arguments.tokens_per_example or float(recipe.length)
+    architecture = architectures.read(arguments.base)
+    return forecast.count(rows, architecture.tokenizer, architecture.special.prefix, recipe)
+
+
+def _forecast_content(made: Any, machines: Any, n_trainings: int) -> dict[str, Any]:
+    parts = ("weights", "gradients", "optimizer", "gathered", "activations")
+    usd = made.usd(machines)
+    return {
+        "memory_gb": {name: getattr(made, name) / 1e9 for name in parts} | {"total": made.memory / 1e9},
+        "fits": made.fits(machines), "n_trained": made.n_trained, "n_steps": made.n_steps, "n_tokens": made.n_tokens,
+        "hours": {
+            "compute": made.compute_s / 3600, "communication": made.communication_s / 3600,
+            "writing": made.writing_s / 3600, "total": made.seconds / 3600,
+        },
+        "usd": usd, "n_trainings": n_trainings, "all_hours": n_trainings * made.seconds / 3600,
+        "all_usd": None if usd is None else n_trainings * usd,
+        "checkpoint_gb": made.checkpoint_bytes / 1e9, "state_gb": made.state_bytes / 1e9,
+    }  # fmt: skip
+
+
+def _plan_lines(content: dict[str, Any], machines: Any) -> list[str]:
+    from harness.cluster.placement import RESERVED
+
+    memory, hours = content["memory_gb"], content["hours"]
+    source = "counted from config.json" if content["is_counted"] else "nominal size; width and MLP estimated from it"
+    how = "FSDP" if content["is_sharded"] else "replicated"
+    limit = (1 - RESERVED) * machines.gpu_bytes / 1e9
+    costs = "" if content["usd"] is None else f", {content['usd']:.2f} USD"
+    all_costs = "" if content["all_usd"] is None else f", {content['all_usd']:.2f} USD"
+    return [
+        f"{content['base']}: {content['n_parameters']:,.0f} parameters ({source}), {content['method']}, "
+        f"{content['n_trained']:,.0f} trained, on {machines.n_gpus} GPUs of {machines.gpu_bytes / 1e9:g} GB ({how})",
+        *(f"  {name:<12}{value:9.2f} GB of each GPU" for name, value in memory.items()),
+        f"  {'fits' if content['fits'] else 'DOES NOT FIT'}: {limit:.1f} GB can be used",
+        f"{content['n_examples']:,} examples of {content['tokens_per_example']:.0f} tokens with padding: "
+        f"{content['n_steps']:,} steps, {content['n_tokens'] / 1e6:,.1f} million tokens",
+        *(f"  {name:<14}{value:7.2f} h" for name, value in hours.items()),
+        f"one training: {hours['total']:.2f} h{costs}; all {content['n_trainings']}: {content['all_hours']:.2f} h"
+        f"{all_costs}; a checkpoint {content['checkpoint_gb']:.2f} GB, a state {content['state_gb']:.2f} GB",
+        f"assumed: {machines.flops / 1e12:g} TFLOP/s, {machines.link_bytes_s / 1e9:g} GB/s between GPUs, "
+        f"{machines.storage_bytes_s / 1e9:g} GB/s to storage; communication overlaps with computation",
+    ]

@@ -184,7 +184,7 @@ def _gradients(run: _Run, batch: Sequence[Tokenized], step: int) -> float:
         torch.manual_seed(recipe.seed_of(run.training.seed, step, place))
         share = summed_loss(run.model, chunks[place % len(chunks)], group, run.dtype) / n_response
         share = share if place < len(chunks) else share * 0.0
-        share.backward()
+        (share * workers.scale_of(group)).backward()
         loss += share.item()
     return group.total([loss])[0]
 
@@ -223,6 +223,7 @@ def held_out_loss(
                 share = summed_loss(model, chunks[place % len(chunks)], group, dtype).item()
                 loss += share if place < len(chunks) else 0.0
     model.train()
+    workers.reshard(model, group)
     return group.total([loss])[0] / sum(example.n_response for example in examples)
 
 

@@ -2,8 +2,8 @@
 
 Replicated: each worker holds all weights, and gradients are summed once per step. Sharded: each holds a part of every
 weight (torch's FSDP2, `fully_shard`), for models that do not fit on one GPU. In both cases a worker adds the gradient
-of its part of the batch's summed loss, already divided by the tokens of the whole batch, so gradients are summed and
-never averaged: the result does not depend on the number of workers.
+of its part of the batch's summed loss, already divided by the tokens of the whole batch, so gradients are summed: the
+result does not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -70,8 +70,12 @@ def distribute(model: Any, blocks: Sequence[Any], group: Group, dtype: torch.dty
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for module in (*blocks, model):
         fully_shard(module, mesh=mesh, mp_policy=policy)
-        module.set_gradient_divide_factor(1.0)
     return model.to(group.device)
+
+
+def scale_of(group: Group) -> float:
+    """Factor of the loss before the backward pass: FSDP averages gradients over the workers instead of summing them."""
+    return float(group.n) if group.is_sharded else 1.0
 
 
 def sum_gradients(parameters: Iterable[Any], group: Group) -> None:
@@ -94,6 +98,12 @@ def autocast(group: Group, dtype: torch.dtype) -> Iterator[None]:
         return
     with torch.autocast(group.device.type, dtype=dtype):
         yield
+
+
+def reshard(model: Any, group: Group) -> None:
+    """Divide weights again that a forward pass without a backward pass has left whole."""
+    if group.is_sharded:
+        model.reshard()
 
 
 def whole(tensor: Any) -> torch.Tensor:
