@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 3  # lost workers after which a job gives up
 _POLL_S = 1.0
+_START_S = "600"  # how long workers may take to start; Ray Train's default of 60 s is short on a busy machine
 _LOCK_S = 300.0  # how long a new worker waits for the end of one that was lost
 
 
@@ -77,6 +78,7 @@ def _require_resources(job: TuningJob) -> None:
 
 
 def _fit(job: TuningJob, max_failures: int) -> None:
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _START_S)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,13 +54,7 @@ def tokenizer(stories):
 
 
 def corpus_of(job, tokenizer, prefix=(1,)):
-    return sequences.of_examples(examples.read(job_file(job)), tokenizer, prefix, job.recipe.length)
-
-
-def job_file(job):
-    from pathlib import Path
-
-    return Path(job.data)
+    return sequences.of_examples(examples.read(Path(job.data)), tokenizer, prefix, job.recipe.length)
 
 
 def train_all(job, tokenizer, group=ALONE):

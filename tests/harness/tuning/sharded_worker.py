@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -16,32 +17,31 @@ from harness.tuning.workers import Group
 
 
 def main(base, data, out, kind, is_killed):
-    rank = int(os.environ["RANK"])
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    group = Group(rank, 2, torch.device("cpu"), is_sharded=True)
+    group = Group(int(os.environ["RANK"]), 2, torch.device("cpu"), is_sharded=True)
     recipe = Recipe(epochs=2, batch=6, micro_batch=2, lr=1e-3, length=256, n_checkpoints=2, held_out=0.25)
     if kind == "lora":
         recipe = dataclasses.replace(recipe, lora=Lora(rank=4), dtype="bfloat16")
-    checkpoint = checkpoints.resolve(base)
     job = TuningJob(
-        checkpoint, data, examples.sha256_of(examples_file := __import__("pathlib").Path(data)), out, recipe,
-        ("with instructions",), n_workers=2, is_sharded=True, save_every=1,
+        checkpoints.resolve(base), data, examples.sha256_of(Path(data)), out, recipe, ("with instructions",),
+        n_workers=2, is_sharded=True, save_every=1,
     )  # fmt: skip
-    corpus = sequences.of_examples(
-        examples.read(examples_file), architectures.read(base).tokenizer, (1,), recipe.length
-    )  # fmt: skip
-    if is_killed == "killed":
-        original = training._save_state
-
-        def save_and_die(run, step):
-            original(run, step)
-            if step == 3:
-                os._exit(9)
-
-        training._save_state = save_and_die
+    tokenizer = architectures.read(base).tokenizer
+    corpus = sequences.of_examples(examples.read(Path(data)), tokenizer, (1,), recipe.length)
+    if is_killed:
+        training._save_state = dying_at(3, training._save_state)
     training.train(job, job.trainings[0], corpus, group)
     dist.destroy_process_group()
+
+
+def dying_at(last, save_state):
+    def save_and_die(run, step):
+        save_state(run, step)
+        if step == last:
+            os._exit(9)
+
+    return save_and_die
 
 
 if __name__ == "__main__":
