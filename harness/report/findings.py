@@ -16,6 +16,7 @@ from harness.numbers import interval, number
 from harness.report.figures import PROTOCOLS, of_protocol
 from harness.statistics import analysis, evidence
 from harness.statistics.evidence import Difference
+from harness.statistics.tuning import of_base
 from harness.wording import folds_in_words
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def findings(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol], pl
         results += _time_only(dataset, rows, protocols, tests)
     for dataset, rows in frames["reading_scores"].groupby("dataset"):
         results += _reading(dataset, rows, planted.get("reading_model"), tests)
-    tuning = _tuning(frames["comparisons"], frames.get("tuning_tests"))
+    tests_of_tuning = frames.get("tuning_tests")
+    tuning = _tuning(of_base(frames["comparisons"]), None if tests_of_tuning is None else of_base(tests_of_tuning))
     return [*results, *tuning, *_failures(frames["failures"])]
 
 
