@@ -228,12 +228,12 @@ def _trajectory_tests(rows: pd.DataFrame) -> ReportTable:
         "Difference": ("difference", _signed_4), "Interval": ("low high", partial(interval, digits=4)),
         "p": ("p", p_value), "Seeds": ("n_seeds", count), "Interval over seeds":
         ("low_seeds high_seeds", partial(interval, digits=4)), "p seeds": ("p_seeds", p_value),
-        "p adjusted": ("p_adjusted", p_value), "Checkpoints": ("n_checkpoints", count),
+        "p adjusted": ("p_adjusted", p_value), "At equal": ("x", str),
+        "From": ("first_x", count), "To": ("last_x", count),
     }  # fmt: skip
     caption = (
-        "Two trainings at the checkpoints that both have: mean over the checkpoints, last one, slope per tenfold "
-        "tokens or steps. p is over folds (and subjects), p seeds over seeds; p adjusted is the larger of both after "
-        "Benjamini-Hochberg."
+        "Two trainings over the part that both have: mean, last point, slope per tenfold tokens or steps. p is over "
+        "folds (and subjects), p seeds over seeds; p adjusted is the larger of both after Benjamini-Hochberg."
     )
     return table(caption, columns, _ordered(rows), n_words=5)
 

@@ -60,10 +60,12 @@ class Scores:
 
     @property
     def overall(self) -> pd.DataFrame:
-        """Rows of whole data sets with a finite score, with family, base and is_main of the model."""
+        """Rows of whole data sets with a finite score, with family, base, arm and is_main of the model."""
         rows = self.rows[self.rows["target"].isin(OVERALL) & self.rows["score"].notna()]
         models = self.models.to_dict("index")
-        columns = {name: [models[model][name] for model in rows["model"]] for name in ("family", "base", "is_main")}
+        columns = {
+            name: [models[model][name] for model in rows["model"]] for name in ("family", "base", "arm", "is_main")
+        }
         return rows.assign(**columns)
 
     def groups(self) -> list[tuple[dict[str, str], pd.DataFrame]]:

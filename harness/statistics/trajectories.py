@@ -51,7 +51,7 @@ TEST_COLUMNS = (
         "low_seeds",
         "high_seeds",
     ),
-    *("p_seeds", "p_larger", "p_adjusted", "n_checkpoints", "first_step", "last_step", "method"),
+    *("p_seeds", "p_larger", "p_adjusted", "x", "first_x", "last_x", "n_points", "method"),
 )
 
 
@@ -226,13 +226,15 @@ def _sources(scores: Scores, rows: pd.DataFrame) -> Sources | None:
 
 
 def tests(scores: Scores) -> pd.DataFrame:
-    """Compare trainings, two at a time, at the checkpoints that both have.
+    """Compare trainings, two at a time, over the part of training that both have.
 
-    Compared are the arms of one base (with and without instructions), and all pairs of at most ten trainings.
+    Compared are the arms of one base (with and without instructions), and all pairs of at most ten trainings. Arms are
+    compared at equal steps, where they have seen the same examples; other trainings at equal tokens, between which
+    scores are interpolated linearly in log tokens, or at equal steps where the tokens are not known.
 
     Returns:
-        The columns `TEST_COLUMNS`; statistic is "mean" (over the checkpoints after the start), "last" or "slope" (per
-        tenfold x, where x are the tokens or the step; least squares over the checkpoints after the start). difference
+        The columns `TEST_COLUMNS`; statistic is "mean" (over the points of comparison, all after the start), "last" or
+        "slope" (per tenfold x, the tokens or steps; least squares). difference
         is training minus other. low, high, p: over folds, and subjects if there are three or more (paired.py);
         low_seeds, high_seeds, p_seeds: t over the seeds that both have, NaN with one. p_larger: the larger of both,
         which holds for other stimuli and other seeds. p_adjusted: Benjamini-Hochberg over the pairs of a data set,
@@ -264,27 +266,74 @@ def _compared(rows: pd.DataFrame) -> Iterator[tuple[str, str]]:
 
 
 def _tests(scores: Scores, one: pd.DataFrame, other: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """One row per statistic; none with fewer than two common checkpoints, or without scores of single folds."""
+    """One row per statistic; none with fewer than two points of comparison, or without scores of single folds."""
     import pandas as pd
 
-    steps = sorted((set(_curve(one)["step"]) & set(_curve(other)["step"])) - {0})
-    models = pd.concat([one, other]).drop_duplicates("model")
-    sources = _sources(scores, models)
-    if len(steps) < 2 or sources is None:
+    aligned = _align(_curve(one), _curve(other), _are_arms(one, other))
+    sources = _sources(scores, pd.concat([one, other]).drop_duplicates("model"))
+    if aligned is None or sources is None:
         return
-    x = _curve(one).set_index("step").loc[steps, "x"].to_numpy(float)
     seeds = sorted(set(one["seed"]) & set(other["seed"])) if one["seed"].nunique() > 1 else []
-    for statistic, weights in _weights(x).items():
-        test = sources.test(_functional(sources, one, steps, weights) - _functional(sources, other, steps, weights))
-        by_seed = [_of_seed(one, seed, steps, weights) - _of_seed(other, seed, steps, weights) for seed in seeds]
+    for statistic, weights in _weights(aligned.points).items():
+        of_one, of_other = weights @ aligned.one, weights @ aligned.other
+        test = sources.test(_functional(sources, one, of_one) - _functional(sources, other, of_other))
+        by_seed = [_of_seed(one, seed, of_one) - _of_seed(other, seed, of_other) for seed in seeds]
         over_seeds = _over_seeds(np.array([value for value in by_seed if math.isfinite(value)]))
-        low, high = test.interval()
-        p = [value for value in (test.p(), over_seeds["p_seeds"]) if math.isfinite(value)]
+        p, (low, high) = test.p(), test.interval()
+        known = [value for value in (p, over_seeds["p_seeds"]) if math.isfinite(value)]
         yield {
-            "statistic": statistic, "difference": test.difference, "low": low, "high": high, "p": test.p(),
-            **over_seeds, "p_larger": max(p, default=math.nan), "n_checkpoints": len(steps), "first_step": steps[0],
-            "last_step": steps[-1], "method": test.method,
+            "statistic": statistic, "difference": test.difference, "low": low, "high": high, "p": p,
+            **over_seeds, "p_larger": max(known, default=math.nan), "x": aligned.x, "first_x": aligned.points[0],
+            "last_x": aligned.points[-1], "n_points": len(aligned.points), "method": test.method,
         }  # fmt: skip
+
+
+def _are_arms(one: pd.DataFrame, other: pd.DataFrame) -> bool:
+    """Whether two trainings are arms of `harness tune` on one base."""
+    after = [rows[rows["step"] > 0].iloc[0] for rows in (one, other)]
+    return all(row["arm"] for row in after) and after[0]["base"] == after[1]["base"]
+
+
+class _Aligned(NamedTuple):
+    """Points of comparison, in tokens or steps, and the (point, checkpoint) weights by which a curve is read there."""
+
+    x: str
+    points: Floats
+    one: Floats
+    other: Floats
+
+
+def _align(one: pd.DataFrame, other: pd.DataFrame, are_arms: bool) -> _Aligned | None:
+    """Where two curves can be compared; None with fewer than two points.
+
+    Args:
+        one: a curve, from `_curve`.
+        other: another.
+        are_arms: whether they are to be compared at equal steps.
+    """
+    has_tokens = one["tokens"].notna().all() and other["tokens"].notna().all()
+    x = "tokens" if has_tokens and not are_arms else "step"
+    places = [curve[x].to_numpy(float) for curve in (one, other)]
+    after = [own[own > 0] for own in places]
+    if x == "step":
+        points = np.intersect1d(*after)
+    else:
+        union = np.union1d(*after)
+        low, high = max(own.min(initial=math.inf) for own in after), min(own.max(initial=0) for own in after)
+        points = union[(union >= low) & (union <= high)]
+    if len(points) < 2:
+        return None
+    return _Aligned(x, points, *(_interpolation(own, points) for own in places))
+
+
+def _interpolation(places: Floats, points: Floats) -> Floats:
+    """(point, checkpoint) weights of linear interpolation in the logarithm; a checkpoint at 0 has none."""
+    weights = np.zeros((len(points), len(places)))
+    after = np.flatnonzero(places > 0)
+    for checkpoint in after:
+        own = (after == checkpoint).astype(float)
+        weights[:, checkpoint] = np.interp(np.log10(points), np.log10(places[after]), own)
+    return weights
 
 
 def _weights(x: Floats) -> dict[str, Floats]:
@@ -298,16 +347,19 @@ def _weights(x: Floats) -> dict[str, Floats]:
     return weights
 
 
-def _functional(sources: Sources, rows: pd.DataFrame, steps: list[int], weights: Floats) -> Floats:
-    """(fold, subject) weighted sum over checkpoints of the mean over seeds."""
+def _functional(sources: Sources, rows: pd.DataFrame, weights: Floats) -> Floats:
+    """(fold, subject) weighted sum over the checkpoints of `_curve` of the mean over seeds."""
+    used = np.flatnonzero(weights)
+    steps = _curve(rows)["step"].to_numpy()[used]
     tables = [_mean_table(sources, rows[rows["step"] == step]["model"]) for step in steps]
-    return np.tensordot(weights, np.stack(tables), axes=1)
+    return np.tensordot(weights[used], np.stack(tables), axes=1)
 
 
-def _of_seed(rows: pd.DataFrame, seed: int, steps: list[int], weights: Floats) -> float:
+def _of_seed(rows: pd.DataFrame, seed: int, weights: Floats) -> float:
     """The statistic of the curve of one seed."""
-    own = rows[rows["seed"] == seed].drop_duplicates("step").set_index("step")["score"].reindex(steps)
-    return float(weights @ own.to_numpy(float))
+    own = rows[rows["seed"] == seed].drop_duplicates("step").set_index("step")["score"]
+    used = np.flatnonzero(weights)
+    return float(weights[used] @ own.reindex(_curve(rows)["step"].to_numpy()[used]).to_numpy(float))
 
 
 def _over_seeds(differences: Floats) -> dict[str, float]:

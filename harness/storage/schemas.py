@@ -112,7 +112,7 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "training": _TEXT, "other": _TEXT,
         "statistic": _TEXT, "difference": _REAL, "low": _REAL, "high": _REAL, "p": _REAL, "n_seeds": _WHOLE,
         "low_seeds": _REAL, "high_seeds": _REAL, "p_seeds": _REAL, "p_larger": _REAL, "p_adjusted": _REAL,
-        "n_checkpoints": _WHOLE, "first_step": _WHOLE, "last_step": _WHOLE, "method": _TEXT,
+        "x": _TEXT, "first_x": _REAL, "last_x": _REAL, "n_points": _WHOLE, "method": _TEXT,
     },
     "benchmark_scores": {
         "model": _TEXT, "revision": _TEXT, "benchmark": _TEXT, "category": _TEXT, "task": _TEXT, "metric": _TEXT,
