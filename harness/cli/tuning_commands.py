@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -122,7 +123,8 @@ def tune(arguments: argparse.Namespace) -> int:
 
     job = _job(arguments)
     started = time.monotonic()
-    trainer.tune(job, arguments.address, _progress(job), arguments.max_failures)
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints warnings to stdout
+        trainer.tune(job, arguments.address, _progress(job), arguments.max_failures)
     rows = [row for training in job.trainings for row in _rows(job, training)]
     if arguments.json:
         document({"out": job.out, "seconds": time.monotonic() - started, "checkpoints": rows})
