@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import names
-from harness.cli.printing import document, show
+from harness.cli.printing import document, show, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,9 +129,10 @@ def tune(arguments: argparse.Namespace) -> int:
     if arguments.json:
         document({"out": job.out, "seconds": time.monotonic() - started, "checkpoints": rows})
         return 0
-    show(rows, as_json=False)
+    show([{key: shown(value) for key, value in row.items()} for row in rows], as_json=False)
+    print(f"\n{_examples_line(job)}")
     print(
-        f"\n{len(rows)} checkpoints in {job.out}; losses of every step are in {job.out}/*/losses.jsonl. Score them "
+        f"{len(rows)} checkpoints in {job.out}; losses of every step are in {job.out}/*/losses.jsonl. Score them "
         f"with `harness watch {job.out} --model {arguments.base}`"
     )
     return 0
@@ -215,6 +216,16 @@ def _progress(job: TuningJob) -> Callable[[Training, dict[str, Any]], None]:
     return report
 
 
+def _examples_line(job: TuningJob) -> str:
+    """How many examples were used, left out and cut off, in a sentence."""
+    *_, (_, record) = (found for training in job.trainings for found in job.checkpoints_of(training))
+    length = job.recipe.length
+    return (
+        f"trained on {record.n_examples:,} examples; {record.n_left_out:,} were left out of both arms, since their "
+        f"prompt fills {length} tokens with the instruction; {record.n_cut:,} were cut off there in the last training."
+    )
+
+
 def _rows(job: TuningJob, training: Training) -> list[dict[str, Any]]:
     """One row for each checkpoint: loss is the mean over the steps since the checkpoint before."""
     from harness.tuning import losses
@@ -226,7 +237,7 @@ def _rows(job: TuningJob, training: Training) -> list[dict[str, Any]]:
         rows.append({
             "arm": record.arm, "seed": record.seed, "step": record.step, "epochs": round(record.epochs, 3),
             "tokens": record.tokens, "loss": sum(since) / len(since) if since else None,
-            "held_out_loss": at_step.get("held_out_loss", ""), "folder": str(folder),
+            "held_out_loss": at_step.get("held_out_loss"), "folder": str(folder),
         })  # fmt: skip
         before = record.step
     return rows

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +44,11 @@ def tune(
         ValueError: if the folder holds other trainings, the cluster has too few CPUs or GPUs, or a training fails.
         RuntimeError: if Ray cannot be started or more workers were lost.
     """
+    job = replace(job, out=str(Path(job.out).absolute()), data=str(Path(job.data).absolute()))  # workers run elsewhere
     job.claim_folder()
     if not job.unfinished:
         return
+    _error_file(job).unlink(missing_ok=True)
     ray_session.start(address)
     if address:
         ray_session.require_visible(Path(job.out), job.out)
@@ -64,7 +68,12 @@ def tune(
 
 def _ray_folder(job: TuningJob) -> Path:
     """Ray Train's own records, which nothing reads."""
-    return Path(job.out).absolute() / ".state" / f"ray-{os.getpid()}"
+    return Path(job.out) / ".state" / f"ray-{os.getpid()}"
+
+
+def _error_file(job: TuningJob) -> Path:
+    """File in which this command's workers state an error that would come again if they were restarted."""
+    return Path(job.out) / ".state" / f"error-{socket.gethostname()}-{os.getpid()}.txt"
 
 
 def _require_resources(job: TuningJob) -> None:
@@ -85,7 +94,7 @@ def _fit(job: TuningJob, max_failures: int) -> None:
 
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "error_file": _error_file(job)},
         scaling_config=ScalingConfig(num_workers=job.n_workers, use_gpu=job.use_gpu),
         run_config=RunConfig(
             name="train", storage_path=str(_ray_folder(job)), failure_config=FailureConfig(max_failures=max_failures)
@@ -95,33 +104,47 @@ def _fit(job: TuningJob, max_failures: int) -> None:
     try:
         trainer.fit()
     except TrainingFailedError as error:
-        causes = getattr(error, "worker_failures", None) or {}
-        for cause in causes.values():
-            original = getattr(cause, "cause", None) or cause
-            if isinstance(original, ValueError):
-                raise ValueError(str(original)) from error
-        raise RuntimeError(f"the training failed: {' '.join(str(error).split())[-500:]}") from error
+        if not _error_file(job).is_file():
+            raise RuntimeError(f"the training failed: {' '.join(str(error).split())[:500]}") from error
+    if _error_file(job).is_file():
+        raise ValueError(_error_file(job).read_text(encoding="utf-8"))
 
 
 def _work(config: dict[str, Any]) -> None:
-    """The loop of one worker: all unfinished trainings, one after another."""
+    """One worker. After an error of the job itself, the group that replaces this one ends at once."""
+    error_file: Path = config["error_file"]
+    if error_file.is_file():
+        return
+    try:
+        _train_unfinished(config["job"])
+    except (ValueError, FileNotFoundError) as error:
+        error_file.write_text(str(error), encoding="utf-8")
+        raise
+
+
+def _train_unfinished(job: TuningJob) -> None:
+    """Train all unfinished trainings, one after another."""
     import ray.train
     import ray.train.torch
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     from harness.checkpoints import checkpoints
     from harness.loading import architectures
     from harness.tuning import sequences, training
     from harness.tuning.workers import Group
 
-    job: TuningJob = config["job"]
     context = ray.train.get_context()
     group = Group(
         context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device(), job.is_sharded
     )  # fmt: skip
     lock = FileLock(Path(job.out) / ".state" / "lock", timeout=_LOCK_S)
-    if group.is_first:
-        lock.acquire()
+    try:
+        if group.is_first:
+            lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"another `harness tune` is running in {job.out}; wait for it, or give another --out."
+        ) from error
     group.wait()
     base = checkpoints.with_weights(job.base, job.allow_pickle)
     architecture = architectures.read(base.config_folder, base.name, base.tokenizer_folder)

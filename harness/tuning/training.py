@@ -230,7 +230,7 @@ def held_out_loss(
 def _record(run: _Run, step: int) -> TrainingRecord:
     settings = run.job.recipe
     return TrainingRecord(
-        parent=run.job.base_name, parent_revision=run.base.revision, arm=run.training.arm, seed=run.training.seed,
+        parent=run.job.base.name, parent_revision=run.base.revision, arm=run.training.arm, seed=run.training.seed,
         step=step, n_steps=run.n_steps, epochs=step * settings.batch / len(run.examples), tokens=run.tokens,
         response_tokens=run.response_tokens, method=settings.method, data=Path(run.job.data).name,
         data_sha256=run.job.data_sha256, n_examples=len(run.examples), n_left_out=run.n_left_out,
