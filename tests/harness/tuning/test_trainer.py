@@ -12,7 +12,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from harness.tuning import losses
+from harness.tuning import losses, trainer
 from tests.harness.tuning.conftest import RECIPE, train_all
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -42,6 +42,22 @@ def kill_a_worker(driver):
             process.kill()
             return
     raise AssertionError("no worker found")
+
+
+def test_an_error_of_the_job_is_stated_and_not_tried_again(make_job, tmp_path, monkeypatch):
+    calls = []
+
+    def fails(job):
+        calls.append(job)
+        raise ValueError("use a lower --lr")
+
+    monkeypatch.setattr(trainer, "_train_unfinished", fails)
+    config = {"job": make_job(), "error_file": tmp_path / "error.txt"}
+    with pytest.raises(ValueError, match="lower --lr"):
+        trainer._work(config)
+    assert config["error_file"].read_text() == "use a lower --lr"
+    trainer._work(config)  # in the group that Ray Train starts in its place
+    assert len(calls) == 1
 
 
 @pytest.mark.ray

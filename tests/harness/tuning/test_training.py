@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 
 from harness.checkpoints import checkpoints, pairs, training_records
 from harness.loading import loaded_model
+from harness.runs import provenance
 from harness.tuning import losses, recipe, training
 from harness.tuning.recipe import Lora
+from harness.units.feature_units import FeatureSource
 from harness.watching import sources
 from tests.harness.tuning.conftest import ALONE, RECIPE, corpus_of, train_all
 
@@ -107,6 +109,9 @@ def test_a_full_checkpoint_opens_with_its_record(make_job, tokenizer, stories):
     assert checkpoint.name == "stories260K-with-instructions-seed0@step-000004"
     assert checkpoint.architecture == stories.architecture  # so the untrained control is the base's
     assert pairs.pair([stories, checkpoint])[1].tuned_from == "stories260K"
+    source = FeatureSource(checkpoint.name, "model", checkpoint.revision, 0, checkpoint)
+    columns = {"arm": record.arm, "tuning_seed": 0, "tuning_step": 4, "tuning_tokens": record.tokens}
+    assert provenance._properties(source, "run").items() >= columns.items()
     model, base = (loaded_model.load(one).model.state_dict() for one in (checkpoint, stories))
     assert model.keys() == base.keys()
     assert not torch.equal(model["model.norm.weight"], base["model.norm.weight"])
