@@ -31,7 +31,7 @@ FILES_TOGETHER = 20
 STREAM_BYTES = 256 * 2**20
 SCORE_TABLES = (
     "neuroid_scores", "split_scores", "layer_scores", "model_scores", "fold_scores", "reading_scores", "reader_slopes",
-    "word_surprisals", "next_word_scores",
+    "word_surprisals", "next_word_scores", "similarity_scores", "similarity_layers",
 )  # fmt: skip
 
 

@@ -7,6 +7,8 @@ from harness.storage.schemas import SCHEMAS
 
 TABLES = {
     "model_scores": "A model's score on one target of a brain recording, at the layer that the protocol chooses.",
+    "similarity_scores": "RSA or CKA of a source and a recording, at the layer that the protocol chooses.",
+    "similarity_layers": "RSA or CKA of one layer and a recording.",
     "layer_scores": "The score of one layer on one target.",
     "neuroid_scores": "The score of one layer on one neuroid (voxel, electrode or region).",
     "split_scores": "The score of one neuroid in one fold, at the layer chosen for all neuroids of its target.",
@@ -81,6 +83,11 @@ _COLUMNS = {
     "layer_choice": "max (best held-out score) or nested (best inner score of each fold)",
     "r_low": "lower end of the 95 % interval of r",
     "r_high": "upper end of the 95 % interval of r",
+    "r_mad": "median absolute deviation of r over subjects (the paper's error bars); NaN with fewer than two",
+    "value_low": "lower end of the 95 % interval of value",
+    "value_high": "upper end of the 95 % interval of value",
+    "value_mad": "median absolute deviation of value over subjects (the paper's error bars)",
+    "note": "why value is NaN; empty if it is not",
     "interval_kind": "what the interval generalises over, and how it was computed",
     "unique_r2": "variance explained beyond the controls, joint R2 - controls R2 (each counts as 0 for a neuroid on "
     "which it is negative), aggregated like r, at the layer chosen for all neuroids",
@@ -248,6 +255,32 @@ _COLUMNS = {
     "content": "the spec and its protocols, as JSON",
 }
 _OVERRIDES = {
+    ("similarity_scores", "metric"): "rsa (Spearman correlation of dissimilarities) or cka (linear CKA)",
+    ("similarity_scores", "target"): '"all" (single subjects), "group" (means over subjects) or an experiment',
+    (
+        "similarity_scores",
+        "subject",
+    ): "participant; empty for all together: pooled neuroids (paper) or the mean over subjects",
+    ("similarity_scores", "n_rows"): "rows compared",
+    ("similarity_scores", "n_neuroids"): "neuroids compared; those without a response in every row are left out",
+    ("similarity_scores", "n_folds"): "folds, or random draws of 90 % of the rows",
+    ("similarity_scores", "value"): "raw RSA or CKA, mean over folds; NaN if not measurable",
+    ("similarity_scores", "ceiling"): "what a perfect model reaches, from the similarity of the subjects; strict only",
+    ("similarity_scores", "ratio"): "value divided by ceiling; NaN unless the ceiling's interval lies above 0",
+    ("similarity_scores", "n_subjects"): "subjects",
+    ("similarity_scores", "layer_choice"): "best value, or by training rows in each fold",
+    ("similarity_layers", "metric"): "rsa (Spearman correlation of dissimilarities) or cka (linear CKA)",
+    ("similarity_layers", "target"): '"all" (single subjects), "group" (means over subjects) or an experiment',
+    (
+        "similarity_layers",
+        "subject",
+    ): "participant; empty for all together: pooled neuroids (paper) or the mean over subjects",
+    ("similarity_layers", "n_rows"): "rows compared",
+    ("similarity_layers", "n_neuroids"): "neuroids compared; those without a response in every row are left out",
+    ("similarity_layers", "n_folds"): "folds, or random draws of 90 % of the rows",
+    ("similarity_layers", "value"): "raw RSA or CKA, mean over folds; NaN if not measurable",
+    ("similarity_layers", "inner"): "value over pairs of training rows, by which strict chooses the layer of a fold",
+    ("similarity_layers", "chosen"): "whether this is the layer chosen for the target; most frequent over folds",
     ("word_surprisals", "rank"): "rank of the word's first token in the next-token distribution",
     ("reading_scores", "r"): "Pearson correlation of the predictor with reading times, signed",
     ("neuroid_scores", "p"): (

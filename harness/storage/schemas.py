@@ -45,8 +45,18 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     },
     "model_scores": {
         **_ORIGIN, "stack": _TEXT, "layer": _WHOLE, "layer_folds": _WHOLE, "layer_choice": _TEXT, "target": _TEXT,
-        **_SCORE, "r_low": _REAL, "r_high": _REAL, "interval_kind": _TEXT, "n_neuroids": _WHOLE, "n_nan": _WHOLE,
-        "n_missing": _WHOLE, **_UNIQUE, **_SIZE,
+        **_SCORE, "r_low": _REAL, "r_high": _REAL, "r_mad": _REAL, "interval_kind": _TEXT, "n_neuroids": _WHOLE,
+        "n_nan": _WHOLE, "n_missing": _WHOLE, **_UNIQUE, **_SIZE,
+    },
+    "similarity_scores": {
+        **_ORIGIN, "target": _TEXT, "subject": _TEXT, "stack": _TEXT, "layer": _WHOLE, "layer_folds": _WHOLE,
+        "layer_choice": _TEXT, "value": _REAL, "value_low": _REAL, "value_high": _REAL, "value_mad": _REAL,
+        "interval_kind": _TEXT, "ceiling": _REAL, "ceiling_low": _REAL, "ceiling_high": _REAL, "ceiling_kind": _TEXT,
+        "ratio": _REAL, "n_subjects": _WHOLE, "n_neuroids": _WHOLE, **_SIZE, "note": _TEXT,
+    },
+    "similarity_layers": {
+        **_ORIGIN, "target": _TEXT, "subject": _TEXT, "stack": _TEXT, "layer": _WHOLE, "value": _REAL, "inner": _REAL,
+        "chosen": _FLAG, "n_neuroids": _WHOLE, **_SIZE, "note": _TEXT,
     },
     "word_surprisals": {
         **_ORIGIN, "passage": _TEXT, "sentence": _TEXT, "word_id": _TEXT, "word": _TEXT, "surprisal_bits": _REAL,

@@ -18,7 +18,17 @@ from harness.features.principal_components import Reduction, RowReduction, feasi
 from harness.protocol import Kept, Protocol, Sampling, content_hash
 from harness.records import Ceiling, Dataset, Features, Responses, Surprisals, indices_of
 from harness.scoring import brain_scores as scoring
-from harness.scoring import folds, held_out, next_word, permutation, reader_slopes, reading_times, target_ceilings
+from harness.scoring import (
+    folds,
+    held_out,
+    next_word,
+    permutation,
+    reader_slopes,
+    reading_times,
+    similarity,
+    similarity_rows,
+    target_ceilings,
+)
 from harness.scoring.fitting import FitRunner, run_locally
 from harness.scoring.held_out import HeldOutFold
 from harness.scoring.reading_times import StoryScore
@@ -134,10 +144,27 @@ class ScoreUnit:
             "model_scores": brain.models(),
             "fold_scores": brain.by_fold.of_subjects(),
         }
+        rows |= self._similarities(features, responses, dataset, store)
         rows |= {"word_surprisals": self._word_rows(dataset, words, store)} if words else {}
         content = {"neuroid_scores": _concatenated("neuroid_scores", brain.neuroids())}
         content |= {"split_scores": _concatenated("split_scores", brain.by_fold.of_neuroids())} | _to_arrow(rows)
         return content, self._kept(features, responses, protocol, brain, by_fold)
+
+    def _similarities(
+        self, features: OnRows, responses: Responses, dataset: Dataset, store: Store
+    ) -> dict[str, list[dict[str, Any]]]:
+        """RSA and CKA of the features, without reduction to components; not under EQUAL, whose aim is that reduction.
+
+        Under BRAINSCORE2026 they are those of PAPER, but for the texts.
+        """
+        if self.protocol.name == "equal":
+            return {}
+        if not isinstance(features, Features):
+            features, _ = replace(self, protocol=replace(self.protocol, components=0))._features(dataset, store)
+        assert isinstance(features, Features)  # noqa: S101 - only components depend on the fold
+        origin = self._origin("", store)
+        by_layer, of_source = similarity_rows.make(origin, features, responses, self.protocol, similarity.METRICS)
+        return {"similarity_layers": by_layer, "similarity_scores": of_source}
 
     def _kept(
         self, features: OnRows, responses: Responses, protocol: Protocol, brain: BrainRows, by_fold: list[HeldOutFold]
