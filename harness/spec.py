@@ -61,9 +61,15 @@ def paper() -> EvaluationSpec:
     return EvaluationSpec("paper", (), ("pereira2018", "blank2014", "wehbe2014", "futrell2018-2016"))
 
 
+def appendix_j() -> EvaluationSpec:
+    """The paper's appendix J: Gemma 2B, 7B and LLaMA-2 7B, 13B, base and tuned, on its brain data sets; RSA and CKA."""
+    names = tuple(entry.name for entry in models.MODELS.values() if entry.group == "appendix J")
+    return EvaluationSpec("appendix_j", names, paper().datasets[:3])
+
+
 def scale() -> EvaluationSpec:
     """100 models of 60 million to 70 billion parameters on the paper's data sets, for forecasts with `harness plan`."""
     return EvaluationSpec("scale", models.scale(), paper().datasets)
 
 
-SPECS = {spec.__name__: spec for spec in (quickstart, real, paper, scale)}
+SPECS = {spec.__name__: spec for spec in (quickstart, real, paper, appendix_j, scale)}
