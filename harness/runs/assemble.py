@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.statistics import analysis, scores
+from harness.statistics import analysis, scores, tuning
 from harness.storage import earlier_names, schemas, table_files, tables, transfer
 from harness.storage.store import Store
 from harness.units.score_units import ScoreUnit
@@ -61,13 +61,16 @@ def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, 
 
 def _statistics(out: str, run: str, others: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of the tables `comparisons`, `paired_tests`, `tuning_tests` and `correlations`."""
+    import pandas as pd
+
     brain, reading = (tables.read(out, table, run) for table in ("model_scores", "reading_scores"))
     properties = tables.rows_to_arrow("model_properties", others["model_properties"]).to_pandas()
     of_run = scores.of_run(out, brain, reading, properties)
     result = analysis.analyse(replace(of_run, fold_scores=tables.read(out, "fold_scores", run)))
+    similar = scores.of_similarities(of_run, tables.read(out, "similarity_scores", run))
     frames = {
-        "comparisons": result.pairs, "paired_tests": result.paired, "tuning_tests": result.tuning,
-        "correlations": result.correlations,
+        "comparisons": pd.concat([result.pairs, tuning.pairs(similar)]), "paired_tests": result.paired,
+        "tuning_tests": result.tuning, "correlations": result.correlations,
     }  # fmt: skip
     return {
         table: frame.assign(run=run).reindex(columns=list(schemas.SCHEMAS[table])).to_dict("records")
