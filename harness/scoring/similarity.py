@@ -208,7 +208,7 @@ def _note_on_features(features: Features, metric: Metric) -> str:
     widest = max(shape[1] for shape in features.shapes.values())
     if metric == "rsa" and widest < FEWEST_COLUMNS:
         return f"{widest} features: dissimilarities are correlations over at least {FEWEST_COLUMNS}"
-    return "the features, or all their dissimilarities, are equal"
+    return "the features do not vary over the compared pairs of rows"
 
 
 def _recorded(responses: Responses, subject: str, metric: Metric) -> Recorded:
@@ -265,8 +265,10 @@ def _of_rows(layers: Layers, recorded: Sequence[Floats], pairs: Pairs, metric: M
         _from_columns(layers, recorded, pairs, result)
         return result
     for chosen in _in_memory(pairs, n):
-        some = pairs.of(chosen)
-        usable_before, theirs = np.zeros(n_rows, dtype=bool), _Vectors([], [])
+        some, all_rows = pairs.of(chosen), np.arange(n_rows)
+        whole = theirs = _of_responses(recorded, all_rows, some, metric)
+        result.between[chosen] = [vectors @ vectors.T for vectors in whole.outer]
+        usable_before = np.ones(n_rows, dtype=bool)
         for k in range(len(layers)):
             if metric == "rsa" and layers.width(k) < FEWEST_COLUMNS:
                 continue
@@ -274,12 +276,11 @@ def _of_rows(layers: Layers, recorded: Sequence[Floats], pairs: Pairs, metric: M
             kept = np.flatnonzero(usable)
             own = some.on(kept, n_rows)
             if (usable != usable_before).any():  # the features of some rows may be constant, not the same in all layers
-                theirs, usable_before = _of_responses(recorded, kept, own, metric), usable
+                theirs = whole if usable.all() else _of_responses(recorded, kept, own, metric)
+                usable_before = usable
             ours = _standardised(matrix[np.ix_(kept, kept)], rounding, own, metric)
-            for fold, place in enumerate(chosen):
-                values[k, place] = theirs.outer[fold] @ ours.outer[fold]
-                inner[k, place] = theirs.inner[fold] @ ours.inner[fold]
-                result.between[place] = theirs.outer[fold] @ theirs.outer[fold].T
+            values[k, chosen] = [vectors @ vector for vectors, vector in zip(theirs.outer, ours.outer, strict=True)]
+            inner[k, chosen] = [vectors @ vector for vectors, vector in zip(theirs.inner, ours.inner, strict=True)]
     inner[np.isnan(values)] = np.nan
     return result
 
