@@ -98,18 +98,39 @@ def gram(X: Array) -> Array:
     return X @ X.T
 
 
-def standard_ranks(values: Array, rounding: float) -> Array:
+def standard_ranks(values: Array, rounding: float, order: Array | None = None) -> Array:
     """(value,) ranks with mean 0 and norm 1, so that the product of two is Spearman's correlation.
 
-    NaN if a value is NaN or all are equal; values that differ by no more than `rounding` are equal.
+    NaN if a value is NaN or all are equal; values that differ by no more than `rounding` are equal. `order` are the
+    indices that sort the values, if they are known.
     """
     xp = namespace(values)
     if not len(values) or bool(xp.isnan(values).any()):
         return xp.full(len(values), xp.nan)
-    centred = ranks(values, rounding)
+    centred = ranks(values, rounding, order)
     centred -= centred.mean()
     norm = xp.linalg.norm(centred)
     return centred / (norm if norm > 0.1 else xp.nan)  # ranks are multiples of one half
+
+
+class SortedPairs:
+    """The values of all pairs of different rows, sorted once, from which the ranks of any of them follow.
+
+    Attributes:
+        first, second: (pair,) the two rows.
+    """
+
+    def __init__(self, matrix: Array, rounding: float) -> None:
+        """Sort the values above the diagonal of a symmetric (row, row) matrix."""
+        xp = namespace(matrix)
+        self.first, self.second = xp.triu_indices(len(matrix), 1)
+        self._values, self._rounding = matrix[self.first, self.second], rounding
+        self._order = self._values.argsort()
+
+    def standard_ranks(self, chosen: Array) -> Array:
+        """`standard_ranks` of the values of some pairs, for a (pair,) mask."""
+        place = namespace(chosen).cumsum(chosen) - 1
+        return standard_ranks(self._values[chosen], self._rounding, place[self._order[chosen[self._order]]])
 
 
 def standard_products(products: Array) -> Array:

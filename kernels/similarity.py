@@ -149,9 +149,13 @@ def _euclidean(X: Array, Y: Array) -> tuple[Array, Array]:
     return D, error / xp.where(error > 0, D + xp.sqrt(error), 1.0)
 
 
-def ranks(values: Array, rounding: float) -> Array:
-    """(value,) float64 ranks from 1; neighbours that differ by no more than `rounding` share their mean rank."""
-    xp, order = namespace(values), values.argsort()
+def ranks(values: Array, rounding: float, order: Array | None = None) -> Array:
+    """(value,) float64 ranks from 1; neighbours that differ by no more than `rounding` share their mean rank.
+
+    `order` are the indices that sort the values, if they are known.
+    """
+    xp = namespace(values)
+    order = values.argsort() if order is None else order
     ascending = values[order]
     is_new = xp.concatenate([xp.zeros(1, dtype=bool), ascending[1:] - ascending[:-1] > rounding])
     group = xp.cumsum(is_new)

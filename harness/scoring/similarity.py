@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from harness.kernels.pairs import (
     CrossProducts,
+    SortedPairs,
     about_mean,
     cross_products,
     gram,
@@ -322,42 +323,55 @@ class _Vectors(NamedTuple):
 
 def _standardised(matrix: Floats, rounding: float, pairs: Pairs, metric: Metric) -> _Vectors:
     """Select and standardise the compared pairs of a (row, row) matrix."""
-    outer = [
-        _compared(matrix[np.ix_(fold.test, fold.train)], rounding, pairs.are_held_out, metric) for fold in pairs.folds
-    ]
+
+    def within(selections: list[tuple[Integers, Integers | None]]) -> list[Floats]:
+        if metric == "cka":
+            return _within_products(matrix, selections)
+        return _within_ranks(SortedPairs(matrix, rounding), len(matrix), selections)
+
     if not pairs.are_held_out:
+        outer = within([(fold.test, None) for fold in pairs.folds])
         return _Vectors(outer, [np.full(1, np.nan)] * len(outer))
-    inner = [
-        _within(matrix[np.ix_(fold.train, fold.train)], rounding, blocks, metric)
-        for fold, blocks in zip(pairs.folds, pairs.separated, strict=True)
-    ]
-    return _Vectors(outer, inner)
+    outer = [_between(matrix[np.ix_(fold.test, fold.train)], rounding, metric) for fold in pairs.folds]
+    training = zip(pairs.folds, pairs.separated, strict=True)
+    return _Vectors(outer, within([(fold.train, blocks) for fold, blocks in training]))
 
 
-def _compared(block: Floats, rounding: float, are_held_out: bool, metric: Metric) -> Floats:
-    """Standardised values of the pairs of a fold, from (test, train) values; NaN without pairs."""
+def _between(block: Floats, rounding: float, metric: Metric) -> Floats:
+    """Standardised values of (test, train) pairs; NaN without pairs."""
     if not block.size:
         return np.full(1, np.nan)
-    if metric == "cka":
-        products: Floats = standard_products(block).ravel()
-        return products
-    values = block.ravel() if are_held_out else block[np.triu_indices(len(block), 1)]
-    ranks: Floats = standard_ranks(values, rounding)
-    return ranks
+    values: Floats = standard_products(block).ravel() if metric == "cka" else standard_ranks(block.ravel(), rounding)
+    return values
 
 
-def _within(block: Floats, rounding: float, separated: Integers, metric: Metric) -> Floats:
-    """Standardised values of the pairs of training rows that different folds test; NaN without such pairs."""
-    pairs = np.triu(separated[:, None] != separated)
-    if not pairs.any():
-        return np.full(1, np.nan)
-    if metric == "rsa":
-        ranks: Floats = standard_ranks(block[pairs], rounding)
-        return ranks
-    values = standard_products(block)[pairs]
-    norm = np.linalg.norm(values)
-    scaled: Floats = values / (norm if norm > 0 else np.nan)
-    return scaled
+def _within_products(matrix: Floats, selections: list[tuple[Integers, Integers | None]]) -> list[Floats]:
+    """Standardised inner products of the pairs of some rows.
+
+    A selection is rows, and a block of each; only pairs of different blocks count, or all pairs if blocks are None,
+    those of a row with itself included, as in CKA. NaN without pairs.
+    """
+    vectors = []
+    for rows, blocks in selections:
+        values = standard_products(matrix[np.ix_(rows, rows)])
+        values = values.ravel() if blocks is None else values[np.triu(blocks[:, None] != blocks)]
+        norm = np.linalg.norm(values)
+        vectors.append(values / norm if norm > 0 else np.full(1, np.nan))
+    return vectors
+
+
+def _within_ranks(
+    all_pairs: SortedPairs, n_rows: int, selections: list[tuple[Integers, Integers | None]]
+) -> list[Floats]:
+    """Standardised ranks of the dissimilarities of pairs of some rows; selections as in `_within_products`."""
+    vectors = []
+    for rows, blocks in selections:
+        block_of_row = np.full(n_rows, -1)
+        block_of_row[rows] = rows if blocks is None else blocks
+        first, second = block_of_row[all_pairs.first], block_of_row[all_pairs.second]
+        chosen = (first >= 0) & (second >= 0) & (first != second)
+        vectors.append(all_pairs.standard_ranks(chosen) if chosen.any() else np.full(1, np.nan))
+    return vectors
 
 
 # --- long recordings: CKA from cross-products of columns --------------------------------------------------------------

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.statistics.published import PrintedFigure
-
 Status = Literal["reproduced", "reproducible with weights", "not given"]
 # "reproduced": from the paper's own tables or the table of models, without weights. "not given": a drawing or example,
 # or values that the paper does not print.
@@ -35,6 +33,25 @@ class Content(NamedTuple):
     status: Status
     by: str
     table: str = ""
+
+
+class PrintedFigure(NamedTuple):
+    """A number printed in the paper, its value from the paper's tables, and the reason for a difference if known.
+
+    `where` it is printed: labels in `CONTENTS`, separated by commas.
+    """
+
+    label: str
+    printed: float
+    recomputed: float
+    digits: int
+    where: str
+    remark: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the recomputed value equals the printed one at the printed precision."""
+        return bool(abs(round(self.recomputed, self.digits) - self.printed) < 0.5 * 10**-self.digits)
 
 
 _PAPER_RUN = "`harness run paper`"

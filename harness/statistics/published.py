@@ -13,13 +13,13 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from harness.models.model_table import MODELS, ancestors
 from harness.statistics import analysis
 from harness.statistics.analysis import Analysis
 from harness.statistics.correlations import LOG_SIZE
-from harness.statistics.paper_contents import TABLE_8
+from harness.statistics.paper_contents import TABLE_8, PrintedFigure
 from harness.statistics.scores import AVERAGE, SIZE, Scores, grouped
 
 if TYPE_CHECKING:
@@ -35,25 +35,6 @@ PROPERTIES = {"mmlu": ("mmlu",), "bbh": ("bbh",), "nwp_loss": ("next-word loss",
 BRAIN = ("pereira2018", "blank2014", "wehbe2014")
 # Published ceilings, as in harness/datasets; the paper prints their mean.
 CEILINGS = {"pereira2018": 0.359, "blank2014": 0.21026591, "wehbe2014": 0.104}
-
-
-class PrintedFigure(NamedTuple):
-    """A number printed in the paper, its value from the paper's tables, and the reason for a difference if known.
-
-    `where` it is printed: figures and tables of `paper_contents.CONTENTS`, separated by commas.
-    """
-
-    label: str
-    printed: float
-    recomputed: float
-    digits: int
-    where: str
-    remark: str = ""
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the recomputed value equals the printed one at the printed precision."""
-        return bool(abs(round(self.recomputed, self.digits) - self.printed) < 0.5 * 10**-self.digits)
 
 
 # Printed figures that cannot be recomputed from Tables 5, 7 and 9.
