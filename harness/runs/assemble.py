@@ -60,7 +60,7 @@ def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, 
 
 
 def _statistics(out: str, run: str, others: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of the tables `comparisons`, `paired_tests`, `tuning_tests` and `correlations`."""
+    """Return the rows of the tables with statistics over models."""
     import pandas as pd
 
     brain, reading = (tables.read(out, table, run) for table in ("model_scores", "reading_scores"))
@@ -70,7 +70,8 @@ def _statistics(out: str, run: str, others: dict[str, list[dict[str, Any]]]) -> 
     similar = scores.of_similarities(of_run, tables.read(out, "similarity_scores", run))
     frames = {
         "comparisons": pd.concat([result.pairs, tuning.pairs(similar)]), "paired_tests": result.paired,
-        "tuning_tests": result.tuning, "correlations": result.correlations,
+        "tuning_tests": result.tuning, "correlations": result.correlations, "trajectories": result.trajectories,
+        "trajectory_tests": result.trajectory_tests,
     }  # fmt: skip
     return {
         table: frame.assign(run=run).reindex(columns=list(schemas.SCHEMAS[table])).to_dict("records")
