@@ -209,7 +209,7 @@ def _note_on_features(features: Features, metric: Metric) -> str:
     widest = max(shape[1] for shape in features.shapes.values())
     if metric == "rsa" and widest < FEWEST_COLUMNS:
         return f"{widest} features: dissimilarities are correlations over at least {FEWEST_COLUMNS}"
-    return "the features do not vary over the compared pairs of rows"
+    return "no pairs of rows to compare, or features that do not vary over them"
 
 
 def _recorded(responses: Responses, subject: str, metric: Metric) -> Recorded:
@@ -356,7 +356,7 @@ def _within_products(matrix: Floats, selections: list[tuple[Integers, Integers |
         values = standard_products(matrix[np.ix_(rows, rows)])
         values = values.ravel() if blocks is None else values[np.triu(blocks[:, None] != blocks)]
         norm = np.linalg.norm(values)
-        vectors.append(values / norm if norm > 0 else np.full(1, np.nan))
+        vectors.append(values / (norm if norm > 0 else np.nan) if len(values) else np.full(1, np.nan))
     return vectors
 
 

@@ -190,6 +190,31 @@ def test_what_cannot_be_compared_says_why():
     assert rows["cka"]["note"] == "no neuroid has a response in every row of the subject"
 
 
+@pytest.mark.parametrize("protocol", [HELD_OUT, PAPER], ids=["strict", "paper"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_features_that_do_not_vary_have_no_value(metric, protocol):
+    features, responses, _ = _recording(5, 0.6)
+    constant = {layer: np.ones_like(matrix) for layer, matrix in features.values.items()}
+    row = _rows(Features(constant, features.row_ids), responses, protocol)[metric]
+    assert np.isnan([row["value"], row["value_low"], row["value_mad"], row["ratio"]]).all()
+    assert row["note"] == "no pairs of rows to compare, or features that do not vary over them"
+    one_of_three = Features({**features.values, Layer("decoder", 1): constant[Layer("decoder", 1)]}, features.row_ids)
+    assert _rows(one_of_three, responses, protocol)[metric]["layer"] != 1
+
+
+def test_a_subject_whose_rows_are_all_in_one_fold_has_no_value():
+    features, responses, _ = _recording(5, 0.6)
+    values = responses.values.copy()
+    values[10:, :VOXELS] = np.nan
+    blocks = replace(HELD_OUT, folds=FoldRule("contiguous", n=5, gap=2))
+    rows = similarity_rows.make({}, features, replace(responses, values=values), blocks, METRICS)[1]
+    by_subject = {row["subject"]: row for row in rows if row["metric"] == "cka"}
+    assert np.isnan(by_subject["p0"]["value"])
+    assert by_subject["p0"]["note"].startswith("no pairs of rows")
+    others = [by_subject[name]["value"] for name in ("p1", "p2", "p3")]
+    assert by_subject[""]["value"] == pytest.approx(np.mean(others))
+
+
 def test_rows_without_features_are_left_out_of_rsa():
     """A scan without words has features of 0, and no correlation with others."""
     features, responses, _ = _recording(6, 0.6)
