@@ -61,6 +61,12 @@ class ModelActor:
         """Return Ray's id of this actor's node, and the indices of its GPUs on that node."""
         return ray.get_runtime_context().get_node_id(), tuple(int(gpu) for gpu in ray.get_gpu_ids())
 
+    def become(self, checkpoint: Checkpoint, placement: Placement) -> None:
+        """Hold another checkpoint, so that small models share a process and its imports."""
+        if self.loaded:
+            self.loaded[1].close()
+        self.checkpoint, self.placement, self.loaded = checkpoint, placement, None
+
     def extract(self, unit: ExtractionUnit) -> float:
         """Compute and store one unit; return the seconds taken, including loading the model.
 
