@@ -5,10 +5,12 @@ Use `dataclasses.replace` for variants.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from harness.models import model_table as models
 from harness.protocol import AskedBackend, AskedDtype, Kept, ProtocolName, Variant
+from harness.variants import Condition
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class EvaluationSpec:
         controls: names in harness/features/controls.py.
         variants: additional variants of each model: "untrained" (random initialisation), "shuffled" (word order
             shuffled), "chat" (with its chat template, if it has one).
+        conditions: prompts; each gives another variant of each model, which reads the stimuli after the prompt.
         seed: seed of all random choices.
         vectors, corpus: files of word vectors and of plain text for the controls "static-vectors" and "ngram", which
             are skipped without them.
@@ -44,6 +47,23 @@ class EvaluationSpec:
     keep: tuple[Kept, ...] = ()
     dtype: AskedDtype = "auto"
     backend: AskedBackend = "auto"
+    conditions: tuple[Condition, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.conditions and "brainscore2026" in self.protocols:
+            raise ValueError(
+                "Brain-Score's encoding has no prompts, so conditions are not scored under brainscore2026; give "
+                "--protocol strict, paper, equal or both."
+            )
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the specification asks for, without options that are not used: the same as before they existed."""
+        return {name: value for name, value in asdict(self).items() if name not in _OPTIONAL or value}
+
+
+# Fields that are part of the name of a run only if they are used.
+_OPTIONAL = frozenset({"conditions"})
 
 
 def quickstart() -> EvaluationSpec:

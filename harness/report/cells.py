@@ -17,6 +17,7 @@ Columns = dict[str, tuple[str, Callable[..., str]]]  # heading -> (columns of th
 
 KINDS = {
     "model": "model", "untrained": "untrained", "shuffled": "shuffled words", "chat": "chat template",
+    "condition": "prompt",
     "control": "control",
 }  # fmt: skip
 

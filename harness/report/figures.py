@@ -10,11 +10,12 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from harness.numbers import interval, number
-from harness.protocol import ProtocolName, Variant
+from harness.protocol import ProtocolName
 from harness.report.panels import LETTER, Dot, Line, dot_panel, line_panel, span
+from harness.variants import base_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,12 +156,6 @@ def slopes(rows: pd.DataFrame) -> list[str]:
         steps = [(0.0, "base"), (1.0, "tuned")]
         panels.append(line_panel(protocol.upper(), "", lines, (-0.15, 1.0), y_range, steps))
     return panels
-
-
-def base_name(source: str) -> str:
-    """The model of a variant such as "model:untrained"; other names are returned unchanged."""
-    name, _, variant = source.rpartition(":")
-    return name if variant in get_args(Variant) else source
 
 
 def in_order(rows: pd.DataFrame, by: str = "r") -> list[str]:

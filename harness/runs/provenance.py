@@ -108,7 +108,7 @@ def _properties(source: FeatureSource, run_id: str) -> dict[str, Any]:
 def _run_row(workload: Workload, outcome: Outcome, out: str) -> dict[str, Any]:
     libraries = ("numpy", "scipy", "scikit-learn", "torch", "transformers", "ray", "pyarrow", "pandas")
     used = {unit.protocol.hash: asdict(unit.protocol) for unit in workload.scores}
-    content: dict[str, Any] = {"spec": asdict(workload.spec), "protocols": list(used.values())}
+    content: dict[str, Any] = {"spec": workload.spec.content, "protocols": list(used.values())}
     if any(name.startswith("synthetic") for name in workload.recordings):
         content["planted"] = json.loads((quickstart.folder_of(out) / "synthetic" / "planted.json").read_text())
     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,7 +62,7 @@ class Workload:
     @property
     def run(self) -> str:
         """Name of the run: the spec's name and a hash of the spec and the keys of its score units."""
-        return f"{self.spec.name}-{content_hash([asdict(self.spec), sorted(unit.key for unit in self.scores)])[:8]}"
+        return f"{self.spec.name}-{content_hash([self.spec.content, sorted(unit.key for unit in self.scores)])[:8]}"
 
 
 class ProgressListener:
@@ -212,6 +212,11 @@ def _models(workload: Workload, out: str, allow_pickle: bool) -> Iterator[Featur
             if variant != "chat" or checkpoints.has_chat_template(checkpoint):
                 name = f"{checkpoint.name}:{variant}"
                 yield FeatureSource(name, variant, checkpoint.revision, workload.spec.seed, checkpoint)
+        for condition in workload.spec.conditions:
+            name = f"{checkpoint.name}:condition-{condition.name}"
+            yield FeatureSource(
+                name, "condition", checkpoint.revision, workload.spec.seed, checkpoint, condition=condition
+            )
 
 
 def _require_unique_name(checkpoint: checkpoints.Checkpoint, resolved: dict[str, checkpoints.Checkpoint]) -> None:

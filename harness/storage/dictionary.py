@@ -31,8 +31,9 @@ TABLES = {
 
 _COLUMNS = {
     "run": "name of the run: its spec and a hash of what was computed",
-    "model": "name of the model or control; NAME:untrained, NAME:shuffled and NAME:chat are variants of NAME",
-    "kind": "model, untrained, shuffled, chat or control",
+    "model": "name of the model or control; NAME:untrained, NAME:shuffled, NAME:chat and "
+    "NAME:condition-X are variants of NAME",
+    "kind": "model, untrained, shuffled, chat, condition or control",
     "revision": "commit of the Hub, or content hash of the local files; adapter+base for adapters",
     "code_version": "version and commit of this program",
     "created": "time, UTC",
@@ -40,7 +41,7 @@ _COLUMNS = {
     "dataset_version": "hash of the loaded stimuli and responses",
     "protocol": "paper, strict, equal, brainscore2026 or surprisal",
     "protocol_hash": "hash over everything in the protocol that decides a score",
-    "context": "text that the model saw: none, sentence, passage, label, corpus or window",
+    "context": "text that the model saw: none, sentence, passage, label, corpus or window; and the text of a prompt",
     "backend": "library that ran the model: transformers or vllm",
     "dtype": "precision of the computation",
     "seed": "random seed of weights, folds or bootstraps",

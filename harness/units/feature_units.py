@@ -20,6 +20,7 @@ from harness.records import Features, Layer, LazyMapping, Stimuli, Surprisals
 from harness.storage.origin import FEATURES_VERSION, code_version, libraries
 from harness.storage.store import Store
 from harness.text import brainscore_texts, contexts
+from harness.variants import Condition
 
 if TYPE_CHECKING:
     from harness.extraction.backends import Model
@@ -37,19 +38,22 @@ class FeatureSource:
     Attributes:
         name: name in the tables.
         kind: "untrained" is the model with randomly initialised weights, "shuffled" gets the words of each stimulus in
-            random order, "chat" gets the text as a user turn in the model's chat template.
+            random order, "chat" gets the text as a user turn in the model's chat template, "condition" gets it after a
+            prompt.
         revision: revision of the checkpoint, or content hash of a control's `file`; "" if there is neither.
         seed: seed of random weights, word order or features.
         checkpoint: the model's checkpoint; None for controls.
         file: path of a file that a control needs.
+        condition: the prompt of kind "condition".
     """
 
     name: str
-    kind: Literal["model", "untrained", "shuffled", "chat", "control"]
+    kind: Literal["model", "untrained", "shuffled", "chat", "condition", "control"]
     revision: str
     seed: int
     checkpoint: Checkpoint | None = None
     file: str = ""
+    condition: Condition | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -60,11 +64,15 @@ class FeatureSource:
         if self.kind == "untrained":  # the untrained controls of a base and its tuned version are the same network
             return {"architecture": self.checkpoint.architecture, "seed": self.seed, **reading}
         variants: dict[str, dict[str, Any]] = {"shuffled": {"order": self.seed}, "chat": {"template": True}}
+        if self.condition:
+            variants["condition"] = {"prompt": [self.condition.before, self.condition.after]}
         return {"revision": self.revision, **variants.get(self.kind, {}), **reading}
 
     def context_of(self, protocol: Protocol) -> str:
         """Value of the column `context` under a protocol."""
         suffixes = {"shuffled": ", words shuffled", "chat": ", chat template"}
+        if self.condition:
+            suffixes["condition"] = f", prompt {self.condition.template!r}"
         return protocol.context + suffixes.get(self.kind, "")
 
 
@@ -140,8 +148,9 @@ class FeatureUnit:
             settings = replace(settings, encoding="shared")
             texts = contexts.build(stimuli, settings.context, settings.context_words)
         extracted = extract(
-            model, texts, settings, states=self.states, surprisals=self.surprisals, in_chat=kind == "chat"
-        )
+            model, texts, settings, states=self.states, surprisals=self.surprisals, in_chat=kind == "chat",
+            condition=self.source.condition,
+        )  # fmt: skip
         arrays: dict[str, Any] = (
             {str(layer): matrix for layer, matrix in extracted.features.values.items()} if extracted.features else {}
         )
@@ -150,7 +159,8 @@ class FeatureUnit:
         if extracted.words is not None:
             arrays |= {name: getattr(extracted.words, name) for name in WORD_ARRAYS}
         facts = {
-            "schema": FEATURES_VERSION, "model": self.source.name, "context": settings.context, "dtype": self.dtype,
+            "schema": FEATURES_VERSION, "model": self.source.name, "dtype": self.dtype,
+            "context": self.source.context_of(settings) if self.source.condition else settings.context,
             "n_tokens": extracted.n_tokens, "host": platform.node(), "code_version": code_version(),
             "libraries": libraries(), **extracted.facts,
         }  # fmt: skip
