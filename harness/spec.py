@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.models import model_table as models
 from harness.protocol import AskedBackend, AskedDtype, Kept, ProtocolName, Variant
-from harness.variants import Condition
+from harness.variants import Condition, UnitCount
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class EvaluationSpec:
         controls: names in harness/features/controls.py.
         variants: additional variants of each model: "untrained" (random initialisation), "shuffled" (word order
             shuffled), "chat" (with its chat template, if it has one).
+        localise: numbers of units, such as "512" or "10%": each gives the localised units of each model as a variant,
+            those of its untrained control, and `random_draws` variants of as many random units.
+        localiser: file or folder of the contrast texts; "" for the built-in ones.
+        random_draws: number of draws of random units.
         conditions: prompts; each gives another variant of each model, which reads the stimuli after the prompt.
         seed: seed of all random choices.
         vectors, corpus: files of word vectors and of plain text for the controls "static-vectors" and "ngram", which
@@ -48,8 +52,17 @@ class EvaluationSpec:
     dtype: AskedDtype = "auto"
     backend: AskedBackend = "auto"
     conditions: tuple[Condition, ...] = ()
+    localise: tuple[str, ...] = ()
+    localiser: str = ""
+    random_draws: int = 1
 
     def __post_init__(self) -> None:
+        for text in self.localise:
+            UnitCount(text)
+        if self.random_draws < 0:
+            raise ValueError(f"{self.random_draws} draws of random units are wanted; give 0 or more.")
+        if self.localiser and not self.localise:
+            raise ValueError("--localiser gives contrast texts, but no units are localised; add --localise 10%.")
         if self.conditions and "brainscore2026" in self.protocols:
             raise ValueError(
                 "Brain-Score's encoding has no prompts, so conditions are not scored under brainscore2026; give "
@@ -58,12 +71,13 @@ class EvaluationSpec:
 
     @property
     def content(self) -> dict[str, Any]:
-        """What the specification asks for, without options that are not used: the same as before they existed."""
-        return {name: value for name, value in asdict(self).items() if name not in _OPTIONAL or value}
+        """What the specification asks for, without prompts and chosen units if there are none.
 
-
-# Fields that are part of the name of a run only if they are used.
-_OPTIONAL = frozenset({"conditions"})
+        Runs without them are called what they were called before there were such options.
+        """
+        unused = set() if self.conditions else {"conditions"}
+        unused |= set() if self.localise else {"localise", "localiser", "random_draws"}
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
 
 def quickstart() -> EvaluationSpec:

@@ -106,10 +106,10 @@ def _of_file(path: Path) -> list[tuple[str, str]]:
         raise ValueError(
             f"{path.name} cannot be read: {error}. Write a JSON or YAML mapping of names to texts."
         ) from None
-    is_mapping = isinstance(content, dict) and bool(content)
-    if not is_mapping or not all(isinstance(part, str) for pair in content.items() for part in pair):
+    pairs = list(content.items()) if isinstance(content, dict) else []
+    if not pairs or not all(isinstance(part, str) for pair in pairs for part in pair):
         raise ValueError(f'{path.name} is not a mapping of names to texts; write {{"careful": "Read carefully: "}}.')
-    return list(content.items())
+    return pairs
 
 
 def _parsed(path: Path) -> object:

@@ -10,13 +10,13 @@ from typing import Any
 from harness.cli.printing import answer, document, show, shown
 
 # Options of `run` that hold paths; they are made absolute, because the job runs in another working directory.
-_PATHS = ("models", "vectors", "corpus", "conditions", "out", "data_root")
+_PATHS = ("models", "vectors", "corpus", "conditions", "localiser", "out", "data_root")
 # Options of `run` that are passed on to a job, in the order of its command line.
 _ONCE = (
-    "models", "dtype", "backend", "protocol", "vectors", "corpus", "conditions", "out", "device", "usd_per_gpu_hour",
-    "data_root",
+    "models", "dtype", "backend", "protocol", "vectors", "corpus", "conditions", "localiser", "random_draws", "out",
+    "device", "usd_per_gpu_hour", "data_root",
 )  # fmt: skip
-_REPEATED = ("model", "dataset", "keep", "condition")
+_REPEATED = ("model", "dataset", "keep", "condition", "localise")
 _FLAGS = ("allow_pickle", "unpinned", "no_untrained", "keep_going", "shuffled", "chat_template")
 
 

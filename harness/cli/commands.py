@@ -140,6 +140,16 @@ def _add_run_options(command: argparse.ArgumentParser, has_spec: bool = True) ->
     )  # fmt: skip
     option("--conditions", default="", metavar="FILE", help="JSON or YAML file of conditions: names and texts")
     option(
+        "--localise", action="append", default=[], metavar="N|P%",
+        help="also evaluate this many language-selective units of each model and of its untrained control, and as many "
+        "random units; repeatable",
+    )  # fmt: skip
+    option(
+        "--localiser", default="", metavar="FILE",
+        help="sentences and non-words that localise units, or a folder of such files (default: built-in, made up)",
+    )  # fmt: skip
+    option("--random-draws", type=int, metavar="N", help="draws of random units (default: 1)")
+    option(
         "--keep", action="append", choices=("predictions", "weights"), default=[],
         help="store the held-out predictions, or the regression weights, of the chosen layer of brain recordings; "
         "repeatable",

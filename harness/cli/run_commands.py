@@ -92,7 +92,11 @@ def spec_of(arguments: argparse.Namespace) -> EvaluationSpec:
     settings = {name: getattr(arguments, name) for name in ("vectors", "corpus", "dtype", "backend")}
     spec = replace(require_spec(arguments.spec)(), protocols=PROTOCOLS[arguments.protocol], **settings)
     spec = replace(spec, variants=_variants(arguments), keep=tuple(sorted(set(arguments.keep))))
-    spec = replace(spec, conditions=variants.conditions(arguments.condition, arguments.conditions))
+    spec = replace(
+        spec, conditions=variants.conditions(arguments.condition, arguments.conditions),
+        localise=tuple(dict.fromkeys(arguments.localise)), localiser=arguments.localiser,
+        random_draws=1 if arguments.random_draws is None else arguments.random_draws,
+    )  # fmt: skip
     own = own_models(arguments)
     spec = replace(spec, models=tuple(arguments.model or (*spec.models, *own)))
     if arguments.dataset:

@@ -107,12 +107,12 @@ def layers(rows: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:
     """Score by layer, one line per model and stack, with the ceiling and the best control as horizontal lines.
 
     Args:
-        rows: "layer_scores" of one data set and target; controls are skipped, because their layers are variants.
+        rows: "layer_scores" of one data set and target; controls are skipped, because their layers are
+            variants, and so are chosen units, which are of all layers.
         chosen: "model_scores" of the same data set and target; a ring marks the selected layer.
     """
-    rows = rows.loc[
-        (rows["kind"] != "control") & rows["r"].notna(), ["model", "protocol", "stack", "layer", "r", "ceiling"]
-    ]
+    is_layer = (rows["kind"] != "control") & (rows["stack"] != "units") & rows["r"].notna()
+    rows = rows.loc[is_layer, ["model", "protocol", "stack", "layer", "r", "ceiling"]]
     base_names = rows["model"].map({name: base_name(name) for name in set(rows["model"])})
     best = rows["r"].groupby(base_names).max().nlargest(MOST_CURVES).index
     rows = rows[base_names.isin(best)]

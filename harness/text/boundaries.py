@@ -53,7 +53,8 @@ def is_prompt(context: Context, offsets: Integers) -> NDArray[np.bool_]:
     """
     n = context.n_prompt
     is_space = (offsets[:, 0] == n - 1) & (context.text[n - 1 : n] == " ")
-    return (offsets[:, 1] <= n) & ~is_space & (n > 0)
+    is_inside: NDArray[np.bool_] = (offsets[:, 1] <= n) & ~is_space & (n > 0)
+    return is_inside
 
 
 def _tail(text: str, end: int) -> int:
