@@ -177,7 +177,8 @@ _COLUMNS = {
     "p_t_pairs": "t test over pairs, which takes models of one base to be independent; for comparison with papers",
     "other": "source that the model is compared with",
     "relation": "untrained control, best control, highest-scoring control, base, best model, or controls (a gain over "
-    "a regression on them)",
+    "a regression on them); of a prompt: no prompt; of localised units: random units, untrained control's localised "
+    "units, or whole layer",
     "n_others": "sources that `other` was selected from",
     "method": "how the difference was tested",
     "population": "all models, or tuned ones",
