@@ -151,3 +151,14 @@ def of_units(features: Features, chosen: dict[Layer, Integers]) -> Features:
     """
     columns = [features.values[layer][:, units] for layer, units in chosen.items()]
     return Features({UNITS: np.concatenate(columns, axis=1)}, features.row_ids)
+
+
+def as_arrays(t_by_layer: dict[Layer, Floats], chosen: dict[Layer, Integers]) -> dict[str, Any]:
+    """The chosen units in columns of (unit,), in the order of the features: stack, layer, index in the layer, and t."""
+    sizes = [len(units) for units in chosen.values()]
+    return {
+        "stack": np.repeat([layer.stack for layer in chosen], sizes),
+        "layer": np.repeat([layer.index for layer in chosen], sizes),
+        "unit": np.concatenate(list(chosen.values())),
+        "t": np.concatenate([t_by_layer[layer][units] for layer, units in chosen.items()]),
+    }

@@ -94,7 +94,8 @@ class ScoreUnit:
     def run(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: FitRunner = run_locally) -> None:
         """Score, and store the rows of each table as Parquet under this unit's key (all columns except the run).
 
-        What is to be kept is stored as `predictions.npz` and `weights.npz` beside them (units/README.md).
+        What is to be kept is stored as `predictions.npz` and `weights.npz` beside them (units/README.md), and the
+        chosen units, if any, as `units.npz`.
 
         Args:
             dataset: the data set.
@@ -109,6 +110,11 @@ class ScoreUnit:
             content = self._reading_tables(dataset, ceiling, store)
         else:
             content = self._text_tables(dataset, store)
+
+        if self.localiser:
+            arrays["units"] = localiser_units.as_arrays(
+                localiser_units.stored_t(self.localiser, store), self.chosen_units(store)
+            )
 
         def write(folder: Path) -> None:
             for name, table in content.items():

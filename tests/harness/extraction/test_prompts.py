@@ -189,6 +189,20 @@ def test_a_decoder_that_reads_the_text_reads_the_prompt_first(t5):
     assert found.words.bits[0] == pytest.approx(nats / np.log(2), abs=1e-4)
 
 
+def test_a_decoder_that_reads_the_stimulus_alone_has_the_prompt_in_its_encoder(t5):
+    found = extracted(t5, "none", decoder_reads="stimulus")
+    own, end = ids_of(t5, f" {SENTENCES[3]}"), t5.loaded.tokenizer.eos_token_id
+    source = [*ids_of(t5, PROMPT.rstrip()), end]
+    _, logs = hidden(t5, source, decoder_input_ids=torch.tensor([[2, *own]]))
+    nats = -sum(logs[k, token] for k, token in enumerate(own))
+    assert found.words.bits[3] == pytest.approx(nats / np.log(2), abs=1e-4)
+
+
+def test_brainscores_encoding_has_no_prompts(decoder):
+    with pytest.raises(ValueError, match="has no prompts"):
+        extracted(decoder, encoding="brainscore", bos="none")
+
+
 @pytest.mark.parametrize("name", ["stories260K", "babyllama-105"])
 def test_real_models_after_a_prompt(shared, name):
     model = backends.load("transformers", checkpoints.resolve(str(shared / "models" / name)), "cpu")

@@ -201,7 +201,11 @@ def test_localised_units_are_scored_in_place_of_layers(checkpoint, tmp_path):
                 row for row in pq.read_table(folder / "model_scores.parquet", partitioning=None).to_pylist()
                 if row["target"] == "all"
             ]  # fmt: skip
+            units = np.load(folder / "units.npz")
         assert (row["stack"], row["layer"], row["n_features"], row["kind"]) == ("units", 0, 8, kind)
+        assert len(units["t"]) == 8
+        same = stored_t(unit, store)[Layer(str(units["stack"][3]), int(units["layer"][3]))][units["unit"][3]]
+        assert units["t"][3] == same
         r[kind] = row["r"]
     assert r["localised"] > 0.95
     assert r["localised"] - r["random units"] > 0.03
