@@ -41,6 +41,8 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
     if not context.n_prompt:
         return _encode(context, tokenizer, n_embeddings)
     prompt, text = context.text[: context.n_prompt], context.text[context.n_prompt :]
+    before = np.asarray(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
+    _require_known(prompt, before, tokenizer)
     offsets = _offsets(tokenizer(context.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False))
     crosses = (offsets[:, 0] < len(prompt.rstrip())) & (offsets[:, 1] > len(prompt))
     if not crosses.any():
@@ -48,10 +50,19 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
         n_prompt = int(boundaries.is_prompt(context, offsets).sum())
         if all(own.n_kept >= n_prompt for own in encoded.retokenised.values()):
             return replace(encoded, n_prompt=n_prompt)
-    before = np.asarray(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
     require_fit(before, tokenizer, n_embeddings)
     alone = Context(text, context.stimulus_ids, context.spans - context.n_prompt)
     return _after_prompt(_encode(alone, tokenizer, n_embeddings), before)
+
+
+def _require_known(prompt: str, ids: Integers, tokenizer: Any) -> None:
+    """Raise ValueError if much of a prompt is unknown to the tokenizer."""
+    unknown = np.isin(ids, sorted(tokenizer_facts.of(tokenizer).unknown))
+    if len(ids) and float(np.mean(unknown)) > MAX_UNKNOWN_SHARE:
+        raise ValueError(
+            f"the tokenizer maps {np.mean(unknown):.0%} of the prompt {prompt[:80]!r} to its unknown token; write the "
+            "prompt in characters that the model has."
+        )
 
 
 def _after_prompt(encoded: Tokens, prompt: Integers) -> Tokens:

@@ -198,6 +198,12 @@ def test_a_decoder_that_reads_the_stimulus_alone_has_the_prompt_in_its_encoder(t
     assert found.words.bits[3] == pytest.approx(nats / np.log(2), abs=1e-4)
 
 
+def test_a_prompt_that_the_tokenizer_does_not_know_is_refused(shared):
+    model = backends.load("transformers", checkpoints.resolve(str(shared / "models" / "babyllama-105")), "cpu")
+    with pytest.raises(ValueError, match="of the prompt '日本語' to its unknown token"):
+        extracted(model, condition=Condition("x", "日本語"))
+
+
 def test_brainscores_encoding_has_no_prompts(decoder):
     with pytest.raises(ValueError, match="has no prompts"):
         extracted(decoder, encoding="brainscore", bos="none")
