@@ -100,4 +100,17 @@ def scale() -> EvaluationSpec:
     return EvaluationSpec("scale", models.scale(), paper().datasets)
 
 
-SPECS = {spec.__name__: spec for spec in (quickstart, real, paper, scale)}
+# Checkpoints of pre-training, about evenly spaced in log tokens.
+_PYTHIA = tuple(f"pythia-1b@step{step}" for step in (0, 1, 4, 16, 64, 256, 512, 1000, 4000, 16000, 64000, 143000))
+_OLMO = tuple(f"olmo-2-1b@stage1-{revision}" for revision in (
+    "step0-tokens0B", "step300-tokens1B", "step10000-tokens21B", "step20000-tokens42B", "step50000-tokens105B",
+    "step140000-tokens294B", "step480000-tokens1007B", "step950000-tokens1993B", "step1907359-tokens4001B",
+))  # fmt: skip
+
+
+def stages() -> EvaluationSpec:
+    """Bases and each stage of their tuning (OLMo 2 and 3, Tulu 3), and checkpoints along pre-training."""
+    return EvaluationSpec("stages", (*models.stages(), *_PYTHIA, *_OLMO), paper().datasets)
+
+
+SPECS = {spec.__name__: spec for spec in (quickstart, real, paper, scale, stages)}

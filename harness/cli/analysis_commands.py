@@ -133,7 +133,8 @@ _SUMMARY = {
 }  # fmt: skip
 # Printed heading -> (columns of the frame, digits). An interval is two columns.
 _TUNING = {
-    "pairs": ("n_pairs", 0), "bases": ("n_bases", 0), "gain %": ("gain_percent", 2), "difference": ("difference", 4),
+    "against": ("relation", None), "pairs": ("n_pairs", 0), "bases": ("n_bases", 0), "gain %": ("gain_percent", 2),
+    "difference": ("difference", 4),
     "95 % interval": ("low high", 4), "over": ("interval_over", None), "d_z": ("d_z", 2),
     "p sign flips": ("p_sign_flip", 4), "BH": ("p_adjusted", 4), "p mixed": ("p_mixed", 4), "icc": ("icc", 2),
     "p Wilcoxon": ("p_wilcoxon", 4), "p t over pairs*": ("p_t_pairs", 5),
@@ -144,7 +145,8 @@ _PAIRED = {
     "folds": ("n_folds", 0), "subjects": ("n_subjects", 0),
 }  # fmt: skip
 _FAMILIES = {
-    "family": ("family", None), "pairs": ("n_pairs", 0), "bases": ("n_bases", 0), "gain %": ("gain_percent", 2),
+    "family": ("family", None), "against": ("relation", None), "pairs": ("n_pairs", 0), "bases": ("n_bases", 0),
+    "gain %": ("gain_percent", 2),
     "difference": ("difference", 4), "95 % interval": ("low high", 4),
 }  # fmt: skip
 _CORRELATIONS = {
@@ -157,8 +159,15 @@ _SCALING = {
     "R²": ("r2", 2), "within families": ("slope_in_family", 4), "its interval": ("in_family_low in_family_high", 4),
 }  # fmt: skip
 _TRAJECTORIES = {
-    "training": ("training", None), "checkpoints": ("n_checkpoints", 0), "first": ("first_score", 3),
-    "last": ("last_score", 3), "rho": ("rho", 2), "p": ("p", None),
+    "training": ("training", None), "seeds": ("n_seeds", 0), "checkpoints": ("n_checkpoints", 0),
+    "first": ("first_score", 3), "last": ("last_score", 3), "rho": ("rho", 2), "p": ("p", None),
+    "peak at step": ("peak_step", 0), "interval of the peak": ("peak_low peak_high", 0), "decline": ("decline", 4),
+    "its interval": ("decline_low decline_high", 4), "its p": ("decline_p", None),
+}  # fmt: skip
+_TRAJECTORY_TESTS = {
+    "training": ("training", None), "minus": ("other", None), "of the scores": ("statistic", None),
+    "difference": ("difference", 4), "95 % interval": ("low high", 4), "p": ("p", None), "seeds": ("n_seeds", 0),
+    "p seeds": ("p_seeds", None), "BH": ("p_adjusted", None),
 }  # fmt: skip
 
 
@@ -172,6 +181,7 @@ def _tables(results: Analysis) -> Iterable[tuple[str, list[dict[str, str]]]]:
         ("Correlates of alignment", _main_correlations(results.correlations), _CORRELATIONS),
         ("Score against log10 of the number of parameters", results.scaling, _SCALING),
         ("Score during training", results.trajectories, _TRAJECTORIES),
+        ("Two trainings compared", results.trajectory_tests, _TRAJECTORY_TESTS),
     ):
         if len(frame):
             yield title, [_row(row, columns, frame) for row in frame.to_dict("records")]

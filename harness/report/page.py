@@ -127,7 +127,8 @@ def _content(out: str, run: str | None) -> dict[str, Any]:
     results = analysis.analyse(run_scores)
     frames |= {
         "comparisons": results.pairs, "paired_tests": results.paired, "tuning_tests": results.tuning,
-        "correlations": results.correlations,
+        "correlations": results.correlations, "trajectories": results.trajectories,
+        "trajectory_tests": results.trajectory_tests,
     }  # fmt: skip
     run_content = _mapping(about["content"])
     scored = pd.concat([frames[name][["dataset", "protocol", "seed"]] for name in ("model_scores", "reading_scores")])

@@ -60,14 +60,15 @@ def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, 
 
 
 def _statistics(out: str, run: str, others: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of the tables `comparisons`, `paired_tests`, `tuning_tests` and `correlations`."""
+    """Return the rows of the tables with statistics over models."""
     brain, reading = (tables.read(out, table, run) for table in ("model_scores", "reading_scores"))
     properties = tables.rows_to_arrow("model_properties", others["model_properties"]).to_pandas()
     of_run = scores.of_run(out, brain, reading, properties)
     result = analysis.analyse(replace(of_run, fold_scores=tables.read(out, "fold_scores", run)))
     frames = {
         "comparisons": result.pairs, "paired_tests": result.paired, "tuning_tests": result.tuning,
-        "correlations": result.correlations,
+        "correlations": result.correlations, "trajectories": result.trajectories,
+        "trajectory_tests": result.trajectory_tests,
     }  # fmt: skip
     return {
         table: frame.assign(run=run).reindex(columns=list(schemas.SCHEMAS[table])).to_dict("records")

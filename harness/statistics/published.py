@@ -19,6 +19,7 @@ from harness.statistics import analysis
 from harness.statistics.analysis import Analysis
 from harness.statistics.correlations import LOG_SIZE
 from harness.statistics.scores import AVERAGE, SIZE, Scores, grouped
+from harness.statistics.tuning import of_base
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,7 +183,7 @@ def printed_figures(paper: Scores) -> list[PrintedFigure]:
     """
     statistics = analysis.analyse(paper)
     _require_paper_columns(paper, statistics)
-    gains = statistics.tuning.set_index("dataset")["gain_percent"]
+    gains = of_base(statistics.tuning).set_index("dataset")["gain_percent"]
     printed = {"pereira2018": 6.9, "blank2014": 8.0, "wehbe2014": 3.8}
     what = "tuning gain on {}, % (mean over 17 pairs)"
     of_gains = [PrintedFigure(what.format(name), printed[name], gains[name], 1) for name in BRAIN]

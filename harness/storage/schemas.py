@@ -72,11 +72,13 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     },
     "model_properties": {
         **_SOURCE, "next_word_text": _TEXT, "next_word_loss": _REAL, "next_word_perplexity": _REAL,
-        "next_word_accuracy": _REAL, "family": _TEXT, "tuned_from": _TEXT, "pair_source": _TEXT, "n_parameters": _WHOLE,
+        "next_word_accuracy": _REAL, "family": _TEXT, "tuned_from": _TEXT,
+        "trained_from": _TEXT, "stage": _TEXT, "pair_source": _TEXT, "n_parameters": _WHOLE,
         "n_layers": _WHOLE, "hidden_size": _WHOLE, "context_size": _WHOLE, "vocabulary": _WHOLE,
     },
     "comparisons": {
-        "run": _TEXT, "base": _TEXT, "tuned": _TEXT, "pair_source": _TEXT, "dataset": _TEXT, "protocol": _TEXT,
+        "run": _TEXT, "base": _TEXT, "tuned": _TEXT, "relation": _TEXT, "root": _TEXT, "pair_source": _TEXT,
+        "dataset": _TEXT, "protocol": _TEXT,
         "target": _TEXT, "metric": _TEXT, "base_score": _REAL, "tuned_score": _REAL, "difference": _REAL,
         "gain_percent": _REAL,
     },
@@ -86,8 +88,9 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "p_adjusted": _REAL, "n_folds": _WHOLE, "n_subjects": _WHOLE, "n_others": _WHOLE, "method": _TEXT,
     },
     "tuning_tests": {
-        "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "n_pairs": _WHOLE, "n_bases": _WHOLE,
-        "n_subjects": _WHOLE, "gain_percent": _REAL, "gain_percent_bases": _REAL, "gain_low": _REAL, "gain_high": _REAL,
+        "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "relation": _TEXT, "n_pairs": _WHOLE,
+        "n_bases": _WHOLE, "n_subjects": _WHOLE, "gain_percent": _REAL, "gain_percent_bases": _REAL, "gain_low": _REAL,
+        "gain_high": _REAL,
         "difference": _REAL, "low": _REAL, "high": _REAL, "interval_over": _TEXT, "p_interval": _REAL, "d_z": _REAL,
         "p_sign_flip": _REAL, "p_adjusted": _REAL, "p_min": _REAL, "p_wilcoxon": _REAL, "rank_biserial": _REAL,
         "mixed_difference": _REAL, "mixed_low": _REAL, "mixed_high": _REAL, "mixed_df": _REAL, "p_mixed": _REAL,
@@ -97,6 +100,19 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "population": _TEXT, "unit": _TEXT,
         "property": _TEXT, "covariate": _TEXT, "n": _WHOLE, "n_values": _WHOLE, "r": _REAL, "r_low": _REAL,
         "r_high": _REAL, "p": _REAL, "p_adjusted": _REAL, "n_tests": _WHOLE,
+    },
+    "trajectories": {
+        "run": _TEXT, "training": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "n_seeds": _WHOLE,
+        "n_checkpoints": _WHOLE, "first_step": _WHOLE, "last_step": _WHOLE, "first_tokens": _REAL, "last_tokens": _REAL,
+        "first_score": _REAL, "last_score": _REAL, "rho": _REAL, "p": _REAL, "peak_step": _WHOLE, "peak_tokens": _REAL,
+        "peak_score": _REAL, "peak_low": _REAL, "peak_high": _REAL, "decline": _REAL, "decline_low": _REAL,
+        "decline_high": _REAL, "decline_p": _REAL,
+    },
+    "trajectory_tests": {
+        "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "training": _TEXT, "other": _TEXT,
+        "statistic": _TEXT, "difference": _REAL, "low": _REAL, "high": _REAL, "p": _REAL, "n_seeds": _WHOLE,
+        "low_seeds": _REAL, "high_seeds": _REAL, "p_seeds": _REAL, "p_larger": _REAL, "p_adjusted": _REAL,
+        "x": _TEXT, "first_x": _REAL, "last_x": _REAL, "n_points": _WHOLE, "method": _TEXT,
     },
     "benchmark_scores": {
         "model": _TEXT, "revision": _TEXT, "benchmark": _TEXT, "category": _TEXT, "task": _TEXT, "metric": _TEXT,

@@ -20,9 +20,9 @@ import fsspec
 import pyarrow.parquet as pq
 
 from harness.checkpoints import checkpoints, fingerprints
+from harness.models import training_steps
 from harness.protocol import content_hash
 from harness.spec import EvaluationSpec
-from harness.statistics import scaling
 from harness.storage import tables, transfer
 from harness.storage.origin import now
 from harness.watching import sources
@@ -353,11 +353,12 @@ class History:
 
 def _step_before(model: str, names: list[str]) -> str | None:
     """Return the name of the same training's previous checkpoint; None if there is none."""
-    own = scaling.step_of(model)
-    steps = {name: scaling.step_of(name) for name in names}
+    own = training_steps.of_name(model)
+    steps = {name: training_steps.of_name(name) for name in names}
     earlier = [
-        (step[1], name) for name, step in steps.items() if step and own and step[0] == own[0] and step[1] < own[1]
-    ]
+        (other.step, name) for name, other in steps.items()
+        if other and own and other[:2] == own[:2] and other.step < own.step
+    ]  # fmt: skip
     return max(earlier)[1] if earlier else None
 
 
