@@ -226,13 +226,13 @@ def _of_group(sources: Sources, bases: dict[str, str]) -> Iterator[dict[str, Any
             yield _row(model, other, relation, sources.against(model, other))
 
 
-def _of_prompts(sources: _Sources) -> Iterator[tuple[str, str, str]]:
+def _of_prompts(sources: Sources) -> Iterator[tuple[str, str, str]]:
     """Each model after a prompt, the model without one, and the relation."""
     for name in sources.of_kind("condition"):
         yield name, base_name(name), NO_PROMPT
 
 
-def _of_units(sources: _Sources) -> Iterator[tuple[str, str, str]]:
+def _of_units(sources: Sources) -> Iterator[tuple[str, str, str]]:
     """The localised units of each model, what they are compared with, and the relation."""
     draws = sources.of_kind("random units")
     for name in sources.of_kind("localised"):
