@@ -33,11 +33,12 @@ from harness.scoring.fitting import Fitting, Matrices
 from harness.storage.store import Store
 from harness.units.ceiling_units import compute_ceiling
 from harness.units.feature_units import FeatureUnit
+from harness.units.localiser_units import LocaliserUnit
 from harness.units.score_units import ScoreUnit
 from harness.units.shard_units import ShardUnit
 
 # What a model actor extracts in one go and stores under one key.
-ExtractionUnit = FeatureUnit | ShardUnit
+ExtractionUnit = FeatureUnit | LocaliserUnit | ShardUnit
 # Prefetching smaller weights is not worth it: reading them takes less time than starting a process.
 PREFETCH_BYTES = 2**28
 
