@@ -143,6 +143,11 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "parity_states": _REAL, "parity_nats": _REAL, "reused": _FLAG, "recoveries": _WHOLE, "notes": _TEXT,
         "libraries": _TEXT,
     },
+    "localised_units": {
+        **_SOURCE, "key": _TEXT, "contrast": _TEXT, "contrast_hash": _TEXT, "n_sentences": _WHOLE,
+        "n_non_words": _WHOLE, "seed": _WHOLE, "stack": _TEXT, "layer": _WHOLE, "n_layer_units": _WHOLE,
+        "n_chosen": _WHOLE, "t_low": _REAL, "t_high": _REAL, "n_unmeasurable": _WHOLE,
+    },
     "watched": {
         "created": _TEXT, "source": _TEXT, "spec_hash": _TEXT, "model": _TEXT, "revision": _TEXT,
         "where": _TEXT, "fingerprint": _TEXT, "folder": _TEXT, "attempt": _WHOLE, "state": _TEXT, "reason": _TEXT,
