@@ -73,7 +73,7 @@ CONTENTS: tuple[Content, ...] = (
     Content("Figure 1E", "ablation: BBH over epochs (a panel that the caption does not mention)",
             "reproducible with weights", f"{_ABLATION}; `harness properties bbh`"),
     Content("Figure 2A", "brain alignment against MMLU, r 0.81; insets by data set", "reproduced",
-            f"{_PRINTED}; `harness analyse scores.csv`, correlations"),
+            f"{_PRINTED}: 0.805 from scores with three digits; `harness analyse scores.csv`, correlations"),
     Content("Figure 2B", "brain alignment against BBH world knowledge, r 0.68", "reproducible with weights", _CATEGORY),
     Content("Figure 2C", "brain alignment against log10 of the parameters, r 0.95; insets by data set", "reproduced",
             f"{_PRINTED}; `harness analyse scores.csv`, correlations"),
