@@ -61,40 +61,72 @@ def _scores(arguments: argparse.Namespace) -> Scores:
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """Print our scores beside the paper's, and the paper's statements beside its own tables."""
-    from harness.statistics import published, score_files
+    """Print our scores beside the paper's, its statements beside its own tables, and all its figures and tables."""
+    from harness.statistics import paper_contents, published, score_files
 
     paper = score_files.read(published.find(arguments.paper, arguments.data_root))
     figures = published.printed_figures(paper)
     ours = _scores(arguments) if arguments.path else None
     compared = published.compare_scores(ours, paper) if ours else None
+    appendix = None
+    if arguments.path and compared is not None and (frames := _frames(arguments)):
+        compared = published.with_error_bars(compared, frames["model_scores"])
+        appendix = published.compare_appendix_j(**frames)
+    contents = paper_contents.overview(figures, _joined(compared, appendix))
     if arguments.json:
         document({
             "models": [] if compared is None else compared.to_dict("records"),
+            "appendix_j": [] if appendix is None else appendix.to_dict("records"),
             "summary": [] if compared is None else published.summary(compared).to_dict("records"),
             "claims": [figure._asdict() | {"agrees": figure.agrees} for figure in figures],
-            "not_given": list(published.NOT_GIVEN), "confounds": published.confounds(),
+            "not_given": list(published.NOT_GIVEN), "confounds": published.confounds(), "contents": contents,
         })  # fmt: skip
         return 0
     if ours and compared is not None:
-        _print_compared(ours, paper, compared)
+        _print_compared(ours, paper, compared, appendix)
     print("Statements in the paper, and the same values computed from its tables:")
     show([_printed_figure(figure) for figure in figures], as_json=False)
     not_given = (f"- {value}" for value in published.NOT_GIVEN)
     print("", "Statements that cannot be checked against its tables:", *not_given, sep="\n")
     print("", "Confounds of the model pairs:", *(f"- {confound}" for confound in published.confounds()), sep="\n")
+    print("", "Figures and tables of the paper:", sep="\n")
+    show(contents, as_json=False)
     return 0
 
 
-def _print_compared(ours: Scores, paper: Scores, compared: pd.DataFrame) -> None:
+def _frames(arguments: argparse.Namespace) -> dict[str, pd.DataFrame]:
+    """The tables model_scores and similarity_scores of a run; empty for a file of scores."""
+    import fsspec
+
+    from harness.storage import tables
+
+    filesystem, root = fsspec.core.url_to_fs(arguments.path)
+    if not filesystem.isdir(root):
+        return {}
+    run = tables.pick_run(arguments.path, arguments.run)["run"]
+    return {name: tables.read(arguments.path, name, run) for name in ("model_scores", "similarity_scores")}
+
+
+def _joined(compared: pd.DataFrame | None, appendix: pd.DataFrame | None) -> pd.DataFrame | None:
+    import pandas as pd
+
+    return compared if compared is None or appendix is None else pd.concat([compared, appendix])
+
+
+def _print_compared(ours: Scores, paper: Scores, compared: pd.DataFrame, appendix: pd.DataFrame | None) -> None:
     from harness.statistics import published
 
-    for table, subject in (("5", "brain scores"), ("7", "reading times"), ("9", "model properties")):
+    for table, subject in (("5", "brain scores"), ("7", "model properties"), ("9", "reading times")):
         rows = compared[compared["table"] == table]
+        columns = _COMPARED | (_ERROR_BARS if table == "5" and "ours_mad" in rows else {})
         if len(rows):
             print(f"Table {table}, {subject}:")
-            show([_cells(row, _COMPARED) for row in rows.to_dict("records")], as_json=False)
+            show([_cells(row, columns) for row in rows.to_dict("records")], as_json=False)
             print()
+    if appendix is not None and len(appendix):
+        print("Table 8, whose values are normalised, CKA and RSA by an unknown constant:")
+        show([_cells(row, _APPENDIX_J) for row in appendix.to_dict("records")], as_json=False)
+        print()
     if len(compared):
         print("By data set:")
         show([_cells(row, _SUMMARY) for row in published.summary(compared).to_dict("records")], as_json=False)
@@ -125,6 +157,12 @@ def _save(folder: Path, results: Analysis) -> None:
 _COMPARED = {
     "model": ("model", None), "data set": ("dataset", None), "protocol": ("protocol", None), "paper": ("paper", 3),
     "ours": ("ours", 3), "ours - paper": ("difference", 3),
+}  # fmt: skip
+_ERROR_BARS = {"MAD over subjects": ("ours_mad", 3)}
+_APPENDIX_J = {
+    "model": ("model", None), "metric": ("metric", None), "protocol": ("protocol", None),
+    "data sets": ("n_datasets", 0), "paper": ("paper", 2), "ours, raw": ("ours", 3),
+    "ours / ceiling of r": ("normalised", 2),
 }  # fmt: skip
 _SUMMARY = {
     "table": ("table", None), "data set": ("dataset", None), "protocol": ("protocol", None), "models": ("n_models", 0),

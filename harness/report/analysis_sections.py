@@ -12,7 +12,18 @@ from harness.report.figures import PROTOCOLS, Figure, of_many
 from harness.statistics import trajectories
 from harness.statistics.correlations import LOG_SIZE
 from harness.statistics.correlations import properties as properties_of
-from harness.statistics.paired import BASE, BEST, CONTROL, HIGHEST, REGRESSION, UNTRAINED
+from harness.statistics.paired import (
+    BASE,
+    BEST,
+    CONTROL,
+    HIGHEST,
+    NO_PROMPT,
+    RANDOM_UNITS,
+    REGRESSION,
+    UNTRAINED,
+    UNTRAINED_UNITS,
+    WHOLE_LAYER,
+)
 from harness.statistics.scores import AVERAGE, OVERALL
 from harness.statistics.tuning import of_base
 
@@ -42,6 +53,10 @@ _RELATIONS = {
     HIGHEST: "Model minus the control with the highest score, where that is not the control of the table above.",
     BASE: "Tuned model minus its base.",
     BEST: "Model minus the best model; p is multiplied by the number of models that could have been the best",
+    NO_PROMPT: "Model after a prompt minus the same model without one.",
+    RANDOM_UNITS: "Localised units minus as many random units of the same model, one row per draw.",
+    UNTRAINED_UNITS: "Localised units minus as many units localised in the same network with random weights.",
+    WHOLE_LAYER: "Localised units minus the layer that the protocol chooses, which has another number of features.",
     REGRESSION: "Gain in log-likelihood over a regression on the control predictors alone, over stories.",
 }
 MOST_DATASETS = 8  # for which correlation panels are drawn

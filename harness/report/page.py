@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 # Tables that the page shows; those by neuroid and by word are too large.
 _FRAMES = (
-    "model_scores", "reading_scores", "reader_slopes", "next_word_scores", "model_properties", "failures",
+    "model_scores", "similarity_scores", "reading_scores", "reader_slopes", "next_word_scores", "model_properties",
+    "failures",
 )  # fmt: skip
 LARGE = 5000  # rows of model_scores; larger pages lay out only the visible part
 MOST_WITH_SUBJECTS = 100  # models; with more, only `harness analyse` computes intervals over subjects

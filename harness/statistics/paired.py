@@ -1,4 +1,4 @@
-"""A model against another source on the same folds: its untrained control, controls, its base, and other models.
+"""A model against another source on the same folds: its untrained control, controls, its base, other models, variants.
 
 Sources are compared fold by fold and subject by subject. Both are random: the interval generalises to other stimuli and
 other subjects. Folds share training rows, so the variance over folds is corrected (Nadeau & Bengio 2003); experiments
@@ -16,6 +16,7 @@ Method and false positives: harness/statistics/README.md#is-a-model-better-than-
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,12 +26,17 @@ from harness.records import Floats
 from harness.scoring import intervals, reading_times
 from harness.scoring.intervals import NO_VARIANCE, Effects
 from harness.scoring.permutation import benjamini_hochberg
+from harness.variants import base_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
 UNTRAINED, CONTROL, HIGHEST, BASE, BEST, REGRESSION = (
     "untrained control", "best control", "highest-scoring control", "base", "best model", "controls",
+)  # fmt: skip
+# Of variants of a model: a prompt against none, and localised units against other units and whole layers.
+NO_PROMPT, RANDOM_UNITS, UNTRAINED_UNITS, WHOLE_LAYER = (
+    "no prompt", "random units", "untrained control's localised units", "whole layer",
 )  # fmt: skip
 _GROUP = ["dataset", "dataset_version", "protocol", "protocol_hash", "target", "metric"]
 _CELL = ["part", "fold", "subject"]
@@ -215,6 +221,26 @@ def _of_group(sources: Sources, bases: dict[str, str]) -> Iterator[dict[str, Any
             yield _row(model, best, BEST, sources.against(model, best), max(len(means) - 1, 1))
         if sources.metric == "delta_ll":
             yield _row(model, "", REGRESSION, sources.alone(model))
+    for model, other, relation in [*_of_prompts(sources), *_of_units(sources)]:
+        if other in sources:
+            yield _row(model, other, relation, sources.against(model, other))
+
+
+def _of_prompts(sources: Sources) -> Iterator[tuple[str, str, str]]:
+    """Each model after a prompt, the model without one, and the relation."""
+    for name in sources.of_kind("condition"):
+        yield name, base_name(name), NO_PROMPT
+
+
+def _of_units(sources: Sources) -> Iterator[tuple[str, str, str]]:
+    """The localised units of each model, what they are compared with, and the relation."""
+    draws = sources.of_kind("random units")
+    for name in sources.of_kind("localised"):
+        model, label = base_name(name), name.rpartition(":localised-")[2]
+        random_units = re.compile(rf"{re.escape(f'{model}:random-units-{label}')}(-\d+)?")
+        yield from ((name, draw, RANDOM_UNITS) for draw in draws if random_units.fullmatch(draw))
+        yield name, f"{model}:untrained-localised-{label}", UNTRAINED_UNITS
+        yield name, model, WHOLE_LAYER
 
 
 def _against_controls(model: str, tested: dict[str, PairedTest], highest: str) -> Iterator[dict[str, Any]]:

@@ -184,6 +184,18 @@ def of_run(
     return of_frames(source, rows, models, brain=set(brain["dataset"]))
 
 
+def of_similarities(of_run: Scores, similarity_scores: pd.DataFrame) -> Scores:
+    """The scores of a run with RSA and CKA (metrics "rsa" and "cka") in place of its own rows, to pair models by.
+
+    Args:
+        of_run: as `of_run` returns.
+        similarity_scores: table similarity_scores.
+    """
+    rows = similarity_scores[(similarity_scores["kind"] == "model") & (similarity_scores["subject"] == "")]
+    rows = rows.assign(score=rows["value"], low=rows["value_low"].fillna(-math.inf))
+    return replace(of_run, rows=rows[[*_KEYS, "score", "low"]])
+
+
 def _rows(brain: pd.DataFrame, reading: pd.DataFrame) -> pd.DataFrame:
     """Brain scores, r of reading times and, where STRICT measured it, the gain in log-likelihood."""
     import pandas as pd

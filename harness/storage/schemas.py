@@ -45,8 +45,18 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     },
     "model_scores": {
         **_ORIGIN, "stack": _TEXT, "layer": _WHOLE, "layer_folds": _WHOLE, "layer_choice": _TEXT, "target": _TEXT,
-        **_SCORE, "r_low": _REAL, "r_high": _REAL, "interval_kind": _TEXT, "n_neuroids": _WHOLE, "n_nan": _WHOLE,
-        "n_missing": _WHOLE, **_UNIQUE, **_SIZE,
+        **_SCORE, "r_low": _REAL, "r_high": _REAL, "r_mad": _REAL, "interval_kind": _TEXT, "n_neuroids": _WHOLE,
+        "n_nan": _WHOLE, "n_missing": _WHOLE, **_UNIQUE, **_SIZE,
+    },
+    "similarity_scores": {
+        **_ORIGIN, "target": _TEXT, "subject": _TEXT, "stack": _TEXT, "layer": _WHOLE, "layer_folds": _WHOLE,
+        "layer_choice": _TEXT, "value": _REAL, "value_low": _REAL, "value_high": _REAL, "value_mad": _REAL,
+        "interval_kind": _TEXT, "ceiling": _REAL, "ceiling_low": _REAL, "ceiling_high": _REAL, "ceiling_kind": _TEXT,
+        "ratio": _REAL, "n_subjects": _WHOLE, "n_neuroids": _WHOLE, **_SIZE, "note": _TEXT,
+    },
+    "similarity_layers": {
+        **_ORIGIN, "target": _TEXT, "subject": _TEXT, "stack": _TEXT, "layer": _WHOLE, "value": _REAL, "inner": _REAL,
+        "chosen": _FLAG, "n_neuroids": _WHOLE, **_SIZE, "note": _TEXT,
     },
     "word_surprisals": {
         **_ORIGIN, "passage": _TEXT, "sentence": _TEXT, "word_id": _TEXT, "word": _TEXT, "surprisal_bits": _REAL,
@@ -133,6 +143,11 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "n_windows": _WHOLE, "n_reencoded": _WHOLE, "n_oom": _WHOLE, "batch_tokens": _WHOLE, "seconds": _REAL,
         "parity_states": _REAL, "parity_nats": _REAL, "reused": _FLAG, "recoveries": _WHOLE, "notes": _TEXT,
         "libraries": _TEXT,
+    },
+    "localised_units": {
+        **_SOURCE, "key": _TEXT, "contrast": _TEXT, "contrast_hash": _TEXT, "n_sentences": _WHOLE,
+        "n_non_words": _WHOLE, "seed": _WHOLE, "stack": _TEXT, "layer": _WHOLE, "n_layer_units": _WHOLE,
+        "n_chosen": _WHOLE, "t_low": _REAL, "t_high": _REAL, "n_unmeasurable": _WHOLE,
     },
     "watched": {
         "created": _TEXT, "source": _TEXT, "spec_hash": _TEXT, "model": _TEXT, "revision": _TEXT,

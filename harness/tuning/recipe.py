@@ -10,7 +10,7 @@ the defaults of the Hugging Face Trainer that Alpaca used; schedules: `get_sched
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -85,7 +85,7 @@ class Recipe:
     held_out: float = 0.0
     n_checkpoints: int = 10
     spacing: Spacing = "even"
-    recompute: bool = field(default=False)
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         whole = {"batch": self.batch, "micro-batch": self.micro_batch, "checkpoints": self.n_checkpoints}

@@ -12,7 +12,7 @@ import io
 import logging
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +131,7 @@ class CheckpointWatcher:
     @property
     def spec_hash(self) -> str:
         """Hash of the spec: attempts under another spec are not considered."""
-        return content_hash(asdict(self.spec))[:16]
+        return content_hash(self.spec.content)[:16]
 
     def once(self) -> WatchPass:
         """Make one pass: evaluate all new checkpoints, and retry each failed one once.
