@@ -151,8 +151,9 @@ class Protocol:
             does for each neuroid; or "reliability", of the mean over subjects, fitted to the aggregated scores. The
             ceiling of a mean over subjects or readers is its split-half reliability under "exponential", as in
             Brain-Score, and the square root of it under "reliability".
-        metric: score of a neuroid, a name of METRICS in kernels/metrics.py, such as "pearson_r" (NaN for a constant
-            column) or "brainscore_r" (1e-8 added to the norms; a constant column scores 0 and counts).
+        metric: score of a neuroid, a name of METRICS in kernels/metrics.py or of an entry point, such as "pearson_r"
+            (NaN for a constant column) or "brainscore_r" (1e-8 added to the norms; a constant column scores 0 and
+            counts).
         notes: sources, and what the sources do not state; not part of the hash.
     """
 
@@ -188,10 +189,9 @@ class Protocol:
                 "since it reads the last token, and the special tokens are the tokenizer's own."
             )
         if self.metric != "pearson_r":
-            from harness.kernels.metrics import METRICS
+            from harness.metrics import find
 
-            if self.metric not in METRICS:
-                raise ValueError(f"metric {self.metric!r} is unknown; use one of {', '.join(METRICS)}.")
+            find(self.metric)
 
     @property
     def hash(self) -> str:

@@ -14,12 +14,12 @@ FILES = sorted(path for folder in ("harness", "kernels", "jobs") for path in (RO
 
 # From the ground up: a module may import its own room and those before it, and no modules import in a circle.
 ROOMS = [
-    "kernels",
+    "kernels", "plugins", "metrics",
     "numbers", "protocol", "variants", "repetitions", "recordings", "records", "names", "wording",
     "models", "checkpoints", "delimited", "storage", "spec",
     "cluster", "knowledge", "text", "datasets", "features",
     "loading", "extraction", "scoring", "statistics", "conformance", "report",
-    "units", "runs", "tuning", "watching", "cli",
+    "units", "runs", "tuning", "watching", "api", "cli",
     "jobs",
 ]  # fmt: skip
 # Heavy libraries, and the rooms or modules in which they are imported.
@@ -70,7 +70,9 @@ def _modules(path):
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_imports_point_one_way(path):
     name = _name(path)
-    if name == "harness" or (path.name == "__init__.py" and name not in {"harness.datasets", "harness.cli"}):
+    if name == "harness":  # lends its names to the functions of harness.api
+        return
+    if path.name == "__init__.py" and name not in {"harness.datasets", "harness.cli"}:
         assert not list(_imports(path)), "a room's __init__.py is a docstring"
         return
     for other in _modules(path):

@@ -152,6 +152,21 @@ def resolve(name: str, known_as: str = "", *, allow_pickle: bool = False) -> Che
     return _of_entry(name, Entry(name, hub_id, revision=revision or "main"), allow_pickle)
 
 
+def of_memory(name: str, folder: Path, revision: str, n_parameters: int) -> Checkpoint:
+    """The checkpoint of a model that is already in memory.
+
+    Args:
+        name: its name in the tables.
+        folder: folder with its configuration and tokenizer, without weights.
+        revision: hash over weights, configuration and tokenizer.
+        n_parameters: its number of parameters.
+
+    Raises:
+        ValueError: if the model or its tokenizer is not supported.
+    """
+    return _inspect(names.require(name), folder.absolute(), revision, n_parameters, "", allow_pickle=False)
+
+
 def _of_folder(name: str, folder: Path, allow_pickle: bool, base_name: str = "") -> Checkpoint:
     folder, n_parameters = folder.absolute(), None  # workers have another working directory
     if pickles.folder_has_only_pickles(folder):

@@ -77,7 +77,8 @@ def _data(root: str) -> list[dict[str, Any]]:
     from harness import datasets
 
     rows = []
-    for name, entry in datasets.DATASETS.items():
+    for entry in datasets.every():
+        name = entry.name
         if entry.files:
             missing = datasets.missing(name, root)
             hint = f"{len(missing)} of {len(entry.files)} files missing under {root}: harness fetch {name}"

@@ -165,7 +165,7 @@ def datasets(arguments: argparse.Namespace) -> int:
         else:
             print("\n\n".join("\n".join(dataset_listing.in_full(entry, root)) for entry in entries))
         return 0
-    summaries = [dataset_listing.summary(entry, root) for entry in datasets.DATASETS.values()]
+    summaries = [dataset_listing.summary(entry, root) for entry in datasets.every()]
     if arguments.json:
         document(summaries)
         return 0
@@ -205,9 +205,9 @@ def specs(arguments: argparse.Namespace) -> int:
 
 def controls(arguments: argparse.Namespace) -> int:
     """List the controls: features without a language model, and those of untrained or shuffled variants."""
-    from harness.features.controls import CONTROLS, OF_A_MODEL
+    from harness.features.controls import OF_A_MODEL, every
 
-    return show([*(control.described for control in CONTROLS.values()), *OF_A_MODEL], arguments.json)
+    return show([*(control.described for control in every()), *OF_A_MODEL], arguments.json)
 
 
 def conform(arguments: argparse.Namespace) -> int:

@@ -7,8 +7,10 @@ libraries only when called, so that listing the table is fast.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+from harness import plugins
 from harness.datasets import (
     blank2014,
     brennan2016,
@@ -25,6 +27,7 @@ from harness.names import unknown
 from harness.protocol import Protocol
 from harness.records import Dataset
 
+logger = logging.getLogger(__name__)
 _TABLE = (
     pereira2018.ENTRY,
     blank2014.ENTRY,
@@ -36,6 +39,7 @@ _TABLE = (
     *synthetic.ENTRIES,
 )
 DATASETS: dict[str, Entry] = {entry.name: entry for entry in _TABLE}
+GROUP: plugins.Group = "harness.datasets"
 
 
 def find(name: str) -> Entry:
@@ -48,12 +52,46 @@ def find(name: str) -> Entry:
     """
     if name.startswith(recording.PREFIX):
         entry = recording.entry(name)
-        if entry.name in DATASETS or entry.name.startswith("synthetic"):
+        if is_known(entry.name) or entry.name.startswith("synthetic"):
             raise ValueError(f"{name}: {entry.name!r} is the name of another data set; set another in dataset.json.")
         return entry
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
-    return DATASETS[name]
+    plugin = plugins.find(GROUP, name, DATASETS)
+    if plugin is None:
+        raise unknown("data set", name, known())
+    return _entry(name, plugin)
+
+
+def _entry(name: str, plugin: plugins.Plugin) -> Entry:
+    """The entry of a data set, which an entry point may give as an `Entry` or as a function that returns one."""
+    entry = plugin.value() if plugin.version and callable(plugin.value) else plugin.value
+    if not isinstance(entry, Entry):
+        raise ValueError(
+            f"data set {name!r} ({plugin.version}) is a {type(entry).__name__}; its entry point must name an Entry."
+        )
+    if entry.name != name:
+        raise ValueError(f"data set {name!r} ({plugin.version}) calls itself {entry.name!r}; give both one name.")
+    return entry
+
+
+def known() -> list[str]:
+    """Names of all data sets, those of installed distributions included."""
+    return plugins.known(GROUP, DATASETS)
+
+
+def is_known(name: str) -> bool:
+    """Whether a name is that of a data set."""
+    return name in known()
+
+
+def every() -> list[Entry]:
+    """All entries, those of installed distributions included; one that cannot be imported is logged and left out."""
+    entries = []
+    for name in known():
+        try:
+            entries.append(find(name))
+        except ValueError as error:
+            logger.warning("%s", error)
+    return entries
 
 
 def expand(name: str) -> tuple[str, ...]:
@@ -67,8 +105,8 @@ def expand(name: str) -> tuple[str, ...]:
     if name.startswith(recording.PREFIX):
         recording.folder_of(name)
         return (name,)
-    releases = tuple(release for release in DATASETS if release.startswith(f"{name}-"))
-    return releases if name not in DATASETS and releases else (find(name).name,)
+    releases = tuple(release for release in known() if release.startswith(f"{name}-"))
+    return releases if releases and not is_known(name) else (find(name).name,)
 
 
 def missing(name: str, root: str | Path) -> list[File]:

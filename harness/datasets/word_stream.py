@@ -34,7 +34,7 @@ class Word(NamedTuple):
 
 def name_of(source: str) -> str:
     """Name of a corpus in result tables."""
-    if source in datasets.DATASETS:
+    if datasets.is_known(source):
         return source
     path = Path(source.removeprefix(LOCAL))
     return Path(path.stem).stem if path.suffix.lower() in COMPRESSED else path.stem
@@ -107,7 +107,7 @@ def open_words(source: str, data_root: str | None, options: TextOptions) -> Word
         version = checksum_of(path, "sha256").removeprefix("sha256:")[:16]
         file = word_files.open_word_file(path, options)
         return WordStream(name_of(source), version, file.parts, file.notes, joiner, options)
-    if source.startswith(LOCAL) or source not in datasets.DATASETS:
+    if source.startswith(LOCAL) or not datasets.is_known(source):
         raise FileNotFoundError(
             f"{source} is neither a file nor a data set; give a CSV with a column `word`, a plain text, or a name from "
             "`harness datasets`."

@@ -13,12 +13,13 @@ Method: harness/scoring/README.md#controls. Source: Feghhi, Hadidi et al. (Nat C
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
+from harness import plugins
 from harness.features import ngram, word_vectors
 from harness.names import unknown
 from harness.records import Dataset, Features, Floats, Layer, Responses, Stimuli
@@ -45,6 +46,9 @@ class Control:
             A row-level control in one unit is never z-scored: a column of OASM that is almost 0 in the training rows
             would become huge in its own row.
         needs: the field of EvaluationSpec with its file; "" if it needs none.
+        compute: of a control from outside: function from the recording to (row, feature) numbers, with one row per row
+            of the responses or per stimulus; for reading times one number per word.
+        version: of a control from outside: what distinguishes it from an earlier one of the same name.
     """
 
     name: str
@@ -54,6 +58,8 @@ class Control:
     row_level: bool = False
     one_unit: bool = False
     needs: Literal["", "vectors", "corpus"] = ""
+    compute: Callable[[Dataset], Any] | None = None
+    version: str = ""
 
     @property
     def described(self) -> dict[str, str]:
@@ -103,11 +109,37 @@ OF_A_MODEL: tuple[dict[str, str], ...] = (
 )  # fmt: skip
 
 
+GROUP: plugins.Group = "harness.controls"
+_KINDS = ("sentences", "scans", "words")
+
+
 def find(name: str) -> Control:
-    """The control with this name; otherwise ValueError with the nearest names."""
-    if name not in CONTROLS:
-        raise unknown("control", name, CONTROLS)
-    return CONTROLS[name]
+    """The control with this name, built in or from outside (`harness/plugins.py`).
+
+    Raises:
+        ValueError: if the name is unknown (lists the nearest names), or an entry point names neither a `Control` with
+            `compute` nor a function of a recording.
+    """
+    plugin = plugins.find(GROUP, name, CONTROLS)
+    if plugin is None:
+        raise unknown("control", name, plugins.known(GROUP, CONTROLS))
+    control = plugin.value
+    if not plugin.version:
+        return control  # type: ignore[no-any-return]
+    if isinstance(control, Control):
+        if control.compute is not None:
+            return replace(control, name=name, version=plugin.version)
+    elif callable(control):
+        about = (control.__doc__ or "").strip().partition("\n")[0] or plugin.version
+        return Control(name, about, _KINDS, compute=control, version=plugin.version)
+    raise ValueError(
+        f"control {name!r} ({plugin.version}) is a {type(control).__name__}; give a function of a Dataset."
+    )
+
+
+def every() -> list[Control]:
+    """All controls, those of installed distributions included."""
+    return [find(name) for name in plugins.known(GROUP, CONTROLS)]
 
 
 def kind_of(dataset: Dataset) -> Literal["sentences", "scans", "words", "text"]:
@@ -158,6 +190,9 @@ def features(name: str, dataset: Dataset, seed: int, file: str = "") -> Features
     responses = dataset.responses
     if responses is None:
         raise ValueError(f"{dataset.name} has no responses; use reading_predictor for reading times.")
+    if (control := find(name)).compute:
+        values, rows = _computed(control, dataset, responses.row_ids)
+        return Features({Layer(name, 0): values.astype(np.float32)}, rows)
     if name == "oasm":
         return oasm(responses)
     if name == "drift":
@@ -190,6 +225,11 @@ def reading_predictor(name: str, dataset: Dataset, seed: int, file: str = "") ->
     """
     _require(name, dataset, file)
     stimuli = dataset.stimuli
+    if (control := find(name)).compute:
+        values, _ = _computed(control, dataset, stimuli.ids)
+        if values.shape[1] != 1:
+            raise ValueError(f"control {name!r} has {values.shape[1]} columns; for reading times give one.")
+        return values[:, 0]
     if name == "length":
         return characters(stimuli.texts)
     if name == "frequency":
@@ -259,6 +299,26 @@ def drift(responses: Responses) -> Features:
     return Features(values, responses.row_ids)
 
 
+def _computed(control: Control, dataset: Dataset, row_ids: tuple[str, ...]) -> tuple[Floats, tuple[str, ...]]:
+    """(row, feature) float64 numbers of a control from outside, and the ids of their rows.
+
+    Raises:
+        ValueError: if there are neither as many rows as `row_ids` nor as stimuli, or a value is not finite.
+    """
+    assert control.compute is not None  # noqa: S101 - checked by the callers
+    values = np.asarray(control.compute(dataset), dtype=np.float64)
+    values = values[:, None] if values.ndim == 1 else values
+    rows = next((ids for ids in (row_ids, dataset.stimuli.ids) if len(values) == len(ids)), None)
+    if values.ndim != 2 or rows is None or not values.shape[1]:
+        raise ValueError(
+            f"control {control.name!r} has shape {values.shape} for {dataset.name}; wanted {len(row_ids)} rows (those "
+            f"of the recording) or {len(dataset.stimuli)} (its stimuli), and at least one column."
+        )
+    if not np.isfinite(values).all():
+        raise ValueError(f"control {control.name!r} has values that are not finite for {dataset.name}; give numbers.")
+    return values, rows
+
+
 def _frequencies(dataset: Dataset) -> Floats:
     """(stimulus, 2) mean and sum of the Zipf frequencies of its words, 0 without words; for scans (word, 1)."""
     words = [text.split() for text in dataset.stimuli.texts]
@@ -285,9 +345,9 @@ def _random(stimuli: Stimuli, seed: int) -> Floats:
 
 def _require(name: str, dataset: Dataset, file: str) -> None:
     if not applies(name, dataset):
-        applicable = [control for control in CONTROLS if applies(control, dataset)]
+        applicable = [known for known in plugins.known(GROUP, CONTROLS) if applies(known, dataset)]
         raise ValueError(
             f"control {name!r} does not apply to {dataset.name}; controls that do: {', '.join(applicable)}."
         )
-    if CONTROLS[name].needs and not file:
-        raise ValueError(f"control {name!r} needs a file; set `{CONTROLS[name].needs}` in the spec.")
+    if (needs := find(name).needs) and not file:
+        raise ValueError(f"control {name!r} needs a file; set `{needs}` in the spec.")

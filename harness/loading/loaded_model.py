@@ -140,6 +140,34 @@ def load(
     return _loaded_model(architecture, model, first_device, dtype, quantised)
 
 
+def of_memory(checkpoint: Checkpoint, model: Any, dtype: Dtype) -> LoadedModel:
+    """Use a transformers model that is already in memory; it is neither copied nor changed.
+
+    Args:
+        checkpoint: `in_memory.InMemory.checkpoint`.
+        model: the model, in evaluation mode.
+        dtype: precision of its weights.
+
+    Raises:
+        ValueError: as `load`, or if the model's class is not the one with which its hidden states and surprisals are
+            computed.
+    """
+    architecture, meta_model = _architecture(checkpoint, dtype)
+    checks.require_fit(checkpoint.name, architecture.tokenizer, meta_model)
+    is_encoder = architecture.stack == "encoder"
+    wanted = (architecture.model_class, *([type(meta_model.base_model)] if is_encoder else []))
+    if not isinstance(model, wanted):
+        loader = "AutoModelForSeq2SeqLM" if architecture.stack == "encoder-decoder" else "AutoModelForCausalLM"
+        raise ValueError(
+            f"{checkpoint.name} is a {type(model).__name__}; wanted a {architecture.model_class.__name__}, as {loader} "
+            "loads it."
+        )
+    checks.require_sound_model(model)
+    if architecture.stack == "decoder":
+        checks.require_causal(checkpoint.name, model, model.device, dtype)
+    return _loaded_model(architecture, model.base_model if is_encoder else model, model.device, dtype, "")
+
+
 def _silence_transformers() -> None:
     from transformers.utils import logging as transformers_logging
 

@@ -185,7 +185,7 @@ def _scores(out: str, run: str, frames: dict[str, pd.DataFrame]) -> scores.Score
 def _protocols(names: set[str], of_run: list[dict[str, Any]]) -> dict[str, Protocol]:
     """Protocols by hash: those of the data sets, and those stored with the run that this version can read."""
     protocols = [
-        protocol for name in names if name in datasets.DATASETS for protocol in datasets.protocols(name).values()
+        protocol for name in names if datasets.is_known(name) for protocol in datasets.protocols(name).values()
     ]
     for fields in of_run:
         with contextlib.suppress(TypeError, KeyError):  # stored by another version of the program

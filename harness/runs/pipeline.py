@@ -8,9 +8,10 @@ assembled; if nothing is left to compute and the tables are small, Ray is not st
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from harness.extraction import backends
 from harness.runs import provenance, stopping
@@ -31,6 +32,9 @@ from harness.storage import tables, transfer
 from harness.storage.store import Store
 from harness.units import quickstart
 from harness.units.score_units import ScoreUnit
+
+if TYPE_CHECKING:
+    from harness.loading.in_memory import InMemory
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def run(
     *,
     address: str | None = None,
     listener: ProgressListener | None = None,
+    in_process: Mapping[str, InMemory] | None = None,
 ) -> Outcome:
     """Run a spec and write its tables.
 
@@ -73,6 +78,7 @@ def run(
         options: how it is run.
         address: address of a Ray cluster; None starts a local Ray.
         listener: receives the progress of the run.
+        in_process: computes all units in this process, without Ray; the models that are in memory, by their names.
 
     Returns:
         The result; a failing model does not stop the others.
@@ -89,18 +95,18 @@ def run(
     store.sweep()
     with store.register_run():
         if any(name.startswith("synthetic") for name in spec.datasets):
-            _prepare_quickstart(spec, store.out, address, listener)
-        workload = _workload(spec, store, options, listener)
+            _prepare_quickstart(spec, store.out, address, listener, is_here=in_process is not None)
+        workload = _workload(spec, store, options, listener, in_process or {})
         pending = [unit for unit in workload.scores if not store.has("scores", unit.key, every_byte=True)]
         listener.planned(workload, pending)
         had_tables, n_units = tables.holds(store.out, workload.run), len(workload.scores)
         if not pending and not workload.failures and had_tables:
             return Outcome(workload.run, n_units, 0, n_units, (), time.monotonic() - started)
         join = partial(_join, address, store)
-        if pending:
+        if pending and in_process is None:
             join()
         with stopping.signals() as stop:
-            done, account = _compute(workload, pending, store, options, listener, stop)
+            done, account = _compute(workload, pending, store, options, listener, stop, in_process)
             outcome = Outcome(
                 workload.run, n_units, account.n_scored, len(done) - account.n_scored, tuple(workload.failures),
                 time.monotonic() - started, account.was_stopped,
@@ -111,12 +117,14 @@ def run(
 
 
 def _workload(
-    spec: EvaluationSpec, store: Store, options: RunOptions, listener: ProgressListener
+    spec: EvaluationSpec, store: Store, options: RunOptions, listener: ProgressListener,
+    in_memory: Mapping[str, InMemory],
 ) -> Workload:  # fmt: skip
     """List the workload and report its failures; ValueError if it cannot be run."""
     workload = make_workload(
-        spec, store.out, options.data_root, pinned=options.pinned, allow_pickle=options.allow_pickle
-    )
+        spec, store.out, options.data_root, pinned=options.pinned, allow_pickle=options.allow_pickle,
+        in_memory={name: model.checkpoint for name, model in in_memory.items()},
+    )  # fmt: skip
     for failure in workload.failures:
         listener.failed(failure)
     if not options.keep_going:
@@ -153,10 +161,16 @@ def _compute(
     options: RunOptions,
     listener: ProgressListener,
     stop: Stop,
+    in_process: Mapping[str, InMemory] | None = None,
 ) -> tuple[list[ScoreUnit], Account]:
     """Compute the pending units and return all finished ones; units neither finished nor failed become failures."""
     account = Account()
-    if pending:
+    if pending and in_process is not None:
+        from harness.runs.in_process import InProcess
+
+        here = InProcess(workload, store, options.device, listener, in_process, options.allow_pickle)
+        account = here.work(pending, stop)
+    elif pending:
         from harness.runs.schedule import Schedule
 
         account = Schedule(workload, pending, store, options.device, listener, options.allow_pickle).work(stop)
@@ -175,14 +189,20 @@ def _compute(
     return list(done.values()), replace(account, was_stopped=was_stopped, usd_per_gpu_hour=options.usd_per_gpu_hour)
 
 
-def _prepare_quickstart(spec: EvaluationSpec, out: str, address: str | None, listener: ProgressListener) -> None:
+def _prepare_quickstart(
+    spec: EvaluationSpec, out: str, address: str | None, listener: ProgressListener, *, is_here: bool
+) -> None:  # fmt: skip
     """Build the quickstart's models and recordings unless they exist."""
     folder = quickstart.folder_of(out)
-    if not quickstart.is_built(folder):
+    if quickstart.is_built(folder):
+        return
+    listener.busy("building three tiny models and a synthetic recording")
+    if is_here:
+        quickstart.build(str(folder), spec.seed)
+    else:
         import ray
 
         from harness.runs import ray_session
 
-        listener.busy("building three tiny models and a synthetic recording")
         ray_session.start(address)
         ray.get(ray.remote(quickstart.build).remote(str(folder), spec.seed))  # in a process of its own

@@ -7,9 +7,10 @@ requires is listed as a unit, with the features it needs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from harness import datasets, names
@@ -119,8 +120,9 @@ class _Guarded:
 
 
 def make_workload(
-    spec: EvaluationSpec, out: str, data_root: str | None, *, pinned: bool = True, allow_pickle: bool = False
-) -> Workload:
+    spec: EvaluationSpec, out: str, data_root: str | None, *, pinned: bool = True, allow_pickle: bool = False,
+    in_memory: Mapping[str, checkpoints.Checkpoint] = MappingProxyType({}),
+) -> Workload:  # fmt: skip
     """Resolve the models, load the recordings and list the score units.
 
     Models and recordings that cannot be loaded become failures of the workload.
@@ -131,9 +133,10 @@ def make_workload(
         data_root: folder of the recordings.
         pinned: whether recordings must match the published checksums.
         allow_pickle: whether models with pickled weights only are accepted.
+        in_memory: models of the spec that need not be resolved, by name.
     """
     workload = Workload(spec)
-    workload.sources = [*_models(workload, out, allow_pickle), *_controls(spec)]
+    workload.sources = [*_models(workload, out, allow_pickle, in_memory), *_controls(spec)]
     for name in dict.fromkeys(member for group in spec.datasets for member in datasets.expand(group)):
         root = quickstart.folder_of(out) if name.startswith("synthetic") else data_root or "."
         try:
@@ -191,14 +194,17 @@ def _controls(spec: EvaluationSpec) -> Iterator[FeatureSource]:
     The revision is a hash of the whole file, computed at each run: about a second per gigabyte, less than reading it.
     """
     for name in spec.controls:
-        needs = controls.find(name).needs
+        control = controls.find(name)
+        needs = control.needs
         file = getattr(spec, needs) if needs else ""
         if file or not needs:
-            revision = checksum_of(Path(file), "sha256").replace(":", "-")[:23] if file else ""
+            revision = checksum_of(Path(file), "sha256").replace(":", "-")[:23] if file else control.version
             yield FeatureSource(name, "control", revision, spec.seed, file=str(Path(file).absolute()) if file else "")
 
 
-def _models(workload: Workload, out: str, allow_pickle: bool) -> Iterator[FeatureSource]:
+def _models(
+    workload: Workload, out: str, allow_pickle: bool, in_memory: Mapping[str, checkpoints.Checkpoint]
+) -> Iterator[FeatureSource]:
     """Resolve the models and yield them with their variants; those that fail become failures of the workload."""
     resolved: dict[str, checkpoints.Checkpoint] = {}
     contrast = localiser_texts.load(workload.spec.localiser) if workload.spec.localise else None
@@ -206,7 +212,7 @@ def _models(workload: Workload, out: str, allow_pickle: bool) -> Iterator[Featur
     for name in names:
         location = str(quickstart.folder_of(out) / name) if name in tiny.MODELS else name
         try:
-            checkpoint = checkpoints.resolve(location, names[name], allow_pickle=allow_pickle)
+            checkpoint = in_memory.get(name) or checkpoints.resolve(location, names[name], allow_pickle=allow_pickle)
             precision.dtype_of(checkpoint.family, checkpoint.stack, checkpoint.n_parameters, workload.spec.dtype)
             _require_unique_name(checkpoint, resolved)
         except Exception as error:  # noqa: BLE001 - the other models go on

@@ -14,9 +14,9 @@ from typing import Protocol as Interface
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from harness import metrics
 from harness.kernels.arrays import to_device
 from harness.kernels.gram import Bands, Design, Scale, design, standardise
-from harness.kernels.metrics import METRICS
 from harness.kernels.ridge import (
     FoldFit,
     HeldOut,
@@ -83,7 +83,7 @@ class Fitting:
             factors = {key: to_device(Z) for key, Z in factors.items()}
         return fit_folds(
             features, Y, self.splits, self.penalty, precision=self.regression.precision, threads=threads,
-            metric=METRICS[self.metric], factors=factors,
+            metric=metrics.find(self.metric), factors=factors,
         )  # fmt: skip
 
 

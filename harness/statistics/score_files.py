@@ -121,7 +121,7 @@ def _filtered(frame: pd.DataFrame, where: Sequence[str]) -> pd.DataFrame:
 def _score_columns(path: str, names: list[str], columns: Sequence[str]) -> list[str]:
     """Score columns of a table with one row per model; ValueError if there is none or a requested one is missing."""
     missing = [name for name in columns if name not in names]
-    datasets_by_name = {AVERAGE, *datasets.DATASETS, *(name.partition("-")[0] for name in datasets.DATASETS)}
+    datasets_by_name = {AVERAGE, *datasets.known(), *(name.partition("-")[0] for name in datasets.known())}
     chosen = list(columns) or [name for name in names if name.endswith(SUFFIXES) or name in datasets_by_name]
     if missing or not chosen:
         none_chosen = f"no column name ends in {' or '.join(SUFFIXES)} or is that of a data set"

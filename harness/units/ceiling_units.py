@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness import metrics
 from harness.protocol import Protocol, content_hash
 from harness.records import Ceiling, Dataset, Growth, NeuroidCeilings, Responses, indices_of
 from harness.scoring import ceilings, explainable
@@ -84,6 +85,8 @@ def _computed_ceiling(
 ) -> NeuroidCeilings:
     """Ceilings of one experiment from its subjects; unknown with too few subjects."""
     made_of = {"schema": SCORES_VERSION, "version": dataset.version, "part": part, "protocol": protocol.hash}
+    if version_of_metric := metrics.version_of(protocol.metric):
+        made_of["metric"] = version_of_metric
     key = content_hash(made_of)[:32]
     table = _stored(store, key)
     while table is None:

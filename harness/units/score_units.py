@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness import metrics
 from harness.features import controls, hemodynamics
 from harness.features.principal_components import Reduction, RowReduction, feasible
 from harness.protocol import Kept, Protocol, Sampling, content_hash
@@ -94,6 +95,8 @@ class ScoreUnit:
         }  # fmt: skip
         if self.localiser and self.source.n_units:
             made_of["units"] = [self.localiser.key, self.source.n_units.text, self._draw_seed]
+        if version_of_metric := metrics.version_of(self.protocol.metric):
+            made_of["metric"] = version_of_metric
         return content_hash(made_of | ({"keep": sorted(self.keep)} if self.keep else {}))[:32]
 
     @property
@@ -209,7 +212,7 @@ class ScoreUnit:
         A variant (OASM's width) is chosen on training rows, never on held-out scores. Columns of different units are
         z-scored where the protocol puts all columns on one scale.
         """
-        regression, control = self.protocol.regression, controls.CONTROLS[self.source.name]
+        regression, control = self.protocol.regression, controls.find(self.source.name)
         if control.one_unit and control.row_level:
             regression = replace(regression, scale="center")
         elif regression.relative and not control.one_unit:
@@ -235,8 +238,9 @@ class ScoreUnit:
     def _control_features(self, source: FeatureSource, dataset: Dataset) -> OnRows:
         """A control's features on the rows of the responses."""
         features, sampling = controls.features(source.name, dataset, source.seed, source.file), self.protocol.sampling
-        control = controls.CONTROLS[source.name]
-        if control.row_level:
+        control = controls.find(source.name)
+        is_own_of_rows = control.compute and dataset.responses and features.row_ids == dataset.responses.row_ids
+        if control.row_level or is_own_of_rows:
             return features
         sampling = replace(sampling, pool=control.pool or sampling.pool) if sampling else None
         return self._on_rows(features, dataset, sampling)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -172,14 +173,25 @@ def surprisals(
         modes = protocols_of(checkpoint, protocol, options.t5_reads)
         library, _ = backends.choose(checkpoint, options.backend, device, dtype, states=False)
         model = backends.load(library, checkpoint, device, dtype, allow_pickle=options.allow_pickle)
-        for source in sources:
-            for mode in modes:
-                for shard in corpora.shards_of(source, protocol.context, data_root, options.text):
-                    columns, facts = _read_named(checkpoint.name, model, shard, mode)
-                    yield _frame(source, checkpoint, facts.get("dtype", dtype), mode, columns)
-                    if progress:
-                        progress(checkpoint.name, len(columns["word"]))
+        for source, mode in product(sources, modes):
+            yield from of_model(model, checkpoint, source, replace(options, protocol=mode), progress)
         model.close()
+
+
+def of_model(
+    model: Model,
+    checkpoint: Checkpoint,
+    source: str,
+    options: WordOptions,
+    progress: Callable[[str, int], None] | None = None,
+) -> Iterator[pd.DataFrame]:
+    """Compute the surprisal of each word of a corpus under a loaded model; arguments and frames as `surprisals`."""
+    how = options.protocol
+    for shard in corpora.shards_of(source, how.context, options.data_root, options.text):
+        columns, facts = _read_named(checkpoint.name, model, shard, how)
+        yield _frame(source, checkpoint, facts.get("dtype", model.loaded.dtype), how, columns)
+        if progress:
+            progress(checkpoint.name, len(columns["word"]))
 
 
 def _frame(source: str, checkpoint: Checkpoint, dtype: str, how: Protocol, columns: dict[str, Any]) -> pd.DataFrame:
