@@ -45,7 +45,7 @@ def surprisal(
         One row per word and model: model, word, surprisal_bits, corrected_bits, entropy_bits, rank, n_tokens, ...
 
     Raises:
-        ValueError: if a model is not usable, or a word is empty or contains spaces.
+        ValueError: if a model is not usable, or a word is empty or begins or ends with a space.
     """
     how = WordOptions(surprisal_alone(context), text=TextOptions(None, joiner, language), **options)
     with tempfile.TemporaryDirectory(prefix="harness-") as scratch:

@@ -151,6 +151,10 @@ def _add_run_options(command: argparse.ArgumentParser, has_spec: bool = True) ->
     )  # fmt: skip
     option("--random-draws", type=int, metavar="N", help="draws of random units (default: 1)")
     option(
+        "--control", action="append", default=[], metavar="NAME",
+        help="control of an installed distribution (`harness controls`), beside the built-in ones; repeatable",
+    )  # fmt: skip
+    option(
         "--keep", action="append", choices=("predictions", "weights"), default=[],
         help="store the held-out predictions, or the regression weights, of the chosen layer of brain recordings; "
         "repeatable",

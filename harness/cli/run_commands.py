@@ -97,6 +97,8 @@ def spec_of(arguments: argparse.Namespace) -> EvaluationSpec:
         localise=tuple(dict.fromkeys(arguments.localise)), localiser=arguments.localiser,
         random_draws=1 if arguments.random_draws is None else arguments.random_draws,
     )  # fmt: skip
+    if arguments.control:
+        spec = replace(spec, controls=tuple(dict.fromkeys([*spec.controls, *arguments.control])))
     own = own_models(arguments)
     spec = replace(spec, models=tuple(arguments.model or (*spec.models, *own)))
     if arguments.dataset:

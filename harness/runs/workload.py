@@ -263,11 +263,11 @@ def _require_unique_name(checkpoint: checkpoints.Checkpoint, resolved: dict[str,
 
 def _score_units(workload: Workload) -> Iterator[ScoreUnit]:
     for name, dataset in workload.recordings.items():
-        protocols = workload.protocols[name]
+        protocols, faulty = workload.protocols[name], _faulty_controls(workload, dataset)
         for protocol in (protocols[wanted] for wanted in workload.spec.protocols if wanted in protocols):
-            joint_controls = _joint_controls(workload, dataset)
+            joint_controls = tuple(source for source in _joint_controls(workload, dataset) if source.name not in faulty)
             for source in workload.sources:
-                if source.checkpoint is None and not controls.applies(source.name, dataset):
+                if source.checkpoint is None and (source.name in faulty or not controls.applies(source.name, dataset)):
                     continue
                 if source.n_units and dataset.responses is None:  # surprisals have no units
                     continue
@@ -278,6 +278,21 @@ def _score_units(workload: Workload) -> Iterator[ScoreUnit]:
                     source, name, dataset.version, protocol, workload.spec.seed, features, unique_over,
                     workload.spec.keep if dataset.responses else (), _localiser(source, features),
                 )  # fmt: skip
+
+
+def _faulty_controls(workload: Workload, dataset: Dataset) -> set[str]:
+    """Names of controls from outside that cannot be computed, which are failures: models go on without them."""
+    faulty = set()
+    own = (source for source in workload.sources if source.kind == "control" and controls.find(source.name).compute)
+    for source in own:
+        compute = controls.features if dataset.responses else controls.reading_predictor
+        try:
+            if controls.applies(source.name, dataset):
+                compute(source.name, dataset, source.seed)
+        except Exception as error:  # noqa: BLE001 - any error of a function from outside
+            workload.failures.append(Failure.of(error, "controls", source.name, dataset.name))
+            faulty.add(source.name)
+    return faulty
 
 
 def _localiser(source: FeatureSource, features: FeatureUnit | None) -> LocaliserUnit | None:
