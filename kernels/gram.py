@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -60,12 +60,14 @@ class Bands:
         weights: one per group, not negative.
         grams: cache of Gram matrices by group and fold, shared between weights.
         bases: cache of decompositions by fold and cutoff, shared between responses.
+        sums: cache of sums over sets of rows (kernels/streams.py) by their rows, shared between weights.
     """
 
     designs: tuple[Design, ...]
     weights: tuple[float, ...]
     grams: dict[tuple[int, bytes], Array]
     bases: dict[tuple[bytes, bytes, float], Basis] = field(default_factory=dict)
+    sums: dict[bytes, Any] = field(default_factory=dict)
 
     is_thin = False
 
