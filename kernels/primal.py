@@ -38,6 +38,7 @@ from harness.kernels.primal_search import (
     streamed_rows,
 )
 from harness.kernels.responses import Block, Pattern, block
+from harness.kernels.search import ROUNDING
 from harness.kernels.split import Split
 from harness.kernels.streams import Parts, Stream, Sums, added, is_far, parts, stream, take_rows
 
@@ -133,7 +134,7 @@ class PrimalFold:
         flat = is_flat(given.y, given.total, magnitude, responses.rounding)
         given.W[xp.flatnonzero(flat)] = 0.0  # only rounding is left of them; predict their mean
         errors = self.search.least_errors(given)
-        place = self.penalty.choose(errors)
+        place = self._place(given, errors)
         error = xp.take_along_axis(errors, place[:, None], axis=1)[:, 0]
         W = given.W * (basis.lam / (basis.lam + self.alphas[:, None])).take(place, axis=0)
         predicted = self._predicted(basis.V @ W.T)
@@ -144,6 +145,19 @@ class PrimalFold:
             place=xp.where(flat, xp.nan, self.first + place),
             rank=len(basis.lam),
         )  # fmt: skip
+
+    def _place(self, given: Responses, errors: Array) -> Array:
+        """(neuroid,) index of the smallest of (neuroid, alpha) errors; near ties in float32 are computed in float64."""
+        xp, place = namespace(errors), self.penalty.choose(errors)
+        if not isinstance(self.search, StreamedBlocks) or self.search.dtype is np.float64:
+            return place
+        rounding = ROUNDING * float(xp.finfo(self.search.dtype).eps)
+        is_near = errors <= errors.min(axis=1, keepdims=True) * (1.0 + rounding)
+        ambiguous = xp.flatnonzero(is_near.sum(axis=1) > 1)
+        if len(ambiguous):
+            some = given._replace(y=given.y[:, ambiguous], W=given.W[ambiguous], total=given.total[ambiguous])
+            place[ambiguous] = self.penalty.choose(self.search.in_float64().computed(some, is_near[ambiguous]))
+        return place
 
     def given(self, values: Array, products_of: Products) -> tuple[Responses, Array]:
         """What the search needs of (row, neuroid) values, and the (neuroid,) mean of their training rows."""
@@ -170,7 +184,7 @@ class PrimalFold:
 
 def fits_of(
     features: Design | Bands, Y: Array, pattern: Pattern, splits: Sequence[Split], penalty: Penalty,
-    factor: Array | None, finish: Callable[[HeldOut], Any], pool: Any, budget_bytes: int | None,
+    factor: Array | None, finish: Callable[[HeldOut], Any], budget_bytes: int | None, dtype: type,
 ) -> Iterator[tuple[int, Array, Any]]:  # fmt: skip
     """Yield (fold, neuroids, result of `finish`) for the neuroids of one pattern, fold by fold and block by block.
 
@@ -182,27 +196,28 @@ def fits_of(
         penalty: the grid and the rule of choice.
         factor: (row, column) Z with Z Z' = Y Y' if one alpha is chosen for all neuroids; else None.
         finish: called with the predictions of a fold for a block of neuroids.
-        pool: runs the folds, in parallel or one after the other (`map`).
         budget_bytes: memory for a block of neuroids; None: the default.
+        dtype: of the neuroid side where blocks are left out by inverses; all else is float64.
     """
     n, matrices = len(Y), tuple(band.X for band, _ in bands_of(features))
     p, source = sum(matrix.shape[1] for matrix in matrices), stream(matrices)
     cache = features.sums if isinstance(features, Bands) else {}
     folds = [inner for number, split in enumerate(splits) if (inner := _inner(number, split, pattern, penalty, p))]
     for group, division in _groups(folds, n, p):
-        sums = list(pool.map(partial(_sums, source, cache), division.rows))
+        sums = [_sums(source, cache, rows) for rows in division.rows]
         prepared, start = [], 0
         for inner in group:
             sets = division.of_set[start : start + len(inner.sets)]
             start += len(sets)
-            fold = _prepare(features, source, division, sums, penalty, factor, inner, sets)
+            fold = _prepare(features, source, division, sums, penalty, factor, dtype, inner, sets)
             prepared += [(inner.number, fold)] if fold else []
         bytes_per_neuroid = 8 * (4 * n + (len(division.rows) + 8) * p)
         n_blocks = -(-len(pattern.neuroids) * bytes_per_neuroid // (budget_bytes or _NEUROID_BYTES))
         for neuroids in np.array_split(pattern.neuroids, min(n_blocks, len(pattern.neuroids))):
             responses = block(Y, pattern, neuroids, np.float64)
             products_of = _products(source, division, responses.values)
-            yield from pool.map(partial(_through, responses, products_of, finish), prepared)
+            for number, fold in prepared:
+                yield number, neuroids, finish(fold.predict(responses, products_of))
 
 
 def _sums(source: Stream, cache: dict[bytes, Sums], rows: Array) -> Sums:
@@ -213,18 +228,14 @@ def _sums(source: Stream, cache: dict[bytes, Sums], rows: Array) -> Sums:
     return cache[key]
 
 
-def _through(
-    responses: Block, products_of: Products, finish: Callable[[HeldOut], Any], prepared: tuple[int, PrimalFold]
-) -> tuple[int, Array, Any]:
-    """Fit one block of neuroids in one fold."""
-    number, fold = prepared
-    return number, responses.neuroids, finish(fold.predict(responses, products_of))
-
-
 def _groups(folds: Sequence[Inner], n: int, p: int) -> Iterator[tuple[list[Inner], Parts]]:
-    """Folds whose sums are computed together: all of them, or one by one where the sums would take too much memory."""
+    """Folds that are prepared together: all of them, or one by one where that would take too much memory.
+
+    That is so for the sums of many parts, and for the inverses of blocks.
+    """
     every = parts(n, [rows for inner in folds for rows in inner.sets])
-    if 8 * p * p * len(every.rows) <= _SUMS_BYTES:
+    has_inverses = any(len(inner.blocks) < len(inner.split.train) and not inner.by_sums for inner in folds)
+    if 8 * p * p * len(every.rows) <= _SUMS_BYTES and not has_inverses:
         yield list(folds), every
         return
     for inner in folds:
@@ -258,7 +269,7 @@ def _inner(number: int, split: Split, pattern: Pattern, penalty: Penalty, p: int
 
 def _prepare(
     features: Design | Bands, stream: Stream, division: Parts, sums: Sequence[Sums], penalty: Penalty,
-    factor: Array | None, inner: Inner, sets: Sequence[Sequence[int]],
+    factor: Array | None, dtype: type, inner: Inner, sets: Sequence[Sequence[int]],
 ) -> PrimalFold | None:  # fmt: skip
     """Decompose a fold's training rows and prepare the choice of alpha; None if no feature varies."""
     xp, train, own = stream.xp, np.asarray(inner.split.train), sets[0]
@@ -279,8 +290,8 @@ def _prepare(
         n, n_blocks, by_row = len(train), len(inner.blocks), penalty.mean_over == "rows"
         weights = [1.0 if by_row else n / n_blocks / len(rows) for rows in inner.blocks]
         if not inner.by_sums or not is_near:
-            n_own = [len(rows) for rows in inner.blocks]
-            return StreamedBlocks(stream, train, basis, alphas, inner.left_out, n_own, [w**0.5 for w in weights])
+            n_own, roots = [len(rows) for rows in inner.blocks], [weight**0.5 for weight in weights]
+            return StreamedBlocks(stream, train, basis, alphas, inner.left_out, n_own, roots, dtype)
         pairs = zip(sets[1::2], sets[2::2], inner.blocks, weights, strict=True)
         return SummedBlocks(sums, scale, alphas, [BlockParts(*pair) for pair in pairs])
 

@@ -19,17 +19,19 @@ Source: kernels/search.py; the sums are the normal equations of ridge regression
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from harness.kernels.arrays import Array, namespace, products
-from harness.kernels.search import FITTED_EXACTLY, bounds, weight_sums
+from harness.kernels.search import FITTED_EXACTLY, ROUNDING, bounds, weight_sums
 from harness.kernels.streams import Stream, Sums, added, take_rows
 
 # Residuals of at most this many bytes are computed at once.
 _RESIDUAL_BYTES = 2**26
+# Inverses of P_BB are kept for the next block of neuroids if those of a fold take at most this many bytes.
+_INVERSE_BYTES = 2**30
 
 
 class PrimalBasis(NamedTuple):
@@ -215,6 +217,8 @@ class StreamedBlocks:
         left_out: per block, as indices into the training rows: its own rows first, then those in its gap.
         n_own: per block the number of its own rows.
         roots: per block the square root of its weight.
+        dtype: of the neuroid side.
+        inverses: those computed so far, by block and alpha, if all of them fit in memory.
     """
 
     stream: Stream
@@ -224,28 +228,97 @@ class StreamedBlocks:
     left_out: Sequence[Array]
     n_own: Sequence[int]
     roots: Sequence[float]
+    dtype: type = np.float64
+    inverses: dict[tuple[int, int], Array] = field(default_factory=dict)
 
     def errors(self, given: Responses) -> Array:
         """(neuroid, alpha) sums of squared leave-out residuals."""
-        xp, lam = namespace(given.W), self.basis.lam
-        errors = xp.zeros((len(given.W), len(self.alphas)))
-        for left_out, n_own, root in zip(self.left_out, self.n_own, self.roots, strict=True):
-            U = self._directions(left_out)
-            outside = take_rows(given.y, left_out) - U @ given.W.T
-            P_outside = xp.eye(len(U)) - 1.0 / self.basis.n - U @ U.T
-            for k, alpha in enumerate(self.alphas):
-                kept = alpha / (lam + alpha)
-                roots = U * xp.sqrt(kept)
-                inverse = _inverse(P_outside + roots @ roots.T, exact=not float(alpha))[:n_own] * root
-                missed = inverse @ (outside + U @ (given.W * kept).T)
-                errors[:, k] += products(missed, missed, axis=0)
-        return errors
+        xp = namespace(given.W)
+        return self.computed(given, xp.ones((len(given.W), len(self.alphas)), dtype=bool))
 
-    least_errors = errors
+    def least_errors(self, given: Responses) -> Array:
+        """As `errors`, with infinity for pruned alphas; the smallest error of each neuroid is always computed.
+
+        A left-out residual is at least as long as the residual c of the training rows, (P_BB)^-1 being at least 1, and
+        ||c||^2 over all rows is almost free. So an alpha is dropped once its error on some blocks, and ||c||^2 on the
+        other ones, exceed the error of the alpha that generalised cross-validation prefers.
+        """
+        xp = namespace(given.W)
+        if len(self.alphas) == 1 or xp is not np:
+            return self.errors(given)
+        kept, squares = self._kept(np.arange(len(self.alphas))), given.W * given.W
+        norms = squares @ (kept * kept).T + (given.total - squares.sum(axis=1)).clip(0.0)[:, None]
+        first = (norms / (kept.sum(axis=1) + len(self.rows) - 1.0 - kept.shape[1]) ** 2).argmin(axis=1)
+        is_first = first[:, None] == np.arange(len(self.alphas))
+        errors = self.computed(given, is_first)
+        others = self.computed(given, ~is_first, errors.min(axis=1), norms)
+        return np.where(is_first, errors, others)
 
     def least_total(self, given: Responses) -> Array:
         """(1, alpha) errors summed over neuroids."""
         return self.errors(given).sum(axis=0, keepdims=True)
+
+    def in_float64(self) -> StreamedBlocks:
+        """The same search in float64."""
+        return replace(self, dtype=np.float64)
+
+    def computed(
+        self, given: Responses, wanted: Array, least: Array | None = None, norms: Array | None = None
+    ) -> Array:
+        """(neuroid, alpha) errors of the wanted pairs, infinity for the others and for those that are dropped.
+
+        Args:
+            given: the responses.
+            wanted: (neuroid, alpha) pairs to compute; overwritten.
+            least: (neuroid,) errors above which a pair is dropped; None: none is.
+            norms: (neuroid, alpha) ||c||^2, with `least`.
+        """
+        xp, errors = namespace(given.W), namespace(given.W).zeros(wanted.shape)
+        floor = errors if norms is None else self._lightest * norms
+        if least is not None:
+            least = least * (1.0 + ROUNDING * float(xp.finfo(self.dtype).eps))
+            wanted &= floor <= least[:, None]
+        for number, left_out in enumerate(self.left_out):
+            U = self._directions(left_out)
+            outside = take_rows(given.y, left_out) - U @ given.W.T
+            P_outside = xp.eye(len(U)) - 1.0 / self.basis.n - U @ U.T
+            narrow = U.astype(self.dtype, copy=False)
+            for k in range(len(self.alphas)):
+                neuroids = xp.flatnonzero(wanted[:, k])
+                if not len(neuroids):
+                    continue
+                c = outside[:, neuroids].astype(self.dtype, copy=False)
+                c += narrow @ (given.W[neuroids] * self._kept(k)).astype(self.dtype, copy=False).T
+                missed = self._inverse_of(number, k, U, P_outside).astype(self.dtype, copy=False) @ c
+                error = products(missed, missed, axis=0)
+                errors[neuroids, k] += error
+                if least is not None:
+                    floor[neuroids, k] += error - self._lightest * products(c, c, axis=0)
+                    wanted[neuroids, k] = floor[neuroids, k] <= least[neuroids]
+        return xp.where(wanted, errors, xp.inf)
+
+    @property
+    def _lightest(self) -> float:
+        """The smallest weight of a block; 0 with gaps, whose rows could be the ones that P_BB^-1 lengthens."""
+        has_gap = any(len(rows) > n for rows, n in zip(self.left_out, self.n_own, strict=True))
+        return 0.0 if has_gap else min(self.roots) ** 2
+
+    def _kept(self, k: Any) -> Array:
+        """D of one or several alphas."""
+        alphas = self.alphas[k, None]
+        return alphas / (self.basis.lam + alphas)
+
+    def _inverse_of(self, number: int, k: int, U: Array, P_outside: Array) -> Array:
+        """(own row, left-out row) of P_BB^-1 for a block and an alpha, times the root of the block's weight."""
+        if (number, k) in self.inverses:
+            return self.inverses[number, k]
+        roots = U * namespace(U).sqrt(self._kept(k))
+        inverse = _inverse(P_outside + roots @ roots.T, exact=not float(self.alphas[k]))
+        inverse = inverse[: self.n_own[number]] * self.roots[number]
+        n_numbers = sum(own * len(rows) for own, rows in zip(self.n_own, self.left_out, strict=True))
+        if 8 * n_numbers * len(self.alphas) <= _INVERSE_BYTES:
+            self.inverses[number, k] = inverse
+        return inverse
 
     def _directions(self, left_out: Array) -> Array:
         """(row, rank) U of some training rows."""

@@ -212,9 +212,7 @@ def _in_blocks(
         for pattern in groups:
             factor = None if factors is None else _factor_of(pattern, factors)
             if work.is_primal(pattern, splits):
-                yield from primal.fits_of(
-                    work.features, work.Y, pattern, splits, penalty, factor, finish, pool, work.budget_bytes
-                )
+                yield from _by_primal(work, pattern, splits, factor, finish)
                 continue
             call = partial(_prepare, work.features, pattern, penalty, dtype, factor)
             prepared = [pool.submit(call, split) for split in splits]
@@ -222,6 +220,15 @@ def _in_blocks(
             run = partial(_through_folds, work.Y, pattern, dtype, prepared, finish)
             for results in pool.map(run, np.array_split(pattern.neuroids, n_blocks)):
                 yield from results
+
+
+def _by_primal(
+    work: _Work, pattern: Pattern, splits: Sequence[Split], factor: Array | None, finish: Callable[[HeldOut], Any]
+) -> Iterator[tuple[int, Array, Any]]:
+    """As `_in_blocks`, in feature space: its matrices are large enough for BLAS to use all threads by itself."""
+    arguments = work.features, work.Y, pattern, splits, work.penalty, factor, finish, work.budget_bytes
+    with threadpool_limits(work.threads if work.threads > 1 else None, user_api="blas"):
+        yield from primal.fits_of(*arguments, _DTYPES[work.precision])
 
 
 def _factor_of(pattern: Pattern, factors: dict[bytes, Array]) -> Array:

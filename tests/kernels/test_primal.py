@@ -94,6 +94,20 @@ def test_both_ways_agree_on_single_rows(penalty, library):
     assert_same(both(X, Y, splits(), penalty, library=library))
 
 
+@pytest.mark.parametrize("grid", [ALPHAS, tuple(np.logspace(0, 25, 26)), tuple(np.logspace(-12, 18, 21))])
+@pytest.mark.parametrize("gap", [0, 4])
+@pytest.mark.parametrize("inner", ["few", "many"])
+def test_mixed_precision_chooses_the_alphas_of_double_precision(inner, gap, grid, monkeypatch, library):
+    monkeypatch.setattr(ways, "sums_pay", lambda *sizes: False)
+    X, Y = planted(N, P, 100)
+    Y = np.hstack([Y, np.random.default_rng(3).standard_normal((N, 100)), 1e-13 * Y, 1e13 * Y])
+    double, mixed = both(X, Y, splits(inner, gap), Penalty(grid), library=library, precision="mixed")
+    for one, other in zip(double, mixed, strict=True):
+        np.testing.assert_array_equal(one.alpha, other.alpha)
+        np.testing.assert_allclose(one.r, other.r, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(one.inner, other.inner, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("inner", INNER)
 def test_features_are_standardised_by_the_training_rows(inner, library):
     X, Y = planted(N, P, 12)
@@ -117,8 +131,7 @@ def test_dependent_and_constant_features_change_nothing(scale, inner, leaving_bl
     assert_same(both(X, Y, splits(inner), scale=scale, library=library))
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("inner", INNER)
+@pytest.mark.parametrize(("inner", "threads"), [("rows", 1), ("few", 1), ("many", 1), ("few", 2)])
 def test_neuroids_that_miss_rows_are_fitted_without_them(inner, threads, library):
     X, Y = planted(N, P, 12)
     Y[20:60, [1, 4]] = Y[150, 2] = Y[100:300, 3] = Y[:100, 5] = np.nan
