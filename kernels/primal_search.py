@@ -31,7 +31,7 @@ from harness.kernels.streams import Stream, Sums, added, take_rows
 # Residuals of at most this many bytes are computed at once.
 _RESIDUAL_BYTES = 2**26
 # Inverses of P_BB are kept for the next block of neuroids if those of a fold take at most this many bytes.
-_INVERSE_BYTES = 2**30
+_INVERSE_BYTES = 3 * 2**29
 
 
 class PrimalBasis(NamedTuple):
@@ -218,7 +218,9 @@ class StreamedBlocks:
         n_own: per block the number of its own rows.
         roots: per block the square root of its weight.
         dtype: of the neuroid side.
-        inverses: those computed so far, by block and alpha, if all of them fit in memory.
+        inverses: those computed so far, by block and alpha, if all of them fit in memory; alpha -1 stands for the part
+            of P outside the directions.
+        directions: those computed so far, by block, likewise.
     """
 
     stream: Stream
@@ -230,6 +232,7 @@ class StreamedBlocks:
     roots: Sequence[float]
     dtype: type = np.float64
     inverses: dict[tuple[int, int], Array] = field(default_factory=dict)
+    directions: dict[int, Array] = field(default_factory=dict)
 
     def errors(self, given: Responses) -> Array:
         """(neuroid, alpha) sums of squared leave-out residuals."""
@@ -279,17 +282,15 @@ class StreamedBlocks:
             least = least * (1.0 + ROUNDING * float(xp.finfo(self.dtype).eps))
             wanted &= floor <= least[:, None]
         for number, left_out in enumerate(self.left_out):
-            U = self._directions(left_out)
-            outside = take_rows(given.y, left_out) - U @ given.W.T
-            P_outside = xp.eye(len(U)) - 1.0 / self.basis.n - U @ U.T
+            U, y = self._directions(number), take_rows(given.y, left_out)
             narrow = U.astype(self.dtype, copy=False)
             for k in range(len(self.alphas)):
                 neuroids = xp.flatnonzero(wanted[:, k])
                 if not len(neuroids):
                     continue
-                c = outside[:, neuroids].astype(self.dtype, copy=False)
-                c += narrow @ (given.W[neuroids] * self._kept(k)).astype(self.dtype, copy=False).T
-                missed = self._inverse_of(number, k, U, P_outside).astype(self.dtype, copy=False) @ c
+                c = (y if bool(wanted[:, k].all()) else y[:, neuroids]).astype(self.dtype)
+                c -= narrow @ (given.W[neuroids] * (1.0 - self._kept(k))).astype(self.dtype, copy=False).T
+                missed = self._inverse_of(number, k, U).astype(self.dtype, copy=False) @ c
                 error = products(missed, missed, axis=0)
                 errors[neuroids, k] += error
                 if least is not None:
@@ -308,24 +309,39 @@ class StreamedBlocks:
         alphas = self.alphas[k, None]
         return alphas / (self.basis.lam + alphas)
 
-    def _inverse_of(self, number: int, k: int, U: Array, P_outside: Array) -> Array:
+    def _inverse_of(self, number: int, k: int, U: Array) -> Array:
         """(own row, left-out row) of P_BB^-1 for a block and an alpha, times the root of the block's weight."""
         if (number, k) in self.inverses:
             return self.inverses[number, k]
-        roots = U * namespace(U).sqrt(self._kept(k))
-        inverse = _inverse(P_outside + roots @ roots.T, exact=not float(self.alphas[k]))
+        xp = namespace(U)
+        if (number, -1) not in self.inverses:
+            self.inverses[number, -1] = xp.eye(len(U)) - 1.0 / self.basis.n - U @ U.T
+        roots = U * xp.sqrt(self._kept(k))
+        inverse = _inverse(self.inverses[number, -1] + roots @ roots.T, exact=not float(self.alphas[k]))
         inverse = inverse[: self.n_own[number]] * self.roots[number]
-        n_numbers = sum(own * len(rows) for own, rows in zip(self.n_own, self.left_out, strict=True))
-        if 8 * n_numbers * len(self.alphas) <= _INVERSE_BYTES:
+        if self._is_small:
             self.inverses[number, k] = inverse
         return inverse
 
-    def _directions(self, left_out: Array) -> Array:
-        """(row, rank) U of some training rows."""
-        xp = self.stream.xp
+    @property
+    def _is_small(self) -> bool:
+        """Whether the inverses and directions of all blocks can be kept."""
+        r, n_alphas = self.basis.V.shape[1], len(self.alphas)
+        n_numbers = sum(len(rows) * (r + (n_alphas + 1) * len(rows)) for rows in self.left_out)
+        return bool(8 * n_numbers <= _INVERSE_BYTES)
+
+    def _directions(self, number: int) -> Array:
+        """(left-out row, rank) U of the rows left out with a block."""
+        if number in self.directions:
+            return self.directions[number]
+        if not self._is_small:
+            self.inverses.clear()
+        xp, left_out = self.stream.xp, self.left_out[number]
         U = xp.empty((len(left_out), self.basis.V.shape[1]))
         for place, block in self.stream.blocks(self.rows[left_out]):
             U[place] = (block - self.basis.mean) @ self.basis.V
+        if self._is_small:
+            self.directions[number] = U
         return U
 
 
