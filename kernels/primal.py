@@ -307,6 +307,18 @@ def _prepare(
     return replace(fold, alphas=alphas, first=first, search=search(alphas))
 
 
+def basis_of(features: Design, train: Array, cutoff: float) -> tuple[Stream, PrimalBasis]:
+    """Decompose the features of some training rows (on the host), at least two.
+
+    Returns:
+        The features about the mean of these rows, and the decomposition; of rank 0 if no feature varies.
+    """
+    source = stream((features.X,))
+    source = replace(source, shift=source.shift + source.sums(train).mean)
+    sums = source.sums(train)
+    return source, _basis(sums, _scale(features, source, sums), cutoff)
+
+
 def _basis(sums: Sums, scale: Array, cutoff: float) -> PrimalBasis:
     """Decompose the features; directions under `cutoff` times the largest eigenvalue, or rounding, are dropped."""
     lam, V = eigenvectors(sums, sums.mean, scale, cutoff)
@@ -354,5 +366,6 @@ def pays(features: Design | Bands, splits: Sequence[Split], penalty: Penalty, n_
             sizes = [
                 (len(own), len(own) + len(gap)) for own, gap in zip(blocks, gaps or [()] * len(blocks), strict=True)
             ]
-        saved += ways.primal_saves(n, p, n_neuroids, max(len(penalty.alphas), 1), sizes, len(splits)) - ways.WORTH
+        sides = n, p, n_neuroids, max(len(penalty.alphas), 1)
+        saved += ways.primal_saves(*sides, sizes, len(splits), features.is_thin) - ways.WORTH
     return saved > 0

@@ -33,7 +33,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from harness.kernels import primal
-from harness.kernels.arrays import Array, namespace, to_host
+from harness.kernels.arrays import Array, array_library, namespace, to_host
 from harness.kernels.fold import Fold, HeldOut, prepare
 from harness.kernels.gram import Bands, Design, Scale, design
 from harness.kernels.metrics import pearson_r
@@ -214,7 +214,7 @@ def _in_blocks(
             if work.is_primal(pattern, splits):
                 yield from _by_primal(work, pattern, splits, factor, finish)
                 continue
-            call = partial(_prepare, work.features, pattern, penalty, dtype, factor)
+            call = partial(_prepare, work.features.in_memory, pattern, penalty, dtype, factor)
             prepared = [pool.submit(call, split) for split in splits]
             n_blocks = _n_blocks(pattern, budget // work.threads, splits, len(penalty.alphas), dtype, work.threads)
             run = partial(_through_folds, work.Y, pattern, dtype, prepared, finish)
@@ -292,7 +292,8 @@ def _workers(threads: int) -> Iterator[Any]:
 
 def _patterns(features: Design | Bands, Y: Array, splits: Sequence[Split], precision: str) -> list[Pattern]:
     """Check the arguments and group neuroids by their rows; raises on the first inconsistency."""
-    namespace(features.X, Y)
+    if array_library(features.X) is not namespace(Y):
+        namespace(features.X, Y)  # names both libraries
     if precision not in _DTYPES:
         raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(_DTYPES)}.")
     n = len(features.X)

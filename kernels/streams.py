@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness.kernels.arrays import Array, namespace
+from harness.kernels.arrays import Array, array_library, namespace
 
 # A block of rows in float64 takes at most this many bytes, but has at least this many rows.
 _BLOCK_BYTES, _BLOCK_ROWS = 2**25, 64
@@ -117,6 +117,14 @@ def stream(matrices: Sequence[Array]) -> Stream:
     return Stream(tuple(matrices), total / n)
 
 
+def variances(matrix: Array) -> Array:
+    """(feature,) float64 variances of the columns, about their means, in two passes over blocks of rows."""
+    source, squares = stream((matrix,)), 0.0
+    for _, block in source.blocks(np.arange(len(matrix))):
+        squares = squares + (block * block).sum(axis=0)
+    return squares / len(matrix)
+
+
 def raw_blocks(matrices: tuple[Array, ...], rows: Array) -> Iterator[tuple[slice, Array]]:
     """Yield (places in `rows`, (row, feature) float64 as stored) of matrices side by side."""
     n_features = sum(matrix.shape[1] for matrix in matrices)
@@ -131,9 +139,7 @@ def take_rows(matrix: Array, rows: Array) -> Array:
     """The given rows (indices on the host); consecutive rows without a copy."""
     if int(rows[-1]) - int(rows[0]) + 1 == len(rows) and (len(rows) == 1 or (np.diff(rows) == 1).all()):
         return matrix[int(rows[0]) : int(rows[-1]) + 1]
-    library = getattr(matrix, "__array_namespace__", None)
-    xp = namespace(matrix) if library or type(matrix).__module__.startswith("cupy") else np
-    return matrix[xp.asarray(rows)]
+    return matrix[array_library(matrix).asarray(rows)]
 
 
 def parts(n: int, sets: Sequence[Array]) -> Parts:

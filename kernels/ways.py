@@ -47,8 +47,9 @@ def by_sums(n_blocks: int, p: int, n_alphas: int, n_neuroids: int) -> float:
 
 
 def primal_saves(
-    n: int, p: int, n_neuroids: int, n_alphas: int, sizes: Sequence[tuple[int, int]] | None, n_folds: int
-) -> float:
+    n: int, p: int, n_neuroids: int, n_alphas: int, sizes: Sequence[tuple[int, int]] | None, n_folds: int,
+    is_thin: bool,
+) -> float:  # fmt: skip
     """Operations of a fold that the primal saves; negative if it costs more.
 
     Args:
@@ -58,9 +59,9 @@ def primal_saves(
         n_alphas: number of alphas.
         sizes: as in `sums_pay`; None if single rows are left out.
         n_folds: number of folds that share a Gram matrix of the rows.
+        is_thin: whether the dual decomposes the features instead.
     """
     r = min(n - 1, p)
-    is_thin = 2 * p < n
     dual = 4.0 * n * p**2 + 20.0 * p**3 if is_thin else n**2 * p / n_folds + 8.0 * n**3
     dual += 4.0 * n * r * n_neuroids
     primal = n * p**2 + 8.0 * p**3 + (4.0 * n * p + 2.0 * p**2) * n_neuroids

@@ -11,7 +11,7 @@ from pathlib import Path
 
 # Increase the first when extraction changes its results, the second when scoring does. Older units are not reused then.
 FEATURES_VERSION = 5
-SCORES_VERSION = 7
+SCORES_VERSION = 8
 # Increase the first when surprisals of words change, the second when corpora are divided into words differently.
 SURPRISALS_VERSION = 1
 CORPORA_VERSION = 1
