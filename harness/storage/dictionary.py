@@ -74,8 +74,8 @@ _COLUMNS = {
     "inner": "score within the training rows, by which STRICT chooses the layer",
     "alpha_at_low": "fraction of neuroids whose alpha is the smallest of the grid",
     "alpha_at_high": "fraction of neuroids whose alpha is the largest of the grid",
-    "rank": "rank of the features in the fit; 0 where nothing can be measured: constant features, or OASM where no test "
-    "row has training rows in its passage",
+    "rank": "rank of the features in the fit; 0 where nothing can be measured: constant features, or OASM where no "
+    "test row has training rows in its passage",
     "n_neuroids": "neuroids of the target",
     "n_nan": "neuroids without a measurable score; left out of the median",
     "layer_folds": "folds that chose this layer; the most frequent one is given",
