@@ -42,8 +42,8 @@ from harness.kernels.search import ROUNDING
 from harness.kernels.split import Split
 from harness.kernels.streams import Parts, Stream, Sums, added, is_far, parts, stream, take_rows
 
-# Memory for the sums of all parts of the rows, and for a block of neuroids; both in bytes.
-_SUMS_BYTES, _NEUROID_BYTES = 2**30, 2**30
+# Memory for the sums of all parts of the rows, and for a block of neuroids, in bytes.
+_SUMS_BYTES, _NEUROID_BYTES, _NEUROID_BYTES_GPU = 2**30, 2**30, 2**34
 # Features with sd <= this fraction of |mean| are constant up to rounding, as in kernels/gram.py.
 _VARIES = 1e-6
 
@@ -212,7 +212,8 @@ def fits_of(
             fold = _prepare(features, source, division, sums, penalty, factor, dtype, inner, sets)
             prepared += [(inner.number, fold)] if fold else []
         bytes_per_neuroid = 8 * (4 * n + (len(division.rows) + 8) * p)
-        n_blocks = -(-len(pattern.neuroids) * bytes_per_neuroid // (budget_bytes or _NEUROID_BYTES))
+        default = _NEUROID_BYTES if source.xp is np else _NEUROID_BYTES_GPU
+        n_blocks = -(-len(pattern.neuroids) * bytes_per_neuroid // (budget_bytes or default))
         for neuroids in np.array_split(pattern.neuroids, min(n_blocks, len(pattern.neuroids))):
             responses = block(Y, pattern, neuroids, np.float64)
             products_of = _products(source, division, responses.values)

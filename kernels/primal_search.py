@@ -29,9 +29,9 @@ from harness.kernels.search import FITTED_EXACTLY, ROUNDING, bounds, weight_sums
 from harness.kernels.streams import Stream, Sums, added, take_rows
 
 # Residuals of at most this many bytes are computed at once.
-_RESIDUAL_BYTES = 2**26
+_RESIDUAL_BYTES, _RESIDUAL_BYTES_GPU = 2**26, 2**30
 # Inverses of P_BB are kept for the next block of neuroids if those of a fold take at most this many bytes.
-_INVERSE_BYTES = 3 * 2**29
+_INVERSE_BYTES, _INVERSE_BYTES_GPU = 3 * 2**29, 2**34
 
 
 class PrimalBasis(NamedTuple):
@@ -159,7 +159,7 @@ class StreamedRows:
         if self.exact is not None:
             exact = basis.V @ (W * (float(basis.lam.max()) / basis.lam)).T
         weights, sums = weight_sums(self.weights), xp.zeros((len(neuroids), 2 * len(self.kept) + 1))
-        width = max(_RESIDUAL_BYTES // (8 * len(neuroids)), 64)
+        width = max((_RESIDUAL_BYTES if xp is np else _RESIDUAL_BYTES_GPU) // (8 * len(neuroids)), 64)
         for place, block in self.stream.blocks(self.rows):
             for start in range(0, len(block), width):
                 Z = block[start : start + width] - basis.mean
@@ -288,7 +288,8 @@ class StreamedBlocks:
                 neuroids = xp.flatnonzero(wanted[:, k])
                 if not len(neuroids):
                     continue
-                c = (y if bool(wanted[:, k].all()) else y[:, neuroids]).astype(self.dtype)
+                neuroids = slice(None) if len(neuroids) == len(wanted) else neuroids
+                c = y[:, neuroids].astype(self.dtype)
                 c -= narrow @ (given.W[neuroids] * (1.0 - self._kept(k))).astype(self.dtype, copy=False).T
                 missed = self._inverse_of(number, k, U).astype(self.dtype, copy=False) @ c
                 error = products(missed, missed, axis=0)
@@ -328,7 +329,7 @@ class StreamedBlocks:
         """Whether the inverses and directions of all blocks can be kept."""
         r, n_alphas = self.basis.V.shape[1], len(self.alphas)
         n_numbers = sum(len(rows) * (r + (n_alphas + 1) * len(rows)) for rows in self.left_out)
-        return bool(8 * n_numbers <= _INVERSE_BYTES)
+        return bool(8 * n_numbers <= (_INVERSE_BYTES if self.stream.xp is np else _INVERSE_BYTES_GPU))
 
     def _directions(self, number: int) -> Array:
         """(left-out row, rank) U of the rows left out with a block."""

@@ -20,8 +20,9 @@ import numpy as np
 
 from harness.kernels.arrays import Array, array_library, namespace
 
-# A block of rows in float64 takes at most this many bytes, but has at least this many rows.
-_BLOCK_BYTES, _BLOCK_ROWS = 2**25, 64
+# A block of rows in float64 takes at most this many bytes (what fits the caches of a CPU, and what keeps a GPU busy),
+# but has at least this many rows.
+_BLOCK_BYTES, _BLOCK_BYTES_GPU, _BLOCK_ROWS = 2**25, 2**29, 64
 # A set is far from the shift if a feature's squares about it exceed those about its mean by this factor.
 _FAR = 1e6
 
@@ -128,7 +129,8 @@ def variances(matrix: Array) -> Array:
 def raw_blocks(matrices: tuple[Array, ...], rows: Array) -> Iterator[tuple[slice, Array]]:
     """Yield (places in `rows`, (row, feature) float64 as stored) of matrices side by side."""
     n_features = sum(matrix.shape[1] for matrix in matrices)
-    size = max(_BLOCK_BYTES // (8 * n_features), _BLOCK_ROWS)
+    block_bytes = _BLOCK_BYTES if array_library(matrices[0]) is np else _BLOCK_BYTES_GPU
+    size = max(block_bytes // (8 * n_features), _BLOCK_ROWS)
     for start in range(0, len(rows), size):
         some = rows[start : start + size]
         blocks = [take_rows(matrix, some).astype(float) for matrix in matrices]

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# The primal is chosen if it saves at least this many operations per fold, some 20 ms on one core: where little is to be
+# The primal is chosen if it saves at least this many operations per fold, some 2 ms on one core: where little is to be
 # saved, the decomposition of the features themselves is more precise than that of their products.
-WORTH = 1e9
+WORTH = 1e8
 
 
 def sums_pay(sizes: Sequence[tuple[int, int]], p: int, n_alphas: int, n_neuroids: int) -> bool:
