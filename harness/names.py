@@ -8,14 +8,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from typing import get_args
 from urllib.parse import quote
 
-from harness.protocol import Variant
+from harness import variants
 
-# Common filesystems limit folder names to 255 bytes; a partition adds "model=" and the suffix of a control.
-MAX_BYTES = 255 - 24
-_CONTROL_ENDINGS = tuple(f":{variant}" for variant in get_args(Variant))
+# Common filesystems limit folder names to 255 bytes; a partition adds "model=" and the suffix of a variant.
+MAX_BYTES = 255 - 48
 
 
 def require(name: str) -> str:
@@ -23,7 +21,7 @@ def require(name: str) -> str:
 
     Raises:
         ValueError: if it is empty, not printable (line ends, control characters), not valid UTF-8, ends with the suffix
-            of a control, or is too long for a folder; the message shows it escaped.
+            of a variant, or is too long for a folder; the message shows it escaped.
     """
     advice = "rename the folder, or name the model in a file"
     if not name.strip():
@@ -32,8 +30,8 @@ def require(name: str) -> str:
         raise ValueError(f"the model name {name[:80]!r} is not valid UTF-8; {advice}.")
     if not name.isprintable():
         raise ValueError(f"the model name {name[:80]!r} contains control characters; {advice}.")
-    if name.endswith(_CONTROL_ENDINGS):
-        raise ValueError(f"the model name {name[:80]!r} ends with the suffix of a control; {advice}.")
+    if variants.base_name(name) != name:
+        raise ValueError(f"the model name {name[:80]!r} ends with the suffix of a variant; {advice}.")
     if (n_bytes := len(quote(name, safe=""))) > MAX_BYTES:
         raise ValueError(
             f"the model name {name[:80]!r} takes {n_bytes} bytes as the name of a folder, and the limit is "

@@ -60,11 +60,13 @@ class Context:
         text: a passage or a corpus, or a stimulus with its preceding context.
         stimulus_ids: the stimuli in it, in order.
         spans: (stimulus, 2) first character of each stimulus, and one past its last visible one.
+        n_prompt: number of characters at the beginning that are a prompt (`contexts.prompted`), part of no stimulus.
     """
 
     text: str
     stimulus_ids: tuple[str, ...]
     spans: Integers
+    n_prompt: int = 0
 
     def __post_init__(self) -> None:
         spans = np.array(self.spans, dtype=np.int64).reshape(-1, 2)
@@ -101,6 +103,8 @@ class Tokens:
         last: (stimulus,) index of the last token of each stimulus; -1 if it has none.
         stimulus_ids: (stimulus,) ids.
         retokenised: index of a stimulus -> its own tokens, if it is retokenised and needs a forward pass of its own.
+        n_prompt: number of tokens at the beginning that are a prompt. Every window of the text begins with them.
+        after: ids that an encoder reads after the text so far (the end of a prompt); () for none.
     """
 
     ids: Integers
@@ -108,6 +112,8 @@ class Tokens:
     last: Integers
     stimulus_ids: tuple[str, ...]
     retokenised: Mapping[int, Retokenised] = field(default_factory=dict)
+    n_prompt: int = 0
+    after: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def two_vs_two(
 
     Source: Mitchell et al. 2008, with cosine similarity; Wehbe et al. 2014, with Euclidean distance.
     """
-    xp = _require_same_rows("predicted", predicted, "observed", observed)
+    xp = require_same_rows("predicted", predicted, "observed", observed)
     if predicted.shape != observed.shape:
         raise ValueError(f"two_vs_two: predictions are {predicted.shape}, observations {observed.shape}.")
     if distance not in ("correlation", "euclidean"):
@@ -66,7 +66,7 @@ def linear_cka(X: Array, Y: Array) -> float:
     Source: Kornblith et al. 2019, eq. 3 and section 3; equal to Brain-Score language's `linear_CKA`. Biased upwards if
         features exceed rows.
     """
-    xp = _require_same_rows("X", X, "Y", Y)
+    xp = require_same_rows("X", X, "Y", Y)
     if bool(constant(X).all()) or bool(constant(Y).all()):
         return float(xp.nan)
     X, Y = (Z.astype(float) - Z.mean(axis=0, dtype=float) for Z in (X, Y))
@@ -94,12 +94,12 @@ def rsa(X: Array, Y: Array) -> float:
     Source: Kriegeskorte et al. 2008; equal to Brain-Score language's `rdm` (without the diagonal), except for ties,
         which are broken there by rounding.
     """
-    xp = _require_same_rows("X", X, "Y", Y)
+    xp = require_same_rows("X", X, "Y", Y)
     pairs = xp.triu(xp.ones((len(X), len(X)), dtype=bool), 1)
-    dissimilarities = [(_correlation(Z, Z)[0][pairs], _rounding(Z)) for Z in (X, Y)]
-    if any(bool(xp.isnan(matrix).any()) for matrix, _ in dissimilarities):
+    of_pairs = [(dissimilarities(Z)[pairs], rounding_of(Z)) for Z in (X, Y)]
+    if any(bool(xp.isnan(values).any()) for values, _ in of_pairs):
         return float(xp.nan)
-    x, y = (_ranks(matrix, rounding)[:, None] for matrix, rounding in dissimilarities)
+    x, y = (ranks(values, rounding)[:, None] for values, rounding in of_pairs)
     return float(pearson_r(x, y)[0])
 
 
@@ -109,14 +109,19 @@ SIMILARITIES: dict[str, Callable[[Array, Array], float]] = {
 }
 
 
+def dissimilarities(X: Array) -> Array:
+    """(row, row) float64 1 - Pearson r of the rows of (row, column) X; NaN for a constant row."""
+    return _correlation(X, X)[0]
+
+
 def _correlation(X: Array, Y: Array) -> tuple[Array, Array]:
     """(row, row) 1 - Pearson r of each row of X with each row of Y, NaN where one is constant; and the rounding."""
     xp = namespace(X, Y)
     D = 1.0 - _unit_rows(X) @ _unit_rows(Y).T
-    return D, xp.full(D.shape, _rounding(X))
+    return D, xp.full(D.shape, rounding_of(X))
 
 
-def _rounding(X: Array) -> float:
+def rounding_of(X: Array) -> float:
     """Largest difference, due to rounding, of two equal correlations over the columns."""
     return float(4.0 * X.shape[1] * namespace(X).finfo(float).eps)
 
@@ -140,13 +145,17 @@ def _euclidean(X: Array, Y: Array) -> tuple[Array, Array]:
     X, Y = X.astype(float) - centre, Y.astype(float) - centre
     sizes = products(X, X, axis=1)[:, None] + products(Y, Y, axis=1)
     D = xp.sqrt((sizes - 2.0 * X @ Y.T).clip(0.0))
-    error = _rounding(X) * sizes
+    error = rounding_of(X) * sizes
     return D, error / xp.where(error > 0, D + xp.sqrt(error), 1.0)
 
 
-def _ranks(values: Array, rounding: float) -> Array:
-    """(value,) float64 ranks from 1; neighbours that differ by no more than `rounding` share their mean rank."""
-    xp, order = namespace(values), values.argsort()
+def ranks(values: Array, rounding: float, order: Array | None = None) -> Array:
+    """(value,) float64 ranks from 1; neighbours that differ by no more than `rounding` share their mean rank.
+
+    `order` are the indices that sort the values, if they are known.
+    """
+    xp = namespace(values)
+    order = values.argsort() if order is None else order
     ascending = values[order]
     is_new = xp.concatenate([xp.zeros(1, dtype=bool), ascending[1:] - ascending[:-1] > rounding])
     group = xp.cumsum(is_new)
@@ -156,7 +165,7 @@ def _ranks(values: Array, rounding: float) -> Array:
     return ranks
 
 
-def _require_same_rows(name_x: str, X: Array, name_y: str, Y: Array) -> ModuleType:
+def require_same_rows(name_x: str, X: Array, name_y: str, Y: Array) -> ModuleType:
     """The arrays' library; ValueError if the matrices do not have the same rows or are not finite."""
     xp = namespace(X, Y)
     if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y) or len(X) < 2:

@@ -15,7 +15,7 @@ FILES = sorted(path for folder in ("harness", "kernels", "jobs") for path in (RO
 # From the ground up: a module may import its own room and those before it, and no modules import in a circle.
 ROOMS = [
     "kernels",
-    "numbers", "protocol", "repetitions", "recordings", "records", "names", "wording",
+    "numbers", "protocol", "variants", "repetitions", "recordings", "records", "names", "wording",
     "models", "checkpoints", "delimited", "storage", "spec",
     "cluster", "knowledge", "text", "datasets", "features",
     "loading", "extraction", "scoring", "statistics", "conformance", "report",

@@ -61,40 +61,72 @@ def _scores(arguments: argparse.Namespace) -> Scores:
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """Print our scores beside the paper's, and the paper's statements beside its own tables."""
-    from harness.statistics import published, score_files
+    """Print our scores beside the paper's, its statements beside its own tables, and all its figures and tables."""
+    from harness.statistics import paper_contents, published, score_files
 
     paper = score_files.read(published.find(arguments.paper, arguments.data_root))
     figures = published.printed_figures(paper)
     ours = _scores(arguments) if arguments.path else None
     compared = published.compare_scores(ours, paper) if ours else None
+    appendix = None
+    if arguments.path and compared is not None and (frames := _frames(arguments)):
+        compared = published.with_error_bars(compared, frames["model_scores"])
+        appendix = published.compare_appendix_j(**frames)
+    contents = paper_contents.overview(figures, _joined(compared, appendix))
     if arguments.json:
         document({
             "models": [] if compared is None else compared.to_dict("records"),
+            "appendix_j": [] if appendix is None else appendix.to_dict("records"),
             "summary": [] if compared is None else published.summary(compared).to_dict("records"),
             "claims": [figure._asdict() | {"agrees": figure.agrees} for figure in figures],
-            "not_given": list(published.NOT_GIVEN), "confounds": published.confounds(),
+            "not_given": list(published.NOT_GIVEN), "confounds": published.confounds(), "contents": contents,
         })  # fmt: skip
         return 0
     if ours and compared is not None:
-        _print_compared(ours, paper, compared)
+        _print_compared(ours, paper, compared, appendix)
     print("Statements in the paper, and the same values computed from its tables:")
     show([_printed_figure(figure) for figure in figures], as_json=False)
     not_given = (f"- {value}" for value in published.NOT_GIVEN)
     print("", "Statements that cannot be checked against its tables:", *not_given, sep="\n")
     print("", "Confounds of the model pairs:", *(f"- {confound}" for confound in published.confounds()), sep="\n")
+    print("", "Figures and tables of the paper:", sep="\n")
+    show(contents, as_json=False)
     return 0
 
 
-def _print_compared(ours: Scores, paper: Scores, compared: pd.DataFrame) -> None:
+def _frames(arguments: argparse.Namespace) -> dict[str, pd.DataFrame]:
+    """The tables model_scores and similarity_scores of a run; empty for a file of scores."""
+    import fsspec
+
+    from harness.storage import tables
+
+    filesystem, root = fsspec.core.url_to_fs(arguments.path)
+    if not filesystem.isdir(root):
+        return {}
+    run = tables.pick_run(arguments.path, arguments.run)["run"]
+    return {name: tables.read(arguments.path, name, run) for name in ("model_scores", "similarity_scores")}
+
+
+def _joined(compared: pd.DataFrame | None, appendix: pd.DataFrame | None) -> pd.DataFrame | None:
+    import pandas as pd
+
+    return compared if compared is None or appendix is None else pd.concat([compared, appendix])
+
+
+def _print_compared(ours: Scores, paper: Scores, compared: pd.DataFrame, appendix: pd.DataFrame | None) -> None:
     from harness.statistics import published
 
-    for table, subject in (("5", "brain scores"), ("7", "reading times"), ("9", "model properties")):
+    for table, subject in (("5", "brain scores"), ("7", "model properties"), ("9", "reading times")):
         rows = compared[compared["table"] == table]
+        columns = _COMPARED | (_ERROR_BARS if table == "5" and "ours_mad" in rows else {})
         if len(rows):
             print(f"Table {table}, {subject}:")
-            show([_cells(row, _COMPARED) for row in rows.to_dict("records")], as_json=False)
+            show([_cells(row, columns) for row in rows.to_dict("records")], as_json=False)
             print()
+    if appendix is not None and len(appendix):
+        print("Table 8, whose values are normalised, CKA and RSA by an unknown constant:")
+        show([_cells(row, _APPENDIX_J) for row in appendix.to_dict("records")], as_json=False)
+        print()
     if len(compared):
         print("By data set:")
         show([_cells(row, _SUMMARY) for row in published.summary(compared).to_dict("records")], as_json=False)
@@ -126,6 +158,12 @@ _COMPARED = {
     "model": ("model", None), "data set": ("dataset", None), "protocol": ("protocol", None), "paper": ("paper", 3),
     "ours": ("ours", 3), "ours - paper": ("difference", 3),
 }  # fmt: skip
+_ERROR_BARS = {"MAD over subjects": ("ours_mad", 3)}
+_APPENDIX_J = {
+    "model": ("model", None), "metric": ("metric", None), "protocol": ("protocol", None),
+    "data sets": ("n_datasets", 0), "paper": ("paper", 2), "ours, raw": ("ours", 3),
+    "ours / ceiling of r": ("normalised", 2),
+}  # fmt: skip
 _SUMMARY = {
     "table": ("table", None), "data set": ("dataset", None), "protocol": ("protocol", None), "models": ("n_models", 0),
     "mean difference": ("mean_difference", 3), "largest": ("largest_difference", 3),
@@ -133,7 +171,8 @@ _SUMMARY = {
 }  # fmt: skip
 # Printed heading -> (columns of the frame, digits). An interval is two columns.
 _TUNING = {
-    "pairs": ("n_pairs", 0), "bases": ("n_bases", 0), "gain %": ("gain_percent", 2), "difference": ("difference", 4),
+    "against": ("relation", None), "pairs": ("n_pairs", 0), "bases": ("n_bases", 0), "gain %": ("gain_percent", 2),
+    "difference": ("difference", 4),
     "95 % interval": ("low high", 4), "over": ("interval_over", None), "d_z": ("d_z", 2),
     "p sign flips": ("p_sign_flip", 4), "BH": ("p_adjusted", 4), "p mixed": ("p_mixed", 4), "icc": ("icc", 2),
     "p Wilcoxon": ("p_wilcoxon", 4), "p t over pairs*": ("p_t_pairs", 5),
@@ -144,7 +183,8 @@ _PAIRED = {
     "folds": ("n_folds", 0), "subjects": ("n_subjects", 0),
 }  # fmt: skip
 _FAMILIES = {
-    "family": ("family", None), "pairs": ("n_pairs", 0), "bases": ("n_bases", 0), "gain %": ("gain_percent", 2),
+    "family": ("family", None), "against": ("relation", None), "pairs": ("n_pairs", 0), "bases": ("n_bases", 0),
+    "gain %": ("gain_percent", 2),
     "difference": ("difference", 4), "95 % interval": ("low high", 4),
 }  # fmt: skip
 _CORRELATIONS = {
@@ -157,8 +197,15 @@ _SCALING = {
     "R²": ("r2", 2), "within families": ("slope_in_family", 4), "its interval": ("in_family_low in_family_high", 4),
 }  # fmt: skip
 _TRAJECTORIES = {
-    "training": ("training", None), "checkpoints": ("n_checkpoints", 0), "first": ("first_score", 3),
-    "last": ("last_score", 3), "rho": ("rho", 2), "p": ("p", None),
+    "training": ("training", None), "seeds": ("n_seeds", 0), "checkpoints": ("n_checkpoints", 0),
+    "first": ("first_score", 3), "last": ("last_score", 3), "rho": ("rho", 2), "p": ("p", None),
+    "peak at step": ("peak_step", 0), "interval of the peak": ("peak_low peak_high", 0), "decline": ("decline", 4),
+    "its interval": ("decline_low decline_high", 4), "its p": ("decline_p", None),
+}  # fmt: skip
+_TRAJECTORY_TESTS = {
+    "training": ("training", None), "minus": ("other", None), "of the scores": ("statistic", None),
+    "difference": ("difference", 4), "95 % interval": ("low high", 4), "p": ("p", None), "seeds": ("n_seeds", 0),
+    "p seeds": ("p_seeds", None), "BH": ("p_adjusted", None),
 }  # fmt: skip
 
 
@@ -172,6 +219,7 @@ def _tables(results: Analysis) -> Iterable[tuple[str, list[dict[str, str]]]]:
         ("Correlates of alignment", _main_correlations(results.correlations), _CORRELATIONS),
         ("Score against log10 of the number of parameters", results.scaling, _SCALING),
         ("Score during training", results.trajectories, _TRAJECTORIES),
+        ("Two trainings compared", results.trajectory_tests, _TRAJECTORY_TESTS),
     ):
         if len(frame):
             yield title, [_row(row, columns, frame) for row in frame.to_dict("records")]

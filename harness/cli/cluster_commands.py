@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from harness.cli.printing import answer, document, show, shown
 
 # Options of `run` that hold paths; they are made absolute, because the job runs in another working directory.
-_PATHS = ("models", "vectors", "corpus", "out", "data_root")
+_PATHS = ("models", "vectors", "corpus", "conditions", "localiser", "out", "data_root")
 # Options of `run` that are passed on to a job, in the order of its command line.
 _ONCE = (
-    "models", "dtype", "backend", "protocol", "vectors", "corpus", "out", "device", "usd_per_gpu_hour", "data_root",
+    "models", "dtype", "backend", "protocol", "vectors", "corpus", "conditions", "localiser", "random_draws", "out",
+    "device", "usd_per_gpu_hour", "data_root",
 )  # fmt: skip
-_REPEATED = ("model", "dataset", "keep")
+_REPEATED = ("model", "dataset", "keep", "condition", "localise")
 _FLAGS = ("allow_pickle", "unpinned", "no_untrained", "keep_going", "shuffled", "chat_template")
 
 
@@ -140,7 +140,7 @@ def _name(arguments: argparse.Namespace) -> tuple[str, str]:
         return workload.run, ""
     if not arguments.keep_going:
         require_known(workload)
-    key = [asdict(spec), arguments.out, arguments.data_root]
+    key = [spec.content, arguments.out, arguments.data_root]
     failure = workload.failures[0]
     return f"{spec.name}-{content_hash(key)[:8]}", (
         f"; named by its arguments, because the run cannot be planned here ({failure.model or failure.dataset}: "

@@ -134,6 +134,22 @@ def _add_run_options(command: argparse.ArgumentParser, has_spec: bool = True) ->
         help="also evaluate each model on text in its chat template, if it has one",
     )  # fmt: skip
     option(
+        "--condition", action="append", default=[], metavar="NAME=TEXT",
+        help="also evaluate each model on the stimuli after this prompt, a prefix or a template with {stimulus}; "
+        "repeatable",
+    )  # fmt: skip
+    option("--conditions", default="", metavar="FILE", help="JSON or YAML file of conditions: names and texts")
+    option(
+        "--localise", action="append", default=[], metavar="N|P%",
+        help="also evaluate this many language-selective units of each model and of its untrained control, and as many "
+        "random units; repeatable",
+    )  # fmt: skip
+    option(
+        "--localiser", default="", metavar="FILE",
+        help="sentences and non-words that localise units, or a folder of such files (default: built-in, made up)",
+    )  # fmt: skip
+    option("--random-draws", type=int, metavar="N", help="draws of random units (default: 1)")
+    option(
         "--keep", action="append", choices=("predictions", "weights"), default=[],
         help="store the held-out predictions, or the regression weights, of the chosen layer of brain recordings; "
         "repeatable",

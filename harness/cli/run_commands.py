@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from harness import variants
 from harness.cli.printing import STOPPED, answer, document, show
 from harness.models import model_table
 from harness.names import unknown
@@ -91,6 +92,11 @@ def spec_of(arguments: argparse.Namespace) -> EvaluationSpec:
     settings = {name: getattr(arguments, name) for name in ("vectors", "corpus", "dtype", "backend")}
     spec = replace(require_spec(arguments.spec)(), protocols=PROTOCOLS[arguments.protocol], **settings)
     spec = replace(spec, variants=_variants(arguments), keep=tuple(sorted(set(arguments.keep))))
+    spec = replace(
+        spec, conditions=variants.conditions(arguments.condition, arguments.conditions),
+        localise=tuple(dict.fromkeys(arguments.localise)), localiser=arguments.localiser,
+        random_draws=1 if arguments.random_draws is None else arguments.random_draws,
+    )  # fmt: skip
     own = own_models(arguments)
     spec = replace(spec, models=tuple(arguments.model or (*spec.models, *own)))
     if arguments.dataset:

@@ -18,7 +18,7 @@ from harness.loading.batches import Batches, padded
 from harness.loading.blocks import blocks_of, body, call
 from harness.loading.loaded_model import LoadedModel
 from harness.records import Floats, Integers, Layer, Predictions, Tokens
-from harness.text.tokens import prefix_of
+from harness.text.tokens import prefix_of, source_of
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def encoder_inputs(
     Args:
         loaded: a loaded model with an encoder.
         tokens: one per context.
-        limit: maximum tokens of a source; a longer text is truncated on the left.
+        limit: maximum tokens of a source; a longer text is truncated on the left, after its prompt.
         pooling: "last", "mean" or "sum".
         decoder_reads: decoder input; see `with_transformers.extract`.
         whole: whether every token of a stimulus is needed.
@@ -76,8 +76,9 @@ def encoder_inputs(
             has_next = decoder_reads == "stimulus" and stimulus + 1 < n_stimuli
             if stimulus < 0 and not has_next:
                 continue
-            source = np.concatenate([before, prefix[-max_text:], after])
-            positions = own[own >= len(prefix) - max_text] - max(0, len(prefix) - max_text) + len(before)
+            text, n_dropped = source_of(context_tokens, prefix, max_text)
+            source = np.concatenate([before, text, after])
+            positions = own[own >= context_tokens.n_prompt + n_dropped] - n_dropped + len(before)
             positions = positions[-1:] if pooling == "last" else positions
             decoder_ids, decoder_positions, decoder_row, n_next = empty, empty, 0, 0
             if decoder_reads == "nothing":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.extraction import embeddings, surprisal
@@ -12,7 +12,8 @@ from harness.extraction.parity import check
 from harness.loading.loaded_model import LoadedModel
 from harness.protocol import Protocol
 from harness.records import Context, Features, Floats, Surprisals, Tokens
-from harness.text import brainscore_texts
+from harness.text import brainscore_texts, contexts
+from harness.variants import Condition
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ class ExtractedText:
 
 
 def extract(
-    model: Model, texts: Iterable[Context], protocol: Protocol, *, states: bool, surprisals: bool, in_chat: bool = False
-) -> ExtractedText:
+    model: Model, texts: Iterable[Context], protocol: Protocol, *, states: bool, surprisals: bool,
+    in_chat: bool = False, condition: Condition | None = None,
+) -> ExtractedText:  # fmt: skip
     """Extract the hidden states and surprisals of a text in one pass, and check them.
 
     Args:
@@ -50,12 +52,16 @@ def extract(
         states: whether to keep hidden states.
         surprisals: whether to compute surprisals.
         in_chat: whether to put the text into the model's chat template.
+        condition: the prompt around each context; None for none.
 
     Raises:
         ValueError: if the text cannot be encoded or extracted.
         ParityError: if a plain forward pass of transformers gives different values (parity.py).
     """
-    tokens = _encoded(model.loaded, texts, protocol, in_chat=in_chat)
+    if condition:
+        tokens = _prompted(model.loaded, texts, protocol, condition)
+    else:
+        tokens = _encoded(model.loaded, texts, protocol, in_chat=in_chat)
     extraction = model.extract(tokens, protocol, states=states, log_probabilities=surprisals)
     facts = {**extraction.facts, **check(model, tokens, extraction, protocol), "backend": model.backend}
     words = None
@@ -67,6 +73,16 @@ def extract(
     ids = tuple(name for part in tokens for name in part.stimulus_ids)
     inputs = embeddings.averaged(model.loaded, tokens) if states else None
     return ExtractedText(ids, sum(len(part.ids) for part in tokens), extraction.features, words, inputs, facts)
+
+
+def _prompted(loaded: LoadedModel, texts: Iterable[Context], protocol: Protocol, condition: Condition) -> list[Tokens]:
+    """Tokenise the contexts after the prompt of a condition."""
+    if protocol.encoding != "shared":
+        raise ValueError("Brain-Score's encoding has no prompts; score conditions under another protocol.")
+    after: tuple[int, ...] = ()
+    if loaded.stack != "decoder" and condition.after:
+        after = tuple(loaded.tokenizer(condition.after, add_special_tokens=False)["input_ids"])
+    return [replace(loaded.encode(contexts.prompted(text, condition)), after=after) for text in texts]
 
 
 def _encoded(loaded: LoadedModel, texts: Iterable[Context], protocol: Protocol, *, in_chat: bool) -> list[Tokens]:

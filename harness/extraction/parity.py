@@ -20,7 +20,7 @@ from harness.loading.blocks import blocks_of, body, call
 from harness.loading.loaded_model import LoadedModel
 from harness.protocol import Dtype, Protocol
 from harness.records import Extraction, Floats, Integers, Layer, Predictions, Tokens
-from harness.text.tokens import Window, cut, prefix_of
+from harness.text.tokens import Window, cut, prefix_of, source_of
 
 # Number of stimuli to compare.
 N_STIMULI = 4
@@ -149,9 +149,8 @@ class _Place:
     def source(self, stimulus: int) -> tuple[Integers, Integers]:
         """Ids that the encoder reads up to a stimulus, and the stimulus's positions in them."""
         before, (prefix, own) = self.loaded.before_source, prefix_of(self.tokens, stimulus)
-        max_source = self.limit - len(before) - len(self.loaded.suffix)
-        n_dropped = max(0, len(prefix) - max_source)
-        return _around(self.loaded, prefix[-max_source:]), own[own >= n_dropped] - n_dropped + len(before)
+        text, n_dropped = source_of(self.tokens, prefix, self.limit - len(before) - len(self.loaded.suffix))
+        return _around(self.loaded, text), own[own >= self.tokens.n_prompt + n_dropped] - n_dropped + len(before)
 
 
 def _around(loaded: LoadedModel, text: Sequence[int] | Integers = ()) -> Integers:

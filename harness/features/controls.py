@@ -96,6 +96,10 @@ OF_A_MODEL: tuple[dict[str, str], ...] = (
      "applies_to": "sentences, scans", "needs": ""},
     {"name": "MODEL:shuffled", "about": "the model on the stimuli with their words in another order",
      "applies_to": _ALL_KINDS, "needs": "--shuffled"},
+    {"name": "MODEL:random-units-N", "about": "N units of the model that are not localised, drawn from all its layers",
+     "applies_to": "sentences, scans", "needs": "--localise N"},
+    {"name": "MODEL:untrained-localised-N", "about": "the N localised units of the model with random initial weights",
+     "applies_to": "sentences, scans", "needs": "--localise N"},
 )  # fmt: skip
 
 

@@ -135,6 +135,12 @@ def scale() -> tuple[str, ...]:
     return tuple(entry.name for entry in MODELS.values() if 6e7 <= entry.n_parameters <= 7e10)[:100]
 
 
+def stages() -> tuple[str, ...]:
+    """Return the published chains base -> SFT -> DPO -> RL of OLMo 2 (1B, 7B), OLMo 3 (7B) and Tulu 3 (8B)."""
+    last = ("olmo-2-1b-instruct", "olmo-2-7b-instruct", "olmo-3-7b-think", "olmo-3-7b-instruct", "tulu-3-8b")
+    return tuple(dict.fromkeys(name for end in last for name in (*chain(MODELS[end]), end)))
+
+
 def chain(entry: Entry) -> list[str]:
     """Return names of all models that an entry was tuned from, base first, previous stage last."""
     names: list[str] = []

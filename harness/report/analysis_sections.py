@@ -9,11 +9,23 @@ from harness.numbers import count, interval, number, p_value
 from harness.report import figures, property_figures
 from harness.report.cells import Columns, Parts, ReportTable, records, strict_first, table, text
 from harness.report.figures import PROTOCOLS, Figure, of_many
-from harness.statistics import scaling
+from harness.statistics import trajectories
 from harness.statistics.correlations import LOG_SIZE
 from harness.statistics.correlations import properties as properties_of
-from harness.statistics.paired import BASE, BEST, CONTROL, HIGHEST, REGRESSION, UNTRAINED
+from harness.statistics.paired import (
+    BASE,
+    BEST,
+    CONTROL,
+    HIGHEST,
+    NO_PROMPT,
+    RANDOM_UNITS,
+    REGRESSION,
+    UNTRAINED,
+    UNTRAINED_UNITS,
+    WHOLE_LAYER,
+)
 from harness.statistics.scores import AVERAGE, OVERALL
+from harness.statistics.tuning import of_base
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +53,10 @@ _RELATIONS = {
     HIGHEST: "Model minus the control with the highest score, where that is not the control of the table above.",
     BASE: "Tuned model minus its base.",
     BEST: "Model minus the best model; p is multiplied by the number of models that could have been the best",
+    NO_PROMPT: "Model after a prompt minus the same model without one.",
+    RANDOM_UNITS: "Localised units minus as many random units of the same model, one row per draw.",
+    UNTRAINED_UNITS: "Localised units minus as many units localised in the same network with random weights.",
+    WHOLE_LAYER: "Localised units minus the layer that the protocol chooses, which has another number of features.",
     REGRESSION: "Gain in log-likelihood over a regression on the control predictors alone, over stories.",
 }
 MOST_DATASETS = 8  # for which correlation panels are drawn
@@ -58,7 +74,8 @@ def tuning(results: Analysis) -> Parts:
     if len(results.families):
         parts.append(_families(results.families))
     columns: Columns = {
-        "Tuned": ("tuned", str), "Base": ("base", str), "Protocol": ("protocol", str.upper), "Target": ("target", str),
+        "Tuned": ("tuned", str), "Against": ("base", str), "As": ("relation", str), "Protocol":
+        ("protocol", str.upper), "Target": ("target", str),
         "Base r": ("base_score", number), "Tuned r": ("tuned_score", number), "Difference": ("difference", _signed),
         "Gain %": ("gain_percent", _percent), "Pair source": ("pair_source", text),
     }  # fmt: skip
@@ -66,8 +83,8 @@ def tuning(results: Analysis) -> Parts:
         is_overall = rows["target"].isin(OVERALL)
         overall, by_target = rows[is_overall], rows[~is_overall]
         caption = "Score of the base model and of the tuned model."
-        caption += of_many(overall["tuned"].nunique(), figures.MOST_PAIRS, "pairs")
-        parts += [dataset, Figure(caption, figures.slopes(overall))]
+        caption += of_many(of_base(overall)["tuned"].nunique(), figures.MOST_PAIRS, "pairs")
+        parts += [dataset, Figure(caption, figures.slopes(of_base(overall)))]
         parts.append(table("Tuned and base scores.", columns, strict_first(overall), n_words=4))
         if len(by_target):
             parts.append(table("Tuned and base scores by target", columns, strict_first(by_target), 4, folded=True))
@@ -93,7 +110,7 @@ def paired(results: Analysis) -> Parts:
 
 def _tests(rows: pd.DataFrame) -> ReportTable:
     columns: Columns = {
-        **_WHERE, **_GAIN, "Interval over": ("interval_over", text),
+        "Against": ("relation", str), **_WHERE, **_GAIN, "Interval over": ("interval_over", text),
         "d_z": ("d_z", partial(number, digits=2)), "p sign flips": ("p_sign_flip", p_value),
         "p adjusted": ("p_adjusted", p_value), "smallest p": ("p_min", p_value), "p mixed": ("p_mixed", p_value),
         "ICC": ("icc", partial(number, digits=2)), "p Wilcoxon": ("p_wilcoxon", p_value),
@@ -102,13 +119,15 @@ def _tests(rows: pd.DataFrame) -> ReportTable:
     caption = (
         "Tuned minus base: mean over bases with 95 % bootstrap interval. Tests: sign flips over bases (with this "
         "number of bases, p cannot be below “smallest p”), mixed model with the base as random effect, Wilcoxon over "
-        "bases. Gain is the mean over pairs. “p adjusted” is the sign-flip p, Benjamini-Hochberg over the rows."
+        "bases. Gain is the mean over pairs. “p adjusted” is the sign-flip p, Benjamini-Hochberg over the rows. "
+        "Against: the untuned base; the checkpoint from which the training started (Flan-T5: the LM-adapted T5); the "
+        "previous stage."
     )
     return table(caption, columns, _ordered(rows), n_words=3)
 
 
 def _families(rows: pd.DataFrame) -> ReportTable:
-    columns: Columns = {"Family": ("family", text), **_WHERE, **_GAIN}
+    columns: Columns = {"Family": ("family", text), "Against": ("relation", str), **_WHERE, **_GAIN}
     return table("By model family; an interval needs at least five bases.", columns, _ordered(rows), n_words=4)
 
 
@@ -181,25 +200,61 @@ def _correlation_tables(rows: pd.DataFrame) -> Parts:
 
 
 def trainings(scores: Scores, results: Analysis) -> Parts:
-    """Score against training step, one line per training run.
+    """Score along each training, its trend and peak, and comparisons of two trainings.
 
     Args:
         scores: scores of the models, checkpoints among them.
         results: the statistics of the run.
     """
     parts: Parts = []
-    points = scaling.checkpoints(scores)
+    points = trajectories.checkpoints(scores)
     for (dataset, _), rows in points[points["metric"] != "delta_ll"].groupby(["dataset", "metric"], sort=False):
-        parts += [str(dataset), Figure("Score against training step.", property_figures.trajectories(rows))]
+        along = "tokens seen" if rows["tokens"].notna().all() else "training step"
+        caption = f"Score against {along}; mean over the seeds of a training."
+        parts += [str(dataset), Figure(caption, property_figures.trajectories(rows))]
     if len(results.trajectories):
-        columns: Columns = {
-            "Training": ("training", str), **_WHERE, "Checkpoints": ("n_checkpoints", count),
-            "First": ("first_score", number), "Last": ("last_score", number),
-            "rho": ("rho", partial(number, digits=2)), "p": ("p", p_value),
-        }  # fmt: skip
-        caption = "Spearman’s rho of score and step; p by permutation of the steps, from four checkpoints on."
-        parts += ["All training runs", table(caption, columns, _ordered(results.trajectories), n_words=4)]
+        parts += ["All training runs", _trends(results.trajectories)]
+    if len(results.trajectory_tests):
+        parts.append(_trajectory_tests(results.trajectory_tests))
     return parts
+
+
+def _trends(rows: pd.DataFrame) -> ReportTable:
+    columns: Columns = {
+        "Training": ("training", str), **_WHERE, "Seeds": ("n_seeds", count), "Checkpoints": ("n_checkpoints", count),
+        "First": ("first_score", number), "Last": ("last_score", number),
+        "rho": ("rho", partial(number, digits=2)), "p": ("p", p_value),
+        "Peak at step": ("peak_step", count), "Peak at tokens": ("peak_tokens", count),
+        "Interval of the peak": ("peak_low peak_high", _places), "Decline": ("decline", _signed_4),
+        "Its interval": ("decline_low decline_high", partial(interval, digits=4)), "p of the decline":
+        ("decline_p", p_value),
+    }  # fmt: skip
+    caption = (
+        "Spearman’s rho of score and step; p by permutation of the steps, from four checkpoints on. The interval of "
+        "the peak is in tokens where they are known, else in steps. Decline: score at the peak minus the last score, "
+        "with the peak chosen on the other folds."
+    )
+    return table(caption, columns, _ordered(rows), n_words=4)
+
+
+def _trajectory_tests(rows: pd.DataFrame) -> ReportTable:
+    columns: Columns = {
+        "Training": ("training", str), "Minus": ("other", str), **_WHERE, "Of the scores": ("statistic", str),
+        "Difference": ("difference", _signed_4), "Interval": ("low high", partial(interval, digits=4)),
+        "p": ("p", p_value), "Seeds": ("n_seeds", count), "Interval over seeds":
+        ("low_seeds high_seeds", partial(interval, digits=4)), "p seeds": ("p_seeds", p_value),
+        "p adjusted": ("p_adjusted", p_value), "At equal": ("x", str),
+        "From": ("first_x", count), "To": ("last_x", count),
+    }  # fmt: skip
+    caption = (
+        "Two trainings over the part that both have: mean, last point, slope per tenfold tokens or steps. p is over "
+        "folds (and subjects), p seeds over seeds; p adjusted is the larger of both after Benjamini-Hochberg."
+    )
+    return table(caption, columns, _ordered(rows), n_words=5)
+
+
+def _places(low: float, high: float) -> str:
+    return f"{count(low)} to {count(high)}" if low == low else "–"
 
 
 def _ordered(rows: pd.DataFrame) -> list[dict[str, object]]:

@@ -17,6 +17,8 @@ Columns = dict[str, tuple[str, Callable[..., str]]]  # heading -> (columns of th
 
 KINDS = {
     "model": "model", "untrained": "untrained", "shuffled": "shuffled words", "chat": "chat template",
+    "condition": "prompt", "localised": "localised units", "untrained localised": "untrained, localised units",
+    "random units": "random units",
     "control": "control",
 }  # fmt: skip
 

@@ -10,11 +10,12 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from harness.numbers import interval, number
-from harness.protocol import ProtocolName, Variant
+from harness.protocol import ProtocolName
 from harness.report.panels import LETTER, Dot, Line, dot_panel, line_panel, span
+from harness.variants import base_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,12 +107,12 @@ def layers(rows: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:
     """Score by layer, one line per model and stack, with the ceiling and the best control as horizontal lines.
 
     Args:
-        rows: "layer_scores" of one data set and target; controls are skipped, because their layers are variants.
+        rows: "layer_scores" of one data set and target; controls are skipped, because their layers are
+            variants, and so are chosen units, which are of all layers.
         chosen: "model_scores" of the same data set and target; a ring marks the selected layer.
     """
-    rows = rows.loc[
-        (rows["kind"] != "control") & rows["r"].notna(), ["model", "protocol", "stack", "layer", "r", "ceiling"]
-    ]
+    is_layer = (rows["kind"] != "control") & (rows["stack"] != "units") & rows["r"].notna()
+    rows = rows.loc[is_layer, ["model", "protocol", "stack", "layer", "r", "ceiling"]]
     base_names = rows["model"].map({name: base_name(name) for name in set(rows["model"])})
     best = rows["r"].groupby(base_names).max().nlargest(MOST_CURVES).index
     rows = rows[base_names.isin(best)]
@@ -155,12 +156,6 @@ def slopes(rows: pd.DataFrame) -> list[str]:
         steps = [(0.0, "base"), (1.0, "tuned")]
         panels.append(line_panel(protocol.upper(), "", lines, (-0.15, 1.0), y_range, steps))
     return panels
-
-
-def base_name(source: str) -> str:
-    """The model of a variant such as "model:untrained"; other names are returned unchanged."""
-    name, _, variant = source.rpartition(":")
-    return name if variant in get_args(Variant) else source
 
 
 def in_order(rows: pd.DataFrame, by: str = "r") -> list[str]:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from harness.numbers import interval, number
 from harness.report.figures import PROTOCOLS, of_protocol
 from harness.statistics import analysis, evidence
-from harness.statistics.evidence import Difference
+from harness.statistics.evidence import Difference, p_in_words
+from harness.statistics.tuning import of_base
 from harness.wording import folds_in_words
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ def findings(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol], pl
     """The findings of a run.
 
     Args:
-        frames: the tables model_scores, reading_scores, comparisons and failures of one run; paired_tests and
-            tuning_tests if there are any.
+        frames: the tables model_scores, reading_scores, comparisons and failures of one run; paired_tests,
+            tuning_tests and trajectory_tests if there are any.
         protocols: protocol hash -> protocol, for those that this version of the program can read.
         planted: ground truth of simulated data: "model", "layer", "ceiling" (brain) and "reading_model"; {} for real
             data.
@@ -56,8 +57,9 @@ def findings(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol], pl
         results += _time_only(dataset, rows, protocols, tests)
     for dataset, rows in frames["reading_scores"].groupby("dataset"):
         results += _reading(dataset, rows, planted.get("reading_model"), tests)
-    tuning = _tuning(frames["comparisons"], frames.get("tuning_tests"))
-    return [*results, *tuning, *_failures(frames["failures"])]
+    tests_of_tuning = frames.get("tuning_tests")
+    tuning = _tuning(of_base(frames["comparisons"]), None if tests_of_tuning is None else of_base(tests_of_tuning))
+    return [*results, *tuning, *_trainings(frames.get("trajectory_tests")), *_failures(frames["failures"])]
 
 
 def summary(frames: dict[str, pd.DataFrame], results: Analysis) -> list[str]:
@@ -355,6 +357,27 @@ def _test_over_bases(tests: pd.DataFrame | None, dataset: str, protocol: str) ->
         return "not tested"
     rows = tests[(tests["dataset"] == dataset) & (tests["protocol"] == protocol) & (tests["metric"] != "delta_ll")]
     return analysis.test_in_words(rows.iloc[0].to_dict()) if len(rows) else "not tested"
+
+
+MOST_TRAININGS = 3  # pairs of trainings of a data set with a sentence each; more are in the table alone
+
+
+def _trainings(tests: pd.DataFrame | None) -> Iterator[Finding]:
+    """The mean difference of two trainings, with its tests over stimuli and over seeds."""
+    if tests is None or tests.empty:
+        return
+    rows = tests[(tests["statistic"] == "mean") & (tests["metric"] != "delta_ll")]
+    rows = rows[rows.groupby("dataset")["training"].transform("size") <= MOST_TRAININGS * rows["protocol"].nunique()]
+    for (dataset, one, other), pair in rows.groupby(["dataset", "training", "other"], sort=False):
+        row = pair.sort_values("protocol", key=lambda names: names != "strict", kind="stable").iloc[0]
+        found = Difference(row["difference"], row["low"], row["high"], row["p"])
+        over_seeds = f"; over {row['n_seeds']} seeds {p_in_words(row['p_seeds'])}" if row["n_seeds"] > 1 else ""
+        words = {
+            "reliable": "a reliable difference", "not reliable": "not a reliable difference", "untested": "not tested",
+            "contradictory": evidence.contradiction(row["low"], row["high"]),
+        }[evidence.verdict(row["low"], row["high"], row["p_adjusted"])]  # fmt: skip
+        where = f"on {dataset} under {row['protocol'].upper()}, mean along training"
+        yield Finding("Two trainings", f"{one} minus {other} {where}: {found.in_words()}{over_seeds}: {words}.")
 
 
 def _failures(failures: pd.DataFrame) -> Iterator[Finding]:

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 # Tables that the page shows; those by neuroid and by word are too large.
 _FRAMES = (
-    "model_scores", "reading_scores", "reader_slopes", "next_word_scores", "model_properties", "failures",
+    "model_scores", "similarity_scores", "reading_scores", "reader_slopes", "next_word_scores", "model_properties",
+    "failures",
 )  # fmt: skip
 LARGE = 5000  # rows of model_scores; larger pages lay out only the visible part
 MOST_WITH_SUBJECTS = 100  # models; with more, only `harness analyse` computes intervals over subjects
@@ -127,7 +128,8 @@ def _content(out: str, run: str | None) -> dict[str, Any]:
     results = analysis.analyse(run_scores)
     frames |= {
         "comparisons": results.pairs, "paired_tests": results.paired, "tuning_tests": results.tuning,
-        "correlations": results.correlations,
+        "correlations": results.correlations, "trajectories": results.trajectories,
+        "trajectory_tests": results.trajectory_tests,
     }  # fmt: skip
     run_content = _mapping(about["content"])
     scored = pd.concat([frames[name][["dataset", "protocol", "seed"]] for name in ("model_scores", "reading_scores")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,28 +50,60 @@ def against(scores: Scores, rows: pd.DataFrame, name: str, correlations: pd.Data
 
 
 def trajectories(checkpoints: pd.DataFrame) -> list[str]:
-    """Score against step, one line per training run; the base model, if it was scored, is step 0.
+    """Score against tokens seen on a logarithmic axis, else against the step; one line per training, mean over seeds.
+
+    The base model, if it was scored, is at 0, which the logarithmic axis shows at its left end.
 
     Args:
         checkpoints: scores of checkpoints for one data set and metric.
     """
     y_range = span(checkpoints["score"])
-    trainings = {name: i for i, name in enumerate(sorted(set(checkpoints["training"])))}
-    steps = sorted(set(checkpoints["step"]))
-    labelled = steps if len(steps) <= 6 else [steps[round(k)] for k in np.linspace(0, len(steps) - 1, 6)]
+    has_tokens = bool(checkpoints["tokens"].notna().all())
+    colours = {name: i for i, name in enumerate(sorted(set(checkpoints["training"])))}
+    places = sorted(set(checkpoints["tokens" if has_tokens else "step"]))
+    left = math.log10(min(place for place in places if place > 0)) - 0.5
     panels = []
     for protocol in _in_order(checkpoints):
         scores = checkpoints[checkpoints["protocol"] == protocol]
-        lines = [
-            Line(short_name(name), trainings[name], [
-                (float(row.step), row.score, f"{row.model} {number(row.score)}", False) for row in curve.itertuples()
-            ])
-            for name, curve in scores.groupby("training")
-        ]  # fmt: skip
-        ticks = [(float(step), f"{step:,}") for step in labelled]
-        ends = (float(steps[0]), float(steps[-1]))
-        panels.append(line_panel(protocol.upper(), "training step", lines, ends, y_range, ticks))
+        lines = []
+        for name, training in scores.groupby("training"):
+            curve = training.groupby("tokens" if has_tokens else "step")["score"].mean()
+            points = [
+                (_at(float(place), left, has_tokens), float(score), f"{name} {_tokens(place)} {number(score)}", False)
+                for place, score in curve.items()
+            ]
+            lines.append(Line(short_name(str(name)), colours[name], points))
+        ticks = _ticks(places, left, has_tokens)
+        ends = (left, math.log10(places[-1])) if has_tokens else (float(places[0]), float(places[-1]))
+        axis = "tokens seen" if has_tokens else "training step"
+        panels.append(line_panel(protocol.upper(), axis, lines, ends, y_range, ticks))
     return panels
+
+
+def _at(place: float, left: float, is_log: bool) -> float:
+    """Position on the axis."""
+    if not is_log:
+        return place
+    return math.log10(place) if place > 0 else left
+
+
+def _ticks(places: list[float], left: float, is_log: bool) -> list[tuple[float, str]]:
+    """Positions and labels: powers of ten and 0, or up to six steps."""
+    if not is_log:
+        labelled = places if len(places) <= 6 else [places[round(k)] for k in np.linspace(0, len(places) - 1, 6)]
+        return [(float(place), f"{place:,.0f}") for place in labelled]
+    powers = range(math.ceil(left), math.floor(math.log10(places[-1])) + 1)
+    shown = [10.0**power for power in powers][:: -(-len(powers) // 6) or 1] or [places[-1]]
+    ticks = [(math.log10(place), _tokens(place)) for place in shown]
+    return [(left, "0"), *ticks] if places[0] == 0 else ticks
+
+
+def _tokens(place: float) -> str:
+    """10 million tokens: "10 M"."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if place >= size:
+            return f"{place / size:,.3g} {unit}"
+    return f"{place:,.0f}"
 
 
 def _in_order(rows: pd.DataFrame) -> list[str]:

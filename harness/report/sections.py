@@ -66,6 +66,13 @@ _TITLES = {
         "are decoder layers, squares encoder layers. A dashed line with open symbols is the untrained control of the "
         "model of the same colour. The dotted line is the highest-scoring control without a language model.",
     ),
+    "similarity": (
+        "RSA and CKA",
+        "Similarity without a fit. RSA is Spearman’s correlation of dissimilarities (1 − r over features, over "
+        "neuroids), CKA is linear. STRICT compares pairs of a test and a training row: unrelated features have 0 on "
+        "average, and the ceiling is what a perfect model reaches. PAPER compares all pairs, as Brain-Score: random "
+        "features far above 0 show how biased it is; it has no ceiling.",
+    ),
     "paired": (
         "Paired tests",
         "Each model against its untrained control, the control that is hardest to exceed, its base, and the best "
@@ -107,7 +114,8 @@ def sections(
     """The sections that have content, in the order of the page.
 
     Args:
-        frames: model_scores, layer_scores, reading_scores, reader_slopes, next_word_scores, model_properties of a run.
+        frames: model_scores, similarity_scores, layer_scores, reading_scores, reader_slopes, next_word_scores,
+            model_properties of a run.
         protocols: protocol hash -> protocol, for those that this version of the program can read.
         scores: the scores of the run, joined with the properties of the models.
         results: the statistics computed from `scores`.
@@ -117,6 +125,7 @@ def sections(
         "ran": _what_ran(frames, protocols),
         "scores": [part for dataset, rows in brain.groupby("dataset") for part in _score_parts(dataset, rows)],
         "layers": _layer_figures(frames["layer_scores"], brain),
+        "similarity": _similarity_parts(frames["similarity_scores"]),
         "paired": analysis_sections.paired(results),
         "tuning": analysis_sections.tuning(results),
         "properties": analysis_sections.properties(scores, results),
@@ -200,6 +209,22 @@ def _unique_variance(rows: pd.DataFrame) -> ReportTable:
         "avoids: the model explains variance beyond the controls only if R² together is above 0 too."
     )
     return by_protocol_table(caption, columns, rows)
+
+
+def _similarity_parts(rows: pd.DataFrame) -> Parts:
+    """A table of RSA and of CKA for each data set; features and responses without a value are left out."""
+    whole = rows[(rows["subject"] == "") & (rows["target"] == "all") & rows["value"].notna()]
+    columns: Columns = {
+        "Layer": ("stack layer", "{}.{}".format), "Value": ("r", number),
+        "Interval": ("value_low value_high", interval), "Ceiling": ("ceiling", number),
+        "Ratio": ("ratio", partial(number, digits=2)),
+    }  # fmt: skip
+    parts: Parts = []
+    for dataset, of_dataset in whole.rename(columns={"value": "r"}).groupby("dataset"):
+        parts.append(dataset)
+        for metric, scored in of_dataset.groupby("metric", sort=False):
+            parts.append(by_protocol_table(f"{metric.upper()}. {kinds_of(scored)}", columns, scored))
+    return parts
 
 
 def _layer_figures(layer_scores: pd.DataFrame, model_scores: pd.DataFrame) -> Parts:

@@ -33,11 +33,12 @@ from harness.scoring.fitting import Fitting, Matrices
 from harness.storage.store import Store
 from harness.units.ceiling_units import compute_ceiling
 from harness.units.feature_units import FeatureUnit
+from harness.units.localiser_units import LocaliserUnit
 from harness.units.score_units import ScoreUnit
 from harness.units.shard_units import ShardUnit
 
 # What a model actor extracts in one go and stores under one key.
-ExtractionUnit = FeatureUnit | ShardUnit
+ExtractionUnit = FeatureUnit | LocaliserUnit | ShardUnit
 # Prefetching smaller weights is not worth it: reading them takes less time than starting a process.
 PREFETCH_BYTES = 2**28
 
@@ -60,6 +61,12 @@ class ModelActor:
     def where(self) -> tuple[str, tuple[int, ...]]:
         """Return Ray's id of this actor's node, and the indices of its GPUs on that node."""
         return ray.get_runtime_context().get_node_id(), tuple(int(gpu) for gpu in ray.get_gpu_ids())
+
+    def become(self, checkpoint: Checkpoint, placement: Placement) -> None:
+        """Hold another checkpoint, so that small models share a process and its imports."""
+        if self.loaded:
+            self.loaded[1].close()
+        self.checkpoint, self.placement, self.loaded = checkpoint, placement, None
 
     def extract(self, unit: ExtractionUnit) -> float:
         """Compute and store one unit; return the seconds taken, including loading the model.

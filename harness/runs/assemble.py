@@ -1,8 +1,8 @@
-"""Assemble the tables of a run from its score units, with Ray Data.
+"""Assemble the tables of a run from its score units: small ones in this process, large ones with Ray Data.
 
-Each score unit stores its rows of each table as Parquet. Ray Data reads the rows of all units of a run, adds the run's
-name, and writes them partitioned into a staging folder, which is then renamed into place. A table is thus either
-complete or absent.
+Each score unit stores its rows of each table as Parquet. The rows of all units of a run are read, get the run's name,
+and are written partitioned into a staging folder, which is then renamed into place. A table is thus either complete or
+absent. Ray Data needs seconds to begin, so that it is used only for what should not be held in memory at once.
 """
 
 from __future__ import annotations
@@ -12,30 +12,38 @@ import logging
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.statistics import analysis, scores
+from harness.statistics import analysis, scores, tuning
 from harness.storage import earlier_names, schemas, table_files, tables, transfer
 from harness.storage.store import Store
 from harness.units.score_units import ScoreUnit
 
+# Rows of a table that are read and written in this process, 1 kB each at most; of larger tables all by Ray Data.
+MOST_ROWS = 500_000
+READERS = 8  # threads that read the files of units
 # Number of input files that one task reads and writes as one output file.
 FILES_TOGETHER = 20
 # Limit on the part of Ray's object store that holds words on their way into a partition.
 STREAM_BYTES = 256 * 2**20
 SCORE_TABLES = (
     "neuroid_scores", "split_scores", "layer_scores", "model_scores", "fold_scores", "reading_scores", "reader_slopes",
-    "word_surprisals", "next_word_scores",
+    "word_surprisals", "next_word_scores", "similarity_scores", "similarity_layers",
 )  # fmt: skip
 
 
-def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, list[dict[str, Any]]]) -> None:
+def write(
+    store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, list[dict[str, Any]]],
+    join: Callable[[], None] = lambda: None,
+) -> None:  # fmt: skip
     """Write all tables of a run; existing tables of the run are replaced.
 
     Args:
@@ -44,6 +52,7 @@ def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, 
         units: finished score units.
         others: table -> rows, for the tables other than scores. `runs` is written last, so that a run listed there has
             all its tables.
+        join: connects to Ray, if it is not yet; called if a table is large.
     """
     run_entry = f"{_root(store)}/runs/run={table_files.require_name(run)}"
     table_files.forget(store.fs, root_of(store), run)
@@ -51,7 +60,7 @@ def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, 
     folders = [store.folder("scores", unit.key) for unit in units]
     for table in SCORE_TABLES:
         files = [f"{folder}/{table}.parquet" for folder in folders]
-        _write_scores(store, run, table, [file for file in files if transfer.exists(store.fs, file)])
+        _write_scores(store, run, table, [file for file in files if transfer.exists(store.fs, file)], join)
     for table, rows in (others | _statistics(store.out, run, others)).items():
         if table != "runs":
             write_rows(store, run, table, rows)
@@ -60,14 +69,18 @@ def write(store: Store, run: str, units: Iterable[ScoreUnit], others: dict[str, 
 
 
 def _statistics(out: str, run: str, others: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of the tables `comparisons`, `paired_tests`, `tuning_tests` and `correlations`."""
+    """Return the rows of the tables with statistics over models."""
+    import pandas as pd
+
     brain, reading = (tables.read(out, table, run) for table in ("model_scores", "reading_scores"))
     properties = tables.rows_to_arrow("model_properties", others["model_properties"]).to_pandas()
     of_run = scores.of_run(out, brain, reading, properties)
     result = analysis.analyse(replace(of_run, fold_scores=tables.read(out, "fold_scores", run)))
+    similar = scores.of_similarities(of_run, tables.read(out, "similarity_scores", run))
     frames = {
-        "comparisons": result.pairs, "paired_tests": result.paired, "tuning_tests": result.tuning,
-        "correlations": result.correlations,
+        "comparisons": pd.concat([result.pairs, tuning.pairs(similar)]), "paired_tests": result.paired,
+        "tuning_tests": result.tuning, "correlations": result.correlations, "trajectories": result.trajectories,
+        "trajectory_tests": result.trajectory_tests,
     }  # fmt: skip
     return {
         table: frame.assign(run=run).reindex(columns=list(schemas.SCHEMAS[table])).to_dict("records")
@@ -75,24 +88,60 @@ def _statistics(out: str, run: str, others: dict[str, list[dict[str, Any]]]) -> 
     }
 
 
-def _write_scores(store: Store, run: str, table: str, files: list[str]) -> None:
+def _write_scores(
+    store: Store, run: str, table: str, files: list[str], join: Callable[[], None] = lambda: None
+) -> None:
     """Write a table of scores from the Parquet files of its units."""
-    import ray
-
     if not files:
         write_rows(store, run, table, [])
         return
-    partitions = [name for name in tables.PARTITIONS if name in schemas.SCHEMAS[table]]
-    _silence_ray_data()
+    rows = _read_small(store, table, files)
+    if rows is None:
+        join()
+        _silence_ray_data()
 
     def write(staging: str) -> None:
-        schema = earlier_names.schema_of_files(table)
-        stored = ray.data.read_parquet(files, filesystem=_arrow_filesystem(store), schema=schema, partitioning=None)
-        rows = stored.map_batches(partial(_of_run, table=table, run=run), batch_format="pyarrow", batch_size=None)
-        rows.write_parquet(staging, filesystem=_arrow_filesystem(store), partition_cols=partitions)
+        if rows is None:
+            _stream(store, run, table, files, staging)
+        else:
+            _write_partitions(store, run, rows, staging)
         _install(store, f"{staging}/run={run}", f"{_root(store)}/{table}/run={run}")
 
     _through_staging(store, write)
+
+
+def _read_small(store: Store, table: str, files: list[str]) -> pa.Table | None:
+    """The rows of some files; None if they are more than `MOST_ROWS`."""
+
+    def n_rows(file: str) -> int:
+        with store.fs.open(file, "rb") as stream:
+            return int(pq.read_metadata(stream).num_rows)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        if sum(pool.map(partial(transfer.retry, n_rows), files)) > MOST_ROWS:
+            return None
+        return pa.concat_tables(pool.map(partial(transfer.retry, _read_file, store, table), files))
+
+
+def _write_partitions(store: Store, run: str, rows: pa.Table, staging: str) -> None:
+    """Write rows into one folder per data set and model, named as Ray Data names them."""
+    labels = rows.select(["dataset", "model"]).to_pandas()
+    for (dataset, model), places in labels.groupby(["dataset", "model"]).indices.items():
+        folder = f"{staging}/run={run}/dataset={quote(dataset, safe='')}/model={quote(model, safe='')}"
+        store.fs.makedirs(folder, exist_ok=True)
+        with store.fs.open(f"{folder}/part-0.parquet", "wb") as stream:
+            pq.write_table(rows.take(places).drop_columns(list(tables.PARTITIONS)), stream)
+
+
+def _stream(store: Store, run: str, table: str, files: list[str], staging: str) -> None:
+    """Write the rows of files into one folder per data set and model, with Ray Data."""
+    import ray
+
+    partitions = [name for name in tables.PARTITIONS if name in schemas.SCHEMAS[table]]
+    schema = earlier_names.schema_of_files(table)
+    stored = ray.data.read_parquet(files, filesystem=_arrow_filesystem(store), schema=schema, partitioning=None)
+    rows = stored.map_batches(partial(_of_run, table=table, run=run), batch_format="pyarrow", batch_size=None)
+    rows.write_parquet(staging, filesystem=_arrow_filesystem(store), partition_cols=partitions)
 
 
 def partition(run: str, dataset: str, model: str) -> str:
@@ -155,13 +204,16 @@ def _through_staging(store: Store, write: Callable[[str], None]) -> None:
 
 def _read_files(batch: dict[str, Any], out: str, table: str, values: dict[str, str]) -> pa.Table:
     """Read the rows of a batch of files, without the columns encoded in the partition's path."""
-    store, schema = Store(out), earlier_names.schema_of_files(table)
-    contents = []
-    for file in map(str, batch["files"][0]):
-        with store.fs.open(file, "rb") as stream:
-            contents.append(pq.read_table(stream, schema=schema, partitioning=None))
-    rows = earlier_names.with_current_names(table, pa.concat_tables(contents))
+    store = Store(out)
+    rows = pa.concat_tables(_read_file(store, table, str(file)) for file in batch["files"][0])
     return _with_values(rows, values, tables.PARTITIONS)
+
+
+def _read_file(store: Store, table: str, file: str) -> pa.Table:
+    """Rows of a unit, of this or an earlier version, under the current names."""
+    with store.fs.open(file, "rb") as stream:
+        rows = pq.read_table(stream, schema=earlier_names.schema_of_files(table), partitioning=None)
+    return earlier_names.with_current_names(table, rows)
 
 
 def _silence_ray_data() -> None:

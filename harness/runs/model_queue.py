@@ -1,7 +1,8 @@
 """Queue of the models of a run: which model starts when and where, and how lost actors are replaced.
 
 The placement (placement.py) assigns each model a node and a position in the queue; a model starts when the GPUs
-assigned to it are free. Its actor loads the model once, processes one unit at a time, and is killed after the last.
+assigned to it are free. Its actor loads the model once, processes one unit at a time, and is killed after the last, or
+taken over by the next small model.
 When an actor or a node is lost, a new actor repeats the unit in progress, at most three times. The units are the
 features of a run (`harness run`), or the shards of large corpora (`harness surprisal --out`), for which a model has as
 many workers as there are free GPUs or cores.
@@ -72,6 +73,7 @@ class ModelQueue:
         placements: placement of each model.
         pending: model -> key -> unit; not yet assigned to a worker.
         workers: the model workers.
+        finished: workers without further units, whose process another model may take over.
         running: Ray reference -> the worker it belongs to.
         elsewhere: key -> unit that another driver is computing.
         recoveries: key of a unit -> number of times its extraction was restarted.
@@ -89,6 +91,7 @@ class ModelQueue:
     placements: dict[Checkpoint, Placement] = field(default_factory=dict)
     pending: dict[Checkpoint, dict[str, ExtractionUnit]] = field(default_factory=dict)
     workers: list[ModelWorker] = field(default_factory=list)
+    finished: list[ModelWorker] = field(default_factory=list)
     running: dict[Any, ModelWorker] = field(default_factory=dict)
     elsewhere: dict[str, ExtractionUnit] = field(default_factory=dict)
     recoveries: Counter[str] = field(default_factory=Counter)
@@ -142,6 +145,11 @@ class ModelQueue:
 
     def admit(self) -> Iterator[ExtractionResult]:
         """Start the next models on free GPUs or cores; yields failures for models that fit nowhere."""
+        yield from self._start_models()
+        while self.finished:  # no model takes over its process
+            self.finished.pop().close()
+
+    def _start_models(self) -> Iterator[ExtractionResult]:
         if not self.pending:
             self._request_nodes([])  # now and not at the end: a driver that is killed cannot, and nodes would stay up
             return
@@ -277,10 +285,17 @@ class ModelQueue:
         units, claims = self._claim_units(checkpoint)
         if not units:
             return False
-        worker = ModelWorker.of(placement, units, claims, self.store, self.device, self.reserve_s, self.allow_pickle)
+        before = next((worker for worker in self.finished if worker.can_be_followed_by(placement)), None)
+        if before:
+            self.finished.remove(before)
+            worker = before.followed_by(placement, units, claims)
+        else:
+            worker = ModelWorker.of(
+                placement, units, claims, self.store, self.device, self.reserve_s, self.allow_pickle
+            )
+            self.listener.noted(checkpoint.name, "waiting for resources")
         self.workers.append(worker)
         self.running[worker.actor.where.remote()] = worker
-        self.listener.noted(checkpoint.name, "waiting for resources")
         self._prefetch_next(placement)
         return True
 
@@ -346,7 +361,8 @@ class ModelQueue:
         if worker.queued:
             self.running[worker.submit_next()] = worker
         else:
-            self._remove(worker)
+            self.workers = [other for other in self.workers if other is not worker]
+            self.finished.append(worker)
 
     def _remove(self, worker: ModelWorker) -> None:
         worker.close()
@@ -434,7 +450,8 @@ class ModelQueue:
 
     def close(self) -> None:
         """Release all workers, claims and node requests."""
-        for worker in list(self.workers):
+        for worker in [*self.workers, *self.finished]:
             self._remove(worker)
+        self.finished.clear()
         self.running.clear()
         self._request_nodes([])

@@ -23,6 +23,10 @@ from harness.storage.store import Store
 MADE_UP_GPUS = "HARNESS_MADE_UP_GPUS"
 
 
+# Models with smaller weights take over the process of the one before: starting one takes longer than loading them.
+SMALL_BYTES = 2**30
+
+
 @dataclass(frozen=True)
 class ExtractionResult:
     """Result of one unit: done, or failed with `error`; is_ours: whether this driver extracted it."""
@@ -43,6 +47,7 @@ class ModelWorker:
         node: Ray's id of the actor's node; "" while the actor waits for resources.
         current: the unit in progress.
         started: when `current` was submitted, by time.monotonic.
+        has_failed: whether a unit raised an exception.
     """
 
     checkpoint: Checkpoint
@@ -54,6 +59,7 @@ class ModelWorker:
     node: str = ""
     current: ExtractionUnit | None = None
     started: float = 0.0
+    has_failed: bool = False
 
     @property
     def limit_s(self) -> float:
@@ -66,7 +72,7 @@ class ModelWorker:
         reserve_s: float, allow_pickle: bool,
     ) -> ModelWorker:  # fmt: skip
         """Reserve resources and start an actor on them; with made-up GPUs the model runs on the CPU."""
-        queued = deque(sorted(units, key=lambda unit: unit.seed is not None))  # trained before untrained weights
+        queued = _in_order(units)
         checkpoint = queued[0].checkpoint
         reservation = Reservation.of(placement, reserve_s)
         actor_class = actors.ModelActor.options(**reservation.options)  # type: ignore[attr-defined]
@@ -74,6 +80,21 @@ class ModelWorker:
             checkpoint, store.out, "cpu" if MADE_UP_GPUS in os.environ else device, placement, allow_pickle
         )
         return cls(checkpoint, placement, reservation, actor, queued, claims)
+
+    def can_be_followed_by(self, placement: Placement) -> bool:
+        """Whether another model may take over this worker's process and resources."""
+        own = self.placement
+        same_spot = (own.node, own.gpus, own.gpu_share) == (placement.node, placement.gpus, placement.gpu_share)
+        is_small = max(own.need.weights, placement.need.weights) <= SMALL_BYTES
+        return same_spot and is_small and own.backend == placement.backend == "transformers" and not self.has_failed
+
+    def followed_by(
+        self, placement: Placement, units: list[ExtractionUnit], claims: dict[str, Claim]
+    ) -> ModelWorker:  # fmt: skip
+        """Return the worker of another model, in this worker's process."""
+        queued = _in_order(units)
+        self.actor.become.remote(queued[0].checkpoint, placement)
+        return ModelWorker(queued[0].checkpoint, placement, self.reservation, self.actor, queued, claims)
 
     @property
     def remaining(self) -> list[ExtractionUnit]:
@@ -89,6 +110,7 @@ class ModelWorker:
         """Release the current unit's claim and return its result."""
         assert self.current is not None  # noqa: S101 - only called for a submitted unit
         unit, self.current = self.current, None
+        self.has_failed |= error is not None
         self.claims.pop(unit.key).release()
         return ExtractionResult(unit, seconds, error)
 
@@ -99,6 +121,11 @@ class ModelWorker:
         self.reservation.release()
         for claim in self.claims.values():
             claim.release()
+
+
+def _in_order(units: list[ExtractionUnit]) -> deque[ExtractionUnit]:
+    """Units with trained weights before those with untrained ones, so that each are loaded once."""
+    return deque(sorted(units, key=lambda unit: unit.seed is not None))
 
 
 # A unit is cancelled after this time, or after this multiple of its forecast, whichever is longer.

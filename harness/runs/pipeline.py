@@ -1,14 +1,16 @@
 """Run a spec: compute the units that the store does not hold, and write the tables.
 
 Units run on Ray: each model's actor extracts the features of the texts one after another, and scores are computed as
-soon as their features are stored. Failures are recorded and do not stop the other units. At the end Ray Data assembles
-the tables.
+soon as their features are stored. Failures are recorded and do not stop the other units. At the end the tables are
+assembled; if nothing is left to compute and the tables are small, Ray is not started.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from harness.extraction import backends
 from harness.runs import provenance, stopping
@@ -94,9 +96,9 @@ def run(
         had_tables, n_units = tables.holds(store.out, workload.run), len(workload.scores)
         if not pending and not workload.failures and had_tables:
             return Outcome(workload.run, n_units, 0, n_units, (), time.monotonic() - started)
-        from harness.runs import ray_session
-
-        ray_session.join(address, store)
+        join = partial(_join, address, store)
+        if pending:
+            join()
         with stopping.signals() as stop:
             done, account = _compute(workload, pending, store, options, listener, stop)
             outcome = Outcome(
@@ -104,7 +106,7 @@ def run(
                 time.monotonic() - started, account.was_stopped,
             )  # fmt: skip
             listener.busy("assembling the tables")
-            _write_tables(workload, outcome, done, store, account, had_tables)
+            _write_tables(workload, outcome, done, store, account, had_tables, join)
     return replace(outcome, seconds=time.monotonic() - started)
 
 
@@ -123,9 +125,16 @@ def _workload(
     return workload
 
 
+def _join(address: str | None, store: Store) -> None:
+    from harness.runs import ray_session
+
+    ray_session.join(address, store)
+
+
 def _write_tables(
-    workload: Workload, outcome: Outcome, done: list[ScoreUnit], store: Store, account: Account, had_tables: bool
-) -> None:
+    workload: Workload, outcome: Outcome, done: list[ScoreUnit], store: Store, account: Account, had_tables: bool,
+    join: Callable[[], None],
+) -> None:  # fmt: skip
     """Write the tables under a lock.
 
     If another driver has written them in the meantime they are identical, and not replaced since they may be in use.
@@ -134,7 +143,7 @@ def _write_tables(
 
     with store.lock_tables(workload.run):
         if outcome.status != "done" or had_tables or not tables.holds(store.out, workload.run):
-            assemble.write(store, workload.run, done, provenance.rows(workload, outcome, done, store, account))
+            assemble.write(store, workload.run, done, provenance.rows(workload, outcome, done, store, account), join)
 
 
 def _compute(

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from harness.runs.workload import Failure, ProgressListener, Workload
 from harness.units.feature_units import FeatureUnit
+from harness.units.localiser_units import LocaliserUnit
 from harness.units.score_units import ScoreUnit
 
 logger = logging.getLogger(__name__)
@@ -70,15 +71,16 @@ class Display(ProgressListener):
         """Print one line."""
         self.console.print(f"note: {model}: {note}", markup=False, highlight=False, soft_wrap=True)
 
-    def finished(self, unit: FeatureUnit | ScoreUnit, seconds: float) -> None:
+    def finished(self, unit: FeatureUnit | LocaliserUnit | ScoreUnit, seconds: float) -> None:
         """Advance the bar of the unit's model."""
         if isinstance(unit, ScoreUnit):
             action, dataset = f"scored {unit.dataset} {unit.protocol.name}", unit.dataset
         else:
-            action, dataset = f"extracted {len(unit.stimuli)} stimuli, context {unit.protocol.context}", ""
-        if self.console.is_terminal:
+            what = "contrast texts" if isinstance(unit, LocaliserUnit) else f"stimuli, context {unit.protocol.context}"
+            action, dataset = f"extracted {len(unit.stimuli)} {what}", ""
+        if self.console.is_terminal and _bar(unit) in self.bars:  # a model may be extracted for its chosen units alone
             self.progress.update(self.bars[_bar(unit)], advance=isinstance(unit, ScoreUnit), now=action)
-        else:
+        elif not self.console.is_terminal:
             labels = (self.run, unit.source.name, dataset or unit.protocol.context)
             logger.info("run=%s model=%s dataset=%s did=%r seconds=%.1f", *labels, action, seconds)
 
@@ -109,5 +111,5 @@ class Display(ProgressListener):
             self.progress.update(self.bars[failure.model], now="failed")
 
 
-def _bar(unit: FeatureUnit | ScoreUnit) -> str:
+def _bar(unit: FeatureUnit | LocaliserUnit | ScoreUnit) -> str:
     return unit.source.name if unit.source.checkpoint else "controls"

@@ -13,10 +13,12 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from harness import names
 from harness.features import controls
+from harness.models import model_table
 from harness.runs.outcome import Account, Outcome
 from harness.runs.workload import Workload
 from harness.scoring import folds
@@ -24,13 +26,14 @@ from harness.storage.origin import code_version, now
 from harness.storage.store import Store
 from harness.units import quickstart
 from harness.units.feature_units import FeatureSource, FeatureUnit
+from harness.units.localiser_units import stored_t
 from harness.units.score_units import ScoreUnit
 
 
 def rows(
     workload: Workload, outcome: Outcome, done: list[ScoreUnit], store: Store, account: Account
 ) -> dict[str, list[dict[str, Any]]]:
-    """Rows of `model_properties`, `folds`, `units`, `extractions`, `failures` and `runs`."""
+    """Rows of `model_properties`, `folds`, `units`, `extractions`, `localised_units`, `failures` and `runs`."""
     extractions = list(_extractions(workload.run, done, store, account))
     run_row = _run_row(workload, outcome, store.out)
     next_word = _next_word(workload, done, store)
@@ -41,6 +44,7 @@ def rows(
         "failures": [{"run": workload.run, "created": now(), **asdict(failure)} for failure in workload.failures],
         "units": _unit_rows(workload.run, done),
         "extractions": extractions,
+        "localised_units": list(_localised(workload.run, done, store)),
         "runs": [run_row | _extraction_summary(extractions, account) | _cost(outcome, account)],
     }
 
@@ -51,8 +55,8 @@ def _unit_rows(run: str, done: list[ScoreUnit]) -> list[dict[str, Any]]:
     for unit in done:
         labels = {"run": run, "model": unit.source.name, "dataset": unit.dataset, "protocol": unit.protocol.name}
         rows[unit.key] = {**labels, "kind": "scores", "key": unit.key}
-        if unit.features:
-            rows[unit.features.key] = {**labels, "kind": "features", "key": unit.features.key}
+        for need in unit.needs:
+            rows[need.key] = {**labels, "kind": need.stored_as, "key": need.key}
     return list(rows.values())
 
 
@@ -99,16 +103,18 @@ def _properties(source: FeatureSource, run_id: str) -> dict[str, Any]:
     columns = (
         "family", "tuned_from", "pair_source", "n_parameters", "n_layers", "hidden_size", "context_size", "vocabulary",
     )  # fmt: skip
+    entry = model_table.find(source.name)
     return {
         "run": run_id, "model": source.name, "kind": source.kind, "revision": source.revision,
         "code_version": code_version(), "created": now(), **{name: getattr(checkpoint, name) for name in columns},
+        "trained_from": entry.trained_from if entry else "", "stage": entry.stage if entry else "",
     }  # fmt: skip
 
 
 def _run_row(workload: Workload, outcome: Outcome, out: str) -> dict[str, Any]:
     libraries = ("numpy", "scipy", "scikit-learn", "torch", "transformers", "ray", "pyarrow", "pandas")
     used = {unit.protocol.hash: asdict(unit.protocol) for unit in workload.scores}
-    content: dict[str, Any] = {"spec": asdict(workload.spec), "protocols": list(used.values())}
+    content: dict[str, Any] = {"spec": workload.spec.content, "protocols": list(used.values())}
     if any(name.startswith("synthetic") for name in workload.recordings):
         content["planted"] = json.loads((quickstart.folder_of(out) / "synthetic" / "planted.json").read_text())
     return {
@@ -147,6 +153,28 @@ def _extractions(run: str, done: Iterable[ScoreUnit], store: Store, account: Acc
             "reused": not is_new, "recoveries": account.recoveries.get(key, 0),
             "node": node if is_new else None, "gpus": ",".join(map(str, gpus)) if is_new else None,
         }  # fmt: skip
+
+
+def _localised(run: str, done: Iterable[ScoreUnit], store: Store) -> Iterator[dict[str, Any]]:
+    """Yield how many units of each layer were chosen, once per source and localiser."""
+    chosen_by = {(unit.source.name, unit.localiser.key): unit for unit in done if unit.localiser}
+    for unit in chosen_by.values():
+        source, localiser = unit.source, unit.localiser
+        assert localiser and source.contrast  # noqa: S101 - chosen units have both
+        chosen = unit.chosen_units(store)
+        manifest = store.manifest(localiser.stored_as, localiser.key) or {}
+        n_sentences = sum(source.contrast.is_sentence)
+        for layer, t in stored_t(localiser, store).items():
+            units = chosen.get(layer, np.zeros(0, dtype=np.int64))
+            yield {
+                "run": run, "model": source.name, "kind": source.kind, "revision": source.revision,
+                "code_version": manifest.get("code_version"), "created": manifest.get("created"), "key": localiser.key,
+                "contrast": source.contrast.name, "contrast_hash": source.contrast.hash, "n_sentences": n_sentences,
+                "n_non_words": len(source.contrast.texts) - n_sentences, "seed": source.seed, "stack": layer.stack,
+                "layer": layer.index, "n_layer_units": len(t), "n_chosen": len(units),
+                "t_low": min(t[units], default=None), "t_high": max(t[units], default=None),
+                "n_unmeasurable": int(np.isnan(t).sum()),
+            }  # fmt: skip
 
 
 def _cost(outcome: Outcome, account: Account) -> dict[str, Any]:

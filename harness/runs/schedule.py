@@ -24,6 +24,7 @@ from harness.runs.workload import Failure, ProgressListener, Workload
 from harness.storage.claims import Claim
 from harness.storage.store import CorruptUnit, Store
 from harness.units.feature_units import FeatureUnit
+from harness.units.localiser_units import LocaliserUnit
 from harness.units.score_units import ScoreUnit
 
 SCORE_S = 15 * 60.0  # nominal forecast of a score, which may wait for a core and a ceiling: a limit of 12.5 hours
@@ -121,19 +122,21 @@ class Schedule:
     # --- extraction ---------------------------------------------------------------------------------------------------
 
     def _wait_or_score(self, unit: ScoreUnit) -> None:
-        """Queue a score unit for scoring, or its features for extraction (once, however many scores need them)."""
-        features = unit.features
-        if features is None or self.store.has("features", features.key):
+        """Queue a score unit for scoring, or what it needs for extraction (once, however many scores need it)."""
+        missing = [need for need in unit.needs if not self.store.has(need.stored_as, need.key)]
+        if not missing:
             self.ready.append(unit)
             return
-        if features.key not in self.waiting:
-            self.queue.add(features)
-        self.waiting[features.key].append(unit)
+        for need in missing:
+            if need.key not in self.waiting:
+                self.queue.add(need)
+                self.waiting[need.key] = []
+        self.waiting[missing[0].key].append(unit)  # the others are looked for once the first is stored
 
     def _extracted(self, results: Iterable[ExtractionResult]) -> None:
         """Process results of extraction: make the scores that need them ready, or fail them."""
         for result in results:
-            assert isinstance(result.unit, FeatureUnit)  # noqa: S101 - the queue of a run holds no others
+            assert isinstance(result.unit, FeatureUnit | LocaliserUnit)  # noqa: S101 - a run's queue holds no others
             scores = self.waiting.pop(result.unit.key, [])
             if result.error:
                 for score in scores:
@@ -141,11 +144,15 @@ class Schedule:
             else:
                 if result.is_ours:
                     self.extracted.add(result.unit.key)
-                    manifest = self.store.manifest("features", result.unit.key) or {}
+                    manifest = self.store.manifest(result.unit.stored_as, result.unit.key) or {}
                     dataset = scores[0].dataset if scores else ""
                     self.metrics.read(result.unit.source.name, dataset, manifest.get("n_tokens", 0))
                     self.listener.finished(result.unit, result.seconds)
-                self.ready.extend(scores)
+                for score in scores:
+                    if score.localiser:
+                        self._wait_or_score(score)
+                    else:
+                        self.ready.append(score)
 
     # --- scoring ------------------------------------------------------------------------------------------------------
 

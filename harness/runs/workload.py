@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,9 +21,13 @@ from harness.protocol import AskedDtype, Protocol, content_hash
 from harness.records import Dataset
 from harness.spec import EvaluationSpec
 from harness.storage.origin import now
+from harness.text import localiser_texts
+from harness.text.localiser_texts import Contrast
 from harness.units import quickstart
 from harness.units.feature_units import FeatureSource, FeatureUnit
+from harness.units.localiser_units import LocaliserUnit
 from harness.units.score_units import ScoreUnit
+from harness.variants import UnitCount
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +66,7 @@ class Workload:
     @property
     def run(self) -> str:
         """Name of the run: the spec's name and a hash of the spec and the keys of its score units."""
-        return f"{self.spec.name}-{content_hash([asdict(self.spec), sorted(unit.key for unit in self.scores)])[:8]}"
+        return f"{self.spec.name}-{content_hash([self.spec.content, sorted(unit.key for unit in self.scores)])[:8]}"
 
 
 class ProgressListener:
@@ -80,7 +84,7 @@ class ProgressListener:
     def remarked(self, model: str, note: str) -> None:
         """Called with a note, in a sentence, that users of a model's scores should know."""
 
-    def finished(self, unit: FeatureUnit | ScoreUnit, seconds: float) -> None:
+    def finished(self, unit: FeatureUnit | LocaliserUnit | ScoreUnit, seconds: float) -> None:
         """Called when this driver has stored a unit."""
 
     def found(self, unit: ScoreUnit) -> None:
@@ -173,10 +177,12 @@ def require_model_and_data(workload: Workload) -> None:
 
 
 def require_files(spec: EvaluationSpec) -> None:
-    """Raise FileNotFoundError if the file given for a control does not exist."""
+    """Raise FileNotFoundError if the file given for a control or the localiser does not exist."""
     for file in filter(None, (spec.vectors, spec.corpus)):
         if not Path(file).is_file():
             raise FileNotFoundError(f"{file} does not exist; give the path of the file with --vectors or --corpus.")
+    if spec.localise:
+        localiser_texts.load(spec.localiser)
 
 
 def _controls(spec: EvaluationSpec) -> Iterator[FeatureSource]:
@@ -195,6 +201,7 @@ def _controls(spec: EvaluationSpec) -> Iterator[FeatureSource]:
 def _models(workload: Workload, out: str, allow_pickle: bool) -> Iterator[FeatureSource]:
     """Resolve the models and yield them with their variants; those that fail become failures of the workload."""
     resolved: dict[str, checkpoints.Checkpoint] = {}
+    contrast = localiser_texts.load(workload.spec.localiser) if workload.spec.localise else None
     names = checkpoints.names_of(dict.fromkeys(workload.spec.models))
     for name in names:
         location = str(quickstart.folder_of(out) / name) if name in tiny.MODELS else name
@@ -212,6 +219,31 @@ def _models(workload: Workload, out: str, allow_pickle: bool) -> Iterator[Featur
             if variant != "chat" or checkpoints.has_chat_template(checkpoint):
                 name = f"{checkpoint.name}:{variant}"
                 yield FeatureSource(name, variant, checkpoint.revision, workload.spec.seed, checkpoint)
+        for condition in workload.spec.conditions:
+            name = f"{checkpoint.name}:condition-{condition.name}"
+            yield FeatureSource(
+                name, "condition", checkpoint.revision, workload.spec.seed, checkpoint, condition=condition
+            )
+        yield from _chosen_units(workload.spec, checkpoint, contrast)
+
+
+def _chosen_units(
+    spec: EvaluationSpec, checkpoint: checkpoints.Checkpoint, contrast: Contrast | None
+) -> Iterator[FeatureSource]:
+    """Yield the localised units of a model, of its untrained control, and random ones, in each requested number."""
+    for text in spec.localise:
+        count = UnitCount(text)
+        source = FeatureSource(
+            f"{checkpoint.name}:localised-{count.label}", "localised", checkpoint.revision, spec.seed, checkpoint,
+            n_units=count, contrast=contrast,
+        )  # fmt: skip
+        yield source
+        if "untrained" in spec.variants:
+            name = f"{checkpoint.name}:untrained-localised-{count.label}"
+            yield replace(source, name=name, kind="untrained localised")
+        for draw in range(spec.random_draws):
+            name = f"{checkpoint.name}:random-units-{count.label}" + (f"-{draw + 1}" if draw else "")
+            yield replace(source, name=name, kind="random units", seed=spec.seed + draw)
 
 
 def _require_unique_name(checkpoint: checkpoints.Checkpoint, resolved: dict[str, checkpoints.Checkpoint]) -> None:
@@ -231,12 +263,22 @@ def _score_units(workload: Workload) -> Iterator[ScoreUnit]:
             for source in workload.sources:
                 if source.checkpoint is None and not controls.applies(source.name, dataset):
                     continue
-                features = feature_unit(source, dataset, protocol, workload.spec.dtype) if source.checkpoint else None
+                if source.n_units and dataset.responses is None:  # surprisals have no units
+                    continue
+                network = source.network
+                features = feature_unit(network, dataset, protocol, workload.spec.dtype) if source.checkpoint else None
                 unique_over = joint_controls if features else ()
                 yield ScoreUnit(
                     source, name, dataset.version, protocol, workload.spec.seed, features, unique_over,
-                    workload.spec.keep if dataset.responses else (),
+                    workload.spec.keep if dataset.responses else (), _localiser(source, features),
                 )  # fmt: skip
+
+
+def _localiser(source: FeatureSource, features: FeatureUnit | None) -> LocaliserUnit | None:
+    """Return the localiser of a source of chosen units, which reads its texts as the features are read."""
+    if source.contrast is None or features is None:
+        return None
+    return LocaliserUnit(features.source, source.contrast, features.protocol, features.dtype)
 
 
 def _joint_controls(workload: Workload, dataset: Dataset) -> tuple[FeatureSource, ...]:

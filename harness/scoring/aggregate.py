@@ -10,7 +10,7 @@ Method: harness/scoring/README.md#choice-of-the-layer and #intervals.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ class ChosenLayer:
         layer_choice: the rule, in words.
         r: median over neuroids, mean over folds.
         r_low, r_high: 95 % interval.
+        r_mad: median absolute deviation over single subjects, the error bars of the paper; NaN with fewer than two.
         interval_kind: how the interval was computed.
         n_neuroids: number of neuroids of the target.
         n_nan: number of them without a score in any fold.
@@ -42,6 +43,7 @@ class ChosenLayer:
     r: float
     r_low: float
     r_high: float
+    r_mad: float
     interval_kind: str
     n_neuroids: int
     n_nan: int
@@ -167,8 +169,9 @@ def choose(
     low, high, kind = interval(r, parts, any_fit.fold_correlation, subjects, target, seed)
     times_chosen, score = np.bincount(chosen), mean_of_parts(target.by_fold(r), parts)
     layer, n_nan = layers[times_chosen.argmax()], int(np.isnan(r).all(axis=0).sum())
-    n_neuroids = len(target.neuroids)
-    return ChosenLayer(layer, int(times_chosen.max()), rule, score, low, high, kind, n_neuroids, n_nan)
+    of_subjects = [mean_of_parts(medians(r[:, own]), parts) for own in intervals.subject_neuroids(subjects)]
+    mad, n_neuroids = absolute_deviation(of_subjects), len(target.neuroids)
+    return ChosenLayer(layer, int(times_chosen.max()), rule, score, low, high, mad, kind, n_neuroids, n_nan)
 
 
 def layers_of_folds(fits: dict[Layer, LayerFit], layer_choice: str, target: Target) -> Integers:
@@ -249,6 +252,12 @@ def mean(values: Floats) -> float:
 def deviation(values: Floats) -> float:
     """Standard deviation, ignoring NaN; NaN if no value is finite."""
     return float(np.nanstd(values)) if np.isfinite(values).any() else np.nan
+
+
+def absolute_deviation(values: Sequence[float]) -> float:
+    """Median absolute deviation from the median, not rescaled, ignoring NaN; NaN for fewer than two values."""
+    finite = np.array([value for value in values if np.isfinite(value)])
+    return float(np.median(np.abs(finite - np.median(finite)))) if len(finite) > 1 else np.nan
 
 
 def _argmax(values: list[float] | Floats) -> int:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.numbers import interval, number
-from harness.statistics import correlations, evidence, paired, scaling, tuning
+from harness.statistics import correlations, evidence, paired, scaling, trajectories, tuning
 from harness.statistics.scores import AVERAGE, Scores
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ class Analysis(NamedTuple):
     """Results of `analyse`; each frame has one row per data set, protocol, metric and the item named here.
 
     tuning: tests of tuned minus base. families, bases, pairs: gains per family, base model and pair. correlations,
-    scaling, trajectories: score against model properties, model size and training step. paired: each model against
-    another source on the same folds, with the columns `paired.COLUMNS`.
+    scaling, trajectories: score against model properties, model size and training step; trajectory_tests: two trainings
+    compared. paired: each model against another source on the same folds, with the columns `paired.COLUMNS`.
     """
 
     tuning: pd.DataFrame
@@ -28,6 +28,7 @@ class Analysis(NamedTuple):
     correlations: pd.DataFrame
     scaling: pd.DataFrame
     trajectories: pd.DataFrame
+    trajectory_tests: pd.DataFrame
     paired: pd.DataFrame
 
 
@@ -40,7 +41,8 @@ def analyse(scores: Scores) -> Analysis:
     pairs = tuning.pairs(scores)
     return Analysis(
         tuning.tests(scores, pairs), tuning.by_family(pairs), tuning.by_base(pairs), pairs,
-        correlations.correlations(scores), scaling.scaling(scores), scaling.trajectories(scores), _paired(scores),
+        correlations.correlations(scores), scaling.scaling(scores), trajectories.trajectories(scores),
+        trajectories.tests(scores), _paired(scores),
     )  # fmt: skip
 
 
@@ -77,7 +79,7 @@ def _headline(rows: pd.DataFrame, protocol: str | None) -> pd.DataFrame:
 
 def tuning_sentences(analysis: Analysis, protocol: str | None = None) -> list[str]:
     """Summarise the effect of tuning in one sentence; empty if no pair was scored."""
-    rows = _headline(analysis.tuning, protocol)
+    rows = _headline(tuning.of_base(analysis.tuning), protocol)
     return [] if rows.empty else [_of_tests(rows)]
 
 

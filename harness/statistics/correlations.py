@@ -5,7 +5,7 @@ rows than independent observations. Each correlation is therefore given twice: o
 bases (mean of the models that share one). Prefer the latter. Size and knowledge are confounded; the rows with a
 `covariate` are partial correlations that hold one of them constant.
 
-Source: Aw et al. 2023 (arXiv 2312.00575v2), Table 4 (Benjamini-Hochberg over its tests).
+Source: Aw et al. 2023 (arXiv 2312.00575v2), Table 2 (Benjamini-Hochberg over its tests).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model against another source on the same folds: its untrained control, controls, its base, and other models.
+"""A model against another source on the same folds: its untrained control, controls, its base, other models, variants.
 
 Sources are compared fold by fold and subject by subject. Both are random: the interval generalises to other stimuli and
 other subjects. Folds share training rows, so the variance over folds is corrected (Nadeau & Bengio 2003); experiments
@@ -16,6 +16,7 @@ Method and false positives: harness/statistics/README.md#is-a-model-better-than-
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,12 +26,17 @@ from harness.records import Floats
 from harness.scoring import intervals, reading_times
 from harness.scoring.intervals import NO_VARIANCE, Effects
 from harness.scoring.permutation import benjamini_hochberg
+from harness.variants import base_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
 UNTRAINED, CONTROL, HIGHEST, BASE, BEST, REGRESSION = (
     "untrained control", "best control", "highest-scoring control", "base", "best model", "controls",
+)  # fmt: skip
+# Of variants of a model: a prompt against none, and localised units against other units and whole layers.
+NO_PROMPT, RANDOM_UNITS, UNTRAINED_UNITS, WHOLE_LAYER = (
+    "no prompt", "random units", "untrained control's localised units", "whole layer",
 )  # fmt: skip
 _GROUP = ["dataset", "dataset_version", "protocol", "protocol_hash", "target", "metric"]
 _CELL = ["part", "fold", "subject"]
@@ -126,7 +132,7 @@ def tests(fold_scores: pd.DataFrame, bases: dict[str, str]) -> pd.DataFrame:
     rows = [
         {**dict(zip(_GROUP, key, strict=True)), **row}
         for key, group in fold_scores.groupby(_GROUP, sort=False)
-        for row in _of_group(_Sources(group), bases)
+        for row in _of_group(Sources(group), bases)
     ]
     table = pd.DataFrame(rows, columns=[name for name in COLUMNS if name != "p_adjusted"])
     table.insert(table.columns.get_loc("p") + 1, "p_adjusted", math.nan)
@@ -135,8 +141,12 @@ def tests(fold_scores: pd.DataFrame, bases: dict[str, str]) -> pd.DataFrame:
     return table
 
 
-class _Sources:
-    """The scores of all sources on one target: a (cell) vector each, a cell being a fold and a subject."""
+class Sources:
+    """The scores of all sources on one target.
+
+    Attributes:
+        tables: source -> (fold, subject) scores, NaN where it has none; folds of reading times are stories.
+    """
 
     def __init__(self, rows: pd.DataFrame) -> None:
         cells = rows[_CELL].drop_duplicates().sort_values(["part", "fold"], kind="stable")
@@ -146,7 +156,7 @@ class _Sources:
         self._subjects = list(dict.fromkeys(cells["subject"]))
         self._correlation = float(rows.groupby("part")["fold_correlation"].first().mean())
         self._kinds = rows.groupby("model", sort=False)["kind"].first().to_dict()
-        self._tables = {model: self._table(own, "score") for model, own in rows.groupby("model", sort=False)}
+        self.tables = {model: self._table(own, "score") for model, own in rows.groupby("model", sort=False)}
         self._words = {model: self._table(own, "n_averaged")[:, 0] for model, own in rows.groupby("model", sort=False)}
 
     def _table(self, rows: pd.DataFrame, column: str) -> Floats:
@@ -158,31 +168,43 @@ class _Sources:
         return table
 
     def of_kind(self, kind: str) -> list[str]:
+        """The sources of a kind: "model", "control", ..."""
         return [model for model, own in self._kinds.items() if own == kind]
 
     def __contains__(self, model: str) -> bool:
-        return model in self._tables
+        return model in self.tables
 
     def against(self, model: str, other: str) -> PairedTest:
         """The test of two sources, on the folds and subjects that both have."""
-        difference = self._tables[model] - self._tables[other]
-        if self.is_reading:
-            return compare_stories(difference[:, 0], np.fmin(self._words[model], self._words[other]))
-        return compare(difference, tuple(part for part, _ in self._folds), self._correlation)
+        difference = self.tables[model] - self.tables[other]
+        return self.test(difference, np.fmin(self._words[model], self._words[other]))
 
     def alone(self, model: str) -> PairedTest:
         """The test of a score that is itself a difference, such as a gain over a regression."""
-        return compare_stories(self._tables[model][:, 0], self._words[model])
+        return self.test(self.tables[model], self._words[model])
+
+    def test(self, differences: Floats, n_words: Floats | None = None) -> PairedTest:
+        """Test the mean of (fold, subject) differences; of stories, weighted by their words."""
+        if self.is_reading:
+            return compare_stories(differences[:, 0], self.weights[:, 0] if n_words is None else n_words)
+        return compare(differences, tuple(part for part, _ in self._folds), self._correlation)
+
+    @property
+    def weights(self) -> Floats:
+        """(fold, subject) weight of each cell in a mean: the words of a story; of folds, experiments weigh the same."""
+        if self.is_reading:
+            words: Floats = np.fmin.reduce(list(self._words.values()))
+            return words[:, None]
+        parts = [part for part, _ in self._folds]
+        per_fold = np.array([1 / parts.count(part) for part in parts])
+        return np.repeat(per_fold[:, None], len(self._subjects), axis=1)
 
     def mean(self, model: str) -> float:
         """The score of a source."""
-        if self.is_reading:
-            return self.alone(model).difference
-        parts = tuple(part for part, _ in self._folds)
-        return compare(self._tables[model], parts, self._correlation).difference
+        return self.alone(model).difference
 
 
-def _of_group(sources: _Sources, bases: dict[str, str]) -> Iterator[dict[str, Any]]:
+def _of_group(sources: Sources, bases: dict[str, str]) -> Iterator[dict[str, Any]]:
     """The tests of every model on one target."""
     models, controls = sources.of_kind("model"), sources.of_kind("control")
     means = {model: mean for model in models if math.isfinite(mean := sources.mean(model))}
@@ -199,6 +221,26 @@ def _of_group(sources: _Sources, bases: dict[str, str]) -> Iterator[dict[str, An
             yield _row(model, best, BEST, sources.against(model, best), max(len(means) - 1, 1))
         if sources.metric == "delta_ll":
             yield _row(model, "", REGRESSION, sources.alone(model))
+    for model, other, relation in [*_of_prompts(sources), *_of_units(sources)]:
+        if other in sources:
+            yield _row(model, other, relation, sources.against(model, other))
+
+
+def _of_prompts(sources: Sources) -> Iterator[tuple[str, str, str]]:
+    """Each model after a prompt, the model without one, and the relation."""
+    for name in sources.of_kind("condition"):
+        yield name, base_name(name), NO_PROMPT
+
+
+def _of_units(sources: Sources) -> Iterator[tuple[str, str, str]]:
+    """The localised units of each model, what they are compared with, and the relation."""
+    draws = sources.of_kind("random units")
+    for name in sources.of_kind("localised"):
+        model, label = base_name(name), name.rpartition(":localised-")[2]
+        random_units = re.compile(rf"{re.escape(f'{model}:random-units-{label}')}(-\d+)?")
+        yield from ((name, draw, RANDOM_UNITS) for draw in draws if random_units.fullmatch(draw))
+        yield name, f"{model}:untrained-localised-{label}", UNTRAINED_UNITS
+        yield name, model, WHOLE_LAYER
 
 
 def _against_controls(model: str, tested: dict[str, PairedTest], highest: str) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,7 @@
-"""Growth of the score with model size, and along the checkpoints of a training run.
+"""Growth of the score with model size.
 
 The line is fitted to one point per base (mean of the models that share it), because models with the same base are not
-independent; its interval is the t interval of least squares. Checkpoints of a training run are recognised by their
-names.
+independent; its interval is the t interval of least squares.
 
 Source: Antonello, Vaidya & Huth 2023 (arXiv 2305.11863), score against log parameters.
 """
@@ -10,23 +9,18 @@ Source: Antonello, Vaidya & Huth 2023 (arXiv 2305.11863), score against log para
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.records import Floats
-from harness.statistics.scores import SIZE, Scores, grouped
+from harness.statistics.scores import SIZE, Scores
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FEWEST = 4  # minimum number of points for a line with an interval
 N_POINTS = 25  # points of a plotted line
-# The training step in a model's name: "m@step1000", "runs/checkpoint-105", "m-2000steps".
-_STEP = re.compile(
-    r"^(?P<stem>.*?)[-_@/.]*(?:(?:checkpoint|ckpt|step|iter|epoch)[-_]?(?P<step>\d+)|(?P<steps>\d+)[-_]?steps?)$"
-)
 
 
 def scaling(scores: Scores) -> pd.DataFrame:
@@ -92,61 +86,3 @@ def _in_family(points: pd.DataFrame) -> dict[str, float]:
         return dict.fromkeys(names, math.nan)
     fit = _line(points["x"].to_numpy(), points["score"].to_numpy(), *dummies.T)
     return dict(zip(names, map(float, (fit.params[1], *fit.conf_int()[1], fit.pvalues[1])), strict=True))
-
-
-def step_of(name: str) -> tuple[str, int] | None:
-    """(training, step) encoded in the name of a checkpoint, or None."""
-    match = _STEP.match(name)
-    return (match["stem"].rstrip("-_@/."), int(match["step"] or match["steps"])) if match else None
-
-
-def checkpoints(scores: Scores) -> pd.DataFrame:
-    """Scores of the models that are checkpoints of a training run with several, with their base as step 0.
-
-    Returns:
-        The columns of the scores, and training, step.
-    """
-    import pandas as pd
-
-    all_rows = rows = scores.overall
-    steps = rows["model"].map(step_of)
-    training, step = ([training_step[place] for training_step in steps if training_step] for place in (0, 1))
-    rows = rows[steps.notna()].assign(training=training, step=step)
-    rows = rows[rows.groupby("training")["step"].transform("nunique") > 1]
-    if rows.empty:
-        return rows
-    starts = rows[["training", "base"]].drop_duplicates().rename(columns={"base": "model"})
-    bases = all_rows.merge(starts, on="model").assign(step=0)
-    return pd.concat([bases[rows.columns], rows], ignore_index=True).sort_values(["training", "step"])
-
-
-def trajectories(scores: Scores) -> pd.DataFrame:
-    """Test for a trend along each training run: Spearman's rho of score and step, p by permuting the steps.
-
-    Returns:
-        training, dataset, protocol, metric, n_checkpoints, first_step, last_step, first_score, last_score, rho, p (NaN
-        for fewer than four). Checkpoints of one run are not independent samples: p only tests whether order matters.
-    """
-    import pandas as pd
-
-    rows = []
-    for key, group in grouped(checkpoints(scores), ["training", "dataset", "protocol", "metric"]):
-        rho, p = _trend(group["step"].to_numpy(float), group["score"].to_numpy(float))
-        first, last = group.iloc[0], group.iloc[-1]
-        rows.append({
-            **key, "n_checkpoints": len(group), "first_step": int(first["step"]), "last_step": int(last["step"]),
-            "first_score": first["score"], "last_score": last["score"], "rho": rho, "p": p,
-        })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def _trend(steps: Floats, scores: Floats) -> tuple[float, float]:
-    from scipy import stats
-
-    if len(steps) < FEWEST or np.ptp(scores) == 0:
-        return math.nan, math.nan
-    result = stats.permutation_test(
-        (scores,), lambda x: stats.spearmanr(x, steps).statistic, permutation_type="pairings", n_resamples=5040,
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
-    return float(result.statistic), float(result.pvalue)

@@ -13,6 +13,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any
 
+from harness.models import model_table
 from harness.records import require_unique
 from harness.storage import tables
 
@@ -24,7 +25,9 @@ AVERAGE = "average"  # pseudo data set: mean of a model's raw scores over the br
 SIZE = "n_parameters"
 MOST_NEUROIDS = 5_000_000  # over all models; above it, subjects' scores are not read: intervals are over bases only
 
-_ABOUT_MODEL = ["family", "base", "pair_source", "is_main"]
+_TEXTS = ["family", "base", "trained_from", "stage", "arm", "pair_source"]
+_TUNING = ["tuning_seed", "tuning_step", "tuning_tokens"]
+_ABOUT_MODEL = [*_TEXTS, "is_main", *_TUNING]
 _KEYS = ["model", "dataset", "protocol", "target", "metric"]
 
 
@@ -37,8 +40,10 @@ class Scores:
         rows: model, dataset, protocol, target ("all" and "reading" cover whole data sets, any other value is a region),
             metric, score, low; one row per model, data set, protocol, target and metric, without controls. `low` is the
             lower end of the score's interval: NaN if it is unknown, -inf if there is none.
-        models: index model; family ("" if unknown), base ("" for a base model), pair_source, is_main (False: shown in
-            the tables but left out of the tests), then one numeric column per property.
+        models: index model; family ("" if unknown), base ("" for a base model), trained_from (checkpoint from which
+            the training started, if that is another one) and stage ("SFT") where known, arm, pair_source, is_main
+            (False: shown in the tables but left out of the tests), tuning_seed, tuning_step and tuning_tokens of a
+            checkpoint of `harness tune`, then one numeric column per property.
         properties: names of those columns; statistics use log10 of `n_parameters`.
         by_subject: model, dataset, protocol, subject, score: scores of single subjects for target "all", where known.
         fold_scores: the table of that name, for paired tests; None for a user's file.
@@ -55,10 +60,12 @@ class Scores:
 
     @property
     def overall(self) -> pd.DataFrame:
-        """Rows of whole data sets with a finite score, with family, base and is_main of the model."""
+        """Rows of whole data sets with a finite score, with family, base, arm and is_main of the model."""
         rows = self.rows[self.rows["target"].isin(OVERALL) & self.rows["score"].notna()]
         models = self.models.to_dict("index")
-        columns = {name: [models[model][name] for model in rows["model"]] for name in ("family", "base", "is_main")}
+        columns = {
+            name: [models[model][name] for model in rows["model"]] for name in ("family", "base", "arm", "is_main")
+        }
         return rows.assign(**columns)
 
     def groups(self) -> list[tuple[dict[str, str], pd.DataFrame]]:
@@ -91,12 +98,26 @@ def of_frames(
     import pandas as pd
 
     require_unique([" ".join(map(str, key)) for key in rows[_KEYS].to_numpy()], f"scores ({', '.join(_KEYS)})")
+    models = _with_table_facts(models)
     properties = tuple(name for name in models if name not in _ABOUT_MODEL)
     if by_subject is None:
         by_subject = pd.DataFrame(columns=["model", "dataset", "protocol", "subject", "score"])
     rows = rows if "low" in rows else rows.assign(low=math.nan)
     averaged = _average(rows, brain)
     return Scores(source, pd.concat([rows, averaged], ignore_index=True), models, properties, by_subject, notes)
+
+
+def _with_table_facts(models: pd.DataFrame) -> pd.DataFrame:
+    """The models with all columns `_ABOUT_MODEL`; trained_from and stage come from the table of models if missing."""
+    models = models.assign(**{name: math.nan for name in _TUNING if name not in models})
+    models["arm"] = models["arm"].fillna("") if "arm" in models else ""
+    for name in ("trained_from", "stage"):
+        of_table = [getattr(model_table.find(str(model)), name, "") for model in models.index]
+        given = models[name].fillna("") if name in models else ""
+        models[name] = [
+            known or fact for known, fact in zip(models.assign(given=given)["given"], of_table, strict=True)
+        ]
+    return models[[*_ABOUT_MODEL, *(name for name in models if name not in _ABOUT_MODEL)]]
 
 
 def _average(rows: pd.DataFrame, brain: set[str] | None) -> pd.DataFrame:
@@ -157,11 +178,22 @@ def of_run(
     for name, values in _benchmarks(benchmarks).items():
         models[name] = values.reindex(models.index)
     models = models.dropna(axis="columns", how="all").reindex(sorted(set(rows["model"]) | set(models.index)))
-    for name in _ABOUT_MODEL[:-1]:
+    for name in _TEXTS:
         models[name] = models[name].fillna("") if name in models else ""
     models["is_main"] = True
-    models = models[[*_ABOUT_MODEL, *(name for name in models if name not in _ABOUT_MODEL)]]
     return of_frames(source, rows, models, brain=set(brain["dataset"]))
+
+
+def of_similarities(of_run: Scores, similarity_scores: pd.DataFrame) -> Scores:
+    """The scores of a run with RSA and CKA (metrics "rsa" and "cka") in place of its own rows, to pair models by.
+
+    Args:
+        of_run: as `of_run` returns.
+        similarity_scores: table similarity_scores.
+    """
+    rows = similarity_scores[(similarity_scores["kind"] == "model") & (similarity_scores["subject"] == "")]
+    rows = rows.assign(score=rows["value"], low=rows["value_low"].fillna(-math.inf))
+    return replace(of_run, rows=rows[[*_KEYS, "score", "low"]])
 
 
 def _rows(brain: pd.DataFrame, reading: pd.DataFrame) -> pd.DataFrame:
@@ -182,8 +214,8 @@ def _rows(brain: pd.DataFrame, reading: pd.DataFrame) -> pd.DataFrame:
 def _models(properties: pd.DataFrame) -> pd.DataFrame:
     names = {"tuned_from": "base", "next_word_loss": "next-word loss"}
     models = properties[properties["kind"] == "model"].rename(columns=names).set_index("model")
-    models = models.reindex(columns=["family", "base", "pair_source", SIZE, "next-word loss"])
-    return models.astype({SIZE: float, "next-word loss": float})
+    models = models.reindex(columns=[*_TEXTS, *_TUNING, SIZE, "next-word loss"])
+    return models.astype({**dict.fromkeys(_TUNING, float), SIZE: float, "next-word loss": float})
 
 
 def _benchmarks(rows: pd.DataFrame | None) -> dict[str, pd.Series]:

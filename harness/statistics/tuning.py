@@ -24,35 +24,71 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _GROUP = ["dataset", "protocol", "metric"]
+# What the other model of a pair is: the untuned model at the start of a chain of stages; the checkpoint from which the
+# training started, where that is another one; the previous stage ("stage SFT": of models whose last stage is SFT). An
+# LM-adapted model is paired with the one that was adapted.
+BASE, TRAINED_FROM, ADAPTED, STAGE = "base", "trained from", "LM adaptation", "stage"
 
 
 def pairs(scores: Scores) -> pd.DataFrame:
     """Pair each tuned model with its base wherever both were scored, on whole data sets and on regions.
 
     Returns:
-        base, tuned, pair_source, family, is_main, dataset, protocol, target, metric, base_score, tuned_score,
-        difference, gain_percent (NaN if the base score is not positive, or its interval is known and reaches 0: a
-        percentage of a score that may be 0 means nothing).
+        base, tuned, root (the untuned model at the start of the chain, the unit of all tests), relation, pair_source,
+        family, is_main, dataset, protocol, target, metric, base_score, tuned_score, difference, gain_percent (NaN if
+        the base score is not positive, or its interval is known and reaches 0: a percentage of a score that may be 0
+        means nothing). `relation` says what `base` is: "base"; "trained from", "LM adaptation" or "stage STAGE" where
+        they add something.
     """
-    tuned = scores.models[scores.models["base"] != ""].reset_index(names="tuned")
     keys = ["dataset", "protocol", "target", "metric"]
     tuned_rows = scores.rows.rename(columns={"model": "tuned", "score": "tuned_score"})
     base_rows = scores.rows.rename(columns={"model": "base", "score": "base_score", "low": "base_low"})
     paired = (
-        tuned[["base", "tuned", "pair_source", "family", "is_main"]]
-        .merge(tuned_rows.drop(columns="low"), on="tuned")
-        .merge(base_rows, on=["base", *keys])
+        _related(scores.models).merge(tuned_rows.drop(columns="low"), on="tuned").merge(base_rows, on=["base", *keys])
     )
     difference = paired["tuned_score"] - paired["base_score"]
     is_above_0 = (paired["base_score"] > 0) & ~(paired["base_low"] <= 0)
     gain = (100 * difference / paired["base_score"]).where(is_above_0, math.nan)
-    columns = ["base", "tuned", "pair_source", "family", "is_main", *keys, "base_score", "tuned_score"]
+    columns = [*_RELATED, *keys, "base_score", "tuned_score"]
     return paired[columns].assign(difference=difference, gain_percent=gain)
+
+
+_RELATED = ["base", "tuned", "root", "relation", "pair_source", "family", "is_main"]
+
+
+def _related(models: pd.DataFrame) -> pd.DataFrame:
+    """Which models are to be compared: the columns `_RELATED`."""
+    import pandas as pd
+
+    bases, starts = models["base"].to_dict(), models["trained_from"].to_dict()
+    roots = {name: _root(name, bases) for name in models.index}
+    staged = {roots[name] for name, base in bases.items() if base and bases.get(base)}
+    related = []
+    for tuned, base in bases.items():
+        root, start = roots[tuned], starts[tuned]
+        if base:
+            related.append((root, tuned, root, BASE))
+            if root in staged:
+                related.append((base, tuned, root, f"{STAGE} {models.at[tuned, 'stage'] or 'unknown'}"))
+        if start in models.index and start != base:
+            relation = TRAINED_FROM if base else ADAPTED
+            related.append((start, tuned, root if base else _root(start, bases), relation))
+    rows = pd.DataFrame(related, columns=_RELATED[:4], dtype=object)
+    return rows.join(models[["pair_source", "family", "is_main"]], on="tuned")
+
+
+def _root(name: str, bases: dict[str, str]) -> str:
+    """The model at the start of a chain of stages; the last that is known."""
+    seen = [name]
+    while (base := bases.get(seen[-1], "")) and base not in seen:
+        seen.append(base)
+    return seen[-1]
 
 
 def by_base(paired: pd.DataFrame) -> pd.DataFrame:
     """Mean difference and gain over the pairs of each base, per data set, protocol and metric."""
     measured = _measured(paired)
+    measured = measured[measured["relation"] == BASE]
     return measured.groupby([*_GROUP, "base"], sort=False, as_index=False).agg(
         family=("family", "first"), is_main=("is_main", "max"), n_pairs=("tuned", "size"),
         difference=("difference", "mean"), gain_percent=("gain_percent", "mean"),
@@ -60,7 +96,7 @@ def by_base(paired: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_family(paired: pd.DataFrame) -> pd.DataFrame:
-    """Mean over the pairs of each family, including pairs of models that are not main models.
+    """Mean over the pairs of each relation and family, including pairs of models that are not main models.
 
     Returns:
         n_pairs, n_bases, difference, gain_percent; by_base: mean difference over the family's bases; low, high: its
@@ -69,8 +105,8 @@ def by_family(paired: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for key, group in grouped(_measured(paired), [*_GROUP, "family"]):
-        base_means = group.groupby("base")["difference"].mean()
+    for key, group in grouped(_measured(paired), [*_GROUP, "relation", "family"]):
+        base_means = group.groupby("root")["difference"].mean()
         interval = bootstrap(base_means.to_numpy())
         rows.append({
             **key, "n_pairs": len(group), "n_bases": len(base_means),
@@ -81,7 +117,10 @@ def by_family(paired: pd.DataFrame) -> pd.DataFrame:
 
 
 def tests(scores: Scores, paired: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Test the null hypothesis "tuned minus base is 0" for each data set, protocol and metric.
+    """Test the null hypothesis "tuned minus base is 0" for each data set, protocol, metric and relation.
+
+    Under "trained from" all pairs are tested, those that start from another checkpoint with that one as the base: what
+    the test of "base" would be with the true parents.
 
     Args:
         scores: the scores the pairs were made from; with `by_subject` the interval also covers other subjects.
@@ -89,17 +128,39 @@ def tests(scores: Scores, paired: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         seed: of the random sign flips and bootstrap draws.
 
     Returns:
-        The columns of the table "tuning_tests"; p_adjusted is p_sign_flip after Benjamini-Hochberg over all rows.
+        The columns of the table "tuning_tests"; p_adjusted is p_sign_flip after Benjamini-Hochberg over the rows of a
+        relation.
     """
     import pandas as pd
 
-    main = _measured(paired[paired["is_main"]])
-    rows = [{**key, **_test(group, _by_subject(scores, group), seed)} for key, group in grouped(main, _GROUP)]
+    main = _with_true_parents(_measured(paired[paired["is_main"]]))
+    groups = grouped(main, [*_GROUP, "relation"])
+    rows = [{**key, **_test(group, _by_subject(scores, group), seed)} for key, group in groups]
     table = pd.DataFrame(rows)
     if rows:
-        adjusted = benjamini_hochberg(table["p_sign_flip"].to_numpy(float))
-        table.insert(table.columns.get_loc("p_sign_flip") + 1, "p_adjusted", adjusted)
+        table.insert(table.columns.get_loc("p_sign_flip") + 1, "p_adjusted", math.nan)
+        for _, family in table.groupby("relation", sort=False):
+            table.loc[family.index, "p_adjusted"] = benjamini_hochberg(family["p_sign_flip"].to_numpy(float))
     return table
+
+
+def of_base(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of "comparisons" or "tuning_tests" that compare tuned models with their untuned bases.
+
+    Tables of an earlier version have no other rows.
+    """
+    return rows[rows["relation"].fillna(BASE) == BASE] if "relation" in rows else rows
+
+
+def _with_true_parents(paired: pd.DataFrame) -> pd.DataFrame:
+    """Complete the relation "trained from": models without such a row are paired with their base."""
+    import pandas as pd
+
+    keys = [*_GROUP, "tuned"]
+    started = paired.loc[paired["relation"] == TRAINED_FROM, keys]
+    others = paired[paired["relation"] == BASE].merge(started[_GROUP].drop_duplicates(), on=_GROUP)
+    has_start = pd.MultiIndex.from_frame(others[keys]).isin(pd.MultiIndex.from_frame(started))
+    return pd.concat([paired, others[~has_start].assign(relation=TRAINED_FROM)], ignore_index=True)
 
 
 def _measured(paired: pd.DataFrame) -> pd.DataFrame:
@@ -110,13 +171,13 @@ def _test(group: pd.DataFrame, subjects: pd.DataFrame | None, seed: int) -> dict
     """All tests of one data set, protocol and metric; `subjects` as from `_by_subject`."""
     from scipy import stats
 
-    base_means = group.groupby("base")[["difference", "gain_percent"]].mean()
+    base_means = group.groupby("root")[["difference", "gain_percent"]].mean()
     differences = base_means["difference"].to_numpy()
     flips, (p_wilcoxon, rank_biserial) = sign_flip(differences, seed), _wilcoxon(differences)
     interval, interval_over = _interval(differences, subjects, seed)
     gains = base_means["gain_percent"].dropna().to_numpy()
     gain_interval = bootstrap(gains, seed=seed)
-    mixed = mixed_model(group["difference"].to_numpy(), group["base"].to_numpy())
+    mixed = mixed_model(group["difference"].to_numpy(), group["root"].to_numpy())
     testable = len(group) > 1 and np.ptp(group["difference"]) > 0
     return {
         "n_pairs": len(group), "n_bases": len(differences), "n_subjects": 0 if subjects is None else subjects.shape[1],
@@ -155,7 +216,7 @@ def _interval(differences: Floats, subjects: pd.DataFrame | None, seed: int) -> 
 
 
 def _by_subject(scores: Scores, group: pd.DataFrame) -> pd.DataFrame | None:
-    """(base, subject) mean difference over the pairs of a base; None without scores of single subjects.
+    """(root, subject) mean difference over the pairs of a base; None without scores of single subjects.
 
     Subjects without a score for one of the pairs are left out.
     """
@@ -171,7 +232,7 @@ def _by_subject(scores: Scores, group: pd.DataFrame) -> pd.DataFrame | None:
     difference = by_model.loc[names["tuned"]].to_numpy() - by_model.loc[names["base"]].to_numpy()
     table = by_model.iloc[:0].reindex(group.index).astype(float)
     table[:] = difference
-    table = table.dropna(axis="columns").groupby(group["base"]).mean()
+    table = table.dropna(axis="columns").groupby(group["root"]).mean()
     return table if table.shape[1] > 1 else None
 
 

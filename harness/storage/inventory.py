@@ -15,12 +15,18 @@ from typing import Any
 
 from harness.storage import table_files, tables, transfer
 from harness.storage.manifest import CorruptUnit, StoredUnit, find_unit
-from harness.storage.origin import CORPORA_VERSION, FEATURES_VERSION, SCORES_VERSION, SURPRISALS_VERSION
+from harness.storage.origin import (
+    CORPORA_VERSION,
+    FEATURES_VERSION,
+    LOCALISERS_VERSION,
+    SCORES_VERSION,
+    SURPRISALS_VERSION,
+)
 from harness.storage.store import STALE_S, Store
 
 SCHEMAS = {
     "features": FEATURES_VERSION, "ceilings": SCORES_VERSION, "scores": SCORES_VERSION, "corpora": CORPORA_VERSION,
-    "surprisals": SURPRISALS_VERSION,
+    "surprisals": SURPRISALS_VERSION, "localisers": LOCALISERS_VERSION,
 }  # fmt: skip
 
 

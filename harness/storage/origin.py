@@ -12,8 +12,10 @@ from pathlib import Path
 # Increase the first when extraction changes its results, the second when scoring does. Older units are not reused then.
 FEATURES_VERSION = 5
 SCORES_VERSION = 8
-# Increase the first when surprisals of words change, the second when corpora are divided into words differently.
+# Increase the first when surprisals of words change, the second when the t of units does, the third when corpora are
+# divided into words differently.
 SURPRISALS_VERSION = 1
+LOCALISERS_VERSION = 1
 CORPORA_VERSION = 1
 
 

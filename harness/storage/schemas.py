@@ -45,8 +45,18 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     },
     "model_scores": {
         **_ORIGIN, "stack": _TEXT, "layer": _WHOLE, "layer_folds": _WHOLE, "layer_choice": _TEXT, "target": _TEXT,
-        **_SCORE, "r_low": _REAL, "r_high": _REAL, "interval_kind": _TEXT, "n_neuroids": _WHOLE, "n_nan": _WHOLE,
-        "n_missing": _WHOLE, **_UNIQUE, **_SIZE,
+        **_SCORE, "r_low": _REAL, "r_high": _REAL, "r_mad": _REAL, "interval_kind": _TEXT, "n_neuroids": _WHOLE,
+        "n_nan": _WHOLE, "n_missing": _WHOLE, **_UNIQUE, **_SIZE,
+    },
+    "similarity_scores": {
+        **_ORIGIN, "target": _TEXT, "subject": _TEXT, "stack": _TEXT, "layer": _WHOLE, "layer_folds": _WHOLE,
+        "layer_choice": _TEXT, "value": _REAL, "value_low": _REAL, "value_high": _REAL, "value_mad": _REAL,
+        "interval_kind": _TEXT, "ceiling": _REAL, "ceiling_low": _REAL, "ceiling_high": _REAL, "ceiling_kind": _TEXT,
+        "ratio": _REAL, "n_subjects": _WHOLE, "n_neuroids": _WHOLE, **_SIZE, "note": _TEXT,
+    },
+    "similarity_layers": {
+        **_ORIGIN, "target": _TEXT, "subject": _TEXT, "stack": _TEXT, "layer": _WHOLE, "value": _REAL, "inner": _REAL,
+        "chosen": _FLAG, "n_neuroids": _WHOLE, **_SIZE, "note": _TEXT,
     },
     "word_surprisals": {
         **_ORIGIN, "passage": _TEXT, "sentence": _TEXT, "word_id": _TEXT, "word": _TEXT, "surprisal_bits": _REAL,
@@ -72,11 +82,13 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     },
     "model_properties": {
         **_SOURCE, "next_word_text": _TEXT, "next_word_loss": _REAL, "next_word_perplexity": _REAL,
-        "next_word_accuracy": _REAL, "family": _TEXT, "tuned_from": _TEXT, "pair_source": _TEXT, "n_parameters": _WHOLE,
+        "next_word_accuracy": _REAL, "family": _TEXT, "tuned_from": _TEXT,
+        "trained_from": _TEXT, "stage": _TEXT, "pair_source": _TEXT, "n_parameters": _WHOLE,
         "n_layers": _WHOLE, "hidden_size": _WHOLE, "context_size": _WHOLE, "vocabulary": _WHOLE,
     },
     "comparisons": {
-        "run": _TEXT, "base": _TEXT, "tuned": _TEXT, "pair_source": _TEXT, "dataset": _TEXT, "protocol": _TEXT,
+        "run": _TEXT, "base": _TEXT, "tuned": _TEXT, "relation": _TEXT, "root": _TEXT, "pair_source": _TEXT,
+        "dataset": _TEXT, "protocol": _TEXT,
         "target": _TEXT, "metric": _TEXT, "base_score": _REAL, "tuned_score": _REAL, "difference": _REAL,
         "gain_percent": _REAL,
     },
@@ -86,8 +98,9 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "p_adjusted": _REAL, "n_folds": _WHOLE, "n_subjects": _WHOLE, "n_others": _WHOLE, "method": _TEXT,
     },
     "tuning_tests": {
-        "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "n_pairs": _WHOLE, "n_bases": _WHOLE,
-        "n_subjects": _WHOLE, "gain_percent": _REAL, "gain_percent_bases": _REAL, "gain_low": _REAL, "gain_high": _REAL,
+        "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "relation": _TEXT, "n_pairs": _WHOLE,
+        "n_bases": _WHOLE, "n_subjects": _WHOLE, "gain_percent": _REAL, "gain_percent_bases": _REAL, "gain_low": _REAL,
+        "gain_high": _REAL,
         "difference": _REAL, "low": _REAL, "high": _REAL, "interval_over": _TEXT, "p_interval": _REAL, "d_z": _REAL,
         "p_sign_flip": _REAL, "p_adjusted": _REAL, "p_min": _REAL, "p_wilcoxon": _REAL, "rank_biserial": _REAL,
         "mixed_difference": _REAL, "mixed_low": _REAL, "mixed_high": _REAL, "mixed_df": _REAL, "p_mixed": _REAL,
@@ -97,6 +110,19 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "population": _TEXT, "unit": _TEXT,
         "property": _TEXT, "covariate": _TEXT, "n": _WHOLE, "n_values": _WHOLE, "r": _REAL, "r_low": _REAL,
         "r_high": _REAL, "p": _REAL, "p_adjusted": _REAL, "n_tests": _WHOLE,
+    },
+    "trajectories": {
+        "run": _TEXT, "training": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "n_seeds": _WHOLE,
+        "n_checkpoints": _WHOLE, "first_step": _WHOLE, "last_step": _WHOLE, "first_tokens": _REAL, "last_tokens": _REAL,
+        "first_score": _REAL, "last_score": _REAL, "rho": _REAL, "p": _REAL, "peak_step": _WHOLE, "peak_tokens": _REAL,
+        "peak_score": _REAL, "peak_low": _REAL, "peak_high": _REAL, "decline": _REAL, "decline_low": _REAL,
+        "decline_high": _REAL, "decline_p": _REAL,
+    },
+    "trajectory_tests": {
+        "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "training": _TEXT, "other": _TEXT,
+        "statistic": _TEXT, "difference": _REAL, "low": _REAL, "high": _REAL, "p": _REAL, "n_seeds": _WHOLE,
+        "low_seeds": _REAL, "high_seeds": _REAL, "p_seeds": _REAL, "p_larger": _REAL, "p_adjusted": _REAL,
+        "x": _TEXT, "first_x": _REAL, "last_x": _REAL, "n_points": _WHOLE, "method": _TEXT,
     },
     "benchmark_scores": {
         "model": _TEXT, "revision": _TEXT, "benchmark": _TEXT, "category": _TEXT, "task": _TEXT, "metric": _TEXT,
@@ -116,6 +142,11 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "n_windows": _WHOLE, "n_reencoded": _WHOLE, "n_oom": _WHOLE, "batch_tokens": _WHOLE, "seconds": _REAL,
         "parity_states": _REAL, "parity_nats": _REAL, "reused": _FLAG, "recoveries": _WHOLE, "notes": _TEXT,
         "libraries": _TEXT,
+    },
+    "localised_units": {
+        **_SOURCE, "key": _TEXT, "contrast": _TEXT, "contrast_hash": _TEXT, "n_sentences": _WHOLE,
+        "n_non_words": _WHOLE, "seed": _WHOLE, "stack": _TEXT, "layer": _WHOLE, "n_layer_units": _WHOLE,
+        "n_chosen": _WHOLE, "t_low": _REAL, "t_high": _REAL, "n_unmeasurable": _WHOLE,
     },
     "watched": {
         "created": _TEXT, "source": _TEXT, "spec_hash": _TEXT, "model": _TEXT, "revision": _TEXT,

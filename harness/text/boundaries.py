@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.records import Context, Integers, Retokenised
 
@@ -43,6 +44,17 @@ def retokenised(context: Context, ids: Integers, offsets: Integers, tokenizer: A
     return {
         k: _of_stimulus(k, ids, *different[int(end)], context) for k, end in enumerate(ends) if int(end) in different
     }
+
+
+def is_prompt(context: Context, offsets: Integers) -> NDArray[np.bool_]:
+    """(token,) whether a token belongs to the prompt: it ends within it, and is not the one space before the text.
+
+    That space belongs to the first word, as between words, whether the tokenizer joins the two or not.
+    """
+    n = context.n_prompt
+    is_space = (offsets[:, 0] == n - 1) & (context.text[n - 1 : n] == " ")
+    is_inside: NDArray[np.bool_] = (offsets[:, 1] <= n) & ~is_space & (n > 0)
+    return is_inside
 
 
 def _tail(text: str, end: int) -> int:
@@ -90,5 +102,6 @@ def _of_stimulus(
     differs = np.flatnonzero(ids[:n] != prefix_ids[:n])
     n_kept = int(differs[0]) if len(differs) else n
     begin = context.spans[stimulus - 1, 1] if stimulus else context.spans[0, 0] - 1  # as in tokens.encode
-    n_own = max(1, int((prefix_offsets[:, 1] - 1 >= begin).sum()))
+    is_own = (prefix_offsets[:, 1] - 1 >= begin) & ~is_prompt(context, prefix_offsets)
+    n_own = max(1, int(is_own.sum()))
     return Retokenised(n_kept, prefix_ids[n_kept:], n_own)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from harness.records import Context, Stimuli
+from harness.variants import Condition
 
 # Longer texts are divided into pieces of PIECE stimuli to bound memory. Each piece is preceded by the LEAD stimuli
 # before it, more than a window holds.
@@ -98,6 +99,16 @@ def shuffled(stimuli: Stimuli, seed: int) -> Stimuli:
         if isinstance(column, tuple | np.ndarray) and len(column)
     }
     return replace(stimuli, **reordered)
+
+
+def prompted(context: Context, condition: Condition) -> Context:
+    """Put the prompt of a condition before a context, literally, and move the spans of the stimuli.
+
+    Whatever the rule of the contexts, each begins with the prompt: each stimulus under "none" and "window", each
+    sentence or passage, each piece of a corpus.
+    """
+    n = len(condition.before)
+    return Context(condition.before + context.text, context.stimulus_ids, context.spans + n, n)
 
 
 def _with_words_shuffled(text: str, rng: np.random.Generator) -> str:

@@ -7,7 +7,7 @@ before a word therefore belongs to the word (" you") with every tokenizer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,15 +33,61 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
     Raises:
         ValueError: if too many tokens are unknown, if the tokens do not decode to the text, if a stimulus has no token,
             or if the model lacks a token.
+
+    A prompt at the beginning is tokenised together with the text, so that the words have the same tokens as elsewhere.
+    Where a token would hold characters of both (a quotation mark and the word after it), they are tokenised separately,
+    so that the tokens of the stimuli are theirs alone.
     """
+    if not context.n_prompt:
+        return _encode(context, tokenizer, n_embeddings)
+    prompt, text = context.text[: context.n_prompt], context.text[context.n_prompt :]
+    before = np.asarray(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
+    _require_known(prompt, before, tokenizer)
+    offsets = _offsets(tokenizer(context.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False))
+    crosses = (offsets[:, 0] < len(prompt.rstrip())) & (offsets[:, 1] > len(prompt))
+    if not crosses.any():
+        encoded = _encode(context, tokenizer, n_embeddings)
+        n_prompt = int(boundaries.is_prompt(context, offsets).sum())
+        if all(own.n_kept >= n_prompt for own in encoded.retokenised.values()):
+            return replace(encoded, n_prompt=n_prompt)
+    require_fit(before, tokenizer, n_embeddings)
+    alone = Context(text, context.stimulus_ids, context.spans - context.n_prompt)
+    return _after_prompt(_encode(alone, tokenizer, n_embeddings), before)
+
+
+def _require_known(prompt: str, ids: Integers, tokenizer: Any) -> None:
+    """Raise ValueError if much of a prompt is unknown to the tokenizer."""
+    unknown = np.isin(ids, sorted(tokenizer_facts.of(tokenizer).unknown))
+    if len(ids) and float(np.mean(unknown)) > MAX_UNKNOWN_SHARE:
+        raise ValueError(
+            f"the tokenizer maps {np.mean(unknown):.0%} of the prompt {prompt[:80]!r} to its unknown token; write the "
+            "prompt in characters that the model has."
+        )
+
+
+def _after_prompt(encoded: Tokens, prompt: Integers) -> Tokens:
+    """Put the tokens of a prompt before those of a text."""
+    n = len(prompt)
+    retokenised = {key: replace(own, n_kept=own.n_kept + n) for key, own in encoded.retokenised.items()}
+    owners = np.concatenate([np.full(n, -1, dtype=np.int64), encoded.owners])
+    last = np.where(encoded.last >= 0, encoded.last + n, -1)
+    return Tokens(np.concatenate([prompt, encoded.ids]), owners, last, encoded.stimulus_ids, retokenised, n)
+
+
+def _offsets(encoded: Any) -> Integers:
+    return np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+
+
+def _encode(context: Context, tokenizer: Any, n_embeddings: int | None) -> Tokens:
+    """Tokenise a context as one text."""
     encoded = tokenizer(context.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids = np.asarray(encoded["input_ids"], dtype=np.int64)
-    offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    ids, offsets = np.asarray(encoded["input_ids"], dtype=np.int64), _offsets(encoded)
     ends = offsets[:, 1] - _spaces_taken(ids, offsets, context.text, tokenizer)
     require_fit(ids, tokenizer, n_embeddings)
     owners = np.searchsorted(context.spans[:, 1], ends - 1, side="right")
     begins = context.spans[0, 0] - 1 if len(context.spans) else 0  # the space before a stimulus belongs to it
-    owners = np.where((owners < len(context.stimulus_ids)) & (ends - 1 >= begins), owners, -1)
+    is_text = (ends - 1 >= begins) & ~boundaries.is_prompt(context, offsets)
+    owners = np.where((owners < len(context.stimulus_ids)) & is_text, owners, -1)
     last = np.full(len(context.stimulus_ids), -1, dtype=np.int64)
     last[owners[owners >= 0]] = np.flatnonzero(owners >= 0)  # later tokens overwrite earlier ones
     retokenised = boundaries.retokenised(context, ids, offsets, tokenizer)
@@ -179,12 +225,12 @@ class Window:
     """Tokens of one forward pass of a causal stack.
 
     Attributes:
-        ids: `n_prefix` special tokens, then tokens of the context from `start`.
+        ids: `n_prefix` tokens (BOS and prompt), then tokens of the context from `start`.
         context: index of the context.
         start: first token of the context in the window.
         first: first token for which this window's results are used.
         at, rows: positions in `ids` that are pooled, and the row (stimulus over all contexts) of each.
-        n_prefix: number of special tokens at the beginning.
+        n_prefix: number of tokens of BOS and prompt at the beginning.
         is_end: whether the window ends with the text.
         retokenised: the retokenised stimulus that this window is for; -1 for a window of the whole text.
     """
@@ -209,7 +255,8 @@ def cut(
 
     Args:
         tokens: one per context.
-        limit: maximum number of tokens in a window, including the prefix.
+        limit: maximum number of tokens in a window, including the prefix and the prompt of the context, if it has one.
+            The prompt stands in every window, so that no stimulus is read without it.
         prefix: special token ids before a text (BOS).
         overlap: see `windows`.
         pooling: "last"; otherwise all tokens of a stimulus are pooled.
@@ -218,24 +265,27 @@ def cut(
     if bos not in {"window", "text", "none"}:
         raise ValueError(f"bos {bos!r} is unknown; use window, text or none.")
     begin = np.asarray(prefix if bos != "none" else (), dtype=np.int64)
-    no_prefix = begin[:0]
-    result, row, size = [], 0, limit - len(begin)
+    result, row = [], 0
     for context, encoded in enumerate(tokens):
         at, stimuli = _pooled(encoded, pooling)
-        last = encoded.last[stimuli]
-        bounds = windows(len(encoded.ids), size, overlap)
+        last, n, size = encoded.last[stimuli], encoded.n_prompt, limit - len(begin) - encoded.n_prompt
+        if n and size < 2:
+            raise ValueError(f"a prompt of {n} tokens leaves no room in a window of {limit}; shorten it.")
+        at_start = np.concatenate([begin, encoded.ids[:n]])
+        later = at_start[len(begin) :] if bos == "text" else at_start
+        bounds = [(start + n, end + n, first + n) for start, end, first in windows(len(encoded.ids) - n, size, overlap)]
         for start, end, first in bounds:
             inside = (last >= first) & (last < end) & (at >= start)
             if not inside.any() and not (encoded.owners[first:end] >= 0).any():
                 continue
-            before = no_prefix if start and bos == "text" else begin
+            before = later if start > n else at_start
             ids, pooled = np.concatenate([before, encoded.ids[start:end]]), at[inside] - start + len(before)
             is_end = end == len(encoded.ids)
             result.append(Window(ids, context, start, first, pooled, row + stimuli[inside], len(before), is_end))
         for stimulus, own in encoded.retokenised.items():
             ids, pooled = prefix_of(encoded, stimulus)
             start = max(next(s for s, end, _ in bounds if len(ids) <= end or end == len(encoded.ids)), len(ids) - size)
-            before = no_prefix if start and bos == "text" else begin
+            before = later if start > n else at_start
             pooled = (pooled[-1:] if pooling == "last" else pooled[pooled >= start]) - start + len(before)
             text, rows = np.concatenate([before, ids[start:]]), np.full(len(pooled), row + stimulus)
             result.append(Window(text, context, start, own.n_kept, pooled, rows, len(before), True, stimulus))
@@ -255,6 +305,27 @@ def _pooled(encoded: Tokens, pooling: str) -> tuple[Integers, Integers]:
     by_last &= ~np.isin(np.arange(len(encoded.last)), encoded.owners)  # only those without tokens of their own
     own = np.flatnonzero((encoded.owners >= 0) & np.append(in_common_pass, False)[encoded.owners])
     return np.append(own, encoded.last[by_last]), np.append(encoded.owners[own], np.flatnonzero(by_last))
+
+
+def source_of(encoded: Tokens, prefix: Integers, limit: int) -> tuple[Integers, int]:
+    """What an encoder reads of a prefix: the prompt, the last tokens that fit, and the end of the prompt.
+
+    Args:
+        encoded: tokens of the context.
+        prefix: (token,) ids from `prefix_of`.
+        limit: maximum number of tokens.
+
+    Returns:
+        (token,) ids, and the number of tokens after the prompt that were left out.
+
+    Raises:
+        ValueError: if the prompt leaves no room for the text.
+    """
+    n, after = encoded.n_prompt, np.asarray(encoded.after, dtype=np.int64)
+    if limit - len(after) <= n and (n or len(after)):
+        raise ValueError(f"a prompt of {n + len(after)} tokens leaves no room in a window of {limit}; shorten it.")
+    n_dropped = max(0, len(prefix) - (limit - len(after)))
+    return np.concatenate([prefix[:n], prefix[n + n_dropped :], after]), n_dropped
 
 
 def prefix_of(encoded: Tokens, stimulus: int) -> tuple[Integers, Integers]:

@@ -20,6 +20,8 @@ from harness.records import Features, Layer, LazyMapping, Stimuli, Surprisals
 from harness.storage.origin import FEATURES_VERSION, code_version, libraries
 from harness.storage.store import Store
 from harness.text import brainscore_texts, contexts
+from harness.text.localiser_texts import Contrast
+from harness.variants import Condition, UnitCount, base_name
 
 if TYPE_CHECKING:
     from harness.extraction.backends import Model
@@ -37,19 +39,35 @@ class FeatureSource:
     Attributes:
         name: name in the tables.
         kind: "untrained" is the model with randomly initialised weights, "shuffled" gets the words of each stimulus in
-            random order, "chat" gets the text as a user turn in the model's chat template.
+            random order, "chat" gets the text as a user turn in the model's chat template, "condition" gets it after a
+            prompt. "localised", "untrained localised" and "random units" are units chosen from all layers.
         revision: revision of the checkpoint, or content hash of a control's `file`; "" if there is neither.
         seed: seed of random weights, word order or features.
         checkpoint: the model's checkpoint; None for controls.
         file: path of a file that a control needs.
+        condition: the prompt of kind "condition".
+        n_units, contrast: of chosen units: their number, and the texts by which they are localised.
     """
 
     name: str
-    kind: Literal["model", "untrained", "shuffled", "chat", "control"]
+    kind: Literal[
+        "model",
+        "untrained",
+        "shuffled",
+        "chat",
+        "condition",
+        "localised",
+        "untrained localised",
+        "random units",
+        "control",
+    ]
     revision: str
     seed: int
     checkpoint: Checkpoint | None = None
     file: str = ""
+    condition: Condition | None = None
+    n_units: UnitCount | None = None
+    contrast: Contrast | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -57,14 +75,29 @@ class FeatureSource:
         if self.checkpoint is None:
             return {"control": self.name, "seed": self.seed, "revision": self.revision}
         reading = {"reading": self.checkpoint.reading} if self.checkpoint.reading else {}
-        if self.kind == "untrained":  # the untrained controls of a base and its tuned version are the same network
+        # The untrained controls of a base and its tuned version are the same network.
+        if self.kind in {"untrained", "untrained localised"}:
             return {"architecture": self.checkpoint.architecture, "seed": self.seed, **reading}
         variants: dict[str, dict[str, Any]] = {"shuffled": {"order": self.seed}, "chat": {"template": True}}
+        if self.condition:
+            variants["condition"] = {"prompt": [self.condition.before, self.condition.after]}
         return {"revision": self.revision, **variants.get(self.kind, {}), **reading}
+
+    @property
+    def network(self) -> FeatureSource:
+        """The source whose features these are: for chosen units the model, or its untrained control."""
+        if self.n_units is None:
+            return self
+        name = base_name(self.name)
+        plain = replace(self, name=name, kind="model", n_units=None, contrast=None)
+        is_untrained = self.kind == "untrained localised"
+        return replace(plain, name=f"{name}:untrained", kind="untrained") if is_untrained else plain
 
     def context_of(self, protocol: Protocol) -> str:
         """Value of the column `context` under a protocol."""
         suffixes = {"shuffled": ", words shuffled", "chat": ", chat template"}
+        if self.condition:
+            suffixes["condition"] = f", prompt {self.condition.template!r}"
         return protocol.context + suffixes.get(self.kind, "")
 
 
@@ -140,8 +173,9 @@ class FeatureUnit:
             settings = replace(settings, encoding="shared")
             texts = contexts.build(stimuli, settings.context, settings.context_words)
         extracted = extract(
-            model, texts, settings, states=self.states, surprisals=self.surprisals, in_chat=kind == "chat"
-        )
+            model, texts, settings, states=self.states, surprisals=self.surprisals, in_chat=kind == "chat",
+            condition=self.source.condition,
+        )  # fmt: skip
         arrays: dict[str, Any] = (
             {str(layer): matrix for layer, matrix in extracted.features.values.items()} if extracted.features else {}
         )
@@ -150,7 +184,8 @@ class FeatureUnit:
         if extracted.words is not None:
             arrays |= {name: getattr(extracted.words, name) for name in WORD_ARRAYS}
         facts = {
-            "schema": FEATURES_VERSION, "model": self.source.name, "context": settings.context, "dtype": self.dtype,
+            "schema": FEATURES_VERSION, "model": self.source.name, "dtype": self.dtype,
+            "context": self.source.context_of(settings) if self.source.condition else settings.context,
             "n_tokens": extracted.n_tokens, "host": platform.node(), "code_version": code_version(),
             "libraries": libraries(), **extracted.facts,
         }  # fmt: skip

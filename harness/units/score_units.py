@@ -16,9 +16,19 @@ import pyarrow.parquet as pq
 from harness.features import controls, hemodynamics
 from harness.features.principal_components import Reduction, RowReduction, feasible
 from harness.protocol import Kept, Protocol, Sampling, content_hash
-from harness.records import Ceiling, Dataset, Features, Responses, Surprisals, indices_of
+from harness.records import Ceiling, Dataset, Features, Integers, Layer, Responses, Surprisals, indices_of
 from harness.scoring import brain_scores as scoring
-from harness.scoring import folds, held_out, next_word, permutation, reader_slopes, reading_times, target_ceilings
+from harness.scoring import (
+    folds,
+    held_out,
+    next_word,
+    permutation,
+    reader_slopes,
+    reading_times,
+    similarity,
+    similarity_rows,
+    target_ceilings,
+)
 from harness.scoring.fitting import FitRunner, run_locally
 from harness.scoring.held_out import HeldOutFold
 from harness.scoring.reading_times import StoryScore
@@ -27,7 +37,9 @@ from harness.scoring.unique_variance import over_controls
 from harness.storage import tables
 from harness.storage.origin import SCORES_VERSION, code_version, now
 from harness.storage.store import Store
+from harness.units import localiser_units
 from harness.units.feature_units import FeatureSource, FeatureUnit, stored_embeddings, stored_features
+from harness.units.localiser_units import LocaliserUnit
 
 # Features on the rows of responses; reduced ones are computed for each fold.
 OnRows = Features | Reduction | RowReduction
@@ -52,6 +64,7 @@ class ScoreUnit:
         features: unit with the model's features; None for controls.
         beside: controls over which the unique variance of a model is computed.
         keep: "predictions" and "weights" to store beside the scores of brain recordings.
+        localiser: unit by which the source's units are chosen; None for whole layers.
     """
 
     source: FeatureSource
@@ -62,6 +75,12 @@ class ScoreUnit:
     features: FeatureUnit | None = None
     beside: tuple[FeatureSource, ...] = ()
     keep: tuple[Kept, ...] = ()
+    localiser: LocaliserUnit | None = None
+
+    @property
+    def needs(self) -> tuple[FeatureUnit | LocaliserUnit, ...]:
+        """The units that a model has to extract before this one can be scored."""
+        return tuple(unit for unit in (self.features, self.localiser) if unit)
 
     @cached_property
     def key(self) -> str:
@@ -73,12 +92,20 @@ class ScoreUnit:
             "features": self.features.key if self.features else None,
             "beside": [source.identity for source in self.beside],
         }  # fmt: skip
+        if self.localiser and self.source.n_units:
+            made_of["units"] = [self.localiser.key, self.source.n_units.text, self._draw_seed]
         return content_hash(made_of | ({"keep": sorted(self.keep)} if self.keep else {}))[:32]
+
+    @property
+    def _draw_seed(self) -> int | None:
+        """Seed of random units; None for localised ones."""
+        return self.source.seed if self.source.kind == "random units" else None
 
     def run(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: FitRunner = run_locally) -> None:
         """Score, and store the rows of each table as Parquet under this unit's key (all columns except the run).
 
-        What is to be kept is stored as `predictions.npz` and `weights.npz` beside them (units/README.md).
+        What is to be kept is stored as `predictions.npz` and `weights.npz` beside them (units/README.md), and the
+        chosen units, if any, as `units.npz`.
 
         Args:
             dataset: the data set.
@@ -93,6 +120,11 @@ class ScoreUnit:
             content = self._reading_tables(dataset, ceiling, store)
         else:
             content = self._text_tables(dataset, store)
+
+        if self.localiser:
+            arrays["units"] = localiser_units.as_arrays(
+                localiser_units.stored_t(self.localiser, store), self.chosen_units(store)
+            )
 
         def write(folder: Path) -> None:
             for name, table in content.items():
@@ -134,10 +166,27 @@ class ScoreUnit:
             "model_scores": brain.models(),
             "fold_scores": brain.by_fold.of_subjects(),
         }
+        rows |= self._similarities(features, responses, dataset, store)
         rows |= {"word_surprisals": self._word_rows(dataset, words, store)} if words else {}
         content = {"neuroid_scores": _concatenated("neuroid_scores", brain.neuroids())}
         content |= {"split_scores": _concatenated("split_scores", brain.by_fold.of_neuroids())} | _to_arrow(rows)
         return content, self._kept(features, responses, protocol, brain, by_fold)
+
+    def _similarities(
+        self, features: OnRows, responses: Responses, dataset: Dataset, store: Store
+    ) -> dict[str, list[dict[str, Any]]]:
+        """RSA and CKA of the features, without reduction to components; not under EQUAL, whose aim is that reduction.
+
+        Under BRAINSCORE2026 they are those of PAPER, but for the texts.
+        """
+        if self.protocol.name == "equal":
+            return {}
+        if not isinstance(features, Features):
+            features, _ = replace(self, protocol=replace(self.protocol, components=0))._features(dataset, store)
+        assert isinstance(features, Features)  # noqa: S101 - only components depend on the fold
+        origin = self._origin("", store)
+        by_layer, of_source = similarity_rows.make(origin, features, responses, self.protocol, similarity.METRICS)
+        return {"similarity_layers": by_layer, "similarity_scores": of_source}
 
     def _kept(
         self, features: OnRows, responses: Responses, protocol: Protocol, brain: BrainRows, by_fold: list[HeldOutFold]
@@ -173,7 +222,15 @@ class ScoreUnit:
             return self._control_features(self.source, dataset), None
         features, words = stored_features(self.features, store)
         assert features is not None  # noqa: S101 - the unit stores hidden states
+        if self.localiser:  # the words' surprisals are those of the whole network
+            features, words = localiser_units.of_units(features, self.chosen_units(store)), None
         return self._on_rows(features, dataset, self.protocol.sampling), words
+
+    def chosen_units(self, store: Store) -> dict[Layer, Integers]:
+        """Layer -> (chosen,) indices of the localised or random units."""
+        assert self.localiser and self.source.n_units  # noqa: S101 - only for chosen units
+        t_by_layer = localiser_units.stored_t(self.localiser, store)
+        return localiser_units.choose(t_by_layer, self.source.n_units, self._draw_seed)
 
     def _control_features(self, source: FeatureSource, dataset: Dataset) -> OnRows:
         """A control's features on the rows of the responses."""

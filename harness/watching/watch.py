@@ -12,7 +12,7 @@ import io
 import logging
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,9 @@ import fsspec
 import pyarrow.parquet as pq
 
 from harness.checkpoints import checkpoints, fingerprints
+from harness.models import training_steps
 from harness.protocol import content_hash
 from harness.spec import EvaluationSpec
-from harness.statistics import scaling
 from harness.storage import tables, transfer
 from harness.storage.origin import now
 from harness.watching import sources
@@ -131,7 +131,7 @@ class CheckpointWatcher:
     @property
     def spec_hash(self) -> str:
         """Hash of the spec: attempts under another spec are not considered."""
-        return content_hash(asdict(self.spec))[:16]
+        return content_hash(self.spec.content)[:16]
 
     def once(self) -> WatchPass:
         """Make one pass: evaluate all new checkpoints, and retry each failed one once.
@@ -353,11 +353,12 @@ class History:
 
 def _step_before(model: str, names: list[str]) -> str | None:
     """Return the name of the same training's previous checkpoint; None if there is none."""
-    own = scaling.step_of(model)
-    steps = {name: scaling.step_of(name) for name in names}
+    own = training_steps.of_name(model)
+    steps = {name: training_steps.of_name(name) for name in names}
     earlier = [
-        (step[1], name) for name, step in steps.items() if step and own and step[0] == own[0] and step[1] < own[1]
-    ]
+        (other.step, name) for name, other in steps.items()
+        if other and own and other[:2] == own[:2] and other.step < own.step
+    ]  # fmt: skip
     return max(earlier)[1] if earlier else None
 
 

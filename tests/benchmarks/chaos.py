@@ -108,10 +108,11 @@ def recoveries(out: str, run: str) -> int:
 
 
 def processes(what: str) -> Iterator[psutil.Process]:
-    """Ray's processes of such a title."""
-    for process in psutil.process_iter(["cmdline"]):
-        if what in " ".join(process.info["cmdline"] or []):
-            yield process
+    """Ray's processes of such a title that this one started."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if what in " ".join(process.cmdline()):
+                yield process
 
 
 def kill_one(what: str, after_s: float, do: Callable[[psutil.Process], Any] = psutil.Process.kill) -> threading.Event:

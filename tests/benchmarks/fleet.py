@@ -58,6 +58,10 @@ class StandIn:
         """As of a model's actor."""
         return ray.get_runtime_context().get_node_id(), tuple(int(gpu) for gpu in ray.get_gpu_ids())
 
+    def become(self, checkpoint: Any, placement: Placement) -> None:
+        """As of a model's actor."""
+        self.placement, self.is_loaded = placement, False
+
     def extract(self, unit: FeatureUnit) -> float:
         """Store features after the time that the plan says."""
         from safetensors.numpy import save_file

@@ -194,6 +194,25 @@ def page_of(out, run=None):
     return Page(Path(report.write(out, run)).read_text(encoding="utf-8"))
 
 
+def test_rsa_and_cka_have_a_section_with_controls_beside_models(tmp_path):
+    values = {"tiny-llama": 0.31, "random": 0.006, "length": NAN}
+    rows = [
+        fill("similarity_scores", **{**source(model, "synthetic", protocol), "metric": metric}, target="all",
+             value=value, value_low=value - 0.05, value_high=value + 0.05, stack="decoder", layer=3,
+             ceiling=0.5 if protocol == "strict" else NAN, ratio=value / 0.5 if protocol == "strict" else NAN)
+        for model, value in values.items() for protocol in ("strict", "paper") for metric in ("rsa", "cka")
+    ]  # fmt: skip
+    out = write_tables(tmp_path)
+    assert "RSA and CKA" not in page_of(out).text
+    put(out, "similarity_scores", [*rows, {**rows[0], "subject": "p1", "value": 0.777}])
+    text = page_of(out).text
+    assert "RSA and CKA Similarity without a fit." in text
+    assert "tiny-llama model decoder.3 0.310 0.260 to 0.360 0.500 0.62 decoder.3 0.310 0.260 to 0.360 – –" in text
+    assert "0.777" not in text
+    assert text.count("random control decoder.3 0.006") == 2
+    assert "CKA. Interval" in report.markdown(out)
+
+
 def test_a_recovered_planted_layer_is_reported(tmp_path):
     text = page_of(write_tables(tmp_path)).text
     assert "Planted layer recovered" in text

@@ -84,10 +84,11 @@ def during_extraction(do):
     def watch():
         until = time.monotonic() + 60
         while time.monotonic() < until:
-            for process in psutil.process_iter(["name", "cmdline"]):
-                if "ray::ModelActor.extract" in " ".join(process.info["cmdline"] or []):
-                    do(process)
-                    return
+            for process in psutil.Process().children(recursive=True):  # other sessions on this machine live on
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if "ray::ModelActor.extract" in " ".join(process.cmdline()):
+                        do(process)
+                        return
             time.sleep(0.02)
 
     thread = threading.Thread(target=watch, daemon=True)

@@ -40,6 +40,9 @@ class Recorder:
     def where(self):
         return ray.get_runtime_context().get_node_id(), tuple(int(gpu) for gpu in ray.get_gpu_ids())
 
+    def become(self, checkpoint, placement):
+        self.checkpoint = checkpoint
+
     def extract(self, unit):
         started, (word,) = time.time(), unit.stimuli.texts
         if word == "kills" or (word == "kills once" and self.store.manifest("features", "first") is None):
@@ -55,7 +58,13 @@ class Recorder:
         return 0.15
 
     def _put(self, unit, started):
-        facts = {"started": started, "ended": time.time(), "gpus": ray.get_gpu_ids(), "node": self.where()[0]}
+        facts = {
+            "started": started,
+            "ended": time.time(),
+            "gpus": ray.get_gpu_ids(),
+            "node": self.where()[0],
+            "pid": os.getpid(),
+        }
         self.store.put("features", unit.key, lambda folder: (folder / "f").write_text(""), facts)
 
 
@@ -135,6 +144,20 @@ def _assert_no_gpu_is_overcommitted(facts, placements):
         for _, change in sorted(changes):
             used += change
             assert used <= 1 + 1e-6
+
+
+def test_small_models_share_a_process_one_after_the_other_and_large_ones_do_not(cluster, store):
+    queue = ModelQueue(store, "cpu", ProgressListener())
+    small = [unit_of(f"small{k}", 1e6, "wrong" if k == 2 else "normal") for k in range(12)]
+    large = [unit_of(f"large{k}", 8e8) for k in range(6)]
+    queue.add(*small, *large)
+    results = {result.unit.source.name: result for result in finish(queue)}
+    assert [name for name, result in results.items() if result.error] == ["small2"]
+    pids = {name: store.manifest("features", result.unit.key)["pid"] for name, result in results.items()
+            if not result.error}  # fmt: skip
+    assert len({pid for name, pid in pids.items() if name.startswith("small")}) < 9
+    assert len({pid for name, pid in pids.items() if name.startswith("large")}) == 6
+    assert not queue.workers and not queue.finished
 
 
 def test_a_model_that_fits_nowhere_is_refused_with_a_reason_before_anything_runs(cluster, store):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from pandas.testing import assert_frame_equal
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -18,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from harness import datasets
 from harness.report import page
-from harness.runs import assemble, pipeline
+from harness.runs import assemble, pipeline, ray_session
 from harness.runs.pipeline import RunOptions
 from harness.runs.workload import make_workload
 from harness.spec import quickstart as quickstart_spec
@@ -115,7 +116,6 @@ def test_the_planted_surprisal_is_found_in_the_reading_times(out, outcome):
 def test_every_table_can_be_read_by_pandas_duckdb_and_ray(out, outcome):
     import duckdb
     import pandas as pd
-    import ray
 
     for table in (name for name in tables.SCHEMAS if "run" in tables.SCHEMAS[name]):
         folder = tables.folder(out, table)
@@ -161,17 +161,26 @@ def test_a_second_run_computes_nothing_and_changes_nothing(out, outcome):
         assert frame.equals(tables.read(out, table)), table
 
 
-def test_lost_tables_are_assembled_again_from_the_units(out, outcome, tmp_path):
+@pytest.mark.parametrize("most_rows", [assemble.MOST_ROWS, 0], ids=["in this process", "with Ray Data"])
+def test_lost_tables_are_assembled_again_from_the_units(most_rows, out, outcome, tmp_path, monkeypatch):
+    monkeypatch.setattr(assemble, "MOST_ROWS", most_rows)
+    joined, join = [], ray_session.join
+    monkeypatch.setattr(ray_session, "join", lambda *to: (joined.append(to), join(*to)))
     copy = shutil.copytree(out, tmp_path / "copy")
     shutil.rmtree(copy / "tables")
     again = pipeline.run(quickstart_spec(), str(copy))
     assert again.n_computed == 0
-    columns = ["dataset", "protocol", "model", "target", "r"]
-    for frame in (tables.read(out, "model_scores"), tables.read(str(copy), "model_scores")):
-        assert len(frame)
-    assert _sorted(tables.read(out, "model_scores"), columns).equals(
-        _sorted(tables.read(str(copy), "model_scores"), columns)
-    )
+    assert bool(joined) == (most_rows == 0)  # small tables need no Ray
+    for table in assemble.SCORE_TABLES:
+        assert_same_rows(tables.read(out, table, outcome.run), tables.read(str(copy), table, again.run))
+        folders = [{path.parent.relative_to(root) for path in (root / "tables" / table).rglob("*.parquet")}
+                   for root in (Path(out), copy)]  # fmt: skip
+        assert folders[0] == folders[1]
+
+
+def assert_same_rows(one, other):
+    columns = [name for name in one if name not in {"created", "code_version"}]
+    assert_frame_equal(_sorted(one, columns)[columns], _sorted(other, columns)[columns])
 
 
 @pytest.mark.slow
@@ -330,6 +339,7 @@ def test_writing_a_table_is_retried_after_a_lost_node_and_leaves_no_staging_fold
         install(store, staging, final)
 
     monkeypatch.setattr(assemble, "_install", fail_once)
+    monkeypatch.setattr(assemble, "MOST_ROWS", 0)
     again = pipeline.run(quickstart_spec(), copy)
     assert calls.count("model_scores") == 2
     for table in ("neuroid_scores", "model_scores", "word_surprisals"):

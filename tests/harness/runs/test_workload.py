@@ -21,6 +21,7 @@ from harness.spec import EvaluationSpec
 from harness.storage.store import Store
 from harness.units.feature_units import FeatureSource, FeatureUnit, stored_features
 from harness.units.score_units import ScoreUnit
+from harness.variants import Condition
 
 pytestmark = pytest.mark.ray
 
@@ -142,3 +143,33 @@ def test_a_controls_variant_is_chosen_on_training_rows_under_every_protocol(tmp_
     assert row["r"] == nested.r <= best.r
     assert row["r"] > 0.9
     assert row["layer"] in {1, 2}
+
+
+def test_prompts_and_chosen_units_are_sources_of_their_own(shared, tmp_path):
+    folder = str(shared / "models" / "stories260K")
+    spec = EvaluationSpec(
+        "x", (folder,), ("futrell2018-2016", "tuckute2024"), ("strict",), controls=(), localise=("10%", "12"),
+        random_draws=2, conditions=(Condition("careful", "Read: "),),
+    )  # fmt: skip
+    workload = make_workload(spec, str(tmp_path), str(shared / "data"))
+    assert not workload.failures
+    units = [
+        f"stories260K:{name}-{n}" for n in ("10pct", "12") for name in ("localised", "untrained-localised")
+    ] + [f"stories260K:random-units-{n}" for n in ("10pct", "10pct-2", "12", "12-2")]  # fmt: skip
+    others = ["stories260K", "stories260K:untrained", "stories260K:condition-careful"]
+    assert sorted(source.name for source in workload.sources) == sorted(units + others)
+    by_dataset = {
+        name: {unit.source.name: unit for unit in workload.scores if unit.dataset == name} for name in spec.datasets
+    }
+    assert sorted(by_dataset["futrell2018-2016"]) == sorted(others)  # reading times have no units
+    scores = by_dataset["tuckute2024"]
+    assert sorted(scores) == sorted(units + others)
+    assert scores["stories260K:localised-12"].features.key == scores["stories260K"].features.key
+    assert scores["stories260K:untrained-localised-12"].features.key == scores["stories260K:untrained"].features.key
+    assert len({scores[name].localiser.key for name in units}) == 2  # of the model, and of its untrained control
+    assert len({unit.key for unit in scores.values()}) == len(scores)
+    prompted = scores["stories260K:condition-careful"]
+    assert prompted.features.key != scores["stories260K"].features.key
+    assert prompted.source.context_of(prompted.protocol) == "none, prompt 'Read: {stimulus}'"
+    plain = make_workload(replace(spec, localise=(), conditions=()), str(tmp_path), str(shared / "data"))
+    assert {unit.key for unit in plain.scores} <= {unit.key for unit in workload.scores}

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Features, Layer, LayerFit, Responses
@@ -241,3 +242,12 @@ def test_the_interval_of_pure_noise_rarely_excludes_zero(rule, at_most):
         chosen = aggregate.choose(fits, "max", responses, Target(np.arange(1)), 0)
         excluded += chosen.r_low > 0 or chosen.r_high < 0
     assert 1 <= excluded <= 200 * at_most
+
+
+def test_the_papers_error_bars_are_the_median_absolute_deviation_over_single_subjects():
+    responses = _responses(("s1", "s1", "s2", "s3", "group"), ("",) * 5)
+    r = [[0.1, 0.3, 0.5, 0.9, 0.0], [0.2, 0.4, 0.5, 0.7, 0.0]]  # subjects' means over folds: 0.25, 0.5, 0.8
+    chosen = aggregate.choose({Layer("decoder", 1): _fit(r)}, "max", responses, Target(np.arange(4)), 0)
+    assert chosen.r_mad == pytest.approx(stats.median_abs_deviation([0.25, 0.5, 0.8]))
+    one = aggregate.choose({Layer("decoder", 1): _fit(r)}, "max", responses, Target(np.arange(2)), 0)
+    assert np.isnan(one.r_mad)

@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 
 import pandas as pd
 import pytest
 
 from harness.cli import commands
 from harness.statistics import analysis, score_files
+from harness.statistics.tuning import of_base
 
 LOG_SIZE = "log10 n_parameters"
 
@@ -39,7 +41,7 @@ def correlation(analysis, name, population="tuned", covariate="", unit="model"):
 
 
 def test_gains_equal_the_recomputed_gains_of_the_paper(paper, printed):
-    gains = paper.tuning.set_index("dataset")["gain_percent"].round(2)
+    gains = of_base(paper.tuning).set_index("dataset")["gain_percent"].round(2)
     expected = printed["tuning_gain_percent"]["recomputed"]
     assert {f"{name}_r": gains[name] for name in gains.index if f"{name}_r" in expected} == expected
 
@@ -63,7 +65,7 @@ def test_partial_correlations_of_size_and_knowledge(paper):
 
 
 def test_sign_flips_over_the_bases_of_the_paper(paper):
-    rows = paper.tuning.set_index("dataset")
+    rows = of_base(paper.tuning).set_index("dataset")
     assert set(rows["n_bases"]) == {8}
     p = rows["p_sign_flip"]
     assert (round(p["pereira2018"], 3), round(p["blank2014"], 2), round(p["wehbe2014"], 2)) == (0.008, 0.36, 0.11)
@@ -71,12 +73,13 @@ def test_sign_flips_over_the_bases_of_the_paper(paper):
 
 
 def test_gains_of_families(paper):
-    rows = paper.families[paper.families["dataset"] == "average"].set_index("family")["gain_percent"].round(1)
+    families = of_base(paper.families)
+    rows = families[families["dataset"] == "average"].set_index("family")["gain_percent"].round(1)
     assert rows.to_dict() == {"t5": 7.5, "llama": 2.2, "gpt2": -2.3}
 
 
 def test_tuning_has_no_significant_effect_on_reading_times(paper):
-    assert paper.tuning.set_index("dataset").loc["futrell2018", "p_sign_flip"] > 0.05
+    assert of_base(paper.tuning).set_index("dataset").loc["futrell2018", "p_sign_flip"] > 0.05
 
 
 def test_three_sentences_summarise_the_analysis(paper):
@@ -95,10 +98,12 @@ def test_the_command_prints_tables_saves_them_and_prints_json(shared, tmp_path, 
     path = str(shared / "paper" / "scores.csv")
     assert commands.main(["analyse", path, "--save", str(tmp_path / "statistics")]) == 0
     printed = capsys.readouterr().out
-    assert "pereira2018  17     8      6.99" in printed
+    assert re.search(r"pereira2018 +base +17 +8 +6\.99", printed)
+    assert re.search(r"pereira2018 +trained from +17 +8 ", printed)
     assert "shown in the tables, left out of the tests" in printed
     saved = pd.read_csv(tmp_path / "statistics" / "tuning.csv")
-    assert saved["n_pairs"].tolist() == [17] * 5
+    assert saved["n_pairs"].tolist() == [17] * 10
+    assert saved["relation"].tolist().count("base") == 5
     assert commands.main(["analyse", path, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["tuning"][0]["gain_percent"] == pytest.approx(6.993, abs=1e-3)

@@ -209,3 +209,23 @@ def test_false_positives_of_folds_that_share_training_rows():
         shared = math.sqrt(RHO) * rng.normal() + math.sqrt(1 - RHO) * rng.normal(size=(10, 1))
         p.append(paired.compare(shared + 0.5 * rng.normal(size=(10, 5)), ONE, RHO).p())
     assert 0.027 <= np.mean(np.array(p) < 0.05) <= 0.075
+
+
+def test_variants_are_compared_with_their_own_model_alone():
+    """A prompt with none; localised units with as many random ones, the untrained control's, and the whole layer."""
+    kinds = {
+        "m:condition-x": "condition", "m:localised-8": "localised", "m:untrained-localised-8": "untrained localised",
+        "m:random-units-8": "random units", "m:random-units-8-2": "random units", "m:random-units-80": "random units",
+    }  # fmt: skip
+    scores = {name: noise(seed) for seed, name in enumerate(["m", "m2", *kinds])}
+    tests = paired.tests(fold_scores(scores, kinds), {})
+    of_variants = tests[tests["model"].isin(kinds)]
+    assert [(row.model, row.other, row.relation) for row in of_variants.itertuples()] == [
+        ("m:condition-x", "m", "no prompt"),
+        ("m:localised-8", "m:random-units-8", "random units"),
+        ("m:localised-8", "m:random-units-8-2", "random units"),
+        ("m:localised-8", "m:untrained-localised-8", "untrained control's localised units"),
+        ("m:localised-8", "m", "whole layer"),
+    ]
+    row = one_row(tests, "no prompt", "m:condition-x")
+    assert row["difference"] == pytest.approx((scores["m:condition-x"] - scores["m"]).mean())

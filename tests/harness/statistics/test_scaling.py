@@ -1,4 +1,4 @@
-"""Regression on model size, and checkpoints recognised by their names."""
+"""Regression on model size."""
 
 import math
 
@@ -62,21 +62,3 @@ def test_the_plotted_line_equals_scipy_and_is_most_certain_at_the_mean():
     assert line == pytest.approx(expected.intercept + expected.slope * grid)
     middle = len(grid) // 2  # the mean of x
     assert (high - low)[middle] == min(high - low)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("pythia-1b@step1000", ("pythia-1b", 1000)), ("runs/tuned/checkpoint-105", ("runs/tuned", 105)),
-     ("olmo@step_000500", ("olmo", 500)), ("m-2000steps", ("m", 2000)), ("llama-7b", None), ("gpt2", None),
-     ("t5-v1_1-xl", None), ("m@main", None)],
-)  # fmt: skip
-def test_checkpoints_are_recognised_by_their_names(name, expected):
-    assert scaling.step_of(name) == expected
-
-
-def test_a_score_that_rises_along_a_training_run_is_detected():
-    r = {f"m@step{k}": 0.1 * k for k in range(1, 7)} | {"other@step1": 0.3, "n": 0.2}
-    (row,) = scaling.trajectories(make_scores(r, dict.fromkeys(r, 1e6))).to_dict("records")
-    assert (row["training"], row["n_checkpoints"], row["first_step"], row["last_step"]) == ("m", 6, 1, 6)
-    assert row["rho"] == pytest.approx(1)
-    assert row["p"] == pytest.approx(2 / math.factorial(6), rel=0.01)

@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from harness.statistics import score_files, scores
+from harness.statistics import score_files, scores, tuning
 from harness.storage import tables
 
 NAN = math.nan
@@ -242,3 +242,15 @@ def test_scores_of_subjects_are_taken_at_the_chosen_layer(tmp_path):
 def test_scores_of_subjects_are_not_loaded_for_too_many_neuroids(tmp_path):
     chosen = brain({"a": 0.2}).assign(stack="decoder", layer=2, n_neuroids=scores.MOST_NEUROIDS + 1)
     assert scores.subject_scores(str(tmp_path), "run-1", chosen).empty
+
+
+def test_pairs_are_compared_by_rsa_and_cka_too():
+    """Of all subjects together; controls and single subjects are left out."""
+    of_run = scores.of_run("run", brain({"a": 0.2, "b": 0.3}), NO_READING, properties({"b": "a"}))
+    whole = brain({"a": 0.1, "b": 0.4, "oasm": 0.9}).assign(metric="cka", subject="", value_low=0.05)
+    similar = pd.concat([whole, whole.assign(subject="s1", r=0.8)]).rename(columns={"r": "value"})
+    (pair,) = tuning.pairs(scores.of_similarities(of_run, similar)).to_dict("records")
+    assert (pair["base"], pair["tuned"], pair["metric"]) == ("a", "b", "cka")
+    assert (pair["difference"], pair["gain_percent"]) == pytest.approx((0.3, 300))
+    empty = tables.schema("similarity_scores").empty_table().to_pandas()
+    assert tuning.pairs(scores.of_similarities(of_run, empty)).empty

@@ -182,3 +182,60 @@ def test_the_mixed_model_equals_statsmodels():
     assert fit.icc == pytest.approx(between / (between + expected.scale), rel=1e-3)
     error = (fit.high - fit.mean) / stats.t.ppf(0.975, fit.df)
     assert error == pytest.approx(expected.bse_fe[0], rel=1e-3)
+
+
+def relations(r, bases, **facts):
+    """Pairs of models with facts about them; facts: column -> model -> value."""
+    rows = brain(r)
+    properties = pd.DataFrame({
+        "model": list(r), "kind": "model", "tuned_from": [bases.get(name, "") for name in r], "n_parameters": 1e6,
+        "family": "", "pair_source": "table", "next_word_loss": NAN,
+        **{column: [values.get(name, "") for name in r] for column, values in facts.items()},
+    })  # fmt: skip
+    return scores.of_run("a test", rows, NO_READING, properties)
+
+
+def test_flan_t5_is_compared_with_both_its_parents():
+    """The paper's parent is T5 1.1; its training started from the LM-adapted T5. Their difference is given too."""
+    r = {"t5-xl": 0.20, "t5-xl-lm-adapt": 0.23, "flan-t5-xl": 0.25, "flan-alpaca-xl": 0.26, "llama-7b": 0.3,
+         "vicuna-7b": 0.31}  # fmt: skip
+    bases = {"flan-t5-xl": "t5-xl", "flan-alpaca-xl": "t5-xl", "vicuna-7b": "llama-7b"}
+    data = relations(r, bases)
+    paired = tuning.pairs(data)
+    differences = paired.set_index(["relation", "tuned"])["difference"].round(6).to_dict()
+    assert differences == {
+        ("base", "flan-t5-xl"): 0.05, ("trained from", "flan-t5-xl"): 0.02, ("base", "flan-alpaca-xl"): 0.06,
+        ("trained from", "flan-alpaca-xl"): 0.01, ("base", "vicuna-7b"): 0.01,
+        ("LM adaptation", "t5-xl-lm-adapt"): 0.03,
+    }  # fmt: skip
+    tests = tuning.tests(data, paired).set_index("relation")
+    assert tests["n_pairs"].to_dict() == {"base": 3, "trained from": 3, "LM adaptation": 1}
+    assert tests["n_bases"].to_dict() == {"base": 2, "trained from": 2, "LM adaptation": 1}
+    assert tests.loc["base", "difference"] == pytest.approx((0.055 + 0.01) / 2)
+    assert tests.loc["trained from", "difference"] == pytest.approx((0.015 + 0.01) / 2)
+
+
+def test_without_the_true_parent_there_is_one_relation():
+    data = relations({"t5-xl": 0.2, "flan-t5-xl": 0.25}, {"flan-t5-xl": "t5-xl"})
+    assert set(tuning.pairs(data)["relation"]) == {"base"}
+
+
+def test_each_stage_is_compared_with_the_one_before_and_with_the_base():
+    chain = ["olmo-2-1b", "olmo-2-1b-sft", "olmo-2-1b-dpo", "olmo-2-1b-rlvr1", "olmo-2-1b-instruct"]
+    r = dict(zip(chain, (0.20, 0.24, 0.25, 0.24, 0.27), strict=True))
+    data = relations(r, dict(zip(chain[1:], chain, strict=False)))
+    paired = tuning.pairs(data).set_index(["relation", "tuned"])
+    against_base = {name: paired.loc[("base", name), "difference"] for name in chain[1:]}
+    assert against_base == pytest.approx(dict(zip(chain[1:], (0.04, 0.05, 0.04, 0.07), strict=True)))
+    tests = tuning.tests(data, tuning.pairs(data)).set_index("relation")
+    assert tests["difference"].to_dict() == pytest.approx(
+        {"base": 0.05, "stage SFT": 0.04, "stage DPO": 0.01, "stage RL": 0.01}
+    )
+    assert (tests["n_bases"] == 1).all()
+    assert tests["n_pairs"].to_dict() == {"base": 4, "stage SFT": 1, "stage DPO": 1, "stage RL": 2}
+    assert set(tuning.by_base(tuning.pairs(data))["base"]) == {"olmo-2-1b"}
+
+
+def test_a_chain_that_names_itself_in_a_circle_ends():
+    data = relations({"a": 0.1, "b": 0.2}, {"a": "b", "b": "a"})
+    assert len(tuning.pairs(data)) > 0

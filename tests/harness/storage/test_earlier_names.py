@@ -77,15 +77,17 @@ def test_the_columns_of_attempts_as_an_earlier_version_wrote_them(tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("one_partition", [True, False], ids=["one model and corpus", "all units of a run"])
-def test_units_of_both_versions_are_assembled_into_one_table(one_partition, tmp_path):
+@pytest.mark.parametrize("way", ["one model and corpus", "all units of a run", "all units of a large run"])
+def test_units_of_both_versions_are_assembled_into_one_table(way, tmp_path, monkeypatch):
+    if way == "all units of a large run":
+        monkeypatch.setattr(assemble, "MOST_ROWS", 2)
     store, files = Store(str(tmp_path)), []
     for k, passage in enumerate(("then", "now", None)):
         values = {"run": None, "dataset": "d", "model": "m", "word_id": str(k), "passage": passage}
         rows = tables.rows_to_arrow("word_surprisals", [one_row("word_surprisals", **values)])
         files.append(f"{tmp_path}/{k}.parquet")
         pq.write_table(earlier_files.renamed("word_surprisals", rows) if passage == "then" else rows, files[-1])
-    if one_partition:
+    if way == "one model and corpus":
         assemble.write_partition(store, "word_surprisals", "r", "d", "m", files, dataset_version="v")
     else:
         assemble._write_scores(store, "r", "word_surprisals", files)
