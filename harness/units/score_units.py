@@ -184,6 +184,8 @@ class ScoreUnit:
         if not isinstance(features, Features):
             features, _ = replace(self, protocol=replace(self.protocol, components=0))._features(dataset, store)
         assert isinstance(features, Features)  # noqa: S101 - only components depend on the fold
+        if self.source.name == "oasm":
+            features = controls.oasm(responses)  # pairs of rows are compared also where it predicts nothing
         origin = self._origin("", store)
         by_layer, of_source = similarity_rows.make(origin, features, responses, self.protocol, similarity.METRICS)
         return {"similarity_layers": by_layer, "similarity_scores": of_source}
