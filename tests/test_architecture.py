@@ -19,17 +19,17 @@ ROOMS = [
     "models", "checkpoints", "delimited", "storage", "spec",
     "cluster", "knowledge", "text", "datasets", "features",
     "loading", "extraction", "scoring", "statistics", "conformance", "report",
-    "units", "runs", "watching", "cli",
+    "units", "runs", "tuning", "watching", "cli",
     "jobs",
 ]  # fmt: skip
 # Heavy libraries, and the rooms or modules in which they are imported.
 HOMES = {
-    "ray": {"runs", "cluster.jobs"},
+    "ray": {"runs", "cluster.jobs", "tuning.trainer"},
     "cupy": {"kernels", "cli.doctor"},
     "icu4py": {"text.sentences"},
-    "torch": {"checkpoints", "models.tiny", "loading", "extraction", "cli.doctor"},
+    "torch": {"checkpoints", "models.tiny", "loading", "extraction", "tuning", "cli.doctor"},
     "transformers": {"checkpoints", "models.tiny", "loading", "extraction"},
-    "peft": {"loading.adapters"},
+    "peft": {"loading.adapters", "tuning.adaptation", "tuning.publish"},
     "accelerate": {"loading.loaded_model"},
     "vllm": {"extraction.with_vllm", "extraction.vllm_connector"},
 }

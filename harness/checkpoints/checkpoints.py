@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Literal
 
 from harness import names
-from harness.checkpoints import adapter_config, fingerprints, hub, model_configs, pickles, special_ids, tokenizers
+from harness.checkpoints import (
+    adapter_config,
+    fingerprints,
+    hub,
+    model_configs,
+    pickles,
+    special_ids,
+    tokenizers,
+    training_records,
+)
 from harness.checkpoints.adapter_config import AdapterConfig
 from harness.checkpoints.headers import count as n_parameters_of
 from harness.checkpoints.headers import read_json, weight_files
@@ -22,6 +31,7 @@ from harness.checkpoints.model_configs import ModelConfig
 from harness.checkpoints.quantization import method_of, settings_of
 from harness.checkpoints.safetensors_file import header_of
 from harness.checkpoints.special_ids import SpecialIds
+from harness.checkpoints.training_records import TrainingRecord
 from harness.models.model_table import MODELS, Entry, current_name, find
 from harness.protocol import content_hash
 
@@ -52,7 +62,7 @@ class Checkpoint:
         is_encoder_decoder: whether the model has both stacks.
         architecture: hash of configuration and tokenizer, from which the untrained control is made.
         tuned_from: base model; "" if unknown.
-        pair_source: source of `tuned_from`: "table", "adapter", "model card", "name" or "".
+        pair_source: source of `tuned_from`: "table", "training record", "adapter", "model card", "name" or "".
         base_folder: folder with the base's weights, for a delta or an adapter; else "".
         hub_id, base_hub_id: repositories from which weights must still be fetched (`with_weights`); else "".
         n_heads: attention heads; 0 if not stated.
@@ -65,6 +75,7 @@ class Checkpoint:
             of `deltas.recipe_of`.
         quantization: method by which the stored weights are quantised; "" if they are not.
         fingerprint: `fingerprints.files_fingerprint` of the folder when it was resolved; with "+" and the base's.
+        training: base, arm, seed and step, for a checkpoint that `harness tune` wrote.
     """
 
     name: str
@@ -91,6 +102,7 @@ class Checkpoint:
     new_rows: str = ""
     quantization: str = ""
     fingerprint: str = field(default="", compare=False)
+    training: TrainingRecord | None = None
 
     @property
     def config_folder(self) -> str:
@@ -146,7 +158,7 @@ def _of_folder(name: str, folder: Path, allow_pickle: bool, base_name: str = "")
         pickles.require_allowed(folder, name, allow_pickle)
         n_parameters = None if adapter_config.is_alone(folder) else pickles.count(folder, name, allow_pickle)
     fingerprint, revision = fingerprints.files_fingerprint(folder), fingerprints.revision_of(folder)
-    checkpoint = _inspect(name, folder, revision, n_parameters, base_name, allow_pickle)
+    checkpoint = _with_training(_inspect(name, folder, revision, n_parameters, base_name, allow_pickle), folder)
     base_fingerprint = f"+{checkpoint.fingerprint}" if checkpoint.fingerprint else ""
     return replace(checkpoint, fingerprint=fingerprint + base_fingerprint)
 
@@ -243,6 +255,14 @@ def _of_entry(name: str, entry: Entry, allow_pickle: bool) -> Checkpoint:
             fingerprint=f"{checkpoint.fingerprint}+{base.fingerprint}",
         )
     return replace(checkpoint, tuned_from=entry.tuned_from, pair_source="table") if entry.tuned_from else checkpoint
+
+
+def _with_training(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """Return the checkpoint with its training record and the base that it names, if it has one."""
+    record = training_records.read(folder, checkpoint.name)
+    if record is None:
+        return checkpoint
+    return replace(checkpoint, training=record, tuned_from=record.parent, pair_source="training record")
 
 
 def _of_adapter(

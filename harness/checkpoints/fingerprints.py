@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.checkpoints import adapter_config, headers, pickles
+from harness.checkpoints import adapter_config, headers, pickles, training_records
 
 # Hashed file types; weights in other formats are not loaded.
 _HASHED = frozenset((
@@ -19,6 +19,7 @@ _HASHED = frozenset((
 # Trainer records that do not affect results.
 OF_TRAINERS = frozenset((
     "trainer_state.json", "all_results.json", "train_results.json", "eval_results.json", "test_results.json",
+    training_records.FILE,
 ))  # fmt: skip
 # Folder -> (fingerprint of file sizes and times when it was hashed, revision).
 _known: dict[str, tuple[str, str]] = {}

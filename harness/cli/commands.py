@@ -21,9 +21,11 @@ from harness.cli import (
     printing,
     property_commands,
     run_commands,
+    tuning_commands,
     watch_commands,
     word_commands,
 )
+from harness.cli.suggesting_parser import SuggestingParser
 from harness.spec import SPECS
 
 logger = logging.getLogger(__name__)
@@ -38,7 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: the arguments after `harness`; None reads them from `sys.argv`.
     """
-    arguments = parser().parse_args(argv)
+    made = parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        made.print_help()
+        return 0
+    arguments = made.parse_args(argv)
     logs.configure()
     try:
         status: int = arguments.command(arguments)
@@ -63,22 +69,33 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
+class _Version(argparse.Action):
+    """Prints the version and ends; it is looked up only then, since the commit is asked of git."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from harness.storage.origin import code_version
+
+        print(f"harness {code_version()}")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command, for `main` and for completion."""
-    made = argparse.ArgumentParser(
+    made = SuggestingParser(
         prog="harness", description="Score language models against brain recordings and reading times."
     )
+    made.add_argument("--version", action=_Version, nargs=0, help="show the version and commit of this program")
     subparsers = made.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, function: Callable[[argparse.Namespace], int], description: str) -> argparse.ArgumentParser:
         command = subparsers.add_parser(name, help=description, description=description)
-        command.set_defaults(command=function)
+        command.set_defaults(command=function, parser=command)
         command.add_argument("--json", action="store_true", help="print only one JSON document on stdout")
         return command
 
     for add_some in (
         _add_run, _add_cluster, _add_report, _add_analysis, _add_models, _add_plan, _add_datasets, _add_listings,
-        _add_texts, _add_checks,
+        _add_texts, _add_tuning, _add_checks,
     ):  # fmt: skip
         add_some(add)
     return made
@@ -304,6 +321,14 @@ def _add_texts(add: _Add) -> None:
     _add_device(properties)
     _add_encoding(properties)
     _add_data_root(properties)
+
+
+def _add_tuning(add: _Add) -> None:
+    tune = add("tune", tuning_commands.tune, "Tune a base model with and without instructions, saving checkpoints.")
+    tuning_commands.add_options(tune)
+    _add_allow_pickle(tune)
+    _add_own_models(tune)
+    _add_data_root(tune)
 
 
 def _add_checks(add: _Add) -> None:

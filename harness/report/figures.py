@@ -123,10 +123,10 @@ def layers(rows: pd.DataFrame, chosen: pd.DataFrame) -> list[str]:
     for protocol, scores in _by_protocol(rows):
         rings = {tuple(key) for key in of_protocol(chosen, protocol)[["model", "stack", "layer"]].to_numpy()}
         last = max(int(scores["layer"].max()), 1)
-        x_range, models = (0.0, float(last)), set(scores["model"])
+        x_range, labels = (0.0, float(last)), _labels(scores["model"])
         best_control = of_protocol(controls, protocol).tail(1)
         lines = [
-            *(_curve(curve, colours, rings, models) for _, curve in scores.groupby(["model", "stack"], sort=False)),
+            *(_curve(curve, labels, colours, rings) for _, curve in scores.groupby(["model", "stack"], sort=False)),
             *(_level(words, value, x_range, "5 3") for words, value in _ceilings(scores)),
             *(_level(f"{control.model} (control)", control.r, x_range, "1 3") for control in best_control.itertuples()),
         ]
@@ -144,6 +144,7 @@ def slopes(rows: pd.DataFrame) -> list[str]:
     rows = rows[rows["base_score"].notna() & rows["tuned_score"].notna()]
     best = rows.groupby("tuned")["tuned_score"].max().nlargest(MOST_PAIRS).index
     rows = rows[rows["tuned"].isin(best)]
+    labels = _labels(rows["tuned"])
     colours = _colours(rows["base"])
     y_range = span([*rows["base_score"], *rows["tuned_score"]])
     panels = []
@@ -152,7 +153,7 @@ def slopes(rows: pd.DataFrame) -> list[str]:
         for pair in pairs.itertuples():
             hover = f"{pair.base} {number(pair.base_score)} → {pair.tuned} {number(pair.tuned_score)}"
             points = [(0.0, pair.base_score, hover, False), (1.0, pair.tuned_score, hover, False)]
-            lines.append(Line(_label(pair.tuned), colours[pair.base], points))
+            lines.append(Line(labels[pair.tuned], colours[pair.base], points))
         steps = [(0.0, "base"), (1.0, "tuned")]
         panels.append(line_panel(protocol.upper(), "", lines, (-0.15, 1.0), y_range, steps))
     return panels
@@ -187,7 +188,8 @@ def _dot_panels(
     x_range = span([level for column in columns for level in rows[column]])
     names = in_order(rows, by)
     untrained = {name: base_name(name) for name in names if name.endswith(":untrained") and base_name(name) in names}
-    labels = {name: _label(untrained.get(name, name)) for name in names}
+    of_source = _labels(dict.fromkeys(untrained.get(name, name) for name in names))
+    labels = {name: of_source[untrained.get(name, name)] for name in names}
     left = max((len(label) for label in labels.values()), default=0) * LETTER + 14
     panels = []
     for protocol, scores in _by_protocol(rows):
@@ -203,7 +205,9 @@ def _dot(label: str, row: dict[str, Any], value: str, ends: tuple[str, str]) -> 
     return Dot(label, row["kind"], row[value], low, high, hover)
 
 
-def _curve(curve: pd.DataFrame, colours: dict[str, int], rings: set[tuple[Any, ...]], models: set[str]) -> Line:
+def _curve(
+    curve: pd.DataFrame, labels: dict[str, str], colours: dict[str, int], rings: set[tuple[Any, ...]]
+) -> Line:  # fmt: skip
     """The layers of one model and stack; an untrained control drawn with its model gets its colour and no label."""
     model, stack = curve["model"].iloc[0], curve["stack"].iloc[0]
     is_variant = model != base_name(model)
@@ -212,13 +216,13 @@ def _curve(curve: pd.DataFrame, colours: dict[str, int], rings: set[tuple[Any, .
         for row in curve.sort_values("layer").itertuples()
     ]
     return Line(
-        label=_label(model) if stack == "decoder" else f"{_label(model)} {stack}",
+        label=labels[model] if stack == "decoder" else f"{labels[model]} {stack}",
         colour=colours[base_name(model)],
         points=points,
         dash="4 3" if is_variant else "none",
         shape="circle" if stack == "decoder" else "square",
         is_open=is_variant,
-        is_named=not model.endswith(":untrained") or base_name(model) not in models,
+        is_named=not model.endswith(":untrained") or base_name(model) not in labels,
     )
 
 
@@ -245,12 +249,45 @@ def _colours(models: Iterable[str]) -> dict[str, int]:
     return {name: i for i, name in enumerate(sorted({base_name(name) for name in models}))}
 
 
-def _label(source: str) -> str:
-    """A name short enough for a phone: long names are cut in the middle, variants marked by a word."""
-    name = base_name(source)
-    return short_name(name) if source == name else f"{short_name(name)}, {source.rpartition(':')[2]}"
+def _labels(sources: Iterable[str]) -> dict[str, str]:
+    """Source -> a name short enough for a phone; variants are marked by a word."""
+    sources = list(sources)
+    short = short_names(base_name(source) for source in sources)
+    return {
+        source: short[source] if source == base_name(source)
+        else f"{short[base_name(source)]}, {source.rpartition(':')[2]}"
+        for source in sources
+    }  # fmt: skip
 
 
-def short_name(name: str) -> str:
-    """A name of at most 22 characters, cut in the middle."""
-    return name if len(name) <= 22 else f"{name[:8]}…{name[-13:]}"
+LONGEST_NAME = 22
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Name -> at most 22 characters, cut in the middle.
+
+    If two would then be equal, long names are given by the words in which they differ, else numbered.
+    """
+    full = list(dict.fromkeys(names))
+    short = {name: _cut(name) for name in full}
+    if len(set(short.values())) < len(full):
+        long = [name for name in full if len(name) > LONGEST_NAME]
+        short |= _differing(long, set(full) - set(long))
+    return short
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[:8]}…{name[-13:]}"
+
+
+def _differing(long: list[str], taken: set[str]) -> dict[str, str]:
+    """Name -> its words from the first that differs on, or the differing ones alone; else cut and numbered."""
+    words = [re.split(r"[-_.@/ ]+", name) for name in long]
+    if len(long) > 1 and len({len(of_name) for of_name in words}) == 1:
+        varying = [k for k, column in enumerate(zip(*words, strict=True)) if len(set(column)) > 1]
+        for places in (range(varying[0], len(words[0])), varying):
+            labels = ["… " + " ".join(of_name[k] for k in places) for of_name in words]
+            if max(map(len, labels)) <= LONGEST_NAME and len(set(labels) - taken) == len(long):
+                return dict(zip(long, labels, strict=True))
+    number_of = {name: k for k, name in enumerate(long, start=1)}
+    return {name: f"{_cut(name)} ({k})" for name, k in number_of.items()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.numbers import number
-from harness.report.figures import PROTOCOLS, short_name
+from harness.report.figures import PROTOCOLS, short_names
 from harness.report.panels import Band, Line, Point, line_panel, point_panel, span
 from harness.statistics import scaling
 from harness.statistics.correlations import LOG_SIZE, properties, quotable
@@ -60,6 +60,7 @@ def trajectories(checkpoints: pd.DataFrame) -> list[str]:
     y_range = span(checkpoints["score"])
     has_tokens = bool(checkpoints["tokens"].notna().all())
     colours = {name: i for i, name in enumerate(sorted(set(checkpoints["training"])))}
+    labels = short_names(colours)
     places = sorted(set(checkpoints["tokens" if has_tokens else "step"]))
     left = math.log10(min(place for place in places if place > 0)) - 0.5
     panels = []
@@ -72,7 +73,7 @@ def trajectories(checkpoints: pd.DataFrame) -> list[str]:
                 (_at(float(place), left, has_tokens), float(score), f"{name} {_tokens(place)} {number(score)}", False)
                 for place, score in curve.items()
             ]
-            lines.append(Line(short_name(str(name)), colours[name], points))
+            lines.append(Line(labels[str(name)], colours[name], points))
         ticks = _ticks(places, left, has_tokens)
         ends = (left, math.log10(places[-1])) if has_tokens else (float(places[0]), float(places[-1]))
         axis = "tokens seen" if has_tokens else "training step"
@@ -93,7 +94,10 @@ def _ticks(places: list[float], left: float, is_log: bool) -> list[tuple[float, 
         labelled = places if len(places) <= 6 else [places[round(k)] for k in np.linspace(0, len(places) - 1, 6)]
         return [(float(place), f"{place:,.0f}") for place in labelled]
     powers = range(math.ceil(left), math.floor(math.log10(places[-1])) + 1)
-    shown = [10.0**power for power in powers][:: -(-len(powers) // 6) or 1] or [places[-1]]
+    shown = [10.0**power for power in powers][:: -(-len(powers) // 6) or 1]
+    if len(shown) < 3:  # few powers of ten: the first and the last place, and the one in the middle
+        after = [place for place in places if place > 0]
+        shown = sorted({after[0], after[len(after) // 2], after[-1]})
     ticks = [(math.log10(place), _tokens(place)) for place in shown]
     return [(left, "0"), *ticks] if places[0] == 0 else ticks
 

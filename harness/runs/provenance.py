@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from harness import names
+from harness.checkpoints.training_records import TrainingRecord
 from harness.features import controls
 from harness.models import model_table
 from harness.runs.outcome import Account, Outcome
@@ -108,6 +109,16 @@ def _properties(source: FeatureSource, run_id: str) -> dict[str, Any]:
         "run": run_id, "model": source.name, "kind": source.kind, "revision": source.revision,
         "code_version": code_version(), "created": now(), **{name: getattr(checkpoint, name) for name in columns},
         "trained_from": entry.trained_from if entry else "", "stage": entry.stage if entry else "",
+        **_training(checkpoint.training),
+    }  # fmt: skip
+
+
+def _training(record: TrainingRecord | None) -> dict[str, Any]:
+    """Columns of a checkpoint of `harness tune`; empty for other models."""
+    if record is None:
+        return {"arm": "", "tuning_seed": None, "tuning_step": None, "tuning_tokens": None}
+    return {
+        "arm": record.arm, "tuning_seed": record.seed, "tuning_step": record.step, "tuning_tokens": record.tokens,
     }  # fmt: skip
 
 

@@ -68,9 +68,21 @@ def require_shared(store: Store) -> None:
     Raises:
         ValueError: if a node does not see the folder; names both.
     """
-    if not store.is_local:
-        return
-    probe = Path(store.root) / f".aside-{uuid.uuid4().hex}"
+    if store.is_local:
+        require_visible(Path(store.root), store.out)
+
+
+def require_visible(folder: Path, out: str) -> None:
+    """Check that all nodes of the cluster can see a folder; nodes that do not answer in time are skipped.
+
+    Args:
+        folder: an existing folder.
+        out: the folder as the user gave it, for the message.
+
+    Raises:
+        ValueError: if a node does not see it; names both.
+    """
+    probe = folder / f".aside-{uuid.uuid4().hex}"
     probe.touch()
     try:
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
@@ -84,7 +96,7 @@ def require_shared(store: Store) -> None:
         probe.unlink(missing_ok=True)
     if without_folder:
         raise ValueError(
-            f"node {without_folder[0]} does not see {store.out}, the folder given by --out; use a folder on storage "
+            f"node {without_folder[0]} does not see {out}, the folder given by --out; use a folder on storage "
             "that every node mounts at the same path, or a URL."
         )
 

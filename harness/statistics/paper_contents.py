@@ -56,8 +56,7 @@ class PrintedFigure(NamedTuple):
 
 _PAPER_RUN = "`harness run paper`"
 _ABLATION = (
-    "curves without a table of values: tune LLaMA-7B with and without instructions and score the checkpoints; "
-    "`harness analyse`, trajectories"
+    "curves without a table of values: `harness tune llama-7b`, `harness watch`; tables trajectories, trajectory_tests"
 )
 _PRINTED = "`harness compare paper`, statements"
 _CATEGORY = "no table by category: `harness properties mmlu` and `bbh`, then `harness analyse`, correlations"

@@ -85,6 +85,7 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "next_word_accuracy": _REAL, "family": _TEXT, "tuned_from": _TEXT,
         "trained_from": _TEXT, "stage": _TEXT, "pair_source": _TEXT, "n_parameters": _WHOLE,
         "n_layers": _WHOLE, "hidden_size": _WHOLE, "context_size": _WHOLE, "vocabulary": _WHOLE,
+        "arm": _TEXT, "tuning_seed": _WHOLE, "tuning_step": _WHOLE, "tuning_tokens": _WHOLE,
     },
     "comparisons": {
         "run": _TEXT, "base": _TEXT, "tuned": _TEXT, "relation": _TEXT, "root": _TEXT, "pair_source": _TEXT,

@@ -130,7 +130,8 @@ def _in_folder(
     files: defaultdict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for path, facts in transfer.retry(fs.find, root, detail=True).items():
         folder, _, name = path.rpartition("/")
-        files[folder][name] = facts
+        if "/." not in folder.removeprefix(root):  # files in hidden folders are still being written, or states
+            files[folder][name] = facts
     if not files and not fs.isdir(root):
         raise FileNotFoundError(f"{source} does not exist; give the folder or bucket to which checkpoints are written.")
     for folder, members in files.items():

@@ -230,3 +230,18 @@ def test_numbers_have_a_minus_sign_and_a_dash_for_nan():
         "–",
     ]
     assert [interval(-0.1, 0.2, 1), interval(NAN, 0.2)] == ["−0.1 to 0.2", "–"]
+
+
+@pytest.mark.parametrize(("names", "expected"), [
+    (["llama-7b", "a-name-that-is-too-long-by-far"], ["llama-7b", "a-name-t…o-long-by-far"]),
+    (["stories260K with instructions", "stories260K without instructions"],
+     ["… with instructions", "… without instructions"]),
+    ([f"stories260K-{arm}-instructions-seed{seed}@step-000014" for arm in ("with", "without") for seed in (0, 1)],
+     ["… with seed0", "… with seed1", "… without seed0", "… without seed1"]),
+    (["organisation/a-long-name-x-of-a-model", "organisation/another-long-name-y-of-a-model"],
+     ["organisa…-x-of-a-model", "organisa…-y-of-a-model"]),
+    (["one-organisation/first/of-the-models", "one-organisation/of-the-models"],
+     ["one-orga…of-the-models (1)", "one-orga…of-the-models (2)"]),
+])  # fmt: skip
+def test_short_names_are_never_cut_to_be_the_same(names, expected):
+    assert list(figures.short_names(names).values()) == expected

@@ -1,0 +1,1 @@
+"""Instruction-tune a base model with and without instructions, and save checkpoints along the way."""
