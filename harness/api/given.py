@@ -69,6 +69,8 @@ def models(given: Any, folder: Path) -> tuple[tuple[str, ...], dict[str, InMemor
                 raise ValueError(f"two models are called {own.checkpoint.name!r}; give {{name: (model, tokenizer)}}.")
             named.append(own.checkpoint.name)
             in_memory[own.checkpoint.name] = own
+    if not named:
+        raise ValueError("no model was given; give at least one.")
     return tuple(named), in_memory
 
 
@@ -173,6 +175,8 @@ def with_protocols(
     own = {protocol.name: protocol for protocol in wanted if isinstance(protocol, Protocol)}
     named = tuple(dict.fromkeys(item.name if isinstance(item, Protocol) else item for item in wanted))
     known = {protocol.name: None for entry in found.values() for protocol in entry.protocols} | dict.fromkeys(own)
+    if not found or not named:
+        raise ValueError("no data set or no protocol was given; give at least one of each.")
     for name in named:
         if name not in known:
             raise names.unknown("protocol", name, known)
@@ -201,7 +205,14 @@ def _control(name: str, value: Any) -> Plugin:
         return Plugin(value, _version(value.compute))
     if callable(value):
         return Plugin(value, _version(value))
-    array = np.asarray(value, dtype=np.float64)
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        array = np.full(0, np.nan)
+    if not array.ndim or not len(array) or not np.isfinite(array).all():
+        raise ValueError(
+            f"control {name!r}: wanted finite numbers, an array of (row, feature), or a function; got {value!r:.60}."
+        )
     return Plugin(Control(name, "given as an array", ("sentences", "scans", "words"), compute=lambda _: array),
                   _version(array))  # fmt: skip
 

@@ -34,15 +34,17 @@ def test_scores_are_those_of_the_command(finished_quickstart):
     command = load_scores(finished_quickstart.out)
     model = os.path.join(finished_quickstart.out, "quickstart", "tiny-llama")  # noqa: PTH118
     here = evaluate(model, "synthetic", "strict", progress=False)
-    for table in ("model_scores", "layer_scores", "paired_tests"):
-        rows = command[table][lambda frame: (frame["protocol"] == "strict") & (frame["dataset"] == "synthetic")]
-        rows = rows[rows["model"].isin(here[table]["model"])].reset_index(drop=True)
-        numbers = [name for name in rows if rows[name].dtype == float]
-        keys = [name for name in ("model", "target", "stack", "layer", "other") if name in rows]
-        pd.testing.assert_frame_equal(
-            rows.sort_values(keys)[numbers].reset_index(drop=True),
-            here[table].sort_values(keys)[numbers].reset_index(drop=True), rtol=1e-6,
-        )  # fmt: skip
+    keys = ["dataset", "protocol", "model", "target"]
+    compared = {
+        "model_scores": (keys, ["r", "r_low", "r_high", "ceiling", "unique_r2"]),
+        "layer_scores": ([*keys, "stack", "layer"], ["r", "ceiling"]),
+        "paired_tests": ([*keys, "relation", "other"], ["difference", "low", "high", "p"]),
+    }
+    for table, (labels, numbers) in compared.items():
+        both = here[table].merge(command[table], on=[*labels, "metric"], suffixes=("", "_of_command"))
+        assert len(both) == len(here[table]) > 0, table
+        for name in numbers:
+            np.testing.assert_allclose(both[name], both[f"{name}_of_command"], rtol=1e-6, atol=1e-9, err_msg=name)
 
 
 def test_a_model_in_memory_scores_as_from_its_folder_and_stays_as_it_was(
@@ -126,6 +128,10 @@ def test_frames_are_a_recording(folder, recording):
     pd.testing.assert_series_equal(overall(of_frames), overall(of_record))
 
 
+def wrong_shape(predicted, observed):
+    return 1.0
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"protocol": "stric"}, "protocol 'stric' is unknown; the nearest are strict"),
     ({"dataset": "pereira2019"}, "data set 'pereira2019' is unknown; the nearest are pereira2018"),
@@ -134,7 +140,14 @@ def test_frames_are_a_recording(folder, recording):
     ({"model": 3}, "a model is a int; give a name"),
     ({"controls": {"oasm": [[1.0]]}}, "'oasm' is the name of a built-in control"),
     ({"controls": ["lenght"]}, "control 'lenght' is unknown; the nearest are length"),
+    ({"controls": {"mine": "abc"}}, "control 'mine': wanted finite numbers"),
+    ({"controls": {"mine": [float("nan")] * 60}}, "control 'mine': wanted finite numbers"),
     ({"metric": "pearson"}, "metric 'pearson' is unknown"),
+    ({"metric": lambda predicted, observed: observed[0]}, "a named function of predictions and observations"),
+    ({"metric": wrong_shape}, r"metric 'wrong_shape' returned float; wanted one score per neuroid, \(6,\)"),
+    ({"model": []}, "no model was given"),
+    ({"dataset": []}, "no data set or no protocol"),
+    ({"protocol": ()}, "no data set or no protocol"),
 ])  # fmt: skip
 def test_bad_input_is_named(change, message, folder, recording):
     wanted = {"model": str(folder), "dataset": recording, "protocol": "strict"} | QUIET | change
