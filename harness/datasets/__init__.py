@@ -12,6 +12,7 @@ from pathlib import Path
 from harness.datasets import (
     blank2014,
     brennan2016,
+    fedorenko2016,
     futrell2018,
     pereira2018,
     synthetic,
@@ -28,6 +29,7 @@ from harness.records import Dataset
 _TABLE = (
     pereira2018.ENTRY,
     blank2014.ENTRY,
+    fedorenko2016.ENTRY,
     *futrell2018.ENTRIES,
     tuckute2024.ENTRY,
     brennan2016.ENTRY,

@@ -142,3 +142,35 @@ def blank(path: Path, n_scans: int = 16, seed: int = 0) -> Path:
     order = rng.permutation(len(rows))
     columns = {name: np.array(column)[order] for name, column in presentation.items()}
     return write(path, people(rng, len(rows), 60)[order], columns, neuroid)
+
+
+# Words of the sentences below: articles recur, most other words occur once, as in the published file.
+_NOUNS = (
+    "BAKER", "CANDLE", "DONKEY", "ENGINE", "FARMER", "GARDEN", "HAMMER", "ISLAND", "JACKET", "KETTLE", "LADDER",
+    "MARKET", "NEEDLE", "ORCHARD", "PARROT", "QUARRY", "RIVER", "SADDLE", "TEACHER", "UNCLE", "VALLEY", "WINDOW",
+    "YARD", "ZOO",
+)  # fmt: skip
+ELECTRODES = {1: 47, 2: 8, 3: 9, 4: 15, 5: 18}
+
+
+def fedorenko(path: Path, n_sentences: int = 12, seed: int = 0, shuffled: bool = True) -> Path:
+    """Write sentences of 8 words and the electrodes of 5 participants, as Brain-Score's data_packaging does.
+
+    Ids of words and electrodes are integers from 0, subjects integers from 1; `stimulus` and `word` are the same.
+    """
+    rng = np.random.default_rng(seed)
+    words = [
+        word
+        for k in range(n_sentences)
+        for word in f"THE {_NOUNS[2 * k % 24]} OF ANN{k} SAW{k} A {_NOUNS[(2 * k + 1) % 24]} AGAIN{k}".split()
+    ]
+    presentation = {
+        "stimulus_id": np.arange(len(words)), "stimulus": words, "word": words,
+        "word_num": np.tile(np.arange(8), n_sentences), "sentence_id": np.repeat(np.arange(n_sentences), 8),
+    }  # fmt: skip
+    n = sum(ELECTRODES.values())
+    subjects = np.repeat(list(ELECTRODES), list(ELECTRODES.values()))
+    neuroid = {"electrode": np.arange(n), "neuroid_id": np.arange(n), "subject_UID": subjects}
+    order = rng.permutation(len(words)) if shuffled else np.arange(len(words))
+    columns = {name: np.asarray(column)[order] for name, column in presentation.items()}
+    return write(path, people(rng, len(words), n)[order], columns, neuroid)

@@ -33,7 +33,7 @@ def loaded(request, shared) -> tuple[str, Dataset]:
 
 
 def test_the_data_sets_with_files_are_in_the_table():
-    assert set(WITH_FILES) == {*AVAILABLE, "pereira2018", "blank2014", "wehbe2014"}
+    assert set(WITH_FILES) == {*AVAILABLE, "pereira2018", "blank2014", "fedorenko2016", "wehbe2014"}
 
 
 @pytest.mark.parametrize("name", AVAILABLE)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from harness import datasets
-from harness.datasets import DATASETS, blank2014, pereira2018, synthetic
+from harness.datasets import DATASETS, blank2014, fedorenko2016, pereira2018, synthetic
 from harness.protocol import Protocol
 from harness.records import Dataset, Features, Layer, Responses, Surprisals
 from harness.scoring import aggregate, folds, reading_times
@@ -45,6 +45,10 @@ def write_blank(root: Path) -> None:
     published.blank(root / blank2014.ENTRY.files[0].path)
 
 
+def write_fedorenko(root: Path) -> None:
+    published.fedorenko(root / fedorenko2016.ENTRY.files[0].path)
+
+
 def write_synthetic(root: Path) -> None:
     """The recordings of the quickstart, planted in random features and surprisals instead of those of a model."""
     rng, sentences = np.random.default_rng(0), synthetic.stimuli()
@@ -59,6 +63,7 @@ def write_synthetic(root: Path) -> None:
 WRITERS: dict[str, Callable[[Path], object]] = {
     "pereira2018": write_pereira,
     "blank2014": write_blank,
+    "fedorenko2016": write_fedorenko,
     "wehbe2014": wehbe_files.write,
     "synthetic": write_synthetic,
     "synthetic-reading": write_synthetic,
