@@ -28,11 +28,11 @@ def people(rng, n_rows: int, n_neuroids: int, noise: float = 0.1):
     return latent / np.sqrt(N_LATENT) + noise * rng.standard_normal((n_rows, n_neuroids))
 
 
-def write(path: Path, values, presentation: dict, neuroid: dict) -> Path:
+def write(path: Path, values, presentation: dict, neuroid: dict, dimension: str = "neuroid") -> Path:
     """Write a netCDF file as Brain-Score does: no MultiIndex, gzip, variable-length strings."""
     coordinates = {name: ("presentation", np.asarray(column)) for name, column in presentation.items()}
-    coordinates |= {name: ("neuroid", np.asarray(column)) for name, column in neuroid.items()}
-    assembly = xarray.Dataset({"data": (("presentation", "neuroid"), values)}, coords=coordinates)
+    coordinates |= {name: (dimension, np.asarray(column)) for name, column in neuroid.items()}
+    assembly = xarray.Dataset({"data": (("presentation", dimension), values)}, coords=coordinates)
     path.parent.mkdir(parents=True, exist_ok=True)
     assembly.to_netcdf(path, engine="h5netcdf", encoding={"data": {"compression": "gzip", "_FillValue": np.nan}})
     return path
@@ -174,3 +174,20 @@ def fedorenko(path: Path, n_sentences: int = 12, seed: int = 0, shuffled: bool =
     order = rng.permutation(len(words)) if shuffled else np.arange(len(words))
     columns = {name: np.asarray(column)[order] for name, column in presentation.items()}
     return write(path, people(rng, len(words), n)[order], columns, neuroid)
+
+
+def futrell(path: Path, stimuli, values, first_word: str = "") -> Path:
+    """Write reading times (word, reader), readers in another order than their names, as Brain-Score's data_packaging does."""
+    stories, places = (np.array(part, dtype=int) for part in zip(*(i.split(".") for i in stimuli.ids), strict=True))
+    words, sentences = list(stimuli.texts), np.array(stimuli.sentences, dtype=int)
+    words[0] = first_word or words[0]
+    n_words, n_readers = values.shape
+    presentation = {
+        "word": words, "word_core": [word.strip(".,?!'") for word in words], "story_id": stories, "word_id": places,
+        "word_within_sentence_id": np.arange(n_words) - np.searchsorted(sentences, sentences) + 1,
+        "sentence_id": sentences, "stimulus_id": np.arange(n_words) + 1,
+    }  # fmt: skip
+    # In the order of columns +30, -30, ...: readers A1, A0, A3, A2, so that sorted ids are in another order.
+    readers = [f"A{k ^ 1}" for k in range(n_readers)]
+    about = {"subject_id": readers, "correct": [6] * n_readers, "WorkTimeInSeconds": np.arange(n_readers) * 10}
+    return write(path, values, presentation, about, dimension="subject")
