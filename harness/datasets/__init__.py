@@ -31,7 +31,7 @@ _TABLE = (
     blank2014.ENTRY,
     fedorenko2016.ENTRY,
     *futrell2018.ENTRIES,
-    tuckute2024.ENTRY,
+    *tuckute2024.ENTRIES,
     brennan2016.ENTRY,
     wehbe2014.ENTRY,
     wikitext2.ENTRY,

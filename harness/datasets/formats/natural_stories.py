@@ -95,8 +95,8 @@ def read_assembly(path: Path, stimuli: Stimuli, published_ms: Floats) -> Readers
     r = _pearson(mean_of_readers(values), published_ms)
     if not r >= MIN_R_ALL:
         raise ValueError(
-            f"{path.name}: the means over readers have r {r:.9f} with the published ones, wanted {MIN_R_ALL:.9g}. Is it "
-            "another release? Fetch the file again."
+            f"{path.name}: the means over readers have r {r:.9f} with the published ones, wanted {MIN_R_ALL:.9g}. Is "
+            "it another release? Fetch the file again."
         )
     order = np.argsort(assembly.neuroid["subject_id"])
     subjects = tuple(assembly.neuroid["subject_id"][order].tolist())

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from harness import datasets
-from harness.datasets import DATASETS, blank2014, fedorenko2016, pereira2018, synthetic
+from harness.datasets import DATASETS, blank2014, fedorenko2016, pereira2018, synthetic, tuckute2024
 from harness.protocol import Protocol
 from harness.records import Dataset, Features, Layer, Responses, Surprisals
 from harness.scoring import aggregate, folds, reading_times
@@ -49,6 +49,11 @@ def write_fedorenko(root: Path) -> None:
     published.fedorenko(root / fedorenko2016.ENTRY.files[0].path)
 
 
+def write_tuckute(root: Path) -> None:
+    published.tuckute_archive(root / tuckute2024.PARTICIPANTS.files[0].path)
+    published.tuckute_assembly(root / tuckute2024.BRAINSCORE.files[0].path)
+
+
 def write_synthetic(root: Path) -> None:
     """The recordings of the quickstart, planted in random features and surprisals instead of those of a model."""
     rng, sentences = np.random.default_rng(0), synthetic.stimuli()
@@ -64,6 +69,8 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "pereira2018": write_pereira,
     "blank2014": write_blank,
     "fedorenko2016": write_fedorenko,
+    "tuckute2024-participants": write_tuckute,
+    "tuckute2024-brainscore": write_tuckute,
     "wehbe2014": wehbe_files.write,
     "synthetic": write_synthetic,
     "synthetic-reading": write_synthetic,
