@@ -37,6 +37,12 @@ def namespace(*arrays: Array) -> ModuleType:
     return library or _cupy()
 
 
+def array_library(rows: Array) -> ModuleType:
+    """The library of an array; NumPy for anything else with rows, such as features computed on access."""
+    is_array = hasattr(rows, "__array_namespace__") or type(rows).__module__.split(".")[0] == "cupy"
+    return namespace(rows) if is_array else np
+
+
 def products(a: Array, b: Array, axis: int) -> Array:
     """Sum the elementwise product of two matrices over an axis.
 

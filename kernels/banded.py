@@ -170,11 +170,11 @@ def _fits(
     """A cached function from candidate weights to fits: the controls alone are also a candidate of the joint fit."""
     if not penalty.alphas:
         raise ValueError("banded least squares: band weights have no effect without a penalty; give alphas.")
-    designs, grams = tuple(bands), {}  # type: tuple[Design, ...], dict[tuple[int, bytes], Array]
+    designs, grams, sums = tuple(bands), {}, {}  # type: tuple[Design, ...], dict[tuple[int, bytes], Array], dict[bytes, Any]
 
     @cache
     def fit(candidate: tuple[float, ...]) -> list[FoldFit]:
-        return fit_folds(Bands(designs, candidate, grams), Y, splits, penalty, **how)
+        return fit_folds(Bands(designs, candidate, grams, sums=sums), Y, splits, penalty, **how)
 
     return fit
 

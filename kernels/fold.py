@@ -120,7 +120,7 @@ class Fold:
         xp, basis = namespace(y), self.basis
         W = y.T @ self.U
         total = products(W, W, axis=1) if basis.spans else products(y, y, axis=0)
-        flat = _flat(y, total, level, block.rounding)
+        flat = is_flat(y, total, level, block.rounding)
         W[xp.flatnonzero(flat)] = 0.0  # only rounding is left of them; predict their mean
         errors = self.search.least_errors(W, _outside(basis, y, W, self.U))
         place = self._place(block, errors)
@@ -132,7 +132,7 @@ class Fold:
         """As `_with_own_alphas`, with matrices shared by all neuroids."""
         xp = namespace(y)
         total = products(y, y, axis=0)
-        flat = _flat(y, total, level, block.rounding)
+        flat = is_flat(y, total, level, block.rounding)
         y[:, xp.flatnonzero(flat)] = 0.0
         to_test, to_left_out = self._operators
         error = xp.full(len(flat), xp.nan)
@@ -193,7 +193,7 @@ def prepare(
         factor: (row, column) Z with Z Z' = Y Y' if one alpha is chosen for all neuroids; else None.
     """
     xp = namespace(features.X)
-    inner_rows = [np.flatnonzero(split.labels == label) for label in np.unique(split.labels)]
+    inner_rows = split.inner_blocks()
     if len(inner_rows) < 2 or not len(split.test):
         return None
     gaps = split.gaps(inner_rows) if split.gap else None
@@ -238,7 +238,7 @@ def _outside(basis: Basis, y: Array, W: Array, U: Array) -> Array | None:
     return None if basis.spans else y.T - W @ U.T
 
 
-def _flat(y: Array, total: Array, level: Array, rounding: Array) -> Array:
+def is_flat(y: Array, total: Array, level: Array, rounding: Array) -> Array:
     """(neuroid,) whether a column of (train, neuroid) y varies by rounding only.
 
     Args:

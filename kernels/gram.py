@@ -8,18 +8,22 @@ thousand times larger than the rest, as language models have).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Literal, NamedTuple
+from threading import Lock
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from harness.kernels.arrays import Array, namespace, to_host
+from harness.kernels.arrays import Array, array_library, namespace, to_host
 
 Scale = Literal["center", "zscore"]
 
 # Features are read in blocks of this many columns, so that their float64 copy stays small.
 _COLUMNS = 2048
+# Whether all numbers are finite is checked in blocks of rows of this many numbers.
+_NUMBERS = 2**22
 
 
 @dataclass(frozen=True)
@@ -27,19 +31,28 @@ class Design:
     """The features of one layer, ready for any fold.
 
     Attributes:
-        X: (row, feature) as stored.
+        X: (row, feature) as stored; with fewer features than rows also a memory map, or anything else with `shape` that
+            gives an array for a slice or an array of rows.
         scale: "center" or "zscore", with the mean and sd of each fold's training rows.
-        shared: (row, row) Gram matrix if all folds share one, else None.
+        shared: holds the (row, row) Gram matrix once it is computed, if all folds share one.
+        lock: held while it is computed.
     """
 
     X: Array
     scale: Scale
-    shared: Array | None
+    shared: list[Array] = field(default_factory=list)
+    lock: AbstractContextManager[Any] = field(default_factory=Lock)
 
     @property
     def is_thin(self) -> bool:
         """Whether features are few enough that a decomposition in feature space is cheaper."""
         return bool(2 * self.X.shape[1] < len(self.X))
+
+    @property
+    def in_memory(self) -> Design:
+        """The same with all features in one array, for matrices of rows by rows."""
+        is_array = type(self.X) is np.ndarray or array_library(self.X) is not np
+        return self if is_array else replace(self, X=self.X[: len(self.X)])
 
     def scaled(self, X: Array, train: Array) -> Array:
         """(row, feature) float64 whatever the type of X, centred and scaled by the training rows."""
@@ -48,7 +61,12 @@ class Design:
 
     def gram(self, train: Array) -> Array:
         """(row, row) float64 inner products of all rows, about any centre, scaled by the training rows."""
-        return _gram(self.X, partial(standardise, train=train)) if self.shared is None else self.shared
+        if self.scale == "zscore":
+            return _gram(self.X, partial(standardise, train=train))
+        with self.lock:
+            if not self.shared:
+                self.shared.append(_gram(self.X, _centre))
+        return self.shared[0]
 
 
 @dataclass(frozen=True)
@@ -60,14 +78,21 @@ class Bands:
         weights: one per group, not negative.
         grams: cache of Gram matrices by group and fold, shared between weights.
         bases: cache of decompositions by fold and cutoff, shared between responses.
+        sums: cache of sums over sets of rows (kernels/streams.py) by their rows, shared between weights.
     """
 
     designs: tuple[Design, ...]
     weights: tuple[float, ...]
     grams: dict[tuple[int, bytes], Array]
     bases: dict[tuple[bytes, bytes, float], Basis] = field(default_factory=dict)
+    sums: dict[bytes, Any] = field(default_factory=dict)
 
     is_thin = False
+
+    @property
+    def in_memory(self) -> Bands:
+        """The same with all features in arrays, for matrices of rows by rows."""
+        return replace(self, designs=tuple(design.in_memory for design in self.designs))
 
     @property
     def X(self) -> Array:  # noqa: N802
@@ -82,8 +107,7 @@ class Bands:
         group = self.designs[band]
         key = band, to_host(train).tobytes() if group.scale == "zscore" else b""
         if key not in self.grams:
-            is_thin = group.scale == "center" and group.shared is None
-            self.grams[key] = _gram(group.X, _centre) if is_thin else group.gram(train)
+            self.grams[key] = group.gram(train)
         return self.grams[key]
 
 
@@ -120,13 +144,14 @@ def design(X: Array, scale: Scale = "center") -> Design:
     Raises:
         ValueError: if a column is not finite (names the first one).
     """
-    xp = namespace(X)
-    finite = to_host(xp.isfinite(X).all(axis=0))
-    if not finite.all():
-        column = int(np.argmin(finite))
-        raise ValueError(f"features: column {column} of {X.shape[1]} holds NaN or infinity; compute this layer again.")
-    features = Design(X, scale, None)
-    return features if scale == "zscore" or features.is_thin else replace(features, shared=_gram(X, _centre))
+    xp, n_features = array_library(X), X.shape[1]
+    finite, size = xp.ones(n_features, dtype=bool), max(_NUMBERS // n_features, 1)
+    for start in range(0, len(X), size):
+        finite &= xp.isfinite(X[start : start + size]).all(axis=0)
+    if not bool(finite.all()):
+        column = int(np.argmin(to_host(finite)))
+        raise ValueError(f"features: column {column} of {n_features} holds NaN or infinity; compute this layer again.")
+    return Design(X, scale)
 
 
 def decompose(features: Design | Bands, train: Array, test: Array, cutoff: float = 0.0) -> Basis:
@@ -218,8 +243,13 @@ def _centre(X: Array) -> Array:
 
 def standardise(X: Array, train: Array | None = None) -> Array:
     """Z-score columns by mean and sd of the training rows, or of all rows; constant columns become 0."""
+    mean, factor = z_factors(X if train is None else X[train])
+    return (X - mean) * factor
+
+
+def z_factors(X: Array) -> tuple[Array, Array]:
+    """(column,) means, and factors by which z-scores multiply: 1 / sd, 0 where a column is constant up to rounding."""
     xp = namespace(X)
-    rows = X if train is None else X[train]
-    mean, sd = rows.mean(axis=0), rows.std(axis=0)
+    mean, sd = X.mean(axis=0), X.std(axis=0)
     varies = sd > 1e-6 * abs(mean)
-    return (X - mean) * xp.where(varies, 1.0 / xp.where(varies, sd, 1.0), 0.0)
+    return mean, xp.where(varies, 1.0 / xp.where(varies, sd, 1.0), 0.0)

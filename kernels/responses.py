@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.kernels.arrays import Array, namespace, to_host
+from harness.kernels.split import Split
 
 
 class Pattern(NamedTuple):
@@ -23,6 +24,12 @@ class Pattern(NamedTuple):
     def key(self) -> bytes:
         """Identifies the pattern, independent of the other neuroids."""
         return bytes(np.packbits(self.present))
+
+    def without_absent(self, split: Split) -> Split:
+        """The fold without absent rows."""
+        train, test = np.asarray(split.train), np.asarray(split.test)
+        has = self.present[train]
+        return Split(train[has], test[self.present[test]], split.labels[has], split.gap)
 
 
 class Block(NamedTuple):

@@ -32,7 +32,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from harness.kernels.arrays import Array, namespace, to_host
+from harness.kernels import primal
+from harness.kernels.arrays import Array, array_library, namespace, to_host
 from harness.kernels.fold import Fold, HeldOut, prepare
 from harness.kernels.gram import Bands, Design, Scale, design
 from harness.kernels.metrics import pearson_r
@@ -47,6 +48,7 @@ __all__ = [
 
 T = TypeVar("T")
 Precision = Literal["float64", "mixed"]
+Way = Literal["counted", "dual", "primal"]
 Metric = Callable[[Array, Array], Array]
 
 _DTYPES = {"float64": np.float64, "mixed": np.float32}
@@ -114,7 +116,7 @@ def in_parallel(call: Callable[[int, int], T], n: int, threads: int) -> Iterator
 def fit_folds(
     features: Design | Bands, Y: Array, splits: Sequence[Split], penalty: Penalty, *, precision: Precision = "float64",
     budget_bytes: int | None = None, threads: int = 1, metric: Metric = pearson_r,
-    factors: dict[bytes, Array] | None = None,
+    factors: dict[bytes, Array] | None = None, way: Way = "counted",
 ) -> list[FoldFit]:  # fmt: skip
     """Fit every fold on its training rows, choosing alpha within them, and score the predictions of its test rows.
 
@@ -128,6 +130,7 @@ def fit_folds(
         threads: number of folds and blocks that run in parallel with one BLAS thread each; 1 leaves the cores to BLAS.
         metric: a function of kernels/metrics.py; its value is stored in `r`.
         factors: `response_factors` of all neuroids, if they share one alpha and Y holds only some of them.
+        way: "dual" (matrices of rows by rows), "primal" (of features by features), or whichever takes fewer operations.
 
     Returns:
         One fit per fold. `inner` is 1 - error / variance over the training rows; NaN if least squares fits a left-out
@@ -144,7 +147,7 @@ def fit_folds(
         r = metric(held_out.predicted, held_out.observed)
         return [to_host(values) for values in (r, held_out.alpha, held_out.inner, held_out.place)], held_out.rank
 
-    work = _Work(features, Y, penalty, precision, budget_bytes, threads, factors)
+    work = _Work(features, Y, penalty, precision, budget_bytes, threads, factors, way)
     results = _in_blocks(work, _patterns(features, Y, splits, precision), splits, score)
     scores, ranks = np.full((len(splits), 4, Y.shape[1]), np.nan), [0] * len(splits)
     for fold, neuroids, (values, rank) in results:
@@ -160,13 +163,13 @@ def fit_fold(features: Design | Bands, Y: Array, split: Split, penalty: Penalty,
 
 def predict_held_out(
     features: Design | Bands, Y: Array, split: Split, penalty: Penalty, *, precision: Precision = "float64",
-    budget_bytes: int | None = None,
+    budget_bytes: int | None = None, way: Way = "counted",
 ) -> Iterator[HeldOut]:  # fmt: skip
     """Predict the test rows of one fold, one block of neuroids after the other; arguments as in `fit_folds`.
 
     Neuroids that are not measurable for lack of rows, inner blocks or features are left out.
     """
-    work = _Work(features, Y, penalty, precision, budget_bytes, threads=1, factors=None)
+    work = _Work(features, Y, penalty, precision, budget_bytes, threads=1, factors=None, way=way)
     results = _in_blocks(work, _patterns(features, Y, [split], precision), [split], lambda held_out: held_out)
     return (held_out for _, _, held_out in results)
 
@@ -185,6 +188,15 @@ class _Work:
     budget_bytes: int | None
     threads: int
     factors: dict[bytes, Array] | None
+    way: Way
+
+    def is_primal(self, pattern: Pattern, splits: Sequence[Split]) -> bool:
+        """Whether the neuroids of a pattern are fitted in the primal."""
+        present = [pattern.without_absent(split) for split in splits]
+        n_neuroids = len(pattern.neuroids)
+        return self.way == "primal" or (
+            self.way == "counted" and primal.pays(self.features, present, self.penalty, n_neuroids)
+        )
 
 
 def _in_blocks(
@@ -199,12 +211,24 @@ def _in_blocks(
     with _workers(work.threads) as pool:
         for pattern in groups:
             factor = None if factors is None else _factor_of(pattern, factors)
-            call = partial(_prepare, work.features, pattern, penalty, dtype, factor)
+            if work.is_primal(pattern, splits):
+                yield from _by_primal(work, pattern, splits, factor, finish)
+                continue
+            call = partial(_prepare, work.features.in_memory, pattern, penalty, dtype, factor)
             prepared = [pool.submit(call, split) for split in splits]
             n_blocks = _n_blocks(pattern, budget // work.threads, splits, len(penalty.alphas), dtype, work.threads)
             run = partial(_through_folds, work.Y, pattern, dtype, prepared, finish)
             for results in pool.map(run, np.array_split(pattern.neuroids, n_blocks)):
                 yield from results
+
+
+def _by_primal(
+    work: _Work, pattern: Pattern, splits: Sequence[Split], factor: Array | None, finish: Callable[[HeldOut], Any]
+) -> Iterator[tuple[int, Array, Any]]:
+    """As `_in_blocks`, in feature space: its matrices are large enough for BLAS to use all threads by itself."""
+    arguments = work.features, work.Y, pattern, splits, work.penalty, factor, finish, work.budget_bytes
+    with threadpool_limits(work.threads if work.threads > 1 else None, user_api="blas"):
+        yield from primal.fits_of(*arguments, _DTYPES[work.precision])
 
 
 def _factor_of(pattern: Pattern, factors: dict[bytes, Array]) -> Array:
@@ -220,10 +244,7 @@ def _prepare(
     features: Design | Bands, pattern: Pattern, penalty: Penalty, dtype: type, factor: Array | None, split: Split
 ) -> Fold | None:
     """Prepare a fold without the pattern's absent rows."""
-    train, test = np.asarray(split.train), np.asarray(split.test)
-    has = pattern.present[train]
-    present = Split(train[has], test[pattern.present[test]], split.labels[has], split.gap)
-    return prepare(features, present, penalty, dtype, len(pattern.neuroids), factor)
+    return prepare(features, pattern.without_absent(split), penalty, dtype, len(pattern.neuroids), factor)
 
 
 def _through_folds(
@@ -271,7 +292,8 @@ def _workers(threads: int) -> Iterator[Any]:
 
 def _patterns(features: Design | Bands, Y: Array, splits: Sequence[Split], precision: str) -> list[Pattern]:
     """Check the arguments and group neuroids by their rows; raises on the first inconsistency."""
-    namespace(features.X, Y)
+    if array_library(features.X) is not namespace(Y):
+        namespace(features.X, Y)  # names both libraries
     if precision not in _DTYPES:
         raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(_DTYPES)}.")
     n = len(features.X)

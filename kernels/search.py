@@ -117,27 +117,8 @@ class SingleRows:
         return residual @ self.weights[k]
 
     def _bounds(self, k: int, c0_squared: Array, squares: Array) -> Array:
-        """(neuroid, alpha) lower bounds of the errors, from the squared residuals of alpha k and the squares of W.
-
-        Rounding is allowed for in every difference of nearly equal numbers, so that no bound is too high. Sums of
-        squares are never multiplied with each other: for responses in tesla the product underflows in float32.
-        """
-        xp = namespace(squares)
-        rounding = ROUNDING * float(xp.finfo(squares.dtype).eps)
-        D = self._power(squares, root=True)
-        n_alphas, smallest = len(D), self.weights.min(axis=1, keepdims=True)
-        sums = squares @ xp.concatenate([D * D, D * D[k], (D - D[k]) ** 2, (D - D[k]) * D[k]]).T
-        norm, along, gap, gap_along = (sums[:, i * n_alphas : (i + 1) * n_alphas] for i in range(4))
-        sums = c0_squared @ xp.concatenate([self.weights - smallest, (self.weights - 1.0) ** 2]).T
-        excess, spread = sums[:, :n_alphas], sums[:, n_alphas:]
-        c0 = c0_squared.sum(axis=1)[:, None]
-        safe = xp.where(c0 > 0, c0, 1.0)
-        s = along / safe
-        f = (gap - gap_along * (gap_along / safe)).clip(0.0) + rounding * gap
-        mixed = excess - (1.0 - smallest.T) * c0
-        g = (spread - mixed * (mixed / safe)).clip(0.0) + rounding * spread
-        gain = (s * s * excess - 2.0 * s * xp.sqrt(f) * xp.sqrt(g)).clip(0.0)
-        return (smallest.T * norm + gain) * (1.0 - rounding)
+        """(neuroid, alpha) lower bounds of the errors, from the squared residuals of alpha k and the squares of W."""
+        return bounds(k, self.kept, self.weights, c0_squared @ weight_sums(self.weights).T, squares)
 
     def _power(self, squares: Array, root: bool = False) -> Array:
         """(alpha, columns of squares) weight of each square in a residual's squared norm, or its square root."""
@@ -169,6 +150,45 @@ def single_rows(basis: Basis, alphas: Array, U: Array) -> SingleRows:
     mean = weights.mean(axis=1, keepdims=True)
     kept = xp.concatenate([kept, xp.ones_like(mean)], axis=1) * xp.sqrt(mean)
     return SingleRows(U, kept.astype(U.dtype), (weights / mean).astype(U.dtype))
+
+
+def weight_sums(weights: Array) -> Array:
+    """(2 alpha + 1, train) rows whose products with squared residuals `bounds` needs; they can be summed over rows."""
+    xp = namespace(weights)
+    ones = xp.ones_like(weights[:1])
+    return xp.concatenate([weights - weights.min(axis=1, keepdims=True), (weights - 1.0) ** 2, ones])
+
+
+def bounds(k: int, kept: Array, weights: Array, sums: Array, squares: Array) -> Array:
+    """Lower bounds of the leave-one-out errors of all alphas, from the residuals of one.
+
+    Rounding is allowed for in every difference of nearly equal numbers, so that no bound is too high. Sums of squares
+    are never multiplied with each other: for responses in tesla the product underflows in float32.
+
+    Args:
+        k: index of the alpha whose residuals are known.
+        kept: as of `SingleRows`.
+        weights: as of `SingleRows`.
+        sums: (neuroid, 2 alpha + 1) products of its squared residuals with `weight_sums`.
+        squares: (neuroid, rank or rank + 1) squares of W, and of the part outside the directions.
+
+    Returns:
+        (neuroid, alpha).
+    """
+    xp = namespace(squares)
+    rounding = ROUNDING * float(xp.finfo(squares.dtype).eps)
+    D = kept[:, : squares.shape[1]]
+    n_alphas, smallest = len(D), weights.min(axis=1, keepdims=True)
+    inner = squares @ xp.concatenate([D * D, D * D[k], (D - D[k]) ** 2, (D - D[k]) * D[k]]).T
+    norm, along, gap, gap_along = (inner[:, i * n_alphas : (i + 1) * n_alphas] for i in range(4))
+    excess, spread, c0 = sums[:, :n_alphas], sums[:, n_alphas:-1], sums[:, -1:]
+    safe = xp.where(c0 > 0, c0, 1.0)
+    s = along / safe
+    f = (gap - gap_along * (gap_along / safe)).clip(0.0) + rounding * gap
+    mixed = excess - (1.0 - smallest.T) * c0
+    g = (spread - mixed * (mixed / safe)).clip(0.0) + rounding * spread
+    gain = (s * s * excess - 2.0 * s * xp.sqrt(f) * xp.sqrt(g)).clip(0.0)
+    return (smallest.T * norm + gain) * (1.0 - rounding)
 
 
 def chosen(neuroids: Array, *arrays: Array | None) -> list[Array | None]:

@@ -31,6 +31,12 @@ class Split(NamedTuple):
         """(train,) inner block of each training row."""
         return np.arange(len(self.train)) if self.inner is None else np.asarray(self.inner)
 
+    def inner_blocks(self) -> list[Array]:
+        """Indices into the training rows of each inner block, in order of the labels."""
+        labels = self.labels
+        order = np.argsort(labels, kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(order) else []
+
     def gaps(self, blocks: Sequence[Array]) -> list[Array]:
         """Indices into the training rows of each block's gap, the block itself excluded.
 

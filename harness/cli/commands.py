@@ -25,6 +25,7 @@ from harness.cli import (
     watch_commands,
     word_commands,
 )
+from harness.cli.suggesting_parser import SuggestingParser
 from harness.spec import SPECS
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: the arguments after `harness`; None reads them from `sys.argv`.
     """
-    arguments = parser().parse_args(argv)
+    made = parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        made.print_help()
+        return 0
+    arguments = made.parse_args(argv)
     logs.configure()
     try:
         status: int = arguments.command(arguments)
@@ -64,16 +69,27 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
+class _Version(argparse.Action):
+    """Prints the version and ends; it is looked up only then, since the commit is asked of git."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from harness.storage.origin import code_version
+
+        print(f"harness {code_version()}")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command, for `main` and for completion."""
-    made = argparse.ArgumentParser(
+    made = SuggestingParser(
         prog="harness", description="Score language models against brain recordings and reading times."
     )
+    made.add_argument("--version", action=_Version, nargs=0, help="show the version and commit of this program")
     subparsers = made.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, function: Callable[[argparse.Namespace], int], description: str) -> argparse.ArgumentParser:
         command = subparsers.add_parser(name, help=description, description=description)
-        command.set_defaults(command=function)
+        command.set_defaults(command=function, parser=command)
         command.add_argument("--json", action="store_true", help="print only one JSON document on stdout")
         return command
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from harness.features import ngram, word_vectors
 from harness.names import unknown
-from harness.records import Dataset, Features, Floats, Layer, Responses, Stimuli
+from harness.records import Dataset, Features, Floats, Layer, LazyMapping, Responses, Stimuli
 from harness.text.frequencies import has_frequencies, zipf_frequencies
 
 OASM_WIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -225,20 +225,35 @@ def oasm(responses: Responses) -> Features:
     """Orthogonal autocorrelated sequences: the identity of each row, smoothed over the rows of its block.
 
     Returns:
-        Layers ("width", k) with (row, row) float32: exp(-(i - j)^2 / 2 s^2) for rows i, j of the same block, else 0;
-        s = OASM_WIDTHS[k] rows. If every block is one row this is the identity matrix, which predicts nothing.
+        Layers ("width", k) with (row, row) float32, computed on access: exp(-(i - j)^2 / 2 s^2) for rows i, j of the
+        same block, else 0; s = OASM_WIDTHS[k] rows. If every block is one row this is the identity matrix, which
+        predicts nothing.
 
     Source: Feghhi, Hadidi et al. (arXiv 2406.01538), who search the width; here each width is a layer.
     """
-    place = np.arange(len(responses.row_ids))
-    blocks = np.array(responses.row_blocks)
-    same_block = blocks[:, None] == blocks[None, :]
-    squared = np.square(place[:, None] - place[None, :], dtype=np.float64)
-    smoothed = {
-        Layer("width", i): np.where(same_block, np.exp(-squared / (2 * width**2)), 0).astype(np.float32)
-        for i, width in enumerate(OASM_WIDTHS)
-    }
-    return Features(smoothed, responses.row_ids)
+    n = len(responses.row_ids)
+    place, blocks = np.arange(n), np.unique(responses.row_blocks, return_inverse=True)[1]
+
+    def make(layer: Layer) -> Floats:
+        smoothed = np.zeros((n, n), dtype=np.float32)
+        for block in range(blocks.max() + 1):
+            rows = np.flatnonzero(blocks == block)
+            squared = np.square(place[rows, None] - place[None, rows], dtype=np.float64)
+            smoothed[np.ix_(rows, rows)] = np.exp(-squared / (2 * OASM_WIDTHS[layer.index] ** 2))
+        return smoothed
+
+    return Features(LazyMapping({Layer("width", k): (n, n) for k in range(len(OASM_WIDTHS))}, make), responses.row_ids)
+
+
+def oasm_of_no_use(responses: Responses) -> Features:
+    """In place of OASM where no test row has training rows in its block: one constant column per width.
+
+    OASM is then the same for all test rows, whatever is fitted, and its score is not measurable. With a constant, it is
+    not fitted (rank 0): a long recording would need matrices of rows by rows.
+    """
+    n = len(responses.row_ids)
+    shapes = {Layer("width", k): (n, n) for k in range(len(OASM_WIDTHS))}
+    return Features(LazyMapping(shapes, lambda _: np.zeros((n, 1), dtype=np.float32)), responses.row_ids)
 
 
 def drift(responses: Responses) -> Features:

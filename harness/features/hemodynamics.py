@@ -10,14 +10,15 @@ Wehbe 2019 (words by their onset, z-scored by run).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from harness.kernels.gram import standardise
+from harness.kernels.gram import z_factors
 from harness.protocol import Sampling
-from harness.records import Features, Floats, Integers, LazyMapping, Responses, Stimuli, indices_of
+from harness.records import Features, Floats, Integers, Layer, LazyMapping, Responses, Stimuli, indices_of
 
 # Times are compared to the microsecond, so that 0.1 + 0.2 equals 0.3.
 _DECIMALS = 6
@@ -39,13 +40,72 @@ class Scans:
 
     def carry(self, words: Floats) -> Floats:
         """Convert (word, hidden) to (scan, delay x hidden) float32, one group of hidden columns per delay."""
-        values = np.hstack([weights @ words for weights in self.delayed])
-        return (values if self.runs is None else _zscored(values, self.runs)).astype(np.float32)
+        return self.on_access(words)[:]
+
+    def on_access(self, words: Floats) -> ScanRows:
+        """As `carry`, but only the scans that are read are computed, so that delays take no copies of the features."""
+        rows = ScanRows(words, self.delayed)
+        if self.runs is None:
+            return rows
+        by_run = [z_factors(rows.raw(np.flatnonzero(self.runs == run))) for run in range(self.runs.max() + 1)]
+        means, factors = (np.stack(values) for values in zip(*by_run, strict=True))
+        return replace(rows, runs=self.runs, means=means, factors=factors)
 
     def words_of(self, rows: Integers) -> Integers:
         """Indices of the words assigned to these scans."""
         words: Integers = np.unique(self.own[rows].indices)
         return words
+
+
+@dataclass(frozen=True)
+class ScanRows:
+    """A (scan, delay x hidden) float32 matrix whose rows are computed when they are read.
+
+    Attributes:
+        words: (word, hidden) features.
+        delayed: (scan, word) weights of each word in each scan, for each delay.
+        runs: (scan,) run of each scan, for z-scoring; None if columns are not z-scored.
+        means: (run, delay x hidden) means of the columns.
+        factors: (run, delay x hidden) by which the columns are then multiplied.
+    """
+
+    words: Floats
+    delayed: tuple[sparse.csr_array, ...]
+    runs: Integers | None = None
+    means: Floats | None = None
+    factors: Floats | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of scans and of columns."""
+        return self.delayed[0].shape[0], len(self.delayed) * self.words.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]:
+        """Type of the numbers."""
+        return np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | Integers) -> Floats:
+        values = self.raw(rows)
+        if self.runs is not None and self.means is not None and self.factors is not None:
+            run = self.runs[rows]
+            values = (values - self.means[run]) * self.factors[run]
+        return values.astype(np.float32)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Floats:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def at(self, rows: Integers) -> ScanRows:
+        """The same for these scans, in this order."""
+        runs = None if self.runs is None else self.runs[rows]
+        return replace(self, delayed=tuple(weights[rows] for weights in self.delayed), runs=runs)
+
+    def raw(self, rows: slice | Integers) -> Floats:
+        """(scan, delay x hidden) before z-scoring."""
+        return np.hstack([weights[rows] @ self.words for weights in self.delayed])
 
 
 def at_scans(features: Features, stimuli: Stimuli, responses: Responses, sampling: Sampling) -> Features:
@@ -58,7 +118,8 @@ def at_scans(features: Features, stimuli: Stimuli, responses: Responses, samplin
         sampling: rule for assigning words to scans.
 
     Returns:
-        layer -> (scan, delay x hidden) float32, computed on access; row ids are those of the scans.
+        layer -> (scan, delay x hidden) float32, whose rows are computed when they are read; row ids are those of the
+        scans.
 
     Raises:
         ValueError: as `scans`, or if a word has no features (naming it).
@@ -67,8 +128,11 @@ def at_scans(features: Features, stimuli: Stimuli, responses: Responses, samplin
     rows = indices_of(stimuli.ids, features.row_ids, "features for the words")
     n_scans, n_delays = len(responses.row_ids), len(sampling.delays)
     shapes = {layer: (n_scans, hidden * n_delays) for layer, (_, hidden) in features.shapes.items()}
-    values = LazyMapping(shapes, lambda layer: assignment.carry(features.values[layer][rows]))
-    return Features(values, responses.row_ids)
+
+    def make(layer: Layer) -> Any:
+        return assignment.on_access(features.values[layer][rows])
+
+    return Features(LazyMapping(shapes, make), responses.row_ids)
 
 
 def scans(stimuli: Stimuli, responses: Responses, sampling: Sampling) -> Scans:
@@ -94,14 +158,6 @@ def scans(stimuli: Stimuli, responses: Responses, sampling: Sampling) -> Scans:
     own, *delayed = (_weights(stimuli, heard_s, responses, sampling, delay) for delay in (0, *sampling.delays))
     runs = np.unique(responses.row_blocks, return_inverse=True)[1] if sampling.zscore else None
     return Scans(own, tuple(delayed), runs)
-
-
-def _zscored(values: Floats, runs: Integers) -> Floats:
-    """Z-score each column within each run; 0 where it is constant within a run."""
-    out = np.empty_like(values)
-    for run in range(runs.max() + 1):
-        out[runs == run] = standardise(values[runs == run])
-    return out
 
 
 def _weights(

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 from typing import Protocol as Interface
 
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from harness.features.hemodynamics import ScanRows
 from harness.kernels.arrays import to_device
 from harness.kernels.gram import Bands, Design, Scale, design, standardise
 from harness.kernels.metrics import METRICS
@@ -52,7 +54,9 @@ class Fitting:
 
     def fit(self, X: Floats, Y: Floats, *, on_gpu: bool = False, threads: int = 1) -> list[FoldFit]:
         """Fit (row, feature) X to (row, neuroid) Y, all neuroids or some of them; returns one fit per fold."""
-        place: Callable[[Floats], Floats] = to_device if on_gpu else lambda array: array
+        place: Callable[[Floats], Floats] = (
+            (lambda array: to_device(np.asarray(array))) if on_gpu else lambda array: array
+        )
         if self.regression.scale != "zscore sides":
             return self.fit_design(design(place(X), self.regression.scale), place(Y), on_gpu=on_gpu, threads=threads)
         fits = []
@@ -123,12 +127,17 @@ class Layers:
         return len(self.features.values)
 
     def __getitem__(self, index: int) -> Floats:
-        matrix: Floats = self.features.values[self.features.layers[index]][self.rows]
+        matrix: Floats = on_rows(self.features.values[self.features.layers[index]], self.rows)
         return matrix
 
     def width(self, index: int) -> int:
         """Number of columns of the layer's matrix."""
         return int(self.features.shapes[self.features.layers[index]][1])
+
+
+def on_rows(matrix: Any, rows: Integers) -> Any:
+    """The given rows of a matrix, in this order; still computed when they are read, if the matrix is."""
+    return matrix.at(rows) if isinstance(matrix, ScanRows) else matrix[rows]
 
 
 # Fits every layer to every neuroid; yields, per layer in order, the fits of its blocks of neuroids in order.
@@ -198,7 +207,7 @@ def cut(n_neuroids: int, n_layers: int, n_workers: int) -> list[slice]:
 
 def sides_zscored(X: Floats, split: Split) -> Floats:
     """(row, feature) float64, training and test rows each z-scored by their own mean and sd; 0 where constant."""
-    out = X.astype(float)
+    out = np.asarray(X, dtype=float).copy()
     for side in (split.train, split.test):
         out[side] = standardise(out[side])
     return out
@@ -208,6 +217,8 @@ def flops(fitting: Fitting, layers: Matrices, n_neuroids: int) -> float:
     """Rough number of floating-point operations, to decide whether a fit is worth distributing."""
     n_features = max(layers.width(k) for k in range(len(layers)))
     n_rows = max(len(split.train) + len(split.test) for split in fitting.splits)
-    n_train = [len(split.train) for split in fitting.splits]
-    per_layer = n_rows**2 * n_features + sum(10 * n**3 + 8 * n**2 * n_neuroids for n in n_train)
-    return float(len(layers) * per_layer)
+    per_layer = float(n_rows * min(n_rows, n_features) * n_features)
+    for split in fitting.splits:
+        side = min(len(split.train), n_features)  # of the matrix that is decomposed
+        per_layer += 10 * side**3 + 8 * len(split.train) * side * n_neuroids
+    return len(layers) * per_layer

@@ -107,6 +107,13 @@ def of_recording(rule: FoldRule, dataset: Dataset) -> list[tuple[str, Fold]]:
     return folds
 
 
+def share_blocks(rule: FoldRule, dataset: Dataset) -> bool:
+    """Whether a test row of any fold has training rows in its block (passage, run); else OASM predicts nothing."""
+    assert dataset.responses is not None  # noqa: S101 - reading times have no such control
+    blocks = np.unique(dataset.responses.row_blocks, return_inverse=True)[1]
+    return any(bool(np.isin(blocks[fold.test], blocks[fold.train]).any()) for _, fold in of_recording(rule, dataset))
+
+
 def inner_blocks(
     rule: FoldRule, groups: Sequence[str], train: Integers, texts: Sequence[str] = ()
 ) -> tuple[Integers, int]:

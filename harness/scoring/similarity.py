@@ -273,7 +273,7 @@ def _of_rows(layers: Layers, recorded: Sequence[Floats], pairs: Pairs, metric: M
         for k in range(len(layers)):
             if metric == "rsa" and layers.width(k) < FEWEST_COLUMNS:
                 continue
-            matrix, rounding, usable = _of_pairs(layers[k], metric)
+            matrix, rounding, usable = _of_pairs(np.asarray(layers[k]), metric)
             kept = np.flatnonzero(usable)
             own = some.on(kept, n_rows)
             if (usable != usable_before).any():  # the features of some rows may be constant, not the same in all layers
@@ -382,7 +382,7 @@ def _from_columns(layers: Layers, recorded: Sequence[Floats], pairs: Pairs, resu
     centred = [about_mean(values) for values in recorded]
     own = [_products(Y, Y, pairs) for Y in centred]
     for k in range(len(layers)):
-        X = about_mean(layers[k])
+        X = about_mean(np.asarray(layers[k]))
         of_features = _products(X, X, pairs)
         for subject, (Y, of_responses) in enumerate(zip(centred, own, strict=True)):
             for ours, norms, theirs, filled in zip(

@@ -26,6 +26,7 @@ import numpy as np
 
 from harness.kernels.banded import unique_variance
 from harness.kernels.gram import Design, design
+from harness.kernels.streams import variances
 from harness.protocol import WIDE_RIDGE, Protocol
 from harness.records import Features, Floats, Integers, Layer, Responses, indices_of
 from harness.scoring import fitting, folds
@@ -77,7 +78,9 @@ def over_controls(
     by_part, parts = [], []
     for part in responses.parts:
         measured, neuroids = responses.of_part(part)
-        fits = _of_part(model.values[layer][_at(measured, model)], controls, measured, protocol, threads)
+        fits = _of_part(
+            fitting.on_rows(model.values[layer], _at(measured, model)), controls, measured, protocol, threads
+        )
         wide = np.full((3, len(fits[0]), len(responses.neuroid_ids)), np.nan)
         wide[:, :, neuroids] = fits
         by_part.append(wide)
@@ -111,15 +114,24 @@ def _bands(controls: dict[str, Features], responses: Responses) -> list[tuple[De
     features of a model: a column of OASM that is almost 0 in the training rows would become about 1,000 in its own row,
     where it is 1.
     """
-    matrices = [np.hstack(list(control.values.values()))[_at(responses, control)] for control in controls.values()]
+    matrices = [_variants(control, _at(responses, control)) for control in controls.values()]
     narrow = [Z for Z in matrices if Z.shape[1] <= _FEW_COLUMNS]
-    bands = [(design(Z, "zscore"), 1.0 / Z.shape[1]) for Z in ([np.hstack(narrow)] if narrow else [])]
+    bands = [
+        (design(Z, "zscore"), 1.0 / Z.shape[1])
+        for Z in ([np.hstack([np.asarray(Z) for Z in narrow])] if narrow else [])
+    ]
     return bands + [(design(Z), _one_column(Z)) for Z in matrices if Z.shape[1] > _FEW_COLUMNS]
+
+
+def _variants(control: Features, rows: Integers) -> Floats:
+    """(row, column) the variants of a control side by side, on these rows."""
+    variants = [fitting.on_rows(matrix, rows) for matrix in control.values.values()]
+    return variants[0] if len(variants) == 1 else np.hstack(variants)
 
 
 def _one_column(Z: Floats) -> float:
     """Weight that scales (row, column) Z, in one unit, to the variance of one z-scored column; 1 if Z is constant."""
-    variance = float(Z.var(axis=0, dtype=np.float64).sum())
+    variance = float(variances(Z).sum())
     return 1.0 / variance if variance > 0 else 1.0
 
 

@@ -80,7 +80,8 @@ _COLUMNS = {
     "inner": "score within the training rows, by which STRICT chooses the layer",
     "alpha_at_low": "fraction of neuroids whose alpha is the smallest of the grid",
     "alpha_at_high": "fraction of neuroids whose alpha is the largest of the grid",
-    "rank": "rank of the features in the fit",
+    "rank": "rank of the features in the fit; 0 where nothing can be measured: constant features, or OASM where no "
+    "test row has training rows in its passage",
     "n_neuroids": "neuroids of the target",
     "n_nan": "neuroids without a measurable score; left out of the median",
     "layer_folds": "folds that chose this layer; the most frequent one is given",
@@ -99,7 +100,7 @@ _COLUMNS = {
     "unique_high": "upper end of the 95 % interval of unique_r2",
     "controls_r2": "held-out R2 of the controls alone, relative to the training mean (which scores 0)",
     "joint_r2": "held-out R2 of model and controls together, relative to the training mean",
-    "unique_over": "controls in the joint fit",
+    "unique_over": "controls in the joint fit; without OASM where no test row has training rows in its passage",
     "passage": "passage of the word",
     "sentence": "sentence of the word",
     "word_id": "id of the word",

@@ -6,12 +6,14 @@ job's folder and not with Ray, so a job that was killed as a whole resumes in th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,10 +51,37 @@ def tune(
     if not job.unfinished:
         return
     _error_file(job).unlink(missing_ok=True)
-    ray_session.start(address)
-    if address:
-        ray_session.require_visible(Path(job.out), job.out)
-    _require_resources(job)
+    with _sigterm_interrupts():
+        ray_session.start(address)
+        if address:
+            ray_session.require_visible(Path(job.out), job.out)
+        _require_resources(job)
+        _train(job, on_step, max_failures)
+    if not job.unfinished:
+        shutil.rmtree(Path(job.out) / ".state", ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end the trainings as Ctrl-C does; Ray's own handler aborts the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _train(
+    job: TuningJob, on_step: Callable[[Training, dict[str, Any]], None] | None, max_failures: int
+) -> None:  # fmt: skip
+    """Train, and report the lines of losses meanwhile."""
     over = threading.Event()
     watching = threading.Thread(target=_follow, args=(job, over, on_step), daemon=True)
     watching.start()
@@ -62,8 +91,6 @@ def tune(
         over.set()
         watching.join()
         shutil.rmtree(_ray_folder(job), ignore_errors=True)
-    if not job.unfinished:
-        shutil.rmtree(Path(job.out) / ".state", ignore_errors=True)
 
 
 def _ray_folder(job: TuningJob) -> Path:

@@ -184,6 +184,8 @@ class ScoreUnit:
         if not isinstance(features, Features):
             features, _ = replace(self, protocol=replace(self.protocol, components=0))._features(dataset, store)
         assert isinstance(features, Features)  # noqa: S101 - only components depend on the fold
+        if self.source.name == "oasm":
+            features = controls.oasm(responses)  # pairs of rows are compared also where it predicts nothing
         origin = self._origin("", store)
         by_layer, of_source = similarity_rows.make(origin, features, responses, self.protocol, similarity.METRICS)
         return {"similarity_layers": by_layer, "similarity_scores": of_source}
@@ -234,6 +236,8 @@ class ScoreUnit:
 
     def _control_features(self, source: FeatureSource, dataset: Dataset) -> OnRows:
         """A control's features on the rows of the responses."""
+        if source.name == "oasm" and dataset.responses and not folds.share_blocks(self.protocol.folds, dataset):
+            return controls.oasm_of_no_use(dataset.responses)
         features, sampling = controls.features(source.name, dataset, source.seed, source.file), self.protocol.sampling
         control = controls.CONTROLS[source.name]
         if control.row_level:
@@ -261,8 +265,14 @@ class ScoreUnit:
         return Reduction(features, rows, scans, components)
 
     def _controls(self, dataset: Dataset) -> dict[str, Features]:
-        """Features of the controls for unique variance, by name; controls with per-fold features are left out."""
-        controls_by_name = {source.name: self._control_features(source, dataset) for source in self.beside}
+        """Features of the controls for unique variance, by name.
+
+        Controls with per-fold features are left out, and OASM where it predicts nothing.
+        """
+        names = {source.name for source in self.beside}
+        of_no_use = {"oasm"} if "oasm" in names and not folds.share_blocks(self.protocol.folds, dataset) else set()
+        beside = [source for source in self.beside if source.name not in of_no_use]
+        controls_by_name = {source.name: self._control_features(source, dataset) for source in beside}
         return {name: features for name, features in controls_by_name.items() if isinstance(features, Features)}
 
     def _embeddings(self, dataset: Dataset, store: Store) -> dict[str, Features]:

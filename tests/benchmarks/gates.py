@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ SETS = (
     Workload("power law", 200, 300, 400),
     Workload("massive activations", 200, 300, 400, massive=True),
     Workload("few features", 200, 64, 400),
+    Workload("long", 1500, 40, 60),
 )
 
 
@@ -53,7 +55,7 @@ def errors(X: Array, Y: Array, rule: str) -> Array:
     labels = inner_blocks(n) if rule == "inner 5-fold" else None
     if labels is None:
         Z, y = X - X.mean(axis=0), Y - Y.mean(axis=0)
-        lam, U = np.linalg.eigh(Z @ Z.T)
+        lam, U = _eigenvectors(Z)
         W, left_out = U.T @ y, []
         for alpha in ALPHAS:
             shrunk = lam / (lam + alpha)
@@ -65,11 +67,19 @@ def errors(X: Array, Y: Array, rule: str) -> Array:
     for label in np.unique(labels):
         rest, block = labels != label, labels == label
         Z, y = X - X[rest].mean(axis=0), Y - Y[rest].mean(axis=0)
-        lam, U = np.linalg.eigh(Z[rest] @ Z[rest].T)
-        T, W = Z[block] @ Z[rest].T @ U, U.T @ y[rest]
+        lam, U = _eigenvectors(Z[rest])
+        T, W = Z[block] @ (Z[rest].T @ U), U.T @ y[rest]
         squares = [(y[block] - T @ (W / (lam + alpha)[:, None])) ** 2 for alpha in ALPHAS]
         blocks.append(np.array(squares).mean(axis=1) * n / 5)
     return np.sum(blocks, axis=0) / n
+
+
+def _eigenvectors(Z: Array) -> tuple[Array, Array]:
+    """Eigenvalues and eigenvectors of Z Z'; of the features where these are fewer."""
+    if len(Z) <= Z.shape[1]:
+        return np.linalg.eigh(Z @ Z.T)
+    lam, V = np.linalg.eigh(Z.T @ Z)
+    return lam, Z @ V / np.sqrt(lam.clip(min=np.finfo(float).tiny))
 
 
 def compare(
@@ -123,7 +133,8 @@ def first(installed: list[str]) -> dict[str, Any]:
         def mine(rule: str, precision: str, data: tuple[Any, ...] = (layers, Y, folds)) -> dict[str, Array]:
             return ours.fit(*data, rule=rule, precision=precision, threads=2)
 
-        for rule, name, package, theirs in _comparisons(installed):
+        by_primal = _PRIMAL if workload.n > 2 * workload.p else []
+        for rule, name, package, theirs in [*_comparisons(installed), *by_primal]:
             allowed = ROUNDED if theirs is None else SAME
             row = {"workload": str(workload), "subject": name, "inner_rule": rule, "gate": "not installed"}
             if package in ("", *installed):
@@ -133,6 +144,13 @@ def first(installed: list[str]) -> dict[str, Any]:
                 row |= {"gate": "passed" if passed else "FAILED", "setting": numbers}
             rows.append(row)
     return {"said": rows}
+
+
+# Few features per row: both of our ways.
+_PRIMAL = [
+    (rule, "ours primal", "", partial(ours.fit, rule=rule, precision="float64", threads=2, way="primal"))
+    for rule in ("leave-one-out", "inner 5-fold", "one alpha", "least squares")
+]
 
 
 def _comparisons(installed: list[str]) -> list[tuple[str, str, str, Callable[..., dict[str, Array]] | None]]:

@@ -19,7 +19,7 @@ def fit(layers: list[Array], Y: Array, folds: list[tuple[Array, Array]], **setti
         Y: (row, neuroid).
         folds: (train, test) rows.
         settings: rule "leave-one-out", "inner 5-fold", "one alpha" or "least squares"; precision "float64" or
-            "mixed"; threads.
+            "mixed"; threads; way "primal", "dual" or (if not given) that with fewer operations.
 
     Returns:
         r and alpha, (layer, fold, neuroid) both.
@@ -29,8 +29,9 @@ def fit(layers: list[Array], Y: Array, folds: list[tuple[Array, Array]], **setti
 
 
 def _fit(
-    layers: list[Array], Y: Array, folds: list[tuple[Array, Array]], rule: str, precision: str, threads: int
-) -> Any:
+    layers: list[Array], Y: Array, folds: list[tuple[Array, Array]], rule: str, precision: str, threads: int,
+    way: str = "counted",
+) -> Any:  # fmt: skip
     """For each layer, one fit per fold."""
     from harness.kernels.ridge import Penalty, Split, fit_layers
 
@@ -38,7 +39,7 @@ def _fit(
     alphas, mean_over = () if rule == "least squares" else ALPHAS, "blocks" if rule == "inner 5-fold" else "rows"
     penalty = Penalty(alphas, per_neuroid=rule != "one alpha", tie="smaller", mean_over=mean_over)
     splits = [Split(train, test, labels) for (train, test), labels in zip(folds, inner, strict=True)]
-    return fit_layers(layers, Y, splits, penalty, precision=precision, threads=threads)
+    return fit_layers(layers, Y, splits, penalty, precision=precision, threads=threads, way=way)
 
 
 def _subject(rule: str, precision: str, threads: int) -> Subject:

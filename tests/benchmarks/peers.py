@@ -124,6 +124,32 @@ def himalaya(
     return {**stacked(r, alphas, layers, folds), "said": {"setup_s": setup}}
 
 
+def himalaya_primal(
+    layers: list[Array], Y: Array, folds: Folds, backend: str = "torch", dtype: str = "float32",
+    n_targets_batch: int | None = None, n_alphas_batch: int | None = 1,
+) -> dict[str, Any]:  # fmt: skip
+    """RidgeCV, himalaya's better way where rows outnumber features; inner KFold(5) in order, with an intercept.
+
+    One alpha at a time: for each it makes a matrix of inner test rows by inner training rows.
+    """
+    from himalaya.backend import set_backend
+    from himalaya.ridge import RidgeCV
+    from sklearn.model_selection import KFold
+
+    library, grid = set_backend(backend), np.log10(ALPHAS)
+    solver = {"n_targets_batch": n_targets_batch, "n_alphas_batch": n_alphas_batch, "warn": False}
+    r, alphas = [], []
+    for X in layers:
+        for train, test in folds:
+            level, Z = Y[train].mean(axis=0, dtype=float), (X - X[train].mean(axis=0, dtype=float)).astype(dtype)
+            model = RidgeCV(np.array(ALPHAS), fit_intercept=True, cv=KFold(5), solver_params=solver)
+            model.fit(library.asarray(Z[train]), library.asarray((Y[train] - level).astype(dtype)))
+            r.append(pearson_r(library.to_numpy(library.asarray(Z[test]) @ model.coef_), Y[test]))
+            found = np.log10(library.to_numpy(model.best_alphas_).astype(float))
+            alphas.append(np.array(ALPHAS)[abs(found[:, None] - grid).argmin(axis=1)])
+    return stacked(r, alphas, layers, folds)
+
+
 def tune_himalaya(layers: list[Array], Y: Array, folds: Folds, threads: int, neuroids: int = 3000) -> dict[str, Any]:
     """Find its best setting: library, precision and kernel, then batches, then threads; one fold, some neuroids.
 
@@ -187,6 +213,7 @@ SUBJECTS = (
     _peer("scikit-learn RidgeCV", "scikit_learn", "leave-one-out", "sklearn"),
     replace(_peer("scikit-learn RidgeCV, 1 thread", "scikit_learn", "leave-one-out", "sklearn"), threads=1),
     HIMALAYA,
+    _peer("himalaya RidgeCV", "himalaya_primal", "inner 5-fold", "himalaya"),
     _peer("Brain-Score's way, torch svd", "brain_score", "one alpha", "torch", by="svd"),
     _peer("Brain-Score's way, torch Gram", "brain_score", "one alpha", "torch", by="Gram"),
     _peer("Brain-Score's way, scikit-learn", "scikit_learn", "one alpha", "sklearn", per_target=False),

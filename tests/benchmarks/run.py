@@ -23,7 +23,8 @@ from workloads import WORKLOADS, growth, quick
 
 EXPECTED = "about 25 minutes on two cores that compute 100 GFLOP/s in float64; progress follows"
 PARTS = ("gates", *(each.name for each in WORKLOADS), "growth", "extraction", "gpu")
-WIDE_BYTES = 4_000_000_000
+# Most memory in use that ours may take, with data and libraries.
+MOST_BYTES = {"wide": 4e9, "W7": 6e9}
 
 
 def main() -> int:
@@ -94,16 +95,17 @@ def _gates() -> list[dict[str, Any]]:
 
 
 def _workload(workload: Any, arguments: argparse.Namespace, rates: dict[tuple[str, int], float]) -> list[Any]:
-    """One of W1 to W4, or the wide one, which must also keep within its memory."""
+    """One of W1 to W7, or the wide one; those that must keep within their memory are judged by it too."""
     if arguments.quick:
         workload = quick(workload)
     if arguments.repeats:
         workload = replace(workload, repeats=arguments.repeats, budget_s=float("inf"))
     say(f"{workload}: data are made, peers tuned")
     rows = time_workload(workload, "ridge", rates)
-    for each in rows if workload.name == "wide" else ():
-        if each["subject"].startswith("ours") and (each["absolute_bytes"] or 0) > WIDE_BYTES:
-            each["gate"] = f"FAILED: {each['absolute_bytes'] / 1e9:.1f} GB in use, wanted under 4"
+    most = MOST_BYTES.get(workload.name, float("inf"))
+    for each in rows:
+        if each["subject"].startswith("ours") and (each["absolute_bytes"] or 0) > most:
+            each["gate"] = f"FAILED: {each['absolute_bytes'] / 1e9:.1f} GB in use, wanted under {most / 1e9:.0f}"
     return rows
 
 
@@ -112,7 +114,7 @@ def _growth(is_quick: bool, rates: dict[tuple[str, int], float]) -> list[dict[st
     points: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     for axis, workload in growth(is_quick):
         found = time_workload(workload, "growth", rates)[0]
-        points.setdefault(axis, []).append((getattr(workload, axis), found))
+        points.setdefault(axis, []).append((getattr(workload, axis.split(",")[0]), found))
     rows = []
     for axis, found in points.items():
         rows += [each for _, each in found]

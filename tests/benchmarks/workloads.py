@@ -26,6 +26,8 @@ Array = Any
 ALPHAS = tuple(float(alpha) for alpha in np.logspace(-3, 8, 12))
 FOLDS = 5
 PURE_NOISE = 0.45
+# Responses with more numbers are written and read in pieces.
+LARGE = 3e8
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,25 @@ class Workload:
         """Of the plain dual method, whatever a subject did instead: the work that is worth paying for.
 
         A symmetric product for the Gram matrix; per fold 9 m^3 for the eigenvectors, U'Y, predictions, and either one
-        product for each alpha or one symmetric product of the responses.
+        product for each alpha or one symmetric product of the responses. With more rows than features, of the plain
+        primal one: products of features with features and responses; per fold (and inner fold) 9 p^3 for the
+        eigenvectors, and for each alpha the predictions of all training rows once.
         """
+        if self.n > self.p:
+            return self._flops_of_primal(rule)
         m = self.n * (FOLDS - 1) // FOLDS
         search = {"one alpha": m * m * self.v, "least squares": 0}.get(rule, 2 * m * m * self.v * len(ALPHAS))
         fold = 9 * m**3 + 2 * m * m * self.v + search + 2 * (self.n - m) * m * self.v
         return float(self.layers * (self.n**2 * self.p + FOLDS * fold))
+
+    def _flops_of_primal(self, rule: str) -> float:
+        m, p, v = self.n * (FOLDS - 1) // FOLDS, self.p, self.v
+        fits = 1 + FOLDS if rule == "inner 5-fold" else 1
+        search = {"least squares": 0, "inner 5-fold": 2 * m * p * v * len(ALPHAS)}.get(
+            rule, 2 * m * p * v * len(ALPHAS) + 2 * m * p * p
+        )
+        fold = fits * (9 * p**3 + 2 * p * p * v) + search + 2 * (self.n - m) * p * v
+        return float(self.layers * (self.n * p * p + 2 * self.n * p * v + FOLDS * fold))
 
 
 _LOO = "ours mixed leave-one-out 2"
@@ -81,6 +96,9 @@ _AT_W3 = (
     _LOO, "ours mixed leave-one-out 1", "ours float64 leave-one-out 2", "ours mixed inner 5-fold 2",
     "ours mixed one alpha 2", "ours mixed one alpha 1", "scikit-learn RidgeCV", "himalaya KernelRidgeCV", *_BRAIN_SCORE,
 )  # fmt: skip
+_FIVE = "ours mixed inner 5-fold 2"
+_LONG_PEERS = ("scikit-learn RidgeCV", "himalaya RidgeCV")
+_AT_LONG = (_LOO, _FIVE, "ours mixed leave-one-out 1", "ours mixed inner 5-fold 1", *_LONG_PEERS)
 _AT_WIDE = (_LOO, "ours mixed inner 5-fold 2", "himalaya KernelRidgeCV")
 
 WORKLOADS = (
@@ -88,18 +106,25 @@ WORKLOADS = (
     Workload("W2", 627, 4096, 12_000, budget_s=260, one_fold=_SCIKIT_LEARN + _BRAIN_SCORE),
     Workload("W3", 1295, 4096, 25_000, budget_s=380, one_fold=_AT_W3[-5:], subjects=_AT_W3),
     Workload("W4", 1317, 4096, 60, layers=2, budget_s=170, one_fold=_SCIKIT_LEARN + _BRAIN_SCORE),
+    Workload("W5", 9_000, 3072, 2_000, repeats=2, budget_s=900, one_fold=_LONG_PEERS, subjects=_AT_LONG),
+    Workload("W6", 36_000, 1024, 400, repeats=2, budget_s=900, one_fold=_LONG_PEERS, subjects=_AT_LONG),
+    Workload("W7", 10_000, 4096, 80_000, repeats=1, one_fold=(_LOO, _FIVE), subjects=(_LOO, _FIVE)),
     Workload("wide", 1000, 8192, 100_000, repeats=2, budget_s=100, one_fold=_AT_WIDE[1:], subjects=_AT_WIDE),
 )
 
 
 def quick(workload: Workload) -> Workload:
-    """The same in miniature: seconds, and still more features than rows."""
+    """The same in miniature: seconds, and still more features than rows, or fewer."""
+    if workload.n > workload.p:
+        return replace(
+            workload, n=workload.n // 20, p=workload.p // 32, v=max(40, workload.v // 100), repeats=1, is_quick=True
+        )
     n, p, v = max(60, workload.n // 8), max(96, workload.p // 16), max(40, workload.v // 100)
     return replace(workload, n=n, p=p, v=v, repeats=1, is_quick=True)
 
 
 def growth(is_quick: bool) -> Iterator[tuple[str, Workload]]:
-    """Four points along each axis: (axis, workload)."""
+    """Four points along each axis: (axis, workload); last, rows of a long recording, under two rules."""
     base = Workload("growth", 384, 2048, 4000, repeats=2, subjects=(_LOO,))
     steps = {"v": (4000, 8000, 16000, 32000), "p": (2048, 4096, 8192, 16384), "n": (256, 512, 1024, 2048)}
     for axis, sizes in {**steps, "layers": (1, 2, 4, 8)}.items():
@@ -107,6 +132,10 @@ def growth(is_quick: bool) -> Iterator[tuple[str, Workload]]:
             small = axis != "layers" and is_quick
             point = replace(base, n=64, p=96, v=128, repeats=1, is_quick=True) if is_quick else base
             yield axis, replace(point, **{axis: size // 8 if small else size})
+    for rule, subject in (("leave-one-out", _LOO), ("inner 5-fold", _FIVE)):
+        for n in (600, 1200) if is_quick else (9_000, 18_000, 36_000, 72_000):
+            long = Workload("long", n, 32 if is_quick else 512, 40 if is_quick else 200, repeats=1, subjects=(subject,))
+            yield f"n, long, {rule}", replace(long, is_quick=is_quick)
 
 
 def make(workload: Workload, folder: Path) -> None:
@@ -116,13 +145,30 @@ def make(workload: Workload, folder: Path) -> None:
         latent = latents(workload.n, workload.p, rng)
         np.save(folder / f"features_{layer}.npy", features(latent, workload.p, workload.massive, rng))
         if layer == 0:
-            np.save(folder / "responses.npy", responses(latent, workload.v, rng))
+            _save_responses(folder / "responses.npy", latent, workload, rng)
+
+
+def _save_responses(path: Path, latent: Array, workload: Workload, rng: np.random.Generator) -> None:
+    """All at once, or a thousand neuroids at a time where they would not fit in memory twice."""
+    n, v = workload.n, workload.v
+    if n * v < LARGE:
+        np.save(path, responses(latent, v, rng))
+        return
+    file = np.lib.format.open_memmap(path, "w+", np.float32, (n, v))
+    for start in range(0, v, 1000):
+        file[:, start : start + 1000] = responses(latent, min(1000, v - start), rng)
 
 
 def load(folder: Path) -> tuple[list[Array], Array]:
-    """The feature matrices and the responses that `make` wrote."""
+    """The feature matrices and the responses that `make` wrote; large ones as memory maps."""
+
+    def read(path: Path) -> Array:
+        mapped = np.load(path, mmap_mode="r")
+        return mapped if is_large else np.load(path)
+
+    is_large = np.load(folder / "responses.npy", mmap_mode="r").size >= LARGE
     layers = len(list(folder.glob("features_*.npy")))
-    return [np.load(folder / f"features_{layer}.npy") for layer in range(layers)], np.load(folder / "responses.npy")
+    return [read(folder / f"features_{layer}.npy") for layer in range(layers)], read(folder / "responses.npy")
 
 
 def split(n: int, folds: int = FOLDS) -> list[tuple[Array, Array]]:

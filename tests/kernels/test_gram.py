@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from harness.kernels.gram import _centre, _gram, _of_features, _of_rows, decompose, design
+from harness.kernels.gram import _of_features, _of_rows, decompose, design
 
 
 @pytest.mark.parametrize("n_features", [5, 200])
@@ -93,7 +91,7 @@ def test_few_features_give_the_same_directions_as_their_inner_products(scale, ma
     train, test = np.arange(20, 80), np.arange(20)
     thin = design(X, scale)
     assert thin.is_thin
-    by_features, by_rows = (way(thin, train, test, 0.0) for way in (_of_features, _of_rows_of))
+    by_features, by_rows = (way(thin, train, test, 0.0) for way in (_of_features, _of_rows))
     for a, b in (
         ((by_features.U * by_features.lam) @ by_features.U.T, (by_rows.U * by_rows.lam) @ by_rows.U.T),
         (by_features.T @ by_features.U.T, by_rows.T @ by_rows.U.T),
@@ -101,9 +99,3 @@ def test_few_features_give_the_same_directions_as_their_inner_products(scale, ma
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * abs(b).max())
     assert by_features.mean_lam == pytest.approx(by_rows.mean_lam)
     np.testing.assert_allclose(by_features.U.sum(axis=0), 0, atol=1e-9)
-
-
-def _of_rows_of(features, train, test, cutoff):
-    """The path for many features, for a design with few features."""
-    shared = _gram(features.X, _centre) if features.scale == "center" else None
-    return _of_rows(replace(features, shared=shared), train, test, cutoff)

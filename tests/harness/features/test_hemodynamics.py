@@ -34,7 +34,7 @@ def scans(times_s, blocks=None) -> Responses:
 def pooled(sampling, ends_s=ENDS_S, values=VALUES, times_s=TIMES_S, passages=None, blocks=None):
     stimuli = words(ends_s, passages)
     features = Features({LAYER: np.array(values, dtype=np.float32)[:, None]}, stimuli.ids)
-    return at_scans(features, stimuli, scans(times_s, blocks), sampling).values[LAYER]
+    return np.asarray(at_scans(features, stimuli, scans(times_s, blocks), sampling).values[LAYER])
 
 
 @pytest.mark.parametrize(
@@ -58,11 +58,24 @@ def test_delays_are_concatenated_and_start_with_zeros():
     assert delayed.tolist() == [[2, 0, 0], [5, 2, 0], [0, 5, 0], [7, 0, 2], [10, 7, 5]]
 
 
+@pytest.mark.parametrize("zscore", ["", "run"])
+def test_scans_are_computed_as_they_are_read(zscore):
+    stimuli, order = words(ENDS_S), np.array([4, 0, 2])
+    features = Features({LAYER: np.arange(12, dtype=np.float32).reshape(6, 2)}, stimuli.ids)
+    matrix = at_scans(features, stimuli, scans(TIMES_S), Sampling("sum", delays=(1, 2), zscore=zscore)).values[LAYER]
+    whole = np.asarray(matrix)
+    assert matrix.shape == whole.shape == (5, 4)
+    np.testing.assert_array_equal(matrix[order], whole[order])
+    np.testing.assert_array_equal(matrix[1:3], whole[1:3])
+    np.testing.assert_array_equal(matrix.at(order)[:], whole[order])
+    assert whole.std(axis=0) == pytest.approx(np.ones(4), abs=1e-6) or not zscore
+
+
 def test_the_hidden_columns_of_a_delay_stay_together():
     stimuli = words([1.0, 3.0])
     features = Features({LAYER: np.array([[1, 2], [3, 4]], dtype=np.float32)}, stimuli.ids)
     found = at_scans(features, stimuli, scans([2.0, 4.0]), Sampling(delays=(0, 1)))
-    assert found.values[LAYER].tolist() == [[1, 2, 0, 0], [3, 4, 1, 2]]
+    assert found.values[LAYER][:].tolist() == [[1, 2, 0, 0], [3, 4, 1, 2]]
     assert found.row_ids == ("tr0", "tr1")
     assert found.values[LAYER].dtype == np.float32
 
@@ -86,7 +99,7 @@ def test_with_onset_clock_a_word_belongs_to_the_last_scan_before_it():
 
     def carried(delays, blocks=None, skip=0):
         how = Sampling("sum", clock="onset", delays=delays, skip_words=skip)
-        return at_scans(features, stimuli, scans([0.0, 2.0, 4.0, 6.0], blocks), how).values[LAYER].T.tolist()
+        return at_scans(features, stimuli, scans([0.0, 2.0, 4.0, 6.0], blocks), how).values[LAYER][:].T.tolist()
 
     assert carried((0,)) == [[3, 12, 0, 48]]
     assert carried((1, 2)) == [[0, 3, 12, 0], [0, 0, 3, 12]]
@@ -100,7 +113,7 @@ def test_columns_are_z_scored_within_each_run_and_zero_where_constant():
     found = at_scans(
         Features({LAYER: values}, stimuli.ids), stimuli,
         scans([2.0, 4.0, 6.0, 8.0, 10.0, 12.0], ["1"] * 3 + ["2"] * 3), Sampling(zscore="run"),
-    ).values[LAYER]  # fmt: skip
+    ).values[LAYER][:]  # fmt: skip
     for run in (slice(0, 3), slice(3, 6)):
         np.testing.assert_allclose(found[run].mean(axis=0), 0, atol=1e-7)
     np.testing.assert_allclose([found[:3, 0].std(), *found[3:].std(axis=0)], 1, atol=1e-6)

@@ -31,7 +31,7 @@ def root(tmp_path_factory):
 def dataset(root):
     """The recording, with some voxels computed from the hidden states."""
     loaded = datasets.load("wehbe2014", root)
-    X = hemodynamics.at_scans(states(loaded), loaded.stimuli, loaded.responses, PAPER.sampling).values[LAYER]
+    X = hemodynamics.at_scans(states(loaded), loaded.stimuli, loaded.responses, PAPER.sampling).values[LAYER][:]
     rng, values = np.random.default_rng(2), loaded.responses.values.copy()
     values[:, :8] += X @ rng.standard_normal((X.shape[1], 8)) / 20
     return replace(loaded, responses=replace(loaded.responses, values=values))

@@ -83,8 +83,9 @@ def test_the_planted_models_unique_variance_is_close_to_the_planted_variance(out
         assert (others.unique_low <= 1e-3).all()
         assert scores[scores.kind == "control"].unique_r2.isna().all()
         np.testing.assert_array_less(scores.loc["tiny-llama", "controls_r2"], scores.loc["tiny-llama", "joint_r2"])
+        time_only = "oasm, " if protocol == "paper" else ""  # which says nothing about new topics
         assert scores.loc["tiny-llama", "unique_over"] == (
-            "length, word-rate, position, oasm, drift, frequency, input-embeddings"
+            f"length, word-rate, position, {time_only}drift, frequency, input-embeddings"
         )
 
 

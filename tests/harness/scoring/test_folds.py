@@ -15,7 +15,7 @@ from sklearn.model_selection import (
 
 from harness import repetitions
 from harness.protocol import FoldRule
-from harness.records import Fold
+from harness.records import Dataset, Fold, Responses, Stimuli
 from harness.scoring import folds
 
 TWINS = {
@@ -248,3 +248,14 @@ def test_inner_blocks_of_time_keep_a_repeated_text_in_one_block():
     labels = folds.inner_labels(["one"] * 50, np.arange(50), texts)
     assert labels[:25].tolist() == labels[25:].tolist()
     assert len(set(labels)) > 1
+
+
+def test_blocks_are_shared_only_where_folds_divide_them():
+    ids = tuple(f"r{i}" for i in range(40))
+    blocks = tuple(f"run {i // 10}" for i in range(40))
+    responses = Responses(np.zeros((40, 1)), ids, blocks, blocks, ("v",), ("s",), ("roi",), "z")
+    dataset = Dataset("runs", "0", Stimuli(ids, ids, blocks), responses)
+    assert not folds.share_blocks(FoldRule("leave one group out", n=4), dataset)
+    assert not folds.share_blocks(FoldRule("contiguous", n=4), dataset)
+    assert folds.share_blocks(FoldRule("contiguous", n=3), dataset)
+    assert folds.share_blocks(FoldRule("kfold", n=4), dataset)
