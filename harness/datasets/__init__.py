@@ -14,6 +14,7 @@ from harness.datasets import (
     brennan2016,
     fedorenko2016,
     futrell2018,
+    lebel2023,
     pereira2018,
     synthetic,
     tuckute2024,
@@ -34,6 +35,7 @@ _TABLE = (
     *tuckute2024.ENTRIES,
     brennan2016.ENTRY,
     wehbe2014.ENTRY,
+    lebel2023.ENTRY,
     wikitext2.ENTRY,
     *synthetic.ENTRIES,
 )
