@@ -120,7 +120,8 @@ def of_fetch(entries: Iterable[Entry], rows: list[Fetched]) -> Iterator[str]:
                 yield f"  {row.file}: no published checksum; the file has {row.checksum}"
         for row in by_state["failed"]:
             if row.url:
-                yield (f"  {row.file}: {row.why}. Download {row.url} ({_size(row.n_bytes)}) by other means "
+                optional = "optional, " if row.optional else ""
+                yield (f"  {row.file}: {optional}{row.why}. Download {row.url} ({_size(row.n_bytes)}) by other means "
                        f"and save it as {row.place}")  # fmt: skip
         yield from _by_hand([row for row in by_state["failed"] if not row.url])
 

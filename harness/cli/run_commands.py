@@ -177,7 +177,7 @@ def datasets(arguments: argparse.Namespace) -> int:
 
 
 def fetch(arguments: argparse.Namespace) -> int:
-    """Download data sets; exit status 1 if a file could not be fetched."""
+    """Download data sets; exit status 1 if a required file could not be fetched."""
     from rich.console import Console
 
     from harness import datasets
@@ -193,7 +193,7 @@ def fetch(arguments: argparse.Namespace) -> int:
     rows = fetch(entries, root, console=Console(stderr=True), wait_s=arguments.wait)
     by_state = {name: [asdict(row) for row in rows if row.state == name] for name in ("fetched", "there", "failed")}
     answer(arguments, {"root": str(root)} | by_state, "\n".join(dataset_listing.of_fetch(entries, rows)))
-    return int(any(row.state == "failed" for row in rows))
+    return int(any(row.state == "failed" and not row.optional for row in rows))
 
 
 def _root(arguments: argparse.Namespace) -> Path:

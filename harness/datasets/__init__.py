@@ -14,7 +14,9 @@ from harness import plugins
 from harness.datasets import (
     blank2014,
     brennan2016,
+    fedorenko2016,
     futrell2018,
+    lebel2023,
     pereira2018,
     synthetic,
     tuckute2024,
@@ -31,10 +33,12 @@ logger = logging.getLogger(__name__)
 _TABLE = (
     pereira2018.ENTRY,
     blank2014.ENTRY,
+    fedorenko2016.ENTRY,
     *futrell2018.ENTRIES,
-    tuckute2024.ENTRY,
+    *tuckute2024.ENTRIES,
     brennan2016.ENTRY,
     wehbe2014.ENTRY,
+    lebel2023.ENTRY,
     wikitext2.ENTRY,
     *synthetic.ENTRIES,
 )

@@ -29,7 +29,6 @@ permanent direct address: download and unpack them by hand into the folder `alic
 from __future__ import annotations
 
 import csv
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +36,7 @@ import numpy as np
 
 from harness.datasets import blank2014
 from harness.datasets.entry import Entry, File, version_of
+from harness.datasets.formats import textgrid
 from harness.protocol import FoldRule, Sampling, equal_dimension
 from harness.records import Dataset, Floats, Responses, Stimuli
 
@@ -45,7 +45,6 @@ _N_SCANS, _N_DISCARDED, _TR_S = 362, 10, 2.0
 _DRIFT_ORDER = 5
 _N_MINUTES = 12
 _GRID = "alice_brennan2016/alice_stim_shared/DownTheRabbitHoleFinal_exp120_pad_1.TextGrid"
-_INTERVAL = re.compile(r'intervals \[\d+\]:\s+xmin = (\S+)\s+xmax = (\S+)\s+text = "(.*)"')
 _SILENCE = ("", "sp")
 
 # Subject -> sha256 of the time courses in the regions of 6 mm radius.
@@ -110,23 +109,10 @@ def remove_drift(courses: Floats) -> Floats:
     return rounded
 
 
-def read_textgrid(text: str) -> list[tuple[float, float, str]]:
-    """Parse a one-tier Praat TextGrid in long format into intervals (start in s, end in s, label).
-
-    Raises:
-        ValueError: if the number of intervals is not the one that the file announces.
-    """
-    intervals = [(float(start), float(end), label.strip()) for start, end, label in _INTERVAL.findall(text)]
-    announced = re.search(r"intervals: size = (\d+)", text)
-    if announced is None or int(announced[1]) != len(intervals):
-        wanted = announced[1] if announced else "an unknown number of"
-        raise ValueError(f"TextGrid announces {wanted} intervals but has {len(intervals)}; download the file again.")
-    return intervals
-
-
 def _read_words(path: Path) -> Stimuli:
     """Read the spoken words without silences; ids "alice.1", "alice.2", ...; the chapter is one passage."""
-    words = [interval for interval in read_textgrid(path.read_text()) if interval[2] not in _SILENCE]
+    (tier,) = textgrid.read(path)
+    words = [word for word in tier.intervals if word.label not in _SILENCE]
     onsets, ends, texts = zip(*words, strict=True)
     ids = tuple(f"alice.{number}" for number in range(1, len(words) + 1))
     return Stimuli(ids, texts, ("alice",) * len(words), onsets_s=np.array(onsets), ends_s=np.array(ends))

@@ -6,9 +6,10 @@ Futrell et al. (2021), github.com/languageMIT/naturalstories, CC BY-NC-SA 4.0 (n
 Two releases: 2016 is the one that Aw et al. scored (it reproduces the constant of Brain-Score's own test, 0.00853059);
 2021 corrects an offset by one word in story 3 (812 words, from word 229 on). The means are as published.
 
-If times of single readers are available, the ceiling is computed from them. `processed_RTs.tsv` (179 readers) is read
-with the means of 2021 if it exists. The means of 2016 keep the published ceiling of 0.858, which was computed on that
-release. `futrell2018-batch2` is the second batch of readers, who read stories 6-10 only. It is a data set with its own
+If times of single readers are available, the ceiling is computed from them: with the means of 2021 from
+`processed_RTs.tsv`, with those of 2016 from Brain-Score's `assy_Futrell2018.nc` (180 readers each). Both are optional;
+without them the ceiling is the published 0.858, which was computed on the release of 2016.
+`futrell2018-batch2` is the second batch of readers, who read stories 6-10 only. It is a data set with its own
 mean and ceiling: 88 readers, 17 per word, give 0.638, which does not apply to the published means of 84 readers per
 word over ten stories (0.858). Times are aligned with words in `formats/natural_stories.py`.
 
@@ -30,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.datasets.entry import Entry, File, version_of
-from harness.datasets.formats import natural_stories
+from harness.datasets.formats import natural_stories, netcdf
 from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Dataset, Floats, ReadingTimes, Stimuli
 from harness.text import sentences
@@ -73,9 +74,16 @@ STRICT = Protocol(
 
 
 def load_2016(root: Path) -> Dataset:
-    """Load the release that Aw et al. scored: word ids "story.word", means in milliseconds."""
+    """Load the release that Aw et al. scored: word ids "story.word", means in milliseconds.
+
+    If Brain-Score's assembly exists, the ceiling is computed from its readers, whose means must equal the published
+    ones. Otherwise it is the published ceiling.
+    """
     stimuli = _read_words(root / _FOLDER / "all_stories.tok")
-    return _dataset("2016", stimuli, _read_means(root / _FOLDER / _MEANS["2016"], stimuli), _CEILING_SOURCE)
+    mean_ms = _read_means(root / _FOLDER / _MEANS["2016"], stimuli)
+    if (path := root / _ASSEMBLY.path).is_file():
+        return _dataset("2016", stimuli, mean_ms, readers=natural_stories.read_assembly(path, stimuli, mean_ms))
+    return _dataset("2016", stimuli, mean_ms, _CEILING_SOURCE)
 
 
 def load_2021(root: Path) -> Dataset:
@@ -164,8 +172,11 @@ _WORDS = _published(
     "all_stories.tok", "all_stories.tok", "2021",
     "sha256:0e4e9bd4708aaa01d8bea342696bb83cedff679c09184545483f6f3f4ba8aca3", 119_005,
 )  # fmt: skip
-# Not pinned: its means must equal the published ones, whatever its release.
-_READERS = _published("processed_RTs.tsv", "processed_RTs.tsv", "2021", "", 0)
+_READERS = _published(
+    "processed_RTs.tsv", "processed_RTs.tsv", "2021",
+    "sha256:208ee6c451f3827734d5b2de32b91e2cf3bd76aa177c412cb426373fa7d50b22", 0,
+)  # fmt: skip
+_ASSEMBLY = netcdf.published(f"{_FOLDER}/assy_Futrell2018.nc", "381ccc8038fbdb31235b5f3e1d350f359b5e287f")
 _MEANS_2016 = _published(
     _MEANS["2016"], "processed_wordinfo.tsv", "2016",
     "sha256:2feb6bf378d6e77d16626f5cb8bdc6f7deda9672ef2c927f2c79fe00c1106195", 835_542,
@@ -203,7 +214,10 @@ def _entry(
 
 
 ENTRIES = (
-    _entry("2016", "10 stories, means over readers, release of 2016", load_2016, "10,256 words", _MEANS_2016),
+    _entry(
+        "2016", "10 stories, means over readers, release of 2016", load_2016, "10,256 words", _MEANS_2016,
+        optional=(_ASSEMBLY,),
+    ),
     _entry(
         "2021", "10 stories, means over readers, corrected release of 2021", load_2021, "10,256 words", _MEANS_2021,
         optional=(_READERS,),

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).resolve().parent
 NAMED = {
     "benchmark", "workload", "subject", "seconds", "ratio_to_ours", "ratio_low", "ratio_high", "peak_bytes", "machine",
@@ -54,7 +56,6 @@ def test_what_could_not_run_is_said(done):
     assert "gpu" in done[0].stdout
 
 
-@pytest.mark.slow
 def test_extraction_is_timed_and_grows(tmp_path):
     command = [sys.executable, str(HERE / "run.py"), "--quick", "--only", "extraction"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -37,6 +37,7 @@ class Fetched:
         checksum: checksum of the file at `place`; "" if it failed.
         pinned: whether the published checksum is known.
         why: reason for a failure, or a note that a damaged file was replaced; else "".
+        optional: whether the data set can be read without the file.
     """
 
     dataset: str
@@ -49,6 +50,7 @@ class Fetched:
     checksum: str
     pinned: bool
     why: str = ""
+    optional: bool = False
 
 
 def fetch(entries: Iterable[Entry], root: Path, *, console: Console, wait_s: float = 600.0) -> list[Fetched]:
@@ -125,8 +127,9 @@ class _Fetcher:
 
 
 def _states(entry: Entry, root: Path) -> list[tuple[Entry, File, State]]:
-    """The files of a data set and their state before the fetch."""
-    return [(entry, file, file.state(root)) for file in entry.files]
+    """The files of a data set, with optional ones that have an address, and their state before the fetch."""
+    optional = (file for file in entry.optional if file.url)
+    return [(entry, file, file.state(root)) for file in (*entry.files, *optional)]
 
 
 def _row(entry: Entry, file: File, state: State, root: Path, why: str = "") -> Fetched:
@@ -140,7 +143,7 @@ def _row(entry: Entry, file: File, state: State, root: Path, why: str = "") -> F
         entry.name, file.path, str(place), "there" if here else "failed", file.url, entry.landing,
         n_bytes=place.stat().st_size if here else file.n_bytes,
         checksum=(file.checksum or checksum_of(place, "sha256")) if here else "",
-        pinned=bool(file.checksum), why="; ".join(filter(None, reasons)),
+        pinned=bool(file.checksum), why="; ".join(filter(None, reasons)), optional=file in entry.optional,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from harness.datasets.formats import netcdf
 from harness.records import Floats, Integers, Stimuli
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,39 @@ def read(path: Path, stimuli: Stimuli, published_ms: Floats, least_r: float) -> 
     subjects, values = _matrix(frame, _word_indices(frame, stimuli, best), stimuli, path.name)
     log.info("readers file=%s n_readers=%d alignment=%s", path.name, len(subjects), alignment)
     return Readers(subjects, values, alignment)
+
+
+def read_assembly(path: Path, stimuli: Stimuli, published_ms: Floats) -> Readers:
+    """Read the times of each reader from Brain-Score's assembly, which is made from the release of 2016.
+
+    Args:
+        path: netCDF file with `data` (presentation, subject) in ms, the words identified by story_id and word_id.
+        stimuli: words with ids "story.word"; stories are complete.
+        published_ms: (word,) published means over readers.
+
+    Raises:
+        ValueError: if the file has another form, a word is missing or differs, or the means over readers are not the
+            published ones.
+    """
+    columns = ("stimulus_id", "word", "story_id", "word_id")
+    assembly = netcdf.read(path, columns, ("subject_id",), dimension="subject")
+    stories, places = assembly.numbers("story_id"), assembly.numbers("word_id")
+    rows = {f"{story}.{place}": row for row, (story, place) in enumerate(zip(stories, places, strict=True))}
+    words = assembly.presentation["word"].tolist()
+    for word_id, text in zip(stimuli.ids, stimuli.texts, strict=True):
+        word = words[rows[word_id]] if word_id in rows else "nothing"
+        if word != text:
+            raise ValueError(f"{path.name}: word {word_id} is {word!r}, but {text!r} was shown. Fetch the file again.")
+    values = assembly.values[[rows[word_id] for word_id in stimuli.ids]]
+    r = _pearson(mean_of_readers(values), published_ms)
+    if not r >= MIN_R_ALL:
+        raise ValueError(
+            f"{path.name}: the means over readers have r {r:.9f} with the published ones, wanted {MIN_R_ALL:.9g}. Is "
+            "it another release? Fetch the file again."
+        )
+    order = np.argsort(assembly.neuroid["subject_id"])
+    subjects = tuple(assembly.neuroid["subject_id"][order].tolist())
+    return Readers(subjects, values[:, order].astype(np.float32), "as published by Brain-Score, word by word")
 
 
 def mean_of_readers(by_subject_ms: Floats) -> Floats:

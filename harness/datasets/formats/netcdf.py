@@ -1,6 +1,7 @@
 """Reads Brain-Score's netCDF assemblies into checked arrays.
 
-An assembly is a variable `data` (presentation, neuroid) with coordinates along each dimension. Everything that a loader
+An assembly is a variable `data` (presentation, neuroid), or (presentation, subject) for reading times, with coordinates
+along each dimension. Everything that a loader
 relies on is checked here, so that a damaged or different file raises an error that names file, coordinate and row.
 """
 
@@ -91,13 +92,14 @@ def published(path: str, sha1: str) -> File:
     return File(path, f"{storage}/{path.rpartition('/')[2]}", f"sha1:{sha1}", 0)
 
 
-def read(path: Path, presentation: Sequence[str], neuroid: Sequence[str]) -> Assembly:
+def read(path: Path, presentation: Sequence[str], neuroid: Sequence[str], dimension: str = "neuroid") -> Assembly:
     """Read an assembly with the given coordinates.
 
     Args:
         path: the netCDF file.
         presentation: required coordinates along the dimension presentation.
-        neuroid: required coordinates along the dimension neuroid.
+        neuroid: required coordinates along the other dimension, with its ids: "neuroid_id" or "subject_id".
+        dimension: name of the other dimension; behavioural assemblies have "subject".
 
     Raises:
         ValueError: if the file is not netCDF, a variable is missing or has other dimensions, an id is duplicate or
@@ -110,19 +112,19 @@ def read(path: Path, presentation: Sequence[str], neuroid: Sequence[str]) -> Ass
             variables = stored.load().variables
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} cannot be read as netCDF ({error}); fetch the file again.") from error
-    values = _variable(path, variables, "data", ("presentation", "neuroid"))
+    values = _variable(path, variables, "data", ("presentation", dimension))
     if values.dtype.kind != "f" or not values.size:
         raise ValueError(
             f"{path.name}: `data` has type {values.dtype} and shape {values.shape}; wanted real numbers. Fetch the "
             "file again."
         )
     labels = {
-        dimension: {name: _variable(path, variables, name, (dimension,)).astype(str) for name in names}
-        for dimension, names in (("presentation", presentation), ("neuroid", neuroid))
+        along: {name: _variable(path, variables, name, (along,)).astype(str) for name in names}
+        for along, names in (("presentation", presentation), (dimension, neuroid))
     }
-    for dimension, name in (("presentation", "stimulus_id"), ("neuroid", "neuroid_id")):
-        _require_ids(path, name, labels[dimension][name])
-    return Assembly(path, values.astype(np.float64, copy=False), labels["presentation"], labels["neuroid"])
+    for along, name in (("presentation", "stimulus_id"), (dimension, f"{dimension}_id")):
+        _require_ids(path, name, labels[along][name])
+    return Assembly(path, values.astype(np.float64, copy=False), labels["presentation"], labels[dimension])
 
 
 def _variable(path: Path, variables: Mapping[Any, Any], name: str, dimensions: tuple[str, ...]) -> NDArray[Any]:

@@ -265,7 +265,9 @@ FORMS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [
+    pytest.param(form, marks=pytest.mark.slow) if form in {"gemma3", "llama3_1"} else form for form in FORMS
+])  # fmt: skip
 def test_surprisals_of_twenty_difficult_words_equal_a_plain_transformers_forward_pass(form, shared, tmp_path):
     """A tiny model of the family with the published tokenizer; tokens come from the file's own library."""
     import shutil

@@ -6,6 +6,9 @@ that subjects can be predicted from each other.
 
 from __future__ import annotations
 
+import csv
+import io
+import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,11 +31,11 @@ def people(rng, n_rows: int, n_neuroids: int, noise: float = 0.1):
     return latent / np.sqrt(N_LATENT) + noise * rng.standard_normal((n_rows, n_neuroids))
 
 
-def write(path: Path, values, presentation: dict, neuroid: dict) -> Path:
+def write(path: Path, values, presentation: dict, neuroid: dict, dimension: str = "neuroid") -> Path:
     """Write a netCDF file as Brain-Score does: no MultiIndex, gzip, variable-length strings."""
     coordinates = {name: ("presentation", np.asarray(column)) for name, column in presentation.items()}
-    coordinates |= {name: ("neuroid", np.asarray(column)) for name, column in neuroid.items()}
-    assembly = xarray.Dataset({"data": (("presentation", "neuroid"), values)}, coords=coordinates)
+    coordinates |= {name: (dimension, np.asarray(column)) for name, column in neuroid.items()}
+    assembly = xarray.Dataset({"data": (("presentation", dimension), values)}, coords=coordinates)
     path.parent.mkdir(parents=True, exist_ok=True)
     assembly.to_netcdf(path, engine="h5netcdf", encoding={"data": {"compression": "gzip", "_FillValue": np.nan}})
     return path
@@ -142,3 +145,105 @@ def blank(path: Path, n_scans: int = 16, seed: int = 0) -> Path:
     order = rng.permutation(len(rows))
     columns = {name: np.array(column)[order] for name, column in presentation.items()}
     return write(path, people(rng, len(rows), 60)[order], columns, neuroid)
+
+
+# Words of the sentences below: articles recur, most other words occur once, as in the published file.
+_NOUNS = (
+    "BAKER", "CANDLE", "DONKEY", "ENGINE", "FARMER", "GARDEN", "HAMMER", "ISLAND", "JACKET", "KETTLE", "LADDER",
+    "MARKET", "NEEDLE", "ORCHARD", "PARROT", "QUARRY", "RIVER", "SADDLE", "TEACHER", "UNCLE", "VALLEY", "WINDOW",
+    "YARD", "ZOO",
+)  # fmt: skip
+ELECTRODES = {1: 47, 2: 8, 3: 9, 4: 15, 5: 18}
+
+
+def fedorenko(path: Path, n_sentences: int = 12, seed: int = 0, shuffled: bool = True) -> Path:
+    """Write sentences of 8 words and the electrodes of 5 participants, as Brain-Score's data_packaging does.
+
+    Ids of words and electrodes are integers from 0, subjects integers from 1; `stimulus` and `word` are the same.
+    """
+    rng = np.random.default_rng(seed)
+    words = [
+        word
+        for k in range(n_sentences)
+        for word in f"THE {_NOUNS[2 * k % 24]} OF ANN{k} SAW{k} A {_NOUNS[(2 * k + 1) % 24]} AGAIN{k}".split()
+    ]
+    presentation = {
+        "stimulus_id": np.arange(len(words)), "stimulus": words, "word": words,
+        "word_num": np.tile(np.arange(8), n_sentences), "sentence_id": np.repeat(np.arange(n_sentences), 8),
+    }  # fmt: skip
+    n = sum(ELECTRODES.values())
+    subjects = np.repeat(list(ELECTRODES), list(ELECTRODES.values()))
+    neuroid = {"electrode": np.arange(n), "neuroid_id": np.arange(n), "subject_UID": subjects}
+    order = rng.permutation(len(words)) if shuffled else np.arange(len(words))
+    columns = {name: np.asarray(column)[order] for name, column in presentation.items()}
+    return write(path, people(rng, len(words), n)[order], columns, neuroid)
+
+
+def futrell(path: Path, stimuli, values, first_word: str = "") -> Path:
+    """Write reading times (word, reader) as Brain-Score's data_packaging does; readers are not sorted by name."""
+    stories, places = (np.array(part, dtype=int) for part in zip(*(i.split(".") for i in stimuli.ids), strict=True))
+    words, sentences = list(stimuli.texts), np.array(stimuli.sentences, dtype=int)
+    words[0] = first_word or words[0]
+    n_words, n_readers = values.shape
+    presentation = {
+        "word": words, "word_core": [word.strip(".,?!'") for word in words], "story_id": stories, "word_id": places,
+        "word_within_sentence_id": np.arange(n_words) - np.searchsorted(sentences, sentences) + 1,
+        "sentence_id": sentences, "stimulus_id": np.arange(n_words) + 1,
+    }  # fmt: skip
+    # In the order of columns +30, -30, ...: readers A1, A0, A3, A2, so that sorted ids are in another order.
+    readers = [f"A{k ^ 1}" for k in range(n_readers)]
+    about = {"subject_id": readers, "correct": [6] * n_readers, "WorkTimeInSeconds": np.arange(n_readers) * 10}
+    return write(path, values, presentation, about, dimension="subject")
+
+
+PARTICIPANTS = (797, 841, 848, 853, 865, 875, 876, 880, 837, 856)
+TRAIN = (848, 853, 865, 875, 876)
+LANGUAGE_ROIS = ("lang_LH_IFGorb", "lang_LH_IFG", "lang_LH_MFG", "lang_LH_AntTemp", "lang_LH_PostTemp", "lang_LH_netw")
+
+
+def tuckute_archive(path: Path, n_items: int = 120, changed=lambda rows: rows, table: str = "") -> list[dict]:
+    """Write the authors' archive: a folder data with a table of one row per participant, region and sentence.
+
+    Columns as the authors' code reads them (and an index column), rows in random order; three of the participants also
+    have sentences that drive (D) or suppress (S) responses. Returns the rows before `changed`.
+    """
+    rng = np.random.default_rng(0)
+    rows, items = [], [("B", f"B.{k + 1}") for k in range(n_items)]
+    data = people(rng, n_items, len(PARTICIPANTS) * len(LANGUAGE_ROIS))
+    for k, (uid, roi) in enumerate((uid, roi) for uid in PARTICIPANTS for roi in LANGUAGE_ROIS):
+        others = [("D", "D.1"), ("S", "S.1")] if uid in (797, 841, 880) else []
+        for row, (cond, item) in enumerate(items + others):
+            value = data[row, k] if cond == "B" else 9.0
+            rows.append({
+                "item_id": item, "sentence": f"Sentence {item} has six, words.", "cond": cond, "cond_approach": cond,
+                "target_UID": uid, "roi": roi, "response_target": repr(float(value)),
+                "response_target_non_norm": repr(float(value) * 3), "rating_arousal_mean": "3.5",
+            })  # fmt: skip
+    rows = [rows[k] for k in rng.permutation(len(rows))]
+    text = io.StringIO()
+    written = changed([dict(row) for row in rows])
+    writer = csv.DictWriter(text, ["", *written[0]])
+    writer.writeheader()
+    writer.writerows({"": number, **row} for number, row in enumerate(written))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in (
+            ("data/._brain-lang-data_participant_20230728.csv", b"made by macOS"),
+            ("data/NC-allroi-data.csv", b"roi,nc\n"),
+            (f"data/{table or 'brain-lang-data_participant_20230728.csv'}", text.getvalue().encode()),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return rows
+
+
+def tuckute_assembly(path: Path, n_items: int = 120) -> Path:
+    """Write the network's mean over the training participants, items sorted as text, as data_packaging does."""
+    items = sorted(f"B.{k + 1}" for k in range(n_items))
+    presentation = {
+        "stimulus_id": items, "stimulus": [f"Sentence {item} has six, words." for item in items],
+        "cond": ["B"] * n_items, "cond_approach": ["B"] * n_items,
+    }  # fmt: skip
+    neuroid = {"neuroid_id": [1], "subject_UID": ["-".join(map(str, TRAIN))], "roi": ["lang_LH_netw"]}
+    return write(path, people(np.random.default_rng(1), n_items, 1), presentation, neuroid)

@@ -19,7 +19,8 @@ from harness.scoring import folds
 WITH_FILES = [name for name, entry in DATASETS.items() if entry.files and entry.kind != "text"]
 # Data sets whose published files are available to the tests; for the others the tests write files of the same format.
 AVAILABLE = ["futrell2018-2016", "futrell2018-2021", "futrell2018-batch2", "tuckute2024", "brennan2016"]
-WITHOUT_BRAINSCORE = ["wehbe2014"]
+WITHOUT_BRAINSCORE = ["wehbe2014", "lebel2023"]
+TUCKUTE = ["tuckute2024-participants", "tuckute2024-brainscore"]
 
 
 def values_of(dataset: Dataset) -> np.ndarray:
@@ -33,7 +34,15 @@ def loaded(request, shared) -> tuple[str, Dataset]:
 
 
 def test_the_data_sets_with_files_are_in_the_table():
-    assert set(WITH_FILES) == {*AVAILABLE, "pereira2018", "blank2014", "wehbe2014"}
+    assert set(WITH_FILES) == {
+        *AVAILABLE,
+        "pereira2018",
+        "blank2014",
+        "fedorenko2016",
+        "wehbe2014",
+        "lebel2023",
+        *TUCKUTE,
+    }
 
 
 @pytest.mark.parametrize("name", AVAILABLE)

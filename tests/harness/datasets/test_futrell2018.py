@@ -13,6 +13,7 @@ from harness.datasets.formats import natural_stories
 from harness.datasets.futrell2018 import PAPER, sentence_starts
 from harness.records import Stimuli
 from harness.scoring import ceilings
+from tests.harness.datasets import published
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +183,7 @@ def with_readers(data, tmp_path, release_2021):
 )
 def test_the_file_of_all_readers_is_read_with_any_shift(with_readers, release_2021, shift, alignment):
     root = with_readers(shift)
-    loaded = datasets.load("futrell2018-2021", root)
+    loaded = datasets.load("futrell2018-2021", root, pinned=False)
     assert loaded.reading.alignment.startswith(alignment)
     assert loaded.reading.subjects == ("A1", "A2")
     np.testing.assert_allclose(
@@ -195,7 +196,7 @@ def test_the_file_of_all_readers_is_read_with_any_shift(with_readers, release_20
 
 def test_readers_whose_mean_is_not_the_published_one_are_rejected_with_all_shifts(with_readers):
     with pytest.raises(ValueError, match=r"processed_RTs.tsv: no shift makes.*word = zone r 0\.9.*word = zone - 2 r"):
-        datasets.load("futrell2018-2021", with_readers(0, noise_ms=5.0))
+        datasets.load("futrell2018-2021", with_readers(0, noise_ms=5.0), pinned=False)
 
 
 def test_the_error_for_two_times_of_a_reader_names_reader_and_word(with_readers):
@@ -205,10 +206,51 @@ def test_the_error_for_two_times_of_a_reader_names_reader_and_word(with_readers)
     assert len(duplicates) == 2
     file.write_text("\n".join([*text, *duplicates]) + "\n")
     with pytest.raises(ValueError, match=r"reader 'A1' has two times for word 1\.1"):
-        datasets.load("futrell2018-2021", file.parent.parent)
+        datasets.load("futrell2018-2021", file.parent.parent, pinned=False)
     file.write_text("\n".join(line.rsplit("\t", 2)[0] for line in text))
     with pytest.raises(ValueError, match=r"processed_RTs.tsv has no column RT"):
-        datasets.load("futrell2018-2021", file.parent.parent)
+        datasets.load("futrell2018-2021", file.parent.parent, pinned=False)
+
+
+def test_another_release_of_the_readers_is_refused_unless_unpinned(with_readers):
+    with pytest.raises(ValueError, match=r"processed_RTs\.tsv is damaged or another release.*sha256:208ee6c4.*fetch"):
+        datasets.load("futrell2018-2021", with_readers(0))
+
+
+@pytest.fixture
+def with_assembly(data, tmp_path, release_2016):
+    """A data root with Brain-Score's assembly of four synthetic readers, whose mean is the published one."""
+
+    def write(noise_ms=0.0, **changes):
+        folder = tmp_path / "naturalstories"
+        shutil.copytree(data / "naturalstories", folder, dirs_exist_ok=True)
+        mean = release_2016.reading.mean_ms
+        values = mean[:, np.newaxis] + np.array([30.0, -30.0, 50.0, -50.0])
+        values[: len(mean) // 2, 2:] = np.nan  # two readers have no time in the first stories
+        values += noise_ms * np.random.default_rng(0).standard_normal((len(mean), 1))
+        published.futrell(folder / "assy_Futrell2018.nc", release_2016.stimuli, values, **changes)
+        return tmp_path
+
+    return write
+
+
+def test_brain_scores_assembly_gives_the_release_of_2016_its_readers(with_assembly, release_2016):
+    loaded = datasets.load("futrell2018-2016", with_assembly(), pinned=False)
+    assert loaded.reading.subjects == ("A0", "A1", "A2", "A3")
+    assert loaded.published_ceiling is None
+    np.testing.assert_array_equal(loaded.reading.mean_ms, release_2016.reading.mean_ms)
+    np.testing.assert_array_equal(loaded.reading.scored, release_2016.reading.scored)
+    np.testing.assert_allclose(loaded.reading.by_subject_ms[:, 0], loaded.reading.mean_ms - 30, rtol=1e-6)
+    assert np.isnan(loaded.reading.by_subject_ms[:5, 2:]).all()
+    (kind,) = ceilings.of_reading(loaded.reading, PAPER).kinds
+    assert kind.startswith("reliability by split half of 4 readers")
+
+
+def test_an_assembly_with_other_means_or_words_is_rejected(with_assembly):
+    with pytest.raises(ValueError, match=r"assy_Futrell2018\.nc: the means over readers have r 0\.\d+.*release"):
+        datasets.load("futrell2018-2016", with_assembly(noise_ms=5.0), pinned=False)
+    with pytest.raises(ValueError, match=r"assy_Futrell2018\.nc: word 1\.1 is 'Twas', but 'If' was shown"):
+        datasets.load("futrell2018-2016", with_assembly(first_word="Twas"), pinned=False)
 
 
 def test_the_ceiling_source_names_the_release_it_was_computed_on(release_2016, release_2021):

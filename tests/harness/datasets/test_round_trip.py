@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from harness import datasets
-from harness.datasets import DATASETS, blank2014, pereira2018, synthetic
+from harness.datasets import DATASETS, blank2014, fedorenko2016, pereira2018, synthetic, tuckute2024
 from harness.protocol import Protocol
 from harness.records import Dataset, Features, Layer, Responses, Surprisals
 from harness.scoring import aggregate, folds, reading_times
 from harness.scoring.brain_scores import score_layers
-from tests.harness.datasets import published, wehbe_files
+from tests.harness.datasets import lebel_files, published, wehbe_files
 
 FORMS: dict[str, Callable[[Path], Dataset]] = {"pereira2018": pereira2018.read, "blank2014": blank2014.read}
 N_AS_FEATURES = 3  # neuroids used as features: far fewer than the rows of the smallest training fold
@@ -45,6 +45,19 @@ def write_blank(root: Path) -> None:
     published.blank(root / blank2014.ENTRY.files[0].path)
 
 
+def write_fedorenko(root: Path) -> None:
+    published.fedorenko(root / fedorenko2016.ENTRY.files[0].path)
+
+
+def write_tuckute(root: Path) -> None:
+    published.tuckute_archive(root / tuckute2024.PARTICIPANTS.files[0].path)
+    published.tuckute_assembly(root / tuckute2024.BRAINSCORE.files[0].path)
+
+
+def write_lebel(root: Path) -> None:
+    lebel_files.write(root)
+
+
 def write_synthetic(root: Path) -> None:
     """The recordings of the quickstart, planted in random features and surprisals instead of those of a model."""
     rng, sentences = np.random.default_rng(0), synthetic.stimuli()
@@ -59,6 +72,10 @@ def write_synthetic(root: Path) -> None:
 WRITERS: dict[str, Callable[[Path], object]] = {
     "pereira2018": write_pereira,
     "blank2014": write_blank,
+    "fedorenko2016": write_fedorenko,
+    "lebel2023": write_lebel,
+    "tuckute2024-participants": write_tuckute,
+    "tuckute2024-brainscore": write_tuckute,
     "wehbe2014": wehbe_files.write,
     "synthetic": write_synthetic,
     "synthetic-reading": write_synthetic,

@@ -186,6 +186,7 @@ def scores_of(dataset, predictor, seeds, **more):
     ]
 
 
+@pytest.mark.slow
 def test_times_that_follow_length_alone_give_no_gain_though_r_is_large(stories):
     """Over 40 data sets without an effect: intervals of gain and partial r exclude 0 only as often as expected."""
     scores = scores_of(*stories, range(40))

@@ -243,6 +243,32 @@ def test_the_command_explains_how_to_get_failed_files_by_hand(server, table, tmp
     assert "old-2: 1 fetched (512.0 kB), 1 failed (512.0 kB)" in out
 
 
+def test_optional_files_with_an_address_are_fetched_and_their_failure_is_no_error(
+    server, files, tmp_path, monkeypatch, capsys
+):
+    hand = files["hand"]._replace(path="set/other.bin")
+    entry = entry_of("one", files["a"], optional=(files["b"], hand))
+    monkeypatch.setattr(datasets, "DATASETS", {"one": entry})
+    command = ["fetch", "one", "--data-root", str(tmp_path)]
+    server.absent = {"/b"}
+    assert main(command) == 0
+    assert f"set/b.bin: optional, 404 Not Found. Download {server.url[:-4]}b" in _words(capsys.readouterr().out)
+    server.absent = set()
+    assert main([*command, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [(row["file"], row["optional"]) for row in document["fetched"]] == [("set/b.bin", True)]
+    assert [(row["file"], row["optional"]) for row in document["there"]] == [("set/a.bin", False)]
+    assert document["failed"] == []  # the one without an address is not asked for
+    assert (tmp_path / "set/b.bin").read_bytes() == server.content
+    server.absent = {"/a"}
+    (tmp_path / "set/a.bin").unlink()
+    assert main(command) == 1
+
+
+def _words(text):
+    return text.replace("the server answers ", "")
+
+
 @pytest.mark.parametrize(("names", "message"), [(["oldest"], "is unknown"), ([], "required: DATASET")])
 def test_the_command_rejects_unknown_names(table, names, message, capsys, tmp_path):
     try:
@@ -282,7 +308,7 @@ def test_one_data_set_shows_its_files(server, files, table, tmp_path, capsys):
 
 # --- the real table ---------------------------------------------------------------------------------------------------
 
-FILES = [(name, file) for name, entry in datasets.DATASETS.items() for file in entry.files]
+FILES = [(name, file) for name, entry in datasets.DATASETS.items() for file in (*entry.files, *entry.optional)]
 
 
 @pytest.mark.parametrize(
@@ -301,7 +327,8 @@ def test_a_data_set_with_files_has_a_web_page():
 
 
 def test_the_published_files_are_present(shared, capsys):
-    assert main(["fetch", "futrell2018", "tuckute2024", "brennan2016", "--data-root", str(shared / "data")]) == 0
+    required_only = ["futrell2018-batch2", "tuckute2024", "brennan2016"]  # the others have optional files to download
+    assert main(["fetch", *required_only, "--data-root", str(shared / "data")]) == 0
     assert "brennan2016: 28 already present" in capsys.readouterr().out
 
 
