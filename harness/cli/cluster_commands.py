@@ -16,7 +16,7 @@ _ONCE = (
     "models", "dtype", "backend", "protocol", "vectors", "corpus", "conditions", "localiser", "random_draws", "out",
     "device", "usd_per_gpu_hour", "data_root",
 )  # fmt: skip
-_REPEATED = ("model", "dataset", "keep", "condition", "localise")
+_REPEATED = ("model", "dataset", "control", "keep", "condition", "localise")
 _FLAGS = ("allow_pickle", "unpinned", "no_untrained", "keep_going", "shuffled", "chat_template")
 
 
