@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -62,7 +63,7 @@ class Workload:
     protocols: dict[str, dict[str, Protocol]] = field(default_factory=dict)
     scores: list[ScoreUnit] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    started: str = field(default_factory=now)
+    started: str = field(default_factory=partial(now, "milliseconds"))
 
     @property
     def run(self) -> str:

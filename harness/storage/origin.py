@@ -19,9 +19,9 @@ LOCALISERS_VERSION = 1
 CORPORA_VERSION = 1
 
 
-def now() -> str:
-    """Current UTC time, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+def now(to: str = "seconds") -> str:
+    """Current UTC time, to the second, or to the millisecond ("milliseconds")."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec=to)
 
 
 @cache

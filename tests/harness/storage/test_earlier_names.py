@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness.runs import assemble
+from harness.runs import assemble, ray_session
 from harness.storage import tables
 from harness.storage.earlier_names import EARLIER
 from harness.storage.schemas import SCHEMAS
@@ -79,6 +79,7 @@ def test_the_columns_of_attempts_as_an_earlier_version_wrote_them(tmp_path):
 @pytest.mark.ray
 @pytest.mark.parametrize("way", ["one model and corpus", "all units of a run", "all units of a large run"])
 def test_units_of_both_versions_are_assembled_into_one_table(way, tmp_path, monkeypatch):
+    ray_session.start(None)
     if way == "all units of a large run":
         monkeypatch.setattr(assemble, "MOST_ROWS", 2)
     store, files = Store(str(tmp_path)), []
