@@ -17,10 +17,10 @@ def interval(low: float, high: float, digits: int = 3) -> str:
 
 
 def count(value: float | None) -> str:
-    """Format a whole number with separators, millions and billions abbreviated; an en dash if unknown."""
+    """Format a whole number with separators; from millions on abbreviated. An en dash if unknown."""
     if value is None or math.isnan(value):
         return "–"
-    for unit, name in ((1e9, "B"), (1e6, "M")):
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if value >= unit:
             return f"{value / unit:.3g} {name}"
     return f"{int(value):,}"

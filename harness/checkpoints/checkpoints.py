@@ -63,6 +63,8 @@ class Checkpoint:
         architecture: hash of configuration and tokenizer, from which the untrained control is made.
         tuned_from: base model; "" if unknown.
         pair_source: source of `tuned_from`: "table", "training record", "adapter", "model card", "name" or "".
+        trained_from: checkpoint from which its training started, if that is not `tuned_from`; "" if unknown.
+        stage: last training stage, such as "SFT"; "" if unknown.
         base_folder: folder with the base's weights, for a delta or an adapter; else "".
         hub_id, base_hub_id: repositories from which weights must still be fetched (`with_weights`); else "".
         n_heads: attention heads; 0 if not stated.
@@ -91,6 +93,8 @@ class Checkpoint:
     architecture: str
     tuned_from: str = ""
     pair_source: str = ""
+    trained_from: str = ""
+    stage: str = ""
     base_folder: str = ""
     hub_id: str = ""
     base_hub_id: str = ""

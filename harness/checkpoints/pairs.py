@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from harness.checkpoints.checkpoints import Checkpoint
-from harness.models.model_table import MODELS, ancestors
+from harness.models.model_table import MODELS, ancestors, entry_of
 
 # A checkpoint counts as a tuned version of another model in the run if only these words distinguish their names.
 _TUNED_WORDS = re.compile(r"[-_.](instruct|chat|it|sft|dpo|rlhf|tuned|alpaca)(?=$|[-_.@])", re.IGNORECASE)
@@ -17,13 +17,23 @@ _PULL_REQUEST = re.compile(r"@refs/pr/\d+$")
 
 
 def pair(checkpoints: Iterable[Checkpoint]) -> list[Checkpoint]:
-    """Fill in `tuned_from` and `pair_source` for the models of a run.
+    """Fill in `tuned_from`, `pair_source`, `trained_from` and `stage` for the models of a run.
 
     Table, adapter and model card take precedence. Otherwise X-instruct is a tuned X if X is in the run and has the same
     shape (`pair_source` is then "name").
     """
     models = list(checkpoints)
-    return [_paired(checkpoint, [other for other in models if other is not checkpoint]) for checkpoint in models]
+    others = {id(model): [other for other in models if other is not model] for model in models}
+    return [_with_start(_paired(model, others[id(model)]), others[id(model)]) for model in models]
+
+
+def _with_start(checkpoint: Checkpoint, others: list[Checkpoint]) -> Checkpoint:
+    """Return the checkpoint with its stage and the model from which its training started, as the table has them."""
+    entry = entry_of(checkpoint.name)
+    if entry is None:
+        return checkpoint
+    start = next((other.name for other in others if _is_named(other, entry.trained_from)), entry.trained_from)
+    return replace(checkpoint, trained_from=start, stage=entry.stage)
 
 
 def _paired(checkpoint: Checkpoint, others: list[Checkpoint]) -> Checkpoint:

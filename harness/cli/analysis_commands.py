@@ -172,10 +172,9 @@ _SUMMARY = {
 # Printed heading -> (columns of the frame, digits). An interval is two columns.
 _TUNING = {
     "against": ("relation", None), "pairs": ("n_pairs", 0), "bases": ("n_bases", 0), "gain %": ("gain_percent", 2),
-    "difference": ("difference", 4),
-    "95 % interval": ("low high", 4), "over": ("interval_over", None), "d_z": ("d_z", 2),
-    "p sign flips": ("p_sign_flip", 4), "BH": ("p_adjusted", 4), "p mixed": ("p_mixed", 4), "icc": ("icc", 2),
-    "p Wilcoxon": ("p_wilcoxon", 4), "p t over pairs*": ("p_t_pairs", 5),
+    "difference": ("difference", 4), "95 % interval": ("low high", 4), "over": ("interval_over", None),
+    "d_z": ("d_z", 2), "p sign flips": ("p_sign_flip", 4), "BH": ("p_adjusted", 4), "p mixed": ("p_mixed", 4),
+    "icc": ("icc", 2), "p Wilcoxon": ("p_wilcoxon", 4), "p t over pairs*": ("p_t_pairs", 5),
 }  # fmt: skip
 _PAIRED = {
     "model": ("model", None), "against": ("other", None), "as": ("relation", None), "target": ("target", None),
@@ -184,8 +183,7 @@ _PAIRED = {
 }  # fmt: skip
 _FAMILIES = {
     "family": ("family", None), "against": ("relation", None), "pairs": ("n_pairs", 0), "bases": ("n_bases", 0),
-    "gain %": ("gain_percent", 2),
-    "difference": ("difference", 4), "95 % interval": ("low high", 4),
+    "gain %": ("gain_percent", 2), "difference": ("difference", 4), "95 % interval": ("low high", 4),
 }  # fmt: skip
 _CORRELATIONS = {
     "models": ("population", None), "property": ("property", None), "covariate": ("covariate", None),
@@ -205,7 +203,8 @@ _TRAJECTORIES = {
 _TRAJECTORY_TESTS = {
     "training": ("training", None), "minus": ("other", None), "of the scores": ("statistic", None),
     "difference": ("difference", 4), "95 % interval": ("low high", 4), "p": ("p", None), "seeds": ("n_seeds", 0),
-    "p seeds": ("p_seeds", None), "BH": ("p_adjusted", None),
+    "p seeds": ("p_seeds", None), "over both": ("low_both high_both", 4), "p both": ("p_both", None),
+    "BH": ("p_adjusted", None),
 }  # fmt: skip
 
 

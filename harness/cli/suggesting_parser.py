@@ -29,15 +29,11 @@ class SuggestingParser(argparse.ArgumentParser):
     def _with_nearest(self, message: str) -> str:
         if wrong := _CHOICE.search(message):
             choices = [choice.strip().strip("'") for choice in wrong[2].split(",")]
-            near = names.nearest(wrong[1], choices)
-            return (
-                message.replace(wrong[0], f"{wrong[1]!r} is unknown; the nearest are {', '.join(near)}")
-                if near
-                else message
-            )
+            near = ", ".join(names.nearest(wrong[1], choices))
+            return message.replace(wrong[0], f"{wrong[1]!r} is unknown; the nearest are {near}") if near else message
         if unknown := _UNKNOWN.search(message):
             options = [option for action in self._actions for option in action.option_strings]
             given = next((word for word in unknown[1].split() if word.startswith("-")), "")
-            near = names.nearest(given.partition("=")[0], options) if given else []
-            return f"{message}; the nearest are {', '.join(near)}" if near else message
+            near = ", ".join(names.nearest(given.partition("=")[0], options)) if given else ""
+            return f"{message}; the nearest are {near}" if near else message
         return message

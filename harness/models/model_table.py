@@ -130,6 +130,11 @@ def find(name: str) -> Entry | None:
     return replace(MODELS[stem], revision=revision) if stem in MODELS and revision else None
 
 
+def entry_of(name: str) -> Entry | None:
+    """Return the entry called NAME or NAME@REVISION, or the one with that Hub id; None if there is none."""
+    return find(name) or next((entry for entry in MODELS.values() if entry.hub_id == name), None)
+
+
 def scale() -> tuple[str, ...]:
     """Return the first 100 models of 60 million to 70 billion parameters, the workload of the placement benchmarks."""
     return tuple(entry.name for entry in MODELS.values() if 6e7 <= entry.n_parameters <= 7e10)[:100]
@@ -159,7 +164,7 @@ def ancestors(name: str) -> list[str]:
     Returns:
         Names of the table, without the model itself; empty for a base or an unknown name.
     """
-    entry = find(name) or next((other for other in MODELS.values() if other.hub_id == name), None)
+    entry = entry_of(name)
     if entry is None:
         return []
     names = [entry.name, *chain(entry)[::-1]]

@@ -21,8 +21,9 @@ _STEP = re.compile(
 )
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 _SEED = re.compile(r"^(?P<stem>.+?)[-_]seed[-_]?(?P<seed>\d+)$", re.IGNORECASE)
-# Repository prefix -> tokens of an optimiser step. Source: Biderman et al. 2023 (arXiv 2304.01373), section 2.2.
-_TOKENS_PER_STEP = {"EleutherAI/pythia-": 1024 * 2048}
+# A step of every Pythia has 1,024 sequences of 2,048 tokens; in the first release (v0) this differs by size.
+# Source: Biderman et al. 2023 (arXiv 2304.01373), section 2.2.
+_PYTHIA, _PYTHIA_TOKENS = re.compile(r"EleutherAI/pythia-(?!.*-v0)"), 1024 * 2048
 
 
 class TrainingStep(NamedTuple):
@@ -47,13 +48,6 @@ def of_name(name: str) -> TrainingStep | None:
     if match["tokens"]:
         tokens = round(float(match["tokens"]) * _UNITS[(match["unit"] or "").lower()])
     else:
-        per_step = _tokens_per_step(model)
-        tokens = step * per_step if per_step else None
+        entry = find(model)
+        tokens = step * _PYTHIA_TOKENS if _PYTHIA.match(entry.hub_id if entry else model) else None
     return TrainingStep(training, int(seeded["seed"]) if seeded else None, step, tokens)
-
-
-def _tokens_per_step(model: str) -> int:
-    """Tokens of a step of a published training; 0 if not known."""
-    entry = find(model)
-    hub_id = entry.hub_id if entry else model
-    return next((tokens for prefix, tokens in _TOKENS_PER_STEP.items() if hub_id.startswith(prefix)), 0)

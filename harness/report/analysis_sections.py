@@ -18,6 +18,7 @@ from harness.statistics.paired import (
     CONTROL,
     HIGHEST,
     NO_PROMPT,
+    PREVIOUS,
     RANDOM_UNITS,
     REGRESSION,
     UNTRAINED,
@@ -51,7 +52,8 @@ _RELATIONS = {
         "them is compared with the one that exceeds it most clearly, with p multiplied by the number of controls."
     ),
     HIGHEST: "Model minus the control with the highest score, where that is not the control of the table above.",
-    BASE: "Tuned model minus its base.",
+    BASE: "Tuned model minus its untuned base.",
+    PREVIOUS: "Tuned model minus the previous stage of its tuning.",
     BEST: "Model minus the best model; p is multiplied by the number of models that could have been the best",
     NO_PROMPT: "Model after a prompt minus the same model without one.",
     RANDOM_UNITS: "Localised units minus as many random units of the same model, one row per draw.",
@@ -243,12 +245,14 @@ def _trajectory_tests(rows: pd.DataFrame) -> ReportTable:
         "Difference": ("difference", _signed_4), "Interval": ("low high", partial(interval, digits=4)),
         "p": ("p", p_value), "Seeds": ("n_seeds", count), "Interval over seeds":
         ("low_seeds high_seeds", partial(interval, digits=4)), "p seeds": ("p_seeds", p_value),
+        "Interval over both": ("low_both high_both", partial(interval, digits=4)), "p both": ("p_both", p_value),
         "p adjusted": ("p_adjusted", p_value), "At equal": ("x", str),
         "From": ("first_x", count), "To": ("last_x", count),
     }  # fmt: skip
     caption = (
         "Two trainings over the part that both have: mean, last point, slope per tenfold tokens or steps. p is over "
-        "folds (and subjects), p seeds over seeds; p adjusted is the larger of both after Benjamini-Hochberg."
+        "folds (and subjects), p seeds over seeds, p both over all of them (quote it); p adjusted is p both after "
+        "Benjamini-Hochberg."
     )
     return table(caption, columns, _ordered(rows), n_words=5)
 

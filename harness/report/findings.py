@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from harness.numbers import interval, number
 from harness.report.figures import PROTOCOLS, of_protocol
 from harness.statistics import analysis, evidence
-from harness.statistics.evidence import Difference, p_in_words
+from harness.statistics.evidence import Difference
 from harness.statistics.tuning import of_base
 from harness.wording import folds_in_words
 
@@ -359,7 +359,7 @@ def _test_over_bases(tests: pd.DataFrame | None, dataset: str, protocol: str) ->
     return analysis.test_in_words(rows.iloc[0].to_dict()) if len(rows) else "not tested"
 
 
-MOST_TRAININGS = 3  # pairs of trainings of a data set with a sentence each; more are in the table alone
+MOST_PAIRS = 3  # of trainings on a data set, with a sentence each; more are in the table alone
 
 
 def _trainings(tests: pd.DataFrame | None) -> Iterator[Finding]:
@@ -367,17 +367,17 @@ def _trainings(tests: pd.DataFrame | None) -> Iterator[Finding]:
     if tests is None or tests.empty:
         return
     rows = tests[(tests["statistic"] == "mean") & (tests["metric"] != "delta_ll")]
-    rows = rows[rows.groupby("dataset")["training"].transform("size") <= MOST_TRAININGS * rows["protocol"].nunique()]
+    rows = rows[rows.groupby("dataset")["training"].transform("size") <= MOST_PAIRS * rows["protocol"].nunique()]
     for (dataset, one, other), pair in rows.groupby(["dataset", "training", "other"], sort=False):
         row = pair.sort_values("protocol", key=lambda names: names != "strict", kind="stable").iloc[0]
-        found = Difference(row["difference"], row["low"], row["high"], row["p"])
-        over_seeds = f"; over {row['n_seeds']} seeds {p_in_words(row['p_seeds'])}" if row["n_seeds"] > 1 else ""
+        found = Difference(row["difference"], row["low_both"], row["high_both"], row["p_both"])
+        seeds = f" and {row['n_seeds']} seeds" if row["n_seeds"] > 1 else ", one seed each"
         words = {
             "reliable": "a reliable difference", "not reliable": "not a reliable difference", "untested": "not tested",
-            "contradictory": evidence.contradiction(row["low"], row["high"]),
-        }[evidence.verdict(row["low"], row["high"], row["p_adjusted"])]  # fmt: skip
-        where = f"on {dataset} under {row['protocol'].upper()}, mean along training"
-        yield Finding("Two trainings", f"{one} minus {other} {where}: {found.in_words()}{over_seeds}: {words}.")
+            "contradictory": evidence.contradiction(found.low, found.high),
+        }[found._replace(p=row["p_adjusted"]).verdict]  # fmt: skip
+        where = f"on {dataset} under {row['protocol'].upper()}, mean along training, over stimuli{seeds}"
+        yield Finding("Two trainings", f"{one} minus {other} {where}: {found.in_words()}: {words}.")
 
 
 def _failures(failures: pd.DataFrame) -> Iterator[Finding]:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.numbers import number
+from harness.numbers import count, number
 from harness.report.figures import PROTOCOLS, short_names
 from harness.report.panels import Band, Line, Point, line_panel, point_panel, span
 from harness.statistics import scaling
 from harness.statistics.correlations import LOG_SIZE, properties, quotable
+from harness.statistics.trajectories import curve_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,28 +56,26 @@ def trajectories(checkpoints: pd.DataFrame) -> list[str]:
     The base model, if it was scored, is at 0, which the logarithmic axis shows at its left end.
 
     Args:
-        checkpoints: scores of checkpoints for one data set and metric.
+        checkpoints: from `trajectories.checkpoints`, for one data set and metric; the axis has steps if the tokens of
+            one of them are unknown.
     """
     y_range = span(checkpoints["score"])
-    has_tokens = bool(checkpoints["tokens"].notna().all())
+    is_log = bool(checkpoints["tokens"].notna().all())
     colours = {name: i for i, name in enumerate(sorted(set(checkpoints["training"])))}
     labels = short_names(colours)
-    places = sorted(set(checkpoints["tokens" if has_tokens else "step"]))
+    places = sorted(set(checkpoints["x"]))
     left = math.log10(min(place for place in places if place > 0)) - 0.5
+    ticks, axis = _ticks(places, left, is_log), "tokens seen" if is_log else "training step"
+    ends = (left, math.log10(places[-1])) if is_log else (places[0], places[-1])
     panels = []
     for protocol in _in_order(checkpoints):
-        scores = checkpoints[checkpoints["protocol"] == protocol]
         lines = []
-        for name, training in scores.groupby("training"):
-            curve = training.groupby("tokens" if has_tokens else "step")["score"].mean()
+        for name, training in checkpoints[checkpoints["protocol"] == protocol].groupby("training"):
             points = [
-                (_at(float(place), left, has_tokens), float(score), f"{name} {_tokens(place)} {number(score)}", False)
-                for place, score in curve.items()
+                (_at(row.x, left, is_log), row.score, f"{name} {count(row.x)} {number(row.score)}", False)
+                for row in curve_of(training).itertuples()
             ]
             lines.append(Line(labels[str(name)], colours[name], points))
-        ticks = _ticks(places, left, has_tokens)
-        ends = (left, math.log10(places[-1])) if has_tokens else (float(places[0]), float(places[-1]))
-        axis = "tokens seen" if has_tokens else "training step"
         panels.append(line_panel(protocol.upper(), axis, lines, ends, y_range, ticks))
     return panels
 
@@ -92,22 +91,14 @@ def _ticks(places: list[float], left: float, is_log: bool) -> list[tuple[float, 
     """Positions and labels: powers of ten and 0, or up to six steps."""
     if not is_log:
         labelled = places if len(places) <= 6 else [places[round(k)] for k in np.linspace(0, len(places) - 1, 6)]
-        return [(float(place), f"{place:,.0f}") for place in labelled]
+        return [(place, count(place)) for place in labelled]
     powers = range(math.ceil(left), math.floor(math.log10(places[-1])) + 1)
     shown = [10.0**power for power in powers][:: -(-len(powers) // 6) or 1]
     if len(shown) < 3:  # few powers of ten: the first and the last place, and the one in the middle
         after = [place for place in places if place > 0]
         shown = sorted({after[0], after[len(after) // 2], after[-1]})
-    ticks = [(math.log10(place), _tokens(place)) for place in shown]
+    ticks = [(math.log10(place), count(place)) for place in shown]
     return [(left, "0"), *ticks] if places[0] == 0 else ticks
-
-
-def _tokens(place: float) -> str:
-    """10 million tokens: "10 M"."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if place >= size:
-            return f"{place / size:,.3g} {unit}"
-    return f"{place:,.0f}"
 
 
 def _in_order(rows: pd.DataFrame) -> list[str]:

@@ -64,9 +64,10 @@ class ModelActor:
 
     def become(self, checkpoint: Checkpoint, placement: Placement) -> None:
         """Hold another checkpoint, so that small models share a process and its imports."""
-        if self.loaded:
-            self.loaded[1].close()
-        self.checkpoint, self.placement, self.loaded = checkpoint, placement, None
+        before, self.loaded = self.loaded, None
+        self.checkpoint, self.placement = checkpoint, placement  # whatever closing raises
+        if before:
+            before[1].close()
 
     def extract(self, unit: ExtractionUnit) -> float:
         """Compute and store one unit; return the seconds taken, including loading the model.

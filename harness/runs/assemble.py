@@ -27,7 +27,7 @@ from harness.storage import earlier_names, schemas, table_files, tables, transfe
 from harness.storage.store import Store
 from harness.units.score_units import ScoreUnit
 
-# Rows of a table that are read and written in this process, 1 kB each at most; of larger tables all by Ray Data.
+# Tables with more rows are written by Ray Data; smaller ones in this process (a row takes 300 to 450 bytes of memory).
 MOST_ROWS = 500_000
 READERS = 8  # threads that read the files of units
 # Number of input files that one task reads and writes as one output file.

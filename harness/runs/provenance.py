@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 from harness import names
 from harness.checkpoints.training_records import TrainingRecord
 from harness.features import controls
-from harness.models import model_table
 from harness.runs.outcome import Account, Outcome
 from harness.runs.workload import Workload
 from harness.scoring import folds
@@ -102,13 +101,12 @@ def _properties(source: FeatureSource, run_id: str) -> dict[str, Any]:
     checkpoint = source.checkpoint
     assert checkpoint is not None  # noqa: S101 - a model has one
     columns = (
-        "family", "tuned_from", "pair_source", "n_parameters", "n_layers", "hidden_size", "context_size", "vocabulary",
+        "family", "tuned_from", "trained_from", "stage", "pair_source",
+        "n_parameters", "n_layers", "hidden_size", "context_size", "vocabulary",
     )  # fmt: skip
-    entry = model_table.find(source.name)
     return {
         "run": run_id, "model": source.name, "kind": source.kind, "revision": source.revision,
         "code_version": code_version(), "created": now(), **{name: getattr(checkpoint, name) for name in columns},
-        "trained_from": entry.trained_from if entry else "", "stage": entry.stage if entry else "",
         **_training(checkpoint.training),
     }  # fmt: skip
 

@@ -43,18 +43,19 @@ NO_VARIANCE = Variance(0.0, 1.0)
 
 
 class Effects(NamedTuple):
-    """Variances of a score over folds and over subjects, and what both contain of their interaction."""
+    """Variances of a score over folds and over subjects, and what both contain of their interaction; over seeds."""
 
     folds: Variance
     subjects: Variance
     shared: Variance
+    seeds: Variance = NO_VARIANCE
 
     def half_width(self, level: float = 0.95) -> float:
         """Half the width of the interval; NaN if the variance over folds is."""
-        folds, subjects, shared = (effect.squared_half_width(level) for effect in self)
+        folds, subjects, shared, seeds = (effect.squared_half_width(level) for effect in self)
         if not self.subjects.value > self.shared.value:
-            return math.sqrt(folds)
-        return math.sqrt(max(folds + subjects - shared, folds))
+            return math.sqrt(folds + seeds)
+        return math.sqrt(max(folds + subjects - shared, folds) + seeds)
 
     def p(self, score: float) -> float:
         """Two-sided p of a score of 0: 1 - the level of the interval that just reaches 0; NaN without a variance."""

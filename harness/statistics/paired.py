@@ -26,13 +26,14 @@ from harness.records import Floats
 from harness.scoring import intervals, reading_times
 from harness.scoring.intervals import NO_VARIANCE, Effects
 from harness.scoring.permutation import benjamini_hochberg
+from harness.statistics.scores import root_of
 from harness.variants import base_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
-UNTRAINED, CONTROL, HIGHEST, BASE, BEST, REGRESSION = (
-    "untrained control", "best control", "highest-scoring control", "base", "best model", "controls",
+UNTRAINED, CONTROL, HIGHEST, BASE, PREVIOUS, BEST, REGRESSION = (
+    "untrained control", "best control", "highest-scoring control", "base", "previous stage", "best model", "controls",
 )  # fmt: skip
 # Of variants of a model: a prompt against none, and localised units against other units and whole layers.
 NO_PROMPT, RANDOM_UNITS, UNTRAINED_UNITS, WHOLE_LAYER = (
@@ -122,7 +123,7 @@ def tests(fold_scores: pd.DataFrame, bases: dict[str, str]) -> pd.DataFrame:
 
     Args:
         fold_scores: the table of that name, of one run.
-        bases: tuned model -> its base.
+        bases: tuned model -> its base, or the previous stage of its tuning.
 
     Returns:
         The columns `COLUMNS`; empty without fold scores. A difference with fewer than two folds has no p.
@@ -210,8 +211,9 @@ def _of_group(sources: Sources, bases: dict[str, str]) -> Iterator[dict[str, Any
     means = {model: mean for model in models if math.isfinite(mean := sources.mean(model))}
     best = max(means, key=means.__getitem__, default="")
     for model in models:
-        for other, relation in ((f"{model}:untrained", UNTRAINED), (bases.get(model, ""), BASE)):
-            if other in sources:
+        others = {f"{model}:untrained": UNTRAINED, bases.get(model, ""): PREVIOUS, root_of(model, bases): BASE}
+        for other, relation in others.items():
+            if other in sources and other != model:
                 yield _row(model, other, relation, sources.against(model, other))
         if controls:
             tested = {name: sources.against(model, name) for name in controls}

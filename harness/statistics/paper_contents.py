@@ -1,7 +1,7 @@
 """Every figure and table of the paper: what it shows, and what in this project gives it.
 
 Source: Aw et al. 2023, arXiv 2312.00575v2 (9 August 2024): Figures 1 to 9, Tables 1 to 10, by panel where panels show
-different things. What they show is said in our words.
+different things. The descriptions are ours.
 """
 
 from __future__ import annotations

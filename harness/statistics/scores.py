@@ -73,6 +73,19 @@ class Scores:
         return grouped(self.overall, ["dataset", "protocol", "metric"])
 
 
+def root_of(model: str, bases: dict[str, str]) -> str:
+    """The untuned model at the start of a chain of tuning stages; the model itself if it has no base.
+
+    Args:
+        model: name of a model.
+        bases: tuned model -> its base, or the previous stage of its tuning.
+    """
+    chain = [model]
+    while (base := bases.get(chain[-1], "")) and base not in chain:
+        chain.append(base)
+    return chain[-1]
+
+
 def grouped(rows: pd.DataFrame, names: list[str]) -> list[tuple[dict[str, str], pd.DataFrame]]:
     """Rows grouped by several columns, in order of appearance; a group comes with its values of the columns."""
     return [(dict(zip(names, key, strict=True)), group) for key, group in rows.groupby(names, sort=False)]
@@ -109,14 +122,14 @@ def of_frames(
 
 def _with_table_facts(models: pd.DataFrame) -> pd.DataFrame:
     """The models with all columns `_ABOUT_MODEL`; trained_from and stage come from the table of models if missing."""
+    entries = {model: entry for model in models.index if (entry := model_table.entry_of(str(model)))}
+    names = {entry.name: model for model, entry in entries.items()}  # a model may be given by its Hub id
+    starts = {model: names.get(entry.trained_from, entry.trained_from) for model, entry in entries.items()}
+    facts = {"trained_from": starts, "stage": {model: entry.stage for model, entry in entries.items()}, "arm": {}}
     models = models.assign(**{name: math.nan for name in _TUNING if name not in models})
-    models["arm"] = models["arm"].fillna("") if "arm" in models else ""
-    for name in ("trained_from", "stage"):
-        of_table = [getattr(model_table.find(str(model)), name, "") for model in models.index]
-        given = models[name].fillna("") if name in models else ""
-        models[name] = [
-            known or fact for known, fact in zip(models.assign(given=given)["given"], of_table, strict=True)
-        ]
+    for name, of_table in facts.items():
+        given = models[name].fillna("").to_dict() if name in models else {}
+        models[name] = [given.get(model) or of_table.get(model, "") for model in models.index]
     return models[[*_ABOUT_MODEL, *(name for name in models if name not in _ABOUT_MODEL)]]
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from harness.models import training_steps
 from harness.records import Floats
 from harness.scoring import intervals
+from harness.scoring.intervals import Variance
 from harness.scoring.permutation import benjamini_hochberg
 from harness.statistics.paired import PairedTest, Sources
 from harness.statistics.scores import Scores, grouped
@@ -51,7 +52,7 @@ TEST_COLUMNS = (
         "low_seeds",
         "high_seeds",
     ),
-    *("p_seeds", "p_larger", "p_adjusted", "x", "first_x", "last_x", "n_points", "method"),
+    *("p_seeds", "low_both", "high_both", "p_both", "p_adjusted", "x", "first_x", "last_x", "n_points", "method"),
 )
 
 
@@ -92,12 +93,14 @@ class _Place(NamedTuple):
 
 
 def _place(model: str, about: Mapping[str, Any]) -> _Place | None:
-    """The place that a record of `harness tune` states, else the name."""
-    if not math.isnan(step := about["tuning_step"]):
-        seed = -1 if math.isnan(about["tuning_seed"]) else int(about["tuning_seed"])
-        training = f"{about['base'] or 'unknown base'} {about['arm']}".strip()
-        return _Place(training, seed, int(step), about["tuning_tokens"])
+    """The place that the name states; seed, step and tokens as a record of `harness tune` states them, if there is one.
+
+    Two tunings of one base and arm differ in their names, which contain those of their folders.
+    """
     stated = training_steps.of_name(model)
+    if not math.isnan(step := about["tuning_step"]):
+        training = stated.training if stated else f"{about['base']} {about['arm']}"
+        return _Place(training, int(about["tuning_seed"]), int(step), about["tuning_tokens"])
     if stated is None:
         return None
     tokens = math.nan if stated.tokens is None else float(stated.tokens)
@@ -121,7 +124,7 @@ def trajectories(scores: Scores) -> pd.DataFrame:
 
     rows = []
     for key, group in grouped(checkpoints(scores), ["training", *_GROUP]):
-        curve = _curve(group)
+        curve = curve_of(group)
         first, last, peak = curve.iloc[0], curve.iloc[-1], curve.loc[curve["score"].idxmax()]
         rho, p = _trend(curve["x"].to_numpy(float), curve["score"].to_numpy(float))
         rows.append({
@@ -133,8 +136,12 @@ def trajectories(scores: Scores) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"first_step": int, "last_step": int, "peak_step": int})
 
 
-def _curve(rows: pd.DataFrame) -> pd.DataFrame:
-    """Step, tokens, x and score (mean over seeds) of the checkpoints of a training that all its seeds have."""
+def curve_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """Step, tokens, x and score (mean over seeds) of the checkpoints of a training that all its seeds have.
+
+    Args:
+        rows: from `checkpoints`, of one training, data set, protocol and metric.
+    """
     means = rows.groupby("step", as_index=False).agg(
         tokens=("tokens", "mean"), x=("x", "mean"), score=("score", "mean"), n=("seed", "nunique")
     )
@@ -236,9 +243,10 @@ def tests(scores: Scores) -> pd.DataFrame:
         The columns `TEST_COLUMNS`; statistic is "mean" (over the points of comparison, all after the start), "last" or
         "slope" (per tenfold x, the tokens or steps; least squares). difference
         is training minus other. low, high, p: over folds, and subjects if there are three or more (paired.py);
-        low_seeds, high_seeds, p_seeds: t over the seeds that both have, NaN with one. p_larger: the larger of both,
-        which holds for other stimuli and other seeds. p_adjusted: Benjamini-Hochberg over the pairs of a data set,
-        protocol, metric and statistic.
+        low_seeds, high_seeds, p_seeds: t over the seeds that both have, NaN with one. low_both, high_both, p_both: for
+        other stimuli, subjects and seeds, whose variances are added (as in `intervals.effects`); with one seed as
+        without seeds. p_adjusted: p_both after Benjamini-Hochberg over the pairs of a data set, protocol, metric and
+        statistic.
     """
     import pandas as pd
 
@@ -250,7 +258,7 @@ def tests(scores: Scores) -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows, columns=list(TEST_COLUMNS))
     for _, family in table.groupby([*_GROUP, "statistic"], sort=False):
-        table.loc[family.index, "p_adjusted"] = benjamini_hochberg(family["p_larger"].to_numpy(float))
+        table.loc[family.index, "p_adjusted"] = benjamini_hochberg(family["p_both"].to_numpy(float))
     return table
 
 
@@ -269,7 +277,7 @@ def _tests(scores: Scores, one: pd.DataFrame, other: pd.DataFrame) -> Iterator[d
     """One row per statistic; none with fewer than two points of comparison, or without scores of single folds."""
     import pandas as pd
 
-    aligned = _align(_curve(one), _curve(other), _are_arms(one, other))
+    aligned = _align(curve_of(one), curve_of(other), _are_arms(one, other))
     sources = _sources(scores, pd.concat([one, other]).drop_duplicates("model"))
     if aligned is None or sources is None:
         return
@@ -278,13 +286,14 @@ def _tests(scores: Scores, one: pd.DataFrame, other: pd.DataFrame) -> Iterator[d
         of_one, of_other = weights @ aligned.one, weights @ aligned.other
         test = sources.test(_functional(sources, one, of_one) - _functional(sources, other, of_other))
         by_seed = [_of_seed(one, seed, of_one) - _of_seed(other, seed, of_other) for seed in seeds]
-        over_seeds = _over_seeds(np.array([value for value in by_seed if math.isfinite(value)]))
-        p, (low, high) = test.p(), test.interval()
-        known = [value for value in (p, over_seeds["p_seeds"]) if math.isfinite(value)]
+        known = np.array([value for value in by_seed if math.isfinite(value)])
+        both = _with_seeds(test, known)
+        (low, high), (low_both, high_both) = test.interval(), both.interval()
         yield {
-            "statistic": statistic, "difference": test.difference, "low": low, "high": high, "p": p,
-            **over_seeds, "p_larger": max(known, default=math.nan), "x": aligned.x, "first_x": aligned.points[0],
-            "last_x": aligned.points[-1], "n_points": len(aligned.points), "method": test.method,
+            "statistic": statistic, "difference": test.difference, "low": low, "high": high, "p": test.p(),
+            **_over_seeds(known), "low_both": low_both, "high_both": high_both, "p_both": both.p(), "x": aligned.x,
+            "first_x": aligned.points[0], "last_x": aligned.points[-1], "n_points": len(aligned.points),
+            "method": test.method,
         }  # fmt: skip
 
 
@@ -307,7 +316,7 @@ def _align(one: pd.DataFrame, other: pd.DataFrame, are_arms: bool) -> _Aligned |
     """Where two curves can be compared; None with fewer than two points.
 
     Args:
-        one: a curve, from `_curve`.
+        one: a curve, from `curve_of`.
         other: another.
         are_arms: whether they are to be compared at equal steps.
     """
@@ -348,9 +357,9 @@ def _weights(x: Floats) -> dict[str, Floats]:
 
 
 def _functional(sources: Sources, rows: pd.DataFrame, weights: Floats) -> Floats:
-    """(fold, subject) weighted sum over the checkpoints of `_curve` of the mean over seeds."""
+    """(fold, subject) weighted sum over the checkpoints of `curve_of` of the mean over seeds."""
     used = np.flatnonzero(weights)
-    steps = _curve(rows)["step"].to_numpy()[used]
+    steps = curve_of(rows)["step"].to_numpy()[used]
     tables = [_mean_table(sources, rows[rows["step"] == step]["model"]) for step in steps]
     return np.tensordot(weights[used], np.stack(tables), axes=1)
 
@@ -359,11 +368,20 @@ def _of_seed(rows: pd.DataFrame, seed: int, weights: Floats) -> float:
     """The statistic of the curve of one seed."""
     own = rows[rows["seed"] == seed].drop_duplicates("step").set_index("step")["score"]
     used = np.flatnonzero(weights)
-    return float(weights[used] @ own.reindex(_curve(rows)["step"].to_numpy()[used]).to_numpy(float))
+    return float(weights[used] @ own.reindex(curve_of(rows)["step"].to_numpy()[used]).to_numpy(float))
+
+
+def _with_seeds(test: PairedTest, differences: Floats) -> PairedTest:
+    """The test over stimuli and subjects with the variance over seeds added; (seed,) differences."""
+    n = len(differences)
+    if n < 2 or test.effects is None:
+        return test
+    seeds = Variance(float(differences.var(ddof=1)) / n, n - 1.0)
+    return test._replace(effects=test.effects._replace(seeds=seeds))
 
 
 def _over_seeds(differences: Floats) -> dict[str, float]:
-    """T interval and p over seeds, which are pairs of independent trainings."""
+    """T interval and p over seeds; (seed,) differences of two independent trainings each."""
     from scipy import stats
 
     n = len(differences)

@@ -18,7 +18,7 @@ import numpy as np
 from harness.records import Floats
 from harness.scoring.permutation import benjamini_hochberg
 from harness.statistics.resampling import NO_INTERVAL, Interval, bootstrap, sign_flip
-from harness.statistics.scores import OVERALL, Scores, grouped
+from harness.statistics.scores import OVERALL, Scores, grouped, root_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ def _related(models: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     bases, starts = models["base"].to_dict(), models["trained_from"].to_dict()
-    roots = {name: _root(name, bases) for name in models.index}
+    roots = {name: root_of(name, bases) for name in models.index}
     staged = {roots[name] for name, base in bases.items() if base and bases.get(base)}
     related = []
     for tuned, base in bases.items():
@@ -72,24 +72,14 @@ def _related(models: pd.DataFrame) -> pd.DataFrame:
                 related.append((base, tuned, root, f"{STAGE} {models.at[tuned, 'stage'] or 'unknown'}"))
         if start in models.index and start != base:
             relation = TRAINED_FROM if base else ADAPTED
-            related.append((start, tuned, root if base else _root(start, bases), relation))
+            related.append((start, tuned, root if base else root_of(start, bases), relation))
     rows = pd.DataFrame(related, columns=_RELATED[:4], dtype=object)
     return rows.join(models[["pair_source", "family", "is_main"]], on="tuned")
 
 
-def _root(name: str, bases: dict[str, str]) -> str:
-    """The model at the start of a chain of stages; the last that is known."""
-    seen = [name]
-    while (base := bases.get(seen[-1], "")) and base not in seen:
-        seen.append(base)
-    return seen[-1]
-
-
 def by_base(paired: pd.DataFrame) -> pd.DataFrame:
     """Mean difference and gain over the pairs of each base, per data set, protocol and metric."""
-    measured = _measured(paired)
-    measured = measured[measured["relation"] == BASE]
-    return measured.groupby([*_GROUP, "base"], sort=False, as_index=False).agg(
+    return _measured(of_base(paired)).groupby([*_GROUP, "base"], sort=False, as_index=False).agg(
         family=("family", "first"), is_main=("is_main", "max"), n_pairs=("tuned", "size"),
         difference=("difference", "mean"), gain_percent=("gain_percent", "mean"),
     )  # fmt: skip

@@ -191,9 +191,9 @@ _COLUMNS = {
     "icc": "intraclass correlation of models of one base",
     "p_t_pairs": "t test over pairs, which takes models of one base to be independent; for comparison with papers",
     "other": "source that the model is compared with",
-    "relation": "untrained control, best control, highest-scoring control, base, best model, or controls (a gain over "
-    "a regression on them); of a prompt: no prompt; of localised units: random units, untrained control's localised "
-    "units, or whole layer",
+    "relation": "untrained control, best control, highest-scoring control, base, previous stage, best model, or "
+    "controls (a gain over a regression on them); of a prompt: no prompt; of localised units: random units, untrained "
+    "control's localised units, or whole layer",
     "n_others": "sources that `other` was selected from",
     "method": "how the difference was tested",
     "population": "all models, or tuned ones",
@@ -204,7 +204,7 @@ _COLUMNS = {
     "n": "models, bases or questions",
     "n_tests": "tests over which p_adjusted is adjusted",
     "root": "untuned model at the start of the chain of stages, the unit of the tests",
-    "training": "training run, without its seed; for `harness tune` base and arm",
+    "training": "training run, without its seed",
     "n_seeds": "seeds of the training",
     "n_checkpoints": "checkpoints, with the base as the first if it was scored",
     "first_step": "first training step",
@@ -231,7 +231,9 @@ _COLUMNS = {
     "first_x": "first point of comparison, in tokens or steps",
     "last_x": "last point of comparison",
     "n_points": "points of comparison",
-    "p_larger": "the larger of p and p_seeds",
+    "low_both": "lower end of the 95 % interval over stimuli, subjects and seeds; with one seed that of low",
+    "high_both": "upper end of that interval",
+    "p_both": "p value that belongs to that interval",
     "benchmark": "benchmark and way of asking, such as mmlu or bbh-choice",
     "category": "category of the benchmark; empty for the whole",
     "task": "task of the benchmark; empty for a category or the whole",
@@ -367,7 +369,7 @@ _OVERRIDES = {
     ("trajectory_tests", "difference"): "statistic of training minus that of other",
     ("trajectory_tests", "p"): "p value of the difference over folds, and subjects if there are three or more",
     ("trajectory_tests", "p_adjusted"): (
-        "p_larger after Benjamini-Hochberg over the pairs of a data set, protocol, metric and statistic"
+        "p_both after Benjamini-Hochberg over the pairs of a data set, protocol, metric and statistic"
     ),
     ("correlations", "r"): "Pearson correlation over models or bases",
     ("correlations", "n"): "models or bases",

@@ -122,7 +122,8 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
     "trajectory_tests": {
         "run": _TEXT, "dataset": _TEXT, "protocol": _TEXT, "metric": _TEXT, "training": _TEXT, "other": _TEXT,
         "statistic": _TEXT, "difference": _REAL, "low": _REAL, "high": _REAL, "p": _REAL, "n_seeds": _WHOLE,
-        "low_seeds": _REAL, "high_seeds": _REAL, "p_seeds": _REAL, "p_larger": _REAL, "p_adjusted": _REAL,
+        "low_seeds": _REAL, "high_seeds": _REAL, "p_seeds": _REAL, "low_both": _REAL,
+        "high_both": _REAL, "p_both": _REAL, "p_adjusted": _REAL,
         "x": _TEXT, "first_x": _REAL, "last_x": _REAL, "n_points": _WHOLE, "method": _TEXT,
     },
     "benchmark_scores": {

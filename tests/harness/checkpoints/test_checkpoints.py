@@ -170,6 +170,16 @@ def test_a_model_is_paired_with_the_nearest_earlier_stage_in_the_run():
     assert paired["olmo-2-7b"] == ("", "")
 
 
+def test_the_checkpoint_from_which_a_training_started_is_found_in_the_run_also_by_its_hub_id():
+    flan, parent = _named("flan-t5-xl", "t5-xl", "table"), _named("t5-xl")
+    for adapted in (_named("t5-xl-lm-adapt"), _named("google/t5-xl-lm-adapt")):
+        found, _, start = pairs.pair([flan, parent, adapted])
+        assert (found.tuned_from, found.trained_from, found.stage) == ("t5-xl", adapted.name, "SFT")
+        assert (start.tuned_from, start.trained_from, start.stage) == ("", "t5-xl", "LM-adapted")
+    (alone,) = pairs.pair([_named("mine")])
+    assert (alone.trained_from, alone.stage) == ("", "")
+
+
 def test_a_model_card_that_names_a_table_stage_pairs_with_its_earlier_stages():
     mine = _named("mine", "allenai/OLMo-2-1124-7B-DPO", "model card")
     assert pairs.pair([_named("allenai/OLMo-2-1124-7B"), mine])[1].tuned_from == "allenai/OLMo-2-1124-7B"

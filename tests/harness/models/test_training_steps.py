@@ -10,6 +10,7 @@ STEP = 1024 * 2048  # tokens of a step of every Pythia
 @pytest.mark.parametrize(("name", "expected"), [
     ("pythia-1b@step1000", ("pythia-1b", None, 1000, 1000 * STEP)),
     ("EleutherAI/pythia-410m-deduped@step0", ("EleutherAI/pythia-410m-deduped", None, 0, 0)),
+    ("EleutherAI/pythia-1.4b-v0@step1000", ("EleutherAI/pythia-1.4b-v0", None, 1000, None)),
     ("pythia-14m-seed3@step64", ("pythia-14m", 3, 64, 64 * STEP)),
     ("olmo-2-1b@stage1-step140000-tokens294B", ("olmo-2-1b@stage1", None, 140_000, 294 * 10**9)),
     ("olmo-2-7b@step150-tokens1B", ("olmo-2-7b", None, 150, 10**9)),

@@ -11,7 +11,7 @@ from harness.statistics import paired
 
 def _fold_scores():
     rng = np.random.default_rng(0)
-    kinds = {"m": "model", "n": "model", "m:untrained": "untrained", "length": "control"}
+    kinds = {"m": "model", "n": "model", "o": "model", "m:untrained": "untrained", "length": "control"}
     constant = {
         "dataset": "d", "dataset_version": "1", "protocol": "strict", "protocol_hash": "h", "target": "all",
         "metric": "pearson_r", "part": "", "n_averaged": 5, "fold_correlation": 0.25,
@@ -24,12 +24,12 @@ def _fold_scores():
 
 
 def test_each_relation_has_a_table_that_says_what_was_compared():
-    results = SimpleNamespace(paired=paired.tests(_fold_scores(), {"n": "m"}))
+    results = SimpleNamespace(paired=paired.tests(_fold_scores(), {"n": "m", "o": "n"}))
     parts = analysis_sections.paired(results)
     captions = {part.caption.split(";")[0].split(".")[0]: part for part in parts}
     assert set(captions) == {
         "Model minus the same network with random weights", "Model minus control", "Model minus the best model",
-        "Tuned model minus its base",
+        "Tuned model minus its untuned base", "Tuned model minus the previous stage of its tuning",
     }  # fmt: skip
     (row,) = captions["Model minus the same network with random weights"].rows
     assert row[:5] == ["m", "m:untrained", "d", "STRICT", "pearson_r"]

@@ -2,13 +2,14 @@
 
 import itertools
 import math
+import re
 import xml.etree.ElementTree as ET
 
 import pandas as pd
 import pytest
 
 from harness.numbers import interval, number
-from harness.report import figures
+from harness.report import figures, property_figures
 from harness.report.panels import Scale
 
 NAN = math.nan
@@ -245,3 +246,15 @@ def test_numbers_have_a_minus_sign_and_a_dash_for_nan():
 ])  # fmt: skip
 def test_short_names_are_never_cut_to_be_the_same(names, expected):
     assert list(figures.short_names(names).values()) == expected
+
+
+def test_a_training_is_one_line_though_its_seeds_have_seen_other_tokens():
+    rows = pd.DataFrame([
+        {"training": "m", "seed": seed, "step": step, "tokens": tokens, "x": tokens, "score": 0.1 * step,
+         "protocol": "strict"}
+        for seed in (0, 1) for step, tokens in ((0, 0.0), (1, 90_000.0 + seed), (2, 180_000.0 + seed))
+    ])  # fmt: skip
+    (panel,) = property_figures.trajectories(rows)
+    titles = re.findall(r"<title>([^<]*)", panel)
+    assert [title for title in titles if title.startswith("m ")] == ["m 0 0.000", "m 90,000 0.100", "m 180,000 0.200"]
+    assert "tokens seen" in panel

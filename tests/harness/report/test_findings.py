@@ -500,20 +500,20 @@ def test_the_reader_notices_false_claims(monkeypatch):
 # --- two trainings ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("low", "high", "p", "p_seeds", "p_adjusted", "n_seeds", "said"), [
-    (0.01, 0.05, 0.002, 0.01, 0.01, 3, "p = 0.002; over 3 seeds p = 0.010: a reliable difference."),
-    (0.01, 0.05, 0.002, 0.20, 0.20, 3,
-     "p = 0.002; over 3 seeds p = 0.200: the interval excludes 0, but the test does not reject it."),
-    (-0.01, 0.07, 0.2, 0.3, 0.3, 3, "p = 0.200; over 3 seeds p = 0.300: not a reliable difference."),
-    (0.01, 0.05, 0.0004, NAN, 0.0004, 1, "p < 0.001: a reliable difference."),
-    (NAN, NAN, NAN, NAN, NAN, 1, "along training: +0.030: not tested."),
+@pytest.mark.parametrize(("low", "high", "p", "p_adjusted", "n_seeds", "said"), [
+    (0.01, 0.05, 0.002, 0.01, 3,
+     "over stimuli and 3 seeds: +0.030 (0.010 to 0.050), p = 0.002: a reliable difference."),
+    (0.01, 0.05, 0.04, 0.20, 3, "p = 0.040: the interval excludes 0, but the test does not reject it."),
+    (-0.01, 0.07, 0.2, 0.3, 3, "p = 0.200: not a reliable difference."),
+    (0.01, 0.05, 0.0004, 0.0004, 1, "one seed each: +0.030 (0.010 to 0.050), p < 0.001: a reliable difference."),
+    (NAN, NAN, NAN, NAN, 1, "one seed each: +0.030: not tested."),
 ])  # fmt: skip
-def test_two_trainings_differ_only_if_interval_and_tests_say_so(low, high, p, p_seeds, p_adjusted, n_seeds, said):
+def test_two_trainings_differ_only_if_interval_and_tests_say_so(low, high, p, p_adjusted, n_seeds, said):
     frames, _ = run([brain("a", 0.2)])
     row = {
         "dataset": "made", "protocol": "strict", "metric": "pearson_r", "training": "m with instructions",
-        "other": "m without instructions", "statistic": "mean", "difference": 0.03, "low": low, "high": high, "p": p,
-        "n_seeds": n_seeds, "p_seeds": p_seeds, "p_adjusted": p_adjusted,
+        "other": "m without instructions", "statistic": "mean", "difference": 0.03, "low_both": low, "high_both": high,
+        "p_both": p, "n_seeds": n_seeds, "p_adjusted": p_adjusted,
     }  # fmt: skip
     frames["trajectory_tests"] = frame("trajectory_tests", [row, {**row, "protocol": "paper", "difference": 9.0}])
     (finding,) = [f for f in report.findings(frames, {}, {}) if f.head == "Two trainings"]

@@ -229,3 +229,13 @@ def test_variants_are_compared_with_their_own_model_alone():
     ]
     row = one_row(tests, "no prompt", "m:condition-x")
     assert row["difference"] == pytest.approx((scores["m:condition-x"] - scores["m"]).mean())
+
+
+def test_a_model_tuned_in_stages_is_tested_against_its_untuned_base_and_the_stage_before():
+    scores = {"m": noise(0), "m-sft": noise(1), "m-dpo": noise(2)}
+    found = paired.tests(fold_scores(scores), {"m-sft": "m", "m-dpo": "m-sft"})
+    base, stage = (one_row(found, relation, "m-dpo") for relation in ("base", "previous stage"))
+    assert (base["other"], stage["other"]) == ("m", "m-sft")
+    assert stage["difference"] == pytest.approx((scores["m-dpo"] - scores["m-sft"]).mean())
+    assert one_row(found, "base", "m-sft")["other"] == "m"
+    assert found[(found["relation"] == "previous stage")]["model"].tolist() == ["m-dpo"]

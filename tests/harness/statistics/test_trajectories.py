@@ -85,6 +85,22 @@ def test_the_base_is_the_start_and_seeds_are_one_training():
     assert (row["last_score"], row["last_tokens"], row["peak_step"]) == (pytest.approx(0.3), 2000, 2)
 
 
+def test_two_tunings_of_one_base_and_arm_are_two_trainings():
+    """Their checkpoints are named by their folders; with one name they would be averaged."""
+    tables, about = {}, {}
+    for folder, value in (("tuned", 0.2), ("tuned-lora", 0.4)):
+        for step in (1, 2):
+            model = f"{folder}-m-with-instructions-seed0@step-00000{step}"
+            tables[model] = np.full((6, 5), value)
+            about[model] = {"base": "m", "arm": "with instructions", "tuning_seed": 0, "tuning_step": step,
+                            "tuning_tokens": 1000.0 * step}  # fmt: skip
+    found = trajectories.trajectories(made(tables, about)).set_index("training")
+    assert found["last_score"].to_dict() == pytest.approx(
+        {"tuned-m-with-instructions": 0.2, "tuned-lora-m-with-instructions": 0.4}
+    )
+    assert (found["n_seeds"] == 1).all()
+
+
 def rising_and_falling(rng, peak=4, n=8, drop=0.03, noise=0.02):
     curve = np.array([0.3 - drop * abs(k - peak) for k in range(n)])
     cells = rng.normal(0, noise, (6, 5))  # stimuli and subjects shared by all checkpoints
@@ -124,7 +140,7 @@ def test_two_arms_differ_by_what_was_planted():
     assert set(tests.index) == {"mean", "last", "slope"}
     assert tests.loc["mean", "difference"] == pytest.approx(0.03, abs=0.01)
     assert tests.loc["last", "difference"] == pytest.approx(0.06, abs=0.012)
-    assert (tests["p_larger"] < 0.05).all()
+    assert (tests["p_both"] < 0.05).all()
     assert (tests["training"] == "m with instructions").all()
     assert (tests["n_seeds"] == 4).all()
 
@@ -140,6 +156,11 @@ def test_the_statistics_over_seeds_equal_scipy():
     assert tests.loc["mean", "p_seeds"] == pytest.approx(stats.ttest_1samp(by_seed, 0).pvalue)
     last = [one[f"a-{seed}-2"].mean() - other[f"b-{seed}-2"].mean() for seed in range(3)]
     assert tests.loc["last", "p_seeds"] == pytest.approx(stats.ttest_1samp(last, 0).pvalue)
+    of_stimuli, over_all = ((tests.loc["mean", high] - tests.loc["mean", low]) / 2
+                            for low, high in (("low", "high"), ("low_both", "high_both")))  # fmt: skip
+    of_seeds = stats.t.ppf(0.975, 2) * np.std(by_seed, ddof=1) / math.sqrt(3)
+    assert over_all == pytest.approx(math.hypot(of_stimuli, of_seeds))
+    assert tests.loc["mean", "p_both"] > max(tests.loc["mean", "p"], tests.loc["mean", "p_seeds"])
     slopes = [stats.linregress(np.log10([1000, 2000]), [
         one[f"a-{seed}-{k}"].mean() - other[f"b-{seed}-{k}"].mean() for k in (1, 2)
     ]).slope for seed in range(3)]  # fmt: skip
@@ -154,7 +175,7 @@ def test_equal_arms_are_rarely_told_apart():
         one, about_one = arm("a", [0.2, 0.25, 0.3], 3, rng, common=common)
         other, about_other = arm("b", [0.2, 0.25, 0.3], 3, rng, common=common)
         tests = trajectories.tests(made(one | other, about_one | about_other)).set_index("statistic")
-        rejected += tests.loc["mean", "p_larger"] < 0.05
+        rejected += tests.loc["mean", "p_both"] < 0.05
     assert rejected <= 3
 
 
@@ -168,7 +189,7 @@ def test_published_trainings_are_compared_where_both_have_checkpoints():
     assert tests.loc["mean", "difference"] == pytest.approx(0.1, abs=0.01)
     assert tests["n_seeds"].tolist() == [1, 1, 1]
     assert tests["p_seeds"].isna().all()
-    assert tests.loc["mean", "p_larger"] == tests.loc["mean", "p"] < 0.05
+    assert tests.loc["mean", "p_both"] == tests.loc["mean", "p"] < 0.05
 
 
 def test_trainings_with_other_checkpoints_are_compared_at_equal_tokens():

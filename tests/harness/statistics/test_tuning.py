@@ -215,6 +215,16 @@ def test_flan_t5_is_compared_with_both_its_parents():
     assert tests.loc["trained from", "difference"] == pytest.approx((0.015 + 0.01) / 2)
 
 
+def test_parents_given_by_their_hub_ids_are_found():
+    r = {"google/t5-v1_1-xl": 0.20, "google/t5-xl-lm-adapt": 0.23, "google/flan-t5-xl": 0.25}
+    paired = tuning.pairs(relations(r, {"google/flan-t5-xl": "google/t5-v1_1-xl"}))
+    assert paired.set_index(["relation", "tuned"])["base"].to_dict() == {
+        ("base", "google/flan-t5-xl"): "google/t5-v1_1-xl",
+        ("trained from", "google/flan-t5-xl"): "google/t5-xl-lm-adapt",
+        ("LM adaptation", "google/t5-xl-lm-adapt"): "google/t5-v1_1-xl",
+    }
+
+
 def test_without_the_true_parent_there_is_one_relation():
     data = relations({"t5-xl": 0.2, "flan-t5-xl": 0.25}, {"flan-t5-xl": "t5-xl"})
     assert set(tuning.pairs(data)["relation"]) == {"base"}
