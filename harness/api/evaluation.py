@@ -47,8 +47,9 @@ def evaluate(
         dataset: a name ("pereira2018"), "local:FOLDER", a folder as a Path, a `harness.records.Dataset`,
             {"stimuli": frame, "responses": frame, ...} with the tables of an own recording, or a list of any of these.
         protocol: "strict", "paper", "equal", "brainscore2026", a `Protocol`, or several.
-        controls: names, in place of the default ones, [] for none; or {name: control}, beside the default ones: an array of (row,
-            feature), one row per row of the recording or per stimulus, or a function from a `Dataset` to one.
+        controls: names, in place of the default ones ([] for none); or {name: control}, beside the default ones: an
+            array of (row, feature), one row per row of the recording or per stimulus, or a function from a `Dataset`
+            to one.
         metric: of brain scores: a name, or a function from (row, neuroid) predictions and observations to (neuroid,)
             scores; None is the protocol's.
         out: folder or URL for units and tables, where a later call finds what is computed; None is a temporary folder,
@@ -78,7 +79,7 @@ def evaluate(
         entries, protocols = given.with_protocols(found, wanted, metric_name)
         stack.enter_context(plugins.given("harness.datasets", entries))
         settings = _among(_OF_SPEC, options) | _dtype(in_memory, options.get("dtype", "auto"))
-        spec = EvaluationSpec("evaluate", models, tuple(entries), protocols, **settings)
+        spec = EvaluationSpec("evaluate", models, tuple(entries), protocols, **settings)  # type: ignore[arg-type]
         spec = _with_controls(spec, controls, own_controls)
         run_options = RunOptions(**({"data_root": os.environ.get("HARNESS_DATA")} | _among(_OF_RUN, options)))
         folder = None if out is not None else tempfile.TemporaryDirectory(prefix="harness-results-")

@@ -199,7 +199,7 @@ def make(
         n_trained=n_trained, n_steps=n_steps, n_tokens=n_tokens,
         compute_s=flops / (machines.n_gpus * machines.flops),
         communication_s=_communicated(shape, recipe, machines, is_sharded, n_trained) * n_steps / machines.link_bytes_s,
-        writing_s=recipe.n_checkpoints * (stored + state) / machines.storage_bytes_s,
+        writing_s=(recipe.n_checkpoints * stored + (recipe.n_checkpoints - 1) * state) / machines.storage_bytes_s,
         checkpoint_bytes=stored, state_bytes=state,
     )  # fmt: skip
 
