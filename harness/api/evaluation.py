@@ -8,7 +8,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def evaluate(
     dataset: Any,
     protocol: str | Protocol | Sequence[str | Protocol] = ("strict", "paper"),
     *,
-    controls: Sequence[str] | Mapping[str, Any] = (),
+    controls: Sequence[str] | Mapping[str, Any] | None = None,
     metric: str | Callable[..., Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
@@ -47,8 +47,9 @@ def evaluate(
         dataset: a name ("pereira2018"), "local:FOLDER", a folder as a Path, a `harness.records.Dataset`,
             {"stimuli": frame, "responses": frame, ...} with the tables of an own recording, or a list of any of these.
         protocol: "strict", "paper", "equal", "brainscore2026", a `Protocol`, or several.
-        controls: names, in place of the default ones; or {name: control}, beside the default ones: an array of (row,
-            feature), one row per row of the recording or per stimulus, or a function from a `Dataset` to one.
+        controls: names, in place of the default ones ([] for none); or {name: control}, beside the default ones: an
+            array of (row, feature), one row per row of the recording or per stimulus, or a function from a `Dataset`
+            to one.
         metric: of brain scores: a name, or a function from (row, neuroid) predictions and observations to (neuroid,)
             scores; None is the protocol's.
         out: folder or URL for units and tables, where a later call finds what is computed; None is a temporary folder,
@@ -65,9 +66,7 @@ def evaluate(
         TypeError: if an option is unknown.
         ValueError: if a model, data set, protocol, control or metric is not usable, or nothing could be scored.
     """
-    for name in options:
-        if name not in _OF_SPEC | _OF_RUN:
-            raise TypeError(f"evaluate: {unknown('option', name, sorted(_OF_SPEC | _OF_RUN))}")
+    _require_known(options)
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="harness-")))
         models, in_memory = given.models(model, scratch / "models")
@@ -79,21 +78,26 @@ def evaluate(
         wanted = [protocol] if isinstance(protocol, str | Protocol) else protocol
         entries, protocols = given.with_protocols(found, wanted, metric_name)
         stack.enter_context(plugins.given("harness.datasets", entries))
-        settings = {name: value for name, value in options.items() if name in _OF_SPEC}
-        settings |= _dtype(in_memory, options.get("dtype", "auto"))
+        settings = _among(_OF_SPEC, options) | _dtype(in_memory, options.get("dtype", "auto"))
         spec = EvaluationSpec("evaluate", models, tuple(entries), protocols, **settings)  # type: ignore[arg-type]
         spec = _with_controls(spec, controls, own_controls)
-        run_options = {"data_root": os.environ.get("HARNESS_DATA")} | {
-            name: value for name, value in options.items() if name in _OF_RUN
-        }
+        run_options = RunOptions(**({"data_root": os.environ.get("HARNESS_DATA")} | _among(_OF_RUN, options)))
         folder = None if out is not None else tempfile.TemporaryDirectory(prefix="harness-results-")
         place = folder.name if folder else os.fspath(out)  # type: ignore[arg-type]
         with _display(progress) as listener:
-            outcome = pipeline.run(
-                spec, place, RunOptions(**run_options), listener=listener, in_process=in_memory
-            )  # fmt: skip
+            outcome = pipeline.run(spec, place, run_options, listener=listener, in_process=in_memory)
         _report_failures(outcome)
     return Results(place, outcome.run, folder)
+
+
+def _require_known(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name not in _OF_SPEC | _OF_RUN:
+            raise TypeError(f"evaluate: {unknown('option', name, sorted(_OF_SPEC | _OF_RUN))}")
+
+
+def _among(names: set[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name in names}
 
 
 def _dtype(in_memory: Mapping[str, InMemory], asked: str) -> dict[str, str]:
@@ -107,13 +111,11 @@ def _dtype(in_memory: Mapping[str, InMemory], asked: str) -> dict[str, str]:
 
 
 def _with_controls(
-    spec: EvaluationSpec, controls: Sequence[str] | Mapping[str, Any], own: Mapping[str, Any]
+    spec: EvaluationSpec, controls: Sequence[str] | Mapping[str, Any] | None, own: Mapping[str, Any]
 ) -> EvaluationSpec:
-    from dataclasses import replace
-
-    if own:
+    if controls is None or isinstance(controls, Mapping):
         return replace(spec, controls=(*spec.controls, *own))
-    return replace(spec, controls=tuple(controls)) if controls else spec
+    return replace(spec, controls=tuple(controls))
 
 
 @contextlib.contextmanager

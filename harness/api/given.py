@@ -1,12 +1,14 @@
 """What users give as objects: models in memory, recordings, controls and metrics, as the program needs them.
 
 Each object gets a version, by which stored results of an earlier object of the same name are told apart: a hash of the
-numbers of an array, of the content of a recording, or of the code of a function. A function whose code is not all of it
-(a closure, a method, a callable object) gets a new version each time, so that its results are never reused.
+numbers of an array, of the content of a recording, or of the code and defaults of a function. A function whose code is
+not all of it (a closure, a method, a callable object, an array as a default) gets a new version each time, so that its
+results are never reused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -202,7 +204,8 @@ def _control(name: str, value: Any) -> Plugin:
         raise ValueError(f"{name!r} is the name of a built-in control; give yours another.")
     names.require(name)
     if isinstance(value, Control) and value.compute:
-        return Plugin(value, _version(value.compute))
+        settings = [value.kinds, value.pool, value.row_level, value.one_unit]
+        return Plugin(value, f"{_version(value.compute)} {content_hash(settings)[:8]}")
     if callable(value):
         return Plugin(value, _version(value))
     try:
@@ -237,7 +240,9 @@ def _version(value: Any) -> str:
         digest = hashlib.sha256(f"{value.shape}".encode() + np.ascontiguousarray(value).tobytes()).hexdigest()
         return f"array {digest[:16]}"
     if isinstance(value, FunctionType) and not value.__closure__:
-        return f"function {content_hash([_code(value.__code__), repr(value.__defaults__)])[:16]}"
+        with contextlib.suppress(TypeError):  # a default that JSON cannot represent
+            defaults = json.dumps([value.__defaults__, value.__kwdefaults__], sort_keys=True)
+            return f"function {content_hash([_code(value.__code__), defaults])[:16]}"
     return f"object {uuid.uuid4().hex[:16]}"
 
 

@@ -39,13 +39,14 @@ class InMemory:
 
     @contextmanager
     def loaded(self) -> Iterator[LoadedModel]:
-        """The model in evaluation mode; afterwards it is in the mode in which it was."""
-        was_training = self.model.training
+        """The model in evaluation mode; afterwards each of its modules is in the mode in which it was."""
+        modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
             yield loaded_model.of_memory(self.checkpoint, self.model, self.dtype)
         finally:
-            self.model.train(was_training)
+            for module, was_training in modes:
+                module.training = was_training
 
 
 def of(model: Any, tokenizer: Any, folder: Path, name: str = "") -> InMemory:

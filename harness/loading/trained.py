@@ -123,6 +123,26 @@ def _quantization_method(
     return method
 
 
+def under_stored_names(model: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tensors under the names and in the parts in which the model's files hold them.
+
+    transformers renames some weights, and stacks those of experts, when it loads them. Other programs, and earlier
+    versions of it, look for the stored names; what is missing they refuse, or initialise at random.
+
+    Args:
+        model: a transformers model, as `load` returns it.
+        tensors: its weights, by their names in the model.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    stored = revert_weight_conversion(model, dict(tensors))
+    # Parts of a stack share its memory, which safetensors does not accept.
+    return {
+        name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+        for name, tensor in stored.items()
+    }
+
+
 def _build(
     architecture: Architecture, folder: str | None, dtype: Dtype, device_by_module: Mapping[str, str],
     how: Mapping[str, Any],

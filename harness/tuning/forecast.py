@@ -194,12 +194,12 @@ def make(
         weights=frozen_bytes * n / parts + (4 * n_trained / parts if recipe.lora else 0),
         gradients=4 * n_trained / parts,
         optimizer=8 * n_trained / parts,
-        gathered=_gathered(shape, recipe, is_sharded) if is_sharded else (2 * n if is_autocast else 0),
+        gathered=_gathered(shape, recipe) if is_sharded else (2 * n if is_autocast else 0),
         activations=activations(shape, recipe, "autocast" if is_autocast else precision),
         n_trained=n_trained, n_steps=n_steps, n_tokens=n_tokens,
         compute_s=flops / (machines.n_gpus * machines.flops),
         communication_s=_communicated(shape, recipe, machines, is_sharded, n_trained) * n_steps / machines.link_bytes_s,
-        writing_s=recipe.n_checkpoints * (stored + state) / machines.storage_bytes_s,
+        writing_s=(recipe.n_checkpoints * stored + (recipe.n_checkpoints - 1) * state) / machines.storage_bytes_s,
         checkpoint_bytes=stored, state_bytes=state,
     )  # fmt: skip
 
@@ -258,10 +258,8 @@ def flops_per_token(shape: Shape, recipe: Recipe, tokens_per_example: float) -> 
     return forward * (2 if recipe.recompute else 1) + backward
 
 
-def _gathered(shape: Shape, recipe: Recipe, is_sharded: bool) -> float:
+def _gathered(shape: Shape, recipe: Recipe) -> float:
     """Whole weights that a sharded worker holds for a while: two blocks, embeddings and head, and their gradients."""
-    if not is_sharded:
-        return 0.0
     n_bytes = 4 if recipe.dtype == "float32" else 2
     ends = 2 * shape.vocabulary * shape.hidden_size
     gradients = (n_bytes + 4) * (shape.block_parameters + ends) if recipe.lora is None else 0.0
@@ -270,9 +268,9 @@ def _gathered(shape: Shape, recipe: Recipe, is_sharded: bool) -> float:
 
 def _communicated(shape: Shape, recipe: Recipe, machines: Machines, is_sharded: bool, n_trained: float) -> float:
     """Bytes that one GPU sends in a step."""
-    share = (machines.n_gpus - 1) / machines.n_gpus
+    fraction = (machines.n_gpus - 1) / machines.n_gpus
     if not is_sharded:
-        return 2 * share * 4 * n_trained  # ring all-reduce of float32 gradients
+        return 2 * fraction * 4 * n_trained  # ring all-reduce of float32 gradients
     n_rounds = math.ceil(math.ceil(recipe.batch / recipe.micro_batch) / machines.n_gpus)
     n_bytes = 4 if recipe.dtype == "float32" else 2
-    return n_rounds * share * (2 * n_bytes * shape.n_parameters + 4 * n_trained)
+    return n_rounds * fraction * (2 * n_bytes * shape.n_parameters + 4 * n_trained)

@@ -1,8 +1,8 @@
 """Publish a checkpoint: a folder that `harness run`, `harness watch` and transformers open.
 
-Full fine-tuning gives a whole model in the precision of the base's files, with the base's configuration and tokenizer;
-LoRA gives a PEFT adapter that names its base. Beside either lies training.json. The folder is moved into place when it
-is complete, with a file COMPLETE, so that a watcher need not wait.
+Full fine-tuning gives a whole model with the precision and tensor names of the base's files, its configuration and its
+tokenizer; LoRA gives a PEFT adapter that names its base. Beside either lies training.json. The folder is moved into
+place when it is complete, with a file COMPLETE, so that a watcher need not wait.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from harness.checkpoints import adapter_config, training_records
 from harness.checkpoints.checkpoints import Checkpoint
 from harness.checkpoints.headers import read_json
 from harness.checkpoints.training_records import TrainingRecord
+from harness.loading import trained
 from harness.tuning.job import MARKER
 from harness.tuning.workers import Group, whole
 
@@ -53,7 +54,7 @@ def publish(folder: Path, staging: Path, model: Any, base: Checkpoint, group: Gr
         if is_adapter:
             _write_adapter(staging, model, tensors, base)
         else:
-            save_torch_state_dict(tensors, staging)
+            save_torch_state_dict(trained.under_stored_names(model, tensors), staging)
             _copy_small_files(staging, model, base)
         (staging / training_records.FILE).write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
         (staging / MARKER).touch()

@@ -49,6 +49,7 @@ def tune(
     job = replace(job, out=str(Path(job.out).absolute()), data=str(Path(job.data).absolute()))  # workers run elsewhere
     job.claim_folder()
     if not job.unfinished:
+        _remove_states(job)  # of a command that was killed at its end
         return
     _error_file(job).unlink(missing_ok=True)
     with _sigterm_interrupts():
@@ -57,8 +58,16 @@ def tune(
             ray_session.require_visible(Path(job.out), job.out)
         _require_resources(job)
         _train(job, on_step, max_failures)
-    if not job.unfinished:
+    _remove_states(job)
+    if not any((Path(job.out) / ".state").glob("*/step-*")):
         shutil.rmtree(Path(job.out) / ".state", ignore_errors=True)
+
+
+def _remove_states(job: TuningJob) -> None:
+    """Remove what finished trainings leave; states of others, such as other seeds in the same folder, are kept."""
+    for training in set(job.trainings) - set(job.unfinished):
+        shutil.rmtree(job.states_of(training), ignore_errors=True)
+        shutil.rmtree(job.staging_of(training), ignore_errors=True)
 
 
 @contextlib.contextmanager

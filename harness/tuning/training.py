@@ -74,7 +74,7 @@ def train(job: TuningJob, training: Training, corpus: Corpus, group: Group) -> N
     """Train one arm with one seed to its end, from its newest state. All workers must call it.
 
     Raises:
-        ValueError: if the base cannot be loaded or adapted, or a loss is not finite.
+        ValueError: if the base cannot be loaded or adapted, or a loss or gradient is not finite.
     """
     run = _start(job, training, corpus, group)
     states = job.states_of(training)
@@ -94,7 +94,8 @@ def train(job: TuningJob, training: Training, corpus: Corpus, group: Group) -> N
                 job.checkpoint_of(training, step + 1), job.staging_of(training), run.model, run.base, group,
                 _record(run, step + 1),
             )  # fmt: skip
-        if step + 1 in published or (job.save_every and (step + 1) % job.save_every == 0):
+        is_saved = step + 1 in published or (job.save_every and (step + 1) % job.save_every == 0)
+        if is_saved and step + 1 < run.n_steps:
             _save_state(run, step + 1)
     if group.is_first:
         state.remove(states)
@@ -139,14 +140,14 @@ def _advance(run: _Run, step: int, *, is_checkpoint: bool) -> None:
     settings, places = run.job.recipe, _batch_places(run, step)
     batch = [run.examples[place] for place in places]
     loss = _gradients(run, batch, step)
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"{run.training.name(run.job.base_name)}: the loss of step {step + 1} is {loss}; use a lower --lr, or "
-            "--dtype float32. The checkpoints before it are kept."
-        )
     parameters = list(adaptation.trained(run.model).values())
     workers.sum_gradients(parameters, run.group)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
+    norm = float(workers.whole(torch.nn.utils.clip_grad_norm_(parameters, settings.clip)))
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        raise ValueError(
+            f"{run.training.name(run.job.base_name)}: step {step + 1} has loss {loss} and gradient norm {norm}; use a "
+            "lower --lr, or --dtype float32. The checkpoints before it are kept."
+        )
     for group in run.optimizer.param_groups:
         group["lr"] = settings.learning_rate(step, run.n_steps)
     run.optimizer.step()
@@ -156,7 +157,7 @@ def _advance(run: _Run, step: int, *, is_checkpoint: bool) -> None:
     row = {
         "arm": run.training.arm, "seed": run.training.seed, "step": step + 1, "n_steps": run.n_steps,
         "epochs": (step + 1) * settings.batch / len(run.examples), "loss": loss,
-        "learning_rate": settings.learning_rate(step, run.n_steps), "gradient_norm": float(workers.whole(norm)),
+        "learning_rate": settings.learning_rate(step, run.n_steps), "gradient_norm": norm,
         "tokens": run.tokens, "response_tokens": run.response_tokens,
     }  # fmt: skip
     if is_checkpoint and run.held_out:
@@ -182,10 +183,10 @@ def _gradients(run: _Run, batch: Sequence[Tokenized], step: int) -> float:
         if place >= len(chunks) and not group.is_sharded:
             break
         torch.manual_seed(recipe.seed_of(run.training.seed, step, place))
-        share = summed_loss(run.model, chunks[place % len(chunks)], group, run.dtype) / n_response
-        share = share if place < len(chunks) else share * 0.0
-        (share * workers.scale_of(group)).backward()
-        loss += share.item()
+        part = summed_loss(run.model, chunks[place % len(chunks)], group, run.dtype) / n_response
+        part = part if place < len(chunks) else part * 0.0
+        (part * workers.scale_of(group)).backward()
+        loss += part.item()
     return group.total([loss])[0]
 
 
@@ -220,8 +221,8 @@ def held_out_loss(
         for number in range(-(-len(chunks) // group.n)):
             place = group.rank + number * group.n
             if place < len(chunks) or group.is_sharded:
-                share = summed_loss(model, chunks[place % len(chunks)], group, dtype).item()
-                loss += share if place < len(chunks) else 0.0
+                part = summed_loss(model, chunks[place % len(chunks)], group, dtype).item()
+                loss += part if place < len(chunks) else 0.0
     model.train()
     workers.reshard(model, group)
     return group.total([loss])[0] / sum(example.n_response for example in examples)

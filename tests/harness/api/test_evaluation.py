@@ -52,6 +52,7 @@ def test_a_model_in_memory_scores_as_from_its_folder_and_stays_as_it_was(
 ):
     monkeypatch.chdir(tmp_path)
     in_memory[0].train()
+    in_memory[0].get_input_embeddings().eval()
     options = QUIET | {"variants": ("untrained",)}
     one = evaluate(str(folder), recording, "strict", **options)
     other = evaluate(in_memory, recording, "strict", **options)
@@ -60,6 +61,7 @@ def test_a_model_in_memory_scores_as_from_its_folder_and_stays_as_it_was(
     pd.testing.assert_frame_equal(one.model_scores[columns], other.model_scores[columns])
     pd.testing.assert_frame_equal(one.layer_scores[["layer", "r"]], other.layer_scores[["layer", "r"]])
     assert in_memory[0].training
+    assert not in_memory[0].get_input_embeddings().training
     assert other.model_scores["revision"][lambda text: text.str.startswith("memory-")].size
     assert not list(tmp_path.iterdir()), "nothing is written into the current folder"
 
@@ -93,6 +95,11 @@ def test_a_control_that_is_what_the_recording_follows_predicts_it(recording, fol
     assert abs(scores[["v3", "v4", "v5"]].mean()) < 0.3
     of_model = found.model_scores[lambda frame: (frame["target"] == "all") & (frame["kind"] == "model")]
     assert "truth" in of_model["unique_over"].iloc[0]
+
+
+def test_an_empty_list_of_controls_is_none(folder, recording):
+    found = evaluate(str(folder), recording, "strict", **QUIET | {"controls": []})
+    assert set(found.model_scores["kind"]) == {"model"}
 
 
 def spearman(predicted, observed):

@@ -9,14 +9,16 @@ import torch
 from safetensors.torch import load_file
 
 from harness.checkpoints import checkpoints, pairs, training_records
-from harness.loading import loaded_model
+from harness.loading import architectures, loaded_model
+from harness.models import tiny
 from harness.runs import provenance
-from harness.tuning import losses, recipe, training
+from harness.tuning import losses, recipe, trainer, training
 from harness.tuning.recipe import Lora
 from harness.units.feature_units import FeatureSource
 from harness.watching import sources
-from tests.harness.tuning.conftest import ALONE, RECIPE, corpus_of, train_all
+from tests.harness.tuning.conftest import RECIPE, corpus_of, train_all
 
+PROMPTS = ["Below is an instruction that describes a task.", "Write a response that appropriately completes it."]
 LORA = dataclasses.replace(RECIPE, lora=Lora(rank=4, dropout=0.1), lr=1e-2)
 
 
@@ -134,13 +136,13 @@ def test_the_record_does_not_change_the_revision(make_job, tokenizer):
 
 def test_an_adapter_opens_as_the_model_that_was_trained(make_job, tokenizer, stories, monkeypatch):
     seen = {}
-    original = training._save_state
+    original = training.publish.publish
 
-    def keep(run, step):
-        seen[step] = run.model
-        original(run, step)
+    def keep(folder, staging, model, base, group, record):
+        seen[record.step] = model
+        original(folder, staging, model, base, group, record)
 
-    monkeypatch.setattr(training, "_save_state", keep)
+    monkeypatch.setattr(training.publish, "publish", keep)
     job = make_job(LORA)
     train_all(job, tokenizer)
     folder, record = list(job.checkpoints_of(job.trainings[0]))[-1]
@@ -190,6 +192,33 @@ def test_a_diverging_training_says_so(make_job, tokenizer):
         train_all(job, tokenizer)
 
 
+def test_a_gradient_that_is_not_finite_is_not_applied(make_job, tokenizer, monkeypatch):
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    job = make_job(dataclasses.replace(RECIPE, n_checkpoints=4))
+    with pytest.raises(ValueError, match=r"step 1 has loss .* and gradient norm inf; use a lower --lr"):
+        train_all(job, tokenizer)
+    assert not list(job.checkpoints_of(job.trainings[0]))
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama"])
+def test_tensors_keep_the_names_of_the_bases_files(family, make_job, tmp_path):
+    """transformers renames some when it loads them (GPT-NeoX's embed_out becomes lm_head)."""
+    base = checkpoints.resolve(str(tiny.build(family, tmp_path / family, PROMPTS, seed=1)))
+    job = dataclasses.replace(make_job(dataclasses.replace(RECIPE, length=128, n_checkpoints=1)), base=base)
+    train_all(job, architectures.read(base.folder).tokenizer)
+    ((folder, _),) = job.checkpoints_of(job.trainings[0])
+    assert load_file(folder / "model.safetensors").keys() == load_file(f"{base.folder}/model.safetensors").keys()
+
+
+def test_a_finished_job_removes_its_states_and_no_others(make_job, tokenizer):
+    job = make_job(seeds=(0, 1), save_every=1)
+    train_all(job, tokenizer)
+    for training_ in job.trainings:  # as if the command had been killed at its end
+        (job.states_of(training_) / "step-000003").mkdir(parents=True)
+    trainer.tune(dataclasses.replace(job, seeds=(1,)))
+    assert [job.states_of(training_).exists() for training_ in job.trainings] == [True, False]
+
+
 def test_another_recipe_needs_another_folder(make_job, tokenizer):
     train_all(make_job(), tokenizer)
     with pytest.raises(ValueError, match=r"lr 0.001 \(now 0.01\).*Give another --out"):
@@ -217,4 +246,3 @@ def test_an_unknown_target_is_refused(make_job, tokenizer):
     job = make_job(dataclasses.replace(RECIPE, lora=Lora(targets=("absent",))))
     with pytest.raises(ValueError, match="--lora-targets"):
         train_all(job, tokenizer)
-    assert ALONE.is_first
