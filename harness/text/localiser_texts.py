@@ -114,11 +114,12 @@ def _is_sentence(content: DelimitedTable, row: int, column: str, label: str) -> 
 
 # --- built-in texts ---------------------------------------------------------------------------------------------------
 
+# Each template ends in a noun of a long list: with few endings, even untrained networks would tell them from non-words.
 _TEMPLATES = (
-    "the ADJECTIVE PERSON VERB the ADJECTIVE THING PLACED the ADJECTIVE PLACE ADVERB",
+    "ADVERB the ADJECTIVE PERSON VERB the ADJECTIVE THING PLACED the ADJECTIVE PLACE",
     "when the PERSON VERB the THING the PERSON waited near the PLACE",
-    "she knew that the ADJECTIVE PERSON would never find the THING again",
-    "every PERSON from the PLACE had heard about the ADJECTIVE THING before",
+    "she knew that the ADJECTIVE PERSON would never again find the THING",
+    "every PERSON from the PLACE had already heard about the ADJECTIVE THING",
     "his PERSON and her PERSON both VERB the THING behind the PLACE",
     "the PERSON who VERB the THING was ADJECTIVE and left the PLACE",
 )
@@ -130,10 +131,16 @@ _LEXICON = {
     "VERB": "carried painted repaired dropped borrowed counted covered followed washed watched noticed opened polished "
     "returned studied wrapped collected examined forgot mentioned ordered remembered signed stole",
     "THING": "basket letter ladder lantern bottle carpet engine mirror needle package pillow ribbon saddle teapot "
-    "trumpet blanket candle compass drawer hammer kettle map portrait wheel",
+    "trumpet blanket candle compass drawer hammer kettle map portrait wheel anchor apple axe ball bell belt bicycle "
+    "book boot box bowl bread brush button cake camera chain clock coat coin crown cup desk dish doll dress fan flag "
+    "flute guitar hat jar key knife lamp medal net orange paddle pen piano plate pot purse ring rope scarf shirt shoe "
+    "spoon statue sword ticket vase violin watch whistle",
     "PLACED": "inside behind beside near beneath outside towards across",
     "PLACE": "market harbour kitchen library garden station chapel cellar theatre meadow factory bakery bridge castle "
-    "forest hospital island office orchard palace river school tower village",
+    "forest hospital island office orchard palace river school tower village airport bank bar barn bay beach cabin "
+    "camp cave church circus club coast college cottage court desert farm fence field fort fountain garage gate hall "
+    "hill hotel house hut inn jail lake lodge mill mine monastery museum park pier pool port prison pub ranch road "
+    "shed shop stable studio temple tent valley wall well wharf wood zoo",
     "ADVERB": "yesterday today together slowly again twice alone early",
 }
 # A non-word is at least this long, and as an English word rarer than this Zipf frequency: shorter ones are often words.
