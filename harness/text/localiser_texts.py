@@ -11,7 +11,7 @@ less varied than the published ones.
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -154,8 +154,9 @@ def built_in(seed: int = 0) -> Contrast:
     sentences: dict[str, None] = {}
     while len(sentences) < N_TEXTS:
         sentences[_sentence(draw, _TEMPLATES[len(sentences) % len(_TEMPLATES)])] = None
-    words = {word for sentence in sentences for word in sentence.split()}
-    non_words = tuple(_non_words(draw, sentence, frozenset(words)) for sentence in sentences)
+    words = Counter(word for sentence in sentences for word in sentence.split())
+    following = _trigrams(words)
+    non_words = tuple(_non_words(draw, sentence, frozenset(words), following) for sentence in sentences)
     return Contrast(BUILT_IN, (*sentences, *non_words), (True,) * N_TEXTS + (False,) * N_TEXTS)
 
 
@@ -167,13 +168,12 @@ def _sentence(draw: random.Random, template: str) -> str:
     return " ".join(words)
 
 
-def _non_words(draw: random.Random, sentence: str, words: frozenset[str]) -> str:
-    return " ".join(_non_word(draw, max(_FEWEST_LETTERS, len(word)), words) for word in sentence.split())
+def _non_words(draw: random.Random, sentence: str, words: frozenset[str], following: dict[str, str]) -> str:
+    return " ".join(_non_word(draw, max(_FEWEST_LETTERS, len(word)), words, following) for word in sentence.split())
 
 
-def _non_word(draw: random.Random, n_letters: int, words: frozenset[str]) -> str:
+def _non_word(draw: random.Random, n_letters: int, words: frozenset[str], following: dict[str, str]) -> str:
     """A chain of trigrams with this number of letters that is no word."""
-    following = _trigrams(words)
     while True:
         letters = ""
         while len(letters) <= n_letters:  # a chain that grows longer is given up
@@ -186,12 +186,11 @@ def _non_word(draw: random.Random, n_letters: int, words: frozenset[str]) -> str
             return letters
 
 
-@cache
-def _trigrams(words: frozenset[str]) -> dict[str, str]:
-    """Two letters -> the letters that follow them in the words; spaces stand before and after a word."""
+def _trigrams(words: Counter[str]) -> dict[str, str]:
+    """Two letters -> the letters that follow them in the words, as often as there; spaces stand around a word."""
     following: defaultdict[str, str] = defaultdict(str)
-    for word in sorted(words):
+    for word, n in sorted(words.items()):
         padded = f"  {word} "
         for k in range(len(padded) - 2):
-            following[padded[k : k + 2]] += padded[k + 2]
+            following[padded[k : k + 2]] += padded[k + 2] * n
     return dict(following)
