@@ -140,11 +140,30 @@ def _add_run_options(command: argparse.ArgumentParser, has_spec: bool = True) ->
     )  # fmt: skip
     option("--vectors", default="", metavar="FILE", help="word vectors; adds the control static-vectors")
     option("--corpus", default="", metavar="FILE", help="plain text; adds the trigram control ngram")
-    option("--no-untrained", action="store_true", help="leave out the untrained controls (random initialisation)")
+    option(
+        "--control", action="append", default=[], metavar="NAME",
+        help="control of an installed distribution (`harness controls`), beside the built-in ones; repeatable",
+    )  # fmt: skip
+    _add_variants(command)
     option(
         "--keep-going", action="store_true",
         help="if a model name is unknown, evaluate the other models instead of none",
     )  # fmt: skip
+    option(
+        "--keep", action="append", choices=("predictions", "weights"), default=[],
+        help="store the held-out predictions, or the regression weights, of the chosen layer of brain recordings; "
+        "repeatable",
+    )  # fmt: skip
+    option("--out", default="results", metavar="URL", help="folder or URL for results and tables (default: results)")
+    _add_device(command)
+    option("--usd-per-gpu-hour", type=float, metavar="USD", help="GPU price; adds the cost to the table `runs`")
+
+
+
+def _add_variants(command: argparse.ArgumentParser) -> None:
+    """Add the options for sources made of each model: other weights, other texts, chosen units."""
+    option = command.add_argument
+    option("--no-untrained", action="store_true", help="leave out the untrained controls (random initialisation)")
     option("--shuffled", action="store_true", help="also evaluate each model on text with shuffled words")
     option(
         "--chat-template", action="store_true",
@@ -166,18 +185,6 @@ def _add_run_options(command: argparse.ArgumentParser, has_spec: bool = True) ->
         help="sentences and non-words that localise units, or a folder of such files (default: built-in, made up)",
     )  # fmt: skip
     option("--random-draws", type=int, metavar="N", help="draws of random units (default: 1)")
-    option(
-        "--control", action="append", default=[], metavar="NAME",
-        help="control of an installed distribution (`harness controls`), beside the built-in ones; repeatable",
-    )  # fmt: skip
-    option(
-        "--keep", action="append", choices=("predictions", "weights"), default=[],
-        help="store the held-out predictions, or the regression weights, of the chosen layer of brain recordings; "
-        "repeatable",
-    )  # fmt: skip
-    option("--out", default="results", metavar="URL", help="folder or URL for results and tables (default: results)")
-    _add_device(command)
-    option("--usd-per-gpu-hour", type=float, metavar="USD", help="GPU price; adds the cost to the table `runs`")
 
 
 def _add_cluster(add: _Add) -> None:

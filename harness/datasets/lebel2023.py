@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from harness.datasets import blank2014
+from harness.datasets import blank2014, brennan2016
 from harness.datasets.entry import Entry, File, version_of
 from harness.datasets.formats import textgrid
-from harness.protocol import FoldRule, Sampling, equal_dimension
+from harness.protocol import FoldRule, equal_dimension
 from harness.records import Dataset, Floats, Responses, Stimuli
 
 _FOLDER = "ds003020/derivative"
@@ -36,15 +36,11 @@ _TR_S, _FIRST_S = 2.0, 10.0
 _N_NOT_KEPT = 20  # 5 by `respdict`, then 10 at the start and 5 at the end
 _NO_WORDS = frozenset({"", "sentence_start", "sentence_end", "br", "lg", "ls", "ns", "sp"})
 
-PAPER = replace(
-    blank2014.PAPER,
-    sampling=Sampling(pool="last", shift_s=4.0),
-    notes=("Aw et al. (2023) did not use this data set; the protocol is theirs for Blank2014.",),
-)
+PAPER = brennan2016.PAPER
 STRICT = replace(
     blank2014.STRICT,
     folds=FoldRule("grouped", n=10, seed=1234, min_test_rows=10),
-    sampling=Sampling(pool="mean", delays=(1, 2, 3, 4)),
+    sampling=brennan2016.STRICT.sampling,
     notes=(
         "Whole stories are held out; alpha and layer are chosen by leaving stories out of the training rows. Features "
         "are delayed by 1 to 4 scans, as by LeBel et al. (2023) and Antonello et al. (2023).",

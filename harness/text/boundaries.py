@@ -46,15 +46,14 @@ def retokenised(context: Context, ids: Integers, offsets: Integers, tokenizer: A
     }
 
 
-def is_prompt(context: Context, offsets: Integers) -> NDArray[np.bool_]:
-    """(token,) whether a token belongs to the prompt: it ends within it, and is not the one space before the text.
+def is_before(text: str, offsets: Integers, start: int) -> NDArray[np.bool_]:
+    """(token,) whether a token lies before the character `start` of a text, and is not the one space before it.
 
-    That space belongs to the first word, as between words, whether the tokenizer joins the two or not.
+    That space belongs to the word after it, whether the tokenizer joins the two or not; a line end does not.
     """
-    n = context.n_prompt
-    is_space = (offsets[:, 0] == n - 1) & (context.text[n - 1 : n] == " ")
-    is_inside: NDArray[np.bool_] = (offsets[:, 1] <= n) & ~is_space & (n > 0)
-    return is_inside
+    is_space = (offsets[:, 0] == start - 1) & (text[max(0, start - 1) : start] == " ")
+    lies_before: NDArray[np.bool_] = (offsets[:, 0] < start) & (offsets[:, 1] <= start) & ~is_space
+    return lies_before
 
 
 def _tail(text: str, end: int) -> int:
@@ -101,7 +100,9 @@ def _of_stimulus(
     n = min(len(ids), len(prefix_ids))
     differs = np.flatnonzero(ids[:n] != prefix_ids[:n])
     n_kept = int(differs[0]) if len(differs) else n
-    begin = context.spans[stimulus - 1, 1] if stimulus else context.spans[0, 0] - 1  # as in tokens.encode
-    is_own = (prefix_offsets[:, 1] - 1 >= begin) & ~is_prompt(context, prefix_offsets)
+    if stimulus:
+        is_own = prefix_offsets[:, 1] > context.spans[stimulus - 1, 1]
+    else:  # as in tokens.encode
+        is_own = ~is_before(context.text, prefix_offsets, int(context.spans[0, 0]))
     n_own = max(1, int(is_own.sum()))
     return Retokenised(n_kept, prefix_ids[n_kept:], n_own)

@@ -6,6 +6,7 @@ English is assumed if no language is stated. Chinese, Japanese and Korean need a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -53,6 +54,7 @@ def has_frequencies(language: str = "") -> bool:
     return True
 
 
+@cache  # wordfreq searches its folder at each call
 def word_list(language: str) -> str:
     """Code of wordfreq's list for a language; ValueError lists the available languages if there is none."""
     from wordfreq import available_languages

@@ -11,7 +11,7 @@ less varied than the published ones.
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -114,11 +114,12 @@ def _is_sentence(content: DelimitedTable, row: int, column: str, label: str) -> 
 
 # --- built-in texts ---------------------------------------------------------------------------------------------------
 
+# Each template ends in a noun of a long list: with few endings, even untrained networks would tell them from non-words.
 _TEMPLATES = (
-    "the ADJECTIVE PERSON VERB the ADJECTIVE THING PLACED the ADJECTIVE PLACE ADVERB",
+    "ADVERB the ADJECTIVE PERSON VERB the ADJECTIVE THING PLACED the ADJECTIVE PLACE",
     "when the PERSON VERB the THING the PERSON waited near the PLACE",
-    "she knew that the ADJECTIVE PERSON would never find the THING again",
-    "every PERSON from the PLACE had heard about the ADJECTIVE THING before",
+    "she knew that the ADJECTIVE PERSON would never again find the THING",
+    "every PERSON from the PLACE had already heard about the ADJECTIVE THING",
     "his PERSON and her PERSON both VERB the THING behind the PLACE",
     "the PERSON who VERB the THING was ADJECTIVE and left the PLACE",
 )
@@ -130,10 +131,16 @@ _LEXICON = {
     "VERB": "carried painted repaired dropped borrowed counted covered followed washed watched noticed opened polished "
     "returned studied wrapped collected examined forgot mentioned ordered remembered signed stole",
     "THING": "basket letter ladder lantern bottle carpet engine mirror needle package pillow ribbon saddle teapot "
-    "trumpet blanket candle compass drawer hammer kettle map portrait wheel",
+    "trumpet blanket candle compass drawer hammer kettle map portrait wheel anchor apple axe ball bell belt bicycle "
+    "book boot box bowl bread brush button cake camera chain clock coat coin crown cup desk dish doll dress fan flag "
+    "flute guitar hat jar key knife lamp medal net orange paddle pen piano plate pot purse ring rope scarf shirt shoe "
+    "spoon statue sword ticket vase violin watch whistle",
     "PLACED": "inside behind beside near beneath outside towards across",
     "PLACE": "market harbour kitchen library garden station chapel cellar theatre meadow factory bakery bridge castle "
-    "forest hospital island office orchard palace river school tower village",
+    "forest hospital island office orchard palace river school tower village airport bank bar barn bay beach cabin "
+    "camp cave church circus club coast college cottage court desert farm fence field fort fountain garage gate hall "
+    "hill hotel house hut inn jail lake lodge mill mine monastery museum park pier pool port prison pub ranch road "
+    "shed shop stable studio temple tent valley wall well wharf wood zoo",
     "ADVERB": "yesterday today together slowly again twice alone early",
 }
 # A non-word is at least this long, and as an English word rarer than this Zipf frequency: shorter ones are often words.
@@ -147,8 +154,9 @@ def built_in(seed: int = 0) -> Contrast:
     sentences: dict[str, None] = {}
     while len(sentences) < N_TEXTS:
         sentences[_sentence(draw, _TEMPLATES[len(sentences) % len(_TEMPLATES)])] = None
-    words = {word for sentence in sentences for word in sentence.split()}
-    non_words = tuple(_non_words(draw, sentence, frozenset(words)) for sentence in sentences)
+    words = Counter(word for sentence in sentences for word in sentence.split())
+    following = _trigrams(words)
+    non_words = tuple(_non_words(draw, sentence, frozenset(words), following) for sentence in sentences)
     return Contrast(BUILT_IN, (*sentences, *non_words), (True,) * N_TEXTS + (False,) * N_TEXTS)
 
 
@@ -160,13 +168,12 @@ def _sentence(draw: random.Random, template: str) -> str:
     return " ".join(words)
 
 
-def _non_words(draw: random.Random, sentence: str, words: frozenset[str]) -> str:
-    return " ".join(_non_word(draw, max(_FEWEST_LETTERS, len(word)), words) for word in sentence.split())
+def _non_words(draw: random.Random, sentence: str, words: frozenset[str], following: dict[str, str]) -> str:
+    return " ".join(_non_word(draw, max(_FEWEST_LETTERS, len(word)), words, following) for word in sentence.split())
 
 
-def _non_word(draw: random.Random, n_letters: int, words: frozenset[str]) -> str:
+def _non_word(draw: random.Random, n_letters: int, words: frozenset[str], following: dict[str, str]) -> str:
     """A chain of trigrams with this number of letters that is no word."""
-    following = _trigrams(words)
     while True:
         letters = ""
         while len(letters) <= n_letters:  # a chain that grows longer is given up
@@ -179,12 +186,11 @@ def _non_word(draw: random.Random, n_letters: int, words: frozenset[str]) -> str
             return letters
 
 
-@cache
-def _trigrams(words: frozenset[str]) -> dict[str, str]:
-    """Two letters -> the letters that follow them in the words; spaces stand before and after a word."""
+def _trigrams(words: Counter[str]) -> dict[str, str]:
+    """Two letters -> the letters that follow them in the words, as often as there; spaces stand around a word."""
     following: defaultdict[str, str] = defaultdict(str)
-    for word in sorted(words):
+    for word, n in sorted(words.items()):
         padded = f"  {word} "
         for k in range(len(padded) - 2):
-            following[padded[k : k + 2]] += padded[k + 2]
+            following[padded[k : k + 2]] += padded[k + 2] * n
     return dict(following)

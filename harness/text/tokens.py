@@ -47,7 +47,7 @@ def encode(context: Context, tokenizer: Any, n_embeddings: int | None = None) ->
     crosses = (offsets[:, 0] < len(prompt.rstrip())) & (offsets[:, 1] > len(prompt))
     if not crosses.any():
         encoded = _encode(context, tokenizer, n_embeddings)
-        n_prompt = int(boundaries.is_prompt(context, offsets).sum())
+        n_prompt = int(boundaries.is_before(context.text, offsets, context.n_prompt).sum())
         if all(own.n_kept >= n_prompt for own in encoded.retokenised.values()):
             return replace(encoded, n_prompt=n_prompt)
     require_fit(before, tokenizer, n_embeddings)
@@ -85,9 +85,10 @@ def _encode(context: Context, tokenizer: Any, n_embeddings: int | None) -> Token
     ends = offsets[:, 1] - _spaces_taken(ids, offsets, context.text, tokenizer)
     require_fit(ids, tokenizer, n_embeddings)
     owners = np.searchsorted(context.spans[:, 1], ends - 1, side="right")
-    begins = context.spans[0, 0] - 1 if len(context.spans) else 0  # the space before a stimulus belongs to it
-    is_text = (ends - 1 >= begins) & ~boundaries.is_prompt(context, offsets)
-    owners = np.where((owners < len(context.stimulus_ids)) & is_text, owners, -1)
+    # What precedes the stimuli (a prompt, a chat template, text before them) is no part of them.
+    start = int(context.spans[0, 0]) if len(context.spans) else 0
+    is_own = (owners < len(context.stimulus_ids)) & ~boundaries.is_before(context.text, offsets, start)
+    owners = np.where(is_own, owners, -1)
     last = np.full(len(context.stimulus_ids), -1, dtype=np.int64)
     last[owners[owners >= 0]] = np.flatnonzero(owners >= 0)  # later tokens overwrite earlier ones
     retokenised = boundaries.retokenised(context, ids, offsets, tokenizer)

@@ -1,8 +1,8 @@
 """Reads Brain-Score's netCDF assemblies into checked arrays.
 
 An assembly is a variable `data` (presentation, neuroid), or (presentation, subject) for reading times, with coordinates
-along each dimension. Everything that a loader
-relies on is checked here, so that a damaged or different file raises an error that names file, coordinate and row.
+along each dimension. Everything that a loader relies on is checked here, so that a damaged or different file raises an
+error that names file, coordinate and row.
 """
 
 from __future__ import annotations
