@@ -20,8 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness.kernels.arrays import Array, namespace
-from harness.kernels.metrics import constant
-from harness.kernels.similarity import dissimilarities, ranks, require_same_rows, rounding_of
+from harness.kernels.similarity import about_mean, ranks
 
 # A block of products whose norm is this small relative to the products before centring holds rounding errors.
 _ROUNDING = 1e-12
@@ -29,66 +28,11 @@ _BLOCK = 256  # columns at a time
 _NUMBERS = 2**24  # in memory at once
 
 
-def held_out_rsa(X: Array, Y: Array, train: Array, test: Array) -> float:
-    """Spearman correlation of 1 - Pearson r over all pairs of a test and a training row.
-
-    Args:
-        X: (row, feature).
-        Y: (row, feature), same rows; the features may differ in kind and number.
-        train: indices of the training rows.
-        test: indices of the test rows.
-
-    Returns:
-        A value in [-1, 1], 0 on average for unrelated matrices; NaN if one of these rows is constant, or all
-        dissimilarities are equal.
-
-    Raises:
-        ValueError: if the number of rows differs or is below 2, or a value is not finite.
-    """
-    xp = require_same_rows("X", X, "Y", Y)
-    pairs = xp.ix_(test, train)
-    x, y = (standard_ranks(dissimilarities(Z)[pairs].ravel(), rounding_of(Z)) for Z in (X, Y))
-    return float(x @ y)
-
-
-def held_out_cka(X: Array, Y: Array, train: Array, test: Array) -> float:
-    """Linear CKA over all pairs of a test and a training row; memory does not grow with the square of the rows.
-
-    Args:
-        X: (row, feature).
-        Y: (row, feature), same rows; the features may differ in kind and number.
-        train: indices of the training rows.
-        test: indices of the test rows.
-
-    Returns:
-        <Xt'Yt, Xr'Yr> / sqrt(<Xt'Xt, Xr'Xr> <Yt'Yt, Yr'Yr>) with Xt and Xr the test and training rows, each about its
-        own mean: a value in [-1, 1], 0 on average for unrelated matrices. NaN if a matrix is constant in the test or
-        the training rows.
-
-    Raises:
-        ValueError: if the number of rows differs or is below 2, or a value is not finite.
-    """
-    xp = require_same_rows("X", X, "Y", Y)
-    if any(bool(constant(Z[rows]).all()) for Z in (X, Y) for rows in (train, test)):
-        return float(xp.nan)
-    (Xt, Yt), (Xr, Yr) = ([about_mean(Z[rows]) for Z in (X, Y)] for rows in (test, train))
-    norms = shared_products(Xt, Xt, Xr, Xr) * shared_products(Yt, Yt, Yr, Yr)
-    return float(shared_products(Xt, Yt, Xr, Yr) / norms**0.5) if norms > 0 else float(xp.nan)
-
-
-def shared_products(A: Array, B: Array, C: Array, D: Array) -> float:
-    """<A'B, C'D>, the sum over the products of corresponding elements, in blocks of columns.
-
-    Args:
-        A: (row, a).
-        B: (row, b).
-        C: (other row, a).
-        D: (other row, b).
-    """
-    total = 0.0
+def squared_products(A: Array, B: Array) -> float:
+    """||A'B||^2 of (row, a) A and (row, b) B, in blocks of columns."""
+    xp, total = namespace(A, B), 0.0
     for start in range(0, B.shape[1], _BLOCK):
-        columns = slice(start, start + _BLOCK)
-        total += float(((A.T @ B[:, columns]) * (C.T @ D[:, columns])).sum())
+        total += float(xp.linalg.norm(A.T @ B[:, start : start + _BLOCK]) ** 2)
     return total
 
 
@@ -142,12 +86,6 @@ def standard_products(products: Array) -> Array:
     centred = products - rows - columns + products.mean()
     norm = xp.linalg.norm(centred)
     return centred / (norm if norm > _ROUNDING * xp.linalg.norm(products) else xp.nan)
-
-
-def about_mean(X: Array) -> Array:
-    """(row, column) float64 about the means of the columns; constant columns are exactly 0."""
-    xp = namespace(X)
-    return xp.where(constant(X), 0.0, X.astype(float) - X.mean(axis=0, dtype=float))
 
 
 class CrossProducts(NamedTuple):

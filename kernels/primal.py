@@ -41,6 +41,7 @@ from harness.kernels.responses import Block, Pattern, block
 from harness.kernels.search import ROUNDING
 from harness.kernels.split import Split
 from harness.kernels.streams import Parts, Stream, Sums, added, is_far, parts, stream, take_rows
+from harness.kernels.work import Work
 
 # Memory for the sums of all parts of the rows, and for a block of neuroids, in bytes.
 _SUMS_BYTES, _NEUROID_BYTES, _NEUROID_BYTES_GPU = 2**30, 2**30, 2**34
@@ -182,41 +183,59 @@ class PrimalFold:
         return predicted
 
 
+class Summed(NamedTuple):
+    """Rows divided into parts, and the sums over each of them.
+
+    Attributes:
+        stream: the features.
+        division: the parts.
+        sums: of the features, per part.
+    """
+
+    stream: Stream
+    division: Parts
+    sums: list[Sums]
+
+    def products(self, values: Array) -> Products:
+        """The products of features and (row, column) values."""
+        products, sums = [], []
+        for rows in self.division.rows:
+            y = take_rows(values, rows)
+            products.append(self.stream.products(rows, y))
+            sums.append(y.sum(axis=0))
+        return Products(products, sums)
+
+
 def fits_of(
-    features: Design | Bands, Y: Array, pattern: Pattern, splits: Sequence[Split], penalty: Penalty,
-    factor: Array | None, finish: Callable[[HeldOut], Any], budget_bytes: int | None, dtype: type,
-) -> Iterator[tuple[int, Array, Any]]:  # fmt: skip
+    work: Work, pattern: Pattern, splits: Sequence[Split], factor: Array | None, finish: Callable[[HeldOut], Any]
+) -> Iterator[tuple[int, Array, Any]]:
     """Yield (fold, neuroids, result of `finish`) for the neuroids of one pattern, fold by fold and block by block.
 
     Args:
-        features: of all rows.
-        Y: (row, neuroid) responses.
+        work: what is fitted; its dtype is used where blocks are left out by inverses, all else is float64.
         pattern: neuroids with the same rows.
         splits: the folds.
-        penalty: the grid and the rule of choice.
         factor: (row, column) Z with Z Z' = Y Y' if one alpha is chosen for all neuroids; else None.
         finish: called with the predictions of a fold for a block of neuroids.
-        budget_bytes: memory for a block of neuroids; None: the default.
-        dtype: of the neuroid side where blocks are left out by inverses; all else is float64.
     """
-    n, matrices = len(Y), tuple(band.X for band, _ in bands_of(features))
+    n, matrices = len(work.Y), tuple(band.X for band, _ in bands_of(work.features))
     p, source = sum(matrix.shape[1] for matrix in matrices), stream(matrices)
-    cache = features.sums if isinstance(features, Bands) else {}
-    folds = [inner for number, split in enumerate(splits) if (inner := _inner(number, split, pattern, penalty, p))]
-    for group, division in _groups(folds, n, p):
-        sums = [_sums(source, cache, rows) for rows in division.rows]
-        prepared, start = [], 0
+    cache = work.features.sums if isinstance(work.features, Bands) else {}
+    inners = [_inner(number, split, pattern, work.penalty, p) for number, split in enumerate(splits)]
+    for group, division in _groups([inner for inner in inners if inner], n, p):
+        summed, start = Summed(source, division, [_sums(source, cache, rows) for rows in division.rows]), 0
+        prepared = []
         for inner in group:
             sets = division.of_set[start : start + len(inner.sets)]
             start += len(sets)
-            fold = _prepare(features, source, division, sums, penalty, factor, dtype, inner, sets)
+            fold = _prepare(work, summed, inner, sets, factor)
             prepared += [(inner.number, fold)] if fold else []
         bytes_per_neuroid = 8 * (4 * n + (len(division.rows) + 8) * p)
         default = _NEUROID_BYTES if source.xp is np else _NEUROID_BYTES_GPU
-        n_blocks = -(-len(pattern.neuroids) * bytes_per_neuroid // (budget_bytes or default))
+        n_blocks = -(-len(pattern.neuroids) * bytes_per_neuroid // (work.budget_bytes or default))
         for neuroids in np.array_split(pattern.neuroids, min(n_blocks, len(pattern.neuroids))):
-            responses = block(Y, pattern, neuroids, np.float64)
-            products_of = _products(source, division, responses.values)
+            responses = block(work.Y, pattern, neuroids, np.float64)
+            products_of = summed.products(responses.values)
             for number, fold in prepared:
                 yield number, neuroids, finish(fold.predict(responses, products_of))
 
@@ -243,16 +262,6 @@ def _groups(folds: Sequence[Inner], n: int, p: int) -> Iterator[tuple[list[Inner
         yield [inner], parts(n, inner.sets)
 
 
-def _products(stream: Stream, division: Parts, values: Array) -> Products:
-    """The products of features and (row, column) values."""
-    products, sums = [], []
-    for rows in division.rows:
-        y = take_rows(values, rows)
-        products.append(stream.products(rows, y))
-        sums.append(y.sum(axis=0))
-    return Products(products, sums)
-
-
 def _inner(number: int, split: Split, pattern: Pattern, penalty: Penalty, p: int) -> Inner | None:
     """A fold without the pattern's absent rows; None if nothing can be measured."""
     present = pattern.without_absent(split)
@@ -269,17 +278,17 @@ def _inner(number: int, split: Split, pattern: Pattern, penalty: Penalty, p: int
 
 
 def _prepare(
-    features: Design | Bands, stream: Stream, division: Parts, sums: Sequence[Sums], penalty: Penalty,
-    factor: Array | None, dtype: type, inner: Inner, sets: Sequence[Sequence[int]],
-) -> PrimalFold | None:  # fmt: skip
+    work: Work, summed: Summed, inner: Inner, sets: Sequence[Sequence[int]], factor: Array | None
+) -> PrimalFold | None:
     """Decompose a fold's training rows and prepare the choice of alpha; None if no feature varies."""
+    stream, sums, penalty = summed.stream, summed.sums, work.penalty
     xp, train, own = stream.xp, np.asarray(inner.split.train), sets[0]
     total = added([sums[part] for part in own])
     is_near = not any(is_far(added([sums[part] for part in each])) for each in sets if each)
     if is_far(total):
         stream = replace(stream, shift=stream.shift + total.mean)
         total = stream.sums(train)
-    scale = _scale(features, stream, total)
+    scale = _scale(work.features, stream, total)
     basis = _basis(total, scale, 0.0 if penalty.alphas else penalty.cutoff)
     if not len(basis.lam):
         return None
@@ -292,7 +301,7 @@ def _prepare(
         weights = [1.0 if by_row else n / n_blocks / len(rows) for rows in inner.blocks]
         if not inner.by_sums or not is_near:
             n_own, roots = [len(rows) for rows in inner.blocks], [weight**0.5 for weight in weights]
-            return StreamedBlocks(stream, train, basis, alphas, inner.left_out, n_own, roots, dtype)
+            return StreamedBlocks(stream, train, basis, alphas, inner.left_out, n_own, roots, work.dtype)
         pairs = zip(sets[1::2], sets[2::2], inner.blocks, weights, strict=True)
         return SummedBlocks(sums, scale, alphas, [BlockParts(*pair) for pair in pairs])
 
@@ -302,7 +311,7 @@ def _prepare(
     )  # fmt: skip
     if factor is None or len(alphas) == 1:
         return fold
-    given = fold.given(factor, _products(stream, division, factor))[0]
+    given = fold.given(factor, summed.products(factor))[0]
     first = int(penalty.choose(fold.search.least_total(given))[0])
     alphas = alphas[first : first + 1]
     return replace(fold, alphas=alphas, first=first, search=search(alphas))
@@ -353,10 +362,12 @@ def bands_of(features: Design | Bands) -> list[tuple[Design, float]]:
     return list(zip(features.designs, features.weights, strict=True))
 
 
-def pays(features: Design | Bands, splits: Sequence[Split], penalty: Penalty, n_neuroids: int) -> bool:
-    """Whether the primal takes clearly fewer operations than the dual."""
-    p, saved = sum(band.X.shape[1] for band, _ in bands_of(features)), 0.0
-    for split in splits:
+def pays(work: Work, pattern: Pattern, splits: Sequence[Split]) -> bool:
+    """Whether the primal takes clearly fewer operations than the dual for the neuroids of one pattern."""
+    p, saved = sum(band.X.shape[1] for band, _ in bands_of(work.features)), 0.0
+    if all(len(split.train) <= p for split in splits):
+        return False  # the dual is always cheaper
+    for split in map(pattern.without_absent, splits):
         n, sizes = len(split.train), None
         if n <= p or (split.inner is None and not split.gap):
             blocks, gaps = [], None
@@ -367,6 +378,6 @@ def pays(features: Design | Bands, splits: Sequence[Split], penalty: Penalty, n_
             sizes = [
                 (len(own), len(own) + len(gap)) for own, gap in zip(blocks, gaps or [()] * len(blocks), strict=True)
             ]
-        sides = n, p, n_neuroids, max(len(penalty.alphas), 1)
-        saved += ways.primal_saves(*sides, sizes, len(splits), features.is_thin) - ways.WORTH
+        sides = n, p, len(pattern.neuroids), max(len(work.penalty.alphas), 1)
+        saved += ways.primal_saves(*sides, sizes, len(splits), work.features.is_thin) - ways.WORTH
     return saved > 0

@@ -210,9 +210,7 @@ class StreamedBlocks:
     """Leave out the training rows of each block together, by the inverse of P_BB.
 
     Attributes:
-        stream: the features.
-        rows: (train,) row indices, on the host.
-        basis: of the training rows.
+        stream, rows, basis: as in `StreamedRows`.
         alphas: (alpha,) not negative.
         left_out: per block, as indices into the training rows: its own rows first, then those in its gap.
         n_own: per block the number of its own rows.

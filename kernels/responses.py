@@ -29,7 +29,8 @@ class Pattern(NamedTuple):
         """The fold without absent rows."""
         train, test = np.asarray(split.train), np.asarray(split.test)
         has = self.present[train]
-        return Split(train[has], test[self.present[test]], split.labels[has], split.gap)
+        inner = None if split.inner is None else split.labels[has]
+        return Split(train[has], test[self.present[test]], inner, split.gap)
 
 
 class Block(NamedTuple):

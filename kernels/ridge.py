@@ -25,9 +25,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -40,6 +39,7 @@ from harness.kernels.metrics import pearson_r
 from harness.kernels.penalty import Penalty
 from harness.kernels.responses import Pattern, block, patterns, response_factors
 from harness.kernels.split import Split
+from harness.kernels.work import Work
 
 __all__ = [
     "FoldFit", "HeldOut", "Penalty", "Split", "fit_fold", "fit_folds", "fit_layers", "in_parallel", "predict_held_out",
@@ -47,11 +47,8 @@ __all__ = [
 ]  # fmt: skip
 
 T = TypeVar("T")
-Precision = Literal["float64", "mixed"]
-Way = Literal["counted", "dual", "primal"]
 Metric = Callable[[Array, Array], Array]
 
-_DTYPES = {"float64": np.float64, "mixed": np.float32}
 # Default memory of the neuroid side in bytes: what fits the caches of a CPU, and what keeps a GPU busy.
 _BUDGET_CPU, _BUDGET_GPU = 2**26, 2**31
 
@@ -114,9 +111,8 @@ def in_parallel(call: Callable[[int, int], T], n: int, threads: int) -> Iterator
 
 
 def fit_folds(
-    features: Design | Bands, Y: Array, splits: Sequence[Split], penalty: Penalty, *, precision: Precision = "float64",
-    budget_bytes: int | None = None, threads: int = 1, metric: Metric = pearson_r,
-    factors: dict[bytes, Array] | None = None, way: Way = "counted",
+    features: Design | Bands, Y: Array, splits: Sequence[Split], penalty: Penalty, *, metric: Metric = pearson_r,
+    **how: Any,
 ) -> list[FoldFit]:  # fmt: skip
     """Fit every fold on its training rows, choosing alpha within them, and score the predictions of its test rows.
 
@@ -125,12 +121,8 @@ def fit_folds(
         Y: (row, neuroid) responses, NaN where absent; neuroids that miss the same rows are fitted together.
         splits: the folds.
         penalty: the grid and the rule of choice.
-        precision: of the neuroid side, "float64" or "mixed"; see the module docstring.
-        budget_bytes: memory for a block of neuroids; changes results by rounding only.
-        threads: number of folds and blocks that run in parallel with one BLAS thread each; 1 leaves the cores to BLAS.
         metric: a function of kernels/metrics.py; its value is stored in `r`.
-        factors: `response_factors` of all neuroids, if they share one alpha and Y holds only some of them.
-        way: "dual" (matrices of rows by rows), "primal" (of features by features), or whichever takes fewer operations.
+        how: `precision`, `threads`, `budget_bytes`, `factors`, `way`: see `Work` (kernels/work.py).
 
     Returns:
         One fit per fold. `inner` is 1 - error / variance over the training rows; NaN if least squares fits a left-out
@@ -147,8 +139,8 @@ def fit_folds(
         r = metric(held_out.predicted, held_out.observed)
         return [to_host(values) for values in (r, held_out.alpha, held_out.inner, held_out.place)], held_out.rank
 
-    work = _Work(features, Y, penalty, precision, budget_bytes, threads, factors, way)
-    results = _in_blocks(work, _patterns(features, Y, splits, precision), splits, score)
+    work = Work(features, Y, penalty, **how)
+    results = _in_blocks(work, _patterns(features, Y, splits), splits, score)
     scores, ranks = np.full((len(splits), 4, Y.shape[1]), np.nan), [0] * len(splits)
     for fold, neuroids, (values, rank) in results:
         scores[fold][:, neuroids] = values
@@ -162,48 +154,25 @@ def fit_fold(features: Design | Bands, Y: Array, split: Split, penalty: Penalty,
 
 
 def predict_held_out(
-    features: Design | Bands, Y: Array, split: Split, penalty: Penalty, *, precision: Precision = "float64",
-    budget_bytes: int | None = None, way: Way = "counted",
-) -> Iterator[HeldOut]:  # fmt: skip
+    features: Design | Bands, Y: Array, split: Split, penalty: Penalty, **how: Any
+) -> Iterator[HeldOut]:
     """Predict the test rows of one fold, one block of neuroids after the other; arguments as in `fit_folds`.
 
     Neuroids that are not measurable for lack of rows, inner blocks or features are left out.
     """
-    work = _Work(features, Y, penalty, precision, budget_bytes, threads=1, factors=None, way=way)
-    results = _in_blocks(work, _patterns(features, Y, [split], precision), [split], lambda held_out: held_out)
+    work = Work(features, Y, penalty, **how)
+    results = _in_blocks(work, _patterns(features, Y, [split]), [split], lambda held_out: held_out)
     return (held_out for _, _, held_out in results)
 
 
 # --- patterns, folds, blocks, threads ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Work:
-    """The arguments of `fit_folds` that all folds and blocks share."""
-
-    features: Design | Bands
-    Y: Array
-    penalty: Penalty
-    precision: Precision
-    budget_bytes: int | None
-    threads: int
-    factors: dict[bytes, Array] | None
-    way: Way
-
-    def is_primal(self, pattern: Pattern, splits: Sequence[Split]) -> bool:
-        """Whether the neuroids of a pattern are fitted in the primal."""
-        present = [pattern.without_absent(split) for split in splits]
-        n_neuroids = len(pattern.neuroids)
-        return self.way == "primal" or (
-            self.way == "counted" and primal.pays(self.features, present, self.penalty, n_neuroids)
-        )
-
-
 def _in_blocks(
-    work: _Work, groups: Sequence[Pattern], splits: Sequence[Split], finish: Callable[[HeldOut], Any]
+    work: Work, groups: Sequence[Pattern], splits: Sequence[Split], finish: Callable[[HeldOut], Any]
 ) -> Iterator[tuple[int, Array, Any]]:
     """Yield (fold, neuroids, result of `finish`) for all folds and blocks."""
-    dtype, penalty = _DTYPES[work.precision], work.penalty
+    dtype, penalty = work.dtype, work.penalty
     budget = work.budget_bytes or (_BUDGET_CPU if namespace(work.Y) is np else _BUDGET_GPU)
     factors = work.factors
     if not penalty.per_neuroid and factors is None:
@@ -211,10 +180,10 @@ def _in_blocks(
     with _workers(work.threads) as pool:
         for pattern in groups:
             factor = None if factors is None else _factor_of(pattern, factors)
-            if work.is_primal(pattern, splits):
+            if _is_primal(work, pattern, splits):
                 yield from _by_primal(work, pattern, splits, factor, finish)
                 continue
-            call = partial(_prepare, work.features.in_memory, pattern, penalty, dtype, factor)
+            call = partial(_prepare, work.in_memory, pattern, penalty, dtype, factor)
             prepared = [pool.submit(call, split) for split in splits]
             n_blocks = _n_blocks(pattern, budget // work.threads, splits, len(penalty.alphas), dtype, work.threads)
             run = partial(_through_folds, work.Y, pattern, dtype, prepared, finish)
@@ -222,13 +191,17 @@ def _in_blocks(
                 yield from results
 
 
+def _is_primal(work: Work, pattern: Pattern, splits: Sequence[Split]) -> bool:
+    """Whether the neuroids of a pattern are fitted in the primal."""
+    return work.way == "primal" or (work.way == "counted" and primal.pays(work, pattern, splits))
+
+
 def _by_primal(
-    work: _Work, pattern: Pattern, splits: Sequence[Split], factor: Array | None, finish: Callable[[HeldOut], Any]
+    work: Work, pattern: Pattern, splits: Sequence[Split], factor: Array | None, finish: Callable[[HeldOut], Any]
 ) -> Iterator[tuple[int, Array, Any]]:
     """As `_in_blocks`, in feature space: its matrices are large enough for BLAS to use all threads by itself."""
-    arguments = work.features, work.Y, pattern, splits, work.penalty, factor, finish, work.budget_bytes
     with threadpool_limits(work.threads if work.threads > 1 else None, user_api="blas"):
-        yield from primal.fits_of(*arguments, _DTYPES[work.precision])
+        yield from primal.fits_of(work, pattern, splits, factor, finish)
 
 
 def _factor_of(pattern: Pattern, factors: dict[bytes, Array]) -> Array:
@@ -290,12 +263,10 @@ def _workers(threads: int) -> Iterator[Any]:
         yield pool
 
 
-def _patterns(features: Design | Bands, Y: Array, splits: Sequence[Split], precision: str) -> list[Pattern]:
+def _patterns(features: Design | Bands, Y: Array, splits: Sequence[Split]) -> list[Pattern]:
     """Check the arguments and group neuroids by their rows; raises on the first inconsistency."""
     if array_library(features.X) is not namespace(Y):
         namespace(features.X, Y)  # names both libraries
-    if precision not in _DTYPES:
-        raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(_DTYPES)}.")
     n = len(features.X)
     if Y.ndim != 2 or len(Y) != n or not Y.size:
         raise ValueError(f"responses are {Y.shape}, features have {n} rows; wanted (row, neuroid) with the same rows.")

@@ -34,7 +34,7 @@ def two_vs_two(
 
     Source: Mitchell et al. 2008, with cosine similarity; Wehbe et al. 2014, with Euclidean distance.
     """
-    xp = require_same_rows("predicted", predicted, "observed", observed)
+    xp = _require_same_rows("predicted", predicted, "observed", observed)
     if predicted.shape != observed.shape:
         raise ValueError(f"two_vs_two: predictions are {predicted.shape}, observations {observed.shape}.")
     if distance not in ("correlation", "euclidean"):
@@ -66,10 +66,10 @@ def linear_cka(X: Array, Y: Array) -> float:
     Source: Kornblith et al. 2019, eq. 3 and section 3; equal to Brain-Score language's `linear_CKA`. Biased upwards if
         features exceed rows.
     """
-    xp = require_same_rows("X", X, "Y", Y)
+    xp = _require_same_rows("X", X, "Y", Y)
     if bool(constant(X).all()) or bool(constant(Y).all()):
         return float(xp.nan)
-    X, Y = (Z.astype(float) - Z.mean(axis=0, dtype=float) for Z in (X, Y))
+    X, Y = about_mean(X), about_mean(Y)
     if max(X.shape[1], Y.shape[1]) <= len(X):
         return float(xp.linalg.norm(Y.T @ X) ** 2 / (xp.linalg.norm(X.T @ X) * xp.linalg.norm(Y.T @ Y)))
     K, L = X @ X.T, Y @ Y.T  # equal, and cheaper if rows are fewer than columns
@@ -94,7 +94,7 @@ def rsa(X: Array, Y: Array) -> float:
     Source: Kriegeskorte et al. 2008; equal to Brain-Score language's `rdm` (without the diagonal), except for ties,
         which are broken there by rounding.
     """
-    xp = require_same_rows("X", X, "Y", Y)
+    xp = _require_same_rows("X", X, "Y", Y)
     pairs = xp.triu(xp.ones((len(X), len(X)), dtype=bool), 1)
     of_pairs = [(dissimilarities(Z)[pairs], rounding_of(Z)) for Z in (X, Y)]
     if any(bool(xp.isnan(values).any()) for values, _ in of_pairs):
@@ -112,6 +112,12 @@ SIMILARITIES: dict[str, Callable[[Array, Array], float]] = {
 def dissimilarities(X: Array) -> Array:
     """(row, row) float64 1 - Pearson r of the rows of (row, column) X; NaN for a constant row."""
     return _correlation(X, X)[0]
+
+
+def about_mean(X: Array) -> Array:
+    """(row, column) float64 about the means of the columns; constant columns are exactly 0."""
+    xp = namespace(X)
+    return xp.where(constant(X), 0.0, X.astype(float) - X.mean(axis=0, dtype=float))
 
 
 def _correlation(X: Array, Y: Array) -> tuple[Array, Array]:
@@ -165,7 +171,7 @@ def ranks(values: Array, rounding: float, order: Array | None = None) -> Array:
     return ranks
 
 
-def require_same_rows(name_x: str, X: Array, name_y: str, Y: Array) -> ModuleType:
+def _require_same_rows(name_x: str, X: Array, name_y: str, Y: Array) -> ModuleType:
     """The arrays' library; ValueError if the matrices do not have the same rows or are not finite."""
     xp = namespace(X, Y)
     if X.ndim != 2 or Y.ndim != 2 or len(X) != len(Y) or len(X) < 2:

@@ -285,7 +285,7 @@ def oasm(responses: Responses) -> Features:
     return Features(LazyMapping({Layer("width", k): (n, n) for k in range(len(OASM_WIDTHS))}, make), responses.row_ids)
 
 
-def oasm_of_no_use(responses: Responses) -> Features:
+def unfitted_oasm(responses: Responses) -> Features:
     """In place of OASM where no test row has training rows in its block: one constant column per width.
 
     OASM is then the same for all test rows, whatever is fitted, and its score is not measurable. With a constant, it is

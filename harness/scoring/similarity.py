@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 from harness.kernels.pairs import (
     CrossProducts,
     SortedPairs,
-    about_mean,
     cross_products,
     gram,
-    shared_products,
+    squared_products,
     standard_products,
     standard_ranks,
 )
-from harness.kernels.similarity import dissimilarities, rounding_of
+from harness.kernels.similarity import about_mean, dissimilarities, rounding_of
 from harness.protocol import FoldRule, Protocol
 from harness.records import Features, Floats, Fold, Integers, Responses, indices_of
 from harness.scoring import folds
@@ -395,8 +394,7 @@ def _products(X: Floats, Y: Floats, pairs: Pairs) -> CrossProducts:
     """Sums of products over the pairs of each fold; there are no inner ones under "max"."""
     if pairs.are_held_out:
         return cross_products(X, Y, pairs.folds)
-    of_draws = [(about_mean(X[fold.test]), about_mean(Y[fold.test])) for fold in pairs.folds]
-    outer = [shared_products(own_X, own_Y, own_X, own_Y) for own_X, own_Y in of_draws]
+    outer = [squared_products(about_mean(X[fold.test]), about_mean(Y[fold.test])) for fold in pairs.folds]
     return CrossProducts(np.array(outer), np.full(len(outer), np.nan))
 
 

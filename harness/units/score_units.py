@@ -187,8 +187,9 @@ class ScoreUnit:
         if not isinstance(features, Features):
             features, _ = replace(self, protocol=replace(self.protocol, components=0))._features(dataset, store)
         assert isinstance(features, Features)  # noqa: S101 - only components depend on the fold
-        if self.source.name == "oasm":
-            features = controls.oasm(responses)  # pairs of rows are compared also where it predicts nothing
+        compares_all_pairs = self.protocol.layer_choice == "max" and len(responses.row_ids) <= similarity.MOST_ROWS
+        if self.source.name == "oasm" and compares_all_pairs:  # also where it is not fitted
+            features = controls.oasm(responses)
         origin = self._origin("", store)
         by_layer, of_source = similarity_rows.make(origin, features, responses, self.protocol, similarity.METRICS)
         return {"similarity_layers": by_layer, "similarity_scores": of_source}
@@ -240,7 +241,7 @@ class ScoreUnit:
     def _control_features(self, source: FeatureSource, dataset: Dataset) -> OnRows:
         """A control's features on the rows of the responses."""
         if source.name == "oasm" and dataset.responses and not folds.share_blocks(self.protocol.folds, dataset):
-            return controls.oasm_of_no_use(dataset.responses)
+            return controls.unfitted_oasm(dataset.responses)
         features, sampling = controls.features(source.name, dataset, source.seed, source.file), self.protocol.sampling
         control = controls.find(source.name)
         is_own_of_rows = control.compute and dataset.responses and features.row_ids == dataset.responses.row_ids
@@ -273,9 +274,8 @@ class ScoreUnit:
 
         Controls with per-fold features are left out, and OASM where it predicts nothing.
         """
-        names = {source.name for source in self.beside}
-        of_no_use = {"oasm"} if "oasm" in names and not folds.share_blocks(self.protocol.folds, dataset) else set()
-        beside = [source for source in self.beside if source.name not in of_no_use]
+        rule = self.protocol.folds
+        beside = [source for source in self.beside if source.name != "oasm" or folds.share_blocks(rule, dataset)]
         controls_by_name = {source.name: self._control_features(source, dataset) for source in beside}
         return {name: features for name, features in controls_by_name.items() if isinstance(features, Features)}
 

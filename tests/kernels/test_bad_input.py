@@ -107,6 +107,10 @@ def test_an_unknown_precision_is_named():
     refused("float16.*float64.*mixed", precision="float16")
 
 
+def test_an_unknown_way_is_named():
+    refused("prmal.*counted.*dual.*primal", way="prmal")
+
+
 @pytest.mark.parametrize("alphas", [(0.0, 1.0), (-1.0,), (np.inf,), (np.nan,)])
 def test_invalid_alphas_are_refused(alphas):
     with pytest.raises(ValueError, match="positive"):

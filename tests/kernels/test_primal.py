@@ -232,6 +232,29 @@ def test_the_way_with_fewer_operations_is_taken(monkeypatch):
     assert len(taken) == 1
 
 
+@pytest.mark.parametrize("n_features", [20, 400])
+def test_features_computed_on_access_are_computed_once_for_the_dual(n_features):
+    """Once to be checked, and once for all patterns of missing rows."""
+
+    class OnAccess:
+        def __init__(self, matrix):
+            self.matrix, self.shape, self.n_rows = matrix, matrix.shape, 0
+
+        def __len__(self):
+            return len(self.matrix)
+
+        def __getitem__(self, rows):
+            self.n_rows += len(self.matrix[rows])
+            return self.matrix[rows]
+
+    X, Y = planted(N, n_features, 12)
+    Y[range(12), range(12)] = np.nan
+    on_access = OnAccess(X)
+    fits = fit_folds(design(on_access), Y, splits(), Penalty(ALPHAS), way="dual")
+    assert on_access.n_rows == 2 * N
+    assert_same((fits, fit_folds(design(X), Y, splits(), Penalty(ALPHAS), way="dual")), 1e-12)
+
+
 def test_memory_does_not_grow_with_the_rows_of_the_features(tmp_path):
     """A memory map of 40,000 rows and 50 features: 16 MB; a matrix of rows by rows would take 13 GB."""
     n, p = 40_000, 50

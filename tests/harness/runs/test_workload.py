@@ -145,6 +145,25 @@ def test_a_controls_variant_is_chosen_on_training_rows_under_every_protocol(tmp_
     assert row["layer"] in {1, 2}
 
 
+@pytest.mark.parametrize(("layer_choice", "is_compared"), [("max", True), ("nested", False)])
+def test_oasm_of_whole_passages_is_not_fitted_and_compared_over_all_pairs_only(tmp_path, layer_choice, is_compared):
+    """Held-out pairs of passages that OASM does not relate have no similarity, not one of rounding errors."""
+    rng, n = np.random.default_rng(0), 60
+    ids, blocks = tuple(f"s{i}" for i in range(n)), tuple(f"p{i // 10}" for i in range(n))
+    values = rng.standard_normal((n, 6)).astype(np.float32)
+    responses = Responses(values, ids, blocks, blocks, tuple("abcdef"), ("s",) * 6, ("r",) * 6, "z")
+    dataset = Dataset("noise", "0", Stimuli(ids, ("a bee",) * n, blocks), responses)
+    protocol = replace(PAPER, folds=FoldRule("leave one group out", n=6), layer_choice=layer_choice)
+    unit, store = ScoreUnit(FeatureSource("oasm", "control", "", 0), "noise", "0", protocol, 0), Store(str(tmp_path))
+    unit.run(dataset, Ceiling(responses.parts, np.full((1, 6), np.nan), ("",) * 6), store)
+    with store.open("scores", unit.key) as folder:
+        scores = pq.read_table(folder / "model_scores.parquet").to_pylist()
+        similarities = pq.read_table(folder / "similarity_scores.parquet").to_pylist()
+    assert np.isnan([row["r"] for row in scores]).all()
+    assert {row["metric"] for row in similarities} == {"rsa", "cka"}
+    assert (np.isfinite([row["value"] for row in similarities]) == is_compared).all()
+
+
 def test_prompts_and_chosen_units_are_sources_of_their_own(shared, tmp_path):
     folder = str(shared / "models" / "stories260K")
     spec = EvaluationSpec(
