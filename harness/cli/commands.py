@@ -159,7 +159,6 @@ def _add_run_options(command: argparse.ArgumentParser, has_spec: bool = True) ->
     option("--usd-per-gpu-hour", type=float, metavar="USD", help="GPU price; adds the cost to the table `runs`")
 
 
-
 def _add_variants(command: argparse.ArgumentParser) -> None:
     """Add the options for sources made of each model: other weights, other texts, chosen units."""
     option = command.add_argument
