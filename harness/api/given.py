@@ -1,9 +1,9 @@
 """What users give as objects: models in memory, recordings, controls and metrics, as the program needs them.
 
-Each object gets a version, by which stored results of an earlier object of the same name are told apart: a hash of the
-numbers of an array, of the content of a recording, or of the code and defaults of a function. A function whose code is
-not all of it (a closure, a method, a callable object, an array as a default) gets a new version each time, so that its
-results are never reused.
+Each object gets a version, which distinguishes its stored results from those of an earlier object of the same name: a
+hash of the numbers of an array, of the content of a recording, or of the code and defaults of a function. A function
+whose code is not all of it (a closure, a method, a callable object, an array as a default) gets a new version each
+time, so that its results are never reused.
 """
 
 from __future__ import annotations
