@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from harness.features.hemodynamics import Scans
 from harness.records import Features, Floats, Integers, Layer, indices_of
 
@@ -140,7 +142,8 @@ def components(words: Floats, train: Integers, n: int) -> Floats:
 
     Returns:
         (row, n) float64, or `words` unchanged if it has no more than n columns: a rotation does not change ridge, and
-        centring would remove the number of words from sums over words.
+        centring would remove the number of words from sums over words. Zeros if all training rows are the same, as are
+        the embeddings of a last token that is always a full stop.
 
     Raises:
         ValueError: if there are no more than n training rows, or a value is not finite.
@@ -152,5 +155,7 @@ def components(words: Floats, train: Integers, n: int) -> Floats:
     from sklearn.decomposition import PCA
 
     values = words.astype(float)
+    if (values[train] == values[train[0]]).all():
+        return np.zeros((len(values), n))
     projected: Floats = PCA(n, svd_solver="arpack", random_state=0).fit(values[train]).transform(values)
     return projected

@@ -179,6 +179,12 @@ def test_components_are_exact_and_few_columns_are_left_as_they_are():
         principal_components.components(words, train[:10], 10)
 
 
+def test_components_of_rows_that_are_all_the_same_are_zero():
+    values = np.full((12, 9), 0.3, dtype=np.float32)
+    values[11] = 5.0  # a test row
+    assert not principal_components.components(values, np.arange(10), 4).any()
+
+
 def test_each_layer_is_reduced_by_itself(dataset):
     features = states(dataset)
     two = Features(
