@@ -18,7 +18,7 @@ ROOMS = [
     "numbers", "protocol", "variants", "repetitions", "recordings", "records", "names", "wording",
     "models", "checkpoints", "delimited", "storage", "spec",
     "cluster", "knowledge", "text", "datasets", "features",
-    "loading", "extraction", "scoring", "statistics", "conformance", "report",
+    "loading", "extraction", "scoring", "statistics", "conformance", "report", "board",
     "units", "runs", "tuning", "watching", "api", "cli",
     "jobs",
 ]  # fmt: skip
