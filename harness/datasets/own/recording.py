@@ -7,6 +7,7 @@ Each table is a CSV, TSV or Parquet file. Rows are joined by id, so the order of
   need onset_s and end_s. Words with reading times: reading_ms, and optionally sentence and scored.
 - `responses`: row_id (a stimulus_id or scan_id), then one column per neuroid; empty if not measured. A sentence that
   was presented repeatedly may have several rows with a column repetition (see `presentations.py`).
+- One file of responses per subject instead, `responses_sub-01.csv`, `.npy`, `.h5`, ...: see `subjects.py`.
 - `neuroids` (optional): neuroid_id, subject; optional roi. Subject "group" marks means over subjects,
   roi "network" or "... network" the mean over a subject's other regions: both are scored, but not as part of "all". A
   roi with several neuroids of a subject is a region, whatever its name.
@@ -32,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from harness.datasets.entry import Entry, version_of
-from harness.datasets.own import files, own_protocols, presentations, settings
+from harness.datasets.own import files, own_protocols, presentations, settings, subjects
 from harness.datasets.own.files import Table, joined, nearest
 from harness.datasets.own.presentations import Presented
 from harness.datasets.own.reading_times import read_times
@@ -114,7 +115,9 @@ def _extent(dataset: Dataset) -> str:
 
 def _read_dataset(folder: Path, options: Settings, notes: list[str]) -> Dataset:
     """Read and check all tables of a folder; notes are appended to `notes`."""
-    files.check_names(folder, _TABLES)
+    subject_files = subjects.find(folder)
+    files.check_names(folder, (*_TABLES, *(path.stem for path in subject_files.values())))
+    notes += files.ignored(folder, (*_TABLES, *(path.stem for path in subject_files.values())))
     stimuli_table = files.require(folder, "stimuli", ("stimulus_id", "text"), _OPTIONAL, options.encoding)
     response_table = files.find(folder, "responses", ("row_id",), None, options.encoding)
     times = files.find(folder, "reading_times", ("stimulus_id",), None, options.encoding)
@@ -122,13 +125,13 @@ def _read_dataset(folder: Path, options: Settings, notes: list[str]) -> Dataset:
     neuroids = files.find(folder, "neuroids", ("neuroid_id", "subject"), ("roi",), options.encoding)
     tables = (stimuli_table, response_table, times, scans, neuroids)
     notes += [note for table in tables if table for note in table.content.notes]
-    _require_one_kind(stimuli_table, response_table, times)
+    _require_one_kind(stimuli_table, response_table, times, subject_files)
     if response_table is not None and scans is None:
         stimuli_table, response_table = presentations.with_own_ids(stimuli_table, response_table, notes)
-    has_words = response_table is None or scans is not None
+    has_words = scans is not None or not (response_table or subject_files)
     stimuli = _stimuli(stimuli_table, options, words=has_words, timed=scans is not None)
     responses = reading = repetitions = None
-    if response_table is None:
+    if response_table is None and not subject_files:
         stimuli = _with_sentences(stimuli_table, stimuli, options)
         reading = read_times(stimuli_table, stimuli, times, notes)
         notes += _frequency_notes(options.language)
@@ -137,7 +140,10 @@ def _read_dataset(folder: Path, options: Settings, notes: list[str]) -> Dataset:
         # Without scans all stimuli are rows, in order of presentation; not all need to have a response.
         by_sentence = Rows(stimuli.ids, stimuli.groups, stimuli.passages, None, file)
         rows = scan_rows(scans, stimuli, file, notes) if scans else by_sentence
-        responses = _responses(response_table, neuroids, rows, options.unit, notes)
+        if response_table is None:
+            responses = subjects.read(subject_files, neuroids, rows, options.unit, options.encoding, notes)
+        else:
+            responses = _responses(response_table, neuroids, rows, options.unit, notes)
         if scans:
             require_words_in_scans(stimuli, responses, scans.file)
         else:
@@ -192,13 +198,17 @@ def _frequency_notes(language: str) -> list[str]:
     return []
 
 
-def _require_one_kind(stimuli_table: Table, response_table: Table | None, times: Table | None) -> None:
+def _require_one_kind(
+    stimuli_table: Table, response_table: Table | None, times: Table | None, subject_files: dict[str, Path]
+) -> None:
     """Raise unless there is exactly one of responses, a column of reading times, a table of reading times."""
     column = ["reading_ms"] if "reading_ms" in stimuli_table.columns else []
     kinds = [table.file for table in (response_table, times) if table] + column
+    kinds += [path.name for path in subject_files.values()][:1]
     if len(kinds) != 1:
         raise ValueError(
-            "wanted exactly one of a table responses, a column reading_ms of stimuli, and a table reading_times; "
+            "wanted exactly one of a table responses, or one per subject (responses_sub-01.csv), a column "
+            "reading_ms of stimuli, and a table reading_times; "
             f"here: {' and '.join(kinds) or 'none of them'}."
         )
 
