@@ -27,7 +27,7 @@ _DATA = (
     ".csv", ".tsv", ".parquet", ".npy", ".npz", ".h5", ".hdf5", ".hf5", ".nii", ".nii.gz", ".gii", ".mat", ".xlsx",
     ".xls", ".nc", ".fif", ".edf", ".set", ".vhdr", ".TextGrid", ".wav", ".mp3", ".pkl",
 )  # fmt: skip
-_REMEDY = '"encoding": "NAME" in dataset.json'
+REMEDY = '"encoding": "NAME" in dataset.json'
 _NUMBERED = {"row_id": ", or number repeated presentations in a column 'repetition'"}
 _MULTILINE = ("text",)  # only sentences may contain line breaks
 
@@ -148,7 +148,7 @@ def find(
         if path.suffix == ".parquet":
             content = table.read_parquet(str(path))
         else:
-            content = table.read(TextSource(str(path), encoding, _REMEDY), required, _MULTILINE)
+            content = table.read(TextSource(str(path), encoding, REMEDY), required, _MULTILINE)
     except (ValueError, OSError) as error:
         message = " ".join(str(error).replace(f"{path}", path.name).split())
         starts_with_name = message.startswith(path.name)
