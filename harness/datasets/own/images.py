@@ -144,10 +144,16 @@ def _parcel_means(volumes: Floats, region: Region) -> Floats:
 
     n_voxels = len(region.voxels)
     ones = sparse.csr_array((np.ones(n_voxels), (region.parcel_of, np.arange(n_voxels))))
+    assert region.parcel_of is not None  # noqa: S101 - an atlas has parcels
+    sizes = np.bincount(region.parcel_of)
+    means: Floats = (ones @ volumes.T).T / sizes
+    if np.isfinite(means).all():
+        return means
     finite = np.isfinite(volumes)
     sums = (ones @ np.where(finite, volumes, 0.0).T).T
     counts = (ones @ finite.T.astype(np.float64)).T
-    means: Floats = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    means[:] = np.nan
+    np.divide(sums, counts, out=means, where=counts > 0)
     return means
 
 
