@@ -37,7 +37,7 @@ class Recording(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """A run as all of its subjects have it. file: image of the first subject."""
+    """A run as all of its subjects have it. file: image of the first subject; n_late: words after the last scan."""
 
     label: str
     n_scans: int
@@ -45,6 +45,7 @@ class _Block(NamedTuple):
     start_s: float
     words: Words
     file: str
+    n_late: int
 
 
 def read(
@@ -88,11 +89,9 @@ def _blocks(
         tr_s, start_s = _clock(run, bold, notes)
         heard = words.read(run, options.words, options.sound_onset_s, encoding)
         n_late = words.require_in_run(heard, start_s + (bold.n_scans - 1) * tr_s)
-        block = _Block(run.label, bold.n_scans, tr_s, start_s, heard, bold.path.name)
+        block = _Block(run.label, bold.n_scans, tr_s, start_s, heard, bold.path.name, n_late)
         if run.label not in blocks:
             blocks[run.label] = block
-            notes += [f"{heard.file}: {n_late} words after the last scan are in no scan."] if n_late else []
-            notes += [f"{heard.file}: {heard.n_omitted} rows are no words and omitted."] if heard.n_omitted else []
         else:
             _require_same(blocks[run.label], block, notes)
     if len(trs := {round(block.tr_s, 4) for block in blocks.values()}) > 1:
@@ -160,6 +159,10 @@ def _notes(blocks: Mapping[str, _Block], runs: Sequence[Run], options: BoldSetti
     notes = [f'Responses are {options.in_words}; "bold" in dataset.json chooses otherwise.']
     if any(block.words.file.endswith(".TextGrid") for block in blocks.values()) and options.sound_onset_s is None:
         notes.append("The sound of a TextGrid begins at the run's only event, or else at the first scan.")
+    n_late = sum(block.n_late for block in blocks.values())
+    notes += [f"{n_late} words of {len(blocks)} runs begin after the last scan, and are in none."] if n_late else []
+    n_omitted = sum(block.words.n_omitted for block in blocks.values())
+    notes += [f"{n_omitted} rows of events or TextGrids are no words (silences, n/a) and omitted."] if n_omitted else []
     if not options.confounds and (unused := [path for run in runs if (path := confounds.path_of(run))]):
         notes.append(f'{unused[0].name} and others are ignored: "bold" of dataset.json names no confounds.')
     for subject in dict.fromkeys(run.subject for run in runs):

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness import datasets
+from harness import datasets, evaluate
 from harness.datasets.own import cleaning
 from harness.features import hemodynamics
+from harness.models import tiny
 from harness.records import Features, Layer
 
 nibabel = pytest.importorskip("nibabel")
@@ -332,6 +333,39 @@ def test_a_wrong_delay_does_not_find_it(tmp_path):
     courses = {("sub-01", run): planted(run, weights, r, 4.0)[0] for r, run in enumerate("ab")}
     folder = lab(tmp_path / "lab", courses, {"response": {"delays": [5]}}, subjects=("sub-01",))
     assert np.abs(held_out_r(folder, planted("a", weights, 0, 1.0)[1], (5,))).mean() < 0.25
+
+
+@pytest.mark.slow
+def test_scores_of_the_folder_find_the_planted_features(tmp_path):
+    """From files to scores, in this process."""
+    weights, runs = np.random.default_rng(9).standard_normal((4, 3)), "abcd"
+    courses = {
+        (subject, run): planted(run, weights, 10 * s + r, signal)[0]
+        for s, (subject, signal) in enumerate((("sub-01", 4.0), ("sub-02", 0.0))) for r, run in enumerate(runs)
+    }  # fmt: skip
+    folder = lab(tmp_path / "lab", courses, {"response": {"delays": 3}}, runs=runs)
+    vectors = planted("a", weights, 0, 1.0)[1]
+    features = np.array([vectors[text] for text in load(folder).stimuli.texts])
+    tiny.build("llama", tmp_path / "model", [" ".join(WORDS)] * 20, 7)
+    controls = {"planted": features}
+    results = evaluate(
+        str(tmp_path / "model"), f"local:{folder}", "strict", controls=controls, progress=False, variants=()
+    )
+    of_planted = results.neuroid_scores[lambda frame: frame["model"] == "planted"].set_index("neuroid_id")["r"]
+    assert of_planted[[f"sub-01.{label}" for label in (1, 2, 7)]].min() > 0.8
+    assert abs(of_planted[[f"sub-02.{label}" for label in (1, 2, 7)]].mean()) < 0.2
+
+
+def test_words_after_the_last_scan_and_rows_without_a_word_are_counted(tmp_path):
+    folder = lab(tmp_path / "lab", subjects=("sub-01",))
+    n_late = sum(int((words_of(run).onset > (N_SCANS - 1) * TR).sum()) for run in "ab")
+    assert n_late > 0
+    events = words_of("a")
+    events.loc[5:7, "word"] = "n/a"
+    events.to_csv(folder / f"{stem('sub-01', 'a')}_events.tsv", sep="\t", index=False)
+    notes = datasets.find(f"local:{folder}").notes
+    assert f"{n_late} words of 2 runs begin after the last scan, and are in none." in notes
+    assert "3 rows of events or TextGrids are no words (silences, n/a) and omitted." in notes
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
