@@ -29,6 +29,7 @@ HOMES = {
     "icu4py": {"text.sentences"},
     "torch": {"checkpoints", "models.tiny", "loading", "extraction", "tuning", "cli.doctor"},
     "transformers": {"checkpoints", "models.tiny", "loading", "extraction"},
+    "nibabel": {"datasets.own.images"},
     "peft": {"loading.adapters", "tuning.adaptation", "tuning.publish"},
     "accelerate": {"loading.loaded_model"},
     "vllm": {"extraction.with_vllm", "extraction.vllm_connector"},
