@@ -46,12 +46,20 @@ def _requeued_before_the_time_limit() -> Iterator[None]:
     def stop(*_: Any) -> None:
         nonlocal is_over
         is_over = True
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # the run has not begun, or is over
+            raise SystemExit(1)
         signal.raise_signal(signal.SIGTERM)  # the run writes its tables
 
     signal.signal(signal.SIGUSR1, stop)
-    yield
-    if not is_over:
-        return
+    try:
+        yield
+    finally:
+        if is_over:
+            _requeue()
+
+
+def _requeue() -> None:
+    """Queue the job of this process again."""
     job, restarts = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     if restarts >= MOST_RESTARTS:
         logger.error("job %s was queued again %d times and is not finished; submit it again", job, restarts)

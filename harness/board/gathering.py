@@ -111,11 +111,14 @@ def _newest(results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     is_earlier = ordered.duplicated(KEYS, keep="first")
     n_earlier = ordered.groupby(KEYS, sort=False)["run"].transform("size") - 1
     newest = ordered[~is_earlier].assign(n_earlier=n_earlier[~is_earlier])
-    place = newest["protocol"].map(PROTOCOLS.index)
-    newest = newest.assign(place=place).sort_values(
-        ["dataset", "measure", "place", "height", "model"], ascending=[True, True, True, False, True], kind="stable"
+    ranks = {measure: rank for rank, measure in enumerate(MEASURES.values())}  # others last, by name
+    places = newest.assign(
+        rank=newest["measure"].map(ranks).fillna(len(ranks)), place=newest["protocol"].map(PROTOCOLS.index)
     )
-    return newest.drop(columns="place").reset_index(drop=True), ordered[is_earlier].reset_index(drop=True)
+    by = ["dataset", "rank", "measure", "place", "height", "model"]
+    places = places.sort_values(by, ascending=[True, True, True, True, False, True], kind="stable")
+    newest = places.drop(columns=["rank", "place"])
+    return newest.reset_index(drop=True), ordered[is_earlier].reset_index(drop=True)
 
 
 # --- one OUT ----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ class _Handler(SimpleHTTPRequestHandler):
     """Files of one folder; no lists of folders, and no answers to names other than those of this machine."""
 
     def send_head(self) -> Any:
-        name = self.headers.get("Host", "").rpartition(":")[0]
+        name = self.headers.get("Host", "").partition(":")[0]
         if name not in (HOST, "localhost"):  # a page elsewhere whose name leads here (DNS rebinding)
             self.send_error(HTTPStatus.FORBIDDEN, "this board is for this machine only")
             return None

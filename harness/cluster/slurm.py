@@ -58,11 +58,11 @@ def _quoted(path: str) -> str:
 
 def _checked(option: str) -> str:
     """An option of sbatch in the form that a script takes."""
-    name = re.split(r"[=\s]", option.lstrip("-"))[0]
-    if not option.startswith("-") or not name or "\n" in option:
+    form = re.match(r"--?([^-=\s][^=\s]*)", option)
+    if not form or "\n" in option:
         raise ValueError(f"--sbatch {option!r}: wanted an option of sbatch, such as --sbatch=--partition=gpu.")
-    if name in _OWN:
-        raise ValueError(f"--sbatch {option!r}: the script sets --{name} itself (`harness submit --slurm --print`).")
+    if form[1] in _OWN:
+        raise ValueError(f"--sbatch {option!r}: the script sets {form[0]} itself (`harness submit --slurm --print`).")
     return option
 
 

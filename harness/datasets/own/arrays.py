@@ -98,8 +98,11 @@ def _values(file: str, array: Any) -> Floats:
             f"{file}: the array has shape {tuple(array.shape)} of {array.dtype}; wanted (row, neuroid) real numbers."
         )
     exact = np.asarray(array[:])
-    if exact.dtype != np.float32 and exact.size:
-        largest, extent = np.nanmax(np.abs(exact), axis=0, initial=0), np.ptp(np.nan_to_num(exact), axis=0)
-        if ((largest > _FAR * extent) & (extent > 0)).any():
-            return exact.astype(np.float64)
-    return exact.astype(np.float32)
+    is_rounded = exact.dtype != np.float32 and any(is_far(column) for column in exact.T)
+    return exact.astype(np.float64 if is_rounded else np.float32)
+
+
+def is_far(column: Floats) -> bool:
+    """Whether a column, NaN where absent, is so far from 0, compared with its range, that float32 would round it."""
+    present = column[np.isfinite(column)]
+    return bool(len(present) and np.abs(present).max() > _FAR * np.ptp(present) > 0)

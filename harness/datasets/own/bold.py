@@ -208,7 +208,7 @@ def _measured(
     columns: Mapping[str, list[tuple[str, str, str]]],
     notes: list[str],
 ) -> NDArray[np.bool_] | None:
-    """(neuroid,) whether a voxel has values; None if all have. ValueError if a parcel has none in a run or at all."""
+    """(neuroid,) whether a voxel has values; None if all have. ValueError if a parcel has none."""
     has_values = _any_finite(values)
     start = 0
     for subject, region in regions_of.items():

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.datasets.own import arrays
 from harness.delimited import table
 from harness.delimited.encodings import TextSource
 from harness.delimited.identifiers import difference_of, join
@@ -30,9 +31,6 @@ _DATA = (
 REMEDY = '"encoding": "NAME" in dataset.json'
 _NUMBERED = {"row_id": ", or number repeated presentations in a column 'repetition'"}
 _MULTILINE = ("text",)  # only sentences may contain line breaks
-
-# Largest value of a column, relative to its range, that float32 keeps to 1e-5 of the range.
-_FAR = 100.0
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,7 @@ class Table:
         values = np.empty((len(indices), len(columns)), dtype=np.float32)
         for k, column in enumerate(columns):
             exact = self.numbers(column)[indices]
-            present = exact[np.isfinite(exact)]
-            if values.dtype != float and len(present) and np.abs(present).max() > _FAR * np.ptp(present) > 0:
+            if values.dtype != float and arrays.is_far(exact):
                 values = values.astype(float)
             values[:, k] = exact
         return values

@@ -22,12 +22,11 @@ from harness.delimited.table import DelimitedTable
 from harness.records import Floats
 
 _COLUMNS = ("word", "words", "text", "stimulus", "trial_type")
-_MISSING = frozenset({"", "n/a", "na", "nan"})
+_MISSING = frozenset({"", "n/a"})  # as in BIDS; "na" and "nan" are words
 _FEWEST_CONDITIONS = 10  # fewer distinct values in many rows of trial_type are conditions, not words
 # Labels of aligners (MFA, Penn, Gentle, Huth lab) for silence and noise.
 _NO_WORDS = frozenset({
-    "", "sp", "spn", "sil", "silence", "<sil>", "<eps>", "<p:>", "pause", "ns", "br", "lg", "ls", "sentence_start",
-    "sentence_end", "<unk>",
+    "", "sp", "spn", "sil", "<sil>", "<eps>", "<p:>", "ns", "br", "lg", "ls", "sentence_start", "sentence_end", "<unk>",
 })  # fmt: skip
 _LONGEST_WORD_S = 60.0
 

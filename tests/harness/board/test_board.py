@@ -245,6 +245,14 @@ def test_the_first_table_has_the_highest_model_of_each_data_set(trained):
     assert "10 models on 3 data sets under STRICT, PAPER, from 2 runs in 2 folders." in text
 
 
+def test_pearson_r_comes_before_other_measures(first):
+    rows = gathering.gather([first]).newest.drop(columns="n_earlier")
+    of_brain = rows[rows["dataset"] == "synthetic"]
+    similar = [of_brain.assign(measure=measure) for measure in ("CKA", "another", "RSA")]
+    newest, _ = gathering._newest(pd.concat([*similar, of_brain], ignore_index=True))
+    assert list(dict.fromkeys(newest["measure"])) == ["Pearson r", "RSA", "CKA", "another"]
+
+
 def test_a_model_page_has_its_variants_its_earlier_results_and_their_run(trained):
     text = parsed(trained / file_of("models", "tiny-llama")).text
     assert "Family llama" in text

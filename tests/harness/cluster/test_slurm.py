@@ -66,7 +66,7 @@ def test_the_script_names_the_run_its_nodes_and_its_command():
 
 
 @pytest.mark.parametrize(("option", "message"), [
-    ("gpu", "wanted an option of sbatch"), ("--nodes=2", "sets --nodes itself"), ("-J name", "sets --J itself"),
+    ("gpu", "wanted an option of sbatch"), ("--nodes=2", "sets --nodes itself"), ("-J name", "sets -J itself"),
     ("--time=1\nrm -r /", "wanted an option of sbatch"),
 ])  # fmt: skip
 def test_options_that_sbatch_would_not_take_are_refused(option, message):

@@ -356,6 +356,20 @@ def test_scores_of_the_folder_find_the_planted_features(tmp_path):
     assert abs(of_planted[[f"sub-02.{label}" for label in (1, 2, 7)]].mean()) < 0.2
 
 
+@pytest.mark.parametrize("has_grid", [False, True])
+def test_words_that_look_like_missing_values_or_silences_are_words(tmp_path, has_grid):
+    folder = lab(tmp_path / "lab", subjects=("sub-01",), runs=("a",))
+    words = words_of("a")
+    words.loc[:5, "word"] = ["na", "nan", "NaN", "null", "silence", "pause"]
+    events = folder / f"{stem('sub-01', 'a')}_events.tsv"
+    if has_grid:
+        events.unlink()
+        (folder / f"{stem('sub-01', 'a')}.TextGrid").write_text(textgrid(words, 160))
+    else:
+        words.to_csv(events, sep="\t", index=False)
+    assert load(folder).stimuli.texts == tuple(words.word)
+
+
 def test_words_after_the_last_scan_and_rows_without_a_word_are_counted(tmp_path):
     folder = lab(tmp_path / "lab", subjects=("sub-01",))
     n_late = sum(int((words_of(run).onset > (N_SCANS - 1) * TR).sum()) for run in "ab")
