@@ -24,7 +24,7 @@ ROOMS = [
 ]  # fmt: skip
 # Heavy libraries, and the rooms or modules in which they are imported.
 HOMES = {
-    "ray": {"runs", "cluster.jobs", "tuning.trainer", "jobs.slurm"},
+    "ray": {"runs", "cluster.jobs", "tuning.trainer", "tuning.one_machine", "jobs.slurm"},
     "cupy": {"kernels", "cli.doctor"},
     "icu4py": {"text.sentences"},
     "torch": {"checkpoints", "models.tiny", "loading", "extraction", "tuning", "cli.doctor"},

@@ -57,7 +57,7 @@ def tune(
         if address:
             ray_session.require_visible(Path(job.out), job.out)
         _require_resources(job)
-        _train(job, on_step, max_failures)
+        _train(job, on_step, max_failures, is_local=not address)
     _remove_states(job)
     if not any((Path(job.out) / ".state").glob("*/step-*")):
         shutil.rmtree(Path(job.out) / ".state", ignore_errors=True)
@@ -88,14 +88,14 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 
 def _train(
-    job: TuningJob, on_step: Callable[[Training, dict[str, Any]], None] | None, max_failures: int
+    job: TuningJob, on_step: Callable[[Training, dict[str, Any]], None] | None, max_failures: int, *, is_local: bool
 ) -> None:  # fmt: skip
     """Train, and report the lines of losses meanwhile."""
     over = threading.Event()
     watching = threading.Thread(target=_follow, args=(job, over, on_step), daemon=True)
     watching.start()
     try:
-        _fit(job, max_failures)
+        _fit(job, max_failures, is_local=is_local)
     finally:
         over.set()
         watching.join()
@@ -122,12 +122,15 @@ def _require_resources(job: TuningJob) -> None:
         )
 
 
-def _fit(job: TuningJob, max_failures: int) -> None:
+def _fit(job: TuningJob, max_failures: int, *, is_local: bool) -> None:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _START_S)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    from harness.tuning.one_machine import OneMachine
+
+    backend = "nccl" if job.use_gpu else "gloo"
     trainer = TorchTrainer(
         _work,
         train_loop_config={"job": job, "error_file": _error_file(job)},
@@ -135,7 +138,7 @@ def _fit(job: TuningJob, max_failures: int) -> None:
         run_config=RunConfig(
             name="train", storage_path=str(_ray_folder(job)), failure_config=FailureConfig(max_failures=max_failures)
         ),
-        torch_config=TorchConfig(backend="nccl" if job.use_gpu else "gloo"),
+        torch_config=OneMachine(backend, folder=str(_ray_folder(job))) if is_local else TorchConfig(backend),
     )
     try:
         trainer.fit()

@@ -44,6 +44,13 @@ def kill_a_worker(driver):
     raise AssertionError("no worker found")
 
 
+def listening(driver):
+    """Addresses on which the command and its processes listen."""
+    processes = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
+    connections = [one for process in processes for one in process.net_connections("inet")]
+    return {one.laddr.ip for one in connections if one.status == psutil.CONN_LISTEN}
+
+
 def test_an_error_of_the_job_is_stated_and_not_tried_again(make_job, tmp_path, monkeypatch):
     calls = []
 
@@ -70,6 +77,7 @@ def test_two_workers_end_as_one_although_something_is_killed(killed, make_job, t
     two = dataclasses.replace(alone, out=str(tmp_path / "two"))
     started = command(alone, two.out, "--workers", "2")
     wait_for_step(two.folder_of(training), 7, started)
+    assert listening(started) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     if killed == "worker":
         kill_a_worker(started)
     else:
