@@ -49,7 +49,7 @@ def tune(
     job = replace(job, out=str(Path(job.out).absolute()), data=str(Path(job.data).absolute()))  # workers run elsewhere
     job.claim_folder()
     if not job.unfinished:
-        _remove_states(job)  # of a command that was killed at its end
+        _remove_states(job)  # of a command that was killed at its end, or whose workers went on to it
         return
     _error_file(job).unlink(missing_ok=True)
     with _sigterm_interrupts():
@@ -59,8 +59,6 @@ def tune(
         _require_resources(job)
         _train(job, on_step, max_failures, is_local=not address)
     _remove_states(job)
-    if not any((Path(job.out) / ".state").glob("*/step-*")):
-        shutil.rmtree(Path(job.out) / ".state", ignore_errors=True)
 
 
 def _remove_states(job: TuningJob) -> None:
@@ -68,6 +66,8 @@ def _remove_states(job: TuningJob) -> None:
     for training in set(job.trainings) - set(job.unfinished):
         shutil.rmtree(job.states_of(training), ignore_errors=True)
         shutil.rmtree(job.staging_of(training), ignore_errors=True)
+    if not any((Path(job.out) / ".state").glob("*/step-*")):
+        shutil.rmtree(Path(job.out) / ".state", ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -67,6 +67,16 @@ def test_an_error_of_the_job_is_stated_and_not_tried_again(make_job, tmp_path, m
     assert len(calls) == 1
 
 
+def test_what_a_killed_command_left_is_removed_although_its_workers_had_finished(make_job, tokenizer):
+    job = make_job()
+    train_all(job, tokenizer)
+    left = Path(job.out) / ".state" / "ray-1"
+    left.mkdir(parents=True)
+    (left.parent / "lock").touch()
+    trainer.tune(job)
+    assert not left.parent.exists()
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", ["worker", "command"])
