@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from harness.cluster.placement import RESERVED
 from harness.protocol import EQUAL_COMPONENTS, Protocol, equal_dimension
 from harness.scoring.costs import Experiment
 
@@ -27,7 +28,7 @@ def advice(experiments: Sequence[Experiment], protocol: Protocol, n_bytes: Bytes
     factor = next((2**k for k in range(1, 20) if n_bytes(fewer(experiments, 2**k), protocol) <= available), 0)
     if factor and total // factor >= _FEWEST:
         fitting.append(f"at most {total // factor:,} of {total:,} neuroids (parcels, a region, or fewer subjects)")
-    needed = f"a machine with {n_bytes(experiments, protocol) / 1e9:.0f} GB of free memory"
+    needed = f"a node with {1.01 * n_bytes(experiments, protocol) / (1 - RESERVED) / 1e9:.0f} GB of free memory"
     return f"It would fit with {', or '.join([*fitting, needed])}."
 
 

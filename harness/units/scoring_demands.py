@@ -13,7 +13,7 @@ from harness.cluster.placement import RESERVED
 from harness.cluster.scoring import ScoringDemand
 from harness.datasets.entry import Entry
 from harness.protocol import Protocol
-from harness.records import Dataset
+from harness.records import Dataset, Responses
 from harness.scoring import costs, fitting, remedies
 from harness.scoring.costs import Experiment
 from harness.storage.store import Store
@@ -77,21 +77,22 @@ def of_units(
 ) -> dict[str, ScoringDemand]:
     """Forecasts of the scores of brain recordings by unit key, and of ceilings not yet stored by "recording protocol".
 
-    Reading times and texts are scored in seconds and are left out.
+    Reading times and texts are scored in seconds and are left out, as are recordings whose folds cannot be made: their
+    scores fail with the reason.
     """
     demands: dict[str, ScoringDemand] = {}
-    known: dict[tuple[str, str], list[Experiment]] = {}
+    known: dict[tuple[str, str], list[Experiment] | None] = {}
     for unit in units:
         dataset, protocol = recordings[unit.dataset], unit.protocol
         if dataset.responses is None:
             continue
         if (unit.dataset, protocol.hash) not in known:
-            experiments = costs.of_recording(dataset.responses, protocol)
-            known[unit.dataset, protocol.hash] = experiments
-            if not ceiling_units.are_stored(dataset, protocol, store):
+            known[unit.dataset, protocol.hash] = experiments = _sizes(dataset.responses, protocol)
+            if experiments and not ceiling_units.are_stored(dataset, protocol, store):
                 demand = of_ceiling(unit.dataset, experiments, protocol, available)
                 demands[f"{unit.dataset} {protocol.name}"] = demand
-        experiments = known[unit.dataset, protocol.hash]
+        if not (experiments := known[unit.dataset, protocol.hash]):
+            continue
         demands[unit.key] = of_score(
             (unit.source.name, unit.dataset), experiments, protocol, shape_of(unit.source),
             has_controls=bool(unit.beside), n_workers=n_workers, available=available,
@@ -158,6 +159,14 @@ def of_sizes(
                 (model, recording.name), experiments, protocol, shape, has_controls=True, n_workers=n_workers,
                 available=available,
             )  # fmt: skip
+
+
+def _sizes(responses: Responses, protocol: Protocol) -> list[Experiment] | None:
+    """The sizes of a recording; None if its folds cannot be made."""
+    try:
+        return costs.of_recording(responses, protocol)
+    except ValueError:
+        return None
 
 
 def shape_of(source: FeatureSource) -> tuple[int, int]:

@@ -1,9 +1,11 @@
 """Scores that do not fit into memory become failures before anything is computed; the others go on."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from harness.protocol import FoldRule
 from harness.runs import scoring_forecast
 from harness.runs.scoring_forecast import Machine
 from harness.runs.workload import ProgressListener, make_workload
@@ -54,6 +56,13 @@ def test_scores_without_memory_are_failures_that_name_both_figures(made):
     failure = workload.failures[0]
     assert failure.exception == "DoesNotFitError"
     assert "a node has 0.1 GB" in failure.message
+
+
+def test_a_recording_without_folds_is_left_to_fail_when_it_is_scored(made):
+    workload, store = made
+    protocol = replace(workload.scores[0].protocol, folds=FoldRule("kfold", n=10_000))
+    units = [replace(unit, protocol=protocol) for unit in workload.scores]
+    assert scoring_forecast.admit(workload, units, store, Machine(64e9, 2), Recorder()) == units
 
 
 def test_a_ceiling_that_does_not_fit_refuses_its_scores_alone():

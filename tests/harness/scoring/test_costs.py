@@ -1,5 +1,6 @@
 """The forecast of scores and ceilings from counted sizes."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -90,4 +91,4 @@ def test_advice_names_only_what_fits():
     n_fit = int(text.split("at most ")[1].split(" of")[0].replace(",", ""))
     assert n_bytes(remedies.fewer(made, 80_000 // n_fit), STRICT) <= available
     assert ("--protocol equal" in text) == (n_bytes(made, equal_dimension(STRICT)) <= available)
-    assert f"{needed / 1e9:.0f} GB of free memory" in text
+    assert float(re.search(r"a node with (\d+) GB", text)[1]) * 0.9 > needed / 1e9
