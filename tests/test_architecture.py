@@ -18,17 +18,18 @@ ROOMS = [
     "numbers", "protocol", "variants", "repetitions", "recordings", "records", "names", "wording",
     "models", "checkpoints", "delimited", "storage", "spec",
     "cluster", "knowledge", "text", "datasets", "features",
-    "loading", "extraction", "scoring", "statistics", "conformance", "report",
+    "loading", "extraction", "scoring", "statistics", "conformance", "report", "board",
     "units", "runs", "tuning", "watching", "api", "cli",
     "jobs",
 ]  # fmt: skip
 # Heavy libraries, and the rooms or modules in which they are imported.
 HOMES = {
-    "ray": {"runs", "cluster.jobs", "tuning.trainer"},
+    "ray": {"runs", "cluster.jobs", "tuning.trainer", "jobs.slurm"},
     "cupy": {"kernels", "cli.doctor"},
     "icu4py": {"text.sentences"},
     "torch": {"checkpoints", "models.tiny", "loading", "extraction", "tuning", "cli.doctor"},
     "transformers": {"checkpoints", "models.tiny", "loading", "extraction"},
+    "nibabel": {"datasets.own.images"},
     "peft": {"loading.adapters", "tuning.adaptation", "tuning.publish"},
     "accelerate": {"loading.loaded_model"},
     "vllm": {"extraction.with_vllm", "extraction.vllm_connector"},

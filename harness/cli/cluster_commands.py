@@ -39,6 +39,13 @@ def add_submission(command: argparse.ArgumentParser) -> None:
         "--env", action="append", metavar="NAME=VALUE", help="environment variable of the job; no secrets; repeatable"
     )
     option("--no-follow", action="store_true", help="return without following the log of the job")
+    option("--slurm", action="store_true", help="submit to Slurm, by sbatch, instead of a running Ray cluster")
+    option("--nodes", type=int, default=1, metavar="N", help="with --slurm: number of nodes (default: 1)")
+    option(
+        "--sbatch", action="append", default=[], metavar="OPTION",
+        help="with --slurm: option of sbatch, such as --sbatch=--gpus-per-node=4; repeatable",
+    )  # fmt: skip
+    option("--print", action="store_true", help="with --slurm: print the script instead of submitting it")
 
 
 def submit(arguments: argparse.Namespace) -> int:
@@ -47,6 +54,10 @@ def submit(arguments: argparse.Namespace) -> int:
 
     _make_paths_absolute(arguments)
     env = dict(_variable(assignment) for assignment in arguments.env or ())
+    if arguments.slurm:
+        return _submit_to_slurm(arguments, env)
+    if arguments.sbatch or arguments.print or arguments.nodes != 1:
+        raise ValueError("--nodes, --sbatch and --print are options of a Slurm job; give also --slurm.")
     require_no_secrets(env)
     name, note = _name(arguments)
     jobs = Jobs(arguments.address)
@@ -74,6 +85,33 @@ def submit(arguments: argparse.Namespace) -> int:
     row |= jobs.rows(name)[0] if previous or state != "done" else stored
     answer(arguments, row, f"job {name}: {row['status'].lower()}, exit status {status}")
     return status
+
+
+def _submit_to_slurm(arguments: argparse.Namespace, env: dict[str, str]) -> int:
+    """Submit a run to Slurm, unless it is queued or done, or print its script."""
+    from harness.cluster import slurm
+
+    if arguments.address:
+        raise ValueError("--address is a running Ray cluster; a Slurm job starts its own: leave --address out.")
+    if arguments.nodes < 1:
+        raise ValueError(f"--nodes {arguments.nodes}: wanted at least 1.")
+    name, note = _name(arguments)
+    folder = Path(arguments.working_dir).absolute()
+    logs = folder if "://" in arguments.out else Path(arguments.out) / "slurm"
+    log = logs / f"{name}-%j.log"
+    script = slurm.script_of(name, run_arguments(arguments), folder, str(log), arguments.nodes, arguments.sbatch, env)
+    if arguments.print:
+        print(script, end="")
+        return 0
+    state, job = "done" if not note and _is_done(arguments.out, name) else "queued", slurm.find(name)
+    if state != "done" and job is None:
+        logs.mkdir(parents=True, exist_ok=True)
+        state, job = "submitted", slurm.submit(script)
+    row = {"run": name, "job": job or "", "state": state, "log": str(log).replace("%j", job or "*")}
+    words = {"done": "is already done", "queued": "is already queued", "submitted": "submitted"}[state]
+    follow = "" if state == "done" else f"; its log: tail -F {row['log']}; `scancel {job}` ends it"
+    answer(arguments, row, f"{name} {words}{f' as job {job}' if job else ''}{note}{follow}")
+    return 0
 
 
 def _is_done(out: str, run: str) -> bool:

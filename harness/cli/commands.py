@@ -15,6 +15,7 @@ from collections.abc import Callable
 from harness import names
 from harness.cli import (
     analysis_commands,
+    board_commands,
     cluster_commands,
     fleet_commands,
     logs,
@@ -226,6 +227,8 @@ def _add_report(add: _Add) -> None:
     form.add_argument("--markdown", action="store_true", help="print the main tables as Markdown instead")
     form.add_argument("--latex", action="store_true", help="print the main tables as LaTeX instead")
     form.add_argument("--figures", metavar="DIR", help="write the figures to this folder as SVG files instead")
+    board = add("board", board_commands.board, "Write or serve a site of all scores of the runs in one or many OUTs.")
+    board_commands.add_options(board)
 
 
 def _add_analysis(add: _Add) -> None:

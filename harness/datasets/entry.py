@@ -94,8 +94,9 @@ def _digest(content: Any) -> Any:
     if is_dataclass(content):
         return [_digest(getattr(content, field.name)) for field in fields(content) if field.compare]
     if isinstance(content, np.ndarray):
-        form = f"{content.dtype.str}{content.shape}".encode()
-        return hashlib.sha256(form + np.ascontiguousarray(content).tobytes()).hexdigest()
+        digest = hashlib.sha256(f"{content.dtype.str}{content.shape}".encode())
+        digest.update(np.ascontiguousarray(content).data)  # no copy: responses of long recordings fill the memory
+        return digest.hexdigest()
     return content
 
 

@@ -80,13 +80,15 @@ def best_models(rows: pd.DataFrame, most: int, by: str = "r") -> set[str]:
             if kind == "control" or base_name(name) in set(models)}  # fmt: skip
 
 
-def scores(rows: pd.DataFrame) -> list[str]:
+def scores(rows: pd.DataFrame, axis: str = "Pearson r", by: str = "r") -> list[str]:
     """Score of each source with its interval and the ceiling.
 
     Args:
         rows: "model_scores" of one data set and target.
+        axis: what column r holds.
+        by: the column by which sources are ordered.
     """
-    return _dot_panels(rows, "r", ("r_low", "r_high"), "Pearson r", has_ceiling=True)
+    return _dot_panels(rows, "r", ("r_low", "r_high"), axis, by, has_ceiling=True)
 
 
 def reading(rows: pd.DataFrame) -> list[str]:

@@ -11,10 +11,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import TYPE_CHECKING
 
 from harness.numbers import number
+from harness.report import templates
 
 if TYPE_CHECKING:
     import jinja2
@@ -244,25 +244,11 @@ def _short(n: float) -> str:
     return f"{n:.3g}"
 
 
-def environment(autoescape: bool = True) -> jinja2.Environment:
-    """The settings of every template of the report; only LaTeX has a way of its own to escape text."""
-    import jinja2
-
-    return jinja2.Environment(
-        autoescape=autoescape, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined  # noqa: S701
-    )  # fmt: skip
-
-
-def text_of(file: str) -> str:
-    """Content of a template or script of the report."""
-    return (resources.files("harness.report") / file).read_text(encoding="utf-8")
-
-
 @cache
 def _template() -> jinja2.Template:
-    made = environment()
+    made = templates.environment()
     made.globals.update(palette=PALETTE, width=WIDTH)
-    return made.from_string(text_of("panels.svg.j2"))
+    return made.from_string(templates.text_of("panels.svg.j2"))
 
 
 def _alternative(measure: str, title: str, values: Iterable[str]) -> str:

@@ -82,7 +82,7 @@
       svg.style.display = protocol !== "all" && svg.dataset.protocol !== protocol ? "none" : "";
   };
 
-  document.querySelectorAll("main table").forEach(equip);
+  document.querySelectorAll("main table:not(#board)").forEach(equip);
   const choice = document.getElementById("protocols");
   if (choice) {
     choice.hidden = false;

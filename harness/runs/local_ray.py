@@ -39,6 +39,8 @@ def start() -> None:
         RuntimeError: if Ray does not start.
     """
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+    if given := os.environ.get("SLURM_CPUS_ON_NODE"):  # Ray would count all cores of the node
+        options["num_cpus"] = int(given)
     try:
         with stopping.handlers_kept(), _sigterm_blocked(), _on_loopback():  # Ray's handler exits at once
             ray.init(address="local", logging_level="ERROR", log_to_driver=False, **options)

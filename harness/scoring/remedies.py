@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -28,7 +29,7 @@ def advice(experiments: Sequence[Experiment], protocol: Protocol, n_bytes: Bytes
     factor = next((2**k for k in range(1, 20) if n_bytes(fewer(experiments, 2**k), protocol) <= available), 0)
     if factor and total // factor >= _FEWEST:
         fitting.append(f"at most {total // factor:,} of {total:,} neuroids (parcels, a region, or fewer subjects)")
-    needed = f"a node with {1.01 * n_bytes(experiments, protocol) / (1 - RESERVED) / 1e9:.0f} GB of free memory"
+    needed = f"a node with {math.ceil(n_bytes(experiments, protocol) / (1 - RESERVED) / 1e9)} GB of free memory"
     return f"It would fit with {', or '.join([*fitting, needed])}."
 
 

@@ -23,7 +23,11 @@ from harness.names import nearest as nearest_names
 from harness.records import Floats
 
 _SUFFIXES = ("csv", "tsv", "parquet")
-_REMEDY = '"encoding": "NAME" in dataset.json'
+_DATA = (
+    ".csv", ".tsv", ".parquet", ".npy", ".npz", ".h5", ".hdf5", ".hf5", ".nii", ".nii.gz", ".gii", ".mat", ".xlsx",
+    ".xls", ".nc", ".fif", ".edf", ".set", ".vhdr", ".TextGrid", ".wav", ".mp3", ".pkl",
+)  # fmt: skip
+REMEDY = '"encoding": "NAME" in dataset.json'
 _NUMBERED = {"row_id": ", or number repeated presentations in a column 'repetition'"}
 _MULTILINE = ("text",)  # only sentences may contain line breaks
 
@@ -144,7 +148,7 @@ def find(
         if path.suffix == ".parquet":
             content = table.read_parquet(str(path))
         else:
-            content = table.read(TextSource(str(path), encoding, _REMEDY), required, _MULTILINE)
+            content = table.read(TextSource(str(path), encoding, REMEDY), required, _MULTILINE)
     except (ValueError, OSError) as error:
         message = " ".join(str(error).replace(f"{path}", path.name).split())
         starts_with_name = message.startswith(path.name)
@@ -200,6 +204,18 @@ def check_names(folder: Path, known: Sequence[str]) -> None:
     for name, stem in sorted(names.items()):
         if stem not in known and (near := nearest_names(stem, absent, 1, 0.8)):
             raise ValueError(f"{name} is not a known file; did you mean {near[0]!r}? Rename it or remove it.")
+
+
+def ignored(folder: Path, known: Sequence[str]) -> list[str]:
+    """A note for each file of data in the folder whose name, without suffixes, is not one of `known`."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name.endswith(_DATA))
+    unused = [name for name in names if name.partition(".")[0] not in known and name.rpartition(".")[0] not in known]
+    shared = [name for name in unused if name.startswith("responses_")]
+    notes = [f"{name} is ignored, since a table `responses` has all responses; remove one of them." for name in shared]
+    others = [name for name in unused if name not in shared]
+    listed = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+    verb = "are ignored: their names are" if len(others) > 1 else "is ignored: its name is"
+    return [*notes, *([f"{listed} {verb} not known."] if others else [])]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ random rows if no rows are related. No test fold has fewer than ten rows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil, floor
 from typing import Any
@@ -25,26 +25,34 @@ _GAP_WORDS = 5
 _LEAST_LEFT = 0.1
 
 
-def choose(dataset: Dataset, context: Any, folds: FoldRule | None) -> tuple[Protocol, ...]:
+def choose(
+    dataset: Dataset, context: Any, folds: FoldRule | None, response: Mapping[str, Any] | None = None
+) -> tuple[Protocol, ...]:
     """Choose PAPER, STRICT, EQUAL and, for brain recordings with more than one group, BRAINSCORE2026.
 
     Args:
         dataset: the recording.
         context: "none", "passage" or "corpus" for all protocols; None chooses it from the data.
         folds: folds of STRICT; None chooses them from the data.
+        response: fields of `Sampling` that STRICT has for scans; others are chosen from the TR.
 
     Returns:
         The protocols; for reading times only PAPER and STRICT.
 
     Raises:
-        ValueError: if no folds are given and the rows cannot be divided into test folds of ten rows.
+        ValueError: if no folds are given and the rows cannot be divided into test folds of ten rows, or a response
+            model is given and rows are not scans.
     """
+    if response and (dataset.responses is None or dataset.responses.times_s is None):
+        raise ValueError(
+            'dataset.json: "response" is the response model of scans, but rows are not scans; leave it out.'
+        )
     if dataset.responses is None:
         protocols = _for_reading(dataset, folds)
     elif dataset.responses.times_s is None:
         protocols = _for_sentences(dataset, dataset.responses, folds)
     else:
-        protocols = _for_scans(dataset.responses, folds)
+        protocols = _for_scans(dataset.responses, folds, response or {})
     return tuple(replace(protocol, context=context or protocol.context) for protocol in protocols)
 
 
@@ -101,15 +109,17 @@ def _random_split_notes(texts: Sequence[str]) -> tuple[str, ...]:
     return (warning,) if n_texts else ()
 
 
-def _for_scans(responses: Responses, folds: FoldRule | None) -> tuple[Protocol, ...]:
-    """Protocols for scans."""
+def _for_scans(responses: Responses, folds: FoldRule | None, response: Mapping[str, Any]) -> tuple[Protocol, ...]:
+    """Protocols for scans; `response`: fields of STRICT's `Sampling`."""
     tr = _tr_s(responses)
     delays = tuple(range(max(ceil(_FIRST_DELAY_S / tr), 1), max(floor(_LAST_DELAY_S / tr), 1) + 1)) or (1,)
     one_story = len(set(responses.row_blocks)) == 1
     groups = responses.row_blocks if one_story else responses.row_groups
     rule, reason = _strict_folds(folds, groups, responses.row_texts, gap=ceil(_GAP_S / tr))
-    delay_note = f"Words are averaged over a scan and delayed by {delays[0] * tr:g} to {delays[-1] * tr:g} s."
-    sampling = Sampling("mean", delays=delays)
+    sampling = Sampling(**{"delays": delays, **response})
+    delays = sampling.delays
+    delay_note = f"The words of a scan are delayed by {min(delays) * tr:g} to {max(delays) * tr:g} s."
+    delay_note += " As given in dataset.json." if response else ""
     strict = replace(brennan2016.STRICT, folds=rule, sampling=sampling, notes=(reason, delay_note))
     paper_notes = ("As Aw et al. (2023) for Blank2014.", *_random_split_notes(responses.row_texts))
     paper = replace(brennan2016.PAPER, notes=paper_notes)

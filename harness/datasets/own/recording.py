@@ -7,6 +7,7 @@ Each table is a CSV, TSV or Parquet file. Rows are joined by id, so the order of
   need onset_s and end_s. Words with reading times: reading_ms, and optionally sentence and scored.
 - `responses`: row_id (a stimulus_id or scan_id), then one column per neuroid; empty if not measured. A sentence that
   was presented repeatedly may have several rows with a column repetition (see `presentations.py`).
+- One file of responses per subject instead, `responses_sub-01.csv`, `.npy`, `.h5`, ...: see `subjects.py`.
 - `neuroids` (optional): neuroid_id, subject; optional roi. Subject "group" marks means over subjects,
   roi "network" or "... network" the mean over a subject's other regions: both are scored, but not as part of "all". A
   roi with several neuroids of a subject is a region, whatever its name.
@@ -14,6 +15,7 @@ Each table is a CSV, TSV or Parquet file. Rows are joined by id, so the order of
   heard, if each has its own clock; default: one clock for all), group (default: the block; minutes if there is one).
 - `reading_times` (instead of reading_ms): stimulus_id, then one column per reader in ms, empty if not read. Scores use
   the mean over readers, the ceiling their split-half reliability.
+- BOLD images in BIDS style instead of tables: see `bold.py`.
 - `dataset.json` (optional): see `settings.py`.
 
 Without a column sentence, sentences are detected by punctuation (`harness/text/sentences.py`). Without a column scored,
@@ -27,19 +29,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from harness.datasets.entry import Entry, version_of
-from harness.datasets.own import files, own_protocols, presentations, settings
+from harness.datasets.own import bold, files, own_protocols, presentations, settings, subjects
+from harness.datasets.own.bids import has_runs
 from harness.datasets.own.files import Table, joined, nearest
 from harness.datasets.own.presentations import Presented
 from harness.datasets.own.reading_times import read_times
 from harness.datasets.own.scans import Rows, require_words_in_scans, scan_rows
-from harness.datasets.own.settings import Settings
+from harness.datasets.own.settings import BoldSettings, Settings
 from harness.delimited.identifiers import join
-from harness.records import Dataset, Responses, Stimuli
+from harness.records import Dataset, ReadingTimes, Repetitions, Responses, Stimuli
 from harness.text import frequencies, scripts, sentences
 
 logger = logging.getLogger(__name__)
@@ -75,7 +78,7 @@ def entry(name: str) -> Entry:
     try:
         options = settings.read(folder)
         dataset = _read_dataset(folder, options, notes)
-        protocols = own_protocols.choose(dataset, options.context, options.folds)
+        protocols = own_protocols.choose(dataset, options.context, options.folds, options.response)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     return Entry(
@@ -112,37 +115,24 @@ def _extent(dataset: Dataset) -> str:
 # --- tables -> records ------------------------------------------------------------------------------------------------
 
 
+class _Content(NamedTuple):
+    """What a folder has."""
+
+    stimuli: Stimuli
+    responses: Responses | None = None
+    reading: ReadingTimes | None = None
+    repetitions: Repetitions | None = None
+
+
 def _read_dataset(folder: Path, options: Settings, notes: list[str]) -> Dataset:
-    """Read and check all tables of a folder; notes are appended to `notes`."""
-    files.check_names(folder, _TABLES)
-    stimuli_table = files.require(folder, "stimuli", ("stimulus_id", "text"), _OPTIONAL, options.encoding)
-    response_table = files.find(folder, "responses", ("row_id",), None, options.encoding)
-    times = files.find(folder, "reading_times", ("stimulus_id",), None, options.encoding)
-    scans = files.find(folder, "scans", ("scan_id", "time_s"), ("block", "group"), options.encoding)
-    neuroids = files.find(folder, "neuroids", ("neuroid_id", "subject"), ("roi",), options.encoding)
-    tables = (stimuli_table, response_table, times, scans, neuroids)
-    notes += [note for table in tables if table for note in table.content.notes]
-    _require_one_kind(stimuli_table, response_table, times)
-    if response_table is not None and scans is None:
-        stimuli_table, response_table = presentations.with_own_ids(stimuli_table, response_table, notes)
-    has_words = response_table is None or scans is not None
-    stimuli = _stimuli(stimuli_table, options, words=has_words, timed=scans is not None)
-    responses = reading = repetitions = None
-    if response_table is None:
-        stimuli = _with_sentences(stimuli_table, stimuli, options)
-        reading = read_times(stimuli_table, stimuli, times, notes)
-        notes += _frequency_notes(options.language)
-    else:
-        file = stimuli_table.file
-        # Without scans all stimuli are rows, in order of presentation; not all need to have a response.
-        by_sentence = Rows(stimuli.ids, stimuli.groups, stimuli.passages, None, file)
-        rows = scan_rows(scans, stimuli, file, notes) if scans else by_sentence
-        responses = _responses(response_table, neuroids, rows, options.unit, notes)
-        if scans:
-            require_words_in_scans(stimuli, responses, scans.file)
-        else:
-            presented = _presented(stimuli_table, stimuli, responses, options, notes)
-            stimuli, responses, repetitions = presented.stimuli, presented.responses, presented.repetitions
+    """Read and check all files of a folder; notes are appended to `notes`."""
+    has_tables = any((folder / f"stimuli{suffix}").is_file() for suffix in (".csv", ".tsv", ".parquet"))
+    content = (
+        _read_tables(folder, options, notes)
+        if has_tables or not has_runs(folder)
+        else _read_bold(folder, options, notes)
+    )
+    stimuli, responses, reading, repetitions = content
     ceiling = np.array([np.nan if options.ceiling is None else options.ceiling])
     contents: list[Any] = [stimuli, *(measure for measure in (responses, reading) if measure), ceiling]
     contents += [] if frequencies.is_english(options.language) else [options.language]
@@ -154,6 +144,58 @@ def _read_dataset(folder: Path, options: Settings, notes: list[str]) -> Dataset:
     )  # fmt: skip
     notes += _merged_groups_notes(stimuli, responses, dataset)
     return dataset
+
+
+def _read_bold(folder: Path, options: Settings, notes: list[str]) -> _Content:
+    """Read BOLD images in BIDS style."""
+    unit = "" if options.unit == Settings.unit else options.unit
+    joiner = " " if options.joiner is None else options.joiner
+    stimuli, responses = bold.read(
+        folder, options.bold, unit=unit, joiner=joiner, encoding=options.encoding, notes=notes
+    )
+    _require_separator(stimuli.texts, options, "the words of the events")
+    require_words_in_scans(stimuli, responses, "the words of the events")
+    return _Content(stimuli, responses)
+
+
+def _read_tables(folder: Path, options: Settings, notes: list[str]) -> _Content:
+    """Read all tables of a folder."""
+    subject_files = subjects.find(folder)
+    known = (*_TABLES, *(path.stem for path in subject_files.values()))
+    files.check_names(folder, known)
+    notes += files.ignored(folder, known)
+    notes += ["sub-XX is ignored, since there are tables; remove either."] if has_runs(folder) else []
+    notes += ['"bold" of dataset.json is ignored, since there are tables.'] if options.bold != BoldSettings() else []
+    stimuli_table = files.require(folder, "stimuli", ("stimulus_id", "text"), _OPTIONAL, options.encoding)
+    response_table = files.find(folder, "responses", ("row_id",), None, options.encoding)
+    times = files.find(folder, "reading_times", ("stimulus_id",), None, options.encoding)
+    scans = files.find(folder, "scans", ("scan_id", "time_s"), ("block", "group"), options.encoding)
+    neuroids = files.find(folder, "neuroids", ("neuroid_id", "subject"), ("roi",), options.encoding)
+    tables = (stimuli_table, response_table, times, scans, neuroids)
+    notes += [note for table in tables if table for note in table.content.notes]
+    _require_one_kind(stimuli_table, response_table, times, subject_files)
+    if response_table is not None and scans is None:
+        stimuli_table, response_table = presentations.with_own_ids(stimuli_table, response_table, notes)
+    is_reading = response_table is None and not subject_files
+    stimuli = _stimuli(stimuli_table, options, words=is_reading or scans is not None, timed=scans is not None)
+    if is_reading:
+        stimuli = _with_sentences(stimuli_table, stimuli, options)
+        reading = read_times(stimuli_table, stimuli, times, notes)
+        notes += _frequency_notes(options.language)
+        return _Content(stimuli, reading=reading)
+    # Without scans all stimuli are rows, in order of presentation; not all need to have a response.
+    file = stimuli_table.file
+    by_sentence = Rows(stimuli.ids, stimuli.groups, stimuli.passages, None, file)
+    rows = scan_rows(scans, stimuli, file, notes) if scans else by_sentence
+    if response_table is None:
+        responses = subjects.read(subject_files, neuroids, rows, options.unit, options.encoding, notes)
+    else:
+        responses = _responses(response_table, neuroids, rows, options.unit, notes)
+    if scans:
+        require_words_in_scans(stimuli, responses, scans.file)
+        return _Content(stimuli, responses)
+    presented = _presented(stimuli_table, stimuli, responses, options, notes)
+    return _Content(presented.stimuli, presented.responses, repetitions=presented.repetitions)
 
 
 def _presented(table: Table, stimuli: Stimuli, responses: Responses, options: Settings, notes: list[str]) -> Presented:
@@ -192,13 +234,17 @@ def _frequency_notes(language: str) -> list[str]:
     return []
 
 
-def _require_one_kind(stimuli_table: Table, response_table: Table | None, times: Table | None) -> None:
+def _require_one_kind(
+    stimuli_table: Table, response_table: Table | None, times: Table | None, subject_files: dict[str, Path]
+) -> None:
     """Raise unless there is exactly one of responses, a column of reading times, a table of reading times."""
     column = ["reading_ms"] if "reading_ms" in stimuli_table.columns else []
     kinds = [table.file for table in (response_table, times) if table] + column
+    kinds += [path.name for path in subject_files.values()][:1]
     if len(kinds) != 1:
         raise ValueError(
-            "wanted exactly one of a table responses, a column reading_ms of stimuli, and a table reading_times; "
+            "wanted exactly one of a table responses, or one per subject (responses_sub-01.csv), a column "
+            "reading_ms of stimuli, and a table reading_times; "
             f"here: {' and '.join(kinds) or 'none of them'}."
         )
 
@@ -214,13 +260,19 @@ def _stimuli(table: Table, options: Settings, *, words: bool, timed: bool) -> St
         if column not in table.columns:
             raise ValueError(f"{table.file} has no column {column!r}, which is required if there are scans.")
     onsets, ends = (table.numbers(column, complete=True) if timed else None for column in ("onset_s", "end_s"))
-    if options.joiner is None and len(set(passages)) < len(ids) and scripts.is_unspaced_script(texts):
-        raise ValueError(
-            f"{table.file}: column 'text' is in a script without spaces between words, but would be joined by spaces; "
-            'state the separator between stimuli in dataset.json: "joiner": "" for nothing, " " for a space.'
-        )
+    if len(set(passages)) < len(ids):
+        _require_separator(texts, options, f"{table.file}: column 'text'")
     joiner = " " if options.joiner is None else options.joiner
     return Stimuli(ids, texts, passages, groups, onsets_s=onsets, ends_s=ends, separator=joiner)
+
+
+def _require_separator(texts: Sequence[str], options: Settings, what: str) -> None:
+    """Raise if texts without spaces between words would be joined by spaces."""
+    if options.joiner is None and scripts.is_unspaced_script(texts):
+        raise ValueError(
+            f"{what} is in a script without spaces between words, but would be joined by spaces; "
+            'state the separator between stimuli in dataset.json: "joiner": "" for nothing, " " for a space.'
+        )
 
 
 def _require_single_words(table: Table, texts: Sequence[str]) -> None:

@@ -17,13 +17,17 @@ _MAX_TR_S, _MAX_DURATION_RATIO = 60.0, 100.0
 
 
 class Rows(NamedTuple):
-    """Rows of the responses in order of time. `file`: name of the table that defines them."""
+    """Rows of the responses in order of time.
+
+    `file`: name of the table that defines them; `table_ids`: their order in it, if it is another.
+    """
 
     ids: tuple[str, ...]
     groups: tuple[str, ...]
     blocks: tuple[str, ...]
     times_s: Floats | None
     file: str
+    table_ids: tuple[str, ...] = ()
 
 
 def scan_rows(scans: Table, stimuli: Stimuli, file: str, notes: list[str]) -> Rows:
@@ -65,8 +69,8 @@ def scan_rows(scans: Table, stimuli: Stimuli, file: str, notes: list[str]) -> Ro
         groups: Sequence[str] = scans.texts("group")
     else:
         groups = blocks if len(set(blocks)) > 1 else [f"minute.{int((t - times.min()) // 60) + 1}" for t in times]
-    ids, groups, blocks = (tuple(column[row] for row in order) for column in (ids, groups, blocks))
-    return Rows(ids, groups, blocks, times[order], scans.file)
+    in_order, groups, blocks = (tuple(column[row] for row in order) for column in (ids, groups, blocks))
+    return Rows(in_order, groups, blocks, times[order], scans.file, ids)
 
 
 def require_words_in_scans(stimuli: Stimuli, responses: Responses, file: str) -> None:

@@ -1,14 +1,19 @@
-"""Reads `dataset.json` of a user's folder: name, licence, ceiling, language, encoding, context, folds.
+"""Reads `dataset.json` of a user's folder: name, licence, ceiling, language, context, folds, response model, images.
 
     {"name": "mylab-stories", "title": "Stories", "licence": "CC BY 4.0", "citation": "...", "unit": "z",
      "language": "zh", "joiner": "", "encoding": "windows-1252",
      "ceiling": {"value": 0.3, "source": "split half of our sessions"}, "context": "passage", "repetitions": "keep",
-     "strict": {"folds": {"kind": "grouped", "n": 5}}, "in_order": false}
+     "strict": {"folds": {"kind": "grouped", "n": 5}}, "in_order": false,
+     "response": {"delays": [1, 2, 3, 4]},
+     "bold": {"derivatives": "derivatives/fmriprep", "space": "MNI152NLin2009cAsym", "confounds": ["trans_*", "rot_*"],
+              "high_pass_s": 128, "zscore": true}}
 
 `language` (BCP 47, default English) selects word frequencies and the rules for sentence ends. `joiner` is the separator
 between stimuli in the text given to a model: a space by default, "" for languages without spaces between words.
 `repetitions` says what happens to sentences that were presented repeatedly: "average" (default) or "keep".
 `in_order` (default true) states whether the rows are in order of presentation, which the control "drift" needs.
+`response` replaces the response model of STRICT for scans: `delays` in TRs (a list, or a number n for 1 to n),
+`shift_s`, `pool` and `clock`, as in `harness.protocol.Sampling`. `bold` is read for BOLD images only: `BoldSettings`.
 `encoding` applies to tables that are not UTF-8 and do not declare their encoding.
 
 All keys are optional, and so is the file. A misspelt key is an error, because it would have no effect.
@@ -18,7 +23,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,6 +36,37 @@ from harness.text.frequencies import require_language
 
 _FILE = "dataset.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # becomes part of paths
+
+
+@dataclass(frozen=True)
+class BoldSettings:
+    """`bold` of dataset.json: which images, and how the courses of a run are cleaned.
+
+    Attributes:
+        derivatives: folder with the images below the root, such as "derivatives/fmriprep".
+        space: entity `space` of the images, if a run has several.
+        words: column of the events that has the words.
+        sound_onset_s: onset of the sound of a TextGrid after the first scan.
+        confounds: columns of `*_desc-confounds_timeseries.tsv`; `*` stands for any characters.
+        high_pass_s: longest period that is kept, in seconds; 0 keeps all.
+        zscore: whether every neuroid is standardised in each run.
+    """
+
+    derivatives: str = ""
+    space: str = ""
+    words: str = ""
+    sound_onset_s: float | None = None
+    confounds: tuple[str, ...] = ()
+    high_pass_s: float = 128.0
+    zscore: bool = True
+
+    @property
+    def in_words(self) -> str:
+        """What is done to the courses of a run."""
+        removed = [f"drift of periods above {self.high_pass_s:g} s"] if self.high_pass_s else []
+        removed += [f"confounds {', '.join(self.confounds)}"] if self.confounds else []
+        cleaned = f"{' and '.join(removed)} removed" if removed else "nothing removed"
+        return f"BOLD, {cleaned}{', z-scored' if self.zscore else ''} in each run"
 
 
 @dataclass(frozen=True)
@@ -50,6 +87,8 @@ class Settings:
     encoding: str | None = None
     repetitions: Setting = "average"
     in_order: bool = True
+    bold: BoldSettings = BoldSettings()
+    response: Mapping[str, Any] = field(default_factory=dict)
 
 
 _TEXT_KEYS = (
@@ -58,8 +97,15 @@ _TEXT_KEYS = (
 _FOLD_KEYS: dict[str, type] = {
     "kind": str, "n": int, "gap": int, "seed": int, "test_fraction": float, "min_test_rows": int,
 }  # fmt: skip
+_BOLD_KEYS: dict[str, type] = {
+    "derivatives": str, "space": str, "words": str, "sound_onset_s": float, "confounds": list, "high_pass_s": float,
+    "zscore": bool,
+}  # fmt: skip
+_RESPONSE_KEYS: dict[str, type] = {"delays": list, "shift_s": float, "pool": str, "clock": str}
+_MAX_DELAY = 60  # TRs
 _CHOICES: dict[str, tuple[str, ...]] = {
     "context": ("none", "passage", "corpus"), "repetitions": get_args(Setting),
+    "pool": ("mean", "sum", "last"), "clock": ("end", "onset"),
     "kind": ("grouped", "contiguous", "kfold", "shuffled"),
 }  # fmt: skip
 
@@ -71,13 +117,19 @@ def read(folder: Path) -> Settings:
         content = json.loads(text_of(TextSource(str(path)))) if path.is_file() else {}
     except ValueError as error:
         raise ValueError(f"{_FILE} is not valid JSON: {error}") from error
-    types = {**dict.fromkeys(_TEXT_KEYS, str), "ceiling": dict, "strict": dict, "in_order": bool}
+    types: dict[str, type] = {
+        **dict.fromkeys(_TEXT_KEYS, str),
+        **dict.fromkeys(("ceiling", "strict", "bold", "response"), dict),
+    }
+    types["in_order"] = bool
     values = _checked(content, "", types)
     ceiling = _checked(values.pop("ceiling", {}), "ceiling", {"value": float, "source": str}, complete=True)
     strict = _checked(values.pop("strict", {}), "strict", {"folds": dict})
     folds = _checked(strict.get("folds", {}), "strict.folds", _FOLD_KEYS)
     if folds:
         folds = {"min_test_rows": 10, "kind": "grouped", **folds}
+    values["bold"] = _bold(values.pop("bold", {}))
+    values["response"] = _response(values.pop("response", {}))
     name = values.pop("name", "") or "local-" + re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name)[:58]
     if not _NAME.fullmatch(name):
         raise ValueError(
@@ -93,6 +145,35 @@ def read(folder: Path) -> Settings:
         name, **values, ceiling=ceiling.get("value"), ceiling_source=ceiling.get("source", ""),
         folds=FoldRule(**folds) if folds else None,
     )  # fmt: skip
+
+
+def _bold(content: Any) -> BoldSettings:
+    """Check the settings of images."""
+    values = _checked(content, "bold", _BOLD_KEYS)
+    confounds = values.get("confounds", [])
+    if not all(isinstance(name, str) for name in confounds):
+        raise ValueError(f"{_FILE}, bold: confounds is {confounds!r}; wanted names of columns.")
+    if values.get("high_pass_s", 0) < 0:
+        raise ValueError(f"{_FILE}, bold: high_pass_s is {values['high_pass_s']}; wanted seconds, or 0 for none.")
+    return BoldSettings(**{**values, "confounds": tuple(confounds)})
+
+
+def _response(content: Any) -> dict[str, Any]:
+    """Check the response model: fields of `Sampling` that replace those of STRICT; a number n of delays is 1 to n."""
+    delays = content.get("delays") if isinstance(content, dict) else None
+    kind = int if isinstance(delays, int) else list
+    values = _checked(content, "response", {**_RESPONSE_KEYS, "delays": kind})
+    if "delays" not in values:
+        return values
+    given = list(range(1, delays + 1)) if isinstance(delays, int) else delays
+    if not given or not all(type(delay) is int and 0 <= delay <= _MAX_DELAY for delay in given):
+        raise ValueError(
+            f"{_FILE}, response: delays is {delays!r}; wanted a number of TRs, or a list of whole TRs such as "
+            f"[1, 2, 3, 4], of at most {_MAX_DELAY}."
+        )
+    if len(set(given)) < len(given):
+        raise ValueError(f"{_FILE}, response: delays {delays!r} repeat a delay; give each once.")
+    return {**values, "delays": tuple(given)}
 
 
 def _checked(content: Any, key_path: str, types: dict[str, type], *, complete: bool = False) -> dict[str, Any]:
