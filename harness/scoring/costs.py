@@ -24,7 +24,7 @@ from harness.records import GROUP, Fold, Responses
 from harness.scoring import extrapolation, fitting, folds, permutation, similarity
 
 # A Python process with the libraries of scoring, and what it holds per neuroid and layer (scores, rows of tables) and
-# per neuroid and fold; in bytes, measured.
+# per neuroid and fold; in bytes, estimated from the columns of the tables, not measured.
 _PROCESS, _PER_LAYER, _PER_FOLD = 4e8, 250.0, 300.0
 # Operations in the time that the bootstraps of a neuroid's ceiling take (0.4 ms on a core that does 45 GFLOP/s).
 _BOOTSTRAPS = 2e7
