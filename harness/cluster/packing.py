@@ -17,7 +17,7 @@ from harness.numbers import size
 LIMIT_BYTES = 50 * 2**20
 # The program's packages, and the file types they need at run time.
 _PACKAGES = ("harness", "harness/kernels", "harness/jobs")
-_SUFFIXES = frozenset((".py", ".j2", ".js", ".csv"))
+_SUFFIXES = frozenset((".py", ".j2", ".js", ".css", ".csv"))
 
 
 @dataclass(frozen=True)

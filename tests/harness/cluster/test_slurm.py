@@ -29,7 +29,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 AuthType=auth/munge
 CryptoType=crypto/munge
-AuthInfo=socket={folder}/munge.sock
+AuthInfo=socket={folder}/munge.sock,cred_expire=10
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/controller.pid
@@ -178,9 +178,9 @@ def test_a_job_on_two_nodes_goes_on_after_its_time_limit_and_is_not_repeated(env
     first = _submit(environment, out)
     assert first["state"] == "submitted"
     assert _submit(environment, out) == {**first, "state": "queued"}
-    _wait(lambda: any((tmp_path / "out" / "units").glob("*/*/manifest.json")), 180)
+    _wait(lambda: any((tmp_path / "out" / "units").glob("*/*/manifest.json")), 300)
     _printed(["scancel", "--batch", "--signal=USR1", first["job"]], environment)  # as before the time limit
-    _wait(lambda: _details(first["job"], environment)["JobState"] in ("COMPLETED", "FAILED"), 240)
+    _wait(lambda: _details(first["job"], environment)["JobState"] in ("COMPLETED", "FAILED"), 480)
     log = Path(first["log"]).read_text()
     assert _details(first["job"], environment)["JobState"] == "COMPLETED", log
     assert _details(first["job"], environment)["Restarts"] == "1", log

@@ -152,7 +152,7 @@ def test_oasm_of_whole_passages_is_not_fitted_and_compared_over_all_pairs_only(t
     ids, blocks = tuple(f"s{i}" for i in range(n)), tuple(f"p{i // 10}" for i in range(n))
     values = rng.standard_normal((n, 6)).astype(np.float32)
     responses = Responses(values, ids, blocks, blocks, tuple("abcdef"), ("s",) * 6, ("r",) * 6, "z")
-    dataset = Dataset("noise", "0", Stimuli(ids, ("a bee",) * n, blocks), responses)
+    dataset = Dataset("noise", "0", Stimuli(ids, tuple(f"bee number {i}" for i in range(n)), blocks), responses)
     protocol = replace(PAPER, folds=FoldRule("leave one group out", n=6), layer_choice=layer_choice)
     unit, store = ScoreUnit(FeatureSource("oasm", "control", "", 0), "noise", "0", protocol, 0), Store(str(tmp_path))
     unit.run(dataset, Ceiling(responses.parts, np.full((1, 6), np.nan), ("",) * 6), store)
