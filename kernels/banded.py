@@ -133,11 +133,15 @@ def inner_of_mean(Y: Array, split: Split) -> Array:
     """
     y, labels = to_host(Y)[np.asarray(split.train)].astype(float), split.labels
     blocks = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    y -= _mean(y)
     error, present = np.zeros(y.shape[1]), np.isfinite(y)
-    for block, gap in zip(blocks, split.gaps(blocks), strict=True):
-        others = np.delete(np.arange(len(y)), np.r_[block, gap].astype(int))
-        error += np.where(present[block], (y[block] - _mean(y[others])) ** 2, 0.0).sum(axis=0)  # NaN without others
-    variance = np.nansum((y - _mean(y)) ** 2, axis=0)
+    filled, count = np.where(present, y, 0.0), present.sum(axis=0)
+    for block, gap in zip(blocks, split.gaps(blocks) if split.gap else [()] * len(blocks), strict=True):
+        out = np.r_[block, gap].astype(int)
+        n_others = count - present[out].sum(axis=0)
+        mean = -filled[out].sum(axis=0) / np.where(n_others > 0, n_others, np.nan)  # y sums to 0; NaN without others
+        error += np.where(present[block], (y[block] - mean) ** 2, 0.0).sum(axis=0)
+    variance = np.nansum(y**2, axis=0)
     measurable = (variance > 0) & np.isfinite(to_host(Y)[np.asarray(split.test)]).any(axis=0)
     return 1.0 - error / np.where(measurable, variance, np.nan)
 

@@ -46,6 +46,30 @@ def by_sums(n_blocks: int, p: int, n_alphas: int, n_neuroids: int) -> float:
     return float(n_blocks * (12 * p**3 + (4 + 2 * n_alphas) * p**2 * n_neuroids))
 
 
+def dual(
+    n: int, p: int, n_neuroids: int, n_alphas: int, sizes: Sequence[tuple[int, int]] | None, n_folds: int, is_thin: bool
+) -> float:  # fmt: skip
+    """Operations of a fold with matrices of rows by rows; arguments as in `primal_saves`."""
+    r = min(n - 1, p)
+    decomposed = 4.0 * n * p**2 + 20.0 * p**3 if is_thin else n**2 * p / n_folds + 8.0 * n**3
+    chosen = _single_rows(n, r, n_neuroids) if sizes is None else by_inverses(sizes, r, n_alphas, n_neuroids)
+    return decomposed + 4.0 * n * r * n_neuroids + chosen
+
+
+def primal(n: int, p: int, n_neuroids: int, n_alphas: int, sizes: Sequence[tuple[int, int]] | None) -> float:
+    """Operations of a fold with matrices of features by features; arguments as in `primal_saves`."""
+    r = min(n - 1, p)
+    shared = n * p**2 + 8.0 * p**3 + (4.0 * n * p + 2.0 * p**2) * n_neuroids
+    if sizes is None:
+        return shared + 2.0 * n * p**2 + _single_rows(n, r, n_neuroids)
+    inverses = by_inverses(sizes, r, n_alphas, n_neuroids)
+    return shared + min(inverses + 2.0 * n * p**2, by_sums(len(sizes), p, n_alphas, n_neuroids))
+
+
+def _single_rows(n: int, r: int, n_neuroids: int) -> float:
+    return 3.6 * n * r * n_neuroids
+
+
 def primal_saves(
     n: int, p: int, n_neuroids: int, n_alphas: int, sizes: Sequence[tuple[int, int]] | None, n_folds: int,
     is_thin: bool,
@@ -61,12 +85,5 @@ def primal_saves(
         n_folds: number of folds that share a Gram matrix of the rows.
         is_thin: whether the dual decomposes the features instead.
     """
-    r = min(n - 1, p)
-    dual = 4.0 * n * p**2 + 20.0 * p**3 if is_thin else n**2 * p / n_folds + 8.0 * n**3
-    dual += 4.0 * n * r * n_neuroids
-    primal = n * p**2 + 8.0 * p**3 + (4.0 * n * p + 2.0 * p**2) * n_neuroids
-    if sizes is None:
-        return dual - primal - 2.0 * n * p**2  # the residuals cost both alike
-    inverses = by_inverses(sizes, r, n_alphas, n_neuroids)
-    least = min(inverses + 2.0 * n * p**2, by_sums(len(sizes), p, n_alphas, n_neuroids))
-    return dual + inverses - primal - least
+    of_dual = dual(n, p, n_neuroids, n_alphas, sizes, n_folds, is_thin)
+    return of_dual - primal(n, p, n_neuroids, n_alphas, sizes)

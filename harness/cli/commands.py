@@ -285,18 +285,35 @@ def _add_plan(add: _Add) -> None:
     option("--model", action="append", metavar="NAME_OR_FOLDER", help="model to use instead of the spec's; repeatable")
     option("--allow-pickle", action="store_true", help="accept checkpoint folders with pickled weights only")
     _add_precision(plan)
+    _add_planned_scoring(plan)
     option(
         "--cluster", metavar="FILE", help="cluster file of Ray's launcher (default: ./cluster.yaml or the shipped one)"
     )
     option("--nodes", type=int, metavar="N", help="number of nodes of a hypothetical cluster")
     option("--gpus-per-node", type=int, metavar="G", help="GPUs per node of the hypothetical cluster; 0: CPU only")
     option("--gpu-memory-gb", type=float, metavar="M", help="memory of one GPU, in GB")
+    option("--node-memory-gb", type=float, default=0.0, metavar="M", help="main memory of a hypothetical node, in GB")
     option(
         "--storage-gb-s", type=float, default=1.0, metavar="R",
         help="rate at which a node loads weights, in GB/s (default: 1)",
     )  # fmt: skip
     option("--gpu-tflops", type=float, default=200.0, metavar="R", help="sustained TFLOP/s of one GPU (default: 200)")
     option("--usd-per-gpu-hour", type=float, metavar="USD", help="GPU price; adds the cost to the forecast")
+
+
+def _add_planned_scoring(plan: argparse.ArgumentParser) -> None:
+    """Add the options that include scoring in the forecast."""
+    plan.add_argument(
+        "--dataset", action="append", metavar="NAME", help="also forecast scores of this data set, from its files; "
+        "repeatable",
+    )  # fmt: skip
+    plan.add_argument(
+        "--recording", action="append", metavar="NAME:SxRxN",
+        help="also forecast scores of a recording of S subjects, R rows (scans, sentences) and N neuroids per subject, "
+        "under the protocols of data set NAME, such as lebel2023:3x9000x80000; repeatable",
+    )  # fmt: skip
+    plan.add_argument("--protocol", choices=tuple(run_commands.PROTOCOLS), default="both", help="of these scores")
+    _add_data_root(plan)
 
 
 def _add_datasets(add: _Add) -> None:

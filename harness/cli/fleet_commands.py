@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.printing import answer, document, show, shown
-from harness.cli.run_commands import own_models, require_spec
+from harness.cli.run_commands import PROTOCOLS, own_models, require_spec
 from harness.models import model_table
 from harness.protocol import Backend
 
@@ -130,13 +130,40 @@ def plan(arguments: argparse.Namespace) -> int:
     backend: Backend = "vllm" if arguments.backend == "vllm" else "transformers"
     demands = forecast.demands_of(names, backend, arguments.allow_pickle)
     result = forecast.make_forecast(demands, _cluster(arguments), arguments.dtype)
+    if arguments.dataset or arguments.recording:
+        result = forecast.with_scoring(result, _scoring(arguments, demands, result.cluster))
     if arguments.json:
         document(forecast_view.as_json(result))
     else:
-        if result.placed:
-            show(forecast_view.in_rows(result), as_json=False)
-        print("", *forecast_view.in_words(result), sep="\n")
-    return int(any(placement.refused for placement in result.placements))
+        _print_plan(result)
+    refused = [placed.refused for placed in result.placements] + [score.refused for score in result.scoring]
+    return int(any(refused))
+
+
+def _print_plan(result: Any) -> None:
+    from harness.cluster import forecast_view, scoring_view
+
+    if result.placed:
+        show(forecast_view.in_rows(result), as_json=False)
+    if rows := scoring_view.in_rows(result.scoring):
+        print()
+        show(rows, as_json=False)
+    print("", *forecast_view.in_words(result), sep="\n")
+
+
+def _scoring(arguments: argparse.Namespace, demands: list[Any], cluster: Any) -> list[Any]:
+    """The scores and ceilings of the given recordings, for all models and their untrained controls."""
+    from harness import datasets
+    from harness.cluster.placement import shape_of
+    from harness.units import scoring_demands
+
+    shapes = {demand.model: shape_of(demand) for demand in demands}
+    wanted = PROTOCOLS[arguments.protocol]
+    recordings = [scoring_demands.parsed(text, datasets.find, wanted) for text in arguments.recording or ()]
+    names = [member for name in arguments.dataset or () for member in datasets.expand(name)]
+    root = arguments.data_root or "."
+    recordings += [scoring_demands.loaded(datasets.find(name), root, wanted) for name in names]
+    return [demand for sized in recordings for demand in scoring_demands.of_sizes(sized, shapes, cluster)]
 
 
 def _cluster(arguments: argparse.Namespace) -> Any:
@@ -156,4 +183,4 @@ def _cluster(arguments: argparse.Namespace) -> Any:
     n_gpus = 1 if arguments.gpus_per_node is None else arguments.gpus_per_node
     if n_gpus and arguments.gpu_memory_gb is None:
         raise ValueError("the memory of a GPU is unknown. Give --gpu-memory-gb.")
-    return machines.Cluster.made_up(n_nodes, n_gpus, arguments.gpu_memory_gb or 0, **rates)
+    return machines.Cluster.made_up(n_nodes, n_gpus, arguments.gpu_memory_gb or 0, arguments.node_memory_gb, **rates)

@@ -18,6 +18,7 @@ from harness.checkpoints.checkpoints import Checkpoint
 from harness.cluster import placement, simulate
 from harness.cluster.machines import GPU_MEMORY, Cluster, Node, reading_cluster_file
 from harness.cluster.placement import Demand, Placement
+from harness.cluster.scoring import Held, ScoringDemand, schedule
 from harness.models import model_table, precision, tiny
 from harness.protocol import AskedDtype, Backend, Dtype
 
@@ -31,12 +32,14 @@ class Forecast:
         cluster: nodes and assumed rates.
         lower_bound_s: makespan that no placement can beat.
         forms: model -> form of its weights (model_table.WEIGHTS), where known.
+        scoring: scores and ceilings of the recordings, if any were given.
     """
 
     placements: tuple[Placement, ...]
     cluster: Cluster
     lower_bound_s: float
     forms: Mapping[str, str] = field(default_factory=dict)
+    scoring: tuple[ScoringDemand, ...] = ()
 
     @property
     def placed(self) -> list[Placement]:
@@ -44,9 +47,14 @@ class Forecast:
         return [placed for placed in self.placements if not placed.refused]
 
     @property
-    def makespan_s(self) -> float:
+    def extraction_s(self) -> float:
         """End of the last extraction."""
         return max((placed.end_s for placed in self.placed), default=0.0)
+
+    @property
+    def makespan_s(self) -> float:
+        """End of the last extraction, or of the last score if recordings were given."""
+        return max([self.extraction_s, *(demand.end_s for demand in self.scoring if not demand.refused)])
 
     @property
     def gpu_hours(self) -> float:
@@ -85,6 +93,16 @@ def make_forecast(demands: Iterable[Demand], cluster: Cluster, asked: AskedDtype
     jobs = [placed.job(cluster.start_s) for placed in placements if not placed.refused]
     forms = {demand.model: demand.weights_form for demand in models if demand.weights_form}
     return Forecast(tuple(placements), cluster, simulate.lower_bound(jobs, cluster), forms)
+
+
+def with_scoring(planned: Forecast, scoring: Iterable[ScoringDemand]) -> Forecast:
+    """A forecast that includes scores and ceilings; scores of models that are not placed are left out."""
+    held = [
+        Held(placed.model, placed.start_s, placed.end_s, placed.n_gpus * placed.gpu_share) for placed in planned.placed
+    ]
+    models = {"", *(model.model for model in held)}
+    demands = [demand for demand in scoring if demand.model in models]
+    return replace(planned, scoring=tuple(schedule(demands, held, planned.cluster)))
 
 
 # --- models -----------------------------------------------------------------------------------------------------------

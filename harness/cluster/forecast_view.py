@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from harness.cluster import placement
+from harness.cluster import placement, scoring_view
 from harness.cluster.forecast import Forecast, gpu_hours_of
 from harness.cluster.machines import Cluster
 from harness.cluster.placement import Placement
@@ -13,14 +13,16 @@ from harness.numbers import clock, size
 
 
 def as_json(planned: Forecast) -> dict[str, Any]:
-    """JSON document: makespan_s, lower_bound_s, ratio, gpu_hours, usd, assignments, refused, cluster, assumptions."""
+    """JSON document: makespan_s, lower_bound_s, ratio, assignments, refused, scoring, cluster, assumptions ..."""
     bound = planned.lower_bound_s
     return {
         "makespan_s": planned.makespan_s, "lower_bound_s": bound,
-        "ratio": planned.makespan_s / bound if bound else None, "gpu_hours": planned.gpu_hours, "usd": planned.usd,
+        "extraction_s": planned.extraction_s, "ratio": planned.extraction_s / bound if bound else None,
+        "gpu_hours": planned.gpu_hours, "usd": planned.usd,
         "assignments": [_row(placed, planned) for placed in planned.placed],
         "refused": [{"model": refused.model, "dtype": refused.dtype, "reason": refused.refused}
                     for refused in planned.placements if refused.refused],
+        "scoring": [asdict(demand) for demand in planned.scoring],
         "cluster": [asdict(node) for node in planned.cluster.nodes], "assumptions": _assumptions(planned.cluster),
     }  # fmt: skip
 
@@ -45,7 +47,7 @@ def _assumptions(cluster: Cluster) -> dict[str, Any]:
         "said": [
             "each node loads the weights of one model at a time, and of the next model while its GPUs compute",
             "two operations per parameter and token; each model and its untrained control process all data sets",
-            "scoring runs on the remaining cores and GPUs and is not included in the makespan",
+            "scoring runs on the remaining cores and GPUs; the makespan includes it if recordings are given",
             "an unknown hidden size is estimated from the number of parameters: its cube is nine times that number",
         ],
     }  # fmt: skip
@@ -75,16 +77,29 @@ def in_words(planned: Forecast) -> list[str]:
     kinds = sorted({f"{node.n_gpus} x {node.gpu_bytes / 1e9:.0f} GB" for node in cluster.nodes if node.n_gpus})
     lines.append(
         f"{len(planned.placed)} models on {len(cluster.nodes)} nodes ({', '.join(kinds) or 'no GPU'}): "
-        f"{clock(planned.makespan_s)}; lower bound {clock(bound)}"
-        + (f" (ratio {planned.makespan_s / bound:.3f})" if bound else "")
+        f"{clock(planned.extraction_s)}; lower bound {clock(bound)}"
+        + (f" (ratio {planned.extraction_s / bound:.3f})" if bound else "")
         + f"; {planned.gpu_hours:.1f} GPU hours"
         + (f"; ${planned.usd:.2f} for the cluster" if planned.usd is not None else "")
     )
+    lines += _scoring(planned)
     lines.append(
         f"assumed: {cluster.storage_bytes_s / 1e9:g} GB/s from storage to a node, {cluster.gpu_flops / 1e12:g} TFLOP/s "
         f"per GPU, {placement.N_TOKENS:,} tokens per model; --json lists all assumptions"
     )
     return lines
+
+
+def _scoring(planned: Forecast) -> list[str]:
+    """Refused scores, and the makespan with scoring; nothing without recordings."""
+    if not planned.scoring:
+        return []
+    cluster, n_scores = planned.cluster, sum(not demand.refused and bool(demand.model) for demand in planned.scoring)
+    return [
+        *scoring_view.refusals(planned.scoring),
+        f"with {n_scores} scores and their ceilings: {clock(planned.makespan_s)}; assumed for scoring: "
+        f"{cluster.fit_flops / 1e12:g} TFLOP/s per GPU in divided fits, {cluster.core_flops / 1e9:g} GFLOP/s per core",
+    ]
 
 
 def _pickled(planned: Forecast) -> list[str]:

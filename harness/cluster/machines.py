@@ -42,6 +42,8 @@ class Cluster:
         device_bytes_s: bandwidth from main memory to a GPU.
         gpu_flops: sustained rate of one GPU at the precision of the weights.
         cpu_flops: sustained rate of a node's cores.
+        fit_flops: sustained rate of one GPU in the fits of scores, in float64.
+        core_flops: sustained rate of one core in scoring, in float64.
         start_s: time to start an actor with its libraries.
         usd_per_gpu_hour: price; None if unknown.
     """
@@ -51,6 +53,8 @@ class Cluster:
     device_bytes_s: float = 1e10
     gpu_flops: float = 2e14
     cpu_flops: float = 1e11
+    fit_flops: float = 5e12
+    core_flops: float = 4e10
     start_s: float = 10.0
     usd_per_gpu_hour: float | None = None
 

@@ -122,11 +122,17 @@ def need_of(demand: Demand, dtype: Dtype, batch_tokens: int = 8192, n_stimuli: i
         n_stimuli: stimuli whose pooled features are buffered.
     """
     weights = int(demand.n_parameters * BYTES[dtype])
-    width = demand.hidden_size or int((WIDTH_FACTOR * demand.n_parameters) ** (1 / 3))
+    n_layers, width = shape_of(demand)
     states = 12 * batch_tokens * width * max(2, BYTES[dtype])  # residual, norm, q, k, v, the wider MLP
     logits = 2 * 4 * min(batch_tokens * (demand.vocabulary or 2**18), 2**26)  # in float32, twice (heads.LOGIT_BYTES)
-    buffers = 4 * ((demand.n_layers or LAYERS) + 1) * width * n_stimuli
+    buffers = 4 * n_layers * width * n_stimuli
     return Need(weights, states + logits, buffers)
+
+
+def shape_of(demand: Demand) -> tuple[int, int]:
+    """Number of layers of hidden states (embeddings included) and their width; estimated where unknown."""
+    width = demand.hidden_size or int((WIDTH_FACTOR * demand.n_parameters) ** (1 / 3))
+    return (demand.n_layers or LAYERS) + (2 if demand.stack == "encoder-decoder" else 1), width
 
 
 @dataclass

@@ -23,12 +23,12 @@ def free_bytes(device: str) -> int:
     On a GPU: the driver's free memory plus what this process has reserved but does not use. In main memory: the
     kernel's available memory, or less if a control group (a container, a scheduler's job) sets a limit.
     """
+    if not device.startswith("cuda"):
+        return int(min(psutil.virtual_memory().available, _cgroup_free(_CGROUP, _OWN_CGROUP)))
     import torch
 
-    if torch.device(device).type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0] + unused)
-    return int(min(psutil.virtual_memory().available, _cgroup_free(_CGROUP, _OWN_CGROUP)))
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + unused)
 
 
 def best_device() -> str:

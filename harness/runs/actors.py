@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.experimental import internal_kv
 
 from harness.checkpoints.checkpoints import Checkpoint
 from harness.cluster.placement import Placement
@@ -200,6 +201,21 @@ def _fit(fitting: Fitting, layer: Floats, Y: Floats) -> list[FoldFit]:
 
 
 @ray.remote
-def ceiling(dataset: Dataset, protocol: Protocol, out: str) -> Ceiling:
+def ceiling(dataset: Dataset, protocol: Protocol, out: str, progress_key: str) -> Ceiling:
     """Return the ceilings of a data set under a protocol; ceilings computed before come from the store."""
-    return compute_ceiling(dataset, protocol, Store(out))
+    return compute_ceiling(dataset, protocol, Store(out), partial(_report, progress_key))
+
+
+def _report(key: str, n_done: int, n_pools: int) -> None:
+    """Keep the progress of a ceiling where the driver finds it."""
+    with contextlib.suppress(Exception):  # progress is not worth a failure
+        internal_kv._internal_kv_put(key, f"{n_done}/{n_pools}", overwrite=True)
+
+
+def progress_of(key: str) -> tuple[int, int] | None:
+    """Pools that are done, and all pools, of a ceiling with this key; None if it has not begun."""
+    with contextlib.suppress(Exception):
+        if content := internal_kv._internal_kv_get(key):
+            n_done, n_pools = map(int, content.decode().split("/"))
+            return n_done, n_pools
+    return None

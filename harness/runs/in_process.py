@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 from harness.extraction import backends, with_transformers
 from harness.extraction.backends import Model
@@ -117,7 +118,8 @@ class InProcess:
         try:
             with self.store.claim("scores", unit.key) as is_claimed:
                 if is_claimed:
-                    unit.run(dataset, compute_ceiling(dataset, unit.protocol, self.store), self.store)
+                    progress = partial(self.listener.ceiling, unit.dataset, unit.protocol.name)
+                    unit.run(dataset, compute_ceiling(dataset, unit.protocol, self.store, progress), self.store)
         except Exception as error:  # noqa: BLE001 - the other scores go on
             self._failed(unit, "score", error)
             return False

@@ -7,6 +7,7 @@ assembled; if nothing is left to compute and the tables are small, Ray is not st
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,8 +15,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.extraction import backends
-from harness.runs import provenance, stopping
+from harness.loading import memory
+from harness.runs import provenance, scoring_forecast, stopping
 from harness.runs.outcome import Account, Outcome
+from harness.runs.scoring_forecast import Machine
 from harness.runs.stopping import Stop
 from harness.runs.workload import (
     Failure,
@@ -106,7 +109,9 @@ def run(
         if pending and in_process is None:
             join()
         with stopping.signals() as stop:
-            done, account = _compute(workload, pending, store, options, listener, stop, in_process)
+            done, account = _compute(
+                workload, pending, store, options, listener, stop, in_process, is_remote=bool(address)
+            )
             outcome = Outcome(
                 workload.run, n_units, account.n_scored, len(done) - account.n_scored, tuple(workload.failures),
                 time.monotonic() - started, account.was_stopped,
@@ -162,17 +167,23 @@ def _compute(
     listener: ProgressListener,
     stop: Stop,
     in_process: Mapping[str, InMemory] | None = None,
+    *,
+    is_remote: bool = False,
 ) -> tuple[list[ScoreUnit], Account]:
     """Compute the pending units and return all finished ones; units neither finished nor failed become failures."""
     account = Account()
     if pending and in_process is not None:
         from harness.runs.in_process import InProcess
 
+        pending = scoring_forecast.admit(workload, pending, store, _this_machine(n_cores=1), listener)
         here = InProcess(workload, store, options.device, listener, in_process, options.allow_pickle)
         account = here.work(pending, stop)
     elif pending:
+        from harness.runs import reservations
         from harness.runs.schedule import Schedule
 
+        machine = reservations.for_scoring(options.device) if is_remote else _this_machine()
+        pending = scoring_forecast.admit(workload, pending, store, machine, listener)
         account = Schedule(workload, pending, store, options.device, listener, options.allow_pickle).work(stop)
     computed = {unit.key for unit in pending}  # the checksums of the others were verified before the run
     done = {
@@ -187,6 +198,10 @@ def _compute(
         ]
     was_stopped = account.was_stopped and bool(remaining)
     return list(done.values()), replace(account, was_stopped=was_stopped, usd_per_gpu_hour=options.usd_per_gpu_hour)
+
+
+def _this_machine(n_cores: int = 0) -> Machine:
+    return Machine(memory.free_bytes("cpu"), n_cores or os.cpu_count() or 1)
 
 
 def _prepare_quickstart(

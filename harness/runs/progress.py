@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from harness.cluster import scoring_view
+from harness.cluster.scoring import ScoringDemand
 from harness.runs.workload import Failure, ProgressListener, Workload
 from harness.units.feature_units import FeatureUnit
 from harness.units.localiser_units import LocaliserUnit
@@ -59,6 +62,21 @@ class Display(ProgressListener):
                 self.remarked(source.name, note)
         for name, total in Counter(_bar(unit) for unit in pending).items():
             self.bars[name] = self.progress.add_task(name, total=total, now="waiting")
+
+    def forecast(self, scoring: Sequence[ScoringDemand]) -> None:
+        """Print the memory and time of scores and ceilings that take a minute or a gigabyte, and their sum."""
+        for line in scoring_view.in_words(scoring):
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def ceiling(self, dataset: str, protocol: str, n_done: int, n_pools: int) -> None:
+        """Show how far the ceiling of a data set is: a bar, or one log line per pool."""
+        name = f"ceiling {dataset} {protocol}"
+        if not self.console.is_terminal:
+            logger.info("run=%s dataset=%s protocol=%s ceiling=%d of=%d", self.run, dataset, protocol, n_done, n_pools)
+            return
+        if name not in self.bars:
+            self.bars[name] = self.progress.add_task(name, total=n_pools, now="pools of subjects")
+        self.progress.update(self.bars[name], completed=n_done, total=n_pools)
 
     def noted(self, model: str, state: str) -> None:
         """Show a model's state beside its bar, or log it."""

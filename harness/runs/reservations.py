@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from harness.cluster.machines import GPU_MEMORY as LABEL
 from harness.cluster.machines import LARGEST, Cluster, Node
 from harness.cluster.placement import Placement
+from harness.runs.scoring_forecast import Machine
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,18 @@ def cluster(device: str) -> Cluster:
             gpu_bytes = _gpu_bytes(node) if n_gpus else 0
             nodes.append(Node(node["NodeID"], n_cpus, n_gpus, gpu_bytes, int(totals.get("memory", 0))))
     return Cluster(tuple(sorted(nodes, key=lambda node: (-node.n_gpus * node.gpu_bytes, node.name))))
+
+
+def for_scoring(device: str) -> Machine:
+    """What scores run on: the free memory of the largest live node at its start, and all cores and GPUs."""
+    nodes = cluster("cpu").nodes
+    n_gpus = int(ray.cluster_resources().get("GPU", 0)) if device_of(device) == "cuda" else 0
+    return Machine(max((node.memory_bytes for node in nodes), default=0), sum(node.n_cpus for node in nodes), n_gpus)
+
+
+def scoring_bytes() -> float:
+    """Main memory of the live nodes that scores may take at the same time."""
+    return sum(node.memory_bytes for node in cluster("cpu").nodes) or float("inf")
 
 
 def _draining() -> set[str]:

@@ -8,6 +8,7 @@ share the work. Every exception of a unit is caught here: it is recorded as a fa
 from __future__ import annotations
 
 import time
+import uuid
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from typing import Any
@@ -27,6 +28,7 @@ from harness.units.feature_units import FeatureUnit
 from harness.units.localiser_units import LocaliserUnit
 from harness.units.score_units import ScoreUnit
 
+_PROGRESS = "harness-ceiling-"  # prefix of the keys under which ceilings keep their progress
 SCORE_S = 15 * 60.0  # nominal forecast of a score, which may wait for a core and a ceiling: a limit of 12.5 hours
 
 
@@ -56,6 +58,8 @@ class Schedule:
         self.n_scored = 0
         self.recordings = {name: ray.put(dataset) for name, dataset in workload.recordings.items()}
         self.ceilings: dict[tuple[str, str], Any] = {}
+        self.progress: dict[tuple[str, str], tuple[str, tuple[int, int] | None]] = {}  # key, and what was shown last
+        self.free_bytes = reservations.scoring_bytes()
         self.checked_at = 0.0
         self.metrics = RunMetrics(workload.run)
         for unit in pending:
@@ -92,7 +96,7 @@ class Schedule:
     def _start(self) -> bool:
         """Start the units that can run now; return whether any work is left."""
         self._extracted(self.queue.admit())
-        while self.ready and len(self.scoring) < self._max_scoring():
+        while self.ready and len(self.scoring) < self._max_scoring() and self._has_memory(self.ready[0]):
             self._score(self.ready.popleft())
         has_scores = self.scoring or self.ready or self.elsewhere
         return bool(has_scores or self.queue.running or self.queue.is_waiting)
@@ -108,6 +112,15 @@ class Schedule:
         """Maximum number of scores in flight: enough to keep the cores busy, without those that run models on CPU."""
         n_extracting = len(self.queue.workers) if self.device == "cpu" else 0
         return self.n_cpus - n_extracting if n_extracting else 2 * self.n_cpus
+
+    def _has_memory(self, unit: ScoreUnit) -> bool:
+        """Whether a score fits beside those in flight, by the forecasts; a score always fits alone."""
+        in_flight = [self._n_bytes(scored) for scored, _, _ in self.scoring.values()]
+        return not in_flight or sum(in_flight) + self._n_bytes(unit) <= self.free_bytes
+
+    def _n_bytes(self, unit: ScoreUnit) -> float:
+        forecast = self.workload.forecasts.get(unit.key)
+        return forecast.n_bytes if forecast else 0.0
 
     def _finished(self) -> list[Any]:
         """Return the finished references; none after LOOK_S without any."""
@@ -168,8 +181,19 @@ class Schedule:
     def _ceiling(self, unit: ScoreUnit) -> Any:
         key = (unit.dataset, unit.protocol.name)
         if key not in self.ceilings:
-            self.ceilings[key] = actors.ceiling.remote(self.recordings[unit.dataset], unit.protocol, self.store.out)
+            progress = f"{_PROGRESS}{uuid.uuid4().hex}"
+            self.progress[key] = (progress, None)
+            self.ceilings[key] = actors.ceiling.remote(
+                self.recordings[unit.dataset], unit.protocol, self.store.out, progress
+            )
         return self.ceilings[key]
+
+    def _follow_ceilings(self) -> None:
+        """Show the progress of ceilings if it has changed."""
+        for (dataset, protocol), (key, shown) in self.progress.items():
+            if (now := actors.progress_of(key)) and now != shown:
+                self.progress[dataset, protocol] = (key, now)
+                self.listener.ceiling(dataset, protocol, *now)
 
     def _scored(self, reference: Any) -> None:
         unit, claim, _ = self.scoring.pop(reference)
@@ -205,6 +229,7 @@ class Schedule:
         self.n_cpus, _ = ray_session.resources()  # nodes join and leave
         self._extracted(self.queue.look_around())
         self._cancel_timed_out_scores()
+        self._follow_ceilings()
         held = [worker.placement for worker in self.queue.workers]
         n_waiting = sum(map(len, self.waiting.values())) + len(self.ready) + len(self.elsewhere)
         self.metrics.look(self.queue.cluster, held, n_waiting)
@@ -216,8 +241,10 @@ class Schedule:
 
     def _cancel_timed_out_scores(self) -> None:
         """Cancel scores that exceed the time limit, with their worker processes; each is a failure."""
-        now, limit_s = time.monotonic(), time_limit_s(SCORE_S)
-        late = [reference for reference, (_, _, started) in self.scoring.items() if now - started > limit_s]
+        now = time.monotonic()
+        late = [
+            reference for reference, (unit, _, started) in self.scoring.items() if now - started > self._limit_s(unit)
+        ]
         _, running = ray.wait(late, num_returns=len(late), timeout=0) if late else ([], [])
         for reference in running:  # cancelling a task that has just ended can crash Ray (see `_close`)
             unit, claim, started = self.scoring.pop(reference)
@@ -227,6 +254,12 @@ class Schedule:
                 f"{unit.source.name}: one score took longer than {now - started:.0f} s and was cancelled; set "
                 "HARNESS_UNIT_LIMIT_S to raise the limit."
             ))  # fmt: skip
+
+    def _limit_s(self, unit: ScoreUnit) -> float:
+        """Time limit of a score, from its forecast and that of its ceiling."""
+        keys = (unit.key, f"{unit.dataset} {unit.protocol.name}")
+        forecasts = (self.workload.forecasts[key] for key in keys if key in self.workload.forecasts)
+        return time_limit_s(SCORE_S + sum(forecast.end_s - forecast.start_s for forecast in forecasts))
 
     def _failed(self, unit: ScoreUnit, stage: str, error: Exception) -> None:
         failure = Failure.of(error, stage, unit.source.name, unit.dataset, unit.protocol.name)

@@ -7,7 +7,7 @@ requires is listed as a unit, with the features it needs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from harness import datasets, names
 from harness.checkpoints import checkpoints, pairs
+from harness.cluster.scoring import ScoringDemand
 from harness.datasets.entry import Entry, checksum_of
 from harness.features import controls
 from harness.models import precision, tiny
@@ -55,7 +56,10 @@ class Failure:
 
 @dataclass
 class Workload:
-    """The units of a run, their sources and recordings, and the failures found while listing them."""
+    """The units of a run, their sources and recordings, and the failures found while listing them.
+
+    `forecasts` are those of pending scores by unit key, and of ceilings by "recording protocol".
+    """
 
     spec: EvaluationSpec
     sources: list[FeatureSource] = field(default_factory=list)
@@ -63,6 +67,7 @@ class Workload:
     protocols: dict[str, dict[str, Protocol]] = field(default_factory=dict)
     scores: list[ScoreUnit] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    forecasts: dict[str, ScoringDemand] = field(default_factory=dict)
     started: str = field(default_factory=partial(now, "milliseconds"))
 
     @property
@@ -76,6 +81,12 @@ class ProgressListener:
 
     def planned(self, workload: Workload, pending: list[ScoreUnit]) -> None:
         """Called when the workload is known; `pending` are the score units that the store does not hold."""
+
+    def forecast(self, scoring: Sequence[ScoringDemand]) -> None:
+        """Called with the forecasts of scores and ceilings before they are computed."""
+
+    def ceiling(self, dataset: str, protocol: str, n_done: int, n_pools: int) -> None:
+        """Called when `n_done` of the `n_pools` pools of subjects of a ceiling have predicted the other subjects."""
 
     def busy(self, activity: str) -> None:
         """Called when work other than a unit starts, such as assembling tables."""

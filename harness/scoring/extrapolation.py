@@ -15,7 +15,7 @@ Source: Schrimpf et al. 2021; brain-score/language at 0e0bb4a2 (August 2026), `E
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import combinations
@@ -31,6 +31,8 @@ from harness.records import GROUP, Floats, Fold, Integers
 from harness.scoring import fitting, intervals, reliability_curve, saturation
 
 Curve = Literal["exponential", "reliability"]
+# Called with the number of pools that are done, and of all pools.
+Progress = Callable[[int, int], None]
 
 # Responses are centred if a neuroid's mean exceeds its range by this factor.
 _FAR = 1000.0
@@ -52,9 +54,13 @@ class PooledScores(NamedTuple):
     scores: Floats
 
 
+def unseen(n_done: int, n_pools: int) -> None:
+    """Progress that nobody follows."""
+
+
 def collect(
     values: Floats, subjects: Sequence[str], groups: Sequence[str], splits: Sequence[Fold], protocol: Protocol, *,
-    n_pools: int = 10, threads: int = 1,
+    n_pools: int = 10, threads: int = 1, progress: Progress = unseen,
 ) -> PooledScores:  # fmt: skip
     """Predict every subject from pools of others.
 
@@ -67,6 +73,7 @@ def collect(
         protocol: regression and metric. If one alpha serves all neuroids, it is one per predicted subject.
         n_pools: maximum number of pools per size; see `draw_pools`.
         threads: as in kernels/ridge.py.
+        progress: called after each pool.
 
     Returns:
         Scores by pool; no pools if fewer than two subjects have a complete neuroid.
@@ -86,7 +93,8 @@ def collect(
     scale: Scale = "center" if regression.scale == "center" and not regression.relative else "zscore"
     designs = tuple(design(values[:, complete & (subject_of == subject)], scale) for subject in measured)
     grams: dict[tuple[int, bytes], Floats] = {}
-    for pool, pool_scores in zip(pools, scores, strict=True):
+    for n_done, (pool, pool_scores) in enumerate(zip(pools, scores, strict=True)):
+        progress(n_done, len(pools))
         features = _features(designs, tuple(float(subject in pool) for subject in measured), grams)
         for column, setup in zip(columns, fittings, strict=True):
             predicted = np.flatnonzero(column & ~np.isin(subject_of, pool))

@@ -168,12 +168,12 @@ def prepare(
     (row,) groups are left out together when alpha is chosen; (row,) texts are labels as in `folds.make`.
     """
     regression, penalty = protocol.regression, _penalty(protocol.regression)
-    folds_with_inner = tuple(Split(*fold, *_inner(protocol, groups, fold.train, texts)) for fold in splits)
+    folds_with_inner = tuple(Split(*fold, *inner_of(protocol, groups, fold.train, texts)) for fold in splits)
     factors = None if penalty.per_neuroid or not penalty.alphas else response_factors(Y)
     return Fitting(folds_with_inner, penalty, regression, protocol.metric, factors)
 
 
-def _inner(
+def inner_of(
     protocol: Protocol, groups: Sequence[str], train: Integers, texts: Sequence[str]
 ) -> tuple[Integers | None, int]:
     """(train,) inner block of each training row, left out together when alpha is chosen, and the gap around it.

@@ -14,6 +14,7 @@ from harness import metrics
 from harness.protocol import Protocol, content_hash
 from harness.records import Ceiling, Dataset, Growth, NeuroidCeilings, Responses, indices_of
 from harness.scoring import ceilings, explainable
+from harness.scoring.extrapolation import Progress, unseen
 from harness.storage.origin import SCORES_VERSION
 from harness.storage.store import CorruptUnit, Store
 
@@ -24,18 +25,21 @@ _TYPES: dict[str, Any] = {
 logger = logging.getLogger(__name__)
 
 
-def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceiling:
+def compute_ceiling(
+    dataset: Dataset, protocol: Protocol, store: Store, progress: Progress = unseen
+) -> Ceiling:  # fmt: skip
     """Ceilings of a recording: from repeated presentations, else from its subjects or readers, else the published ones.
 
     Args:
         dataset: the recording.
         protocol: regression, folds and metric with which subjects are predicted from each other.
         store: where ceilings of brain recordings are kept.
+        progress: called with the number of pools of subjects that have predicted the others, and of all pools.
     """
     responses = dataset.responses
     if responses is None:
         return _reading_ceiling(dataset, protocol)
-    by_part = [_of_part(dataset, part, responses, protocol, store) for part in responses.parts]
+    by_part = [_of_part(dataset, part, responses, protocol, store, progress) for part in responses.parts]
     values, low, high, _, n_subjects, n_sizes = (np.stack(columns) for columns in list(zip(*by_part, strict=True))[:6])
     kinds = by_part[0].kinds
     for ceilings_of_part in by_part[1:]:
@@ -44,12 +48,14 @@ def compute_ceiling(dataset: Dataset, protocol: Protocol, store: Store) -> Ceili
     return Ceiling(responses.parts, values, tuple(kinds.tolist()), low, high, n_subjects, n_sizes, growth)
 
 
-def _of_part(dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store) -> NeuroidCeilings:
+def _of_part(
+    dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store, progress: Progress
+) -> NeuroidCeilings:  # fmt: skip
     """Ceilings of all neuroids in one experiment; unknown where a neuroid was not measured."""
     part_responses, neuroids = responses.of_part(part)
     all_neuroids = NeuroidCeilings.unknown(len(responses.neuroid_ids))
     if not dataset.is_planted:
-        computed = _computed_ceiling(dataset, part, part_responses, protocol, store)
+        computed = _computed_ceiling(dataset, part, part_responses, protocol, store, progress)
         for column, known in zip(all_neuroids[:-1], computed[:-1], strict=True):
             column[neuroids] = known
         if computed.growth is not None:
@@ -81,22 +87,34 @@ def _reading_ceiling(dataset: Dataset, protocol: Protocol) -> Ceiling:
 
 
 def _computed_ceiling(
-    dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store
+    dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store, progress: Progress
 ) -> NeuroidCeilings:
     """Ceilings of one experiment from its subjects; unknown with too few subjects."""
-    made_of = {"schema": SCORES_VERSION, "version": dataset.version, "part": part, "protocol": protocol.hash}
-    if version_of_metric := metrics.version_of(protocol.metric):
-        made_of["metric"] = version_of_metric
-    key = content_hash(made_of)[:32]
+    key = _key(dataset, part, protocol)
     table = _stored(store, key)
     while table is None:
         with store.claim("ceilings", key) as is_claimed:
             if is_claimed:
-                _compute(dataset, part, responses, protocol, store, key)
+                computed = ceilings.of_responses(responses, protocol, progress)
+                _keep(computed, responses, store, key, _facts(dataset, part, protocol))
             else:
                 store.wait("ceilings", key, timeout_s=60)
         table = _stored(store, key)
     return _of_table(table, responses)
+
+
+def are_stored(dataset: Dataset, protocol: Protocol, store: Store) -> bool:
+    """Whether nothing of the ceilings of a brain recording remains to be computed."""
+    parts = dataset.responses.parts if dataset.responses else ()
+    return dataset.is_planted or all(store.has("ceilings", _key(dataset, part, protocol)) for part in parts)
+
+
+def _key(dataset: Dataset, part: str, protocol: Protocol) -> str:
+    """The key of the ceilings of one experiment."""
+    made_of = {"schema": SCORES_VERSION, "version": dataset.version, "part": part, "protocol": protocol.hash}
+    if version_of_metric := metrics.version_of(protocol.metric):
+        made_of["metric"] = version_of_metric
+    return content_hash(made_of)[:32]
 
 
 def _of_table(table: pa.Table, responses: Responses) -> NeuroidCeilings:
@@ -120,9 +138,12 @@ def _stored(store: Store, key: str) -> pa.Table | None:
         return None
 
 
-def _compute(dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store, key: str) -> None:
-    """Compute the ceilings of one experiment and store them."""
-    computed = ceilings.of_responses(responses, protocol)
+def _facts(dataset: Dataset, part: str, protocol: Protocol) -> dict[str, Any]:
+    return {"schema": SCORES_VERSION, "dataset": dataset.name, "part": part, "protocol": protocol.name}
+
+
+def _keep(computed: NeuroidCeilings, responses: Responses, store: Store, key: str, facts: dict[str, Any]) -> None:
+    """Store the ceilings of one experiment."""
     columns = {"neuroid_id": list(responses.neuroid_ids)}
     columns |= {name: getattr(computed, name).tolist() for name in _TYPES}
     assert computed.growth is not None  # noqa: S101 - of_responses sets it
@@ -132,5 +153,4 @@ def _compute(dataset: Dataset, part: str, responses: Responses, protocol: Protoc
     columns["growth"] = pa.ListArray.from_arrays(np.arange(n_neuroids + 1, dtype=np.int32) * n_sizes * n_folds, flat)
     shape = {"sizes": n_sizes, "folds": n_folds, "fold_correlation": correlation}
     table = pa.table(columns).replace_schema_metadata({"growth": json.dumps(shape)})
-    facts = {"schema": SCORES_VERSION, "dataset": dataset.name, "part": part, "protocol": protocol.name}
     store.put("ceilings", key, lambda folder: pq.write_table(table, folder / "ceilings.parquet"), facts)
