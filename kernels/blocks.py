@@ -176,11 +176,11 @@ def blocks(
     left_out = [block.astype(np.int64) for block in left_out]  # an empty gap makes floats of the rows
     rows = [xp.asarray(block) for block in rows]
     roots = [1.0 if mean_over == "rows" else (n / len(rows) / len(block)) ** 0.5 for block in rows]
-    inverses = [
-        _inverses(basis, kept, out)[:, : len(block)] * root
+    own = [
+        inverses(basis.U[out], kept, n, spans=basis.spans)[:, : len(block)] * root
         for block, out, root in zip(rows, left_out, roots, strict=True)
     ]
-    direct = Blocks(U, kept, rows, left_out, inverses)
+    direct = Blocks(U, kept, rows, left_out, own)
     pays_off = xp is np and basis.spans and len(alphas) > 1 and many > _MANY * n
     return _triangles(direct, basis) if pays_off else direct
 
@@ -210,12 +210,22 @@ def _steps(S: Array, square: Array, dtype: Array) -> list[Array]:
     return [xp.ascontiguousarray(L[start:stop, :stop]) for start, stop in pairwise(edges)]
 
 
-def _inverses(basis: Basis, kept: Array, rows: Array) -> Array:
-    """(alpha, row, row) (P_BB)^-1 for (alpha, rank) D; NaN if least squares fits the block exactly."""
-    xp, U = namespace(basis.U), basis.U[rows]
+def inverses(U: Array, kept: Array, n: int, *, spans: bool) -> Array:
+    """(P_BB)^-1 of a block for every alpha.
+
+    Args:
+        U: (row, rank) directions at the block's rows.
+        kept: (alpha, rank) D.
+        n: number of training rows.
+        spans: whether the directions span all training rows but the mean.
+
+    Returns:
+        (alpha, row, row); NaN if least squares fits the block exactly.
+    """
+    xp = namespace(U)
     roots = U * xp.sqrt(kept)[:, None, :]
     P = roots @ roots.transpose(0, 2, 1)
-    if not basis.spans:
-        P += xp.eye(len(rows)) - 1.0 / len(basis.U) - U @ U.T
+    if not spans:
+        P += xp.eye(len(U)) - 1.0 / n - U @ U.T
     exact = not bool(kept.any()) and float(xp.linalg.eigvalsh(P[0])[0]) < FITTED_EXACTLY
     return xp.full_like(P, xp.nan) if exact else xp.linalg.inv(P)

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from harness.kernels import blocks
 from harness.kernels.arrays import Array, namespace, products
 from harness.kernels.search import FITTED_EXACTLY, ROUNDING, bounds, weight_sums
 from harness.kernels.streams import Stream, Sums, added, take_rows
@@ -32,6 +33,10 @@ from harness.kernels.streams import Stream, Sums, added, take_rows
 _RESIDUAL_BYTES, _RESIDUAL_BYTES_GPU = 2**26, 2**30
 # Inverses of P_BB are kept for the next block of neuroids if those of a fold take at most this many bytes.
 _INVERSE_BYTES, _INVERSE_BYTES_GPU = 3 * 2**29, 2**34
+# Blocks are computed for all alphas at once if one block and alpha takes at most this many multiplications, some 10 us.
+_TINY = 2**20
+# In place of an alpha's index: the part of P outside the directions, and all alphas.
+_OUTSIDE, _ALL = -1, -2
 
 
 class PrimalBasis(NamedTuple):
@@ -216,8 +221,8 @@ class StreamedBlocks:
         n_own: per block the number of its own rows.
         roots: per block the square root of its weight.
         dtype: of the neuroid side.
-        inverses: those computed so far, by block and alpha, if all of them fit in memory; alpha -1 stands for the part
-            of P outside the directions.
+        inverses: those computed so far, by block and index of alpha (or `_OUTSIDE`, `_ALL`), if all of them fit in
+            memory.
         directions: those computed so far, by block, likewise.
     """
 
@@ -234,6 +239,8 @@ class StreamedBlocks:
 
     def errors(self, given: Responses) -> Array:
         """(neuroid, alpha) sums of squared leave-out residuals."""
+        if self._is_tiny(len(given.W)):
+            return self._at_once(given)
         xp = namespace(given.W)
         return self.computed(given, xp.ones((len(given.W), len(self.alphas)), dtype=bool))
 
@@ -245,7 +252,7 @@ class StreamedBlocks:
         other ones, exceed the error of the alpha that generalised cross-validation prefers.
         """
         xp = namespace(given.W)
-        if len(self.alphas) == 1 or xp is not np:
+        if len(self.alphas) == 1 or xp is not np or self._is_tiny(len(given.W)):
             return self.errors(given)
         kept, squares = self._kept(np.arange(len(self.alphas))), given.W * given.W
         norms = squares @ (kept * kept).T + (given.total - squares.sum(axis=1)).clip(0.0)[:, None]
@@ -297,6 +304,27 @@ class StreamedBlocks:
                     wanted[neuroids, k] = floor[neuroids, k] <= least[neuroids]
         return xp.where(wanted, errors, xp.inf)
 
+    def _is_tiny(self, n_neuroids: int) -> bool:
+        """Whether calls would take longer than what they compute, if each were for one alpha."""
+        longest, r = max(map(len, self.left_out)), self.basis.V.shape[1]
+        return self._is_small and longest * (longest + r) * (longest + n_neuroids) <= _TINY
+
+    def _at_once(self, given: Responses) -> Array:
+        """`errors`, block by block for all alphas."""
+        xp = namespace(given.W)
+        kept = self._kept(xp.arange(len(self.alphas)))
+        shrunk = (given.W * (1.0 - kept)[:, None]).astype(self.dtype).transpose(0, 2, 1)
+        errors = xp.zeros((len(given.W), len(kept)))
+        for number, left_out in enumerate(self.left_out):
+            U = self._directions(number)
+            if (number, _ALL) not in self.inverses:
+                own = blocks.inverses(U, kept, self.basis.n, spans=False)[:, : self.n_own[number]]
+                self.inverses[number, _ALL] = own * self.roots[number]
+            c = take_rows(given.y, left_out).astype(self.dtype) - U.astype(self.dtype, copy=False) @ shrunk
+            missed = self.inverses[number, _ALL].astype(self.dtype, copy=False) @ c
+            errors += (missed * missed).sum(axis=1).T
+        return errors
+
     @property
     def _lightest(self) -> float:
         """The smallest weight of a block; 0 with gaps, whose rows could be the ones that P_BB^-1 lengthens."""
@@ -313,10 +341,10 @@ class StreamedBlocks:
         if (number, k) in self.inverses:
             return self.inverses[number, k]
         xp = namespace(U)
-        if (number, -1) not in self.inverses:
-            self.inverses[number, -1] = xp.eye(len(U)) - 1.0 / self.basis.n - U @ U.T
+        if (number, _OUTSIDE) not in self.inverses:
+            self.inverses[number, _OUTSIDE] = xp.eye(len(U)) - 1.0 / self.basis.n - U @ U.T
         roots = U * xp.sqrt(self._kept(k))
-        inverse = _inverse(self.inverses[number, -1] + roots @ roots.T, exact=not float(self.alphas[k]))
+        inverse = _inverse(self.inverses[number, _OUTSIDE] + roots @ roots.T, exact=not float(self.alphas[k]))
         inverse = inverse[: self.n_own[number]] * self.roots[number]
         if self._is_small:
             self.inverses[number, k] = inverse
