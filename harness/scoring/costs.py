@@ -63,8 +63,8 @@ class ScoringCost(NamedTuple):
     """Forecast of one score.
 
     Attributes:
-        fits: of all layers, which can be divided into pieces; its memory is that of one fit.
-        rest: unique variance and predictions, in one process, with the memory of that process.
+        fits: of all layers, and for unique variance, which can be divided into pieces; its memory is that of one fit.
+        rest: predictions and similarity, in one process, with the memory of that process if nothing is divided.
         n_layers: number of layers.
         n_bytes: memory if nothing is divided.
     """
@@ -138,11 +138,12 @@ def of_score(
     operations = layer.operations + sum(_components(experiment, protocol, width) for experiment in experiments)
     others = [layer] if permutation.applies(protocol.folds) else []
     others += [_similarity(experiment, n_layers, n_columns) for experiment in experiments]
+    unique = Cost(0.0, 0.0)
     if has_controls and not protocol.components and protocol.metric == "pearson_r":
-        others += [_unique_variance(experiment, protocol, n_columns) for experiment in experiments]
+        unique = costs.together([_unique_variance(experiment, protocol, n_columns) for experiment in experiments])
     rest, held = costs.together(others), _held(experiments, n_layers, n_columns)
-    rest = Cost(rest.operations, held + max(rest.n_bytes - layer.n_bytes, 0.0))
-    return ScoringCost(layer._replace(operations=n_layers * operations), rest, n_layers)
+    rest = Cost(rest.operations, held + max(rest.n_bytes - layer.n_bytes, unique.n_bytes - layer.n_bytes, 0.0))
+    return ScoringCost(layer._replace(operations=n_layers * operations + unique.operations), rest, n_layers)
 
 
 def of_ceiling(experiments: Sequence[Experiment], protocol: Protocol) -> Cost:
