@@ -13,7 +13,7 @@ import os
 import platform
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ def _link_lock() -> contextlib.AbstractContextManager[Any]:
 def score(unit: ScoreUnit, dataset: Dataset, ceiling: Ceiling, out: str, device: str) -> float:
     """Compute and store one score unit; return the seconds taken."""
     started = time.monotonic()
-    spread = Spread(partial(over_cluster, device=device), partial(in_blocks, device=device))
+    spread = Spread(partial(over_cluster, device=device), partial(in_blocks, device=device), over_cores)
     unit.run(dataset, ceiling, Store(out), spread)
     return time.monotonic() - started
 
@@ -233,7 +233,26 @@ def _block(task: BlockTask, Y: Floats) -> Floats:
 @ray.remote
 def ceiling(dataset: Dataset, protocol: Protocol, out: str, progress_key: str) -> Ceiling:
     """Return the ceilings of a data set under a protocol; ceilings computed before come from the store."""
-    return compute_ceiling(dataset, protocol, Store(out), partial(_report, progress_key))
+    return compute_ceiling(dataset, protocol, Store(out), partial(_report, progress_key), over_cores)
+
+
+def over_cores(call: Callable[[int], Any], n: int, operations: float, least_flops: float = 3e11) -> Iterator[Any]:
+    """Yield `call(k)` for k < n in order, computed on all cores of the cluster; few operations in this process."""
+    if operations < least_flops or n < 2:
+        yield from fittings.in_order(call, n, operations)
+        return
+    call_ref, ahead = ray.put(call), 2 * resources()[0]
+    running: deque[Any] = deque(_call.remote(call_ref, k) for k in range(min(ahead, n)))
+    for k in range(ahead, n + ahead):
+        yield _results([running.popleft()])[0]
+        if k < n:
+            running.append(_call.remote(call_ref, k))
+
+
+@ray.remote(max_retries=3)
+def _call(call: Callable[[int], Any], k: int) -> Any:
+    """One of the calls."""
+    return call(k)
 
 
 def _report(key: str, n_done: int, n_pools: int) -> None:

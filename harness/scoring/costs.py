@@ -154,6 +154,15 @@ def of_ceiling(experiments: Sequence[Experiment], protocol: Protocol) -> Cost:
     return total._replace(n_bytes=total.n_bytes + _PROCESS + responses)
 
 
+def n_pools(experiments: Sequence[Experiment]) -> int:
+    """Largest number of pools of subjects that predict the others, which can be computed beside each other."""
+    return max((len(_pools(experiment)) for experiment in experiments), default=0) or 1
+
+
+def _pools(experiment: Experiment) -> list[tuple[str, ...]]:
+    return extrapolation.draw_pools(list(experiment.subjects), 10, seed=0)
+
+
 def sizes_of(experiment: Experiment, protocol: Protocol, p: int, n_neuroids: int) -> Sizes:
     """The sizes of a fit of p features to some neuroids without missing rows, by the fold with most training rows."""
     split = max(experiment.splits, key=lambda fold: len(fold.train))
@@ -239,7 +248,7 @@ def _held(experiments: Sequence[Experiment], n_layers: int, p: int) -> float:
 def _ceiling(experiment: Experiment, protocol: Protocol) -> Cost:
     """Every pool of subjects predicts the subjects outside it."""
     n, subjects = len(experiment.groups), experiment.subjects
-    pools = extrapolation.draw_pools(list(subjects), 10, seed=0)
+    pools = _pools(experiment)
     regression, total = protocol.regression, sum(subjects.values())
     base, fits = sizes_of(experiment, protocol, 1, 1), [Cost(0.0, 0.0)]
     n_scaled = 1 if regression.scale == "center" and not regression.relative else len(experiment.splits)

@@ -171,11 +171,21 @@ def at_once(task: BlockTask, Y: Floats, _: float) -> Floats:
     return task(Y)
 
 
+# Yields `call(k)` for k < n in order, given the number of operations of all calls.
+CallRunner = Callable[[Callable[[int], Any], int, float], Iterator[Any]]
+
+
+def in_order(call: Callable[[int], Any], n: int, _: float) -> Iterator[Any]:
+    """Make the calls one after the other, in this process."""
+    return map(call, range(n))
+
+
 class Spread(NamedTuple):
-    """How the fits of a score are executed: of all layers, and of what is computed for the chosen one."""
+    """How the fits of a score are executed: of all layers, of unique variance, and of the predictions of each fold."""
 
     layers: FitRunner = run_locally
     blocks: BlockRunner = at_once
+    calls: CallRunner = in_order
 
 
 HERE = Spread()

@@ -160,7 +160,7 @@ class ScoreUnit:
             brain = replace(brain, unique=unique)
         by_fold: list[HeldOutFold] = []
         if permutation.applies(protocol.folds) or "predictions" in self.keep:
-            by_fold = held_out.predict(features, responses, protocol, brain.by_fold.chosen_layers)
+            by_fold = held_out.predict(features, responses, protocol, brain.by_fold.chosen_layers, spread.calls)
         if permutation.applies(protocol.folds):
             correlation = next(iter(fits.values())).fold_correlation
             brain = replace(brain, tests=permutation.test_neuroids(by_fold, responses, correlation, self.seed))
