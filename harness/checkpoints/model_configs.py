@@ -7,6 +7,7 @@ An attribute that a family lacks is None (or 0) here, so later code needs no che
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,12 @@ class ModelConfig:
     is_window_common: bool
     bos: int | None
     decoder_start: int | None
+
+
+def import_libraries() -> None:
+    """Import torch and transformers, which takes seconds, while something else is waited for."""
+    with contextlib.suppress(Exception):  # whoever needs them imports them again, and shows the error
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
 
 def load(folder: str | Path, name: str) -> ModelConfig:

@@ -7,6 +7,7 @@ assembled; if nothing is left to compute and the tables are small, Ray is not st
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -14,8 +15,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from harness.checkpoints import checkpoints
 from harness.extraction import backends
 from harness.loading import memory
+from harness.models import tiny
 from harness.runs import provenance, scoring_forecast, stopping
 from harness.runs.outcome import Account, Outcome
 from harness.runs.scoring_forecast import Machine
@@ -99,6 +102,8 @@ def run(
     with store.register_run():
         if any(name.startswith("synthetic") for name in spec.datasets):
             _prepare_quickstart(spec, store.out, address, listener, is_here=in_process is not None)
+        if in_process is None and not address and _begins(spec, store.out):
+            _join(None, store)  # before planning, which needs the libraries that are imported meanwhile
         workload = _workload(spec, store, options, listener, in_process or {})
         pending = [unit for unit in workload.scores if not store.has("scores", unit.key, every_byte=True)]
         listener.planned(workload, pending)
@@ -119,6 +124,18 @@ def run(
             listener.busy("assembling the tables")
             _write_tables(workload, outcome, done, store, account, had_tables, join)
     return replace(outcome, seconds=time.monotonic() - started)
+
+
+def _begins(spec: EvaluationSpec, out: str) -> bool:
+    """Whether there will be something to compute: OUT has no tables, and no model is misspelt."""
+    if tables.are_there(out):
+        return False
+    with contextlib.suppress(checkpoints.UnknownModelError):
+        for name in spec.models:
+            if name not in tiny.MODELS:
+                checkpoints.require_known(name)
+        return True
+    return False
 
 
 def _workload(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import uuid
 from pathlib import Path
 
 import ray
 
+from harness.checkpoints import model_configs
 from harness.runs import local_ray, stopping
 from harness.runs.reservations import near
 from harness.storage.store import Store
@@ -25,7 +27,12 @@ def start(address: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep the user's CUDA_VISIBLE_DEVICES
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not address:
-        local_ray.start()
+        imports = threading.Thread(target=model_configs.import_libraries)
+        imports.start()
+        try:
+            local_ray.start()
+        finally:
+            imports.join()
         return
     try:
         _require_listening(address)
