@@ -19,7 +19,7 @@ from harness.report import embedded_files, figures, templates
 from harness.report.cells import ReportTable, records
 from harness.report.figures import PROTOCOLS, Figure, standalone
 from harness.report.findings import findings, summary
-from harness.report.sections import sections
+from harness.report.sections import first_screen, sections
 from harness.statistics import analysis, scores
 from harness.storage import tables, transfer
 from harness.storage.schemas import SCHEMAS
@@ -91,7 +91,8 @@ def write_figures(out: str, folder: str, run: str | None = None) -> list[str]:
     to = Path(folder)
     to.mkdir(parents=True, exist_ok=True)
     paths = []
-    for section in _content(out, run)["sections"]:
+    content = _content(out, run)
+    for section in filter(None, [content["glance"], *content["sections"]]):
         drawn = [part for part in section.parts if isinstance(part, Figure) and part.panels]
         for k, figure in enumerate(drawn, 1):
             path = to / f"{section.id}-{k}.svg"
@@ -140,6 +141,7 @@ def _content(out: str, run: str | None) -> dict[str, Any]:
         "seeds": sorted(set(scored["seed"])),
         "frames": frames,
         "protocols": [name for name in PROTOCOLS if name in set(scored["protocol"])],
+        "glance": first_screen(frames),
         "answer": summary(frames, results),
         "findings": findings(frames, protocols, run_content.get("planted") or {}),
         "sections": sections(frames, protocols, run_scores, results),
