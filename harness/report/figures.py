@@ -20,6 +20,7 @@ from harness.variants import base_name
 if TYPE_CHECKING:
     import pandas as pd
 
+_VARIABLE = re.compile(r"var\([^,()]*, (#\w+)\)")  # a colour of the page, with the value it has in light
 _GAP = 16  # between the panels of a standalone figure, in pixels
 MOST_MODELS, MOST_CURVES, MOST_PAIRS, MOST_CONTROLS = 30, 12, 40, 4  # drawn in one figure
 MOST_WITH_BARS, MOST_IN_TWO_LINES = 10, 12  # pairs whose intervals are drawn, sources whose labels may have two lines
@@ -58,7 +59,7 @@ def standalone(figure: Figure) -> str:
     starts = [sum(widths[:k]) + _GAP * k for k in range(len(widths))]
     width, height = starts[-1] + widths[-1] + 2 * _GAP, max(heights) + 2 * _GAP
     panels = "\n".join(
-        panel.replace("<svg ", f'<svg x="{_GAP + start:g}" y="{_GAP}" height="{tall:g}" ', 1)
+        _VARIABLE.sub(r"\1", panel).replace("<svg ", f'<svg x="{_GAP + start:g}" y="{_GAP}" height="{tall:g}" ', 1)
         for panel, start, tall in zip(figure.panels, starts, heights, strict=True)
     )
     return (

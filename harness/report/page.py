@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import datasets, names
 from harness.protocol import protocol_of
-from harness.report import embedded_files, figures, templates
+from harness.report import embedded_files, figure_scripts, figures, templates
 from harness.report.cells import ReportTable, records
 from harness.report.figures import PROTOCOLS, Figure, standalone
 from harness.report.findings import findings, summary
@@ -87,7 +87,7 @@ def latex(out: str, run: str | None = None) -> str:
 
 
 def write_figures(out: str, folder: str, run: str | None = None) -> list[str]:
-    """Write each figure of the report as one SVG file and return the paths; arguments and errors as in `write`."""
+    """Write each figure of the report as SVG and as a matplotlib script; return the paths. Otherwise as `write`."""
     to = Path(folder)
     to.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -95,9 +95,10 @@ def write_figures(out: str, folder: str, run: str | None = None) -> list[str]:
     for section in filter(None, [content["glance"], *content["sections"]]):
         drawn = [part for part in section.parts if isinstance(part, Figure) and part.panels]
         for k, figure in enumerate(drawn, 1):
-            path = to / f"{section.id}-{k}.svg"
-            path.write_text(standalone(figure), encoding="utf-8")
-            paths.append(str(path))
+            drawing, program = (to / f"{section.id}-{k}.{form}" for form in ("svg", "py"))
+            drawing.write_text(standalone(figure), encoding="utf-8")
+            program.write_text(figure_scripts.script(figure, content["about"]["run"]), encoding="utf-8")
+            paths += [str(drawing), str(program)]
     return paths
 
 
@@ -105,6 +106,7 @@ def _render(template: str, content: dict[str, Any]) -> str:
     environment = templates.environment(autoescape=not template.endswith(".tex.j2"))
     environment.filters["tex"] = lambda text: "".join(_TEX.get(letter, letter) for letter in _one_line(text))
     environment.filters["one_line"] = lambda text: _TAG.sub("&lt;", _one_line(text)).replace("|", "¦")
+    environment.filters["script_url"] = lambda figure: figure_scripts.url(figure, content["about"]["run"])
     environment.tests["table"] = lambda part: isinstance(part, ReportTable)
     return environment.from_string(templates.text_of(template)).render(content)
 
