@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from harness.report.panels import Panel
 
 MOST_OPEN = 3  # boards of the first protocol; with more data sets only the first is open
-_Tests = dict[tuple[str, str, str, str, str], Difference]
+NOT_MODELS = ("control", "untrained")  # kinds of sources with which models are compared
+Differences = dict[tuple[str, str, str, str, str], Difference]
 
 
 class Measure(NamedTuple):
@@ -53,7 +54,7 @@ def glance(frames: dict[str, pd.DataFrame]) -> Parts:
     panels = [panel for name, rows in brain.groupby("dataset") for panel in figures.scores(rows, dataset=str(name))]
     for name, rows in reading.groupby("dataset"):
         panels += figures.reading(rows, dataset=str(name))
-    tests = _tests(frames.get("paired_tests"))
+    tests = tested_differences(frames.get("paired_tests"))
     parts: Parts = []
     for protocol in PROTOCOLS:
         drawn = [panel for panel in panels if panel.protocol == protocol]
@@ -79,7 +80,7 @@ def _folded(boards: list[ReportTable], is_first: bool) -> Iterator[ReportTable]:
         yield replace(board, folded=not is_open)
 
 
-def _boards(rows: pd.DataFrame, protocol: str, tests: _Tests) -> Iterator[ReportTable]:
+def _boards(rows: pd.DataFrame, protocol: str, tests: Differences) -> Iterator[ReportTable]:
     is_reading = "delta_ll" in rows
     for dataset, scores in of_protocol(rows, protocol).groupby("dataset"):
         measure = R
@@ -90,24 +91,38 @@ def _boards(rows: pd.DataFrame, protocol: str, tests: _Tests) -> Iterator[Report
             yield board
 
 
-def _board(dataset: str, rows: pd.DataFrame, measure: Measure, tests: _Tests) -> ReportTable:
-    """One row per model and variant, the highest first; untrained controls and other controls are columns."""
+def compared(rows: pd.DataFrame, measure: Measure, tests: Differences) -> list[Row]:
+    """The rows of a data set and protocol in the order of the board, models first, with what each is compared with.
+
+    Args:
+        rows: "model_scores" or "reading_scores" of one data set, target and protocol.
+        measure: by which they are ordered and compared.
+        tests: from `tested_differences`.
+
+    Returns:
+        Each row with `control` (name and score of the highest control), `untrained` (score of its untrained control),
+        and for models and their variants `minus_control` and `minus_untrained`, None where there is nothing to compare.
+    """
     row_of = {row["model"]: row for row in records(rows)}
     order = [row_of[name] for name in figures.in_order(rows, measure.by)]
     control = max(
         (row for row in order if row["kind"] == "control" and not math.isnan(row[measure.by])),
         key=lambda row: row[measure.by], default=None,
     )  # fmt: skip
-    shown = [row for row in order if row["kind"] not in ("control", "untrained")]
-    lines = [_line(row, control, row_of.get(f"{row['model']}:untrained"), measure, tests) for row in shown]
+    return [_line(row, control, row_of.get(f"{row['model']}:untrained"), measure, tests) for row in order]
+
+
+def _board(dataset: str, rows: pd.DataFrame, measure: Measure, tests: Differences) -> ReportTable:
+    """One row per model and variant, the highest first; untrained controls and other controls are columns."""
+    lines = [row for row in compared(rows, measure, tests) if row["kind"] not in NOT_MODELS]
     digits = measure.digits
     columns: Columns = {
         "Model": ("model", str), measure.heading: (measure.column, partial(number, digits=digits)),
         "Interval": (f"{measure.low} {measure.high}", partial(interval, digits=digits)),
         **({"r": ("r", number), "Interval of r": ("r_low r_high", interval)} if measure is GAIN else {}),
-        "Of ceiling": ("ratio", _percent),
-        "Minus best control": ("minus_control", partial(_in_cell, digits=digits)),
-        "Best control": ("control", str), "Minus untrained": ("minus_untrained", partial(_in_cell, digits=digits)),
+        "Of ceiling": ("ratio", percent),
+        "Minus best control": ("minus_control", partial(with_interval, digits=digits)),
+        "Best control": ("control", str), "Minus untrained": ("minus_untrained", partial(with_interval, digits=digits)),
         "Untrained": ("untrained", partial(number, digits=digits)),
     }  # fmt: skip
     protocol = str(rows["protocol"].iloc[0])
@@ -116,9 +131,11 @@ def _board(dataset: str, rows: pd.DataFrame, measure: Measure, tests: _Tests) ->
     return board.without_empty_columns()
 
 
-def _line(row: Row, control: Row | None, untrained: Row | None, measure: Measure, tests: _Tests) -> Row:
+def _line(row: Row, control: Row | None, untrained: Row | None, measure: Measure, tests: Differences) -> Row:
     """A row of the board: the score with its differences to the best control and to the untrained control."""
     name = f"{control['model']} {number(control[measure.column], measure.digits)}" if control else "–"
+    if row["kind"] in NOT_MODELS:
+        control = untrained = None
     return row | {
         "control": name, "minus_control": _minus(row, control, measure, tests),
         "minus_untrained": _minus(row, untrained, measure, tests),
@@ -126,7 +143,7 @@ def _line(row: Row, control: Row | None, untrained: Row | None, measure: Measure
     }  # fmt: skip
 
 
-def _minus(row: Row, other: Row | None, measure: Measure, tests: _Tests) -> Difference | None:
+def _minus(row: Row, other: Row | None, measure: Measure, tests: Differences) -> Difference | None:
     """The tested difference; without a test that of the two scores, which has no interval."""
     if other is None:
         return None
@@ -135,14 +152,16 @@ def _minus(row: Row, other: Row | None, measure: Measure, tests: _Tests) -> Diff
     return tested or Difference(row[measure.by] - other[measure.by], math.nan, math.nan, math.nan)
 
 
-def _in_cell(difference: Difference | None, digits: int) -> str:
+def with_interval(difference: Difference | None, digits: int = 3) -> str:
+    """A difference as the text of a cell, with its interval if it was tested."""
     if difference is None or math.isnan(difference.value):
         return "–"
     ends = interval(difference.low, difference.high, digits)
     return number(difference.value, digits, sign=True) + (f" ({ends})" if ends != "–" else "")
 
 
-def _percent(ratio: float) -> str:
+def percent(ratio: float) -> str:
+    """A ratio to the ceiling as the text of a cell."""
     return "–" if math.isnan(ratio) else f"{number(100 * ratio, 0)} %"
 
 
@@ -151,7 +170,7 @@ def _ceiling(rows: pd.DataFrame) -> str:
     return f"; ceiling {' or '.join(number(value) for value in values)}" if values else "; no ceiling"
 
 
-def _tests(paired: pd.DataFrame | None) -> _Tests:
+def tested_differences(paired: pd.DataFrame | None) -> Differences:
     """(dataset, protocol, metric, model, other) -> difference, for whole data sets.
 
     Of several tests of a pair, the one with the largest p, as in `evidence.between`.
@@ -159,7 +178,7 @@ def _tests(paired: pd.DataFrame | None) -> _Tests:
     if paired is None or paired.empty:
         return {}
     rows = paired[paired["target"].isin(["all", "reading"]) & paired["difference"].notna()]
-    found: _Tests = {}
+    found: Differences = {}
     for row in records(rows):
         for model, other, sign in ((row["model"], row["other"], 1), (row["other"], row["model"], -1)):
             key = (row["dataset"], row["protocol"], row["metric"], model, other)

@@ -9,13 +9,14 @@ import contextlib
 import json
 import re
 import uuid
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import datasets, names
 from harness.protocol import protocol_of
-from harness.report import embedded_files, figure_scripts, figures, templates
+from harness.report import embedded_files, figure_scripts, figures, paper_table, templates
 from harness.report.cells import ReportTable, records
 from harness.report.figures import PROTOCOLS, Figure, standalone
 from harness.report.findings import findings, summary
@@ -84,6 +85,29 @@ def markdown(out: str, run: str | None = None) -> str:
 def latex(out: str, run: str | None = None) -> str:
     """The main tables as LaTeX (booktabs, longtable); arguments and errors as in `write`."""
     return _render("report.tex.j2", _content(out, run))
+
+
+def table(
+    out: str, columns: Sequence[str] = (), form: str = "markdown", run: str | None = None,
+    datasets: Collection[str] = (), protocols: Collection[str] = (),
+) -> str:  # fmt: skip
+    """One table of the scores for a paper, with a caption or comment that says what its columns are.
+
+    Args:
+        out: as in `write`.
+        columns: names in `paper_table.COLUMNS`, in the order of the table; none means `paper_table.DEFAULT`.
+        form: "markdown", or "latex" (booktabs).
+        run: as in `write`.
+        datasets: data sets to include; none means all.
+        protocols: protocols to include; none means STRICT, or the first that the run has.
+
+    Raises:
+        FileNotFoundError: if there are no tables.
+        ValueError: if the run, a column, a data set or a protocol is unknown; the message has the nearest names.
+    """
+    content = _content(out, run)
+    made = paper_table.paper_table(content["frames"], columns, datasets, protocols)
+    return _render(f"paper_table.{'tex' if form == 'latex' else 'md'}.j2", content | {"table": made})
 
 
 def write_figures(out: str, folder: str, run: str | None = None) -> list[str]:
