@@ -114,7 +114,9 @@ def compared(rows: pd.DataFrame, measure: Measure, tests: Differences) -> list[R
 
 def _board(dataset: str, rows: pd.DataFrame, measure: Measure, tests: Differences) -> ReportTable:
     """One row per model and variant, the highest first; untrained controls and other controls are columns."""
-    lines = [row for row in compared(rows, measure, tests) if row["kind"] not in NOT_MODELS]
+    shown = ["model", "kind", "dataset", "protocol", "metric", "r", "r_low", "r_high", "ratio"]
+    used = list(dict.fromkeys([*shown, *measure[:4]]))
+    lines = [row for row in compared(rows[used], measure, tests) if row["kind"] not in NOT_MODELS]
     digits = measure.digits
     columns: Columns = {
         "Model": ("model", str), measure.heading: (measure.column, partial(number, digits=digits)),
