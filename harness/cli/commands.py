@@ -19,6 +19,7 @@ from harness.cli import (
     cluster_commands,
     fleet_commands,
     logs,
+    map_commands,
     printing,
     property_commands,
     run_commands,
@@ -240,6 +241,8 @@ def _add_report(add: _Add) -> None:
     report.add_argument("--protocol", action="append", default=[], help="for --columns; may be repeated (strict)")
     board = add("board", board_commands.board, "Write or serve a site of all scores of the runs in one or many OUTs.")
     board_commands.add_options(board)
+    maps = add("maps", map_commands.maps, "Write scores of voxels or parcels as NIfTI images, in the images' space.")
+    map_commands.add_options(maps)
 
 
 def _add_analysis(add: _Add) -> None:
