@@ -39,7 +39,7 @@ class Measure(NamedTuple):
 
 
 R = Measure("r", "r_low", "r_high", "r", 3, "Score (r)")
-GAIN = Measure("delta_ll", "delta_ll_low", "delta_ll_high", "delta_ll", 4, "Gain (nats per word)")
+GAIN = Measure("delta_ll", "delta_ll_low", "delta_ll_high", "delta_ll", 4, "Gain (nats)")
 READING_R = Measure("r", "r_low", "r_high", "abs_r", 3, "Score (r)")
 
 

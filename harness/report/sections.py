@@ -49,7 +49,7 @@ class Section:
 
 
 _GLANCE = (
-    "Score: Pearson r on held-out data; of reading times, the gain in log-likelihood where it was computed. "
+    "Score: Pearson r on held-out data; of reading times, the gain in log-likelihood per word where it was computed. "
     "Differences with an interval are paired tests; those without one were not tested."
 )
 # Id -> (title, note), in the order of the page.

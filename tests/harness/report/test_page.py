@@ -495,7 +495,7 @@ def test_the_page_opens_with_a_figure_and_a_board_of_every_data_set(tmp_path):
         "tiny-llama-tuned 0.598 0.558 to 0.633 75 % +0.516 length 0.082 – – "
         "tiny-gpt2 0.401 0.361 to 0.436 51 % +0.319 length 0.082 +0.213 0.188" in first
     )
-    assert "Gain (nats per word) Interval r Interval of r Of ceiling Minus best control" in first
+    assert "Gain (nats) Interval r Interval of r Of ceiling Minus best control" in first
     assert "oasm 0.701" in first.split("synthetic · PAPER")[-1]
 
 
