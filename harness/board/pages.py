@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PLAIN = "Pearson r"
-MARKS = "Dots: models. Open rings: untrained controls and other variants. Diamonds: controls without a model."
+MARKS = (
+    "Dots: models. Open rings: untrained controls and other variants. Diamonds: the highest controls without a model; "
+    "a dotted line marks the best of them."
+)
 
 
 @dataclass(frozen=True)

@@ -227,7 +227,18 @@ def _add_report(add: _Add) -> None:
     form = report.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="print the main tables as Markdown instead")
     form.add_argument("--latex", action="store_true", help="print the main tables as LaTeX instead")
-    form.add_argument("--figures", metavar="DIR", help="write the figures to this folder as SVG files instead")
+    form.add_argument(
+        "--figures", metavar="DIR", help="write the figures to this folder instead, as SVG and as scripts"
+    )
+    form.add_argument(
+        "--columns",
+        metavar="NAME,...",
+        help="print one table for a paper with these columns instead, "
+        "such as model,r,interval,minus_control; `help` lists them",
+    )
+    report.add_argument("--format", choices=("markdown", "latex"), help="print in this format (--columns: markdown)")
+    report.add_argument("--dataset", action="append", default=[], help="for --columns; may be repeated (default: all)")
+    report.add_argument("--protocol", action="append", default=[], help="for --columns; may be repeated (strict)")
     board = add("board", board_commands.board, "Write or serve a site of all scores of the runs in one or many OUTs.")
     board_commands.add_options(board)
     maps = add("maps", map_commands.maps, "Write scores of voxels or parcels as NIfTI images, in the images' space.")

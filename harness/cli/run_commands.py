@@ -136,11 +136,31 @@ def report(arguments: argparse.Namespace) -> int:
     if arguments.figures:
         paths = report.write_figures(arguments.out, arguments.figures, arguments.run)
         return show([{"figure": path} for path in paths], arguments.json)
-    if arguments.markdown or arguments.latex:
-        print((report.markdown if arguments.markdown else report.latex)(arguments.out, arguments.run))
+    if arguments.columns:
+        return _paper_table(arguments)
+    if arguments.dataset or arguments.protocol:
+        raise ValueError(
+            "--dataset and --protocol choose the rows of --columns NAME,...; `--columns help` lists these."
+        )
+    if arguments.markdown or arguments.latex or arguments.format:
+        is_latex = arguments.latex or arguments.format == "latex"
+        print((report.latex if is_latex else report.markdown)(arguments.out, arguments.run))
         return 0
     page = report.write(arguments.out, arguments.run)
     answer(arguments, {"report": page}, f"open the report: {page}")
+    return 0
+
+
+def _paper_table(arguments: argparse.Namespace) -> int:
+    """Print one table for a paper, or the names of its columns."""
+    from harness.report import page as report
+    from harness.report import paper_table
+
+    if arguments.columns == "help":
+        return show([{"column": name} for name in paper_table.COLUMNS], arguments.json)
+    columns = [name for name in arguments.columns.replace(" ", "").split(",") if name]
+    scope = (arguments.run, arguments.dataset, arguments.protocol)
+    print(report.table(arguments.out, columns, arguments.format or "markdown", *scope).strip())
     return 0
 
 

@@ -9,6 +9,8 @@ from harness.numbers import count, interval, number, p_value
 from harness.report import figures, property_figures
 from harness.report.cells import Columns, Parts, ReportTable, records, strict_first, table, text
 from harness.report.figures import PROTOCOLS, Figure, of_many
+from harness.report.panels import MODEL, Panel
+from harness.report.property_figures import Colours
 from harness.statistics import trajectories
 from harness.statistics.correlations import LOG_SIZE
 from harness.statistics.correlations import properties as properties_of
@@ -64,11 +66,13 @@ _RELATIONS = {
 MOST_DATASETS = 8  # for which correlation panels are drawn
 
 
-def tuning(results: Analysis) -> Parts:
+def tuning(results: Analysis, ends: pd.DataFrame, colours: Colours) -> Parts:
     """Tests, gains by family, then base and tuned scores on each data set.
 
     Args:
         results: the statistics of the run.
+        ends: intervals of the scores, from `sections.interval_ends`.
+        colours: of the models on the page.
     """
     parts: Parts = []
     if len(results.tuning):
@@ -84,13 +88,24 @@ def tuning(results: Analysis) -> Parts:
     for dataset, rows in results.pairs[results.pairs["metric"] != "delta_ll"].groupby("dataset"):
         is_overall = rows["target"].isin(OVERALL)
         overall, by_target = rows[is_overall], rows[~is_overall]
-        caption = "Score of the base model and of the tuned model."
-        caption += of_many(of_base(overall)["tuned"].nunique(), figures.MOST_PAIRS, "pairs")
-        parts += [dataset, Figure(caption, figures.slopes(of_base(overall)))]
+        n_pairs = of_base(overall)["tuned"].nunique()
+        bars = " Bars: 95 % intervals of the scores." if n_pairs <= figures.MOST_WITH_BARS else ""
+        caption = f"Score of the base model and of the tuned model.{bars}"
+        caption += of_many(n_pairs, figures.MOST_PAIRS, "pairs")
+        parts += [dataset, Figure(caption, _slopes(of_base(overall), ends[ends["dataset"] == dataset], colours))]
         parts.append(table("Tuned and base scores.", columns, strict_first(overall), n_words=4))
         if len(by_target):
             parts.append(table("Tuned and base scores by target", columns, strict_first(by_target), 4, folded=True))
     return parts
+
+
+def _slopes(pairs: pd.DataFrame, ends: pd.DataFrame, colours: Colours) -> list[Panel]:
+    ends = ends[ends["metric"].isin(set(pairs["metric"])) & ends["model"].isin({*pairs["base"], *pairs["tuned"]})]
+    known = ends.dropna(subset=["low", "high"])
+    of_source = {(row.model, row.protocol): (row.low, row.high) for row in known.itertuples()}
+    measure = "Pearson r" if set(pairs["metric"]) <= {"pearson_r", "brainscore_r"} else "Score"
+    of_tuned = {tuned: colours.of_model.get(tuned, MODEL) for tuned in pairs["tuned"]}
+    return figures.slopes(pairs, of_source, of_tuned, measure)
 
 
 def paired(results: Analysis) -> Parts:
@@ -133,16 +148,18 @@ def _families(rows: pd.DataFrame) -> ReportTable:
     return table("By model family; an interval needs at least five bases.", columns, _ordered(rows), n_words=4)
 
 
-def properties(scores: Scores, results: Analysis) -> Parts:
+def properties(scores: Scores, results: Analysis, colours: Colours) -> Parts:
     """Score against each property, scaling with size, and the tables.
 
     Args:
         scores: scores and properties of the models.
         results: the statistics of the run.
+        colours: of the models on the page.
     """
     parts: Parts = []
     if len(results.correlations):
-        parts += [part for dataset, rows in _drawn(scores) for part in _panels(scores, dataset, rows, results)]
+        for dataset, rows in _drawn(scores):
+            parts += _panels(scores, dataset, rows, results, colours)
         parts += _correlation_tables(results.correlations)
     if len(results.scaling):
         columns: Columns = {
@@ -166,19 +183,19 @@ def _drawn(scores: Scores) -> list[tuple[str, pd.DataFrame]]:
     return [(str(dataset), part) for dataset, part in drawn[:MOST_DATASETS]]
 
 
-def _panels(scores: Scores, dataset: str, rows: pd.DataFrame, results: Analysis) -> Parts:
+def _panels(scores: Scores, dataset: str, rows: pd.DataFrame, results: Analysis, colours: Colours) -> Parts:
     names = [name for name in properties_of(scores) if name == LOG_SIZE or " " not in name or "loss" in name]
-    legend = tuple((i, name) for name, i in property_figures.families(scores).items() if name)
+    drawn = {colours.name_of[model] for model in rows["model"]} - set(colours.name_of)
+    legend = tuple((i, name) for name, i in colours.index_of.items() if name in drawn)
     parts: Parts = [dataset]
     for name in names:
-        panels = property_figures.against(scores, rows, name, results.correlations)
+        panels = property_figures.against(scores, rows, name, results.correlations, colours.of_group)
         has_line = any("<polygon" in panel for panel in panels)
         line = " The line is fitted to the means of the bases; the band is its 95 % interval." if has_line else ""
         label = "the number of parameters" if name == LOG_SIZE else name
         if panels:
-            parts.append(
-                Figure(f"Score against {label}. Rings: base models. Dots: tuned models.{line}", panels, legend)
-            )
+            caption = f"Score against {label}. Circles: base models. Triangles: tuned models.{line}"
+            parts.append(Figure(caption, panels, legend))
     return parts if len(parts) > 1 else []
 
 
@@ -201,24 +218,33 @@ def _correlation_tables(rows: pd.DataFrame) -> Parts:
     return parts
 
 
-def trainings(scores: Scores, results: Analysis) -> Parts:
+def trainings(scores: Scores, results: Analysis, ends: pd.DataFrame, colours: Colours) -> Parts:
     """Score along each training, its trend and peak, and comparisons of two trainings.
 
     Args:
         scores: scores of the models, checkpoints among them.
         results: the statistics of the run.
+        ends: intervals of the scores, from `sections.interval_ends`.
+        colours: of the models and trainings on the page.
     """
     parts: Parts = []
-    points = trajectories.checkpoints(scores)
+    points = trajectories.checkpoints(scores).drop(columns=["low"], errors="ignore")
+    points = points.merge(ends, on=["model", "dataset", "protocol", "metric"], how="left")
     for (dataset, _), rows in points[points["metric"] != "delta_ll"].groupby(["dataset", "metric"], sort=False):
         along = "tokens seen" if rows["tokens"].notna().all() else "training step"
-        caption = f"Score against {along}; mean over the seeds of a training."
-        parts += [str(dataset), Figure(caption, property_figures.trajectories(rows))]
+        caption = f"Score against {along}; mean over the seeds of a training. Bars: 95 % intervals of the scores"
+        over_seeds = ", averaged over the seeds; they leave out the differences between seeds"
+        caption += f"{over_seeds if _has_seeds(rows) else ''}."
+        parts += [str(dataset), Figure(caption, property_figures.trajectories(rows, colours))]
     if len(results.trajectories):
         parts += ["All training runs", _trends(results.trajectories)]
     if len(results.trajectory_tests):
         parts.append(_trajectory_tests(results.trajectory_tests))
     return parts
+
+
+def _has_seeds(checkpoints: pd.DataFrame) -> bool:
+    return bool((checkpoints.groupby("training")["seed"].nunique() > 1).any())
 
 
 def _trends(rows: pd.DataFrame) -> ReportTable:

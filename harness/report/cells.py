@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.report import figures
@@ -52,6 +52,19 @@ class ReportTable:
         names = (self.group_of(i).lower() for i in range(len(self.columns)))
         return [name if name in PROTOCOLS else "" for name in names]
 
+    @property
+    def has_numbers(self) -> bool:
+        """Whether a cell has content; tables of text alone count by their rows."""
+        if self.n_words >= len(self.columns):
+            return bool(self.rows)
+        return any(cell != "–" for row in self.rows for cell in row[self.n_words :])
+
+    def without_empty_columns(self) -> ReportTable:
+        """The table without its columns of en dashes alone; it must have no groups."""
+        kept = [k for k in range(len(self.columns)) if any(row[k] != "–" for row in self.rows)]
+        rows = [[row[k] for k in kept] for row in self.rows]
+        return replace(self, columns=[self.columns[k] for k in kept], rows=rows)
+
     def protocol_of(self, row: list[str]) -> str:
         """The protocol of a row; "" for a row that belongs to all protocols."""
         if "Protocol" not in self.columns:
@@ -65,6 +78,19 @@ class ReportTable:
 
 
 Parts = list[str | Figure | ReportTable]  # a string is a heading for the parts after it, such as a data set
+
+
+def filled(parts: Parts) -> Parts:
+    """The parts with content: no table without rows or numbers, no figure without panels, no heading of nothing."""
+    shown: Parts = []
+    for part in parts:
+        if isinstance(part, str):
+            if shown and isinstance(shown[-1], str):
+                shown.pop()
+            shown.append(part)
+        elif part.panels if isinstance(part, Figure) else part.has_numbers:
+            shown.append(part)
+    return shown[:-1] if shown and isinstance(shown[-1], str) else shown
 
 
 def records(frame: pd.DataFrame) -> list[Row]:

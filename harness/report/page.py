@@ -9,17 +9,18 @@ import contextlib
 import json
 import re
 import uuid
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import datasets, names
 from harness.protocol import protocol_of
-from harness.report import embedded_files, figures, templates
+from harness.report import embedded_files, figure_scripts, figures, paper_table, templates
 from harness.report.cells import ReportTable, records
 from harness.report.figures import PROTOCOLS, Figure, standalone
 from harness.report.findings import findings, summary
-from harness.report.sections import sections
+from harness.report.sections import first_screen, sections
 from harness.statistics import analysis, scores
 from harness.storage import tables, transfer
 from harness.storage.schemas import SCHEMAS
@@ -86,17 +87,42 @@ def latex(out: str, run: str | None = None) -> str:
     return _render("report.tex.j2", _content(out, run))
 
 
+def table(
+    out: str, columns: Sequence[str] = (), form: str = "markdown", run: str | None = None,
+    datasets: Collection[str] = (), protocols: Collection[str] = (),
+) -> str:  # fmt: skip
+    """One table of the scores for a paper, with a caption or comment that says what its columns are.
+
+    Args:
+        out: as in `write`.
+        columns: names in `paper_table.COLUMNS`, in the order of the table; none means `paper_table.DEFAULT`.
+        form: "markdown", or "latex" (booktabs).
+        run: as in `write`.
+        datasets: data sets to include; none means all.
+        protocols: protocols to include; none means STRICT, or the first that the run has.
+
+    Raises:
+        FileNotFoundError: if there are no tables.
+        ValueError: if the run, a column, a data set or a protocol is unknown; the message has the nearest names.
+    """
+    content = _content(out, run)
+    made = paper_table.paper_table(content["frames"], columns, datasets, protocols)
+    return _render(f"paper_table.{'tex' if form == 'latex' else 'md'}.j2", content | {"table": made})
+
+
 def write_figures(out: str, folder: str, run: str | None = None) -> list[str]:
-    """Write each figure of the report as one SVG file and return the paths; arguments and errors as in `write`."""
+    """Write each figure of the report as SVG and as a matplotlib script; return the paths. Otherwise as `write`."""
     to = Path(folder)
     to.mkdir(parents=True, exist_ok=True)
     paths = []
-    for section in _content(out, run)["sections"]:
+    content = _content(out, run)
+    for section in filter(None, [content["glance"], *content["sections"]]):
         drawn = [part for part in section.parts if isinstance(part, Figure) and part.panels]
         for k, figure in enumerate(drawn, 1):
-            path = to / f"{section.id}-{k}.svg"
-            path.write_text(standalone(figure), encoding="utf-8")
-            paths.append(str(path))
+            drawing, program = (to / f"{section.id}-{k}.{form}" for form in ("svg", "py"))
+            drawing.write_text(standalone(figure), encoding="utf-8")
+            program.write_text(figure_scripts.script(figure, content["about"]["run"]), encoding="utf-8")
+            paths += [str(drawing), str(program)]
     return paths
 
 
@@ -104,6 +130,7 @@ def _render(template: str, content: dict[str, Any]) -> str:
     environment = templates.environment(autoescape=not template.endswith(".tex.j2"))
     environment.filters["tex"] = lambda text: "".join(_TEX.get(letter, letter) for letter in _one_line(text))
     environment.filters["one_line"] = lambda text: _TAG.sub("&lt;", _one_line(text)).replace("|", "¦")
+    environment.filters["script_url"] = lambda figure: figure_scripts.url(figure, content["about"]["run"])
     environment.tests["table"] = lambda part: isinstance(part, ReportTable)
     return environment.from_string(templates.text_of(template)).render(content)
 
@@ -140,6 +167,7 @@ def _content(out: str, run: str | None) -> dict[str, Any]:
         "seeds": sorted(set(scored["seed"])),
         "frames": frames,
         "protocols": [name for name in PROTOCOLS if name in set(scored["protocol"])],
+        "glance": first_screen(frames),
         "answer": summary(frames, results),
         "findings": findings(frames, protocols, run_content.get("planted") or {}),
         "sections": sections(frames, protocols, run_scores, results),

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.numbers import number
 from harness.report import templates
@@ -19,9 +19,19 @@ from harness.report import templates
 if TYPE_CHECKING:
     import jinja2
 
-PALETTE = ("#0072B2", "#C2500A", "#00805A", "#A3457F", "#946800", "#4F5D75")
+PALETTE = ("#0072B2", "#C2500A", "#00805A", "#A3457F", "#946800", "#4F5D75", "#6A51A3")
+MODEL, CONTROL = 0, 1  # in the palette: any language model, and any control without one
+_NAMED = (2, 3, 4, 5, 6)  # colours of named families, models or training runs; after five they repeat
 MOST_DESCRIBED = 40  # marks listed in the text alternative of a panel
 WIDTH, ROW, TOP, LETTER = 390.0, 20.0, 26.0, 6.8  # px of the drawing; LETTER is the mean width of a letter at 12 px
+_SECOND_LINE = 12.0  # px of the second line of a label
+_LEFT = 54.0  # px where lines and points begin, right of the labels of the y axis
+
+
+def named_colours(names: Iterable[str]) -> dict[str, int]:
+    """Name -> its index in the palette, in alphabetical order; a single name has the colour of all models."""
+    ordered = sorted(set(names))
+    return {name: _NAMED[i % len(_NAMED)] if len(ordered) > 1 else MODEL for i, name in enumerate(ordered)}
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,7 @@ class Line:
         shape: of the points: "circle", "square", or "none" for a constant such as a ceiling.
         is_open: whether the points are hollow.
         is_named: whether the label is drawn; otherwise it appears only on hover.
+        ends: interval of each point, NaN where there is none; empty if no point has one.
     """
 
     label: str
@@ -56,17 +67,18 @@ class Line:
     shape: str = "circle"
     is_open: bool = False
     is_named: bool = True
+    ends: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Point:
-    """One model on a panel of points; open rings are base models, filled dots tuned models."""
+    """One model on a panel of points: circles are base models, triangles tuned models."""
 
     x: float
     y: float
     hover: str
     colour: int
-    is_open: bool = False
+    is_tuned: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,33 +122,66 @@ def span(values: Iterable[float]) -> tuple[float, float]:
     return (low - margin if low < 0 else 0.0), high + margin
 
 
+class Panel(str):
+    """The SVG of one panel, and what it shows.
+
+    Attributes:
+        protocol: name of the protocol, in lower case.
+        plot: kind, title, labels of the axes and the numbers drawn, as plain lists: what figure_scripts.py draws again.
+    """
+
+    protocol: str
+    plot: dict[str, Any]
+
+    def __new__(cls, svg: str, protocol: str, plot: dict[str, Any]) -> Panel:
+        """Make a panel of its drawing."""
+        panel = super().__new__(cls, svg)
+        panel.protocol, panel.plot = protocol.lower(), plot
+        return panel
+
+
 def dot_panel(
-    title: str, axis: str, dots: list[Dot], ceilings: list[tuple[str, float]], x_range: tuple[float, float], left: float
-) -> str:
+    titles: tuple[str, str],
+    axis: str,
+    dots: list[Dot],
+    ceilings: list[tuple[str, float]],
+    x_range: tuple[float, float],
+    left: float,
+    best_control: float = math.nan,
+) -> Panel:
     """One row per source: a dot (model), ring (untrained) or diamond (control) on a bar that shows the interval.
 
     Args:
-        title: name of the protocol.
+        titles: name of the protocol, and of the data set, "" if the text around the figure names it.
         axis: label of the x axis.
         dots: from top to bottom; an untrained control with the label of the model before it shares its row; the first
             control without a model has extra space above it.
         ceilings: (label, value) of each.
         x_range: from `span`; shared by the panels of one figure.
         left: px where the labels end and the scale begins.
+        best_control: the highest score of a control, drawn as a line through the rows of the models; NaN for none.
     """
+    protocol, dataset = titles
+    title, top = " · ".join(filter(None, (dataset, protocol))), TOP + (16 if dataset and ceilings else 0)
     scale = Scale(*x_range, left, WIDTH - 12)
-    y, marks = TOP + 12 - ROW, []
+    y, marks, rows = top + 12 - ROW, [], []
     for before, dot in zip([None, *dots], dots, strict=False):
         shared = before is not None and (before.kind, dot.kind, before.label) == ("model", "untrained", dot.label)
         is_first_control = before is not None and before.kind != "control" and dot.kind == "control"
         y += 0 if shared else 1.5 * ROW if is_first_control else ROW
+        y += 0 if shared else _SECOND_LINE * sum("\n" in one.label for one in (before, dot) if one) / 2
         at = [None if math.isnan(value) else scale(value) for value in (dot.value, dot.low, dot.high)]
         marks.append({"dot": dot, "shared": shared, "y": y, "at": at})
+        rows.append([dot.label, dot.kind, round((y - top) / ROW, 2), dot.value, dot.low, dot.high])
     levels = [(words, scale(value)) for words, value in ceilings]
     alt = _alternative(axis, title, [dot.hover for dot in dots[:MOST_DESCRIBED]] + [words for words, _ in ceilings])
-    frame = {"left": left, "right": WIDTH - 12, "top": TOP, "bottom": y + 14, "zero": scale(0)}
-    parts = {"marks": marks, "ceilings": levels, "x_ticks": scale.ticks()}
-    return _template().render(shape="dots", title=title, alt=alt, axis=axis, frame=frame, height=y + 52, **parts)
+    frame = {"left": left, "right": WIDTH - 12, "top": top, "bottom": y + 14, "zero": scale(0)}
+    best = None if math.isnan(best_control) else scale(best_control)
+    ticks = _legible(scale.ticks())
+    parts = {"protocol": protocol, "marks": marks, "ceilings": levels, "best": best, "x_ticks": ticks}
+    svg = _template().render(shape="dots", title=title, alt=alt, axis=axis, frame=frame, height=y + 52, **parts)
+    plot = {"rows": rows, "ceilings": ceilings, "best_control": best_control}
+    return Panel(svg, protocol, {"kind": "dots", "title": title, "x_label": axis, "x_range": x_range, **plot})
 
 
 def line_panel(
@@ -146,8 +191,9 @@ def line_panel(
     x_range: tuple[float, float],
     y_range: tuple[float, float],
     steps: list[tuple[float, str]],
-) -> str:
-    """Lines of Pearson r over x; the height grows with the number of labels.
+    measure: str = "Pearson r",
+) -> Panel:
+    """Lines over x; the height grows with the number of labels.
 
     Args:
         title: name of the protocol.
@@ -155,27 +201,43 @@ def line_panel(
         lines: at least one with `is_named`.
         x_range: first and last x.
         y_range: from `span`; shared by the panels of one figure.
-        steps: (x, label) of the ticks.
+        steps: (x, label) of the ticks; labels that would overlap are left out.
+        measure: label of the y axis.
     """
     named = [line for line in lines if line.is_named]
     bottom = TOP + max(190.0, 13.0 * len(named))
     right = WIDTH - max(len(line.label) for line in named) * LETTER - 18
-    x, y = Scale(*x_range, 40, right), Scale(*y_range, bottom, TOP)
+    x, y = Scale(*x_range, _LEFT, right), Scale(*y_range, bottom, TOP)
     places = iter(_apart([y(line.points[-1][1]) for line in named], TOP, bottom))
     marks = [
         {
             "line": line,
             "at": next(places) if line.is_named else None,
             "points": [(x(px), y(py), hover, ring) for px, py, hover, ring in line.points],
+            "bars": [
+                (x(point[0]), y(_within(low, y_range)), y(_within(high, y_range)))
+                for point, (low, high) in zip(line.points, line.ends, strict=False)
+                if math.isfinite(low + high)
+            ],
         }
         for line in lines
     ]
     highest = [f"{line.label} {number(max(point[1] for point in line.points))}" for line in lines]
-    alt = _alternative(f"Pearson r by {axis or 'base and tuned'}, highest of each line", title, highest)
-    frame = {"left": 40, "right": right, "top": TOP, "bottom": bottom, "zero": y(0)}
-    parts = {"marks": marks, "x_ticks": [(x(value), words) for value, words in steps], "y_ticks": y.ticks()}
+    alt = _alternative(f"{measure} by {axis or 'base and tuned'}, highest of each line", title, highest)
+    frame = {"left": _LEFT, "right": right, "top": TOP, "bottom": bottom, "zero": y(0), "measure": measure}
+    ticks = _legible([(x(value), words) for value, words in steps])
+    parts = {"protocol": title, "marks": marks, "x_ticks": ticks, "y_ticks": y.ticks()}
     height = bottom + (38 if axis else 22)
-    return _template().render(shape="lines", title=title, alt=alt, axis=axis, frame=frame, height=height, **parts)
+    svg = _template().render(shape="lines", title=title, alt=alt, axis=axis, frame=frame, height=height, **parts)
+    drawn = [
+        {"label": line.label, "colour": _hex(line.colour), "dash": line.dash, "marker": line.shape,
+         "is_open": line.is_open, "is_named": line.is_named, "points": [[px, py] for px, py, _, _ in line.points],
+         "rings": [[px, py] for px, py, _, ring in line.points if ring], "ends": line.ends}
+        for line in lines
+    ]  # fmt: skip
+    axes = {"x_label": axis, "y_label": measure, "x_range": x_range, "y_range": y_range}
+    shown = [[value, words] for value, words in steps if (x(value), words) in ticks]
+    return Panel(svg, title, {"kind": "lines", "title": title, **axes, "lines": drawn, "x_ticks": shown})
 
 
 def point_panel(
@@ -186,7 +248,7 @@ def point_panel(
     y_range: tuple[float, float],
     heading: str,
     powers: bool = False,
-) -> str:
+) -> Panel:
     """Score against a property, one mark per model.
 
     Args:
@@ -202,8 +264,8 @@ def point_panel(
     low, high = min(values), max(values)
     margin = 0.06 * (high - low) or 0.5
     bottom = TOP + 200.0
-    x, y = Scale(low - margin, high + margin, 44, WIDTH - 12), Scale(*y_range, bottom, TOP)
-    x_ticks = _powers(x) if powers else x.ticks(5)
+    x, y = Scale(low - margin, high + margin, _LEFT, WIDTH - 12), Scale(*y_range, bottom, TOP)
+    x_ticks = _legible(_powers(x) if powers else x.ticks(5))
     shape = None
     if band:
         ends = [*zip(band.x, band.low, strict=True), *reversed([*zip(band.x, band.high, strict=True)])]
@@ -215,11 +277,35 @@ def point_panel(
     alt = _alternative(
         f"{axes[1]} against {axes[0]}", title, [heading, *(point.hover for point in points[:MOST_DESCRIBED])]
     )
-    frame = {"left": 44, "right": WIDTH - 12, "top": TOP, "bottom": bottom, "zero": y(0)}
-    parts = {"marks": marks, "band": shape, "x_ticks": x_ticks, "y_ticks": y.ticks(), "heading": heading}
-    return _template().render(
-        shape="points", title=title, alt=alt, axis=axes[0], frame=frame, height=bottom + 38, **parts
-    )
+    frame = {"left": _LEFT, "right": WIDTH - 12, "top": TOP, "bottom": bottom, "zero": y(0), "measure": axes[1]}
+    parts: dict[str, Any] = {"marks": marks, "band": shape, "x_ticks": x_ticks, "y_ticks": y.ticks()}
+    parts |= {"protocol": title, "heading": heading}
+    height = bottom + 38
+    svg = _template().render(shape="points", title=title, alt=alt, axis=axes[0], frame=frame, height=height, **parts)
+    drawn = [[point.x, point.y, _hex(point.colour), point.is_tuned] for point in points]
+    fitted = vars(band) if band else None
+    labels = {"x_label": axes[0], "y_label": axes[1], "y_range": y_range, "heading": heading, "powers": powers}
+    return Panel(svg, title, {"kind": "points", "title": title, **labels, "points": drawn, "band": fitted})
+
+
+def _hex(colour: int | None) -> str:
+    return "black" if colour is None else PALETTE[colour]
+
+
+def _legible(ticks: list[tuple[float, str]], gap: float = 8.0) -> list[tuple[float, str]]:
+    """The ticks (px, label) whose labels do not overlap: the first, the last, and those between that have space."""
+    if len(ticks) < 2:
+        return ticks
+
+    def apart(left: tuple[float, str], right: tuple[float, str]) -> bool:
+        return right[0] - left[0] >= (len(left[1]) + len(right[1])) / 2 * LETTER + gap
+
+    ordered = sorted(ticks)
+    shown, last = ordered[:1], ordered[-1]
+    for tick in ordered[1:-1]:
+        if apart(shown[-1], tick) and apart(tick, last):
+            shown.append(tick)
+    return [*shown, last] if apart(shown[-1], last) else [*shown[:-1], last]
 
 
 def _within(value: float, ends: tuple[float, float]) -> float:

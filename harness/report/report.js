@@ -82,6 +82,104 @@
       svg.style.display = protocol !== "all" && svg.dataset.protocol !== protocol ? "none" : "";
   };
 
+  // Figures as files: SVG, and PNG drawn on a canvas, since the policy of the page forbids loading the SVG as an image.
+  const GAP = 16;
+  const paint = (colour) => (colour || "none").replace(/var\([^,]*,\s*([^)]+)\)/, "$1").replace("currentColor", "#1b1b1b");
+
+  const standalone = (figure) => {
+    const create = (tag) => document.createElementNS(figure.querySelector("svg").namespaceURI, tag);
+    const root = create("svg");
+    let [x, height] = [GAP, 0];
+    for (const panel of figure.querySelectorAll("svg.panel")) {
+      if (panel.style.display === "none") continue;
+      const copy = panel.cloneNode(true);
+      const size = panel.viewBox.baseVal;
+      for (const [name, value] of Object.entries({ x, y: GAP, width: size.width, height: size.height })) copy.setAttribute(name, value);
+      for (const node of copy.querySelectorAll("*"))
+        for (const name of ["fill", "stroke"]) if (node.hasAttribute(name)) node.setAttribute(name, paint(node.getAttribute(name)));
+      copy.setAttribute("fill", "#1b1b1b");
+      root.append(copy);
+      [x, height] = [x + size.width + GAP, Math.max(height, size.height)];
+    }
+    const all = { viewBox: `0 0 ${x} ${height + 2 * GAP}`, width: x, height: height + 2 * GAP, "font-family": "system-ui, sans-serif" };
+    for (const [name, value] of Object.entries(all)) root.setAttribute(name, value);
+    const paper = create("rect");
+    for (const [name, value] of Object.entries({ width: "100%", height: "100%", fill: "#ffffff" })) paper.setAttribute(name, value);
+    root.prepend(paper);
+    return root;
+  };
+
+  const shapeOf = (node) => {
+    const at = (name) => Number(node.getAttribute(name));
+    const path = new Path2D(node.tagName === "path" ? node.getAttribute("d") : undefined);
+    const corners = (node.getAttribute("points") || "").trim().split(/\s+/).map((pair) => pair.split(",").map(Number));
+    if (node.tagName === "line") { path.moveTo(at("x1"), at("y1")); path.lineTo(at("x2"), at("y2")); }
+    if (node.tagName === "rect") path.rect(at("x"), at("y"), at("width"), at("height"));
+    if (node.tagName === "circle") path.arc(at("cx"), at("cy"), at("r"), 0, 2 * Math.PI);
+    if (node.tagName.startsWith("poly")) corners.forEach(([x, y]) => path.lineTo(x, y));
+    if (node.tagName === "polygon") path.closePath();
+    return path;
+  };
+
+  const draw = (context, node, outer) => {
+    const get = (name) => node.getAttribute(name);
+    const style = { fill: get("fill") || outer.fill, stroke: get("stroke") || outer.stroke };
+    context.save();
+    if (node.tagName === "svg" && get("x")) context.translate(Number(get("x")), Number(get("y")));
+    const turn = /translate\(([\d.]+) ([\d.]+)\) rotate\((-?\d+)\)/.exec(get("transform") || "");
+    if (turn) { context.translate(Number(turn[1]), Number(turn[2])); context.rotate(Number(turn[3]) * Math.PI / 180); }
+    if (node.tagName === "text") {
+      context.font = `${get("font-weight") || "normal"} 12px system-ui, sans-serif`;
+      context.textAlign = { middle: "center", end: "right" }[get("text-anchor")] || "left";
+      context.globalAlpha = Number(get("fill-opacity") || 1);
+      context.fillStyle = style.fill;
+      context.fillText(node.textContent, Number(get("x") || 0), Number(get("y") || 0));
+    } else if (!["svg", "g", "title"].includes(node.tagName)) {
+      const shape = shapeOf(node);
+      [context.globalAlpha, context.fillStyle] = [Number(get("fill-opacity") || 1), style.fill];
+      if (style.fill !== "none" && node.tagName !== "line") context.fill(shape);
+      [context.globalAlpha, context.strokeStyle] = [Number(get("stroke-opacity") || 1), style.stroke];
+      context.lineWidth = Number(get("stroke-width") || 1);
+      context.setLineDash((get("stroke-dasharray") || "none") === "none" ? [] : get("stroke-dasharray").split(" ").map(Number));
+      if (style.stroke !== "none") context.stroke(shape);
+    }
+    if (node.tagName !== "title") for (const child of node.children) draw(context, child, style);
+    context.restore();
+  };
+
+  const save = (blob, name) => {
+    const link = document.createElement("a");
+    [link.href, link.download] = [URL.createObjectURL(blob), name];
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  };
+  const forms = {
+    SVG: (root, name) => save(new Blob([new XMLSerializer().serializeToString(root)], { type: "image/svg+xml" }), `${name}.svg`),
+    PNG: (root, name) => {
+      const [canvas, sharp] = [document.createElement("canvas"), 3];
+      const [width, height] = ["width", "height"].map((side) => Number(root.getAttribute(side)));
+      [canvas.width, canvas.height] = [width * sharp, height * sharp];
+      const context = canvas.getContext("2d");
+      context.scale(sharp, sharp);
+      context.fillStyle = "#ffffff";
+      context.fillRect(0, 0, width, height);
+      for (const panel of root.querySelectorAll("svg")) draw(context, panel, { fill: "#1b1b1b", stroke: "none" });
+      canvas.toBlob((blob) => save(blob, `${name}.png`));
+    },
+  };
+
+  [...document.querySelectorAll("main figure")].filter((figure) => figure.querySelector("svg.panel")).forEach((figure, k) => {
+    const box = figure.querySelector(".save") || figure.appendChild(document.createElement("p"));
+    box.className = "save";
+    const buttons = Object.entries(forms).map(([form, write]) => {
+      const button = document.createElement("button");
+      [button.type, button.textContent, button.title] = ["button", form, `Save this figure as ${form}`];
+      button.addEventListener("click", () => write(standalone(figure), box.dataset.name || `figure-${k + 1}`));
+      return button;
+    });
+    box.prepend(...buttons);
+  });
+
   document.querySelectorAll("main table:not(#board)").forEach(equip);
   const choice = document.getElementById("protocols");
   if (choice) {

@@ -11,12 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.numbers import count, interval, number, p_value
-from harness.report import analysis_sections, figures
+from harness.report import analysis_sections, figures, property_figures
 from harness.report.cells import (
     Columns,
     Parts,
     ReportTable,
     by_protocol_table,
+    filled,
     kind,
     kinds_of,
     records,
@@ -25,7 +26,8 @@ from harness.report.cells import (
     table,
     text,
 )
-from harness.report.figures import PROTOCOLS, Figure, of_many
+from harness.report.figures import PROTOCOLS, Figure
+from harness.report.glance import glance
 from harness.wording import in_words
 
 if TYPE_CHECKING:
@@ -46,6 +48,10 @@ class Section:
     parts: Parts
 
 
+_GLANCE = (
+    "Score: Pearson r on held-out data; of reading times, the gain in log-likelihood per word where it was computed. "
+    "Differences with an interval are paired tests; those without one were not tested."
+)
 # Id -> (title, note), in the order of the page.
 _TITLES = {
     "ran": (
@@ -64,7 +70,7 @@ _TITLES = {
         "Scores by layer",
         "Layer 0 is the embeddings; layer k is the output of block k. A large ring marks the selected layer. Circles "
         "are decoder layers, squares encoder layers. A dashed line with open symbols is the untrained control of the "
-        "model of the same colour. The dotted line is the highest-scoring control without a language model.",
+        "model of the same colour. The dotted orange line is the highest-scoring control without a language model.",
     ),
     "similarity": (
         "RSA and CKA",
@@ -121,22 +127,46 @@ def sections(
         results: the statistics computed from `scores`.
     """
     brain, reading = frames["model_scores"], frames["reading_scores"]
+    colours, ends = property_figures.colours(scores), interval_ends(frames)
     parts: dict[str, Parts] = {
         "ran": _what_ran(frames, protocols),
         "scores": [part for dataset, rows in brain.groupby("dataset") for part in _score_parts(dataset, rows)],
-        "layers": _layer_figures(frames["layer_scores"], brain),
+        "layers": _layer_figures(frames["layer_scores"], brain, colours.of_model),
         "similarity": _similarity_parts(frames["similarity_scores"]),
         "paired": analysis_sections.paired(results),
-        "tuning": analysis_sections.tuning(results),
-        "properties": analysis_sections.properties(scores, results),
-        "trainings": analysis_sections.trainings(scores, results),
+        "tuning": analysis_sections.tuning(results, ends, colours),
+        "properties": analysis_sections.properties(scores, results, colours),
+        "trainings": analysis_sections.trainings(scores, results, ends, colours),
         "reading": [
             *(part for dataset, rows in reading.groupby("dataset") for part in _reading_parts(dataset, rows)),
             *_reader_parts(frames["reader_slopes"]),
         ],
         "next-word": _next_word_parts(frames["next_word_scores"]),
     }
-    return [Section(key, title, note, parts[key]) for key, (title, note) in _TITLES.items() if parts[key]]
+    shown = {key: filled(of_section) for key, of_section in parts.items()}
+    return [Section(key, title, note, shown[key]) for key, (title, note) in _TITLES.items() if shown[key]]
+
+
+def first_screen(frames: dict[str, pd.DataFrame]) -> Section | None:
+    """The section that opens the page; None if nothing was scored. Arguments as in `sections`."""
+    parts = filled(glance(frames))
+    return Section("glance", "At a glance", _GLANCE, parts) if parts else None
+
+
+def interval_ends(frames: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Intervals of the scores of whole data sets: model, dataset, protocol, metric, low, high; NaN where there is none.
+
+    Args:
+        frames: model_scores and reading_scores of a run.
+    """
+    import pandas as pd
+
+    brain, reading = frames["model_scores"], frames["reading_scores"]
+    gains = reading[reading["delta_ll"].notna()].assign(metric="delta_ll")
+    of_measure = [(brain[brain["target"] == "all"], "r"), (reading, "r"), (gains, "delta_ll")]
+    keys = ["model", "dataset", "protocol", "metric"]
+    parts = [rows[keys].assign(low=rows[f"{name}_low"], high=rows[f"{name}_high"]) for rows, name in of_measure]
+    return pd.concat(parts).drop_duplicates(keys)
 
 
 def _what_ran(frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol]) -> Parts:
@@ -181,10 +211,6 @@ def _score_parts(dataset: str, rows: pd.DataFrame) -> Parts:
     few_cells = {name: cells[name] for name in ("Layer", "r", "Interval", "Ratio")}
     parts: Parts = [dataset]
     if len(overall):
-        n_models = (overall["kind"] == "model").sum() // overall["protocol"].nunique()
-        legend = "Dots: models. Open rings: their untrained controls. Diamonds: other controls. Bars: intervals."
-        caption = f"Score of each source. {legend}{of_many(n_models, figures.MOST_MODELS)}"
-        parts.append(Figure(caption, figures.scores(overall)))
         parts.append(by_protocol_table(f"r is the median over n neuroids. {kinds_of(overall)}", cells, overall))
     unique = overall[overall["unique_r2"].notna()]
     if len(unique):
@@ -227,11 +253,11 @@ def _similarity_parts(rows: pd.DataFrame) -> Parts:
     return parts
 
 
-def _layer_figures(layer_scores: pd.DataFrame, model_scores: pd.DataFrame) -> Parts:
+def _layer_figures(layer_scores: pd.DataFrame, model_scores: pd.DataFrame, colours: dict[str, int]) -> Parts:
     curves, selected = (frame[frame["target"] == "all"] for frame in (layer_scores, model_scores))
     parts: Parts = []
     for dataset, rows in curves.groupby("dataset"):
-        panels = figures.layers(rows, selected[selected["dataset"] == dataset])
+        panels = figures.layers(rows, selected[selected["dataset"] == dataset], colours)
         parts += [dataset, Figure("Pearson r by layer.", panels)] if panels else []
     return parts
 
@@ -245,7 +271,7 @@ def _reading_parts(dataset: str, rows: pd.DataFrame) -> Parts:
         "Partial r": ("partial_r", number),
         "Words (NaN)": ("n_words n_missing", "{:,} ({:,})".format),
     }  # fmt: skip
-    parts: Parts = [dataset, Figure("Prediction of reading times by each source.", figures.reading(rows))]
+    parts: Parts = [dataset]
     order = figures.in_order(rows, by="abs_r")
     for protocol in PROTOCOLS:
         scores = rows[rows["protocol"] == protocol]

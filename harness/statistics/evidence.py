@@ -96,14 +96,14 @@ def between(
         rows = rows[rows["metric"] == metric]
     rows = rows[rows["difference"].notna()]
     differences = [
-        _difference(row, sign)
+        difference_of(row, sign)
         for first, second, sign in ((model, other, 1), (other, model, -1))
         for row in rows[(rows["model"] == first) & (rows["other"] == second)].to_dict("records")
     ]
     return max(differences, key=lambda difference: np.nan_to_num(difference.p, nan=-1.0), default=UNTESTED)
 
 
-def _difference(row: dict[str, Any], sign: int) -> Difference:
+def difference_of(row: dict[str, Any], sign: int) -> Difference:
     """The difference of a row of "paired_tests", or with sign -1 its opposite; p after correction where it is known."""
     low, high = (row["low"], row["high"]) if sign > 0 else (-row["high"], -row["low"])
     corrected = row.get("p_adjusted", math.nan)

@@ -6,7 +6,9 @@ Needs playwright and Chromium, found as `chromium` or through HARNESS_CHROMIUM.
 import importlib.util
 import os
 import shutil
+import struct
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -147,6 +149,42 @@ def test_embedded_files_can_be_downloaded(page, tmp_path):
     download.value.save_as(tmp_path / "scores.csv")
     assert download.value.suggested_filename == f"{small.RUN}-model_scores.csv"
     assert (tmp_path / "scores.csv").read_text().startswith("run,model,kind,revision")
+
+
+def test_figures_are_saved_as_svg_png_and_script(page, tmp_path):
+    figure = page.locator("section.glance figure").first
+    panels = figure.locator("svg.panel:visible").count()
+    saved = {}
+    for form in ("SVG", "PNG"):
+        with page.expect_download() as download:
+            figure.get_by_role("button", name=form).click()
+        assert download.value.suggested_filename == f"{small.RUN}-glance-1.{form.lower()}"
+        download.value.save_as(tmp_path / form)
+        saved[form] = (tmp_path / form).read_bytes()
+    root = ElementTree.fromstring(saved["SVG"])  # noqa: S314 - our own file
+    assert len(root.findall("{http://www.w3.org/2000/svg}svg")) == panels > 0
+    assert b"var(" not in saved["SVG"]  # colours that other programs know
+    assert [title for title in root.iter("{http://www.w3.org/2000/svg}title") if title.text.startswith(EVIL)]
+    width, height = struct.unpack(">II", saved["PNG"][16:24])
+    assert saved["PNG"].startswith(b"\x89PNG")
+    assert (width, height) == (3 * float(root.get("width")), int(3 * float(root.get("height"))))
+    colours = page.evaluate(
+        """async (bytes) => {
+            const image = await createImageBitmap(new Blob([new Uint8Array(bytes)], { type: "image/png" }));
+            const canvas = new OffscreenCanvas(image.width, image.height).getContext("2d");
+            canvas.drawImage(image, 0, 0);
+            const all = canvas.getImageData(0, 0, image.width, image.height).data;
+            const seen = new Set();
+            for (let i = 0; i < all.length; i += 4) seen.add([all[i], all[i + 1], all[i + 2]].join());
+            return [...seen];
+        }""",
+        list(saved["PNG"]),
+    )
+    assert {"0,114,178", "194,80,10", "255,255,255", "27,27,27"} <= set(colours)  # models, controls, paper and ink
+    with page.expect_download() as download:
+        figure.get_by_role("link", name="matplotlib script").click()
+    download.value.save_as(tmp_path / "figure.py")
+    compile((tmp_path / "figure.py").read_text(), "figure", "exec")
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -10,7 +10,8 @@ import pytest
 
 from harness.numbers import interval, number
 from harness.report import figures, property_figures
-from harness.report.panels import Scale
+from harness.report.panels import CONTROL, MODEL, Scale
+from harness.statistics.scores import Scores
 
 NAN = math.nan
 
@@ -144,7 +145,7 @@ def test_every_panel_has_a_text_alternative():
 def test_reading_gains_have_a_panel_only_if_they_were_computed():
     assert len(figures.reading(sources({"a": 0.4}))) == 1
     panels = figures.reading(sources({"a": 0.4}).assign(delta_ll=0.0123, delta_ll_low=0.01, delta_ll_high=0.02))
-    assert "Δ log-likelihood per word" in texts(panels[1])
+    assert "Δ log-likelihood (nats per word)" in texts(panels[1])
     assert "a 0.012 (0.010 to 0.020)" in marks(panels[1])
 
 
@@ -204,10 +205,15 @@ def test_the_scale_of_slopes_starts_at_0():
     assert figures.slopes(pairs((NAN, 0.1))) == []
 
 
-def test_a_long_name_is_cut_in_the_middle_and_complete_on_hover():
-    name = "mistralai/Mistral-7B-Instruct-v0.3"
+def test_a_long_name_has_two_lines_and_is_cut_only_if_that_is_not_enough():
+    name = "mistralai/Mistral-7B-Instruct-v0.3-tuned-on-stories-of-somebody"
+    (svg,) = figures.scores(sources({name: 0.4, "mistralai/Mistral-7B-Instruct-v0.3": 0.3}))
+    lines = ["Mistral-7B-Instruct-v0.3-", "tuned-on-stories-of-somebody"]
+    assert [text for text in texts(svg) if text in lines] == lines
+    assert "Mistral-7B-Instruct-v0.3" in texts(svg)  # without its organisation it is short enough
+    name = "-".join([name] * 2).replace("/", "-")
     (svg,) = figures.scores(sources({name: 0.4}))
-    assert "mistrala…Instruct-v0.3" in "".join(texts(svg))
+    assert [text for text in texts(svg) if "…" in text] == ["mistralai-…ies-of-somebody"]
     assert f"{name} 0.400 (0.300 to 0.500)" in marks(svg)
 
 
@@ -234,15 +240,16 @@ def test_numbers_have_a_minus_sign_and_a_dash_for_nan():
 
 
 @pytest.mark.parametrize(("names", "expected"), [
-    (["llama-7b", "a-name-that-is-too-long-by-far"], ["llama-7b", "a-name-t…o-long-by-far"]),
+    (["llama-7b", "a-name-that-is-too-long-by-far"], ["llama-7b", "a-name-tha…too-long-by-far"]),
     (["stories260K with instructions", "stories260K without instructions"],
      ["… with instructions", "… without instructions"]),
+    (["an-organisation/of-much/a-model", "an-organisation/of-much/another"], ["a-model", "another"]),
     ([f"stories260K-{arm}-instructions-seed{seed}@step-000014" for arm in ("with", "without") for seed in (0, 1)],
      ["… with seed0", "… with seed1", "… without seed0", "… without seed1"]),
     (["organisation/a-long-name-x-of-a-model", "organisation/another-long-name-y-of-a-model"],
-     ["organisa…-x-of-a-model", "organisa…-y-of-a-model"]),
+     ["a-long-name-x-of-a-model", "another-lo…me-y-of-a-model"]),
     (["one-organisation/first/of-the-models", "one-organisation/of-the-models"],
-     ["one-orga…of-the-models (1)", "one-orga…of-the-models (2)"]),
+     ["one-organi…t/of-the-models (1)", "one-organi…n/of-the-models (2)"]),
 ])  # fmt: skip
 def test_short_names_are_never_cut_to_be_the_same(names, expected):
     assert list(figures.short_names(names).values()) == expected
@@ -258,3 +265,72 @@ def test_a_training_is_one_line_though_its_seeds_have_seen_other_tokens():
     titles = re.findall(r"<title>([^<]*)", panel)
     assert [title for title in titles if title.startswith("m ")] == ["m 0 0.000", "m 90,000 0.100", "m 180,000 0.200"]
     assert "tokens seen" in panel
+
+
+def test_labels_of_training_steps_do_not_overlap_and_the_ends_are_shown():
+    steps = [0, 10, 100, 200, 400, 1000, 2000, 4000, 8000, 15_000, 16_000]
+    rows = pd.DataFrame([
+        {"training": "m", "seed": -1, "step": step, "tokens": NAN, "x": step, "score": 0.1, "protocol": "strict",
+         "low": 0.05, "high": 0.2}
+        for step in steps
+    ])  # fmt: skip
+    (panel,) = property_figures.trajectories(rows)
+    bottom = max(float(text.get("y")) for text in parse(panel).iter("text") if text.get("y"))
+    ticks = [(float(text.get("x")), text.text) for text in parse(panel).iter("text")
+             if text.get("y") == f"{bottom - 15}" and text.get("text-anchor") == "middle"]  # fmt: skip
+    assert (ticks[0][1], ticks[-1][1]) == ("0", "16,000")
+    assert len(ticks) > 3
+    for (x, text), (following, other) in itertools.pairwise(ticks):
+        assert following - x > 6.5 * (len(text) + len(other)) / 2
+
+
+def test_points_of_trainings_and_pairs_have_their_intervals():
+    rows = pd.DataFrame([
+        {"training": "m", "seed": seed, "step": step, "tokens": NAN, "x": step, "score": 0.1, "protocol": "strict",
+         "low": 0.05 + 0.02 * seed, "high": 0.2 if step else NAN}
+        for seed in (0, 1) for step in (0, 1, 2)
+    ])  # fmt: skip
+    (panel,) = property_figures.trajectories(rows)
+    ends = [line["ends"] for line in panel.plot["lines"]]
+    assert ends[0][1:] == ((pytest.approx(0.06), pytest.approx(0.2)),) * 2  # mean over the seeds
+    assert math.isnan(ends[0][0][1])
+    bars = [line for line in parse(panel).iter("line") if line.get("stroke-opacity") == "0.4"]
+    assert len(bars) == 2
+    ends = {("gpt2", "strict"): (0.05, 0.15), ("tuned-1", "strict"): (0.1, 0.3)}
+    (panel,) = figures.slopes(pairs((0.1, 0.2), (0.1, 0.2)), ends)
+    bars = [line for line in parse(panel).iter("line") if line.get("stroke-opacity") == "0.4"]
+    assert len(bars) == 2  # the shared base once, and the tuned model with an interval
+    scale = {float(line.get("y1")) for line in bars}
+    assert len(scale) == 2
+
+
+def test_a_line_marks_the_highest_control_and_only_the_highest_are_drawn():
+    controls = {f"c{i}": 0.01 * i for i in range(6)}
+    rows = sources({"a": 0.6, **controls})
+    rows["kind"] = ["model", *["control"] * 6]
+    (svg,) = figures.scores(rows, dataset="d")
+    assert [name.split()[0] for name in marks(svg)] == ["a", "c5", "c4", "c3", "c2"]
+    (line,) = [line for line in parse(svg).iter("line") if line.get("stroke-dasharray") == "1 3"]
+    assert float(line.get("x1")) == x_of(marks(svg)["c5 0.050 (−0.050 to 0.150)"])
+    assert texts(svg)[0] == "d · STRICT"
+
+
+def test_a_colour_stands_for_one_family_model_or_training_in_all_figures():
+    def colours(models, checkpoints=()):
+        frame = pd.DataFrame({"family": models}, dtype=object)
+        empty = ["base", "arm", "is_main", "tuning_seed", "tuning_step", "tuning_tokens"]
+        frame[empty] = ["", "", True, NAN, NAN, NAN]
+        rows = [{"model": m, "dataset": "d", "protocol": "strict", "target": "all", "metric": "r", "score": 0.1}
+                for m in models]  # fmt: skip
+        return property_figures.colours(Scores("", pd.DataFrame(rows), frame, (), pd.DataFrame()))
+
+    one_family = colours({"a": "x", "b": "x"})
+    assert one_family.of_model["a"] != one_family.of_model["b"]
+    assert set(one_family.of_group.values()) == {MODEL}
+    families = colours({"a": "x", "b": "x", "c": "y"})
+    assert families.of_model == families.of_group
+    assert families.of_model["a"] == families.of_model["b"] != families.of_model["c"]
+    trained = colours({"a": "x", "t@step-1": "x", "t@step-2": "x"})
+    assert trained.of_model["t@step-1"] == trained.of_model["t@step-2"] == trained.of_training("t")
+    for drawn in (one_family, families, trained):
+        assert not {MODEL, CONTROL} & set(drawn.of_model.values())

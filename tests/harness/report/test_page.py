@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from itertools import product
@@ -20,6 +21,9 @@ import pytest
 from harness import datasets
 from harness.report import embedded_files
 from harness.report import page as report
+from harness.report.cells import ReportTable, filled
+from harness.report.figures import Figure
+from harness.report.glance import glance
 from harness.storage import tables
 
 NAN = math.nan
@@ -320,7 +324,7 @@ def test_links_lead_to_anchors_on_the_page(tmp_path):
 
 def test_every_figure_has_a_text_alternative_and_every_table_a_caption(tmp_path):
     page = page_of(write_tables(tmp_path))
-    panels = page.all("svg")
+    panels = [svg for svg in page.all("svg") if svg.get("aria-hidden") != "true"]  # without the symbols of the key
     # scores, layers, slopes on three data sets, size on three, reading with its gains
     assert len(panels) == 2 + 2 + 3 * 2 + 3 * 2 + 2 * 3
     assert all(panel["role"] == "img" and "protocol." in panel["aria-label"] for panel in panels)
@@ -337,7 +341,7 @@ def test_values_that_cannot_be_measured_are_en_dashes(tmp_path):
 
 def test_scores_by_target_are_collapsed(tmp_path):
     page = page_of(write_tables(tmp_path))
-    assert len(page.all("details")) == 3  # notes on protocols, scores by target, pairs by target
+    assert len(page.all("details")) == 3 + 3  # boards of PAPER; notes on protocols, scores and pairs by target
     folded = page.text.split("By target: 2 regions or networks")[-1]
     assert "tiny-llama IFG decoder.3 0.633" in folded
     assert "tiny-llama PostTemp decoder.3 0.579" in folded
@@ -352,7 +356,9 @@ def test_failures_are_listed(tmp_path):
     page = page_of(write_tables(tmp_path, failures=[failure]))
     assert "ValueError in extract: tiny-broken on synthetic, STRICT weights are missing; fetch it again." in page.text
     assert "1 evaluation failed (tiny-broken)" in page.text
-    assert "Failures None." in page_of(write_tables(tmp_path / "other")).text
+    assert "1 failure ." in page.text.split("At a glance")[0]
+    without = page_of(write_tables(tmp_path / "other"))
+    assert not [tag for tag, attributes, _ in without.elements if attributes.get("id") == "failures"]
 
 
 def test_a_run_without_reading_times_or_without_scores_has_a_report(tmp_path):
@@ -455,7 +461,7 @@ def test_pages_of_many_models_draw_only_the_best(tmp_path, monkeypatch):
     page = page_of(write_tables(tmp_path, BRAIN | many))
     assert "Only 30 of 49 models, those with the highest scores, are drawn; the table lists all." in page.text
     assert "m000 model decoder.3 0.300" in page.text
-    first = page.all("svg")[0]["aria-label"]
+    first = next(svg for svg in page.all("svg") if "aria-label" in svg)["aria-label"]
     assert "m044" in first
     assert "m000" not in first
 
@@ -463,11 +469,58 @@ def test_pages_of_many_models_draw_only_the_best(tmp_path, monkeypatch):
 def test_figures_are_written_as_svg_files_of_their_own(tmp_path):
     write_tables(tmp_path / "out")
     paths = report.write_figures(str(tmp_path / "out"), str(tmp_path / "figures"))
-    assert {Path(path).name.partition("-")[0] for path in paths} >= {"scores", "layers", "reading"}
-    for path in paths:
+    assert {Path(path).name.partition("-")[0] for path in paths} >= {"glance", "layers", "tuning"}
+    assert [path for path in paths if path.endswith(".py")] == [path[:-3] + "py" for path in paths if "svg" in path]
+    for path in paths[::2]:
         root = ElementTree.parse(path).getroot()  # noqa: S314 - our own file
         panels = root.findall("{http://www.w3.org/2000/svg}svg")
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         ends = [float(panel.get("x")) + float(panel.get("width")) for panel in panels]
         assert ends == sorted(ends)
         assert ends[-1] <= float(root.get("width"))
+
+
+def test_the_page_opens_with_a_figure_and_a_board_of_every_data_set(tmp_path):
+    out = write_tables(tmp_path)
+    text = page_of(out).text
+    first = text.split("Summary", 2)[1]
+    boards = ["synthetic", "futrell2018-2016", "futrell2018-2021"]
+    places = [first.index(f"{name} under STRICT") for name in boards]
+    assert places == sorted(places)
+    assert first.index("synthetic · STRICT") < places[0]  # the figure comes before the board
+    assert first.index("synthetic · PAPER") > places[-1]
+    assert (
+        "Model Score (r) Interval Of ceiling Minus best control Best control Minus untrained Untrained "
+        "tiny-llama 0.612 0.572 to 0.647 77 % +0.530 length 0.082 +0.399 0.213 "
+        "tiny-llama-tuned 0.598 0.558 to 0.633 75 % +0.516 length 0.082 – – "
+        "tiny-gpt2 0.401 0.361 to 0.436 51 % +0.319 length 0.082 +0.213 0.188" in first
+    )
+    assert "Gain (nats) Interval r Interval of r Of ceiling Minus best control" in first
+    assert "oasm 0.701" in first.split("synthetic · PAPER")[-1]
+
+
+def test_the_board_shows_the_tested_difference_with_its_interval():
+    test = fill(
+        "paired_tests", dataset="synthetic", protocol="strict", target="all", metric="pearson_r", model="tiny-gpt2",
+        other="tiny-gpt2:untrained", relation="untrained control", difference=0.21, low=0.1, high=0.32, p=0.001,
+        p_adjusted=0.002,
+    )  # fmt: skip
+    frames = {
+        "model_scores": pd.DataFrame(model_scores(BRAIN)),
+        "reading_scores": pd.DataFrame(reading_scores(READING)),
+    }
+    frames["paired_tests"] = pd.DataFrame([test, test | {"difference": 0.2, "p_adjusted": 0.001}])
+    board = next(part for part in glance(frames) if isinstance(part, ReportTable))
+    column = board.columns.index("Minus untrained")
+    cells = {row[0]: row[column] for row in board.rows}
+    assert cells["tiny-gpt2"] == "+0.210 (0.100 to 0.320)"  # of two tests, the one with the larger p
+    assert cells["tiny-llama"] == "+0.399"
+
+
+def test_parts_without_content_are_left_out():
+    empty = ReportTable("c", ["A", "B"], [["a", "–"]], 1)
+    full = replace(empty, rows=[["a", "1"]])
+    words = ReportTable("c", ["A"], [["a"]], 1)
+    figure = Figure("f", [])
+    assert filled(["one", empty, "two", full, "three", figure, words, "four"]) == ["two", full, "three", words]
+    assert filled(["one", figure]) == []
