@@ -19,7 +19,7 @@ ROOMS = [
     "models", "checkpoints", "delimited", "storage", "spec",
     "cluster", "knowledge", "text", "datasets", "features",
     "loading", "extraction", "scoring", "statistics", "conformance", "report", "board",
-    "units", "runs", "tuning", "watching", "api", "cli",
+    "units", "runs", "tuning", "watching", "api", "examples", "cli",
     "jobs",
 ]  # fmt: skip
 # Heavy libraries, and the rooms or modules in which they are imported.

@@ -17,6 +17,7 @@ from harness.cli import (
     analysis_commands,
     board_commands,
     cluster_commands,
+    example_commands,
     fleet_commands,
     logs,
     printing,
@@ -332,6 +333,8 @@ def _add_datasets(add: _Add) -> None:
 def _add_listings(add: _Add) -> None:
     add("specs", run_commands.specs, "List the named evaluations (specs).")
     add("controls", run_commands.controls, "List the controls: features without a trained language model.")
+    examples = add("examples", example_commands.examples, "List the example notebooks; with DIR, copy them there.")
+    examples.add_argument("folder", nargs="?", metavar="DIR", help="folder to copy them to")
     tables = add("tables", run_commands.tables, "Describe the result tables; with NAME, every column of one.")
     tables.add_argument("name", nargs="?", metavar="NAME", help="table, such as model_scores")
 
