@@ -23,6 +23,7 @@ from harness.cli import (
     printing,
     property_commands,
     run_commands,
+    track_commands,
     tuning_commands,
     watch_commands,
     word_commands,
@@ -113,6 +114,7 @@ def _add_data_root(command: argparse.ArgumentParser) -> None:
 def _add_run(add: _Add) -> None:
     run = add("run", run_commands.run, "Run an evaluation: extract features, score them, write tables and report.")
     _add_run_options(run)
+    track_commands.add_tracking(run)
     run.add_argument("--address", metavar="ADDR", help="address of a Ray cluster, or auto (default: a local Ray)")
     _add_data_root(run)
 
@@ -228,6 +230,8 @@ def _add_report(add: _Add) -> None:
     form.add_argument("--markdown", action="store_true", help="print the main tables as Markdown instead")
     form.add_argument("--latex", action="store_true", help="print the main tables as LaTeX instead")
     form.add_argument("--figures", metavar="DIR", help="write the figures to this folder as SVG files instead")
+    track = add("track", track_commands.track, "Send scores, figures and tables of a run to MLflow or W&B.")
+    track_commands.add_options(track)
     board = add("board", board_commands.board, "Write or serve a site of all scores of the runs in one or many OUTs.")
     board_commands.add_options(board)
 
