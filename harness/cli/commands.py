@@ -20,6 +20,7 @@ from harness.cli import (
     example_commands,
     fleet_commands,
     logs,
+    map_commands,
     printing,
     property_commands,
     run_commands,
@@ -234,6 +235,8 @@ def _add_report(add: _Add) -> None:
     track_commands.add_options(track)
     board = add("board", board_commands.board, "Write or serve a site of all scores of the runs in one or many OUTs.")
     board_commands.add_options(board)
+    maps = add("maps", map_commands.maps, "Write scores of voxels or parcels as NIfTI images, in the images' space.")
+    map_commands.add_options(maps)
 
 
 def _add_analysis(add: _Add) -> None:

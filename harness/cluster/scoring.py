@@ -1,7 +1,7 @@
 """Forecast of scoring after extraction: when each score of a placed run would end, and what fits in no node.
 
-Fits are divided over all GPUs that no model holds, or over the cores of a cluster without GPUs, as a run does. The rest
-of a score (unique variance, predictions) and ceilings take one core each. Rates are assumptions of `Cluster`.
+Fits and unique variance are divided over all GPUs that no model holds, or over the cores of a cluster without GPUs, as
+a run does, and ceilings over cores. The predictions of a fold take one core. Rates are assumptions of `Cluster`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class ScoringDemand:
         recording, protocol: names.
         way: "dual" or "primal"; "" if mixed.
         divided: operations that are divided over GPUs or cores.
-        alone: operations on one core.
-        n_pieces: number of pieces that the divided operations can have.
+        alone: operations on one core, of folds beside each other those of one; of ceilings on a core per piece.
+        n_pieces: number of pieces that the divided operations (of ceilings, those on cores) can have.
         n_bytes: main memory of the process.
         advice: what would need less memory, as a sentence.
         start_s, end_s: predicted times, from the start of the run.
@@ -70,9 +70,11 @@ def schedule(demands: Sequence[ScoringDemand], held: Sequence[Held], cluster: Cl
     cores, ends, scheduled = _cores(fitting, cluster), {model.model: model.end_s for model in held}, []
     ceilings: dict[tuple[str, str], float] = {}
     for demand in (demand for demand in fitting if not demand.model):
-        start = cores[0]
-        ceilings[_ceiling_of(demand)] = end = start + demand.alone / cluster.core_flops
-        heapq.heapreplace(cores, end)
+        taken = [heapq.heappop(cores) for _ in range(min(demand.n_pieces, len(cores)))]
+        start = max(taken)
+        ceilings[_ceiling_of(demand)] = end = start + demand.alone / (cluster.core_flops * len(taken))
+        for _ in taken:
+            heapq.heappush(cores, end)
         scheduled.append(replace(demand, start_s=start, end_s=end))
     shared_s = 0.0
     scores = [demand for demand in fitting if demand.model and _ceiling_of(demand) not in without_ceiling]

@@ -13,11 +13,12 @@ import os
 import platform
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 from ray.experimental import internal_kv
 
@@ -30,7 +31,7 @@ from harness.protocol import Protocol
 from harness.records import Ceiling, Dataset, Floats
 from harness.runs.ray_session import resources
 from harness.scoring import fitting as fittings
-from harness.scoring.fitting import Fitting, Matrices
+from harness.scoring.fitting import BlockTask, Fitting, Matrices, Spread
 from harness.storage.store import Store
 from harness.units.ceiling_units import compute_ceiling
 from harness.units.feature_units import FeatureUnit
@@ -144,7 +145,8 @@ def _link_lock() -> contextlib.AbstractContextManager[Any]:
 def score(unit: ScoreUnit, dataset: Dataset, ceiling: Ceiling, out: str, device: str) -> float:
     """Compute and store one score unit; return the seconds taken."""
     started = time.monotonic()
-    unit.run(dataset, ceiling, Store(out), partial(over_cluster, device=device))
+    spread = Spread(partial(over_cluster, device=device), partial(in_blocks, device=device), over_cores)
+    unit.run(dataset, ceiling, Store(out), spread)
     return time.monotonic() - started
 
 
@@ -169,14 +171,11 @@ def over_cluster(
     if fittings.flops(fitting, layers, Y.shape[1]) < least_flops:
         yield from fittings.run_locally(fitting, layers, Y)
         return
-    n_cpus, n_gpus = resources()
-    on_gpus = device == "cuda" and n_gpus  # GPU nodes may have left the cluster after the last extraction
-    n_workers = n_gpus if on_gpus else n_cpus
-    task_resources = {"num_gpus": 1, "num_cpus": 0} if on_gpus else {"num_cpus": 1}
+    n_workers, of_task = _workers(device)
     blocks = fittings.cut(Y.shape[1], len(layers), n_workers)
     fitting_ref, block_refs = ray.put(fitting), [ray.put(Y[:, block]) for block in blocks]
     running: deque[list[Any]] = deque()
-    fit = _fit.options(**task_resources)
+    fit = _fit.options(**of_task)
     for k in range(len(layers)):
         layer_ref = ray.put(layers[k])
         running.append([fit.remote(fitting_ref, layer_ref, block_ref) for block_ref in block_refs])
@@ -185,13 +184,38 @@ def over_cluster(
     yield from map(_results, running)
 
 
-def _results(tasks: list[Any]) -> list[list[FoldFit]]:
+def in_blocks(
+    task: BlockTask, Y: Floats, operations: float, device: str, least_flops: float = 3e11
+) -> Floats:  # fmt: skip
+    """Run a task on blocks of neuroids, on all GPUs of the cluster or on all its cores; arguments as in `over_cluster`.
+
+    Returns:
+        The joined results; the last axis is that of the neuroids.
+    """
+    if operations < least_flops:
+        return task(Y)
+    n_workers, of_task = _workers(device)
+    blocks = fittings.cut(Y.shape[1], 1, n_workers)
+    if len(blocks) == 1 and "num_gpus" not in of_task:
+        return task(Y)
+    task_ref, run = ray.put(task), _block.options(**of_task)
+    return np.concatenate(_results([run.remote(task_ref, Y[:, block]) for block in blocks]), axis=-1)
+
+
+def _workers(device: str) -> tuple[int, dict[str, Any]]:
+    """Number of pieces that can run at a time, and the resources of one."""
+    n_cpus, n_gpus = resources()
+    on_gpus = device == "cuda" and n_gpus  # GPU nodes may have left the cluster after the last extraction
+    return (n_gpus, {"num_gpus": 1, "num_cpus": 0}) if on_gpus else (n_cpus, {"num_cpus": 1})
+
+
+def _results(tasks: list[Any]) -> list[Any]:
     """Return the results of fit tasks; re-raise the original exception of a failed one."""
     try:
-        fits: list[list[FoldFit]] = ray.get(tasks)
+        results: list[Any] = ray.get(tasks)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
-    return fits
+    return results
 
 
 @ray.remote(max_retries=3)
@@ -200,10 +224,35 @@ def _fit(fitting: Fitting, layer: Floats, Y: Floats) -> list[FoldFit]:
     return fitting.fit(layer, Y, on_gpu=bool(ray.get_gpu_ids()) and gpu_available())
 
 
+@ray.remote(max_retries=3)
+def _block(task: BlockTask, Y: Floats) -> Floats:
+    """Run a task on a block of neuroids, on the GPU assigned by Ray if CuPy can use it."""
+    return task(Y, on_gpu=bool(ray.get_gpu_ids()) and gpu_available())
+
+
 @ray.remote
 def ceiling(dataset: Dataset, protocol: Protocol, out: str, progress_key: str) -> Ceiling:
     """Return the ceilings of a data set under a protocol; ceilings computed before come from the store."""
-    return compute_ceiling(dataset, protocol, Store(out), partial(_report, progress_key))
+    return compute_ceiling(dataset, protocol, Store(out), partial(_report, progress_key), over_cores)
+
+
+def over_cores(call: Callable[[int], Any], n: int, operations: float, least_flops: float = 3e11) -> Iterator[Any]:
+    """Yield `call(k)` for k < n in order, computed on all cores of the cluster; few operations in this process."""
+    if operations < least_flops or n < 2:
+        yield from fittings.in_order(call, n, operations)
+        return
+    call_ref, ahead = ray.put(call), 2 * resources()[0]
+    running: deque[Any] = deque(_call.remote(call_ref, k) for k in range(min(ahead, n)))
+    for k in range(ahead, n + ahead):
+        yield _results([running.popleft()])[0]
+        if k < n:
+            running.append(_call.remote(call_ref, k))
+
+
+@ray.remote(max_retries=3)
+def _call(call: Callable[[int], Any], k: int) -> Any:
+    """One of the calls."""
+    return call(k)
 
 
 def _report(key: str, n_done: int, n_pools: int) -> None:

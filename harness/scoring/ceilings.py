@@ -32,6 +32,7 @@ from harness.records import (
 from harness.scoring import extrapolation, folds, intervals, reliability_curve
 from harness.scoring.explainable import signed_root
 from harness.scoring.extrapolation import Progress, unseen
+from harness.scoring.fitting import CallRunner, in_order
 
 EXTRAPOLATED = "extrapolated to infinitely many subjects"
 OTHER_SUBJECTS, SPLIT_HALF = "r of other subjects", "reliability by split half"
@@ -44,7 +45,9 @@ FEWEST_FOR_INTERVAL = 4
 _SPLITS = 50  # splits whose means are in memory at once
 
 
-def of_responses(responses: Responses, protocol: Protocol, progress: Progress = unseen) -> NeuroidCeilings:
+def of_responses(
+    responses: Responses, protocol: Protocol, progress: Progress = unseen, run: CallRunner = in_order
+) -> NeuroidCeilings:
     """Compute the ceiling of every neuroid of one experiment.
 
     Args:
@@ -52,6 +55,7 @@ def of_responses(responses: Responses, protocol: Protocol, progress: Progress = 
             subjects' roi "ROI" has the roi "group ROI".
         protocol: folds, regression, metric and curve.
         progress: as in `extrapolation.collect`; starts again for subjects with other rows.
+        run: computes the pools of subjects, in this process or divided.
     """
     splits = folds.of_responses(protocol.folds, responses)
     n_neuroids = len(responses.subjects)
@@ -62,7 +66,7 @@ def of_responses(responses: Responses, protocol: Protocol, progress: Progress = 
         groups = [responses.row_groups[row] for row in np.flatnonzero(rows)]
         kept, restricted = _restrict(splits, rows)
         if restricted:
-            alike = of_subjects(responses.values[rows], responses.subjects, groups, restricted, protocol, progress)
+            alike = of_subjects(responses.values[rows], responses.subjects, groups, restricted, protocol, progress, run)
             for column, found in zip(ceilings[:-1], alike[:-1], strict=True):
                 column[neuroids] = found[neuroids]
             by_size = alike.growth.scores if alike.growth else np.empty((0, len(kept), n_neuroids))
@@ -92,7 +96,7 @@ def _of_mean(values: Floats, protocol: Protocol) -> tuple[Floats, str]:
 
 def of_subjects(
     values: Floats, subjects: Sequence[str], groups: Sequence[str], splits: Sequence[Fold], protocol: Protocol,
-    progress: Progress = unseen,
+    progress: Progress = unseen, run: CallRunner = in_order,
 ) -> NeuroidCeilings:  # fmt: skip
     """Predict the neuroids of subjects from those of others, on the rows of one experiment.
 
@@ -103,6 +107,7 @@ def of_subjects(
         splits: the folds, as indices into these rows.
         protocol: regression, metric and curve.
         progress: as in `extrapolation.collect`.
+        run: likewise.
 
     Returns:
         Ceilings: the median over 100 bootstraps of v0, the asymptote at infinitely many subjects; NaN if a fit did not
@@ -110,7 +115,7 @@ def of_subjects(
         neuroid's scores. Intervals: percentiles of the bootstraps, which resample pools and folds as Brain-Score does,
         under the "exponential" curve; they exclude 0 for a third of neuroids without signal. Otherwise t over folds.
     """
-    collected = extrapolation.collect(values, subjects, groups, splits, protocol, progress=progress)
+    collected = extrapolation.collect(values, subjects, groups, splits, protocol, progress=progress, run=run)
     v0 = extrapolation.extrapolate(collected, curve=protocol.ceiling_curve)[..., 0]
     by_size = extrapolation.by_size(collected)
     is_scored = np.isfinite(by_size).any(axis=1)

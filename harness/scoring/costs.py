@@ -63,8 +63,8 @@ class ScoringCost(NamedTuple):
     """Forecast of one score.
 
     Attributes:
-        fits: of all layers, which can be divided into pieces; its memory is that of one fit.
-        rest: unique variance and predictions, in one process, with the memory of that process.
+        fits: of all layers, and for unique variance, which can be divided into pieces; its memory is that of one fit.
+        rest: predictions and similarity, in one process, with the memory of that process if nothing is divided.
         n_layers: number of layers.
         n_bytes: memory if nothing is divided.
     """
@@ -138,11 +138,12 @@ def of_score(
     operations = layer.operations + sum(_components(experiment, protocol, width) for experiment in experiments)
     others = [layer] if permutation.applies(protocol.folds) else []
     others += [_similarity(experiment, n_layers, n_columns) for experiment in experiments]
+    unique = Cost(0.0, 0.0)
     if has_controls and not protocol.components and protocol.metric == "pearson_r":
-        others += [_unique_variance(experiment, protocol, n_columns) for experiment in experiments]
+        unique = costs.together([_unique_variance(experiment, protocol, n_columns) for experiment in experiments])
     rest, held = costs.together(others), _held(experiments, n_layers, n_columns)
-    rest = Cost(rest.operations, held + max(rest.n_bytes - layer.n_bytes, 0.0))
-    return ScoringCost(layer._replace(operations=n_layers * operations), rest, n_layers)
+    rest = Cost(rest.operations, held + max(rest.n_bytes - layer.n_bytes, unique.n_bytes - layer.n_bytes, 0.0))
+    return ScoringCost(layer._replace(operations=n_layers * operations + unique.operations), rest, n_layers)
 
 
 def of_ceiling(experiments: Sequence[Experiment], protocol: Protocol) -> Cost:
@@ -151,6 +152,15 @@ def of_ceiling(experiments: Sequence[Experiment], protocol: Protocol) -> Cost:
     total = costs.together([cost for cost in computed if cost.operations] or [Cost(0.0, 0.0)])
     responses = sum(8.0 * len(experiment.groups) * experiment.n_neuroids for experiment in experiments)
     return total._replace(n_bytes=total.n_bytes + _PROCESS + responses)
+
+
+def n_pools(experiments: Sequence[Experiment]) -> int:
+    """Largest number of pools of subjects that predict the others, which can be computed beside each other."""
+    return max((len(_pools(experiment)) for experiment in experiments), default=0) or 1
+
+
+def _pools(experiment: Experiment) -> list[tuple[str, ...]]:
+    return extrapolation.draw_pools(list(experiment.subjects), 10, seed=0)
 
 
 def sizes_of(experiment: Experiment, protocol: Protocol, p: int, n_neuroids: int) -> Sizes:
@@ -238,7 +248,7 @@ def _held(experiments: Sequence[Experiment], n_layers: int, p: int) -> float:
 def _ceiling(experiment: Experiment, protocol: Protocol) -> Cost:
     """Every pool of subjects predicts the subjects outside it."""
     n, subjects = len(experiment.groups), experiment.subjects
-    pools = extrapolation.draw_pools(list(subjects), 10, seed=0)
+    pools = _pools(experiment)
     regression, total = protocol.regression, sum(subjects.values())
     base, fits = sizes_of(experiment, protocol, 1, 1), [Cost(0.0, 0.0)]
     n_scaled = 1 if regression.scale == "center" and not regression.relative else len(experiment.splits)

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import combinations
 from math import comb
 from typing import Literal, NamedTuple
@@ -26,9 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.kernels.gram import Bands, Design, Scale, design
+from harness.kernels.ridge import Split
 from harness.protocol import Protocol
 from harness.records import GROUP, Floats, Fold, Integers
 from harness.scoring import fitting, intervals, reliability_curve, saturation
+from harness.scoring.fitting import CallRunner, Fitting, in_order
 
 Curve = Literal["exponential", "reliability"]
 # Called with the number of pools that are done, and of all pools.
@@ -60,7 +63,7 @@ def unseen(n_done: int, n_pools: int) -> None:
 
 def collect(
     values: Floats, subjects: Sequence[str], groups: Sequence[str], splits: Sequence[Fold], protocol: Protocol, *,
-    n_pools: int = 10, threads: int = 1, progress: Progress = unseen,
+    n_pools: int = 10, progress: Progress = unseen, run: CallRunner = in_order,
 ) -> PooledScores:  # fmt: skip
     """Predict every subject from pools of others.
 
@@ -72,8 +75,8 @@ def collect(
         splits: the folds, as indices into these rows.
         protocol: regression and metric. If one alpha serves all neuroids, it is one per predicted subject.
         n_pools: maximum number of pools per size; see `draw_pools`.
-        threads: as in kernels/ridge.py.
-        progress: called after each pool.
+        progress: called before each pool's scores are awaited.
+        run: computes the pools, in this process or divided.
 
     Returns:
         Scores by pool; no pools if fewer than two subjects have a complete neuroid.
@@ -84,24 +87,71 @@ def collect(
     complete = np.isfinite(values).all(axis=0) & present
     measured = np.unique(subject_of[complete]).tolist()
     pools = draw_pools(measured, n_pools, seed=0)
-    scores = np.full((len(pools), len(splits), len(subject_of)), np.nan)
     columns = [present]
     if regression.kind == "ridge" and not regression.per_neuroid:  # one alpha per subject
         columns = [present & (subject_of == subject) for subject in np.unique(subject_of[present])]
-    fittings = [fitting.prepare(values[:, column], groups, splits, protocol) for column in columns if pools]
+    setups = [fitting.prepare(values[:, column], groups, splits, protocol) for column in columns if pools]
     # Subjects differ in scale, so a relative penalty, with one scale for all columns, is for models' features only.
     scale: Scale = "center" if regression.scale == "center" and not regression.relative else "zscore"
-    designs = tuple(design(values[:, complete & (subject_of == subject)], scale) for subject in measured)
-    grams: dict[tuple[int, bytes], Floats] = {}
-    for n_done, (pool, pool_scores) in enumerate(zip(pools, scores, strict=True)):
+    pooled = _Pooled(values, subject_of, pools, measured, complete, tuple(zip(columns, setups, strict=False)), scale)
+    scores = np.full((len(pools), len(splits), len(subject_of)), np.nan)
+    results = run(pooled, len(pools), pooled.operations(splits))
+    for n_done in range(len(pools)):
         progress(n_done, len(pools))
-        features = _features(designs, tuple(float(subject in pool) for subject in measured), grams)
-        for column, setup in zip(columns, fittings, strict=True):
-            predicted = np.flatnonzero(column & ~np.isin(subject_of, pool))
-            if len(predicted):
-                fits = setup.fit_design(features, values[:, predicted], threads=threads)
-                pool_scores[:, predicted] = [fit.r for fit in fits]
+        scores[n_done] = next(results)
     return PooledScores(tuple(pools), scores)
+
+
+@dataclass(frozen=True)
+class _Pooled:
+    """Predicts subjects from pools of others, one pool at a time; can be sent to another process.
+
+    Attributes:
+        values: (row, neuroid).
+        subject_of: (neuroid,).
+        pools: the pools.
+        measured: subjects with complete neuroids.
+        complete: (neuroid,) whether every row is present.
+        fits: (neuroid,) which neuroids are fitted together, and how.
+        scale: of the features.
+    """
+
+    values: Floats
+    subject_of: NDArray[np.str_]
+    pools: Sequence[tuple[str, ...]]
+    measured: Sequence[str]
+    complete: NDArray[np.bool_]
+    fits: tuple[tuple[NDArray[np.bool_], Fitting], ...]
+    scale: Scale
+
+    def __call__(self, k: int) -> Floats:
+        """(fold, neuroid) scores of the neuroids outside pool k; NaN for the others."""
+        pool = self.pools[k]
+        features = _features(self._designs, tuple(float(subject in pool) for subject in self.measured), self._grams)
+        scores = np.full((len(self.fits[0][1].splits), len(self.subject_of)), np.nan)
+        for column, setup in self.fits:
+            predicted = np.flatnonzero(column & ~np.isin(self.subject_of, pool))
+            if len(predicted):
+                scores[:, predicted] = [fit.r for fit in setup.fit_design(features, self.values[:, predicted])]
+        return scores
+
+    def operations(self, splits: Sequence[Fold]) -> float:
+        """Rough number of floating-point operations."""
+        own = [Split(*split, None) for split in splits]
+        n_of = {subject: int((self.complete & (self.subject_of == subject)).sum()) for subject in self.measured}
+        sizes = [sum(n_of[subject] for subject in pool) for pool in self.pools]
+        return sum(fitting.flops_of_layer(own, size, len(self.subject_of) - size) for size in sizes)
+
+    @cached_property
+    def _designs(self) -> tuple[Design, ...]:
+        """The features of each subject."""
+        of_subjects = (self.complete & (self.subject_of == subject) for subject in self.measured)
+        return tuple(design(self.values[:, columns], self.scale) for columns in of_subjects)
+
+    @cached_property
+    def _grams(self) -> dict[tuple[int, bytes], Floats]:
+        """Gram matrices, which pools share."""
+        return {}
 
 
 def _centred(values: Floats) -> Floats:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 from typing import Protocol as Interface
 
 import numpy as np
@@ -154,6 +154,43 @@ def run_locally(fitting: Fitting, layers: Matrices, Y: Floats) -> Iterator[list[
     return ([fit] for fit in fits)
 
 
+# Runs a task on all neuroids of (row, neuroid) Y, or on blocks of them, given its number of operations; the results,
+# whose last axis is that of the neuroids, are joined.
+BlockRunner = Callable[["BlockTask", Floats, float], Floats]
+
+
+class BlockTask(Interface):
+    """A computation in which neuroids do not depend on each other; it can be sent to another process."""
+
+    def __call__(self, Y: Floats, /, *, on_gpu: bool = False) -> Floats:
+        """(..., neuroid) result for (row, neuroid) Y."""
+
+
+def at_once(task: BlockTask, Y: Floats, _: float) -> Floats:
+    """Run a task on all neuroids, in this process."""
+    return task(Y)
+
+
+# Yields `call(k)` for k < n in order, given the number of operations of all calls.
+CallRunner = Callable[[Callable[[int], Any], int, float], Iterator[Any]]
+
+
+def in_order(call: Callable[[int], Any], n: int, _: float) -> Iterator[Any]:
+    """Make the calls one after the other, in this process."""
+    return map(call, range(n))
+
+
+class Spread(NamedTuple):
+    """How the fits of a score are executed: of all layers, of unique variance, and of the predictions of each fold."""
+
+    layers: FitRunner = run_locally
+    blocks: BlockRunner = at_once
+    calls: CallRunner = in_order
+
+
+HERE = Spread()
+
+
 def of_experiment(responses: Responses, protocol: Protocol) -> Fitting:
     """The protocol's fit of one experiment: its folds, inner blocks and penalty; errors as in `folds.make`."""
     splits = folds.of_responses(protocol.folds, responses)
@@ -216,9 +253,14 @@ def sides_zscored(X: Floats, split: Split) -> Floats:
 def flops(fitting: Fitting, layers: Matrices, n_neuroids: int) -> float:
     """Rough number of floating-point operations, to decide whether a fit is worth distributing."""
     n_features = max(layers.width(k) for k in range(len(layers)))
-    n_rows = max(len(split.train) + len(split.test) for split in fitting.splits)
-    per_layer = float(n_rows * min(n_rows, n_features) * n_features)
-    for split in fitting.splits:
+    return len(layers) * flops_of_layer(fitting.splits, n_features, n_neuroids)
+
+
+def flops_of_layer(splits: Sequence[Split], n_features: int, n_neuroids: int) -> float:
+    """`flops` of one layer."""
+    n_rows = max(len(split.train) + len(split.test) for split in splits)
+    total = float(n_rows * min(n_rows, n_features) * n_features)
+    for split in splits:
         side = min(len(split.train), n_features)  # of the matrix that is decomposed
-        per_layer += 10 * side**3 + 8 * len(split.train) * side * n_neuroids
-    return len(layers) * per_layer
+        total += 10 * side**3 + 8 * len(split.train) * side * n_neuroids
+    return total

@@ -7,7 +7,7 @@ one more layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from harness.kernels.weights import ridge_weights
 from harness.protocol import Protocol
 from harness.records import Features, Floats, Integers, Responses, indices_of
 from harness.scoring import fitting
-from harness.scoring.fitting import ByFold, Fitting, Layers
+from harness.scoring.fitting import ByFold, CallRunner, Fitting, Layers, in_order
 
 
 class HeldOutFold(NamedTuple):
@@ -40,7 +40,7 @@ class HeldOutFold(NamedTuple):
 
 
 def predict(
-    features: Features | ByFold, responses: Responses, protocol: Protocol, chosen: Integers
+    features: Features | ByFold, responses: Responses, protocol: Protocol, chosen: Integers, run: CallRunner = in_order
 ) -> list[HeldOutFold]:
     """Fit the layers chosen in each fold and predict its test rows.
 
@@ -49,18 +49,55 @@ def predict(
         responses: the recording.
         protocol: folds and regression.
         chosen: (fold, neuroid) index of the layer in `features.layers`; folds of all experiments, in order.
+        run: computes the folds, in this process or divided.
 
     Returns:
         One record per fold, with the predictions behind the scores of `brain_scores.score_layers`.
     """
     by_fold = []
-    for fold, layers in zip(_folds(features, responses, protocol), chosen, strict=True):
-        predicted, level = fold.predicted(layers)
+    for fold, (predicted, level) in _predictions(features, responses, protocol, chosen, run):
         wide = np.full((len(predicted), len(responses.neuroid_ids)), np.nan, dtype=np.float32)
         means = np.full(len(responses.neuroid_ids), np.nan)
         wide[:, fold.neuroids], means[fold.neuroids] = predicted, level
         by_fold.append(HeldOutFold(fold.part, fold.rows, wide, means))
     return by_fold
+
+
+def _predictions(
+    features: Features | ByFold, responses: Responses, protocol: Protocol, chosen: Integers, run: CallRunner
+) -> Iterator[tuple[_Fold, tuple[Floats, Floats]]]:
+    """Each fold with its predictions and their level."""
+    found = _folds(features, responses, protocol)
+    if isinstance(features, Features):
+        folds = _with_matrices(list(found), chosen)
+        operations = sum(fold.operations for fold in folds)
+        yield from zip(folds, run(_Predict(folds, chosen), len(folds), operations), strict=True)
+        return
+    for fold, layers in zip(found, chosen, strict=True):  # principal components of one fold at a time
+        yield fold, fold.predicted(layers)
+
+
+@dataclass(frozen=True)
+class _Predict:
+    """Predicts the test rows of one fold after the other; can be sent to another process."""
+
+    folds: Sequence[_Fold]
+    chosen: Integers
+
+    def __call__(self, k: int) -> tuple[Floats, Floats]:
+        """Predictions and level of fold k."""
+        return self.folds[k].predicted(self.chosen[k])
+
+
+def _with_matrices(found: Sequence[_Fold], chosen: Integers) -> list[_Fold]:
+    """The folds with the matrices of their chosen layers only, so that they can be sent."""
+    matrices: dict[tuple[str, int], Floats] = {}
+    for fold, layers in zip(found, chosen, strict=True):
+        for layer in np.unique(layers[fold.neuroids]).tolist():
+            if (fold.part, layer) not in matrices:
+                matrices[fold.part, layer] = fold.matrix(layer)
+    by_part = {fold.part: {layer: X for (part, layer), X in matrices.items() if part == fold.part} for fold in found}
+    return [replace(fold, matrix=by_part[fold.part].__getitem__) for fold in found]
 
 
 def as_arrays(by_fold: Sequence[HeldOutFold], responses: Responses) -> dict[str, NDArray[Any]]:
@@ -143,6 +180,11 @@ class _Fold:
     setup: Fitting
     matrix: Callable[[int], Floats]
     Y: Floats
+
+    @property
+    def operations(self) -> float:
+        """Rough number of floating-point operations, if the matrix is as wide as it has rows."""
+        return fitting.flops_of_layer([self.setup.splits[self.number]], *self.Y.shape)
 
     def predicted(self, chosen: Integers) -> tuple[Floats, Floats]:
         """Predictions of the test rows.

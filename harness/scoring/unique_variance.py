@@ -19,17 +19,21 @@ Method: harness/scoring/README.md#unique-variance-over-controls. Source: Feghhi,
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from harness.kernels.arrays import to_device
 from harness.kernels.banded import unique_variance
-from harness.kernels.gram import Design, design
+from harness.kernels.gram import Design, Scale, design
+from harness.kernels.ridge import Penalty, Split
 from harness.kernels.streams import variances
+from harness.kernels.work import Precision
 from harness.protocol import WIDE_RIDGE, Protocol
 from harness.records import Features, Floats, Integers, Layer, Responses, indices_of
-from harness.scoring import fitting, folds
+from harness.scoring import fitting
+from harness.scoring.fitting import BlockRunner, at_once
 
 # Controls with at most this many columns share one band.
 _FEW_COLUMNS = 8
@@ -57,8 +61,8 @@ class UniqueVariance(NamedTuple):
 
 
 def over_controls(
-    model: Features, layer: Layer, controls: dict[str, Features], responses: Responses, protocol: Protocol, *,
-    threads: int = 1,
+    model: Features, layer: Layer, controls: dict[str, Features], responses: Responses, protocol: Protocol,
+    run: BlockRunner = at_once,
 ) -> UniqueVariance:  # fmt: skip
     """Compute the unique variance of one layer of a model over controls.
 
@@ -68,7 +72,7 @@ def over_controls(
         controls: name -> features on these rows; the variants of a control (OASM's widths) are used together.
         responses: brain responses; each experiment is fitted on its own rows.
         protocol: its folds are used, and for ridge its rule for leaving out training rows.
-        threads: number of cores.
+        run: executes the fits of all neuroids, in this process or divided.
 
     Raises:
         ValueError: if there is no control, a row has no features (naming it), or the folds cannot be made.
@@ -78,10 +82,10 @@ def over_controls(
     by_part, parts = [], []
     for part in responses.parts:
         measured, neuroids = responses.of_part(part)
-        fits = _of_part(
-            fitting.on_rows(model.values[layer], _at(measured, model)), controls, measured, protocol, threads
-        )
-        wide = np.full((3, len(fits[0]), len(responses.neuroid_ids)), np.nan)
+        X = fitting.on_rows(model.values[layer], _at(measured, model))
+        task = _task(X, controls, measured, protocol)
+        fits = run(task, measured.values, task.operations(measured.values.shape[1]))
+        wide = np.full((3, fits.shape[1], len(responses.neuroid_ids)), np.nan)
         wide[:, :, neuroids] = fits
         by_part.append(wide)
         parts += [part] * wide.shape[1]
@@ -89,25 +93,69 @@ def over_controls(
     return UniqueVariance(joint, controls_alone, unique, tuple(parts), tuple(controls))
 
 
-def _of_part(
-    X: Floats, controls: dict[str, Features], responses: Responses, protocol: Protocol, threads: int
-) -> tuple[Floats, Floats, Floats]:
+class _Band(NamedTuple):
+    """Features that share a penalty.
+
+    Attributes:
+        X: (row, feature).
+        scale: of the columns, see `design`.
+        weight: scales the band to the variance of one z-scored column.
+    """
+
+    X: Any
+    scale: Scale
+    weight: float
+
+    def design(self, on_gpu: bool) -> Design:
+        """The band for the kernels."""
+        return design(to_device(np.asarray(self.X)) if on_gpu else self.X, self.scale)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The fits of some or all neuroids; small but for the features.
+
+    Attributes:
+        model: the model's band.
+        controls: those of the controls.
+        splits, penalty: as for the kernels.
+        precision: of the neuroid side.
+    """
+
+    model: _Band
+    controls: tuple[_Band, ...]
+    splits: tuple[Split, ...]
+    penalty: Penalty
+    precision: Precision
+
+    def __call__(self, Y: Floats, *, on_gpu: bool = False) -> Floats:
+        """(3, fold, neuroid) R2 of the joint fit, R2 of the controls, and unique variance."""
+        of_controls = np.array([band.weight for band in self.controls])
+        joint_weights = [[model * self.model.weight, *(others * of_controls)] for model, others in _TRIED]
+        return np.stack(
+            unique_variance(
+                self.model.design(on_gpu), [band.design(on_gpu) for band in self.controls],
+                to_device(Y) if on_gpu else Y, self.splits, self.penalty, joint_weights=np.array(joint_weights),
+                control_weights=of_controls[None], precision=self.precision,
+            )
+        )  # fmt: skip
+
+    def operations(self, n_neuroids: int) -> float:
+        """Rough number of floating-point operations."""
+        n_features = sum(band.X.shape[1] for band in (self.model, *self.controls))
+        return len(_TRIED) * fitting.flops_of_layer(self.splits, n_features, n_neuroids)
+
+
+def _task(X: Any, controls: dict[str, Features], responses: Responses, protocol: Protocol) -> _Task:
+    """The fits of one experiment: ridge on the protocol's folds."""
     inner = protocol.regression.inner if protocol.regression.kind == "ridge" else "loo"
     ridge = replace(WIDE_RIDGE, inner=inner, inner_folds=protocol.regression.inner_folds, precision="mixed")
-    splits = folds.of_responses(protocol.folds, responses)
-
-    ridge_protocol = replace(protocol, regression=ridge)
-    setup = fitting.prepare(responses.values, responses.row_groups, splits, ridge_protocol, responses.row_texts)
-    bands = _bands(controls, responses)
-    of_model, of_controls = _one_column(X), np.array([weight for _, weight in bands])
-    return unique_variance(
-        design(X), [band for band, _ in bands], responses.values, setup.splits, setup.penalty,
-        joint_weights=np.array([[model * of_model, *(others * of_controls)] for model, others in _TRIED]),
-        control_weights=of_controls[None], precision=ridge.precision, threads=threads,
-    )  # fmt: skip
+    setup = fitting.of_experiment(responses, replace(protocol, regression=ridge))
+    model = _Band(X, "center", _one_column(X))
+    return _Task(model, tuple(_bands(controls, responses)), setup.splits, setup.penalty, ridge.precision)
 
 
-def _bands(controls: dict[str, Features], responses: Responses) -> list[tuple[Design, float]]:
+def _bands(controls: dict[str, Features], responses: Responses) -> list[_Band]:
     """One band for all narrow controls and one per wide control, with weights that scale each to one column.
 
     Narrow controls have different units and are z-scored. Wide ones have one unit and are not z-scored, like the
@@ -115,12 +163,9 @@ def _bands(controls: dict[str, Features], responses: Responses) -> list[tuple[De
     where it is 1.
     """
     matrices = [_variants(control, _at(responses, control)) for control in controls.values()]
-    narrow = [Z for Z in matrices if Z.shape[1] <= _FEW_COLUMNS]
-    bands = [
-        (design(Z, "zscore"), 1.0 / Z.shape[1])
-        for Z in ([np.hstack([np.asarray(Z) for Z in narrow])] if narrow else [])
-    ]
-    return bands + [(design(Z), _one_column(Z)) for Z in matrices if Z.shape[1] > _FEW_COLUMNS]
+    narrow = [np.asarray(Z) for Z in matrices if Z.shape[1] <= _FEW_COLUMNS]
+    bands = [_Band(Z := np.hstack(narrow), "zscore", 1.0 / Z.shape[1])] if narrow else []
+    return bands + [_Band(Z, "center", _one_column(Z)) for Z in matrices if Z.shape[1] > _FEW_COLUMNS]
 
 
 def _variants(control: Features, rows: Integers) -> Floats:

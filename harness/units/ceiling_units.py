@@ -15,6 +15,7 @@ from harness.protocol import Protocol, content_hash
 from harness.records import Ceiling, Dataset, Growth, NeuroidCeilings, Responses, indices_of
 from harness.scoring import ceilings, explainable
 from harness.scoring.extrapolation import Progress, unseen
+from harness.scoring.fitting import CallRunner, in_order
 from harness.storage.origin import SCORES_VERSION
 from harness.storage.store import CorruptUnit, Store
 
@@ -26,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 
 def compute_ceiling(
-    dataset: Dataset, protocol: Protocol, store: Store, progress: Progress = unseen
-) -> Ceiling:  # fmt: skip
+    dataset: Dataset, protocol: Protocol, store: Store, progress: Progress = unseen, run: CallRunner = in_order
+) -> Ceiling:
     """Ceilings of a recording: from repeated presentations, else from its subjects or readers, else the published ones.
 
     Args:
@@ -35,11 +36,12 @@ def compute_ceiling(
         protocol: regression, folds and metric with which subjects are predicted from each other.
         store: where ceilings of brain recordings are kept.
         progress: called with the number of pools of subjects that have predicted the others, and of all pools.
+        run: computes the pools, in this process or divided.
     """
     responses = dataset.responses
     if responses is None:
         return _reading_ceiling(dataset, protocol)
-    by_part = [_of_part(dataset, part, responses, protocol, store, progress) for part in responses.parts]
+    by_part = [_of_part(dataset, part, protocol, store, progress, run) for part in responses.parts]
     values, low, high, _, n_subjects, n_sizes = (np.stack(columns) for columns in list(zip(*by_part, strict=True))[:6])
     kinds = by_part[0].kinds
     for ceilings_of_part in by_part[1:]:
@@ -49,13 +51,15 @@ def compute_ceiling(
 
 
 def _of_part(
-    dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store, progress: Progress
+    dataset: Dataset, part: str, protocol: Protocol, store: Store, progress: Progress, run: CallRunner
 ) -> NeuroidCeilings:  # fmt: skip
     """Ceilings of all neuroids in one experiment; unknown where a neuroid was not measured."""
+    responses = dataset.responses
+    assert responses is not None  # noqa: S101 - checked by the caller
     part_responses, neuroids = responses.of_part(part)
     all_neuroids = NeuroidCeilings.unknown(len(responses.neuroid_ids))
     if not dataset.is_planted:
-        computed = _computed_ceiling(dataset, part, part_responses, protocol, store, progress)
+        computed = _computed_ceiling((dataset, part, part_responses), protocol, store, progress, run)
         for column, known in zip(all_neuroids[:-1], computed[:-1], strict=True):
             column[neuroids] = known
         if computed.growth is not None:
@@ -87,15 +91,16 @@ def _reading_ceiling(dataset: Dataset, protocol: Protocol) -> Ceiling:
 
 
 def _computed_ceiling(
-    dataset: Dataset, part: str, responses: Responses, protocol: Protocol, store: Store, progress: Progress
+    experiment: tuple[Dataset, str, Responses], protocol: Protocol, store: Store, progress: Progress, run: CallRunner
 ) -> NeuroidCeilings:
     """Ceilings of one experiment from its subjects; unknown with too few subjects."""
+    dataset, part, responses = experiment
     key = _key(dataset, part, protocol)
     table = _stored(store, key)
     while table is None:
         with store.claim("ceilings", key) as is_claimed:
             if is_claimed:
-                computed = ceilings.of_responses(responses, protocol, progress)
+                computed = ceilings.of_responses(responses, protocol, progress, run)
                 _keep(computed, responses, store, key, _facts(dataset, part, protocol))
             else:
                 store.wait("ceilings", key, timeout_s=60)

@@ -30,7 +30,7 @@ from harness.scoring import (
     similarity_rows,
     target_ceilings,
 )
-from harness.scoring.fitting import FitRunner, run_locally
+from harness.scoring.fitting import HERE, Spread
 from harness.scoring.held_out import HeldOutFold
 from harness.scoring.reading_times import StoryScore
 from harness.scoring.rows import BrainRows, ceiling_row
@@ -104,7 +104,7 @@ class ScoreUnit:
         """Seed of random units; None for localised ones."""
         return self.source.seed if self.source.kind == "random units" else None
 
-    def run(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: FitRunner = run_locally) -> None:
+    def run(self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: Spread = HERE) -> None:
         """Score, and store the rows of each table as Parquet under this unit's key (all columns except the run).
 
         What is to be kept is stored as `predictions.npz` and `weights.npz` beside them (units/README.md), and the
@@ -142,7 +142,7 @@ class ScoreUnit:
         store.put("scores", self.key, write, facts)
 
     def _brain_tables(
-        self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: FitRunner
+        self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: Spread
     ) -> tuple[dict[str, pa.Table], dict[str, dict[str, Any]]]:
         """The tables of a brain recording, and the arrays to keep."""
         responses = dataset.responses
@@ -151,16 +151,16 @@ class ScoreUnit:
         protocol = self.protocol if self.features else self._protocol_of_control()
         if "weights" in self.keep:
             held_out.require_fixed_features(features, protocol)
-        fits = scoring.score_layers(features, responses, protocol, spread)
+        fits = scoring.score_layers(features, responses, protocol, spread.layers)
         origin = self._origin(self.protocol.metric, store)
         brain = BrainRows(origin, responses, fits, ceiling, protocol, self.seed)
         if self.beside and isinstance(features, Features) and protocol.metric == "pearson_r":
             beside = self._controls(dataset) | self._embeddings(dataset, store)
-            unique = over_controls(features, brain.chosen("all").layer, beside, responses, protocol)
+            unique = over_controls(features, brain.chosen("all").layer, beside, responses, protocol, spread.blocks)
             brain = replace(brain, unique=unique)
         by_fold: list[HeldOutFold] = []
         if permutation.applies(protocol.folds) or "predictions" in self.keep:
-            by_fold = held_out.predict(features, responses, protocol, brain.by_fold.chosen_layers)
+            by_fold = held_out.predict(features, responses, protocol, brain.by_fold.chosen_layers, spread.calls)
         if permutation.applies(protocol.folds):
             correlation = next(iter(fits.values())).fold_correlation
             brain = replace(brain, tests=permutation.test_neuroids(by_fold, responses, correlation, self.seed))

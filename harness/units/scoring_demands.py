@@ -47,12 +47,14 @@ def of_score(
     is_divided = cost.fits.operations >= LEAST_DIVIDED
     n_pieces = cost.n_layers * len(fitting.cut(n_neuroids, cost.n_layers, n_workers)) if is_divided else 1
     divided, alone = (cost.fits.operations, 0.0) if is_divided else (0.0, cost.fits.operations)
+    n_folds = sum(len(experiment.splits) for experiment in experiments)  # predicted beside each other
+    alone += cost.rest.operations / (n_folds if cost.rest.operations >= LEAST_DIVIDED else 1)
 
     def n_bytes(experiments: Sequence[Experiment], protocol: Protocol) -> float:
         return forecast(experiments, protocol).n_bytes
 
     return ScoringDemand(
-        *labels, protocol.name, cost.fits.way, divided, alone + cost.rest.operations, n_pieces, cost.n_bytes,
+        *labels, protocol.name, cost.fits.way, divided, alone, n_pieces, cost.n_bytes,
         _advice(experiments, protocol, n_bytes, available, cost.n_bytes),
     )  # fmt: skip
 
@@ -66,8 +68,9 @@ def of_ceiling(
         return costs.of_ceiling(experiments, protocol).n_bytes
 
     cost = costs.of_ceiling(experiments, protocol)
+    n_pieces = costs.n_pools(experiments) if cost.operations >= LEAST_DIVIDED else 1
     return ScoringDemand(
-        "", recording, protocol.name, cost.way, 0.0, cost.operations, 1, cost.n_bytes,
+        "", recording, protocol.name, cost.way, 0.0, cost.operations, n_pieces, cost.n_bytes,
         _advice(experiments, protocol, n_bytes, available, cost.n_bytes),
     )  # fmt: skip
 

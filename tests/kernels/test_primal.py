@@ -46,10 +46,11 @@ def assert_same(pair, atol=1e-9):
         assert_same_fit(by_primal, by_dual, atol)
 
 
-@pytest.fixture(params=["sums", "inverses"])
+@pytest.fixture(params=["sums", "inverses", "inverses at once"])
 def leaving_blocks_out(request, monkeypatch):
-    """Blocks are left out by each of the two ways, whatever they cost."""
+    """Blocks are left out by each of the two ways, whatever they cost; by inverses alpha by alpha, or all at once."""
     monkeypatch.setattr(ways, "sums_pay", lambda *sizes: request.param == "sums")
+    monkeypatch.setattr(primal_search, "_TINY", 0 if request.param == "inverses" else np.inf)
     return request.param
 
 
@@ -99,6 +100,7 @@ def test_both_ways_agree_on_single_rows(penalty, library):
 @pytest.mark.parametrize("inner", ["few", "many"])
 def test_mixed_precision_chooses_the_alphas_of_double_precision(inner, gap, grid, monkeypatch, library):
     monkeypatch.setattr(ways, "sums_pay", lambda *sizes: False)
+    monkeypatch.setattr(primal_search, "_TINY", 0)
     X, Y = planted(N, P, 100)
     Y = np.hstack([Y, np.random.default_rng(3).standard_normal((N, 100)), 1e-13 * Y, 1e13 * Y])
     double, mixed = both(X, Y, splits(inner, gap), Penalty(grid), library=library, precision="mixed")

@@ -5,7 +5,7 @@ An image is read once from its beginning to its end, a few volumes at a time, so
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Region:
         voxels: (voxel,) indices into the volume in Fortran order, ascending.
         parcel_of: (voxel,) index of each voxel's parcel; None if every voxel is a neuroid.
         labels: (parcel,) numbers of the atlas, or (voxel, 3) indices of the voxels.
+        space: code of the space in the NIfTI header, such as 1 (scanner) or 4 (MNI152).
     """
 
     file: str
@@ -36,6 +37,7 @@ class Region:
     voxels: Integers
     parcel_of: Integers | None
     labels: Integers
+    space: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -77,7 +79,7 @@ def read_region(path: Path, *, is_atlas: bool) -> Region:
         raise ValueError(f"{path.name} is 0 everywhere; wanted {'parcel numbers' if is_atlas else '1 in the mask'}.")
     if not is_atlas:
         places = np.stack(np.unravel_index(voxels, shape, order="F"), axis=1)
-        return Region(path.name, shape, image.affine, voxels, None, places)
+        return Region(path.name, shape, image.affine, voxels, None, places, _space(image))
     numbers = values[voxels]
     if (numbers != np.round(numbers)).any() or numbers.min() < 0:
         odd = numbers[(numbers != np.round(numbers)) | (numbers < 0)][0]
@@ -86,7 +88,7 @@ def read_region(path: Path, *, is_atlas: bool) -> Region:
             "resampled by interpolation? Use nearest neighbour."
         )
     labels, parcel_of = np.unique(numbers.astype(np.int64), return_inverse=True)
-    return Region(path.name, shape, image.affine, voxels, parcel_of, labels)
+    return Region(path.name, shape, image.affine, voxels, parcel_of, labels, _space(image))
 
 
 def within(atlas: Region, mask: Region) -> Region:
@@ -97,7 +99,7 @@ def within(atlas: Region, mask: Region) -> Region:
     if not kept.any():
         raise ValueError(f"no voxel of {atlas.file} is in {mask.file}.")
     present, parcel_of = np.unique(atlas.parcel_of[kept], return_inverse=True)
-    return Region(atlas.file, atlas.shape, atlas.affine, atlas.voxels[kept], parcel_of, atlas.labels[present])
+    return replace(atlas, voxels=atlas.voxels[kept], parcel_of=parcel_of, labels=atlas.labels[present])
 
 
 def require_grid(file: str, shape: tuple[int, ...], affine: Floats, region: Region) -> None:
@@ -109,6 +111,24 @@ def require_grid(file: str, shape: tuple[int, ...], affine: Floats, region: Regi
     else:
         return
     raise ValueError(f"{file} {fault}; resample {region.file} to the grid of the images (nearest neighbour).")
+
+
+def write_map(path: Path, region: Region, values: Floats) -> None:
+    """Write (neuroid,) values as a NIfTI image on the grid of a mask or atlas: float32, NaN outside."""
+    import nibabel
+
+    volume = np.full(int(np.prod(region.shape)), np.nan, dtype=np.float32)
+    volume[region.voxels] = values if region.parcel_of is None else values[region.parcel_of]
+    image = nibabel.Nifti1Image(volume.reshape(region.shape, order="F"), region.affine)
+    image.set_sform(region.affine, region.space or 2)
+    image.set_qform(region.affine, region.space or 2)
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, path)
+
+
+def _space(image: Any) -> int:
+    """The code of an image's space; 0 if it has none."""
+    return int(image.header["sform_code"]) or int(image.header["qform_code"])
 
 
 def read_courses(bold: Bold, region: Region, out: Floats) -> None:

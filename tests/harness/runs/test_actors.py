@@ -14,7 +14,8 @@ from ray.cluster_utils import Cluster
 from harness.protocol import FoldRule, Protocol, Regression
 from harness.records import Features, Layer, Responses
 from harness.runs import actors, ray_session
-from harness.scoring import brain_scores, fitting
+from harness.scoring import brain_scores, extrapolation, fitting, folds, held_out
+from harness.scoring.unique_variance import over_controls
 from harness.storage.store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.cluster]
@@ -78,6 +79,50 @@ def test_scores_do_not_depend_on_the_blocks_and_on_where_they_are_fitted(cluster
         np.testing.assert_array_equal(pieces[layer].rank, whole[layer].rank)
         ends = [(fit.at_low, fit.at_high) for fit in (pieces[layer], whole[layer])]
         np.testing.assert_allclose(*ends)
+
+
+@pytest.mark.parametrize("n_blocks", [1, 3])
+def test_unique_variance_does_not_depend_on_the_blocks_of_neuroids(cluster, problem, n_blocks, monkeypatch):
+    features, responses = problem
+    protocol = Protocol("strict", "none", FoldRule("grouped", n=5), Regression("ridge", ALPHAS, inner="groups"), "max")
+    control = features.values[LAYERS[0]][:, :3]
+    controls = {"first columns": Features({Layer("control", 0): control}, features.row_ids)}
+    whole = over_controls(features, LAYERS[1], controls, responses, protocol)
+    edges = np.linspace(0, N_NEUROIDS, n_blocks + 1).astype(int)
+    monkeypatch.setattr(fitting, "cut", lambda *_: [slice(int(a), int(b)) for a, b in pairwise(edges)])
+    run = partial(actors.in_blocks, device="cuda", least_flops=0)
+    pieces = over_controls(features, LAYERS[1], controls, responses, protocol, run)
+    assert np.isfinite(whole.unique).mean() > 0.99
+    assert np.abs(whole.unique).max() > 0.1
+    for column in ("joint", "controls", "unique"):
+        np.testing.assert_allclose(getattr(pieces, column), getattr(whole, column), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_ceilings_do_not_depend_on_where_pools_of_subjects_are_computed(cluster, problem, n):
+    values = problem[1].values[:, 1000:1012]
+    subjects = [f"s{k % 4}" for k in range(12)]
+    groups, splits = problem[1].row_groups, folds.make(FoldRule("grouped", n=3), problem[1].row_groups)
+    protocol = Protocol("strict", "none", FoldRule("grouped", n=3), Regression("ridge", ALPHAS), "max")
+    here = extrapolation.collect(values, subjects, groups, splits, protocol, n_pools=n)
+    run = partial(actors.over_cores, least_flops=0)
+    there = extrapolation.collect(values, subjects, groups, splits, protocol, n_pools=n, run=run)
+    assert here.pools == there.pools
+    assert len(here.pools) >= 3
+    np.testing.assert_allclose(there.scores, here.scores, rtol=0, atol=1e-10)
+
+
+def test_predictions_do_not_depend_on_where_folds_are_predicted(cluster, problem):
+    features, responses = problem
+    protocol = Protocol("strict", "none", FoldRule("grouped", n=5), Regression("ridge", ALPHAS), "max")
+    chosen = np.repeat([[0], [1], [2], [1], [1]], N_NEUROIDS, axis=1)
+    here = held_out.predict(features, responses, protocol, chosen)
+    there = held_out.predict(features, responses, protocol, chosen, partial(actors.over_cores, least_flops=0))
+    assert len(here) == 5
+    for one, other in zip(here, there, strict=True):
+        np.testing.assert_array_equal(other.rows, one.rows)
+        np.testing.assert_allclose(other.predicted, one.predicted, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(other.level, one.level, rtol=0, atol=1e-12)
 
 
 def test_all_gpus_of_all_nodes_are_used(cluster, problem, monkeypatch):
