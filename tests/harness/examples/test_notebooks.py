@@ -5,7 +5,11 @@ import json
 import tempfile
 from importlib import resources
 
+import numpy as np
+import pandas as pd
 import pytest
+
+from harness.models import tiny
 
 NOTEBOOKS = sorted(path.name for path in resources.files("harness.examples").iterdir() if path.name.endswith(".ipynb"))
 
@@ -20,23 +24,35 @@ def show(value):
     return value._repr_html_() if hasattr(value, "_repr_html_") else repr(value)
 
 
+def execute(codes):
+    """Run cells in one namespace, as a kernel would, and return it."""
+    namespace = {"__name__": "__main__"}
+    for number, code in enumerate(codes):
+        tree = ast.parse(code)
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, f"code cell {number}", "exec"), namespace)  # noqa: S102 - our own notebooks
+        if last:
+            value = eval(compile(ast.Expression(last.value), f"code cell {number}", "eval"), namespace)  # noqa: S307
+            assert value is None or show(value)
+    return namespace
+
+
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Runs the code cells in one namespace, as a kernel would; returns it."""
+def here(tmp_path, monkeypatch):
+    """The current folder; temporary files go beside it."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path / "here"
+
+
+@pytest.fixture
+def run(here):
+    """Runs a notebook, which writes nothing into the current folder."""
 
     def run(name):
-        namespace = {"__name__": "__main__"}
-        for number, code in enumerate(cells(name, "code")):
-            tree = ast.parse(code)
-            last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-            exec(compile(tree, f"{name}, code cell {number}", "exec"), namespace)  # noqa: S102 - our own notebooks
-            if last:
-                value = eval(compile(ast.Expression(last.value), f"{name}, code cell {number}", "eval"), namespace)  # noqa: S307
-                assert value is None or show(value)
-        assert not list((tmp_path / "here").iterdir()), "nothing is written into the current folder"
+        namespace = execute(cells(name, "code"))
+        assert not list(here.iterdir())
         return namespace
 
     return run
@@ -79,3 +95,44 @@ def test_a_notebook_is_short_and_stored_without_outputs(name):
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
     assert all(cell["source"] and len(cell["source"]) <= 20 for cell in code)
     assert any("**yours**" in text for text in cells(name, "markdown"))
+
+
+FRAMES = """
+import pandas as pd
+stimuli, responses = pd.read_csv("stimuli.csv"), pd.read_csv("responses.csv")
+recording = {"stimuli": stimuli, "responses": responses, "dataset": {"name": "mylab"}}
+"""
+
+
+@pytest.fixture
+def own_data(here):
+    """A reader's two models and three tables, of noise: no subjects, no groups, sentences that occur twice."""
+    rng = np.random.default_rng(0)
+    nouns, verbs = ("dog", "river", "house", "teacher", "engine"), ("sees", "follows", "paints", "remembers")
+    texts = [f"The {rng.choice(nouns)} {rng.choice(verbs)} the old {rng.choice(nouns)}." for _ in range(120)]
+    for seed, name in enumerate(("my-model", "my-model-tuned")):
+        tiny.build("gpt2", here / name, texts, seed)
+    rows = {"stimulus_id": [f"s{k}" for k in range(120)], "text": texts, "passage": [f"p{k // 6}" for k in range(120)]}
+    pd.DataFrame(rows).to_csv("stimuli.csv", index=False)
+    values = pd.DataFrame(rng.standard_normal((120, 5)), columns=list("abcde"))
+    values.assign(row_id=rows["stimulus_id"]).to_csv("responses.csv", index=False)
+    words = [(f"s{k}.{j}", word, f"p{k // 6}") for k, text in enumerate(texts) for j, word in enumerate(text.split())]
+    frame = pd.DataFrame(words, columns=["stimulus_id", "text", "passage"])
+    frame.assign(reading_ms=300 + 20 * rng.standard_normal(len(words))).to_csv("words.csv", index=False)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_own_data_need_changes_in_the_cells_marked_yours_only(own_data):
+    build, _, look, _, *rest = cells("own_recording.ipynb", "code")
+    assert "quickstart.build" in build
+    results = execute([FRAMES, look, 'model = "my-model"', *rest])["results"]
+    assert "my-model" in set(results.model_scores["model"])
+    build, train, _, *rest = cells("base_and_tuned.ipynb", "code")
+    assert "optimizer.step" in train
+    table = execute([FRAMES + 'models = ["./my-model", "./my-model-tuned"]', *rest])["table"]
+    assert list(table.index) == ["my-model", "my-model-tuned"]
+    assert list(table["ceiling"]) == ["", ""], "without subjects there is none"
+    build, _, *rest = cells("surprisal_and_reading_times.ipynb", "code")
+    yours = 'import pandas as pd\nmodel, words = "my-model", pd.read_csv("words.csv")'
+    assert execute([yours, *rest])["scores"].loc["my-model", "delta_ll"] < 0.05
