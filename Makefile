@@ -14,7 +14,10 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-.PHONY: run test test-slow test-all test-vllm lint bench chaos install clean
+# Of the image: cpu or cuda.
+DEVICE ?= cpu
+
+.PHONY: run test test-slow test-all test-vllm lint bench chaos image install clean
 
 run: install  ## the main job on the embedded default: three tiny models, a recording with a known answer
 	$(BIN)/harness run quickstart
@@ -42,6 +45,9 @@ bench: $(PEERS)  ## side-by-side timings, 25 minutes; prints a table and writes 
 
 chaos: install  ## faults on made-up clusters, about a minute a try; with ARGS=--json a document, with ARGS=--fleet 100 models too
 	$(BIN)/python tests/benchmarks/chaos.py $(ARGS)
+
+image:  ## the Docker image `harness:cpu`, or with DEVICE=cuda `harness:cuda`
+	docker build --tag harness:$(DEVICE) --build-arg DEVICE=$(DEVICE) --build-arg COMMIT=$(shell git rev-parse --short=10 HEAD) .
 
 install: $(INSTALLED)
 

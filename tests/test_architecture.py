@@ -18,8 +18,8 @@ ROOMS = [
     "numbers", "protocol", "variants", "repetitions", "recordings", "records", "names", "wording",
     "models", "checkpoints", "delimited", "storage", "spec",
     "cluster", "knowledge", "text", "datasets", "features",
-    "loading", "extraction", "scoring", "statistics", "conformance", "report", "board",
-    "units", "runs", "tuning", "watching", "api", "cli",
+    "loading", "extraction", "scoring", "statistics", "conformance", "report", "board", "tracking",
+    "units", "runs", "tuning", "watching", "api", "examples", "cli",
     "jobs",
 ]  # fmt: skip
 # Heavy libraries, and the rooms or modules in which they are imported.
@@ -32,6 +32,8 @@ HOMES = {
     "nibabel": {"datasets.own.images"},
     "peft": {"loading.adapters", "tuning.adaptation", "tuning.publish"},
     "accelerate": {"loading.loaded_model"},
+    "mlflow": {"tracking.with_mlflow"},
+    "wandb": {"tracking.with_wandb"},
     "vllm": {"extraction.with_vllm", "extraction.vllm_connector"},
 }
 

@@ -17,12 +17,14 @@ from harness.cli import (
     analysis_commands,
     board_commands,
     cluster_commands,
+    example_commands,
     fleet_commands,
     logs,
     map_commands,
     printing,
     property_commands,
     run_commands,
+    track_commands,
     tuning_commands,
     watch_commands,
     word_commands,
@@ -113,6 +115,7 @@ def _add_data_root(command: argparse.ArgumentParser) -> None:
 def _add_run(add: _Add) -> None:
     run = add("run", run_commands.run, "Run an evaluation: extract features, score them, write tables and report.")
     _add_run_options(run)
+    track_commands.add_tracking(run)
     run.add_argument("--address", metavar="ADDR", help="address of a Ray cluster, or auto (default: a local Ray)")
     _add_data_root(run)
 
@@ -239,6 +242,8 @@ def _add_report(add: _Add) -> None:
     report.add_argument("--format", choices=("markdown", "latex"), help="print in this format (--columns: markdown)")
     report.add_argument("--dataset", action="append", default=[], help="for --columns; may be repeated (default: all)")
     report.add_argument("--protocol", action="append", default=[], help="for --columns; may be repeated (strict)")
+    track = add("track", track_commands.track, "Send scores, figures and tables of a run to MLflow or W&B.")
+    track_commands.add_options(track)
     board = add("board", board_commands.board, "Write or serve a site of all scores of the runs in one or many OUTs.")
     board_commands.add_options(board)
     maps = add("maps", map_commands.maps, "Write scores of voxels or parcels as NIfTI images, in the images' space.")
@@ -346,6 +351,8 @@ def _add_datasets(add: _Add) -> None:
 def _add_listings(add: _Add) -> None:
     add("specs", run_commands.specs, "List the named evaluations (specs).")
     add("controls", run_commands.controls, "List the controls: features without a trained language model.")
+    examples = add("examples", example_commands.examples, "List the example notebooks; with DIR, copy them there.")
+    examples.add_argument("folder", nargs="?", metavar="DIR", help="folder to copy them to")
     tables = add("tables", run_commands.tables, "Describe the result tables; with NAME, every column of one.")
     tables.add_argument("name", nargs="?", metavar="NAME", help="table, such as model_scores")
 

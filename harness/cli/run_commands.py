@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from harness import variants
+from harness.cli import track_commands
 from harness.cli.printing import STOPPED, answer, document, show
 from harness.models import model_table
 from harness.names import unknown
 from harness.numbers import size
 from harness.protocol import ProtocolName, Variant
 from harness.spec import SPECS, EvaluationSpec
+from harness.tracking import trackers
 
 if TYPE_CHECKING:
     from harness.runs.outcome import Outcome
@@ -28,9 +30,12 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a spec, write its tables and its report; exit status 1 if something failed."""
+    trackers.require_installed(arguments.track)
     outcome, page = evaluate(arguments, spec_of(arguments), sys.stderr if arguments.json else sys.stdout)
-    answer(arguments, asdict(outcome) | {"report": page}, _last_words(outcome, page))
-    return exit_status(outcome)
+    sent = [] if outcome.was_stopped else track_commands.send(arguments.out, outcome.run, arguments.track)
+    content = asdict(outcome) | {"report": page} | ({"tracked": sent} if arguments.track else {})
+    answer(arguments, content, "\n".join([_last_words(outcome, page), *map(track_commands.in_words, sent)]))
+    return max(exit_status(outcome), *(int(bool(result["error"])) for result in sent), 0)
 
 
 def exit_status(outcome: Any) -> int:

@@ -123,6 +123,7 @@ def build(family: str, folder: Path, corpus: Iterable[str], seed: int) -> Path:
     torch.manual_seed(seed)
     # The model class of Gemma 3's text model lacks the word "Text".
     model = getattr(transformers, tiny_family.name.removesuffix("Text") + tiny_family.model)(config)
+    transformers.utils.logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     model.eval().save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)

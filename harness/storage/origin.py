@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import subprocess
 from contextlib import suppress
 from functools import cache
@@ -37,7 +38,10 @@ def libraries() -> str:
 
 @cache
 def code_version() -> str:
-    """Version of this program; in a checkout also the commit, with ".dirty" if files were changed."""
+    """Version of this program and its commit: of the checkout, with ".dirty" if files were changed, or HARNESS_COMMIT.
+
+    The variable is set in images of the Dockerfile, which hold no checkout.
+    """
     release = version("brain-alignment-harness")
     here = Path(__file__).parents[1]
     try:
@@ -48,5 +52,6 @@ def code_version() -> str:
             ["git", "status", "--porcelain", "--", "."], cwd=here.parent, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
-        return release
+        commit_of_image = os.environ.get("HARNESS_COMMIT", "")
+        return f"{release}+{commit_of_image}" if commit_of_image else release
     return f"{release}+{commit.stdout.strip()}{'.dirty' if dirty.stdout.strip() else ''}"
