@@ -62,7 +62,8 @@ def _for_sentences(dataset: Dataset, responses: Responses, folds: FoldRule | Non
     treated = "averaged" if repeats and repeats.are_averaged else "kept as rows"
     presented = (f"Texts presented more than once: {repeats.in_words}, {treated}.",) if repeats else ()
     context: Any = context_of(dataset.stimuli)
-    rule, reason = _strict_folds(folds, responses.row_groups, responses.row_texts, gap=1)
+    gap = 1 if dataset.stimuli.onsets_s is None else _GAP_WORDS  # rows are epochs of words, which overlap
+    rule, reason = _strict_folds(folds, responses.row_groups, responses.row_texts, gap)
     if folds is None and rule.kind == "contiguous" and not _leaves_enough(rule, responses.row_texts):
         rule = FoldRule("kfold", n=10, seed=rule.seed, min_test_rows=_MIN_TEST_ROWS)
         reason = (

@@ -15,6 +15,7 @@ Each table is a CSV, TSV or Parquet file. Rows are joined by id, so the order of
   heard, if each has its own clock; default: one clock for all), group (default: the block; minutes if there is one).
 - `reading_times` (instead of reading_ms): stimulus_id, then one column per reader in ms, empty if not read. Scores use
   the mean over readers, the ceiling their split-half reliability.
+- Samples of EEG, MEG or ECoG are scans; `epochs.py` cuts them into words if dataset.json says so.
 - BOLD images in BIDS style instead of tables: see `bold.py`.
 - `dataset.json` (optional): see `settings.py`.
 
@@ -34,7 +35,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.datasets.entry import Entry, version_of
-from harness.datasets.own import bold, files, own_protocols, presentations, settings, subjects
+from harness.datasets.own import bold, epochs, files, own_protocols, presentations, settings, subjects
 from harness.datasets.own.bids import has_runs
 from harness.datasets.own.files import Table, joined, nearest
 from harness.datasets.own.presentations import Presented
@@ -148,6 +149,8 @@ def _read_dataset(folder: Path, options: Settings, notes: list[str]) -> Dataset:
 
 def _read_bold(folder: Path, options: Settings, notes: list[str]) -> _Content:
     """Read BOLD images in BIDS style."""
+    if options.epochs:
+        raise ValueError('dataset.json: "epochs" is for samples of EEG, MEG or ECoG in tables, not for BOLD images.')
     unit = "" if options.unit == Settings.unit else options.unit
     joiner = " " if options.joiner is None else options.joiner
     stimuli, responses = bold.read(
@@ -174,6 +177,11 @@ def _read_tables(folder: Path, options: Settings, notes: list[str]) -> _Content:
     tables = (stimuli_table, response_table, times, scans, neuroids)
     notes += [note for table in tables if table for note in table.content.notes]
     _require_one_kind(stimuli_table, response_table, times, subject_files)
+    if options.epochs and not scans:
+        raise ValueError(
+            'dataset.json: "epochs" needs a table scans with the time of each sample (scan_id, time_s), and onset_s of '
+            "the words."
+        )
     if response_table is not None and scans is None:
         stimuli_table, response_table = presentations.with_own_ids(stimuli_table, response_table, notes)
     is_reading = response_table is None and not subject_files
@@ -193,6 +201,7 @@ def _read_tables(folder: Path, options: Settings, notes: list[str]) -> _Content:
         responses = _responses(response_table, neuroids, rows, options.unit, notes)
     if scans:
         require_words_in_scans(stimuli, responses, scans.file)
+        responses = epochs.cut(stimuli, responses, options.epochs, notes) if options.epochs else responses
         return _Content(stimuli, responses)
     presented = _presented(stimuli_table, stimuli, responses, options, notes)
     return _Content(presented.stimuli, presented.responses, repetitions=presented.repetitions)

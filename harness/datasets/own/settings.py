@@ -5,6 +5,7 @@
      "ceiling": {"value": 0.3, "source": "split half of our sessions"}, "context": "passage", "repetitions": "keep",
      "strict": {"folds": {"kind": "grouped", "n": 5}}, "in_order": false,
      "response": {"delays": [1, 2, 3, 4]},
+     "epochs": {"lags_ms": [100, 200, 300, 400], "window_ms": 100, "baseline_ms": [-200, 0]},
      "bold": {"derivatives": "derivatives/fmriprep", "space": "MNI152NLin2009cAsym", "confounds": ["trans_*", "rot_*"],
               "high_pass_s": 128, "zscore": true}}
 
@@ -13,7 +14,8 @@ between stimuli in the text given to a model: a space by default, "" for languag
 `repetitions` says what happens to sentences that were presented repeatedly: "average" (default) or "keep".
 `in_order` (default true) states whether the rows are in order of presentation, which the control "drift" needs.
 `response` replaces the response model of STRICT for scans: `delays` in TRs (a list, or a number n for 1 to n),
-`shift_s`, `pool` and `clock`, as in `harness.protocol.Sampling`. `bold` is read for BOLD images only: `BoldSettings`.
+`shift_s`, `pool` and `clock`, as in `harness.protocol.Sampling`. `epochs` cuts scans (samples of EEG, MEG or ECoG) into
+one row per word: see `epochs.py`. `bold` is read for BOLD images only: `BoldSettings`.
 `encoding` applies to tables that are not UTF-8 and do not declare their encoding.
 
 All keys are optional, and so is the file. A misspelt key is an error, because it would have no effect.
@@ -28,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from harness.datasets.own.epochs import EpochSettings
 from harness.datasets.own.files import nearest
 from harness.datasets.own.presentations import Setting
 from harness.delimited.encodings import TextSource, text_of
@@ -89,6 +92,7 @@ class Settings:
     in_order: bool = True
     bold: BoldSettings = BoldSettings()
     response: Mapping[str, Any] = field(default_factory=dict)
+    epochs: EpochSettings | None = None
 
 
 _TEXT_KEYS = (
@@ -119,7 +123,7 @@ def read(folder: Path) -> Settings:
         raise ValueError(f"{_FILE} is not valid JSON: {error}") from error
     types: dict[str, type] = {
         **dict.fromkeys(_TEXT_KEYS, str),
-        **dict.fromkeys(("ceiling", "strict", "bold", "response"), dict),
+        **dict.fromkeys(("ceiling", "strict", "bold", "response", "epochs"), dict),
     }
     types["in_order"] = bool
     values = _checked(content, "", types)
@@ -130,6 +134,7 @@ def read(folder: Path) -> Settings:
         folds = {"min_test_rows": 10, "kind": "grouped", **folds}
     values["bold"] = _bold(values.pop("bold", {}))
     values["response"] = _response(values.pop("response", {}))
+    values["epochs"] = _epochs(values.pop("epochs", {}))
     name = values.pop("name", "") or "local-" + re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name)[:58]
     if not _NAME.fullmatch(name):
         raise ValueError(
@@ -156,6 +161,27 @@ def _bold(content: Any) -> BoldSettings:
     if values.get("high_pass_s", 0) < 0:
         raise ValueError(f"{_FILE}, bold: high_pass_s is {values['high_pass_s']}; wanted seconds, or 0 for none.")
     return BoldSettings(**{**values, "confounds": tuple(confounds)})
+
+
+def _epochs(content: Any) -> EpochSettings | None:
+    """Check the windows of epochs."""
+    values = _checked(content, "epochs", {"lags_ms": list, "window_ms": float, "baseline_ms": list})
+    if not values:
+        return None
+    lags, baseline, window = values.get("lags_ms"), values.get("baseline_ms"), values.get("window_ms", 100.0)
+    if not lags or not _are_numbers(lags) or len(set(lags)) < len(lags):
+        raise ValueError(f"{_FILE}, epochs: lags_ms is {lags!r}; wanted different times in ms, such as [300, 400].")
+    if window <= 0:
+        raise ValueError(f"{_FILE}, epochs: window_ms is {window!r}; wanted a length in ms above 0.")
+    if baseline is not None and (len(baseline) != 2 or not _are_numbers(baseline) or baseline[0] >= baseline[1]):
+        raise ValueError(
+            f"{_FILE}, epochs: baseline_ms is {baseline!r}; wanted [first, last] in ms, such as [-200, 0]."
+        )
+    return EpochSettings(tuple(lags), float(window), (baseline[0], baseline[1]) if baseline else None)
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def _response(content: Any) -> dict[str, Any]:

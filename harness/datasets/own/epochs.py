@@ -1,0 +1,115 @@
+"""Cuts a continuous recording (EEG, MEG, ECoG) into epochs of words: a row per word, a neuroid per channel and lag.
+
+    {"epochs": {"lags_ms": [100, 200, 300, 400, 500, 600], "window_ms": 100, "baseline_ms": [-200, 0]}}
+
+The value of a channel at a lag is its mean over the window centred there, counted from the onset of the word, minus its
+mean over the baseline. Neuroids are called "Cz@400ms", and their roi is "400 ms", so that every lag is a target of its
+own: the scores by target are a time course.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.records import Floats, Responses, Stimuli
+
+
+@dataclass(frozen=True)
+class EpochSettings:
+    """`epochs` of dataset.json, in milliseconds from the onset of a word.
+
+    Attributes:
+        lags_ms: centres of the windows.
+        window_ms: length of a window.
+        baseline_ms: first and last time of the baseline; None for none.
+    """
+
+    lags_ms: tuple[float, ...]
+    window_ms: float = 100.0
+    baseline_ms: tuple[float, float] | None = None
+
+    @property
+    def in_words(self) -> str:
+        """What a value is."""
+        baseline = "" if self.baseline_ms is None else " minus {:g} to {:g} ms".format(*self.baseline_ms)
+        return f"mean over {self.window_ms:g} ms{baseline}"
+
+
+def cut(stimuli: Stimuli, responses: Responses, options: EpochSettings, notes: list[str]) -> Responses:
+    """Cut the samples of a recording into epochs.
+
+    Args:
+        stimuli: words with onsets.
+        responses: (sample, channel), with times; NaN where a sample was rejected. Windows without a sample are NaN.
+        options: windows.
+        notes: list to which notes are appended.
+
+    Returns:
+        (word, channel and lag) responses, of the words of which any window has samples.
+
+    Raises:
+        ValueError: if no window of any word has a sample, or windows are shorter than a sample.
+    """
+    assert stimuli.onsets_s is not None  # noqa: S101 - read with the samples
+    assert responses.times_s is not None  # noqa: S101 - rows are samples
+    n_channels = responses.values.shape[1]
+    values = np.full((len(stimuli), len(options.lags_ms), n_channels), np.nan, dtype=np.float32)
+    passages, blocks = np.array(stimuli.passages), np.array(responses.row_blocks)
+    for block in dict.fromkeys(responses.row_blocks):
+        samples = np.flatnonzero(blocks == block)
+        words = np.flatnonzero(passages == block) if block in stimuli.passages else np.arange(len(stimuli))
+        _require_samples(responses.times_s[samples], options, block)
+        values[words] = _of_block(
+            stimuli.onsets_s[words], responses.times_s[samples], responses.values[samples], options
+        )
+    flat = values.reshape(len(stimuli), -1)
+    kept = np.flatnonzero(np.isfinite(flat).any(axis=1))
+    if not len(kept):
+        raise ValueError("epochs: no word has a sample in any window; do samples and words share a clock?")
+    n_without = len(stimuli) - len(kept)
+    notes += [f"{n_without} words have no sample in any window, and no row."] if n_without else []
+    ids = np.array(stimuli.ids)[kept]
+    return Responses(
+        flat[kept], tuple(ids.tolist()), tuple(stimuli.groups[row] for row in kept), tuple(passages[kept].tolist()),
+        tuple(f"{channel}@{lag:g}ms" for lag in options.lags_ms for channel in responses.neuroid_ids),
+        responses.subjects * len(options.lags_ms),
+        tuple(f"{roi} {lag:g} ms".strip() for lag in options.lags_ms for roi in responses.rois),
+        responses.unit if responses.unit != "not stated" else options.in_words,
+    )  # fmt: skip
+
+
+def _require_samples(times: Floats, options: EpochSettings, block: str) -> None:
+    """Raise if a window is shorter than the time between two samples."""
+    step_ms = 1000.0 * float(np.median(np.diff(np.sort(times)))) if len(times) > 1 else np.inf
+    lengths = [options.window_ms] + ([np.diff(options.baseline_ms)[0]] if options.baseline_ms else [])
+    if min(lengths) < step_ms:
+        raise ValueError(
+            f"epochs: a window of {min(lengths):g} ms is shorter than the {step_ms:g} ms between samples of block "
+            f'{block!r}; give longer windows. Epochs are for EEG, MEG and ECoG; for scans give "response".'
+        )
+
+
+def _of_block(onsets: Floats, times: Floats, values: Floats, options: EpochSettings) -> Floats:
+    """(word, lag, channel) epochs of one block; samples are in order of time."""
+    lags, half = np.array(options.lags_ms) / 1000.0, options.window_ms / 2000.0
+    means = _means(values, times, onsets[:, None] + lags - half, onsets[:, None] + lags + half)
+    if options.baseline_ms is None:
+        return means
+    first, last = (onsets[:, None] + edge / 1000.0 for edge in options.baseline_ms)
+    return means - _means(values, times, first, last)
+
+
+def _means(values: Floats, times: Floats, first: Floats, last: Floats) -> Floats:
+    """(word, window, channel) means over the samples with first <= time < last; NaN without any."""
+    present = np.isfinite(values)
+    centre = np.nan_to_num(np.nanmean(values, axis=0, where=present, dtype=float)) if len(values) else 0.0
+    zero = np.zeros((1, values.shape[1]))
+    sums = np.concatenate([zero, np.where(present, values - centre, 0.0).cumsum(axis=0, dtype=float)])
+    counts = np.concatenate([zero, present.cumsum(axis=0)])
+    rounding = 1e-9 * max(float(np.abs(times).max()), 1.0)
+    start, stop = (np.searchsorted(times, edge - rounding) for edge in (first, last))
+    total, count = sums[stop] - sums[start], counts[stop] - counts[start]
+    means: Floats = total / np.where(count > 0, count, np.nan) + centre
+    return means
