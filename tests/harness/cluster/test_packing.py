@@ -76,7 +76,7 @@ def test_all_files_of_this_project_that_a_job_needs_are_sent(tmp_path):
     root = Path(__file__).parents[3]
     pack(root, tmp_path / "sent")
     paths = [path for package in ("harness", "kernels", "jobs") for path in (root / package).rglob("*")]
-    not_needed = {".pyc", ".md", ".svg", ".yaml", ".ipynb"}  # pages, notebooks, and cluster.yaml, which jobs do not read
+    not_needed = {".pyc", ".md", ".svg", ".yaml", ".ipynb"}  # pages, and what jobs do not read
     needed = {path.relative_to(root) for path in paths if path.is_file() and path.suffix not in not_needed}
     assert names_in(tmp_path / "sent") == {
         str(path if path.parts[0] == "harness" else "harness" / path) for path in needed
