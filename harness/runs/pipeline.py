@@ -102,7 +102,7 @@ def run(
     with store.register_run():
         if any(name.startswith("synthetic") for name in spec.datasets):
             _prepare_quickstart(spec, store.out, address, listener, is_here=in_process is not None)
-        if in_process is None and not address and _begins(spec, store.out):
+        if in_process is None and not address and _begins(spec, store):
             _join(None, store)  # before planning, which needs the libraries that are imported meanwhile
         workload = _workload(spec, store, options, listener, in_process or {})
         pending = [unit for unit in workload.scores if not store.has("scores", unit.key, every_byte=True)]
@@ -126,9 +126,9 @@ def run(
     return replace(outcome, seconds=time.monotonic() - started)
 
 
-def _begins(spec: EvaluationSpec, out: str) -> bool:
-    """Whether there will be something to compute: OUT has no tables, and no model is misspelt."""
-    if tables.are_there(out):
+def _begins(spec: EvaluationSpec, store: Store) -> bool:
+    """Whether there will be something to compute: OUT has no scores, and no model is misspelt."""
+    if store.has_any("scores"):
         return False
     with contextlib.suppress(checkpoints.UnknownModelError):
         for name in spec.models:

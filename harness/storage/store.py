@@ -66,6 +66,10 @@ class Store:
         unit = find_unit(self.fs, self.folder(kind, key), kind, key)
         return unit.manifest if unit and not unit.fault else None
 
+    def has_any(self, kind: str) -> bool:
+        """Whether a unit of a kind is there, finished or not."""
+        return bool(transfer.exists(self.fs, f"{self.root}/{kind}"))
+
     def has(self, kind: str, key: str, *, every_byte: bool = False) -> bool:
         """Whether a unit is finished and intact; a damaged one is logged and removed.
 

@@ -218,12 +218,6 @@ def _dataset(filesystem: Any, path: str, table: str) -> Any:
     return ds.dataset(path, filesystem=native, format="parquet", partitioning=partitioning, schema=schema(table))
 
 
-def are_there(out: str) -> bool:
-    """Whether OUT holds the tables of any run."""
-    filesystem, root = fsspec.core.url_to_fs(out)
-    return bool(transfer.exists(filesystem, f"{root}/tables/runs"))
-
-
 def pick_run(out: str, run: str | None = None) -> dict[str, Any]:
     """The row of the table `runs` for the given run, or for the one that started last.
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +81,12 @@ def compare(size: Size, name: str, threads: int) -> tuple[str, ...]:
     splits = folds.make(RULE, groups)
     protocol = Protocol("brainscore2026", "none", RULE, REGRESSIONS[name], "max", metric="brainscore_r")
     started = time.perf_counter()
-    scoring, collected = seconds(collect, values, subjects.tolist(), groups, splits, protocol, threads=threads)
+
+    def in_threads(call: Callable[[int], Any], n: int, _: float) -> Iterator[Any]:
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(call, range(n))
+
+    scoring, collected = seconds(collect, values, subjects.tolist(), groups, splits, protocol, run=in_threads)
     fitting, curves = seconds(extrapolate, collected, threads=threads)
     clock = time.perf_counter() - started
     n_pairs = sum(size.subjects - len(pool) for pool in collected.pools)

@@ -14,6 +14,8 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +33,7 @@ from rounds import say
 
 from harness.datasets import pereira2018
 from harness.features import controls
-from harness.records import Dataset, Features, Layer, Responses
+from harness.records import Dataset, Features, Floats, Layer, Responses
 from harness.scoring import folds
 from harness.scoring.brain_scores import score_layers
 from harness.scoring.unique_variance import over_controls
@@ -109,10 +111,15 @@ def make(size: Size, folder: Path) -> tuple[Path, Features]:
 
 def unique(features: Features, dataset: Dataset, threads: int) -> list[dict[str, Any]]:
     """The unique variance of the first layer over the controls."""
+
+    def in_threads(task: Callable[[Floats], Floats], Y: Floats, _: float) -> Floats:
+        with ThreadPoolExecutor(threads) as pool:
+            return np.concatenate(list(pool.map(task, np.array_split(Y, threads, axis=1))), axis=-1)
+
     layer, rows = features.layers[0], []
     known = {name: controls.features(name, dataset, seed=0) for name in BESIDE}
     for protocol in (pereira2018.PAPER, pereira2018.STRICT):
-        call = partial(over_controls, features, layer, known, dataset.responses, protocol, threads=threads)
+        call = partial(over_controls, features, layer, known, dataset.responses, protocol, in_threads)
         sample, found = measure.measured(call)
         note = f"one layer, {len(known)} controls; median unique R2 {np.nanmedian(found.unique):.3f}"
         rows.append(row(f"unique variance, {protocol.name}", sample, note, 1))

@@ -51,7 +51,7 @@ def test_scores_settings_and_files_of_a_run(out, tmp_path):
     assert content.settings["protocols"] == "strict, paper"
     assert content.facts["status"] == "done"
     written = {path.relative_to(tmp_path / "files").as_posix() for path in (tmp_path / "files").rglob("*.*")}
-    assert {"report.html", "figures/scores-1.svg", "tables/model_scores.parquet"} <= written
+    assert {"report.html", "figures/glance-1.svg", "tables/model_scores.parquet"} <= written
     assert not [path for path in written if Path(path).stem in contents.LARGE]
     sent = pd.read_parquet(tmp_path / "files" / "tables" / "model_scores.parquet")
     assert len(sent) == len(pd.read_parquet(Path(out) / "tables" / "model_scores"))
@@ -128,7 +128,7 @@ def test_wandb_has_the_run_offline_without_the_command_line(out, tmp_path):
     wanted = overall(out)
     assert {name: float(summary[name]) for name in wanted} == pytest.approx(wanted)
     files = {item.path for record in records for item in record.artifact.manifest.contents}
-    assert {"report.html", "figures/scores-1.svg", "tables/model_scores.parquet"} <= files
+    assert {"report.html", "figures/glance-1.svg", "tables/model_scores.parquet"} <= files
     assert b"password" not in file.read_bytes()
 
 
