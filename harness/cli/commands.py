@@ -233,13 +233,11 @@ def _add_report(add: _Add) -> None:
     form.add_argument(
         "--figures", metavar="DIR", help="write the figures to this folder instead, as SVG and as scripts"
     )
-    form.add_argument(
-        "--columns",
-        metavar="NAME,...",
-        help="print one table for a paper with these columns instead, "
-        "such as model,r,interval,minus_control; `help` lists them",
-    )
-    report.add_argument("--format", choices=("markdown", "latex"), help="print in this format (--columns: markdown)")
+    report.add_argument(
+        "--columns", metavar="NAME,...",
+        help="print one table for a paper with these columns, such as model,r,interval,minus_control, as Markdown or "
+        "with --latex; `help` lists them",
+    )  # fmt: skip
     report.add_argument("--dataset", action="append", default=[], help="for --columns; may be repeated (default: all)")
     report.add_argument("--protocol", action="append", default=[], help="for --columns; may be repeated (strict)")
     track = add("track", track_commands.track, "Send scores, figures and tables of a run to MLflow or W&B.")

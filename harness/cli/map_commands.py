@@ -27,6 +27,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def maps(arguments: argparse.Namespace) -> int:
     """Write the maps and print how many there are, and where."""
+    import pyarrow.dataset as ds
+
     from harness.datasets.own import maps as own_maps
     from harness.storage import tables
 
@@ -34,8 +36,8 @@ def maps(arguments: argparse.Namespace) -> int:
     if "://" in local and not arguments.to:
         raise ValueError("the tables are not on a local disk; give a folder for the maps with --to DIR.")
     run = tables.pick_run(arguments.out, arguments.run)["run"]
-    scores = tables.read(arguments.out, "neuroid_scores", run)
-    scores = scores[(scores.dataset == own_maps.label_of(arguments.dataset)) & (scores.chosen == True)]  # noqa: E712
+    scores = tables.read(arguments.out, "neuroid_scores", run, where=lambda _: ds.field("chosen"))
+    scores = scores[scores.dataset == own_maps.label_of(arguments.dataset)]
     for column in ("model", "protocol"):
         scores = _only(scores, column, getattr(arguments, column))
     if not arguments.model:

@@ -138,6 +138,8 @@ def report(arguments: argparse.Namespace) -> int:
     """Write the HTML report of a run, or print its tables as Markdown or LaTeX."""
     from harness.report import page as report
 
+    if arguments.figures and arguments.columns:
+        raise ValueError("--figures and --columns are two outputs; give one at a time.")
     if arguments.figures:
         paths = report.write_figures(arguments.out, arguments.figures, arguments.run)
         return show([{"figure": path} for path in paths], arguments.json)
@@ -147,9 +149,8 @@ def report(arguments: argparse.Namespace) -> int:
         raise ValueError(
             "--dataset and --protocol choose the rows of --columns NAME,...; `--columns help` lists these."
         )
-    if arguments.markdown or arguments.latex or arguments.format:
-        is_latex = arguments.latex or arguments.format == "latex"
-        print((report.latex if is_latex else report.markdown)(arguments.out, arguments.run))
+    if arguments.markdown or arguments.latex:
+        print((report.latex if arguments.latex else report.markdown)(arguments.out, arguments.run))
         return 0
     page = report.write(arguments.out, arguments.run)
     answer(arguments, {"report": page}, f"open the report: {page}")
@@ -165,7 +166,7 @@ def _paper_table(arguments: argparse.Namespace) -> int:
         return show([{"column": name} for name in paper_table.COLUMNS], arguments.json)
     columns = [name for name in arguments.columns.replace(" ", "").split(",") if name]
     scope = (arguments.run, arguments.dataset, arguments.protocol)
-    print(report.table(arguments.out, columns, arguments.format or "markdown", *scope).strip())
+    print(report.table(arguments.out, columns, "latex" if arguments.latex else "markdown", *scope).strip())
     return 0
 
 

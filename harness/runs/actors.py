@@ -1,4 +1,4 @@
-"""Ray actors and tasks: extraction, scoring, fits of (layer, block of neuroids), and noise ceilings.
+"""Ray actors and tasks: extraction, scoring, pieces of scores (layers, blocks of neuroids, folds), noise ceilings.
 
 They only distribute work; the computation is in the modules they call.
 
@@ -151,7 +151,7 @@ def score(unit: ScoreUnit, dataset: Dataset, ceiling: Ceiling, out: str, device:
 
 
 def over_cluster(
-    fitting: Fitting, layers: Matrices, Y: Floats, device: str, least_flops: float = 3e11
+    fitting: Fitting, layers: Matrices, Y: Floats, device: str, least_flops: float = fittings.LEAST_DIVIDED
 ) -> Iterator[list[list[FoldFit]]]:
     """Fit all (layer, block of neuroids) tasks on all GPUs of the cluster, or on all its cores.
 
@@ -185,7 +185,7 @@ def over_cluster(
 
 
 def in_blocks(
-    task: BlockTask, Y: Floats, operations: float, device: str, least_flops: float = 3e11
+    task: BlockTask, Y: Floats, operations: float, device: str, least_flops: float = fittings.LEAST_DIVIDED
 ) -> Floats:  # fmt: skip
     """Run a task on blocks of neuroids, on all GPUs of the cluster or on all its cores; arguments as in `over_cluster`.
 
@@ -236,7 +236,9 @@ def ceiling(dataset: Dataset, protocol: Protocol, out: str, progress_key: str) -
     return compute_ceiling(dataset, protocol, Store(out), partial(_report, progress_key), over_cores)
 
 
-def over_cores(call: Callable[[int], Any], n: int, operations: float, least_flops: float = 3e11) -> Iterator[Any]:
+def over_cores(
+    call: Callable[[int], Any], n: int, operations: float, least_flops: float = fittings.LEAST_DIVIDED
+) -> Iterator[Any]:
     """Yield `call(k)` for k < n in order, computed on all cores of the cluster; few operations in this process."""
     if operations < least_flops or n < 2:
         yield from fittings.in_order(call, n, operations)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,18 +19,17 @@ from harness.kernels import costs
 from harness.kernels.costs import Cost, Sizes
 from harness.kernels.responses import patterns
 from harness.kernels.split import Split
-from harness.protocol import WIDE_RIDGE, Protocol
+from harness.protocol import Protocol
 from harness.records import GROUP, Fold, Responses
-from harness.scoring import extrapolation, fitting, folds, permutation, similarity
+from harness.scoring import extrapolation, fitting, folds, permutation, similarity, unique_variance
 
 # A Python process with the libraries of scoring, and what it holds per neuroid and layer (scores, rows of tables) and
 # per neuroid and fold; in bytes, estimated from the columns of the tables, not measured.
 _PROCESS, _PER_LAYER, _PER_FOLD = 4e8, 250.0, 300.0
 # Operations in the time that the bootstraps of a neuroid's ceiling take (0.4 ms on a core that does 45 GFLOP/s).
 _BOOTSTRAPS = 2e7
-# Unique variance fits this many mixtures of the model's and the controls' features, on this many bands of features
-# with about as many columns in the controls.
-_MIXTURES, _BANDS, _CONTROLS = 5, 4, 320
+# Unique variance has about this many bands of features, with this many columns in the controls.
+_BANDS, _CONTROLS = 4, 320
 # Rows per group of a made-up recording: about a story.
 _GROUP_ROWS = 330
 
@@ -63,8 +62,8 @@ class ScoringCost(NamedTuple):
     """Forecast of one score.
 
     Attributes:
-        fits: of all layers, and for unique variance, which can be divided into pieces; its memory is that of one fit.
-        rest: predictions and similarity, in one process, with the memory of that process if nothing is divided.
+        fits: of all layers, and for unique variance, in pieces; its memory is that of one fit.
+        rest: predictions, by fold, and similarity; its memory is that of a process that does not divide them.
         n_layers: number of layers.
         n_bytes: memory if nothing is divided.
     """
@@ -215,12 +214,10 @@ def _components(experiment: Experiment, protocol: Protocol, width: int) -> float
 
 def _unique_variance(experiment: Experiment, protocol: Protocol, p: int) -> Cost:
     """Banded ridge of one layer beside the controls."""
-    inner = protocol.regression.inner if protocol.regression.kind == "ridge" else "loo"
-    ridge = replace(WIDE_RIDGE, inner=inner, inner_folds=protocol.regression.inner_folds, precision="mixed")
-    fits = list(_layer(experiment, replace(protocol, regression=ridge), p + _CONTROLS))
+    fits = list(_layer(experiment, unique_variance.ridge_of(protocol), p + _CONTROLS))
     extra = 8.0 * (_BANDS - 1) * len(experiment.groups) ** 2 if fits[0].way == "dual" else 0.0
     total = costs.together(fits)
-    return Cost(_MIXTURES * total.operations, total.n_bytes + extra)
+    return Cost(len(unique_variance.TRIED) * total.operations, total.n_bytes + extra)
 
 
 def _similarity(experiment: Experiment, n_layers: int, p: int) -> Cost:

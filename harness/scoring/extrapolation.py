@@ -27,7 +27,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.kernels.gram import Bands, Design, Scale, design
-from harness.kernels.ridge import Split
 from harness.protocol import Protocol
 from harness.records import GROUP, Floats, Fold, Integers
 from harness.scoring import fitting, intervals, reliability_curve, saturation
@@ -87,13 +86,15 @@ def collect(
     complete = np.isfinite(values).all(axis=0) & present
     measured = np.unique(subject_of[complete]).tolist()
     pools = draw_pools(measured, n_pools, seed=0)
+    if not pools:
+        return PooledScores((), np.empty((0, len(splits), len(subject_of))))
     columns = [present]
     if regression.kind == "ridge" and not regression.per_neuroid:  # one alpha per subject
         columns = [present & (subject_of == subject) for subject in np.unique(subject_of[present])]
-    setups = [fitting.prepare(values[:, column], groups, splits, protocol) for column in columns if pools]
     # Subjects differ in scale, so a relative penalty, with one scale for all columns, is for models' features only.
     scale: Scale = "center" if regression.scale == "center" and not regression.relative else "zscore"
-    pooled = _Pooled(values, subject_of, pools, measured, complete, tuple(zip(columns, setups, strict=False)), scale)
+    fits = tuple((column, fitting.prepare(values[:, column], groups, splits, protocol)) for column in columns)
+    pooled = _Pooled(values, subject_of, pools, measured, complete, fits, scale)
     scores = np.full((len(pools), len(splits), len(subject_of)), np.nan)
     results = run(pooled, len(pools), pooled.operations(splits))
     for n_done in range(len(pools)):
@@ -137,10 +138,9 @@ class _Pooled:
 
     def operations(self, splits: Sequence[Fold]) -> float:
         """Rough number of floating-point operations."""
-        own = [Split(*split, None) for split in splits]
         n_of = {subject: int((self.complete & (self.subject_of == subject)).sum()) for subject in self.measured}
         sizes = [sum(n_of[subject] for subject in pool) for pool in self.pools]
-        return sum(fitting.flops_of_layer(own, size, len(self.subject_of) - size) for size in sizes)
+        return sum(fitting.flops_of_layer(splits, size, len(self.subject_of) - size) for size in sizes)
 
     @cached_property
     def _designs(self) -> tuple[Design, ...]:

@@ -180,6 +180,10 @@ def in_order(call: Callable[[int], Any], n: int, _: float) -> Iterator[Any]:
     return map(call, range(n))
 
 
+# Computations of fewer operations are not divided: starting the pieces would take longer.
+LEAST_DIVIDED = 3e11
+
+
 class Spread(NamedTuple):
     """How the fits of a score are executed: of all layers, of unique variance, and of the predictions of each fold."""
 
@@ -256,7 +260,7 @@ def flops(fitting: Fitting, layers: Matrices, n_neuroids: int) -> float:
     return len(layers) * flops_of_layer(fitting.splits, n_features, n_neuroids)
 
 
-def flops_of_layer(splits: Sequence[Split], n_features: int, n_neuroids: int) -> float:
+def flops_of_layer(splits: Sequence[Split | Fold], n_features: int, n_neuroids: int) -> float:
     """`flops` of one layer."""
     n_rows = max(len(split.train) + len(split.test) for split in splits)
     total = float(n_rows * min(n_rows, n_features) * n_features)

@@ -70,7 +70,8 @@ def _predictions(
     found = _folds(features, responses, protocol)
     if isinstance(features, Features):
         folds = _with_matrices(list(found), chosen)
-        operations = sum(fold.operations for fold in folds)
+        width = max(shape[1] for shape in features.shapes.values())
+        operations = sum(fold.operations(width) for fold in folds)
         yield from zip(folds, run(_Predict(folds, chosen), len(folds), operations), strict=True)
         return
     for fold, layers in zip(found, chosen, strict=True):  # principal components of one fold at a time
@@ -181,10 +182,9 @@ class _Fold:
     matrix: Callable[[int], Floats]
     Y: Floats
 
-    @property
-    def operations(self) -> float:
-        """Rough number of floating-point operations, if the matrix is as wide as it has rows."""
-        return fitting.flops_of_layer([self.setup.splits[self.number]], *self.Y.shape)
+    def operations(self, width: int) -> float:
+        """Rough number of floating-point operations for one layer of this width."""
+        return fitting.flops_of_layer([self.setup.splits[self.number]], width, self.Y.shape[1])
 
     def predicted(self, chosen: Integers) -> tuple[Floats, Floats]:
         """Predictions of the test rows.

@@ -38,7 +38,7 @@ from harness.scoring.fitting import BlockRunner, at_once
 # Controls with at most this many columns share one band.
 _FEW_COLUMNS = 8
 # (candidate, 2) candidate weights of the model and of the controls.
-_TRIED = ((1.0, 1.0), (1.0, 1e-2), (1e-2, 1.0), (1.0, 0.0), (0.0, 1.0))
+TRIED = ((1.0, 1.0), (1.0, 1e-2), (1e-2, 1.0), (1.0, 0.0), (0.0, 1.0))
 
 
 class UniqueVariance(NamedTuple):
@@ -131,7 +131,7 @@ class _Task:
     def __call__(self, Y: Floats, *, on_gpu: bool = False) -> Floats:
         """(3, fold, neuroid) R2 of the joint fit, R2 of the controls, and unique variance."""
         of_controls = np.array([band.weight for band in self.controls])
-        joint_weights = [[model * self.model.weight, *(others * of_controls)] for model, others in _TRIED]
+        joint_weights = [[model * self.model.weight, *(others * of_controls)] for model, others in TRIED]
         return np.stack(
             unique_variance(
                 self.model.design(on_gpu), [band.design(on_gpu) for band in self.controls],
@@ -143,16 +143,22 @@ class _Task:
     def operations(self, n_neuroids: int) -> float:
         """Rough number of floating-point operations."""
         n_features = sum(band.X.shape[1] for band in (self.model, *self.controls))
-        return len(_TRIED) * fitting.flops_of_layer(self.splits, n_features, n_neuroids)
+        return len(TRIED) * fitting.flops_of_layer(self.splits, n_features, n_neuroids)
+
+
+def ridge_of(protocol: Protocol) -> Protocol:
+    """The protocol with the regression of unique variance: ridge that leaves out training rows as the protocol does."""
+    inner = protocol.regression.inner if protocol.regression.kind == "ridge" else "loo"
+    ridge = replace(WIDE_RIDGE, inner=inner, inner_folds=protocol.regression.inner_folds, precision="mixed")
+    return replace(protocol, regression=ridge)
 
 
 def _task(X: Any, controls: dict[str, Features], responses: Responses, protocol: Protocol) -> _Task:
     """The fits of one experiment: ridge on the protocol's folds."""
-    inner = protocol.regression.inner if protocol.regression.kind == "ridge" else "loo"
-    ridge = replace(WIDE_RIDGE, inner=inner, inner_folds=protocol.regression.inner_folds, precision="mixed")
-    setup = fitting.of_experiment(responses, replace(protocol, regression=ridge))
+    setup = fitting.of_experiment(responses, ridge_of(protocol))
     model = _Band(X, "center", _one_column(X))
-    return _Task(model, tuple(_bands(controls, responses)), setup.splits, setup.penalty, ridge.precision)
+    bands = tuple(_bands(controls, responses))
+    return _Task(model, bands, setup.splits, setup.penalty, setup.regression.precision)
 
 
 def _bands(controls: dict[str, Features], responses: Responses) -> list[_Band]:

@@ -21,8 +21,6 @@ from harness.units import ceiling_units
 from harness.units.feature_units import FeatureSource
 from harness.units.score_units import ScoreUnit
 
-# Fits of fewer operations are not divided (runs/actors.py).
-LEAST_DIVIDED = 3e11
 # Columns of a control, of which most have one to three and word vectors 300.
 _CONTROL = 300
 
@@ -44,11 +42,11 @@ def of_score(
     """
     forecast = partial(costs.of_score, n_layers=shape[0], width=shape[1], has_controls=has_controls)
     cost, n_neuroids = forecast(experiments, protocol), sum(experiment.n_neuroids for experiment in experiments)
-    is_divided = cost.fits.operations >= LEAST_DIVIDED
+    is_divided = cost.fits.operations >= fitting.LEAST_DIVIDED
     n_pieces = cost.n_layers * len(fitting.cut(n_neuroids, cost.n_layers, n_workers)) if is_divided else 1
     divided, alone = (cost.fits.operations, 0.0) if is_divided else (0.0, cost.fits.operations)
     n_folds = sum(len(experiment.splits) for experiment in experiments)  # predicted beside each other
-    alone += cost.rest.operations / (n_folds if cost.rest.operations >= LEAST_DIVIDED else 1)
+    alone += cost.rest.operations / (n_folds if cost.rest.operations >= fitting.LEAST_DIVIDED else 1)
 
     def n_bytes(experiments: Sequence[Experiment], protocol: Protocol) -> float:
         return forecast(experiments, protocol).n_bytes
@@ -68,7 +66,7 @@ def of_ceiling(
         return costs.of_ceiling(experiments, protocol).n_bytes
 
     cost = costs.of_ceiling(experiments, protocol)
-    n_pieces = costs.n_pools(experiments) if cost.operations >= LEAST_DIVIDED else 1
+    n_pieces = costs.n_pools(experiments) if cost.operations >= fitting.LEAST_DIVIDED else 1
     return ScoringDemand(
         "", recording, protocol.name, cost.way, 0.0, cost.operations, n_pieces, cost.n_bytes,
         _advice(experiments, protocol, n_bytes, available, cost.n_bytes),

@@ -98,9 +98,10 @@ def test_both_ways_agree_on_single_rows(penalty, library):
 @pytest.mark.parametrize("grid", [ALPHAS, tuple(np.logspace(0, 25, 26)), tuple(np.logspace(-12, 18, 21))])
 @pytest.mark.parametrize("gap", [0, 4])
 @pytest.mark.parametrize("inner", ["few", "many"])
-def test_mixed_precision_chooses_the_alphas_of_double_precision(inner, gap, grid, monkeypatch, library):
+@pytest.mark.parametrize("tiny", [0, np.inf], ids=["alpha by alpha", "at once"])
+def test_mixed_precision_chooses_the_alphas_of_double_precision(inner, gap, grid, tiny, monkeypatch, library):
     monkeypatch.setattr(ways, "sums_pay", lambda *sizes: False)
-    monkeypatch.setattr(primal_search, "_TINY", 0)
+    monkeypatch.setattr(primal_search, "_TINY", tiny)
     X, Y = planted(N, P, 100)
     Y = np.hstack([Y, np.random.default_rng(3).standard_normal((N, 100)), 1e-13 * Y, 1e13 * Y])
     double, mixed = both(X, Y, splits(inner, gap), Penalty(grid), library=library, precision="mixed")

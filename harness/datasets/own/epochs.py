@@ -31,6 +31,14 @@ class EpochSettings:
     baseline_ms: tuple[float, float] | None = None
 
     @property
+    def length_s(self) -> float:
+        """Time from the first sample that counts to the last, in seconds."""
+        edges = [lag + side * self.window_ms / 2 for lag in self.lags_ms for side in (-1, 1)] + [
+            *(self.baseline_ms or ())
+        ]
+        return float(max(edges) - min(edges)) / 1000.0
+
+    @property
     def in_words(self) -> str:
         """What a value is."""
         baseline = "" if self.baseline_ms is None else " minus {:g} to {:g} ms".format(*self.baseline_ms)
@@ -104,7 +112,7 @@ def _of_block(onsets: Floats, times: Floats, values: Floats, options: EpochSetti
 def _means(values: Floats, times: Floats, first: Floats, last: Floats) -> Floats:
     """(word, window, channel) means over the samples with first <= time < last; NaN without any."""
     present = np.isfinite(values)
-    centre = np.nan_to_num(np.nanmean(values, axis=0, where=present, dtype=float)) if len(values) else 0.0
+    centre = np.where(present, values, 0.0).sum(axis=0, dtype=float) / np.maximum(present.sum(axis=0), 1)
     zero = np.zeros((1, values.shape[1]))
     sums = np.concatenate([zero, np.where(present, values - centre, 0.0).cumsum(axis=0, dtype=float)])
     counts = np.concatenate([zero, present.cumsum(axis=0)])

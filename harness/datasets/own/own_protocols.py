@@ -26,8 +26,9 @@ _LEAST_LEFT = 0.1
 
 
 def choose(
-    dataset: Dataset, context: Any, folds: FoldRule | None, response: Mapping[str, Any] | None = None
-) -> tuple[Protocol, ...]:
+    dataset: Dataset, context: Any, folds: FoldRule | None, response: Mapping[str, Any] | None = None,
+    epoch_s: float = 0.0,
+) -> tuple[Protocol, ...]:  # fmt: skip
     """Choose PAPER, STRICT, EQUAL and, for brain recordings with more than one group, BRAINSCORE2026.
 
     Args:
@@ -35,6 +36,8 @@ def choose(
         context: "none", "passage" or "corpus" for all protocols; None chooses it from the data.
         folds: folds of STRICT; None chooses them from the data.
         response: fields of `Sampling` that STRICT has for scans; others are chosen from the TR.
+        epoch_s: length of epochs in seconds, if rows are epochs of words; neighbours of a test block within it are
+            dropped.
 
     Returns:
         The protocols; for reading times only PAPER and STRICT.
@@ -50,19 +53,26 @@ def choose(
     if dataset.responses is None:
         protocols = _for_reading(dataset, folds)
     elif dataset.responses.times_s is None:
-        protocols = _for_sentences(dataset, dataset.responses, folds)
+        protocols = _for_sentences(dataset, dataset.responses, folds, _gap_of_epochs(dataset, epoch_s))
     else:
         protocols = _for_scans(dataset.responses, folds, response or {})
     return tuple(replace(protocol, context=context or protocol.context) for protocol in protocols)
 
 
-def _for_sentences(dataset: Dataset, responses: Responses, folds: FoldRule | None) -> tuple[Protocol, ...]:
+def _gap_of_epochs(dataset: Dataset, epoch_s: float) -> int:
+    """Rows on both sides of a test block whose epochs may overlap it, at least five; 1 if rows are no epochs."""
+    onsets = dataset.stimuli.onsets_s
+    if not epoch_s or onsets is None or len(onsets) < 2:
+        return 1
+    return max(_GAP_WORDS, ceil(epoch_s / float(np.median(np.abs(np.diff(onsets))))))
+
+
+def _for_sentences(dataset: Dataset, responses: Responses, folds: FoldRule | None, gap: int) -> tuple[Protocol, ...]:
     """Protocols for responses to sentences."""
     repeats = dataset.repetitions
     treated = "averaged" if repeats and repeats.are_averaged else "kept as rows"
     presented = (f"Texts presented more than once: {repeats.in_words}, {treated}.",) if repeats else ()
     context: Any = context_of(dataset.stimuli)
-    gap = 1 if dataset.stimuli.onsets_s is None else _GAP_WORDS  # rows are epochs of words, which overlap
     rule, reason = _strict_folds(folds, responses.row_groups, responses.row_texts, gap)
     if folds is None and rule.kind == "contiguous" and not _leaves_enough(rule, responses.row_texts):
         rule = FoldRule("kfold", n=10, seed=rule.seed, min_test_rows=_MIN_TEST_ROWS)

@@ -79,7 +79,8 @@ def entry(name: str) -> Entry:
     try:
         options = settings.read(folder)
         dataset = _read_dataset(folder, options, notes)
-        protocols = own_protocols.choose(dataset, options.context, options.folds, options.response)
+        epoch_s = options.epochs.length_s if options.epochs else 0.0
+        protocols = own_protocols.choose(dataset, options.context, options.folds, options.response, epoch_s)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     return Entry(

@@ -27,6 +27,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any, get_args
 
@@ -181,7 +182,7 @@ def _epochs(content: Any) -> EpochSettings | None:
 
 
 def _are_numbers(values: list[Any]) -> bool:
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    return all(isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) for value in values)
 
 
 def _response(content: Any) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def test_unknown_names_are_errors(tmp_path, capsys, arguments, message):
 
 def test_the_command_prints_the_table_and_lists_the_columns(tmp_path, capsys):
     out = small.write_tables(tmp_path)
-    assert commands.main(["report", out, "--columns", "model, r", "--format", "latex", "--dataset", "synthetic"]) == 0
+    assert commands.main(["report", out, "--columns", "model, r", "--latex", "--dataset", "synthetic"]) == 0
     assert "tiny-llama & 0.612" in capsys.readouterr().out
     assert commands.main(["report", out, "--columns", "help"]) == 0
     assert set(capsys.readouterr().out.split()) >= set(COLUMNS)

@@ -61,6 +61,7 @@ def test_a_value_is_the_mean_over_its_window_minus_the_baseline(tmp_path):
     signals = {subject: noise(stimuli, seed) for seed, subject in enumerate(("sub-1", "sub-2"))}
     signals["sub-1"]["a"][500:540, 1] = np.nan  # rejected
     signals["sub-1"]["b"][700:, :] = np.nan
+    signals["sub-2"]["a"][:, 2] = np.nan  # a channel that is absent in one story
     responses = datasets.load(f"local:{write(tmp_path / 'lab', stimuli, signals)}", ".").responses
     assert responses.times_s is None
     assert responses.row_blocks == responses.row_groups == tuple(stimuli.passage)
@@ -110,6 +111,9 @@ def test_the_gap_of_one_story_is_longer_than_an_epoch(tmp_path):
     folder = write(tmp_path / "lab", stimuli, {"sub-1": noise(stimuli)})
     strict = datasets.protocols(f"local:{folder}")["strict"]
     assert (strict.folds.kind, strict.folds.gap) == ("contiguous", 5)
+    long = {"lags_ms": [300, 4000], "window_ms": 100}  # 3.8 s, and words are 0.3 to 0.6 s apart
+    (folder / "dataset.json").write_text(json.dumps({"epochs": long}))
+    assert 7 <= datasets.protocols(f"local:{folder}")["strict"].folds.gap <= 12
 
 
 @pytest.mark.parametrize(("settings", "message"), [
@@ -121,6 +125,7 @@ def test_the_gap_of_one_story_is_longer_than_an_epoch(tmp_path):
     ({"lags_ms": [100], "baseline_ms": [0, -100]}, "wanted \\[first, last\\]"),
     ({"lag_ms": [100]}, "lags_ms"),
     ({"lags_ms": [1e6]}, "no word has a sample"),
+    ({"lags_ms": [float("nan")]}, "wanted different times"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_meant_are_refused(tmp_path, settings, message):
     stimuli = words(30, "ab")
