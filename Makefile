@@ -1,5 +1,7 @@
 # Two commands do everything: `make run` and `make test`. Both install first, into .venv, when the lock has changed.
 PYTHON ?= python3
+# Compiled files are kept whatever the environment says: every process of a run would compile the sources anew.
+export PYTHONDONTWRITEBYTECODE :=
 VENV ?= .venv
 BIN := $(VENV)/bin
 LOCK := $(shell cat pyproject.toml .ci/constraints.txt | cksum | tr -d ' ')
@@ -9,10 +11,9 @@ PEERS := $(VENV)/peers-$(LOCK)
 VLLM ?= .venv-vllm
 VLLM_INSTALLED := $(VLLM)/installed-$(shell cat pyproject.toml .ci/vllm-constraints.txt | cksum | tr -d ' ')
 
-# Tests without Ray are divided over processes of one thread each; those with Ray run one by one.
-WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest
-PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+# Files of tests are divided over processes of one thread each; a third one computes while others wait for their Ray.
+WORKERS ?= 3
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0
 
 # Of the image: cpu or cuda.
 DEVICE ?= cpu
@@ -23,12 +24,10 @@ run: install  ## the main job on the embedded default: three tiny models, a reco
 	$(BIN)/harness run quickstart
 
 test: install  ## the tests but the slow ones; recordings are looked for in HARNESS_SHARED or ../shared
-	$(PARALLEL) -m "not ray and not slow"
-	$(PYTEST) -m "ray and not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: install  ## the slow ones: clusters, killed processes, every model type
-	$(PARALLEL) -m "slow and not ray"
-	$(PYTEST) -m "slow and ray"
+	$(PYTEST) -m slow
 
 test-all: test test-slow  ## all tests
 

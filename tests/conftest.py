@@ -16,6 +16,8 @@ from filelock import FileLock
 from harness.runs.outcome import Outcome
 
 ROOT = Path(__file__).resolve().parent.parent
+# Ray's workers have the lowest priority by default, and would get no time beside other tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +30,14 @@ def shared() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_ray_is_left():
+    """A file's tests may share a local Ray, which the first of them starts; the next file's start their own."""
+    yield
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import ray
 
 from harness.checkpoints import checkpoints
 from harness.cli import run_commands
@@ -64,13 +63,6 @@ def folder(finished_quickstart, tmp_path_factory):
         f"{i},{(k * 7) % 11 / 10},{(k * 5) % 13 / 10}\n" for k, i in enumerate(ids)))  # fmt: skip
     (made / "models.toml").write_text('[my-model]\nfolder = "results/quickstart/tiny-gpt2"\n')
     return made
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_ray():
-    """The local Ray that the first command starts serves the others too."""
-    yield
-    ray.shutdown()
 
 
 @pytest.mark.ray

@@ -13,8 +13,6 @@ from typing import Any
 
 from harness.checkpoints import checkpoints
 from harness.datasets import synthetic
-from harness.extraction import surprisal, with_transformers
-from harness.loading import loaded_model
 from harness.models import tiny
 from harness.models.tiny import MODELS, PLANTED, PLANTED_READING
 from harness.records import Extraction, Stimuli, Surprisals
@@ -72,6 +70,9 @@ def build(folder: str, seed: int) -> None:
 
 def _extract(folder: Path, stimuli: Stimuli) -> tuple[Extraction, Surprisals]:
     """Load a model and extract its features and surprisals for the stimuli."""
+    from harness.extraction import surprisal, with_transformers
+    from harness.loading import loaded_model
+
     model = loaded_model.load(checkpoints.resolve(str(folder)))
     encoded = [model.encode(context) for context in contexts.build(stimuli, "passage")]
     extraction = with_transformers.extract(model, encoded)

@@ -12,9 +12,8 @@ import pandas as pd
 
 from harness.checkpoints import checkpoints
 from harness.checkpoints.checkpoints import Checkpoint
-from harness.extraction import backends, parity
+from harness.extraction import backends
 from harness.extraction.backends import Model
-from harness.extraction.extracted_text import extract
 from harness.loading import memory
 from harness.models import precision
 from harness.protocol import AskedBackend, AskedDtype, Dtype, Protocol
@@ -67,6 +66,8 @@ def read(model: Model, shard: Shard, how: Protocol) -> WordSurprisals:
         ValueError: if the extraction fails.
         ParityError: if a plain forward pass of transformers gives different values.
     """
+    from harness.extraction.extracted_text import extract
+
     extracted = extract(model, shard.contexts(), how, states=False, surprisals=True)
     words = extracted.words
     assert words is not None  # noqa: S101 - surprisals=True
@@ -85,9 +86,11 @@ def read(model: Model, shard: Shard, how: Protocol) -> WordSurprisals:
 
 def _read_named(name: str, model: Model, shard: Shard, how: Protocol) -> WordSurprisals:
     """`read`, with the model's name at the beginning of error messages."""
+    from harness.extraction.parity import ParityError
+
     try:
         return read(model, shard, how)
-    except parity.ParityError:
+    except ParityError:
         raise
     except ValueError as error:
         message = str(error)

@@ -41,6 +41,7 @@ def cluster(tmp_path_factory):
     (folder / "token").write_text("a-token-of-this-test-and-of-nothing-else")
     env = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        "RAY_worker_niceness": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_USAGE_STATS_ENABLED": "0",

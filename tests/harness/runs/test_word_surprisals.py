@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import ray
 
 import harness.models.model_table
 from harness.cli import commands as cli
@@ -57,13 +56,6 @@ def short(tmp_path_factory):
     file = tmp_path_factory.mktemp("short") / "short.txt"
     file.write_text(TEXT)
     return str(file)
-
-
-@pytest.fixture(autouse=True)
-def own_ray():
-    ray.shutdown()
-    yield
-    ray.shutdown()
 
 
 def words_of(out, run, model):
