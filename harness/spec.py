@@ -81,7 +81,7 @@ class EvaluationSpec:
 
 
 def quickstart() -> EvaluationSpec:
-    """Three tiny models and a synthetic recording with a known answer; offline, about a minute on two cores."""
+    """Three tiny models and a synthetic recording with a known answer; offline, about half a minute on two cores."""
     return EvaluationSpec("quickstart", ("tiny-llama", "tiny-gpt2", "tiny-t5"), ("synthetic", "synthetic-reading"))
 
 

@@ -7,6 +7,8 @@ by the commands that need them.
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import logging
 import os
 import sys
@@ -44,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: the arguments after `harness`; None reads them from `sys.argv`.
     """
+    atexit.register(gc.freeze)  # else Python looks for cycles among all objects as it exits: a second, with torch
     made = parser()
     if not (sys.argv[1:] if argv is None else argv):
         made.print_help()

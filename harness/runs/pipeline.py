@@ -100,10 +100,14 @@ def run(
     store.require_writable()
     store.sweep()
     with store.register_run():
-        if any(name.startswith("synthetic") for name in spec.datasets):
-            _prepare_quickstart(spec, store.out, address, listener, is_here=in_process is not None)
+        made_here = any(name.startswith("synthetic") for name in spec.datasets)
+        folder = quickstart.folder_of(store.out) if made_here else None
         if in_process is None and not address and _begins(spec, store):
-            _join(None, store)  # before planning, which needs the libraries that are imported meanwhile
+            listener.busy("starting Ray")
+            _join(None, store)  # first, since what comes next needs the libraries that are imported meanwhile
+        if folder and not quickstart.is_built(folder):
+            listener.busy("building three tiny models and a synthetic recording")
+            quickstart.build(str(folder), spec.seed)
         workload = _workload(spec, store, options, listener, in_process or {})
         pending = [unit for unit in workload.scores if not store.has("scores", unit.key, every_byte=True)]
         listener.planned(workload, pending)
@@ -219,22 +223,3 @@ def _compute(
 
 def _this_machine(n_cores: int = 0) -> Machine:
     return Machine(memory.free_bytes("cpu"), n_cores or os.cpu_count() or 1)
-
-
-def _prepare_quickstart(
-    spec: EvaluationSpec, out: str, address: str | None, listener: ProgressListener, *, is_here: bool
-) -> None:  # fmt: skip
-    """Build the quickstart's models and recordings unless they exist."""
-    folder = quickstart.folder_of(out)
-    if quickstart.is_built(folder):
-        return
-    listener.busy("building three tiny models and a synthetic recording")
-    if is_here:
-        quickstart.build(str(folder), spec.seed)
-    else:
-        import ray
-
-        from harness.runs import ray_session
-
-        ray_session.start(address)
-        ray.get(ray.remote(quickstart.build).remote(str(folder), spec.seed))  # in a process of its own
