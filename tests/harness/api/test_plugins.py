@@ -91,6 +91,7 @@ def test_they_are_listed_and_a_damaged_one_is_named_and_left_out(environment):
     assert {"truth": "What the recording follows."}.items() <= {row["name"]: row["about"] for row in listed}.items()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_they_reach_the_workers_of_ray(environment, folder, tmp_path):
     command = ("-m", "harness.cli", "run", "real", "--dataset", "outside", "--model", str(folder), "--protocol",

@@ -70,7 +70,8 @@ def test_surprisal_predicts_reading_times_of_both_releases_as_in_known_results(
         assert r == pytest.approx(wanted, abs=5e-4)
 
 
-@pytest.mark.parametrize("name", [pytest.param("stories260K", marks=pytest.mark.slow), "babyllama-105"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stories260K", "babyllama-105"])
 def test_surprisal_equals_a_separate_forward_per_word_if_the_context_fits_the_window(stories, shared, name):
     """The reference uses transformers alone: the story up to the word, summed over the word's tokens."""
     folder = shared / "models" / name

@@ -198,6 +198,7 @@ def test_without_an_address_a_local_ray_is_started_even_if_another_cluster_runs_
     assert options["address"] == "local"
 
 
+@pytest.mark.slow
 def test_a_node_that_does_not_see_the_folder_is_named(tmp_path, monkeypatch):
     ray.shutdown()
     ray_session.start(None)
