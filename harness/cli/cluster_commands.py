@@ -196,6 +196,9 @@ def add_manifest(command: argparse.ArgumentParser) -> None:
     option("--watch", default="", metavar="SOURCE", help="what to watch (default: the first --model)")
     option("--schedule", default="0 * * * *", metavar="CRON", help="cron schedule (default: hourly)")
     option("--storage", default="", metavar="CLAIM", help="volume claim with data and weights; mounted at /mnt/shared")
+    option(
+        "--redis", default="", metavar="HOST:PORT", help="Redis server that keeps the cluster's state without its head"
+    )
 
 
 def manifest(arguments: argparse.Namespace) -> int:
@@ -215,7 +218,9 @@ def manifest(arguments: argparse.Namespace) -> int:
     without_models = argparse.Namespace(**{**vars(arguments), "model": None})
     watch = [source, "--once", "--spec", arguments.spec, *run_arguments(without_models)[1:]]
     file = str(machines.cluster_file(arguments.cluster))
-    documents = kuberay.manifests(file, arguments.image, evaluate, watch, arguments.schedule, arguments.storage)
+    documents = kuberay.manifests(
+        file, arguments.image, evaluate, watch, arguments.schedule, arguments.storage, arguments.redis
+    )
     answer(arguments, documents, kuberay.as_text(documents).removesuffix("\n"))
     return 0
 

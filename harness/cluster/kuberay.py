@@ -9,6 +9,7 @@ Sources: KubeRay's definitions of ray.io/v1, 1.6 to 1.7 (RayCronJob is alpha, an
 
 from __future__ import annotations
 
+import re
 import shlex
 from importlib.metadata import version
 from pathlib import Path
@@ -20,12 +21,13 @@ from harness.cluster.machines import GPU_MEMORY, LARGEST, reading_cluster_file
 
 NAME = "brain-alignment"
 SECRET = "ray-auth-token"  # noqa: S105 - the name of the Secret
+REDIS_SECRET = "ray-redis-password"  # noqa: S105 - the name of the Secret
 # Node label that marks spot machines, with values as used by Karpenter. change: your provider's label.
 SPOT = "karpenter.sh/capacity-type"
 
 
 def manifests(
-    file: str, image: str, evaluate: list[str], watch: list[str], schedule: str, storage: str = ""
+    file: str, image: str, evaluate: list[str], watch: list[str], schedule: str, storage: str = "", redis: str = ""
 ) -> list[dict[str, Any]]:
     """A RayCluster for submitting jobs, a RayJob for one run, a RayCronJob for a watcher; each has its own workers.
 
@@ -36,10 +38,12 @@ def manifests(
         watch: arguments of `jobs/watch.py`.
         schedule: cron expression for the watcher.
         storage: name of a PersistentVolumeClaim with recordings and weights, mounted at /mnt/shared; "" for none.
+        redis: HOST:PORT of a Redis server that keeps the state of the RayCluster when its head is lost; "" for none.
+            The two others end with their only job, which is repeated on a new cluster.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if it is not a cluster file, or the schedule does not have five fields.
+        ValueError: if it is not a cluster file, the schedule does not have five fields, or redis is not HOST:PORT.
     """
     if len(schedule.split()) != 5:
         raise ValueError(f'--schedule {schedule!r} does not have five fields; use "0 * * * *" for every hour.')
@@ -47,7 +51,7 @@ def manifests(
     jobs = {name: _job(name, arguments, spec) for name, arguments in (("evaluate", evaluate), ("watch", watch))}
     cron = {"schedule": schedule, "jobTemplate": jobs["watch"]}
     return [
-        _document("RayCluster", NAME, spec),
+        _document("RayCluster", NAME, spec | (_fault_tolerance(redis) if redis else {})),
         _document("RayJob", f"{NAME}-evaluate", jobs["evaluate"]),
         _document("RayCronJob", f"{NAME}-watch", cron),
     ]
@@ -55,10 +59,10 @@ def manifests(
 
 def as_text(documents: list[dict[str, Any]]) -> str:
     """YAML for `kubectl apply -f -`, preceded by comments on prerequisites."""
-    comments = (
-        f"# kubectl create secret generic {SECRET} --from-file=auth_token=$HOME/.ray/auth_token\n"
-        "# KubeRay 1.6 or later; RayCronJob needs the operator's --feature-gates=RayCronJob=true\n"
-    )
+    comments = f"# kubectl create secret generic {SECRET} --from-file=auth_token=$HOME/.ray/auth_token\n"
+    if any("gcsFaultToleranceOptions" in document["spec"] for document in documents):
+        comments += f"# kubectl create secret generic {REDIS_SECRET} --from-file=password=FILE  # without a newline\n"
+    comments += "# KubeRay 1.6 or later; RayCronJob needs the operator's --feature-gates=RayCronJob=true\n"
     return comments + str(yaml.safe_dump_all(documents, sort_keys=False, width=120))
 
 
@@ -102,6 +106,21 @@ def _cluster(types: tuple[dict[str, Any], dict[str, dict[str, Any]]], image: str
             for name, kind in kinds.items()
         ],
     }  # fmt: skip
+
+
+def _fault_tolerance(redis: str) -> dict[str, Any]:
+    """Options of a RayCluster by which a restarted head finds its worker nodes again; the operator names its keys.
+
+    Source: "GCS fault tolerance in KubeRay", docs.ray.io.
+    """
+    host, colon, port = redis.rpartition(":")
+    if not (colon and re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:]+\]", host) and port.isdecimal() and 0 < int(port) < 65536):
+        raise ValueError(
+            f"--redis {redis!r}: wanted HOST:PORT of a Redis server, such as redis.default:6379; the password is the "
+            f"Secret {REDIS_SECRET}."
+        )
+    password = {"valueFrom": {"secretKeyRef": {"name": REDIS_SECRET, "key": "password"}}}
+    return {"gcsFaultToleranceOptions": {"redisAddress": redis, "redisPassword": password}}
 
 
 def _largest(kinds: dict[str, dict[str, Any]]) -> str:

@@ -22,12 +22,20 @@ COMMAND = [
 ]  # fmt: skip
 
 
+def printed(capsys, *options):
+    """The comments of the command, and its documents by kind."""
+    assert main([*COMMAND, *options]) == 0
+    text = capsys.readouterr().out
+    comments = [line for line in text.splitlines() if line.startswith("#")]
+    return comments, {document["kind"]: document for document in yaml.safe_load_all(text)}
+
+
 @pytest.fixture
 def documents(capsys):
-    assert main(COMMAND) == 0
-    printed = capsys.readouterr().out
-    assert "token" in printed.splitlines()[0]
-    return {document["kind"]: document for document in yaml.safe_load_all(printed)}
+    comments, documents = printed(capsys)
+    assert "token" in comments[0]
+    assert not any("redis" in comment for comment in comments)
+    return documents
 
 
 def test_there_is_one_document_of_each_kind(documents):
@@ -86,6 +94,25 @@ def test_an_invalid_schedule_or_file_is_a_usage_error(capsys, tmp_path):
     assert main([*COMMAND, "--cluster", str(tmp_path / "other.yaml")]) == 2
 
 
+def test_the_state_of_the_cluster_for_jobs_is_kept_in_redis(capsys, documents):
+    comments, with_redis = printed(capsys, "--redis", "redis.default:6379")
+    options = with_redis["RayCluster"]["spec"].pop("gcsFaultToleranceOptions")
+    assert with_redis == documents
+    assert options["redisAddress"] == "redis.default:6379"
+    secret = options["redisPassword"]["valueFrom"]["secretKeyRef"]
+    (create,) = (comment for comment in comments if "redis" in comment)
+    assert f"create secret generic {secret['name']} --from-file={secret['key']}=" in create
+
+
+@pytest.mark.parametrize("address", ["redis", "redis:", ":6379", "redis:port", "redis:65536", "user:password@redis:1",
+                                     "redis://redis:6379"])  # fmt: skip
+def test_an_address_of_redis_that_is_not_host_and_port_is_a_usage_error(address, capsys):
+    assert main([*COMMAND, "--redis", address]) == 2
+    captured = capsys.readouterr()
+    assert "wanted HOST:PORT" in captured.err
+    assert not captured.out
+
+
 def strict(schema):
     """A schema of the operator that rejects unknown fields, like `kubectl --validate=strict`."""
     if not isinstance(schema, dict):
@@ -99,11 +126,13 @@ def strict(schema):
     return result
 
 
-def test_every_document_is_valid_under_the_operators_schema(documents, shared):
+def test_every_document_is_valid_under_the_operators_schema(documents, capsys, shared):
+    _, with_redis = printed(capsys, "--redis", "redis.default:6379")
     for file in sorted((shared / "forms" / "kuberay").glob("*.yaml")):
         definition = yaml.safe_load(file.read_text())["spec"]
         (version_1,) = (entry for entry in definition["versions"] if entry["name"] == "v1")
         schema = strict(version_1["schema"]["openAPIV3Schema"])
         schema["properties"]["metadata"] = {"type": "object"}
-        errors = list(jsonschema.Draft202012Validator(schema).iter_errors(documents[definition["names"]["kind"]]))
+        validator, kind = jsonschema.Draft202012Validator(schema), definition["names"]["kind"]
+        errors = [error for given in (documents, with_redis) for error in validator.iter_errors(given[kind])]
         assert not errors, [(list(error.absolute_path), error.message) for error in errors]
