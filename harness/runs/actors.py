@@ -142,11 +142,14 @@ def _link_lock() -> contextlib.AbstractContextManager[Any]:
 
 
 @ray.remote
-def score(unit: ScoreUnit, dataset: Dataset, ceiling: Ceiling, out: str, device: str) -> float:
-    """Compute and store one score unit; return the seconds taken."""
-    started = time.monotonic()
-    spread = Spread(partial(over_cluster, device=device), partial(in_blocks, device=device), over_cores)
-    unit.run(dataset, ceiling, Store(out), spread)
+def score(
+    unit: ScoreUnit, dataset: Dataset, ceiling: Ceiling, out: str, device: str, scored: ScoreUnit | None
+) -> float:  # fmt: skip
+    """Compute and store one score unit, or take its rows from one of the same content; return the seconds taken."""
+    started, store = time.monotonic(), Store(out)
+    if scored is None or not unit.take_from(scored, store):
+        spread = Spread(partial(over_cluster, device=device), partial(in_blocks, device=device), over_cores)
+        unit.run(dataset, ceiling, store, spread)
     return time.monotonic() - started
 
 

@@ -16,6 +16,7 @@ from harness.extraction import backends, with_transformers
 from harness.extraction.backends import Model
 from harness.loading import memory
 from harness.loading.in_memory import InMemory
+from harness.records import Dataset
 from harness.runs.outcome import Account
 from harness.runs.stopping import Stop
 from harness.runs.workload import Failure, ProgressListener, Workload
@@ -42,6 +43,7 @@ class InProcess:
         self.allow_pickle = allow_pickle
         self.extracted: set[str] = set()
         self.errors: dict[str, Exception] = {}  # by key of what could not be extracted
+        self.scored: dict[str, ScoreUnit] = {}  # by their content
 
     def work(self, pending: Iterable[ScoreUnit], stop: Stop) -> Account:
         """Compute all pending units; failures of one do not stop the others."""
@@ -118,8 +120,7 @@ class InProcess:
         try:
             with self.store.claim("scores", unit.key) as is_claimed:
                 if is_claimed:
-                    progress = partial(self.listener.ceiling, unit.dataset, unit.protocol.name)
-                    unit.run(dataset, compute_ceiling(dataset, unit.protocol, self.store, progress), self.store)
+                    self._score_or_take(unit, dataset)
         except Exception as error:  # noqa: BLE001 - the other scores go on
             self._failed(unit, "score", error)
             return False
@@ -128,6 +129,14 @@ class InProcess:
         elif self.store.wait("scores", unit.key, WAIT_S):
             self.listener.found(unit)
         return is_claimed
+
+    def _score_or_take(self, unit: ScoreUnit, dataset: Dataset) -> None:
+        """Compute and store one score unit, or take its rows from one of the same content."""
+        scored = self.scored.get(unit.content)
+        if scored is None or not unit.take_from(scored, self.store):
+            progress = partial(self.listener.ceiling, unit.dataset, unit.protocol.name)
+            unit.run(dataset, compute_ceiling(dataset, unit.protocol, self.store, progress), self.store)
+        self.scored[unit.content] = unit
 
     def _failed(self, unit: ScoreUnit, stage: str, error: Exception) -> None:
         failure = Failure.of(error, stage, unit.source.name, unit.dataset, unit.protocol.name)

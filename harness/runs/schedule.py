@@ -53,6 +53,8 @@ class Schedule:
         self.ready: deque[ScoreUnit] = deque()
         self.scoring: dict[Any, tuple[ScoreUnit, Claim, float]] = {}  # with time.monotonic() at submission
         self.elsewhere: dict[str, ScoreUnit] = {}  # held by other drivers
+        self.scored: dict[str, ScoreUnit] = {}  # by their content
+        self.following: dict[str, list[ScoreUnit]] = {}  # by the content of a unit in work, for whose rows they wait
         self.retried: set[str] = set()
         self.extracted: set[str] = set()
         self.n_scored = 0
@@ -62,6 +64,9 @@ class Schedule:
         self.free_bytes = reservations.scoring_bytes()
         self.checked_at = 0.0
         self.metrics = RunMetrics(workload.run)
+        pending = list(pending)
+        keys = {unit.key for unit in pending}
+        self.scored |= {unit.content: unit for unit in workload.scores if unit.key not in keys}
         for unit in pending:
             self._wait_or_score(unit)
 
@@ -170,13 +175,24 @@ class Schedule:
     # --- scoring ------------------------------------------------------------------------------------------------------
 
     def _score(self, unit: ScoreUnit) -> None:
+        if unit.content in self.following:
+            self.following[unit.content].append(unit)
+            return
         claim = self.store.take("scores", unit.key)
         if claim is None:
             self.elsewhere[unit.key] = unit
             return
+        scored = self.scored.get(unit.content)
+        if scored is None:
+            self.following[unit.content] = []
         ceiling, recording = self._ceiling(unit), self.recordings[unit.dataset]
-        reference = actors.score.remote(unit, recording, ceiling, self.store.out, self.device)
+        reference = actors.score.remote(unit, recording, ceiling, self.store.out, self.device, scored)
         self.scoring[reference] = (unit, claim, time.monotonic())
+
+    def _ended(self, unit: ScoreUnit, claim: Claim) -> None:
+        """Release a unit that was in work; those that waited for its rows are ready."""
+        claim.release()
+        self.ready.extend(self.following.pop(unit.content, []))
 
     def _ceiling(self, unit: ScoreUnit) -> Any:
         key = (unit.dataset, unit.protocol.name)
@@ -200,11 +216,12 @@ class Schedule:
         try:
             seconds = ray.get(reference)
         except Exception as error:  # noqa: BLE001 - one failing unit must not stop the others
-            claim.release()
+            self._ended(unit, claim)
             if not self._retry_extraction(unit, error):
                 self._failed(unit, "score", error)
         else:
-            claim.release()
+            self.scored[unit.content] = unit
+            self._ended(unit, claim)
             self.n_scored += 1
             self.metrics.scored(unit.source.name, unit.dataset)
             self.listener.finished(unit, seconds)
@@ -249,7 +266,7 @@ class Schedule:
         for reference in running:  # cancelling a task that has just ended can crash Ray (see `_close`)
             unit, claim, started = self.scoring.pop(reference)
             ray.cancel(reference, force=True)
-            claim.release()
+            self._ended(unit, claim)
             self._failed(unit, "score", UnitTimeoutError(
                 f"{unit.source.name}: one score took longer than {now - started:.0f} s and was cancelled; set "
                 "HARNESS_UNIT_LIMIT_S to raise the limit."

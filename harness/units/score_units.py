@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
@@ -37,7 +38,7 @@ from harness.scoring.rows import BrainRows, ceiling_row
 from harness.scoring.unique_variance import over_controls
 from harness.storage import tables
 from harness.storage.origin import SCORES_VERSION, code_version, now
-from harness.storage.store import Store
+from harness.storage.store import CorruptUnit, Store
 from harness.units import localiser_units
 from harness.units.feature_units import FeatureSource, FeatureUnit, stored_embeddings, stored_features
 from harness.units.localiser_units import LocaliserUnit
@@ -86,8 +87,19 @@ class ScoreUnit:
     @cached_property
     def key(self) -> str:
         """Hash of source, recording and method; the name is included because it is a column of the rows."""
+        return self._hash({"name": self.source.name})
+
+    @cached_property
+    def content(self) -> str:
+        """The same without the name: units of one content differ in the names of their rows only.
+
+        The untrained controls of a base, its tuned versions and its checkpoints are one network, scored once.
+        """
+        return self._hash({"kind": self.source.kind})
+
+    def _hash(self, named: dict[str, str]) -> str:
         made_of = {
-            "schema": SCORES_VERSION, "name": self.source.name, **self.source.identity, "seed": self.seed,
+            "schema": SCORES_VERSION, **named, **self.source.identity, "seed": self.seed,
             "dataset": self.dataset, "version": self.dataset_version, "protocol": self.protocol.hash,
             "wordfreq": _wordfreq(),
             "features": self.features.key if self.features else None,
@@ -135,11 +147,37 @@ class ScoreUnit:
             for name, content_of in arrays.items():
                 np.savez(folder / f"{name}.npz", **content_of)
 
-        facts = {
+        store.put("scores", self.key, write, self._facts)
+
+    def take_from(self, other: ScoreUnit, store: Store) -> bool:
+        """Store the scores of another unit of the same `content` with this one's names; False if they are damaged."""
+        names = {"model": self.source.name, "revision": self.source.revision}
+
+        def write(folder: Path) -> None:
+            for file in (file for file in found.iterdir() if file.suffix in {".parquet", ".npz"}):
+                if file.suffix == ".npz":
+                    shutil.copyfile(file, folder / file.name)
+                    continue
+                table = pq.read_table(file)
+                for column in names.keys() & set(table.column_names):
+                    values = pa.repeat(names[column], len(table)).cast(table.schema.field(column).type)
+                    table = table.set_column(table.column_names.index(column), table.schema.field(column), values)
+                pq.write_table(table, folder / file.name)
+
+        try:
+            with store.open("scores", other.key) as found:
+                store.put("scores", self.key, write, self._facts)
+        except (CorruptUnit, FileNotFoundError):
+            return False
+        return True
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
             "schema": SCORES_VERSION, "model": self.source.name, "dataset": self.dataset,
             "protocol": self.protocol.name, "features": self.features.key if self.features else None,
         }  # fmt: skip
-        store.put("scores", self.key, write, facts)
 
     def _brain_tables(
         self, dataset: Dataset, ceiling: Ceiling, store: Store, spread: Spread
