@@ -9,7 +9,9 @@ Method: harness/scoring/README.md#rsa-and-cka.
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -44,6 +46,8 @@ MOST_NEUROIDS = 20_000
 FEWEST_COLUMNS = 3  # the correlation of two rows over two columns is 1 or -1
 _FIFTHS = 5
 _MOST_BYTES = 256 * 2**20
+# Vectors of responses are the same for all models: a process keeps those up to this size, of a few recordings.
+_KEPT_BYTES, _N_KEPT = 64 * 2**20, 4
 
 
 class Recorded(NamedTuple):
@@ -266,7 +270,7 @@ def _of_rows(layers: Layers, recorded: Sequence[Floats], pairs: Pairs, metric: M
         return result
     for chosen in _in_memory(pairs, n):
         some, all_rows = pairs.of(chosen), np.arange(n_rows)
-        whole = theirs = _of_responses(recorded, all_rows, some, metric)
+        whole = theirs = _of_all_rows(recorded, all_rows, some, metric)
         result.between[chosen] = [vectors @ vectors.T for vectors in whole.outer]
         usable_before = np.ones(n_rows, dtype=bool)
         for k in range(len(layers)):
@@ -283,6 +287,34 @@ def _of_rows(layers: Layers, recorded: Sequence[Floats], pairs: Pairs, metric: M
             inner[k, chosen] = [vectors @ vector for vectors, vector in zip(theirs.inner, ours.inner, strict=True)]
     inner[np.isnan(values)] = np.nan
     return result
+
+
+class _Vectors(NamedTuple):
+    """Per fold, the standardised values of its pairs, and of the pairs of training rows that other folds separate.
+
+    The product of two such vectors is the similarity of their matrices.
+    """
+
+    outer: list[Floats]
+    inner: list[Floats]
+
+
+_kept: OrderedDict[bytes, _Vectors] = OrderedDict()
+
+
+def _of_all_rows(recorded: Sequence[Floats], rows: Integers, pairs: Pairs, metric: Metric) -> _Vectors:
+    """`_of_responses`, or what this process has kept of the same responses, pairs and metric."""
+    hashed = hashlib.blake2b(metric.encode())
+    for array in (*recorded, *(side for fold in pairs.folds for side in fold), *pairs.separated):
+        hashed.update(repr((array.shape, array.dtype.str)).encode())
+        hashed.update(np.ascontiguousarray(array).data)
+    key = hashed.digest()
+    vectors = _kept.pop(key, None) or _of_responses(recorded, rows, pairs, metric)
+    if sum(values.nbytes for values in (*vectors.outer, *vectors.inner)) <= _KEPT_BYTES:
+        _kept[key] = vectors
+        if len(_kept) > _N_KEPT:
+            _kept.popitem(last=False)
+    return vectors
 
 
 def _of_responses(recorded: Sequence[Floats], rows: Integers, pairs: Pairs, metric: Metric) -> _Vectors:
@@ -308,16 +340,6 @@ def _of_pairs(values: Floats, metric: Metric) -> tuple[Floats, float, NDArray[np
         return gram(values), 0.0, np.ones(len(values), dtype=bool)
     matrix = dissimilarities(values)
     return matrix, rounding_of(values), ~np.isnan(matrix.diagonal())
-
-
-class _Vectors(NamedTuple):
-    """Per fold, the standardised values of its pairs, and of the pairs of training rows that other folds separate.
-
-    The product of two such vectors is the similarity of their matrices.
-    """
-
-    outer: list[Floats]
-    inner: list[Floats]
 
 
 def _standardised(matrix: Floats, rounding: float, pairs: Pairs, metric: Metric) -> _Vectors:

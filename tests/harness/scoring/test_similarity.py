@@ -258,3 +258,30 @@ def test_two_folds_choose_by_fifths_of_the_training_rows():
     halves = replace(HELD_OUT, folds=FoldRule("contiguous", n=2))
     row = _rows(features, responses, halves)["cka"]
     assert (row["layer"], row["layer_folds"]) == (1, 2)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("protocol", [HELD_OUT, PAPER])
+def test_what_all_models_share_is_computed_once_and_again_for_other_responses(metric, protocol, monkeypatch):
+    calls, of_responses = [], similarity._of_responses
+    monkeypatch.setattr(similarity, "_of_responses", lambda *of: calls.append(1) or of_responses(*of))
+    monkeypatch.setattr(similarity, "_kept", type(similarity._kept)())
+    one, responses, _ = _recording(9, 0.6)
+    other = _recording(10, 0.6)[0]
+    first, second = (similarity.compare(each, responses, protocol, _all(responses), metric) for each in (one, other))
+    assert len(calls) == 1
+    values = responses.values.copy()
+    values[3, 2] += 0.1
+    moved = replace(responses, values=values)
+    third = similarity.compare(other, moved, protocol, _all(moved), metric)
+    assert len(calls) == 2
+    assert not np.array_equal(third.values, second.values)
+    similarity._kept.clear()
+    for features, of, found in ((one, responses, first), (other, responses, second), (other, moved, third)):
+        alone = similarity.compare(features, of, protocol, _all(of), metric)
+        for name in ("values", "inner", "between"):
+            np.testing.assert_array_equal(getattr(alone, name), getattr(found, name))
+        similarity._kept.clear()
+    monkeypatch.setattr(similarity, "_KEPT_BYTES", 100)
+    similarity.compare(one, responses, protocol, _all(responses), metric)
+    assert not similarity._kept
