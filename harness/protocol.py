@@ -101,7 +101,8 @@ class Sampling:
     """How features at word times become features at scan times.
 
     Attributes:
-        pool: "mean", "sum" or "last" over the words of a TR.
+        pool: "mean", "sum" or "last" over the words of a TR; "lanczos" or "hrf": words outside it count too, by a
+            Lanczos filter or the canonical hemodynamic response (harness/features/hemodynamics.py).
         shift_s: seconds added to the word times.
         delays: in TRs; the features are concatenated once per delay.
         clock: "end": a scan at t takes the words that ended in (t - TR, t]. "onset": the words whose onset lies in
@@ -110,12 +111,24 @@ class Sampling:
         skip_words: number of initial stimuli that serve as context only and enter no scan.
     """
 
-    pool: Literal["mean", "sum", "last"] = "mean"
+    pool: Literal["mean", "sum", "last", "lanczos", "hrf"] = "mean"
     shift_s: float = 0.0
     delays: tuple[int, ...] = (0,)
     clock: Literal["end", "onset"] = "end"
     zscore: Literal["", "run"] = ""
     skip_words: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pool == "hrf" and tuple(self.delays) != (0,):
+            raise ValueError(
+                f"the pool 'hrf' is a response of its own, but there are delays {list(self.delays)}; leave out the "
+                "delays, or take another pool, from which the regression estimates the response."
+            )
+
+    @property
+    def is_filter(self) -> bool:
+        """Whether words outside the TR of a scan count too."""
+        return self.pool in {"lanczos", "hrf"}
 
 
 @dataclass(frozen=True)

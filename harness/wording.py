@@ -49,7 +49,10 @@ def _context(protocol: Protocol) -> str:
 
 def _sampling(sampling: Sampling) -> str:
     """Describe how words are assigned to scans."""
-    pooled = {"mean": "mean of the words", "sum": "sum of the words", "last": "last word"}[sampling.pool]
+    pooled = {
+        "mean": "mean of the words", "sum": "sum of the words", "last": "last word",
+        "lanczos": "Lanczos-filtered words", "hrf": "words under the canonical hemodynamic response",
+    }[sampling.pool]  # fmt: skip
     shift = f", {sampling.shift_s:g} s late" if sampling.shift_s else ""
     clock = " by their onset" if sampling.clock == "onset" else ""
     delays = "" if sampling.delays == (0,) else f", delays of {', '.join(map(str, sampling.delays))} scans"

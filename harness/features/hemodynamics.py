@@ -2,10 +2,12 @@
 
 The BOLD signal of a scan (TR) reflects words heard or read seconds earlier. Words are therefore pooled into the TR in
 which they ended (or began), after a shift, and the features of several earlier TRs are concatenated (delays), from
-which the regression estimates a hemodynamic response.
+which the regression estimates a hemodynamic response. Two filters take words outside the TR too: "lanczos" samples the
+features at the scans without aliasing, before they are delayed; "hrf" is the canonical response, instead of delays.
 
-Source: Huth et al. 2016 (delays); Brain-Score language, Blank2014 (words that ended 4 s before the scan); Toneva and
-Wehbe 2019 (words by their onset, z-scored by run).
+Source: Huth et al. 2016 (delays; Lanczos filter of three lobes); Friston et al. 1998 and SPM12 (canonical response: the
+difference of two gamma densities, of shapes 6 and 16, one sixth of the second, over 32 s); Brain-Score language,
+Blank2014 (words that ended 4 s before the scan); Toneva and Wehbe 2019 (words by their onset, z-scored by run).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+from scipy import sparse, stats
 
 from harness.kernels.gram import z_factors
 from harness.protocol import Sampling
@@ -22,6 +24,9 @@ from harness.records import Features, Floats, Integers, Layer, LazyMapping, Resp
 
 # Times are compared to the microsecond, so that 0.1 + 0.2 equals 0.3.
 _DECIMALS = 6
+_LOBES = 3  # of the Lanczos filter, on each side
+_HRF_S = 32.0  # length of the canonical response
+_CHUNK = 256  # scans at a time
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,9 @@ def scans(stimuli: Stimuli, responses: Responses, sampling: Sampling) -> Scans:
         ValueError: if times are missing, or do not increase within a block.
     """
     heard_s = _check(stimuli, responses, sampling)
-    own, *delayed = (_weights(stimuli, heard_s, responses, sampling, delay) for delay in (0, *sampling.delays))
+    in_tr = replace(sampling, pool="mean") if sampling.is_filter else sampling
+    own = _weights(stimuli, heard_s, responses, in_tr, 0)
+    delayed = (_weights(stimuli, heard_s, responses, sampling, delay) for delay in sampling.delays)
     runs = np.unique(responses.row_blocks, return_inverse=True)[1] if sampling.zscore else None
     return Scans(own, tuple(delayed), runs)
 
@@ -169,18 +176,56 @@ def _weights(
     blocks, passages = np.array(responses.row_blocks), np.array(stimuli.passages)
     tr = float(np.median(np.diff(times)[blocks[1:] == blocks[:-1]]))
     window_end = times + (tr if sampling.clock == "onset" else 0.0)  # end of the time window of a scan without delay
-    pairs, usable, block_before = [], np.arange(len(heard)) >= sampling.skip_words, -np.inf
+    pairs, weights, usable, block_before = [], [], np.arange(len(heard)) >= sampling.skip_words, -np.inf
     for block in dict.fromkeys(responses.row_blocks):
         rows = np.flatnonzero(blocks == block)
         named = block in stimuli.passages
-        words = np.flatnonzero(usable & ((passages == block) if named else (heard > block_before)))
+        of_block = (passages == block) if named else (heard > block_before) & (heard <= window_end[rows[-1]])
+        words = np.flatnonzero(usable & of_block)
         ends = (window_end[rows] - delay * tr).round(_DECIMALS)
-        matches = _last_words(ends, heard[words]) if sampling.pool == "last" else _words_of(ends, heard[words], tr)
-        pairs.append((rows[matches[0]], words[matches[1]]))
+        if sampling.is_filter:
+            scan, word, weight = _filtered(times[rows] - delay * tr, heard[words], tr, sampling.pool)
+            weights.append(weight)
+        elif sampling.pool == "last":
+            scan, word = _last_words(ends, heard[words])
+        else:
+            scan, word = _words_of(ends, heard[words], tr)
+        pairs.append((rows[scan], words[word]))
         block_before = window_end[rows[-1]]
     scan, word = (np.concatenate(column) for column in zip(*pairs, strict=True))
-    weights = 1.0 / np.bincount(scan, minlength=len(times))[scan] if sampling.pool == "mean" else np.ones(len(scan))
-    return sparse.csr_array((weights, (scan, word)), shape=(len(times), len(heard)))
+    weight = np.concatenate(weights) if weights else np.ones(len(scan))
+    if sampling.pool == "mean":
+        weight = 1.0 / np.bincount(scan, minlength=len(times))[scan]
+    return sparse.csr_array((weight, (scan, word)), shape=(len(times), len(heard)))
+
+
+def _filtered(times: Floats, heard: Floats, tr: float, pool: str) -> tuple[Integers, Integers, Floats]:
+    """(scan, word) index pairs on one clock, and the weight of each by the time of the scan after the word."""
+    order, reach, found = np.argsort(heard, kind="stable"), max(_LOBES * tr, _HRF_S), []
+    for start in range(0, len(times), _CHUNK):
+        some = times[start : start + _CHUNK]
+        first, last = np.searchsorted(heard[order], (some.min() - reach, some.max() + reach))
+        words = order[first:last]
+        weights = _FILTERS[pool](some[:, None] - heard[words], tr)
+        scan, word = weights.nonzero()
+        found.append((start + scan, words[word], weights[scan, word]))
+    scans_found, words_found, weights = (np.concatenate(column) for column in zip(*found, strict=True))
+    return scans_found, words_found, weights
+
+
+def _lanczos(lags_s: Floats, tr: float) -> Floats:
+    """Weights of words that are some seconds before a scan; the cut-off is that of the scans."""
+    lags = lags_s / tr
+    return np.where(np.abs(lags) < _LOBES, np.sinc(lags) * np.sinc(lags / _LOBES), 0.0)
+
+
+def _hrf(lags_s: Floats, tr: float) -> Floats:
+    """The same by the canonical response, whose integral is one TR."""
+    response = stats.gamma.pdf(lags_s, 6) - stats.gamma.pdf(lags_s, 16) / 6
+    return np.where((lags_s > 0) & (lags_s < _HRF_S), response * tr / (1 - 1 / 6), 0.0)
+
+
+_FILTERS = {"lanczos": _lanczos, "hrf": _hrf}
 
 
 def _words_of(times: Floats, heard: Floats, tr: float) -> tuple[Integers, Integers]:

@@ -285,7 +285,8 @@ class ScoreUnit:
         is_own_of_rows = control.compute and dataset.responses and features.row_ids == dataset.responses.row_ids
         if control.row_level or is_own_of_rows:
             return features
-        sampling = replace(sampling, pool=control.pool or sampling.pool) if sampling else None
+        if sampling and control.pool and not sampling.is_filter:
+            sampling = replace(sampling, pool=control.pool)
         return self._on_rows(features, dataset, sampling)
 
     def _on_rows(self, features: Features, dataset: Dataset, sampling: Sampling | None) -> OnRows:

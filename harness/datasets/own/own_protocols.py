@@ -130,6 +130,8 @@ def _for_scans(responses: Responses, folds: FoldRule | None, response: Mapping[s
     sampling = Sampling(**{"delays": delays, **response})
     delays = sampling.delays
     delay_note = f"The words of a scan are delayed by {min(delays) * tr:g} to {max(delays) * tr:g} s."
+    if sampling.pool == "hrf":
+        delay_note = "Each word has the canonical hemodynamic response."
     delay_note += " As given in dataset.json." if response else ""
     strict = replace(brennan2016.STRICT, folds=rule, sampling=sampling, notes=(reason, delay_note))
     paper_notes = ("As Aw et al. (2023) for Blank2014.", *_random_split_notes(responses.row_texts))

@@ -14,7 +14,8 @@ between stimuli in the text given to a model: a space by default, "" for languag
 `repetitions` says what happens to sentences that were presented repeatedly: "average" (default) or "keep".
 `in_order` (default true) states whether the rows are in order of presentation, which the control "drift" needs.
 `response` replaces the response model of STRICT for scans: `delays` in TRs (a list, or a number n for 1 to n),
-`shift_s`, `pool` and `clock`, as in `harness.protocol.Sampling`. `epochs` cuts scans (samples of EEG, MEG or ECoG) into
+`shift_s`, `pool` ("lanczos" filters, "hrf" is the canonical response without delays) and `clock`, as in
+`harness.protocol.Sampling`. `epochs` cuts scans (samples of EEG, MEG or ECoG) into
 one row per word: see `epochs.py`. `bold` is read for BOLD images only: `BoldSettings`.
 `encoding` applies to tables that are not UTF-8 and do not declare their encoding.
 
@@ -110,7 +111,7 @@ _RESPONSE_KEYS: dict[str, type] = {"delays": list, "shift_s": float, "pool": str
 _MAX_DELAY = 60  # TRs
 _CHOICES: dict[str, tuple[str, ...]] = {
     "context": ("none", "passage", "corpus"), "repetitions": get_args(Setting),
-    "pool": ("mean", "sum", "last"), "clock": ("end", "onset"),
+    "pool": ("mean", "sum", "last", "lanczos", "hrf"), "clock": ("end", "onset"),
     "kind": ("grouped", "contiguous", "kfold", "shuffled"),
 }  # fmt: skip
 
@@ -191,7 +192,7 @@ def _response(content: Any) -> dict[str, Any]:
     kind = int if isinstance(delays, int) else list
     values = _checked(content, "response", {**_RESPONSE_KEYS, "delays": kind})
     if "delays" not in values:
-        return values
+        return values | ({"delays": (0,)} if values.get("pool") == "hrf" else {})
     given = list(range(1, delays + 1)) if isinstance(delays, int) else delays
     if not given or not all(type(delay) is int and 0 <= delay <= _MAX_DELAY for delay in given):
         raise ValueError(
@@ -200,6 +201,11 @@ def _response(content: Any) -> dict[str, Any]:
         )
     if len(set(given)) < len(given):
         raise ValueError(f"{_FILE}, response: delays {delays!r} repeat a delay; give each once.")
+    if values.get("pool") == "hrf" and given != [0]:
+        raise ValueError(
+            f"{_FILE}, response: pool 'hrf' is the canonical response, and delays {delays!r} would delay it further; "
+            "leave out the delays, or take another pool."
+        )
     return {**values, "delays": tuple(given)}
 
 

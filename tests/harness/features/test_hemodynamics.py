@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from harness.features import hemodynamics
 from harness.features.hemodynamics import at_scans
 from harness.protocol import Sampling
 from harness.records import Features, Layer, Responses, Stimuli
@@ -172,3 +173,65 @@ def test_words_without_ends_and_odd_delays_are_errors():
         at_scans(features, Stimuli(ids, ids, ("a", "a")), scans([2.0, 4.0]), Sampling())
     with pytest.raises(ValueError, match="delays"):
         at_scans(features, words([1.0, 2.0]), scans([2.0, 4.0]), Sampling(delays=(-1,)))
+
+
+# --- filters ----------------------------------------------------------------------------------------------------------
+
+
+def test_lanczos_is_that_of_the_story_laboratories():
+    """The weights of Huth et al.'s `lanczosinterp2D` (window 3, cut-off at the scans), written out word by word."""
+    rng = np.random.default_rng(0)
+    ends_s, times_s = np.sort(rng.uniform(0, 60, 90)), np.arange(1, 31) * 2.0
+    values = rng.normal(size=90)
+    found = pooled(Sampling("lanczos", delays=(0, 2)), ends_s=ends_s, values=values, times_s=times_s)
+    for scan, time_s in enumerate(times_s):
+        for column, centre_s in enumerate((time_s, time_s - 4.0)):
+            total = 0.0
+            for end_s, value in zip(ends_s, values, strict=True):
+                t = (centre_s - end_s) / 2.0
+                if abs(t) < 3:
+                    total += value * 3 * np.sin(np.pi * t) * np.sin(np.pi * t / 3) / (np.pi * t) ** 2
+            assert found[scan, column] == pytest.approx(total, abs=1e-5)
+
+
+def test_hrf_is_a_convolution_with_the_canonical_response(monkeypatch):
+    """A time course of words at 100 Hz, convolved and read at the time of each scan."""
+    from scipy.stats import gamma
+
+    monkeypatch.setattr(hemodynamics, "_CHUNK", 7)
+    rng = np.random.default_rng(1)
+    ends_s, times_s = rng.integers(0, 6000, 80) / 100, np.arange(1, 41) * 2.0
+    course = np.zeros(9000)
+    values = rng.normal(size=80)
+    np.add.at(course, np.rint(ends_s * 100).astype(int), values)
+    seconds = np.arange(0, 32, 0.01)
+    response = gamma.pdf(seconds, 6) - gamma.pdf(seconds, 16) / 6
+    response /= response.sum()  # a steady rate of one word a TR is 1
+    expected = 2 * 100 * np.convolve(course, response)[np.rint(times_s * 100).astype(int)]
+    found = pooled(Sampling("hrf"), ends_s=ends_s, values=values, times_s=times_s)[:, 0]
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_the_canonical_response_peaks_after_five_seconds_and_then_undershoots():
+    course = pooled(Sampling("hrf"), ends_s=[0.0], values=[1.0], times_s=np.arange(1, 41) * 1.0)[:, 0]
+    assert course.argmax() == 4  # the scan at 5 s
+    assert course[:5].min() >= 0
+    assert course[12:20].max() < 0
+    assert not course[31:].any()
+
+
+@pytest.mark.parametrize("pool", ["lanczos", "hrf"])
+def test_filters_stay_within_a_block_and_words_of_a_scan_are_those_of_its_tr(pool):
+    stimuli, responses = words([1.0, 3.0, 5.0, 7.0]), scans(np.arange(1, 9) * 2.0, ["run 1"] * 2 + ["run 2"] * 6)
+    how = Sampling(pool)
+    assignment = hemodynamics.scans(stimuli, responses, how)
+    weights = assignment.delayed[0].toarray()
+    assert not weights[:2, 2:].any()
+    assert not weights[2:, :2].any()
+    assert weights[2:, 2:].any(axis=0).all()
+    assert assignment.words_of(np.array([1, 2])).tolist() == [1, 2]
+
+
+def test_the_canonical_response_takes_no_delays():
+    with pytest.raises(ValueError, match=r"delays \[1, 2\]; leave out the delays"):
+        Sampling("hrf", delays=(1, 2))

@@ -124,6 +124,7 @@ def test_every_table_can_be_read_by_pandas_and_duckdb(out, outcome):
 
 @pytest.mark.slow
 def test_every_table_can_be_read_by_ray_data(out, outcome):
+    ray_session.start(None)  # Ray Data by itself would join any cluster that runs on this machine
     for table in (name for name in tables.SCHEMAS if "run" in tables.SCHEMAS[name]):
         if n_rows := len(tables.read(out, table)):
             assert ray.data.read_parquet(tables.folder(out, table)).count() == n_rows, table

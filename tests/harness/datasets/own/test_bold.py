@@ -328,6 +328,30 @@ def test_a_planted_response_is_found_and_noise_is_at_zero(tmp_path, given, delay
     assert np.abs(r[3:]).mean() < 0.2
 
 
+def test_the_canonical_response_finds_a_response_of_that_form(tmp_path):
+    """Words are impulses at 100 Hz; sub-02 has noise alone."""
+    from scipy.stats import gamma
+
+    vectors, rng = planted("a", np.zeros((4, 3)), 0, 1.0)[1], np.random.default_rng(9)
+    seconds, weights, courses = np.arange(0, 32, 0.01), rng.standard_normal((4, 3)), {}
+    response = gamma.pdf(seconds, 6) - gamma.pdf(seconds, 16) / 6
+    for run in "ab":
+        words = words_of(run)
+        heard = np.zeros((int(100 * N_SCANS * TR) + 1, 4))
+        for word, end in zip(words.word, words.onset + words.duration, strict=True):
+            heard[round(100 * end)] += vectors[word]
+        driven = np.array([np.convolve(heard[:, k], response)[:: round(100 * TR)][:N_SCANS] for k in range(4)]).T
+        driven = 4 * driven @ weights / driven.std()
+        for subject, signal in (("sub-01", 1.0), ("sub-02", 0.0)):
+            courses[subject, run] = (signal * driven + rng.standard_normal((N_SCANS, 3))).astype(np.float32)
+    folder = lab(tmp_path / "lab", courses, {"response": {"pool": "hrf"}})
+    r = held_out_r(folder, vectors, (0,))
+    assert (r[:3] > 0.8).all()
+    assert np.abs(r[3:]).mean() < 0.25
+    (note,) = [note for note in datasets.protocols(f"local:{folder}")["strict"].notes if "hemodynamic" in note]
+    assert note == "Each word has the canonical hemodynamic response. As given in dataset.json."
+
+
 def test_a_wrong_delay_does_not_find_it(tmp_path):
     weights = np.random.default_rng(9).standard_normal((4, 3))
     courses = {("sub-01", run): planted(run, weights, r, 4.0)[0] for r, run in enumerate("ab")}
@@ -470,6 +494,14 @@ def test_a_file_that_ends_early_is_refused(tmp_path):
 def test_delays_that_are_no_whole_trs_are_refused(tmp_path, delays, message):
     with pytest.raises(ValueError, match=message):
         load(lab(tmp_path / "lab", settings={"response": {"delays": delays}}))
+
+
+@pytest.mark.parametrize(("response", "message"), [
+    ({"pool": "hrf", "delays": [1, 2]}, "leave out the delays"), ({"pool": "hfr"}, "hrf"),
+])  # fmt: skip
+def test_a_response_that_cannot_be_is_refused(tmp_path, response, message):
+    with pytest.raises(ValueError, match=message):
+        load(lab(tmp_path / "lab", settings={"response": response}))
 
 
 def test_files_that_are_not_read_are_named(tmp_path):
