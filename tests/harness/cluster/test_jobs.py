@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -47,10 +49,13 @@ def cluster(tmp_path_factory):
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     address = f"http://127.0.0.1:{(dashboard := free_port())}"
+    # A job's driver joins the newest cluster in the folder of its node: not one that another test has just started.
+    ray_folder = tempfile.mkdtemp(prefix="ray-")  # short, for the sockets
     head = subprocess.Popen(
         [Path(sys.executable).parent / "ray", "start", "--head", "--block", f"--port={free_port()}", "--num-cpus=2",
          f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--object-store-memory=200000000",
-         "--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0", "--metrics-export-port=0"],
+         f"--temp-dir={ray_folder}", "--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0",
+         "--metrics-export-port=0"],
         env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     deadline = time.monotonic() + 90
@@ -63,6 +68,7 @@ def cluster(tmp_path_factory):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     head.communicate(timeout=60)
+    shutil.rmtree(ray_folder, ignore_errors=True)
 
 
 def harness(*arguments, env, address):
