@@ -12,8 +12,10 @@ VLLM ?= .venv-vllm
 VLLM_INSTALLED := $(VLLM)/installed-$(shell cat pyproject.toml .ci/vllm-constraints.txt | cksum | tr -d ' ')
 
 # Files of tests are divided over processes of one thread each; a third one computes while others wait for their Ray.
+# Slow tests with Ray, many of which kill and time processes, run one by one.
 WORKERS ?= 3
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PARALLEL := $(PYTEST) --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0
 
 # Of the image: cpu or cuda.
 DEVICE ?= cpu
@@ -24,10 +26,11 @@ run: install  ## the main job on the embedded default: three tiny models, a reco
 	$(BIN)/harness run quickstart
 
 test: install  ## the tests but the slow ones; recordings are looked for in HARNESS_SHARED or ../shared
-	$(PYTEST) -m "not slow"
+	$(PARALLEL) -m "not slow"
 
 test-slow: install  ## the slow ones: clusters, killed processes, every model type
-	$(PYTEST) -m slow
+	$(PARALLEL) -m "slow and not ray"
+	$(PYTEST) -m "slow and ray"
 
 test-all: test test-slow  ## all tests
 

@@ -35,7 +35,7 @@ PROTOCOL = Protocol("strict", "none", FoldRule("grouped", n=5), Regression("ols"
 
 
 @ray.remote
-def no_work(unit: ScoreUnit, dataset: object, ceiling: object, out: str, device: str) -> float:
+def no_work(unit: ScoreUnit, dataset: object, ceiling: object, out: str, device: str, scored: object) -> float:
     """Stores an empty unit."""
     Store(out).put("scores", unit.key, lambda folder: None, {})
     return 0.0

@@ -124,7 +124,7 @@ def on_the_node_that_is_added(head, folder, *arguments):
         time.sleep(0.5)
     command.kill()
     assert command.wait() == 0, (folder / "log").read_text()
-    assert most == 2
+    assert most >= 2  # a raylet that is starting a worker counts twice for a moment
     return str(folder / "out")
 
 
