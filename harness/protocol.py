@@ -96,6 +96,9 @@ BRAINSCORE_RIDGE = Regression(
 )
 
 
+Pool = Literal["mean", "sum", "last", "lanczos", "hrf"]
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How features at word times become features at scan times.
@@ -111,7 +114,7 @@ class Sampling:
         skip_words: number of initial stimuli that serve as context only and enter no scan.
     """
 
-    pool: Literal["mean", "sum", "last", "lanczos", "hrf"] = "mean"
+    pool: Pool = "mean"
     shift_s: float = 0.0
     delays: tuple[int, ...] = (0,)
     clock: Literal["end", "onset"] = "end"

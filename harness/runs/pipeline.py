@@ -100,14 +100,7 @@ def run(
     store.require_writable()
     store.sweep()
     with store.register_run():
-        made_here = any(name.startswith("synthetic") for name in spec.datasets)
-        folder = quickstart.folder_of(store.out) if made_here else None
-        if in_process is None and not address and _begins(spec, store):
-            listener.busy("starting Ray")
-            _join(None, store)  # first, since what comes next needs the libraries that are imported meanwhile
-        if folder and not quickstart.is_built(folder):
-            listener.busy("building three tiny models and a synthetic recording")
-            quickstart.build(str(folder), spec.seed)
+        _prepare(spec, store, listener, starts_ray=in_process is None and not address)
         workload = _workload(spec, store, options, listener, in_process or {})
         pending = [unit for unit in workload.scores if not store.has("scores", unit.key, every_byte=True)]
         listener.planned(workload, pending)
@@ -128,6 +121,18 @@ def run(
             listener.busy("assembling the tables")
             _write_tables(workload, outcome, done, store, account, had_tables, join)
     return replace(outcome, seconds=time.monotonic() - started)
+
+
+def _prepare(spec: EvaluationSpec, store: Store, listener: ProgressListener, *, starts_ray: bool) -> None:
+    """Start a local Ray if there will be something to compute, and build the quickstart unless it is there."""
+    is_quickstart = any(name.startswith("synthetic") for name in spec.datasets)
+    folder = quickstart.folder_of(store.out) if is_quickstart else None
+    if starts_ray and _begins(spec, store):
+        listener.busy("starting Ray")
+        _join(None, store)  # first, since what comes next needs the libraries that are imported meanwhile
+    if folder and not quickstart.is_built(folder):
+        listener.busy("building three tiny models and a synthetic recording")
+        quickstart.build(str(folder), spec.seed)
 
 
 def _begins(spec: EvaluationSpec, store: Store) -> bool:

@@ -269,8 +269,8 @@ def _of_rows(layers: Layers, recorded: Sequence[Floats], pairs: Pairs, metric: M
         _from_columns(layers, recorded, pairs, result)
         return result
     for chosen in _in_memory(pairs, n):
-        some, all_rows = pairs.of(chosen), np.arange(n_rows)
-        whole = theirs = _of_all_rows(recorded, all_rows, some, metric)
+        some = pairs.of(chosen)
+        whole = theirs = _of_all_rows(recorded, some, metric)
         result.between[chosen] = [vectors @ vectors.T for vectors in whole.outer]
         usable_before = np.ones(n_rows, dtype=bool)
         for k in range(len(layers)):
@@ -302,14 +302,14 @@ class _Vectors(NamedTuple):
 _kept: OrderedDict[bytes, _Vectors] = OrderedDict()
 
 
-def _of_all_rows(recorded: Sequence[Floats], rows: Integers, pairs: Pairs, metric: Metric) -> _Vectors:
-    """`_of_responses`, or what this process has kept of the same responses, pairs and metric."""
+def _of_all_rows(recorded: Sequence[Floats], pairs: Pairs, metric: Metric) -> _Vectors:
+    """`_of_responses` of all rows, or what this process has kept of the same responses, pairs and metric."""
     hashed = hashlib.blake2b(metric.encode())
     for array in (*recorded, *(side for fold in pairs.folds for side in fold), *pairs.separated):
         hashed.update(repr((array.shape, array.dtype.str)).encode())
         hashed.update(np.ascontiguousarray(array).data)
     key = hashed.digest()
-    vectors = _kept.pop(key, None) or _of_responses(recorded, rows, pairs, metric)
+    vectors = _kept.pop(key, None) or _of_responses(recorded, np.arange(len(recorded[0])), pairs, metric)
     if sum(values.nbytes for values in (*vectors.outer, *vectors.inner)) <= _KEPT_BYTES:
         _kept[key] = vectors
         if len(_kept) > _N_KEPT:

@@ -36,7 +36,7 @@ from harness.datasets.own.epochs import EpochSettings
 from harness.datasets.own.files import nearest
 from harness.datasets.own.presentations import Setting
 from harness.delimited.encodings import TextSource, text_of
-from harness.protocol import FoldRule
+from harness.protocol import FoldRule, Pool, Sampling
 from harness.text.frequencies import require_language
 
 _FILE = "dataset.json"
@@ -111,7 +111,7 @@ _RESPONSE_KEYS: dict[str, type] = {"delays": list, "shift_s": float, "pool": str
 _MAX_DELAY = 60  # TRs
 _CHOICES: dict[str, tuple[str, ...]] = {
     "context": ("none", "passage", "corpus"), "repetitions": get_args(Setting),
-    "pool": ("mean", "sum", "last", "lanczos", "hrf"), "clock": ("end", "onset"),
+    "pool": get_args(Pool), "clock": ("end", "onset"),
     "kind": ("grouped", "contiguous", "kfold", "shuffled"),
 }  # fmt: skip
 
@@ -201,12 +201,12 @@ def _response(content: Any) -> dict[str, Any]:
         )
     if len(set(given)) < len(given):
         raise ValueError(f"{_FILE}, response: delays {delays!r} repeat a delay; give each once.")
-    if values.get("pool") == "hrf" and given != [0]:
-        raise ValueError(
-            f"{_FILE}, response: pool 'hrf' is the canonical response, and delays {delays!r} would delay it further; "
-            "leave out the delays, or take another pool."
-        )
-    return {**values, "delays": tuple(given)}
+    values["delays"] = tuple(given)
+    try:
+        Sampling(**values)
+    except ValueError as error:
+        raise ValueError(f"{_FILE}, response: {error}") from error
+    return values
 
 
 def _checked(content: Any, key_path: str, types: dict[str, type], *, complete: bool = False) -> dict[str, Any]:
