@@ -5,7 +5,7 @@ training rows never stored: V is (feature, rank), and rows are read in blocks. T
 
 - `StreamedRows`: single rows. The leverages take one pass over the rows, the residuals of one alpha per neuroid another
   one, and the same bound as in the dual spares most of the other alphas.
-- `StreamedBlocks`: blocks of rows, by the inverse of P_BB. n_B^3 per block and alpha, for blocks of few rows.
+- `StreamedBlocks`: blocks of rows, by a factor of P_BB. n_B^3 / 3 per block and alpha, for blocks of few rows.
 - `SummedBlocks`: blocks of rows, by fitting again without each block, from sums alone. With G, C the products of the
   rest about its own means, G = V^-T diag(lam) V^-1, and G_B, C_B, y_B of the block about the means of the rest,
 
@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.linalg import blas, lapack
 
 from harness.kernels import blocks
 from harness.kernels.arrays import Array, namespace, products
@@ -31,13 +32,11 @@ from harness.kernels.streams import Stream, Sums, added, take_rows
 
 # Residuals of at most this many bytes are computed at once.
 _RESIDUAL_BYTES, _RESIDUAL_BYTES_GPU = 2**26, 2**30
-# Inverses of P_BB are kept for the next block of neuroids if those of a fold take at most this many bytes.
+# Factors of P_BB are kept for the next block of neuroids if those of a fold take at most this many bytes.
 _INVERSE_BYTES, _INVERSE_BYTES_GPU = 3 * 2**29, 2**34
 # Blocks are computed for all alphas at once if a block and alpha takes at most this many multiplications.
 # The quickstart took 34 s in one process with 2^19 and 2^20, 37 s with 2^21.
 _TINY = 2**20
-# In place of an alpha's index: the part of P outside the directions, and all alphas.
-_OUTSIDE, _ALL = -1, -2
 
 
 class PrimalBasis(NamedTuple):
@@ -213,7 +212,7 @@ def streamed_rows(stream: Stream, rows: Array, basis: PrimalBasis, alphas: Array
 
 @dataclass(frozen=True)
 class StreamedBlocks:
-    """Leave out the training rows of each block together, by the inverse of P_BB.
+    """Leave out the training rows of each block together, by solving with P_BB.
 
     Attributes:
         stream, rows, basis: as in `StreamedRows`.
@@ -222,8 +221,8 @@ class StreamedBlocks:
         n_own: per block the number of its own rows.
         roots: per block the square root of its weight.
         dtype: of the neuroid side.
-        inverses: those computed so far, by block and index of alpha (or `_OUTSIDE`, `_ALL`), if all of them fit in
-            memory.
+        solvers: those computed so far, by block and index of alpha, if all of them fit in memory.
+        inverses: of P_BB for all alphas, by block, likewise; of tiny blocks.
         directions: those computed so far, by block, likewise.
     """
 
@@ -235,7 +234,8 @@ class StreamedBlocks:
     n_own: Sequence[int]
     roots: Sequence[float]
     dtype: type = np.float64
-    inverses: dict[tuple[int, int], Array] = field(default_factory=dict)
+    solvers: dict[tuple[int, int], _Solver] = field(default_factory=dict)
+    inverses: dict[int, Array] = field(default_factory=dict)
     directions: dict[int, Array] = field(default_factory=dict)
 
     def errors(self, given: Responses) -> Array:
@@ -287,21 +287,22 @@ class StreamedBlocks:
         if least is not None:
             least = least * (1.0 + ROUNDING * float(xp.finfo(self.dtype).eps))
             wanted &= floor <= least[:, None]
+        W = given.W.astype(self.dtype, copy=False)
         for number, left_out in enumerate(self.left_out):
-            U, y = self._directions(number), take_rows(given.y, left_out)
+            U, y = self._directions(number), take_rows(given.y, left_out).astype(self.dtype, copy=False)
             narrow = U.astype(self.dtype, copy=False)
             for k in range(len(self.alphas)):
                 neuroids = xp.flatnonzero(wanted[:, k])
                 if not len(neuroids):
                     continue
                 neuroids = slice(None) if len(neuroids) == len(wanted) else neuroids
-                c = y[:, neuroids].astype(self.dtype)
-                c -= narrow @ (given.W[neuroids] * (1.0 - self._kept(k))).astype(self.dtype, copy=False).T
-                missed = self._inverse_of(number, k, U).astype(self.dtype, copy=False) @ c
-                error = products(missed, missed, axis=0)
+                c = W[neuroids] @ (narrow * (1.0 - self._kept(k)).astype(self.dtype)).T
+                xp.subtract(y.T[neuroids], c, out=c)
+                norm = products(c, c, axis=1)
+                error = self._solver_of(number, k, U).error(c, self.n_own[number])
                 errors[neuroids, k] += error
                 if least is not None:
-                    floor[neuroids, k] += error - self._lightest * products(c, c, axis=0)
+                    floor[neuroids, k] += error - self._lightest * norm
                     wanted[neuroids, k] = floor[neuroids, k] <= least[neuroids]
         return xp.where(wanted, errors, xp.inf)
 
@@ -318,11 +319,11 @@ class StreamedBlocks:
         errors = xp.zeros((len(given.W), len(kept)))
         for number, left_out in enumerate(self.left_out):
             U = self._directions(number)
-            if (number, _ALL) not in self.inverses:
+            if number not in self.inverses:
                 own = blocks.inverses(U, kept, self.basis.n, spans=False)[:, : self.n_own[number]]
-                self.inverses[number, _ALL] = own * self.roots[number]
+                self.inverses[number] = own * self.roots[number]
             c = take_rows(given.y, left_out).astype(self.dtype) - U.astype(self.dtype, copy=False) @ shrunk
-            missed = self.inverses[number, _ALL].astype(self.dtype, copy=False) @ c
+            missed = self.inverses[number].astype(self.dtype, copy=False) @ c
             errors += (missed * missed).sum(axis=1).T
         return errors
 
@@ -337,19 +338,15 @@ class StreamedBlocks:
         alphas = self.alphas[k, None]
         return alphas / (self.basis.lam + alphas)
 
-    def _inverse_of(self, number: int, k: int, U: Array) -> Array:
-        """(own row, left-out row) of P_BB^-1 for a block and an alpha, times the root of the block's weight."""
-        if (number, k) in self.inverses:
-            return self.inverses[number, k]
-        xp = namespace(U)
-        if (number, _OUTSIDE) not in self.inverses:
-            self.inverses[number, _OUTSIDE] = xp.eye(len(U)) - 1.0 / self.basis.n - U @ U.T
-        roots = U * xp.sqrt(self._kept(k))
-        inverse = _inverse(self.inverses[number, _OUTSIDE] + roots @ roots.T, exact=not float(self.alphas[k]))
-        inverse = inverse[: self.n_own[number]] * self.roots[number]
+    def _solver_of(self, number: int, k: int, U: Array) -> _Solver:
+        """P_BB of a block and an alpha, factorised."""
+        if (number, k) in self.solvers:
+            return self.solvers[number, k]
+        fitted = U * namespace(U).sqrt(1.0 - self._kept(k))
+        solver = _solver(fitted, self.basis.n, self.roots[number], exact=not float(self.alphas[k]))
         if self._is_small:
-            self.inverses[number, k] = inverse
-        return inverse
+            self.solvers[number, k] = solver
+        return solver
 
     @property
     def _is_small(self) -> bool:
@@ -362,8 +359,6 @@ class StreamedBlocks:
         """(left-out row, rank) U of the rows left out with a block."""
         if number in self.directions:
             return self.directions[number]
-        if not self._is_small:
-            self.inverses.clear()
         xp, left_out = self.stream.xp, self.left_out[number]
         U = xp.empty((len(left_out), self.basis.V.shape[1]))
         for place, block in self.stream.blocks(self.rows[left_out]):
@@ -373,18 +368,45 @@ class StreamedBlocks:
         return U
 
 
-def _inverse(P: Array, exact: bool) -> Array:
-    """Inverse of a positive definite matrix; NaN if least squares (`exact`) fits the block exactly."""
-    xp = namespace(P)
-    if exact and float(xp.linalg.eigvalsh(P)[0]) < FITTED_EXACTLY:
-        return xp.full_like(P, xp.nan)
-    if xp is not np:
-        return xp.linalg.inv(P)
-    from scipy.linalg import lapack
+class _Solver(NamedTuple):
+    """A symmetric positive definite matrix P, factorised or inverted, float64.
 
-    factor, failed = lapack.dpotrf(P, lower=1)
-    inverse, not_inverted = lapack.dpotri(factor, lower=1)
-    return np.linalg.inv(P) if failed or not_inverted else np.tril(inverse) + np.tril(inverse, -1).T
+    Attributes:
+        matrix: (row, row) Cholesky factor, below the diagonal, or the inverse of P.
+        is_factor: which of the two.
+        root: square root of the block's weight.
+    """
+
+    matrix: Array
+    is_factor: bool
+    root: float
+
+    def error(self, c: Array, n_own: int) -> Array:
+        """(neuroid,) weighted sums of squares of the first rows of P^-1 c'; (neuroid, row) c is overwritten."""
+        matrix = self.matrix.astype(c.dtype, copy=False)
+        if self.is_factor:
+            solve = blas.get_blas_funcs("trsm", dtype=c.dtype)
+            # BLAS reads arrays column by column, so c.T is c to it.
+            missed = solve(1.0, matrix, c.T, lower=1, overwrite_b=1)
+            missed = solve(1.0, matrix, missed, lower=1, trans_a=1, overwrite_b=1).T[:, :n_own]
+        else:
+            missed = c @ matrix[:, :n_own]
+        return products(missed, missed, axis=1) * self.root**2
+
+
+def _solver(fitted: Array, n: int, root: float, *, exact: bool) -> _Solver:
+    """Factorise P = I - 1 / n - fitted fitted'; NaN if least squares (`exact`) fits the block exactly."""
+    xp = namespace(fitted)
+    P = xp.eye(len(fitted)) - 1.0 / n
+    if xp is np and not exact:
+        P = blas.dsyrk(-1.0, fitted.T, 1.0, P.T, trans=1, lower=1, overwrite_c=1)
+        factor, failed = lapack.dpotrf(P, lower=1, overwrite_a=1)
+        if not failed:
+            return _Solver(factor, True, root)
+    P = xp.eye(len(fitted)) - 1.0 / n - fitted @ fitted.T
+    if exact and float(xp.linalg.eigvalsh(P)[0]) < FITTED_EXACTLY:
+        return _Solver(xp.full_like(P, xp.nan), False, root)
+    return _Solver(xp.linalg.inv(P), False, root)
 
 
 class BlockParts(NamedTuple):
