@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.datasets.synthetic import STRICT
+from harness.features import hemodynamics
 from harness.kernels.metrics import pearson_r
-from harness.protocol import FoldRule
-from harness.records import Ceiling, Dataset, Responses, Stimuli
+from harness.protocol import FoldRule, Sampling
+from harness.records import Ceiling, Dataset, Features, Responses, Stimuli
 from harness.storage.store import Store
 from harness.units.feature_units import FeatureSource
 from harness.units.score_units import ScoreUnit
@@ -71,3 +72,23 @@ def test_weights_of_components_are_refused_before_anything_is_fitted(tmp_path):
     protocol = replace(PROTOCOL, components=1)
     with pytest.raises(ValueError, match="makes its features anew in each fold"):
         _stored(ScoreUnit(LENGTH, "lengths", "0", protocol, 0, keep=("weights",)), tmp_path)
+
+
+@pytest.mark.parametrize("pool", ["mean", "hrf", "lanczos"])
+def test_a_control_of_words_takes_a_filter_in_place_of_its_own_pool(pool):
+    n_words, times = 40, np.arange(12) * 2.0
+    ends = np.sort(np.random.default_rng(0).uniform(0.5, 22, n_words))
+    ids, rows = tuple(f"w{i}" for i in range(n_words)), tuple(f"t{i}" for i in range(len(times)))
+    stimuli = Stimuli(ids, ("bee",) * n_words, ("p",) * n_words, onsets_s=ends - 0.2, ends_s=ends)
+    values, blocks = np.zeros((len(times), 1), np.float32), ("p",) * len(times)
+    responses = Responses(values, rows, blocks, blocks, ("v",), ("s",), ("r",), "z", times)
+    sampling = Sampling(pool=pool)
+    unit = ScoreUnit(FeatureSource("word-rate", "control", "", 0), "x", "0", replace(PROTOCOL, sampling=sampling), 0)
+    (rate,) = unit._control_features(unit.source, Dataset("x", "0", stimuli, responses)).values.values()
+    ones = Features({"": np.ones((n_words, 1))}, ids)
+    filtered = hemodynamics.at_scans(
+        ones, stimuli, responses, replace(sampling, pool="sum" if pool == "mean" else pool)
+    )
+    assert np.asarray(rate) == pytest.approx(np.asarray(filtered.values[""]))
+    counted = [((ends > time - 2) & (ends <= time)).sum() for time in times]
+    assert np.allclose(np.asarray(rate)[:, 0], counted) == (pool == "mean")
