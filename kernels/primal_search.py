@@ -23,10 +23,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import blas, lapack
 
 from harness.kernels import blocks
 from harness.kernels.arrays import Array, namespace, products
+from harness.kernels.block_floors import BlockFloors
 from harness.kernels.search import FITTED_EXACTLY, ROUNDING, bounds, weight_sums
 from harness.kernels.streams import Stream, Sums, added, take_rows
 
@@ -34,6 +34,11 @@ from harness.kernels.streams import Stream, Sums, added, take_rows
 _RESIDUAL_BYTES, _RESIDUAL_BYTES_GPU = 2**26, 2**30
 # Factors of P_BB are kept for the next block of neuroids if those of a fold take at most this many bytes.
 _INVERSE_BYTES, _INVERSE_BYTES_GPU = 3 * 2**29, 2**34
+# Relative error of ||c||^2 by the eigenvalues, since products of features square their condition: with a few features a
+# thousand times larger, directions are orthonormal to about 1e-9.
+_ORTHONORMAL = 1e-6
+# A bound that takes two products with U is computed if more than this fraction of the errors would have to be.
+_WORTH_A_BOUND = 0.3
 # Blocks are computed for all alphas at once if a block and alpha takes at most this many multiplications.
 # The quickstart took 34 s in one process with 2^19 and 2^20, 37 s with 2^21.
 _TINY = 2**20
@@ -248,9 +253,8 @@ class StreamedBlocks:
     def least_errors(self, given: Responses) -> Array:
         """As `errors`, with infinity for pruned alphas; the smallest error of each neuroid is always computed.
 
-        A left-out residual is at least as long as the residual c of the training rows, (P_BB)^-1 being at least 1, and
-        ||c||^2 over all rows is almost free. So an alpha is dropped once its error on some blocks, and ||c||^2 on the
-        other ones, exceed the error of the alpha that generalised cross-validation prefers.
+        An alpha is dropped once its error on some blocks, and a lower bound for the other ones, exceed the error of the
+        alpha that generalised cross-validation prefers.
         """
         xp = namespace(given.W)
         if len(self.alphas) == 1 or xp is not np or self._is_tiny(len(given.W)):
@@ -260,8 +264,34 @@ class StreamedBlocks:
         first = (norms / (kept.sum(axis=1) + len(self.rows) - 1.0 - kept.shape[1]) ** 2).argmin(axis=1)
         is_first = first[:, None] == np.arange(len(self.alphas))
         errors = self.computed(given, is_first)
-        others = self.computed(given, ~is_first, errors.min(axis=1), norms)
-        return np.where(is_first, errors, others)
+        floors = self._floors(given, norms)
+        least = errors.min(axis=1) * (1.0 + floors.rounding)
+        wanted = ~is_first & (floors.rest() <= least[:, None])
+        if wanted.mean() > _WORTH_A_BOUND:
+            floors = self._tightened(floors, given, squares)
+            wanted &= floors.rest() <= least[:, None]
+        return np.where(is_first, errors, self.computed(given, wanted, least, floors))
+
+    def _floors(self, given: Responses, norms: Array) -> BlockFloors:
+        """Lower bounds from (neuroid, alpha) ||c||^2 alone."""
+        has_gap = any(len(rows) > n for rows, n in zip(self.left_out, self.n_own, strict=True))
+        lightest = 0.0 if has_gap else min(self.roots) ** 2  # the rows of a gap could be those that P_BB^-1 lengthens
+        rounding = ROUNDING * float(np.finfo(self.dtype).eps)
+        return BlockFloors(norms.copy(), lightest, rounding, max(rounding, _ORTHONORMAL) * given.total[:, None])
+
+    def _tightened(self, floors: BlockFloors, given: Responses, squares: Array) -> BlockFloors:
+        """The same with U_B'c of the smallest alpha; squares: (neuroid, rank) of W."""
+        shrunk = 1.0 - self._kept(np.arange(len(self.alphas)))
+        W, along = (given.W * shrunk[0]).astype(self.dtype), []
+        largest, are_few = 0.0, max(map(len, self.left_out)) < len(W) / 2
+        for number, left_out in enumerate(self.left_out):
+            U = self._directions(number)
+            largest = max(largest, float(np.linalg.eigvalsh(U @ U.T)[-1])) if are_few else 1.0
+            U = U.astype(self.dtype, copy=False)
+            c = take_rows(given.y, left_out).astype(self.dtype, copy=False).T - W @ U.T
+            along.append((c @ U) ** 2 @ shrunk.T)
+        apart = np.sqrt(largest * (squares @ ((shrunk - shrunk[0]) ** 2).T))
+        return replace(floors, along=np.stack(along), left=sum(along), apart=apart + np.sqrt(floors.slack))
 
     def least_total(self, given: Responses) -> Array:
         """(1, alpha) errors summed over neuroids."""
@@ -272,21 +302,17 @@ class StreamedBlocks:
         return replace(self, dtype=np.float64)
 
     def computed(
-        self, given: Responses, wanted: Array, least: Array | None = None, norms: Array | None = None
+        self, given: Responses, wanted: Array, least: Array | None = None, floors: BlockFloors | None = None
     ) -> Array:
         """(neuroid, alpha) errors of the wanted pairs, infinity for the others and for those that are dropped.
 
         Args:
             given: the responses.
             wanted: (neuroid, alpha) pairs to compute; overwritten.
-            least: (neuroid,) errors above which a pair is dropped; None: none is.
-            norms: (neuroid, alpha) ||c||^2, with `least`.
+            least: (neuroid,) errors above which a pair is dropped, with `floors`; None: none is.
+            floors: lower bounds of the errors; overwritten.
         """
         xp, errors = namespace(given.W), namespace(given.W).zeros(wanted.shape)
-        floor = errors if norms is None else self._lightest * norms
-        if least is not None:
-            least = least * (1.0 + ROUNDING * float(xp.finfo(self.dtype).eps))
-            wanted &= floor <= least[:, None]
         W = given.W.astype(self.dtype, copy=False)
         for number, left_out in enumerate(self.left_out):
             U, y = self._directions(number), take_rows(given.y, left_out).astype(self.dtype, copy=False)
@@ -299,11 +325,10 @@ class StreamedBlocks:
                 c = W[neuroids] @ (narrow * (1.0 - self._kept(k)).astype(self.dtype)).T
                 xp.subtract(y.T[neuroids], c, out=c)
                 norm = products(c, c, axis=1)
-                error = self._solver_of(number, k, U).error(c, self.n_own[number])
-                errors[neuroids, k] += error
-                if least is not None:
-                    floor[neuroids, k] += error - self._lightest * norm
-                    wanted[neuroids, k] = floor[neuroids, k] <= least[neuroids]
+                errors[neuroids, k] += self._solver_of(number, k, U).error(c, self.n_own[number])
+                if floors is not None and least is not None:
+                    rest = floors.without(number, k, neuroids, norm)
+                    wanted[neuroids, k] = errors[neuroids, k] + rest <= least[neuroids]
         return xp.where(wanted, errors, xp.inf)
 
     def _is_tiny(self, n_neuroids: int) -> bool:
@@ -326,12 +351,6 @@ class StreamedBlocks:
             missed = self.inverses[number].astype(self.dtype, copy=False) @ c
             errors += (missed * missed).sum(axis=1).T
         return errors
-
-    @property
-    def _lightest(self) -> float:
-        """The smallest weight of a block; 0 with gaps, whose rows could be the ones that P_BB^-1 lengthens."""
-        has_gap = any(len(rows) > n for rows, n in zip(self.left_out, self.n_own, strict=True))
-        return 0.0 if has_gap else min(self.roots) ** 2
 
     def _kept(self, k: Any) -> Array:
         """D of one or several alphas."""
@@ -385,6 +404,8 @@ class _Solver(NamedTuple):
         """(neuroid,) weighted sums of squares of the first rows of P^-1 c'; (neuroid, row) c is overwritten."""
         matrix = self.matrix.astype(c.dtype, copy=False)
         if self.is_factor:
+            from scipy.linalg import blas
+
             solve = blas.get_blas_funcs("trsm", dtype=c.dtype)
             # BLAS reads arrays column by column, so c.T is c to it.
             missed = solve(1.0, matrix, c.T, lower=1, overwrite_b=1)
@@ -399,6 +420,8 @@ def _solver(fitted: Array, n: int, root: float, *, exact: bool) -> _Solver:
     xp = namespace(fitted)
     P = xp.eye(len(fitted)) - 1.0 / n
     if xp is np and not exact:
+        from scipy.linalg import blas, lapack
+
         P = blas.dsyrk(-1.0, fitted.T, 1.0, P.T, trans=1, lower=1, overwrite_c=1)
         factor, failed = lapack.dpotrf(P, lower=1, overwrite_a=1)
         if not failed:
