@@ -1,4 +1,4 @@
-"""`harness maps`: scores of neuroids as NIfTI images in the space of the recording."""
+"""`harness maps`: scores of neuroids as images in the format and space of the recording."""
 
 from __future__ import annotations
 
