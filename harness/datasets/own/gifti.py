@@ -8,6 +8,7 @@ Source: GIFTI Surface Data Format 1.0. The metadata `TimeStep` of an array is th
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from harness.records import Floats, Integers
 
 _STRUCTURES = {"L": LEFT, "R": RIGHT}
 _PRIMARY = {LEFT: "CortexLeft", RIGHT: "CortexRight"}  # AnatomicalStructurePrimary
+_SIDE = re.compile(r"(?:^|[._])(lh|rh|L|R)[._]")
 _CHUNK_BYTES = 1 << 20
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, AssertionError, zlib.error, expat.ExpatError)
 
@@ -71,7 +73,9 @@ def open_bold(paths: Sequence[Path]) -> Bold:
     except ValueError:
         tr_s = 0.0
     grid = Vertices(paths[0].name, _axis({_structure(path): header.n_vertices for path, header in headers.items()}))
-    return Bold(paths[0].name, first.n_arrays, tr_s, grid, lambda places: _read(paths, first.n_arrays, places))
+    return Bold(
+        paths[0].name, first.n_arrays, tr_s, grid, lambda places: _read(paths, first.n_arrays, len(grid), places)
+    )
 
 
 def read_labels(paths: Sequence[Path], *, is_atlas: bool) -> Labels:
@@ -85,12 +89,12 @@ def read_labels(paths: Sequence[Path], *, is_atlas: bool) -> Labels:
     parcel_of = []
     for path in paths:
         image = images.load(path, "GIfTI")
-        if len(image.darrays) != 1 or image.darrays[0].data.ndim != 1:
+        if len(image.darrays) != 1:
             raise ValueError(f"{path.name} has {len(image.darrays)} maps; wanted one, with one number per vertex.")
         structure = _structure(path, image)
         if structure in sizes:
             raise ValueError(f"{paths[0].name} and {path.name} are of the same hemisphere; keep one of them.")
-        keys = np.nan_to_num(image.darrays[0].data)
+        keys = np.nan_to_num(_values(path.name, image.darrays[0]))
         sizes[structure] = len(keys)
         if is_atlas:
             names = {label.key: str(label.label) for label in image.labeltable.labels}
@@ -115,14 +119,28 @@ def _axis(sizes: dict[str, int]) -> Any:
 
 
 def _structure(path: Path, image: Any = None) -> str:
-    """Hemisphere of a file, by the entity hemi of its name, or else by the metadata of an image."""
+    """Hemisphere of a file: by the entity hemi, or the metadata of an image, or lh, rh, L or R in the name."""
     side = bids.parse(path.name).entities.get("hemi", "")
     metas = [image.meta, *(array.meta for array in image.darrays)] if image else []
-    named = next((meta["AnatomicalStructurePrimary"] for meta in metas if "AnatomicalStructurePrimary" in meta), "")
-    structure = _STRUCTURES.get(side) or next((key for key, name in _PRIMARY.items() if name == named), "")
+    primary = next((meta["AnatomicalStructurePrimary"] for meta in metas if "AnatomicalStructurePrimary" in meta), "")
+    of_name = _SIDE.search(path.name)
+    structure = (
+        _STRUCTURES.get(side)
+        or next((key for key, name in _PRIMARY.items() if name == primary), "")
+        or (_STRUCTURES[of_name[1][0].upper()] if of_name else "")
+    )
     if not structure:
         raise ValueError(f"{path.name}: the name does not say which hemisphere it is; write hemi-L or hemi-R in it.")
     return structure
+
+
+def _values(file: str, array: Any) -> Any:
+    """(vertex,) values of an array; some programs write (vertex, 1)."""
+    if array.data.ndim > 1 and array.data.shape != (len(array.data), 1):
+        raise ValueError(
+            f"{file} has arrays of shape {array.data.shape}; wanted (vertex,), one array per volume or map."
+        )
+    return array.data.reshape(-1)
 
 
 # --- volumes ----------------------------------------------------------------------------------------------------------
@@ -134,17 +152,19 @@ def _header(path: Path) -> _Header:
     first, n_arrays = next(arrays, (None, 0))
     if first is None:
         raise ValueError(f"{path.name} has no array; wanted one per volume.")
-    if first.data.ndim != 1:
-        raise ValueError(f"{path.name} has arrays of shape {first.data.shape}; wanted (vertex,), one array per volume.")
-    return _Header(n_arrays, len(first.data), dict(first.meta))
+    return _Header(n_arrays, len(_values(path.name, first)), dict(first.meta))
 
 
-def _read(paths: Sequence[Path], n_scans: int, places: Integers) -> Iterator[Floats]:
+def _read(paths: Sequence[Path], n_scans: int, n_vertices: int, places: Integers) -> Iterator[Floats]:
     """(scan, place) values of the vertices, a few volumes at a time."""
     at_once = images.scans_at_once(8 * len(places))
     volumes: list[Floats] = []
     for scan, hemispheres in enumerate(zip(*(_arrays(path) for path in paths), strict=True), start=1):
-        volume = np.concatenate([array.data for array, _ in hemispheres])
+        volume = np.concatenate([array.data.reshape(-1) for array, _ in hemispheres])
+        if len(volume) != n_vertices:
+            raise ValueError(
+                f"{paths[0].name}: volume {scan} has {len(volume)} vertices, not {n_vertices}; copy it again."
+            )
         volumes.append(volume[places].astype(np.float64))
         if len(volumes) == at_once or scan == n_scans:
             yield np.stack(volumes)

@@ -178,6 +178,17 @@ def test_names_of_earlier_versions_and_of_afni_are_read(tmp_path, name):
     assert len(bold.load(folder).responses.neuroid_ids) == 19
 
 
+@pytest.mark.parametrize("name", ["lh.aparc.label.gii", "fs_LR.L.label.gii", "left.label.gii"])
+def test_a_hemisphere_is_known_by_its_name_or_metadata_and_arrays_may_be_columns(tmp_path, name):
+    folder = lab(tmp_path / "lab")
+    save_labels(folder / name, np.array(LEFT_KEYS)[:, None], LEFT_NAMES)
+    if not name.startswith("left"):
+        image = nibabel.load(folder / name)
+        del image.meta["AnatomicalStructurePrimary"]
+        nibabel.save(image, folder / name)
+    assert bold.load(folder).responses.neuroid_ids == ("sub-01.bankssts", "sub-01.LH_IFG")
+
+
 def test_one_hemisphere_is_enough(tmp_path):
     folder = lab(tmp_path / "lab")
     (folder / f"{bold.stem('sub-01', 'a')}_hemi-L_space-fsaverage5_bold.func.gii").unlink()
@@ -342,7 +353,8 @@ def labels(keys, name="hemi-L_atlas.label.gii", **options):
     (cut(LEFT, -2000), r"hemi-L.*is damaged after volume \d+"),
     (cut(LEFT, 100), "hemi-L.*is damaged after volume 0"),
     (lambda folder: save_gifti(folder / RIGHT, courses_of("R")[:-1], side="R"), "have 80 and 79 volumes"),
-    (lambda folder: save_gifti(folder / LEFT, courses_of("L")[:, :, None]), "wanted .vertex,., one array per volume"),
+    (lambda folder: save_gifti(folder / LEFT, np.stack([courses_of("L")] * 2, axis=2)), "wanted .vertex,., one a"),
+    (lambda folder: save_gifti(folder / LEFT, [*courses_of("L")[:-1], np.ones(5)]), "volume 80 has 15 vertices, not 22"),
     (renamed(LEFT, LEFT.replace("hemi-L_", "hemi-left_")), "write hemi-L or hemi-R in it"),
     (labels([1] * 40), "hemi-L_atlas.label.gii has 40 vertices in CIFTI_STRUCTURE_CORTEX_LEFT, .* 12"),
     (labels([0] * N_LEFT), "hemi-L_atlas.label.gii has no parcel"),
