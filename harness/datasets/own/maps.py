@@ -19,8 +19,10 @@ from urllib.parse import quote
 import numpy as np
 
 from harness.datasets.own import bids, recording, regions, settings
+from harness.datasets.own.images import Bold
 from harness.datasets.own.regions import Region
 from harness.names import unknown
+from harness.records import Floats
 
 # Columns of the table `neuroid_scores` that can be mapped, and what they are.
 STATISTICS = {
@@ -36,11 +38,12 @@ _ORIGIN = ("model", "dataset", "protocol", "metric", "run", "code_version")
 
 
 class Grid(NamedTuple):
-    """A subject's mask, atlas or surface, and the ids of its neuroids in the order of the region."""
+    """A subject's mask, atlas or surface, the ids of its neuroids in the order of the region, and its first image."""
 
     subject: str
     region: Region
     neuroid_ids: tuple[str, ...]
+    bold: Bold
     space: str = ""
 
 
@@ -68,15 +71,15 @@ def write(
             raise unknown("statistic", statistic, STATISTICS)
     if max_q is not None and not 0 < max_q <= 1:
         raise ValueError(f"q must be above 0 and at most 1, not {max_q:g}.")
-    found, by_map = grids(name), _by_map(scores)
-    if not by_map:
+    found, rows_of = grids(name), by_map(scores)
+    if not rows_of:
         raise ValueError(f"no scores of neuroids of {name} are in the tables, so there are no maps to write.")
     known = {neuroid for grid in found for neuroid in grid.neuroid_ids}
     written: list[Path] = []
-    for (model, protocol), rows in by_map.items():
+    for (model, protocol), rows in rows_of.items():
         if strange := next((neuroid for neuroid in rows if neuroid not in known), None):
             raise ValueError(f"neuroid {strange} of {model} is not in {name}; give the folder that was scored.")
-        folder = target / quote(model, safe=" :@+") / protocol
+        folder = folder_of(target, model, protocol)
         folder.mkdir(parents=True, exist_ok=True)
         written += [
             path for grid in found if any(neuroid in rows for neuroid in grid.neuroid_ids)
@@ -100,38 +103,43 @@ def grids(name: str) -> list[Grid]:
     runs = bids.find_runs(folder, options.bold.derivatives, options.bold.space, [])
     found = []
     for subject, run in {run.subject: run for run in reversed(runs)}.items():  # the first of each
-        region = regions.find(folder, subject, regions.open_bold(run.images).grid)
+        bold = regions.open_bold(run.images)
+        region = regions.find(folder, subject, bold.grid)
         names = regions.neuroids(folder, subject, region, options.encoding)
         space = run.name.entities.get("space", "")
-        found.append(Grid(subject, region, tuple(neuroid for neuroid, _, _ in names), space))
+        found.append(Grid(subject, region, tuple(neuroid for neuroid, _, _ in names), bold, space))
     return found[::-1]
 
 
-def _by_map(scores: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, Mapping[str, Any]]]:
+def folder_of(target: Path, model: str, protocol: str) -> Path:
+    """The folder of the maps of one model and protocol."""
+    return target / quote(model, safe=" :@+") / protocol
+
+
+def by_map(scores: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, Mapping[str, Any]]]:
     """The rows of each model and protocol, by neuroid."""
-    by_map: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    rows_of: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for row in scores:
-        by_map.setdefault((row["model"], row["protocol"]), {})[row["neuroid_id"]] = row
-    return by_map
+        rows_of.setdefault((row["model"], row["protocol"]), {})[row["neuroid_id"]] = row
+    return rows_of
+
+
+def column(grid: Grid, rows: Mapping[str, Mapping[str, Any]], statistic: str) -> Floats:
+    """(neuroid,) a statistic of one subject's neuroids; NaN where there is none."""
+    values = [rows.get(neuroid, {}).get(statistic) for neuroid in grid.neuroid_ids]
+    return np.array([math.nan if value is None else float(value) for value in values])
 
 
 def _maps(
     grid: Grid, rows: Mapping[str, Mapping[str, Any]], statistics: Sequence[str], max_q: float | None
 ) -> Iterator[tuple[str, Any, str]]:
     """(entities of the file name, (neuroid,) values, what they are) of one subject's maps."""
-    columns = {
-        name: np.array([_number(rows.get(neuroid, {}).get(name)) for neuroid in grid.neuroid_ids])
-        for name in dict.fromkeys((*statistics, "r", "q"))
-    }
+    columns = {name: column(grid, rows, name) for name in dict.fromkeys((*statistics, "r", "q"))}
     for name in statistics:
         yield f"stat-{name}", columns[name], STATISTICS[name]
     if max_q is not None:
         kept = np.where(np.isnan(columns["r"]), np.nan, np.where(columns["q"] < max_q, columns["r"], 0.0))
         yield f"desc-q{f'{max_q:g}'.replace('.', 'p')}_stat-r", kept, f"{STATISTICS['r']} where q < {max_q:g}, else 0"
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
 
 
 def _write_one(stem: Path, grid: Grid, rows: Mapping[str, Mapping[str, Any]], values: Any, text: str) -> list[Path]:
@@ -146,4 +154,4 @@ def _write_one(stem: Path, grid: Grid, rows: Mapping[str, Mapping[str, Any]], va
     content |= {"space": grid.space} if grid.space else {}
     stem.with_name(f"{stem.name}.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
     title = f"{content['model']}, {content['protocol']}: {text}"
-    return grid.region.write(stem, values, title)
+    return grid.region.grid.write(stem, grid.region.everywhere(values), title)

@@ -42,6 +42,17 @@ class Voxels(Grid):
         indices = zip(*(axis.tolist() for axis in np.unravel_index(places, self.shape, order="F")), strict=True)
         return [f"x{x}y{y}z{z}" for x, y, z in indices]
 
+    def coordinates(self, places: Integers) -> Floats:
+        """(place, 3) mm to the right, anterior and superior."""
+        indices = np.stack(np.unravel_index(places, self.shape, order="F"), axis=1)
+        points: Floats = indices @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return points
+
+    @property
+    def size_mm(self) -> float:
+        """The longest side of a voxel."""
+        return float(np.linalg.norm(self.affine[:3, :3], axis=0).max())
+
     def fault(self, other: Grid) -> str:
         """How shape or affine differ, and the remedy."""
         assert isinstance(other, Voxels)  # noqa: S101 - the masks of volumes are volumes

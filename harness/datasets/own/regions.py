@@ -52,11 +52,11 @@ class Region:
     def __len__(self) -> int:
         return len(self.places) if self.parcel_of is None else len(self.parcels)
 
-    def write(self, stem: Path, values: Floats, title: str) -> list[Path]:
-        """Write (neuroid,) values at their places, NaN at others, in the format of the images."""
-        everywhere = np.full(len(self.grid), np.nan, dtype=np.float32)
-        everywhere[self.places] = values if self.parcel_of is None else values[self.parcel_of]
-        return self.grid.write(stem, everywhere, title)
+    def everywhere(self, values: Floats) -> Floats:
+        """(neuroid,) values at all places of the grid, (place,) float32; NaN outside."""
+        spread = np.full(len(self.grid), np.nan, dtype=np.float32)
+        spread[self.places] = values if self.parcel_of is None else values[self.parcel_of]
+        return spread
 
 
 def open_bold(paths: Sequence[Path]) -> Bold:
