@@ -247,7 +247,7 @@ def _add_report(add: _Add) -> None:
     track_commands.add_options(track)
     board = add("board", board_commands.board, "Write or serve a site of all scores of the runs in one or many OUTs.")
     board_commands.add_options(board)
-    maps = add("maps", map_commands.maps, "Write scores of voxels or parcels as NIfTI images, in the images' space.")
+    maps = add("maps", map_commands.maps, "Write scores of voxels, vertices or parcels as brain images.")
     map_commands.add_options(maps)
 
 

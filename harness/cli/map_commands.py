@@ -1,4 +1,4 @@
-"""`harness maps`: scores of neuroids as NIfTI images in the space of the recording."""
+"""`harness maps`: scores of neuroids as images in the format and space of the recording."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def maps(arguments: argparse.Namespace) -> int:
     """Write the maps and print how many there are, and where."""
     import pyarrow.dataset as ds
 
+    from harness.datasets.own import glass_brains
     from harness.datasets.own import maps as own_maps
+    from harness.report import brain_maps
     from harness.storage import tables
 
     local = str(arguments.out).removeprefix("file://")
@@ -44,8 +46,11 @@ def maps(arguments: argparse.Namespace) -> int:
         scores = scores[scores.kind != "control"]
     target = Path(arguments.to or Path(local) / "maps" / run)
     statistics = arguments.stat or ("r", "q")
-    written = own_maps.write(arguments.dataset, scores.to_dict("records"), target, statistics, arguments.max_q)
-    answer(arguments, [str(path) for path in written], f"wrote {len(written)} maps to {target}")
+    rows = scores.to_dict("records")
+    written = own_maps.write(arguments.dataset, rows, target, statistics, arguments.max_q)
+    drawings = brain_maps.write(target, glass_brains.brains(arguments.dataset, rows))
+    drawn = f", and {len(drawings)} drawings for `harness report`," if drawings else ""
+    answer(arguments, [str(path) for path in [*written, *drawings]], f"wrote {len(written)} maps{drawn} to {target}")
     return 0
 
 

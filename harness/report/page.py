@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import datasets, names
 from harness.protocol import protocol_of
-from harness.report import embedded_files, figure_scripts, figures, paper_table, templates
+from harness.report import brain_maps, embedded_files, figure_scripts, figures, paper_table, templates
 from harness.report.cells import ReportTable, records
 from harness.report.figures import PROTOCOLS, Figure, standalone
 from harness.report.findings import findings, summary
@@ -170,7 +170,7 @@ def _content(out: str, run: str | None) -> dict[str, Any]:
         "glance": first_screen(frames),
         "answer": summary(frames, results),
         "findings": findings(frames, protocols, run_content.get("planted") or {}),
-        "sections": sections(frames, protocols, run_scores, results),
+        "sections": sections(frames, protocols, run_scores, results, brain_maps.read(out, about["run"])),
         "failures": [*records(frames["failures"]), *_parked(out, about["run"])],
     }
 

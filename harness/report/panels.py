@@ -288,6 +288,46 @@ def point_panel(
     return Panel(svg, title, {"kind": "points", "title": title, **labels, "points": drawn, "band": fitted})
 
 
+def brain_panel(
+    titles: tuple[str, str, str], views: list[dict[str, Any]], bottom: float, highest: float, n_levels: int, colour: int
+) -> Panel:
+    """A glass brain: three views side by side, and the colour scale below.
+
+    Args:
+        titles: the model, the protocol, and the subject or "mean of 3 subjects".
+        views: of each name, left, right (labels), x, y, width (px), highest, silhouette, outline, levels (paths) and
+            rows (text).
+        bottom: px where the views end.
+        highest: upper end of the scale, which begins at 0.
+        n_levels: number of its steps.
+        colour: index in the palette.
+    """
+    model, protocol, subject = titles
+    title = f"{model} · {protocol}"
+    scale = Scale(0.0, highest, WIDTH / 4, 3 * WIDTH / 4)
+    marks = [view | {"hover": f"{view['name']}: highest r {number(view['highest'])}"} for view in views]
+    alt = _alternative(f"Glass brain of {subject}", title, [mark["hover"] for mark in marks])
+    bar = [(scale(highest * k / n_levels), _opacity(k + 1, n_levels)) for k in range(n_levels)]
+    parts: dict[str, Any] = {
+        "protocol": protocol,
+        "views": marks,
+        "bar": bar,
+        "x_ticks": scale.ticks(5),
+        "series": colour,
+    }
+    parts |= {"subtitle": subject, "opacities": {k: _opacity(k, n_levels) for k in range(1, n_levels + 1)}}
+    frame = {"left": 0, "bottom": bottom, "step": (scale(highest) - scale(0)) / n_levels}
+    axis = "Pearson r, highest along the axis"
+    svg = _template().render(shape="brain", title=title, alt=alt, axis=axis, frame=frame, height=bottom + 64, **parts)
+    drawn = [{name: view[name] for name in ("name", "left", "right", "rows")} for view in views]
+    plot = {"views": drawn, "highest": highest, "n_levels": n_levels, "colour": _hex(colour), "x_label": axis}
+    return Panel(svg, protocol, {"kind": "brain", "title": f"{title}, {subject}", **plot})
+
+
+def _opacity(level: int, n_levels: int) -> float:
+    return round(0.08 + 0.92 * level / n_levels, 3)
+
+
 def _hex(colour: int | None) -> str:
     return "black" if colour is None else PALETTE[colour]
 

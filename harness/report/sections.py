@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.numbers import count, interval, number, p_value
-from harness.report import analysis_sections, figures, property_figures
+from harness.report import analysis_sections, brain_maps, figures, property_figures
 from harness.report.cells import (
     Columns,
     Parts,
@@ -31,8 +31,11 @@ from harness.report.glance import glance
 from harness.wording import in_words
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
+    from harness.datasets.own.glass_brains import Brain
     from harness.protocol import Protocol
     from harness.statistics.analysis import Analysis
     from harness.statistics.scores import Scores
@@ -71,6 +74,10 @@ _TITLES = {
         "Layer 0 is the embeddings; layer k is the output of block k. A large ring marks the selected layer. Circles "
         "are decoder layers, squares encoder layers. A dashed line with open symbols is the untrained control of the "
         "model of the same colour. The dotted orange line is the highest-scoring control without a language model.",
+    ),
+    "brains": (
+        "Brain maps",
+        "Glass brains of the scores that the command maps wrote as images. Models of one data set share the scale.",
     ),
     "similarity": (
         "RSA and CKA",
@@ -115,8 +122,9 @@ _TITLES = {
 
 
 def sections(
-    frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol], scores: Scores, results: Analysis
-) -> list[Section]:
+    frames: dict[str, pd.DataFrame], protocols: dict[str, Protocol], scores: Scores, results: Analysis,
+    brains: Sequence[Brain] = (),
+) -> list[Section]:  # fmt: skip
     """The sections that have content, in the order of the page.
 
     Args:
@@ -125,6 +133,7 @@ def sections(
         protocols: protocol hash -> protocol, for those that this version of the program can read.
         scores: the scores of the run, joined with the properties of the models.
         results: the statistics computed from `scores`.
+        brains: glass brains, if maps were written.
     """
     brain, reading = frames["model_scores"], frames["reading_scores"]
     colours, ends = property_figures.colours(scores), interval_ends(frames)
@@ -132,6 +141,7 @@ def sections(
         "ran": _what_ran(frames, protocols),
         "scores": [part for dataset, rows in brain.groupby("dataset") for part in _score_parts(dataset, rows)],
         "layers": _layer_figures(frames["layer_scores"], brain, colours.of_model),
+        "brains": [*brain_maps.figures_of(brains, brain)],
         "similarity": _similarity_parts(frames["similarity_scores"]),
         "paired": analysis_sections.paired(results),
         "tuning": analysis_sections.tuning(results, ends, colours),

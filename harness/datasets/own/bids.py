@@ -2,7 +2,7 @@
 
 `sub-01/func/sub-01_task-alice_run-01_bold.nii.gz`, with or without a folder `ses-XX`. Names are entities (`sub-01`,
 `task-alice`, `run-01`) and a suffix (`bold`). A run is what several subjects heard: its label is task and run, and
-session where a subject has the same task and run in several.
+session where a subject has the same task and run in several. Surfaces have a file for each hemisphere (`hemi-L`).
 
 Source: Brain Imaging Data Structure 1.10, "File name structure" and "The inheritance principle".
 """
@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-_IMAGES = (".nii.gz", ".nii")
+_IMAGES = (".nii.gz", ".nii", ".func.gii", ".dtseries.nii", ".ptseries.nii")
 
 
 class Name(NamedTuple):
@@ -33,16 +33,21 @@ class Run:
     Attributes:
         label: what was presented, such as "task-alice_run-01"; the same for all subjects.
         subject: such as "sub-01".
-        bold: the image.
-        name: the image's name, divided.
+        images: the image; of GIfTI, those of both hemispheres, the left one first.
+        name: the first image's name, divided.
         folders: folders in which files of the run may lie, the nearest first.
     """
 
     label: str
     subject: str
-    bold: Path
+    images: tuple[Path, ...]
     folders: tuple[Path, ...]
     name: Name = field(repr=False, compare=False)
+
+    @property
+    def bold(self) -> Path:
+        """The image, or the first one."""
+        return self.images[0]
 
     def find(self, suffix: str, extension: str, *, desc: str = "") -> Path | None:
         """The file of a kind that applies to this run by the inheritance principle; None if there is none.
@@ -83,7 +88,7 @@ def find_runs(folder: Path, derivatives: str, space: str, notes: list[str]) -> t
     Args:
         folder: root of the BIDS folder.
         derivatives: folder below it with the images to read, such as "derivatives/fmriprep"; "" for the root itself.
-        space: entity `space` of the images to read; "" if a run has one image.
+        space: entity `space` of the images to read, and others if needed ("fsLR_den-91k"); "" if a run has one image.
         notes: list to which notes on files that are not read are appended.
 
     Raises:
@@ -92,32 +97,49 @@ def find_runs(folder: Path, derivatives: str, space: str, notes: list[str]) -> t
     source = folder / derivatives
     if not source.is_dir():
         raise ValueError(f"derivatives {derivatives!r} of dataset.json: {source} is not a folder.")
-    paths = [path for path in _images(source) if space in {"", parse(path.name).entities.get("space")}]
+    wanted = parse(f"space-{space}").entities if space else {}
+    paths = [path for path in _images(source) if wanted.items() <= parse(path.name).entities.items()]
     if not paths:
         others = sorted({label for path in _images(source) if (label := parse(path.name).entities.get("space"))})
         hint = f" of space {space!r}; there is {', '.join(others) or 'none with a space'}" if space else ""
         other = ", ".join(str(path.relative_to(folder)) for path in sorted(folder.glob("derivatives/*/")))
         raise ValueError(
-            f"{source} has no sub-XX/func/*_bold.nii.gz{hint}."
+            f"{source} has no sub-XX/func/*_bold.nii.gz, *_bold.func.gii or *_bold.dtseries.nii{hint}."
             + (f' To read those of {other}, set "derivatives" of "bold" in dataset.json.' if other else "")
         )
     notes += _ignored_derivatives(folder, source)
-    names = {path: parse(path.name) for path in paths}
-    if without := next((path for path in paths if "task" not in names[path].entities), None):
+    if without := next((path for path in paths if "task" not in parse(path.name).entities), None):
         raise ValueError(f"{without.name} has no task; wanted sub-XX_task-NAME_run-01_bold.nii.gz.")
-    by_run = Counter((_subject(path), _label(names[path], with_session=False)) for path in paths)
-    by_session = Counter((_subject(path), _label(names[path], with_session=True)) for path in paths)
-    if several := next((key for key, n in by_session.items() if n > 1), None):
-        files = [path.name for path in paths if (_subject(path), _label(names[path], with_session=True)) == several]
-        raise ValueError(
-            f"{several[0]} has {len(files)} images of {several[1]}: {', '.join(files[:3])}; keep one, or choose by "
-            '"space" of "bold" in dataset.json.'
-        )
+    images = _by_run(paths)
+    by_run = Counter((_subject(path), _label(parse(path.name), with_session=False)) for path, *_ in images)
+    by_session: dict[tuple[str, str], list[str]] = {}
+    for path, *_ in images:
+        by_session.setdefault((_subject(path), _label(parse(path.name), with_session=True)), []).append(path.name)
+    for (subject, label), names in by_session.items():
+        if len(names) > 1:
+            raise ValueError(
+                f"{subject} has {len(names)} images of {label}: {', '.join(names[:3])}; keep one, or choose by "
+                '"space" of "bold" in dataset.json.'
+            )
     with_session = max(by_run.values()) > 1
-    return tuple(
-        Run(_label(name, with_session=with_session), _subject(path), path, _folders(path, source, folder), name)
-        for path, name in names.items()
-    )
+    return tuple(_run(paths_of_run, source, folder, with_session=with_session) for paths_of_run in images)
+
+
+def _by_run(paths: list[Path]) -> list[tuple[Path, ...]]:
+    """Images in order, those of both hemispheres together."""
+    pairs: dict[tuple[Any, ...], tuple[Path, ...]] = {}
+    for path in paths:
+        name = parse(path.name)
+        others = frozenset(item for item in name.entities.items() if item[0] != "hemi")
+        key = (path.parent, others, name.suffix, name.extension)
+        pairs[key] = (*pairs.get(key, ()), path)
+    return list(pairs.values())
+
+
+def _run(images: tuple[Path, ...], source: Path, root: Path, *, with_session: bool) -> Run:
+    name = parse(images[0].name)
+    label = _label(name, with_session=with_session)
+    return Run(label, _subject(images[0]), images, _folders(images[0], source, root), name)
 
 
 def _images(source: Path) -> Iterator[Path]:
@@ -128,8 +150,12 @@ def _images(source: Path) -> Iterator[Path]:
 
 
 def _is_bold(name: Name) -> bool:
-    """Whether a name is that of one image of a run: not of an echo of several, nor of a phase image."""
-    return name.suffix == "bold" and name.extension in _IMAGES and name.entities.get("part", "mag") == "mag"
+    """Whether a name is that of one image of a run: not of an echo of several, nor of a phase image.
+
+    GIfTI files of fMRIPrep before version 20.1 and of AFNI have no suffix: `..._space-fsaverage6_hemi-L.func.gii`.
+    """
+    has_suffix = name.suffix == "bold" or (not name.suffix and name.extension == ".func.gii")
+    return has_suffix and name.extension in _IMAGES and name.entities.get("part", "mag") == "mag"
 
 
 def _subject(path: Path) -> str:

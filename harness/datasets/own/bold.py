@@ -3,6 +3,8 @@
     sub-01/func/sub-01_task-alice_run-01_bold.nii.gz, ..._bold.json, ..._events.tsv, ..._desc-confounds_timeseries.tsv
     mask.nii.gz (every voxel is a neuroid) or atlas.nii.gz (means of parcels), or a subject's own in sub-01/
 
+Surfaces (GIfTI, CIFTI) need no mask: without any, every vertex with a signal is a neuroid.
+
 Every run is a block and a passage with its own clock: scan k is at k TR, plus StartTime of the JSON sidecar if it has
 one. Subjects who heard the same run stand side by side; a subject without a run has no values there.
 """
@@ -11,15 +13,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.datasets.own import bids, cleaning, confounds, files, images, regions, words
+from harness.datasets.own import bids, cleaning, confounds, files, regions, words
 from harness.datasets.own.bids import Run
-from harness.datasets.own.images import Bold, Region
+from harness.datasets.own.courses import read_courses
+from harness.datasets.own.images import Bold, Grid
+from harness.datasets.own.regions import Region
 from harness.datasets.own.settings import BoldSettings
 from harness.datasets.own.words import Words
 from harness.delimited.encodings import TextSource, text_of
@@ -66,15 +71,32 @@ def read(
             another grid than its mask or atlas, or a parcel has no signal; names the file.
     """
     runs = bids.find_runs(folder, options.derivatives, options.space, notes)
-    bolds = {run: images.open_bold(run.bold) for run in runs}
+    bolds = _opened(runs)
     blocks = _blocks(bolds, options, encoding, notes)
     stimuli = _stimuli(blocks, joiner)
-    regions_of = {subject: regions.find(folder, subject) for subject in dict.fromkeys(run.subject for run in runs)}
+    grids = {run.subject: bolds[run].grid for run in reversed(runs)}  # of the first run
+    subjects = dict.fromkeys(run.subject for run in runs)
+    regions_of = {subject: regions.find(folder, subject, grids[subject]) for subject in subjects}
     columns = {subject: regions.neuroids(folder, subject, region, encoding) for subject, region in regions_of.items()}
-    notes += [*_notes(blocks, runs, options), *files.ignored(folder, ("mask", "atlas", "dataset", "participants"))]
+    known = ["atlas", "dataset", "participants", *(path.name.partition(".")[0] for path in regions.candidates(folder))]
+    notes += [*_notes(blocks, runs, options), *files.ignored(folder, known)]
+    notes += regions.ignored(folder, bolds[runs[0]].grid)
     values = _read_values(bolds, blocks, regions_of, options, encoding)
     kept = _measured(values, regions_of, columns, notes)
     return Recording(stimuli, _responses(values, kept, blocks, columns, unit or options.in_words))
+
+
+def _opened(runs: Sequence[Run]) -> dict[Run, Bold]:
+    """The images of all runs. Equal grids are one object, since those of surfaces are large."""
+    bolds: dict[Run, Bold] = {}
+    grids: list[Grid] = []
+    for run in runs:
+        bold = regions.open_bold(run.images)
+        same = (grid for grid in grids if type(grid) is type(bold.grid) and not bold.grid.fault(grid))
+        grid = next(same, bold.grid)
+        grids += [grid] if grid is bold.grid else []
+        bolds[run] = replace(bold, grid=grid)
+    return bolds
 
 
 # --- runs and words ---------------------------------------------------------------------------------------------------
@@ -89,7 +111,7 @@ def _blocks(
         tr_s, start_s = _clock(run, bold, notes)
         heard = words.read(run, options.words, options.sound_onset_s, encoding)
         n_late = words.require_in_run(heard, start_s + (bold.n_scans - 1) * tr_s)
-        block = _Block(run.label, bold.n_scans, tr_s, start_s, heard, bold.path.name, n_late)
+        block = _Block(run.label, bold.n_scans, tr_s, start_s, heard, bold.file, n_late)
         if run.label not in blocks:
             blocks[run.label] = block
         else:
@@ -110,15 +132,13 @@ def _clock(run: Run, bold: Bold, notes: list[str]) -> tuple[float, float]:
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path.name} has no valid RepetitionTime or StartTime ({error}).") from error
         if tr_s and abs(stated - tr_s) > 1e-3:
-            notes.append(
-                f"{bold.path.name}: the header has a TR of {tr_s:g} s, {path.name} {stated:g} s, which is used."
-            )
+            notes.append(f"{bold.file}: the header has a TR of {tr_s:g} s, {path.name} {stated:g} s, which is used.")
         tr_s = stated
     if not 0 < tr_s <= _MAX_TR_S:
         milliseconds = " (is it in milliseconds?)" if tr_s > _MAX_TR_S else ""
         raise ValueError(
-            f"{bold.path.name}: the TR is {tr_s:g} s{milliseconds}; write RepetitionTime in seconds in "
-            f"{bold.path.name.partition('.')[0]}.json."
+            f"{bold.file}: the TR is {tr_s:g} s{milliseconds}; write RepetitionTime in seconds in "
+            f"{bold.file.partition('.')[0]}.json."
         )
     return tr_s, start_s
 
@@ -189,11 +209,11 @@ def _read_values(
     for run, bold in bolds.items():
         block, region = blocks[run.label], regions_of[run.subject]
         courses = np.empty((bold.n_scans, len(region)), dtype=np.float64 if len(region) <= 2000 else np.float32)
-        images.read_courses(bold, region, courses)
+        read_courses(bold, region, courses)
         regressors = [confounds.read(run, bold.n_scans, options.confounds, encoding)]
         if options.high_pass_s:
             regressors.append(cleaning.cosines(bold.n_scans, block.tr_s, options.high_pass_s))
-        cleaning.clean(courses, np.hstack(regressors), zscore=options.zscore, where=bold.path.name)
+        cleaning.clean(courses, np.hstack(regressors), zscore=options.zscore, where=bold.file)
         start = place[run.subject]
         values[ends[run.label] - bold.n_scans : ends[run.label], start : start + len(region)] = courses
     return values
@@ -208,8 +228,8 @@ def _measured(
     columns: Mapping[str, list[tuple[str, str, str]]],
     notes: list[str],
 ) -> NDArray[np.bool_] | None:
-    """(neuroid,) whether a voxel has values; None if all have. ValueError if a parcel has none."""
-    has_values = _any_finite(values)
+    """(neuroid,) whether a voxel or vertex has a signal; None if all have. ValueError if a parcel has none."""
+    has_values = _vary(values)
     start = 0
     for subject, region in regions_of.items():
         absent = np.flatnonzero(~has_values[start : start + len(region)])
@@ -224,17 +244,21 @@ def _measured(
                 f"{subject}/atlas.nii.gz."
             )
         if len(absent) == len(region):
-            raise ValueError(f"{subject}: no voxel of {region.file} has a signal; do mask and images overlap?")
-        notes.append(f"{subject}: {len(absent)} of {len(region)} voxels have no signal and are left out.")
+            raise ValueError(f"{subject}: no place of {region.file} has a signal; do mask and images overlap?")
+        unit = region.grid.unit
+        notes.append(f"{subject}: {len(absent)} of {len(region)} {unit} have no signal and are left out.")
     return None if has_values.all() else has_values
 
 
-def _any_finite(values: Floats) -> NDArray[np.bool_]:
-    """(neuroid,) whether a column has a value; in blocks of rows, so that memory stays at the matrix."""
-    result = np.zeros(values.shape[1], dtype=bool)
+def _vary(values: Floats) -> NDArray[np.bool_]:
+    """(neuroid,) whether a column has different values; in blocks of rows, so that memory stays at the matrix."""
+    low = np.full(values.shape[1], np.nan, dtype=values.dtype)
+    high = low.copy()
     for start in range(0, len(values), 256):
-        result |= np.isfinite(values[start : start + 256]).any(axis=0)
-    return result
+        low = np.fmin(low, np.fmin.reduce(values[start : start + 256]))
+        high = np.fmax(high, np.fmax.reduce(values[start : start + 256]))
+    varies: NDArray[np.bool_] = high > low
+    return varies
 
 
 def _responses(

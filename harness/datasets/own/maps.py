@@ -1,8 +1,9 @@
-"""Writes scores of neuroids as NIfTI images in the space of the BOLD images they come from.
+"""Writes scores of neuroids as images in the format and space of the BOLD images they come from.
 
     MAPS/MODEL/PROTOCOL/sub-01_stat-r_statmap.nii.gz, and beside it a .json that says what it shows
+    sub-01_hemi-L_stat-r_statmap.func.gii and hemi-R of GIfTI; .dscalar.nii or .pscalar.nii of CIFTI
 
-Names follow BIDS (statistical maps). Every voxel of a parcel has the parcel's value; voxels outside the mask or atlas,
+Names follow BIDS (statistical maps). Every place of a parcel has the parcel's value; places outside the mask or atlas,
 and neuroids without the statistic, are NaN.
 """
 
@@ -17,9 +18,11 @@ from urllib.parse import quote
 
 import numpy as np
 
-from harness.datasets.own import bids, images, recording, regions, settings
-from harness.datasets.own.images import Region
+from harness.datasets.own import bids, recording, regions, settings
+from harness.datasets.own.images import Bold
+from harness.datasets.own.regions import Region
 from harness.names import unknown
+from harness.records import Floats
 
 # Columns of the table `neuroid_scores` that can be mapped, and what they are.
 STATISTICS = {
@@ -35,11 +38,13 @@ _ORIGIN = ("model", "dataset", "protocol", "metric", "run", "code_version")
 
 
 class Grid(NamedTuple):
-    """A subject's mask or atlas, and the ids of its neuroids in the order of the region."""
+    """A subject's mask, atlas or surface, the ids of its neuroids in the order of the region, and its first image."""
 
     subject: str
     region: Region
     neuroid_ids: tuple[str, ...]
+    bold: Bold
+    space: str = ""
 
 
 def write(
@@ -66,20 +71,20 @@ def write(
             raise unknown("statistic", statistic, STATISTICS)
     if max_q is not None and not 0 < max_q <= 1:
         raise ValueError(f"q must be above 0 and at most 1, not {max_q:g}.")
-    found, by_map = grids(name), _by_map(scores)
-    if not by_map:
+    found, rows_of = grids(name), by_map(scores)
+    if not rows_of:
         raise ValueError(f"no scores of neuroids of {name} are in the tables, so there are no maps to write.")
     known = {neuroid for grid in found for neuroid in grid.neuroid_ids}
     written: list[Path] = []
-    for (model, protocol), rows in by_map.items():
+    for (model, protocol), rows in rows_of.items():
         if strange := next((neuroid for neuroid in rows if neuroid not in known), None):
             raise ValueError(f"neuroid {strange} of {model} is not in {name}; give the folder that was scored.")
-        folder = target / quote(model, safe=" :@+") / protocol
+        folder = folder_of(target, model, protocol)
         folder.mkdir(parents=True, exist_ok=True)
         written += [
-            _write_one(folder / f"{grid.subject}_{label}_statmap", grid, rows, values, text)
-            for grid in found if any(neuroid in rows for neuroid in grid.neuroid_ids)
+            path for grid in found if any(neuroid in rows for neuroid in grid.neuroid_ids)
             for label, values, text in _maps(grid, rows, statistics, max_q)
+            for path in _write_one(folder / f"{grid.subject}_{label}_statmap", grid, rows, values, text)
         ]  # fmt: skip
     return written
 
@@ -90,36 +95,46 @@ def label_of(name: str) -> str:
 
 
 def grids(name: str) -> list[Grid]:
-    """The mask or atlas of every subject of "local:FOLDER"; ValueError if it has no BOLD images."""
+    """The mask, atlas or surface of every subject of "local:FOLDER"; ValueError if it has no BOLD images."""
     folder = recording.folder_of(name)
     if not bids.has_runs(folder):
-        raise ValueError(f"{name} has no BOLD images (sub-XX/func/*_bold.nii.gz), so there is no space for maps.")
+        raise ValueError(f"{name} has no BOLD images (sub-XX/func/*_bold.*), so there is no space for maps.")
     options = settings.read(folder)
     runs = bids.find_runs(folder, options.bold.derivatives, options.bold.space, [])
     found = []
-    for subject in dict.fromkeys(run.subject for run in runs):
-        region = regions.find(folder, subject)
+    for subject, run in {run.subject: run for run in reversed(runs)}.items():  # the first of each
+        bold = regions.open_bold(run.images)
+        region = regions.find(folder, subject, bold.grid)
         names = regions.neuroids(folder, subject, region, options.encoding)
-        found.append(Grid(subject, region, tuple(neuroid for neuroid, _, _ in names)))
-    return found
+        space = run.name.entities.get("space", "")
+        found.append(Grid(subject, region, tuple(neuroid for neuroid, _, _ in names), bold, space))
+    return found[::-1]
 
 
-def _by_map(scores: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, Mapping[str, Any]]]:
+def folder_of(target: Path, model: str, protocol: str) -> Path:
+    """The folder of the maps of one model and protocol."""
+    return target / quote(model, safe=" :@+") / protocol
+
+
+def by_map(scores: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, Mapping[str, Any]]]:
     """The rows of each model and protocol, by neuroid."""
-    by_map: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    rows_of: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for row in scores:
-        by_map.setdefault((row["model"], row["protocol"]), {})[row["neuroid_id"]] = row
-    return by_map
+        rows_of.setdefault((row["model"], row["protocol"]), {})[row["neuroid_id"]] = row
+    return rows_of
+
+
+def column(grid: Grid, rows: Mapping[str, Mapping[str, Any]], statistic: str) -> Floats:
+    """(neuroid,) a statistic of one subject's neuroids; NaN where there is none."""
+    values = [rows.get(neuroid, {}).get(statistic) for neuroid in grid.neuroid_ids]
+    return np.array([math.nan if value is None else float(value) for value in values])
 
 
 def _maps(
     grid: Grid, rows: Mapping[str, Mapping[str, Any]], statistics: Sequence[str], max_q: float | None
 ) -> Iterator[tuple[str, Any, str]]:
     """(entities of the file name, (neuroid,) values, what they are) of one subject's maps."""
-    columns = {
-        name: np.array([_number(rows.get(neuroid, {}).get(name)) for neuroid in grid.neuroid_ids])
-        for name in dict.fromkeys((*statistics, "r", "q"))
-    }
+    columns = {name: column(grid, rows, name) for name in dict.fromkeys((*statistics, "r", "q"))}
     for name in statistics:
         yield f"stat-{name}", columns[name], STATISTICS[name]
     if max_q is not None:
@@ -127,13 +142,8 @@ def _maps(
         yield f"desc-q{f'{max_q:g}'.replace('.', 'p')}_stat-r", kept, f"{STATISTICS['r']} where q < {max_q:g}, else 0"
 
 
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _write_one(stem: Path, grid: Grid, rows: Mapping[str, Mapping[str, Any]], values: Any, text: str) -> Path:
-    """Write an image and the JSON beside it."""
-    images.write_map(path := stem.with_name(f"{stem.name}.nii.gz"), grid.region, values)
+def _write_one(stem: Path, grid: Grid, rows: Mapping[str, Mapping[str, Any]], values: Any, text: str) -> list[Path]:
+    """Write an image, or one for each hemisphere, and the JSON beside it."""
     of_subject = [rows[neuroid] for neuroid in grid.neuroid_ids if neuroid in rows]
     content = {
         "Description": text,
@@ -141,5 +151,7 @@ def _write_one(stem: Path, grid: Grid, rows: Mapping[str, Mapping[str, Any]], va
         "layers": sorted({f"{row['stack']} {row['layer']}" for row in of_subject}),
         "n_neuroids": int(np.isfinite(values).sum()),
     }
+    content |= {"space": grid.space} if grid.space else {}
     stem.with_name(f"{stem.name}.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    return path
+    title = f"{content['model']}, {content['protocol']}: {text}"
+    return grid.region.grid.write(stem, grid.region.everywhere(values), title)

@@ -62,8 +62,8 @@ def read(run: Run, column: str, sound_onset_s: float | None, encoding: str | Non
         return _of_textgrid(grid_path, _sound_onset(events, sound_onset_s))
     if not events:
         raise ValueError(
-            f"{run.bold.name} has no events; add {run.bold.name.partition('_bold')[0]}_events.tsv with onset, duration "
-            f"and word, or a TextGrid ({run.label}.TextGrid)."
+            f"{run.bold.name} has no events; add {run.subject}_{run.label}_events.tsv with onset, duration and word, "
+            f"or a TextGrid ({run.label}.TextGrid)."
         )
     others = [name for name in events.frame.columns if name not in {"onset", "duration"}]
     raise ValueError(f"{events.file} has no column {column or 'word'!r}{nearest(column or 'word', others)}.")

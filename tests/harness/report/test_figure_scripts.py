@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from harness.report import figure_scripts, figures, property_figures
+from harness.datasets.own.glass_brains import Brain, View
+from harness.report import brain_maps, figure_scripts, figures, property_figures
 from harness.report.figures import Figure
 from harness.report.panels import Band, Point, point_panel
 
@@ -40,7 +42,24 @@ def every_kind():
         "dots": figures.scores(brain(["a", "a:untrained", "b", EVIL, "oasm"]), dataset="d"),
         "lines": property_figures.trajectories(checkpoints),
         "points": [point_panel("STRICT", axes, points, band, (0.0, 0.3), "r 1.0", powers=True)],
+        "brain": brain_maps.panels_of([glass_brain(EVIL)]),
     }
+
+
+def glass_brain(model):
+    """Two scores and one cell of the brain without."""
+    views = tuple(
+        View(name, "L", "R", np.array([[NAN] * 4, [NAN, 0.31, -0.1, NAN], [NAN] * 4]), np.eye(3, 4, dtype=bool))
+        for name in ("sagittal", "coronal", "axial")
+    )
+    return Brain(model, "model", "d", "strict", "sub-01", views)
+
+
+def test_the_levels_of_a_glass_brain_are_text():
+    (panel,) = literals(figure_scripts.script(Figure("", brain_maps.panels_of([glass_brain("m")]))))["PANELS"]
+    assert [view["rows"] for view in panel["views"]] == [[".   ", " A  ", "  . "]] * 3
+    assert panel["highest"] == 0.31
+    assert panel["title"] == "m · STRICT, sub-01"
 
 
 def literals(source):
@@ -72,7 +91,7 @@ def test_the_numbers_of_the_script_are_those_of_the_table():
     assert heights[0] == heights[1] < heights[2]  # the untrained control shares the row of its model
 
 
-@pytest.mark.parametrize("kind", ["dots", "lines", "points"])
+@pytest.mark.parametrize("kind", ["dots", "lines", "points", "brain"])
 def test_names_are_literals_and_only_matplotlib_and_the_standard_library_are_imported(kind):
     source = figure_scripts.script(Figure(EVIL, every_kind()[kind]), EVIL)
     tree = ast.parse(source)

@@ -11,6 +11,7 @@ from harness import datasets, evaluate
 from harness.cli.commands import main
 from harness.datasets.own import maps
 from harness.models import tiny
+from harness.report import page
 from harness.storage import tables
 from tests.harness.datasets.own import test_bold as bold
 
@@ -92,7 +93,7 @@ def test_the_command_maps_what_a_run_has_scored(tmp_path, capsys):
     tiny.build("llama", tmp_path / "model", [" ".join(bold.WORDS)] * 20, 7)
     evaluate(tmp_path / "model", folder, "strict", controls=["length"], variants=(), out=out, progress=False)
     assert main(["maps", f"local:{folder}", "--out", out, "--stat", "r", "--stat", "layer"]) == 0
-    assert "wrote 2 maps" in capsys.readouterr().out
+    assert "wrote 2 maps, and 1 drawings for `harness report`," in capsys.readouterr().out
     scores = tables.read(out, "neuroid_scores")
     scores = scores[(scores.model == "model") & scores.chosen].set_index("neuroid_id")
     for column in ("r", "layer"):
@@ -101,5 +102,9 @@ def test_the_command_maps_what_a_run_has_scored(tmp_path, capsys):
         for label in (1, 2, 7):
             expected = float(scores.loc[f"sub-01.{label}", column])
             np.testing.assert_allclose(values[label == bold.ATLAS], expected, rtol=1e-6)
+    (drawing,) = (tmp_path / "out" / "maps").rglob("stat-r_glassbrain.svg")
+    assert "model · STRICT" in drawing.read_text()
+    page.write(out)
+    assert "Glass brain of sub-01, model · STRICT protocol." in (tmp_path / "out" / "report.html").read_text()
     assert main(["maps", f"local:{folder}", "--out", out, "--model", "modle"]) == 2
     assert "model" in capsys.readouterr().err
