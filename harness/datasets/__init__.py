@@ -21,6 +21,7 @@ from harness.datasets import (
     synthetic,
     tuckute2024,
     wehbe2014,
+    wehbe2014_authors,
     wikitext2,
 )  # fmt: skip
 from harness.datasets.entry import Entry, File, checksum_of
@@ -38,6 +39,7 @@ _TABLE = (
     *tuckute2024.ENTRIES,
     brennan2016.ENTRY,
     wehbe2014.ENTRY,
+    wehbe2014_authors.ENTRY,
     lebel2023.ENTRY,
     wikitext2.ENTRY,
     *synthetic.ENTRIES,
