@@ -17,6 +17,7 @@ from harness.datasets import (
     fedorenko2016,
     futrell2018,
     lebel2023,
+    lepetitprince,
     pereira2018,
     synthetic,
     tuckute2024,
@@ -41,6 +42,7 @@ _TABLE = (
     wehbe2014.ENTRY,
     wehbe2014_authors.ENTRY,
     lebel2023.ENTRY,
+    *lepetitprince.ENTRIES,
     wikitext2.ENTRY,
     *synthetic.ENTRIES,
 )
