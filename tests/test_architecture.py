@@ -29,7 +29,7 @@ HOMES = {
     "icu4py": {"text.sentences"},
     "torch": {"checkpoints", "models.tiny", "loading", "extraction", "tuning", "cli.doctor"},
     "transformers": {"checkpoints", "models.tiny", "loading", "extraction"},
-    "nibabel": {"datasets.own.images"},
+    "nibabel": {"datasets.own.images", "datasets.formats.surfaces"},
     "peft": {"loading.adapters", "tuning.adaptation", "tuning.publish"},
     "accelerate": {"loading.loaded_model"},
     "mlflow": {"tracking.with_mlflow"},

@@ -18,6 +18,7 @@ from harness.datasets import (
     futrell2018,
     lebel2023,
     lepetitprince,
+    narratives,
     pereira2018,
     synthetic,
     tuckute2024,
@@ -43,6 +44,7 @@ _TABLE = (
     wehbe2014_authors.ENTRY,
     lebel2023.ENTRY,
     *lepetitprince.ENTRIES,
+    narratives.ENTRY,
     wikitext2.ENTRY,
     *synthetic.ENTRIES,
 )

@@ -155,18 +155,21 @@ def read_courses(bold: Bold, region: Region, out: Floats) -> None:
                 raise ValueError(f"{bold.path.name} ends before scan {start + n} of {bold.n_scans}; copy it again.")
             volumes = np.frombuffer(content, dtype=proxy.dtype).reshape(n, -1)[:, region.voxels]
             scaled = volumes.astype(np.float64) * float(proxy.slope) + float(proxy.inter)
-            out[start : start + n] = scaled if region.parcel_of is None else _parcel_means(scaled, region)
+            out[start : start + n] = scaled if region.parcel_of is None else means_of(scaled, region.parcel_of)
 
 
-def _parcel_means(volumes: Floats, region: Region) -> Floats:
-    """(scan, parcel) means over finite voxels; NaN where a parcel has none."""
+def means_of(volumes: Floats, parcel_of: Integers) -> Floats:
+    """(scan, parcel) means of (scan, voxel) values over the finite voxels of each parcel; NaN where it has none.
+
+    Args:
+        volumes: (scan, voxel) float64.
+        parcel_of: (voxel,) parcel of each voxel, numbered from 0; every parcel has a voxel.
+    """
     from scipy import sparse
 
-    n_voxels = len(region.voxels)
-    ones = sparse.csr_array((np.ones(n_voxels), (region.parcel_of, np.arange(n_voxels))))
-    assert region.parcel_of is not None  # noqa: S101 - an atlas has parcels
-    sizes = np.bincount(region.parcel_of)
-    means: Floats = (ones @ volumes.T).T / sizes
+    n_voxels = len(parcel_of)
+    ones = sparse.csr_array((np.ones(n_voxels), (parcel_of, np.arange(n_voxels))))
+    means: Floats = (ones @ volumes.T).T / np.bincount(parcel_of)
     if np.isfinite(means).all():
         return means
     finite = np.isfinite(volumes)

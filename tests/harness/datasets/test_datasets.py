@@ -20,7 +20,7 @@ WITH_FILES = [name for name, entry in DATASETS.items() if entry.files and entry.
 # Data sets whose published files are available to the tests; for the others the tests write files of the same format.
 AVAILABLE = ["futrell2018-2016", "futrell2018-2021", "futrell2018-batch2", "tuckute2024", "brennan2016"]
 LPP = ["lepetitprince-en", "lepetitprince-fr", "lepetitprince-zh"]
-WITHOUT_BRAINSCORE = ["wehbe2014", "wehbe2014-authors", "lebel2023", *LPP]
+WITHOUT_BRAINSCORE = ["wehbe2014", "wehbe2014-authors", "lebel2023", "narratives", *LPP]
 TUCKUTE = ["tuckute2024-participants", "tuckute2024-brainscore"]
 
 
@@ -43,6 +43,7 @@ def test_the_data_sets_with_files_are_in_the_table():
         "wehbe2014",
         "wehbe2014-authors",
         "lebel2023",
+        "narratives",
         *LPP,
         *TUCKUTE,
     }
