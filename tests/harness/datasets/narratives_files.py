@@ -121,14 +121,14 @@ def write_alignment(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def write(root: Path) -> dict[tuple[str, str, str], np.ndarray]:
+def write(root: Path, who_heard: dict[str, tuple[str, ...]] = HEARD) -> dict[tuple[str, str, str], np.ndarray]:
     """Write everything; returns (subject, heard, hemisphere) -> (scan, vertex). Vertex 0 is constant everywhere."""
     rng, made = np.random.default_rng(0), {}
     (root / "narratives/code").mkdir(parents=True)
     (root / "narratives/code/scan_exclude.json").write_text(json.dumps(EXCLUDED, indent=2))
     for stimulus in SPEECH:
         write_alignment(align_file(root, stimulus), alignment(stimulus))
-    for subject, tasks in HEARD.items():
+    for subject, tasks in who_heard.items():
         for heard in tasks:
             task = heard.partition(" ")[0]
             write_events(events_file(root, subject, heard), EVENTS[heard if heard in EVENTS else task])
