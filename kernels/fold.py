@@ -16,7 +16,7 @@ import numpy as np
 from harness.kernels.arrays import Array, namespace, products
 from harness.kernels.blocks import Blocks, Triangles, blocks
 from harness.kernels.gram import Bands, Basis, Design, decompose
-from harness.kernels.penalty import Penalty
+from harness.kernels.penalty import Penalty, near_least
 from harness.kernels.responses import Block
 from harness.kernels.search import ROUNDING, SingleRows, chosen, single_rows
 from harness.kernels.split import Split
@@ -157,7 +157,7 @@ class Fold:
         xp, place = namespace(errors), self.penalty.choose(errors)
         if errors.dtype == float:
             return place
-        is_near = errors <= errors.min(axis=1, keepdims=True) * (1.0 + ROUNDING * float(xp.finfo(errors.dtype).eps))
+        is_near = near_least(errors, ROUNDING * float(xp.finfo(errors.dtype).eps))
         ambiguous = xp.flatnonzero(is_near.sum(axis=1) > 1)
         if len(ambiguous):
             y = block.exact[self.train[:, None], ambiguous].astype(float)

@@ -42,8 +42,17 @@ class Penalty:
     def choose(self, errors: Array) -> Array:
         """(neuroid,) index of the smallest of (neuroid, alpha) errors; ties within 10 eps go by `tie`."""
         xp = namespace(errors)
-        rounding = 10.0 * float(xp.finfo(errors.dtype).eps)
-        is_least = errors <= errors.min(axis=1, keepdims=True) * (1.0 + rounding)
+        is_least = near_least(errors, 10.0 * float(xp.finfo(errors.dtype).eps))
         return (
             is_least.argmax(axis=1) if self.tie == "smaller" else errors.shape[1] - 1 - is_least[:, ::-1].argmax(axis=1)
         )
+
+
+def near_least(errors: Array, rounding: float) -> Array:
+    """(neuroid, alpha) whether an error is the smallest of its neuroid, up to this fraction of its size.
+
+    The smallest may be negative by rounding, if features predict the responses exactly.
+    """
+    least = errors.min(axis=1, keepdims=True)
+    is_near: Array = errors <= least + rounding * abs(least)
+    return is_near

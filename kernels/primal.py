@@ -26,7 +26,7 @@ from harness.kernels import ways
 from harness.kernels.arrays import Array, namespace, products
 from harness.kernels.fold import HeldOut, is_flat
 from harness.kernels.gram import Bands, Design
-from harness.kernels.penalty import Penalty
+from harness.kernels.penalty import Penalty, near_least
 from harness.kernels.primal_search import (
     BlockParts,
     PrimalBasis,
@@ -153,7 +153,7 @@ class PrimalFold:
         if not isinstance(self.search, StreamedBlocks) or self.search.dtype is np.float64:
             return place
         rounding = ROUNDING * float(xp.finfo(self.search.dtype).eps)
-        is_near = errors <= errors.min(axis=1, keepdims=True) * (1.0 + rounding)
+        is_near = near_least(errors, rounding)
         ambiguous = xp.flatnonzero(is_near.sum(axis=1) > 1)
         if len(ambiguous):
             some = given._replace(y=given.y[:, ambiguous], W=given.W[ambiguous], total=given.total[ambiguous])

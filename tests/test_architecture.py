@@ -29,7 +29,10 @@ HOMES = {
     "icu4py": {"text.sentences"},
     "torch": {"checkpoints", "models.tiny", "loading", "extraction", "tuning", "cli.doctor"},
     "transformers": {"checkpoints", "models.tiny", "loading", "extraction"},
-    "nibabel": {f"datasets.own.{name}" for name in ("images", "nifti", "gifti", "cifti")},
+    "nibabel": {
+        "datasets.formats.surfaces",
+        *(f"datasets.own.{name}" for name in ("images", "nifti", "gifti", "cifti")),
+    },
     "peft": {"loading.adapters", "tuning.adaptation", "tuning.publish"},
     "accelerate": {"loading.loaded_model"},
     "mlflow": {"tracking.with_mlflow"},

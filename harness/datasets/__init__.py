@@ -17,10 +17,13 @@ from harness.datasets import (
     fedorenko2016,
     futrell2018,
     lebel2023,
+    lepetitprince,
+    narratives,
     pereira2018,
     synthetic,
     tuckute2024,
     wehbe2014,
+    wehbe2014_authors,
     wikitext2,
 )  # fmt: skip
 from harness.datasets.entry import Entry, File, checksum_of
@@ -38,7 +41,10 @@ _TABLE = (
     *tuckute2024.ENTRIES,
     brennan2016.ENTRY,
     wehbe2014.ENTRY,
+    wehbe2014_authors.ENTRY,
     lebel2023.ENTRY,
+    *lepetitprince.ENTRIES,
+    narratives.ENTRY,
     wikitext2.ENTRY,
     *synthetic.ENTRIES,
 )

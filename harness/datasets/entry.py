@@ -25,7 +25,7 @@ class File(NamedTuple):
 
     path: path under the data root.
     url: direct address; "" if none is known.
-    checksum: "sha256:..." or "sha1:..."; "" if none is known.
+    checksum: "sha256:...", "sha1:..." or "md5:..."; "" if none is known.
     n_bytes: size; 0 if it is not known.
     """
 
@@ -101,7 +101,7 @@ def _digest(content: Any) -> Any:
 
 
 def checksum_of(path: Path, like: str) -> str:
-    """Checksum of a file, "sha1:..." or "sha256:...", with the algorithm of the checksum `like`; sha256 if it is ""."""
+    """Checksum of a file, such as "sha256:...", with the algorithm of the checksum `like`; sha256 if it is ""."""
     algorithm = like.partition(":")[0] or "sha256"
     with path.open("rb") as stream:
         return f"{algorithm}:{hashlib.file_digest(stream, algorithm).hexdigest()}"

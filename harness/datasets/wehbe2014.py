@@ -132,8 +132,14 @@ def _read(path: Path, shape: tuple[int | None, ...], content: str, kinds: str = 
 
 
 def _read_times(path: Path, n: int, content: str) -> Floats:
-    """Read (n,) float64 seconds; ValueError if one is not finite or not later than the previous one."""
+    """Read (n,) float64 seconds, checked as by `require_increasing`."""
     times: Floats = np.array(_read(path, (n,), f"{content} in seconds"), dtype=np.float64)
+    require_increasing(times, path, content)
+    return times
+
+
+def require_increasing(times: Floats, path: Path, content: str) -> None:
+    """Raise ValueError if a time is not finite or not later than the previous one."""
     wrong = ~np.isfinite(times) | (np.diff(times, prepend=-np.inf) <= 0)
     if wrong.any():
         k = int(wrong.argmax())
@@ -141,34 +147,50 @@ def _read_times(path: Path, n: int, content: str) -> Floats:
             f"{path}: number {k} of the {content} is {times[k]}, wanted a later time than the previous one. Download "
             "it again."
         )
-    return times
 
 
 def _read_words(root: Path) -> Stimuli:
-    """Read the tokens as shown; ids "word.0", "word.1", ...; the chapter is one passage over all runs."""
-    texts = [word.strip() for word in np.array(_read(root / _WORDS, (N_WORDS,), "words", "US")).astype(str).tolist()]
+    """Read the tokens as shown and their onsets."""
+    texts = np.array(_read(root / _WORDS, (N_WORDS,), "words", "US")).astype(str).tolist()
+    return stimuli_of(texts, _read_times(root / _ONSETS, N_WORDS, "onsets of words"), root / _WORDS)
+
+
+def stimuli_of(words: list[str], onsets_s: Floats, path: Path) -> Stimuli:
+    """The chapter as one passage over all runs; ids "word.0", "word.1", ...; ValueError if a word is empty."""
+    texts = tuple(word.strip() for word in words)
     if not all(texts):
-        raise ValueError(f"{root / _WORDS}: word {texts.index('')} is empty; download it again.")
-    onsets = _read_times(root / _ONSETS, N_WORDS, "onsets of words")
-    ids, passages = tuple(f"word.{number}" for number in range(N_WORDS)), (_CHAPTER,) * N_WORDS
-    return Stimuli(ids, tuple(texts), passages, onsets_s=onsets, ends_s=onsets + _WORD_S)
+        raise ValueError(f"{path}: word {texts.index('')} is empty; download it again.")
+    ids, passages = tuple(f"word.{number}" for number in range(len(texts))), (_CHAPTER,) * len(texts)
+    return Stimuli(ids, texts, passages, onsets_s=onsets_s, ends_s=onsets_s + _WORD_S)
 
 
 def _read_clock(root: Path) -> tuple[Integers, Integers, Floats]:
     """Number, run and time in seconds of each kept scan, (1211,) each."""
     times = _read_times(root / _TIMES, N_SCANS, "times of scans")
     runs = np.array(_read(root / _RUNS, (N_SCANS,), "runs of scans"))
+    scans = kept_scans(runs, root / _RUNS)
+    return scans, runs[scans].astype(np.int64), times[scans]
+
+
+def kept_scans(runs: Any, path: Path) -> Integers:
+    """Indices of the 1,211 scans without the first 20 and last 15 of each run.
+
+    Args:
+        runs: (1351,) run of each scan.
+        path: the file, for messages.
+
+    Raises:
+        ValueError: if the runs are not 1 to 4 in order, or one is too short.
+    """
     if not np.array_equal(np.unique(runs), np.arange(1, N_RUNS + 1)) or (np.diff(runs) < 0).any():
-        raise ValueError(
-            f"{root / _RUNS}: runs {np.unique(runs).tolist()}, wanted 1 to {N_RUNS} in order. Download it again."
-        )
+        raise ValueError(f"{path}: runs {np.unique(runs).tolist()}, wanted 1 to {N_RUNS} in order. Download it again.")
     scans = np.hstack([np.flatnonzero(runs == run)[CUT_AT_START:-CUT_AT_END] for run in range(1, N_RUNS + 1)])
     if len(scans) != N_KEPT:
         raise ValueError(
-            f"{root / _RUNS}: {len(scans)} of {N_SCANS} scans remain after trimming, wanted {N_KEPT}: a run is too "
-            "short. Download it again."
+            f"{path}: {len(scans)} of {N_SCANS} scans remain after trimming, wanted {N_KEPT}: a run is too short. "
+            "Download it again."
         )
-    return scans, runs[scans].astype(np.int64), times[scans]
+    return scans
 
 
 def _read_rois(path: Path) -> dict[str, dict[str, Mask]]:

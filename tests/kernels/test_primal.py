@@ -273,3 +273,19 @@ def test_memory_does_not_grow_with_the_rows_of_the_features(tmp_path):
         tracemalloc.stop()
     assert found.r[0] > 0.6
     assert max(peaks) < 60e6, peaks
+
+
+def test_the_least_error_may_be_negative_by_rounding():
+    """Without this, responses given back as features can get the largest alpha."""
+    errors = np.array([[0.5, -1e-15, 1.0], [-2e-15, -1e-15, 1.0], [0.0, 0.0, 1.0]])
+    assert Penalty((1.0, 2.0, 3.0)).choose(errors).tolist() == [1, 0, 1]
+    assert Penalty((1.0, 2.0, 3.0), tie="smaller").choose(errors).tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_responses_given_back_as_features_are_predicted(leaving_blocks_out, seed):
+    X = np.random.default_rng(seed).standard_normal((N, 2)).astype(np.float32)
+    penalty = Penalty(tuple(10.0**k for k in range(-8, 8)), relative=True)
+    for found in fit_folds(design(X), X, splits("few"), penalty, way="primal"):
+        assert found.r.min() > 0.999
+        assert found.alpha.max() < 1

@@ -90,7 +90,7 @@ def download(
     Args:
         url: https address.
         target: path to write to; parent folders are created. An existing file is replaced once the new one is verified.
-        checksum: "sha256:..." or "sha1:..."; "" if none is known.
+        checksum: "sha256:...", "sha1:..." or "md5:..."; "" if none is known.
         n_bytes: size in bytes; 0 if not known.
         session: session whose connections are reused.
         on_progress: called with the numbers of bytes received and in total.

@@ -41,7 +41,7 @@ class Recording(NamedTuple):
     responses: Responses
 
 
-class _Block(NamedTuple):
+class Block(NamedTuple):
     """A run as all of its subjects have it. file: image of the first subject; n_late: words after the last scan."""
 
     label: str
@@ -50,7 +50,7 @@ class _Block(NamedTuple):
     start_s: float
     words: Words
     file: str
-    n_late: int
+    n_late: int = 0
 
 
 def read(
@@ -71,22 +71,49 @@ def read(
             another grid than its mask or atlas, or a parcel has no signal; names the file.
     """
     runs = bids.find_runs(folder, options.derivatives, options.space, notes)
-    bolds = _opened(runs)
+    bolds = opened(runs)
     blocks = _blocks(bolds, options, encoding, notes)
-    stimuli = _stimuli(blocks, joiner)
-    grids = {run.subject: bolds[run].grid for run in reversed(runs)}  # of the first run
-    subjects = dict.fromkeys(run.subject for run in runs)
-    regions_of = {subject: regions.find(folder, subject, grids[subject]) for subject in subjects}
-    columns = {subject: regions.neuroids(folder, subject, region, encoding) for subject, region in regions_of.items()}
     known = ["atlas", "dataset", "participants", *(path.name.partition(".")[0] for path in regions.candidates(folder))]
     notes += [*_notes(blocks, runs, options), *files.ignored(folder, known)]
     notes += regions.ignored(folder, bolds[runs[0]].grid)
+    responses = read_responses(folder, bolds, blocks, options, unit=unit, encoding=encoding, notes=notes)
+    return Recording(stimuli_of(blocks, joiner), responses)
+
+
+def read_responses(
+    folder: Path,
+    bolds: Mapping[Run, Bold],
+    blocks: Mapping[str, Block],
+    options: BoldSettings,
+    *,
+    unit: str,
+    encoding: str | None,
+    notes: list[str],
+) -> Responses:
+    """Read the images of all subjects in the masks or atlases of a folder.
+
+    Args:
+        folder: folder with the masks or atlases.
+        bolds: the opened image of each run.
+        blocks: block of each label of the runs, with its number of scans.
+        options: how the images are cleaned.
+        unit: unit of the values; "" describes the cleaning.
+        encoding: encoding of tables that are not UTF-8 and do not declare theirs.
+        notes: list to which notes are appended.
+
+    Raises:
+        ValueError: if there is no mask or atlas, an image is damaged or has another grid, or a parcel has no signal.
+    """
+    grids = {run.subject: bold.grid for run, bold in reversed([*bolds.items()])}  # of the first run
+    subjects = dict.fromkeys(run.subject for run in bolds)
+    regions_of = {subject: regions.find(folder, subject, grids[subject]) for subject in subjects}
+    columns = {subject: regions.neuroids(folder, subject, region, encoding) for subject, region in regions_of.items()}
     values = _read_values(bolds, blocks, regions_of, options, encoding)
     kept = _measured(values, regions_of, columns, notes)
-    return Recording(stimuli, _responses(values, kept, blocks, columns, unit or options.in_words))
+    return _responses(values, kept, blocks, columns, unit or options.in_words)
 
 
-def _opened(runs: Sequence[Run]) -> dict[Run, Bold]:
+def opened(runs: Sequence[Run]) -> dict[Run, Bold]:
     """The images of all runs. Equal grids are one object, since those of surfaces are large."""
     bolds: dict[Run, Bold] = {}
     grids: list[Grid] = []
@@ -104,14 +131,14 @@ def _opened(runs: Sequence[Run]) -> dict[Run, Bold]:
 
 def _blocks(
     bolds: Mapping[Run, Bold], options: BoldSettings, encoding: str | None, notes: list[str]
-) -> dict[str, _Block]:
+) -> dict[str, Block]:
     """Blocks by label, checked to be the same for all of their subjects."""
-    blocks: dict[str, _Block] = {}
+    blocks: dict[str, Block] = {}
     for run, bold in bolds.items():
         tr_s, start_s = _clock(run, bold, notes)
         heard = words.read(run, options.words, options.sound_onset_s, encoding)
         n_late = words.require_in_run(heard, start_s + (bold.n_scans - 1) * tr_s)
-        block = _Block(run.label, bold.n_scans, tr_s, start_s, heard, bold.file, n_late)
+        block = Block(run.label, bold.n_scans, tr_s, start_s, heard, bold.file, n_late)
         if run.label not in blocks:
             blocks[run.label] = block
         else:
@@ -143,7 +170,7 @@ def _clock(run: Run, bold: Bold, notes: list[str]) -> tuple[float, float]:
     return tr_s, start_s
 
 
-def _require_same(first: _Block, other: _Block, notes: list[str]) -> None:
+def _require_same(first: Block, other: Block, notes: list[str]) -> None:
     """Raise unless another subject's run has the same length, TR and words."""
     pair = f"{first.file} and {other.file}"
     hint = "runs of the same task and number must have the same words: name runs after what was presented"
@@ -161,8 +188,8 @@ def _require_same(first: _Block, other: _Block, notes: list[str]) -> None:
         notes.append(f"{other.file}: words are up to {shift_s:.3f} s from those of {first.file}, which are used.")
 
 
-def _stimuli(blocks: Mapping[str, _Block], joiner: str) -> Stimuli:
-    """Words of all blocks, each a passage; ids "task-alice_run-01.1", ..."""
+def stimuli_of(blocks: Mapping[str, Block], joiner: str) -> Stimuli:
+    """The words of all blocks, each a passage; ids "task-alice_run-01.1", ..."""
     rows = [(block.label, k, text) for block in blocks.values() for k, text in enumerate(block.words.texts, start=1)]
     return Stimuli(
         tuple(f"{label}.{k}" for label, k, _ in rows),
@@ -174,7 +201,7 @@ def _stimuli(blocks: Mapping[str, _Block], joiner: str) -> Stimuli:
     )
 
 
-def _notes(blocks: Mapping[str, _Block], runs: Sequence[Run], options: BoldSettings) -> list[str]:
+def _notes(blocks: Mapping[str, Block], runs: Sequence[Run], options: BoldSettings) -> list[str]:
     """How the images were read, and what was not."""
     notes = [f'Responses are {options.in_words}; "bold" in dataset.json chooses otherwise.']
     if any(block.words.file.endswith(".TextGrid") for block in blocks.values()) and options.sound_onset_s is None:
@@ -196,7 +223,7 @@ def _notes(blocks: Mapping[str, _Block], runs: Sequence[Run], options: BoldSetti
 
 def _read_values(
     bolds: Mapping[Run, Bold],
-    blocks: Mapping[str, _Block],
+    blocks: Mapping[str, Block],
     regions_of: Mapping[str, Region],
     options: BoldSettings,
     encoding: str | None,
@@ -264,7 +291,7 @@ def _vary(values: Floats) -> NDArray[np.bool_]:
 def _responses(
     values: Floats,
     kept: NDArray[np.bool_] | None,
-    blocks: Mapping[str, _Block],
+    blocks: Mapping[str, Block],
     columns: Mapping[str, list[tuple[str, str, str]]],
     unit: str,
 ) -> Responses:

@@ -6,7 +6,7 @@ import numpy as np
 
 from harness.datasets.own.images import Bold
 from harness.datasets.own.regions import Region
-from harness.records import Floats
+from harness.records import Floats, Integers
 
 
 def read_courses(bold: Bold, region: Region, out: Floats) -> None:
@@ -18,7 +18,9 @@ def read_courses(bold: Bold, region: Region, out: Floats) -> None:
     _require_grid(bold, region)
     start = 0
     for values in bold.read(region.places):
-        out[start : start + len(values)] = values if region.parcel_of is None else _parcel_means(values, region)
+        out[start : start + len(values)] = (
+            values if region.parcel_of is None else parcel_means(values, region.parcel_of)
+        )
         start += len(values)
 
 
@@ -30,15 +32,18 @@ def _require_grid(bold: Bold, region: Region) -> None:
         raise ValueError(f"{bold.file} {fault}")
 
 
-def _parcel_means(values: Floats, region: Region) -> Floats:
-    """(scan, parcel) means over finite places; NaN where a parcel has none."""
+def parcel_means(values: Floats, parcel_of: Integers) -> Floats:
+    """(scan, parcel) means of (scan, place) values over finite places; NaN where a parcel has none.
+
+    Args:
+        values: (scan, place) float64.
+        parcel_of: (place,) parcel of each place, numbered from 0; every parcel has a place.
+    """
     from scipy import sparse
 
-    n_places = len(region.places)
-    ones = sparse.csr_array((np.ones(n_places), (region.parcel_of, np.arange(n_places))))
-    assert region.parcel_of is not None  # noqa: S101 - an atlas has parcels
-    sizes = np.bincount(region.parcel_of)
-    means: Floats = (ones @ values.T).T / sizes
+    n_places = len(parcel_of)
+    ones = sparse.csr_array((np.ones(n_places), (parcel_of, np.arange(n_places))))
+    means: Floats = (ones @ values.T).T / np.bincount(parcel_of)
     if np.isfinite(means).all():
         return means
     finite = np.isfinite(values)

@@ -22,7 +22,7 @@ from harness.protocol import Protocol
 from harness.records import Dataset, Features, Layer, Responses, Surprisals
 from harness.scoring import aggregate, folds, reading_times
 from harness.scoring.brain_scores import score_layers
-from tests.harness.datasets import lebel_files, published, wehbe_files
+from tests.harness.datasets import lebel_files, published, wehbe_files, wehbe_mat_files
 
 FORMS: dict[str, Callable[[Path], Dataset]] = {"pereira2018": pereira2018.read, "blank2014": blank2014.read}
 N_AS_FEATURES = 3  # neuroids used as features: far fewer than the rows of the smallest training fold
@@ -58,6 +58,25 @@ def write_lebel(root: Path) -> None:
     lebel_files.write(root)
 
 
+def write_petit_prince(language: str) -> Callable[[Path], object]:
+    def write(root: Path) -> None:
+        pytest.importorskip("nibabel")
+        from tests.harness.datasets import lpp_files
+
+        lpp_files.write(root, language)
+
+    return write
+
+
+def write_narratives(root: Path) -> None:
+    """Two subjects who heard the same stories, so that there are neuroids with values in all rows."""
+    pytest.importorskip("nibabel")
+    from tests.harness.datasets import narratives_files
+
+    heard = ("tunnel", "slumlordreach", "milkyway original")
+    narratives_files.write(root, {"sub-001": heard, "sub-002": heard})
+
+
 def write_synthetic(root: Path) -> None:
     """The recordings of the quickstart, planted in random features and surprisals instead of those of a model."""
     rng, sentences = np.random.default_rng(0), synthetic.stimuli()
@@ -74,9 +93,14 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "blank2014": write_blank,
     "fedorenko2016": write_fedorenko,
     "lebel2023": write_lebel,
+    "lepetitprince-en": write_petit_prince("EN"),
+    "lepetitprince-fr": write_petit_prince("FR"),
+    "lepetitprince-zh": write_petit_prince("CN"),
+    "narratives": write_narratives,
     "tuckute2024-participants": write_tuckute,
     "tuckute2024-brainscore": write_tuckute,
     "wehbe2014": wehbe_files.write,
+    "wehbe2014-authors": wehbe_mat_files.write,
     "synthetic": write_synthetic,
     "synthetic-reading": write_synthetic,
 }

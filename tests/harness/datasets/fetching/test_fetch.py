@@ -318,7 +318,7 @@ def test_an_address_is_https_and_a_path_stays_under_the_root(name, file):
     assert file.url == "" or file.url.startswith("https://")
     assert not PurePosixPath(file.path).is_absolute()
     assert ".." not in PurePosixPath(file.path).parts
-    assert file.checksum.partition(":")[0] in {"sha256", "sha1", ""}
+    assert file.checksum.partition(":")[0] in {"sha256", "sha1", "md5", ""}  # as published
 
 
 def test_a_data_set_with_files_has_a_web_page():
