@@ -100,7 +100,7 @@ _COLUMNS = {
     "unique_high": "upper end of the 95 % interval of unique_r2",
     "controls_r2": "held-out R2 of the controls alone, relative to the training mean (which scores 0)",
     "joint_r2": "held-out R2 of model and controls together, relative to the training mean",
-    "unique_over": "controls in the joint fit; without OASM where no test row has training rows in its passage",
+    "unique_over": "controls in the joint fit; without OASM where it is not fitted (features/README.md)",
     "passage": "passage of the word",
     "sentence": "sentence of the word",
     "word_id": "id of the word",

@@ -278,7 +278,7 @@ class ScoreUnit:
 
     def _control_features(self, source: FeatureSource, dataset: Dataset) -> OnRows:
         """A control's features on the rows of the responses."""
-        if source.name == "oasm" and dataset.responses and not folds.share_blocks(self.protocol.folds, dataset):
+        if source.name == "oasm" and dataset.responses and not fits_oasm(self.protocol, dataset):
             return controls.unfitted_oasm(dataset.responses)
         features, sampling = controls.features(source.name, dataset, source.seed, source.file), self.protocol.sampling
         control = controls.find(source.name)
@@ -311,10 +311,9 @@ class ScoreUnit:
     def _controls(self, dataset: Dataset) -> dict[str, Features]:
         """Features of the controls for unique variance, by name.
 
-        Controls with per-fold features are left out, and OASM where it predicts nothing.
+        Controls with per-fold features are left out, and OASM where it is not fitted.
         """
-        rule = self.protocol.folds
-        beside = [source for source in self.beside if source.name != "oasm" or folds.share_blocks(rule, dataset)]
+        beside = [source for source in self.beside if source.name != "oasm" or fits_oasm(self.protocol, dataset)]
         controls_by_name = {source.name: self._control_features(source, dataset) for source in beside}
         return {name: features for name, features in controls_by_name.items() if isinstance(features, Features)}
 
@@ -391,6 +390,13 @@ class ScoreUnit:
             "backend": facts.get("backend", ""), "dtype": facts.get("dtype", "float64"),
             "seed": self.source.seed, "metric": metric,
         }  # fmt: skip
+
+
+def fits_oasm(protocol: Protocol, dataset: Dataset) -> bool:
+    """Whether OASM is fitted: it could predict something, and its matrices of rows by rows are not too large."""
+    assert dataset.responses is not None  # noqa: S101 - reading times have no such control
+    n_rows = len(dataset.responses.row_ids)
+    return n_rows <= controls.MOST_OASM_ROWS and folds.share_blocks(protocol.folds, dataset)
 
 
 def _concatenated(table: str, chunks: Iterable[dict[str, Any]]) -> pa.Table:

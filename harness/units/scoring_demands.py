@@ -12,14 +12,14 @@ from harness.cluster.machines import Cluster
 from harness.cluster.placement import RESERVED
 from harness.cluster.scoring import ScoringDemand
 from harness.datasets.entry import Entry
+from harness.features.controls import OASM_WIDTHS
 from harness.protocol import Protocol
 from harness.records import Dataset, Responses
 from harness.scoring import costs, fitting, remedies
 from harness.scoring.costs import Experiment
 from harness.storage.store import Store
 from harness.units import ceiling_units
-from harness.units.feature_units import FeatureSource
-from harness.units.score_units import ScoreUnit
+from harness.units.score_units import ScoreUnit, fits_oasm
 
 # Columns of a control, of which most have one to three and word vectors 300.
 _CONTROL = 300
@@ -95,7 +95,7 @@ def of_units(
         if not (experiments := known[unit.dataset, protocol.hash]):
             continue
         demands[unit.key] = of_score(
-            (unit.source.name, unit.dataset), experiments, protocol, shape_of(unit.source),
+            (unit.source.name, unit.dataset), experiments, protocol, _shape(unit, dataset),
             has_controls=bool(unit.beside), n_workers=n_workers, available=available,
         )  # fmt: skip
     return demands
@@ -170,9 +170,12 @@ def _sizes(responses: Responses, protocol: Protocol) -> list[Experiment] | None:
         return None
 
 
-def shape_of(source: FeatureSource) -> tuple[int, int]:
-    """Number of layers of a source, and columns of a layer."""
-    checkpoint = source.checkpoint
+def _shape(unit: ScoreUnit, dataset: Dataset) -> tuple[int, int]:
+    """Number of layers of a unit's source, and columns of a layer."""
+    source, checkpoint = unit.source, unit.source.checkpoint
+    if source.name == "oasm" and dataset.responses:
+        n_columns = len(dataset.responses.row_ids) if fits_oasm(unit.protocol, dataset) else 1
+        return len(OASM_WIDTHS), n_columns
     if checkpoint is None:
         return 1, _CONTROL
     n_layers = checkpoint.n_layers + (2 if checkpoint.is_encoder_decoder else 1)

@@ -7,11 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from harness.datasets.synthetic import STRICT
-from harness.features import hemodynamics
+from harness.features import controls, hemodynamics
 from harness.kernels.metrics import pearson_r
 from harness.protocol import FoldRule, Sampling
 from harness.records import Ceiling, Dataset, Features, Responses, Stimuli
 from harness.storage.store import Store
+from harness.units import scoring_demands
 from harness.units.feature_units import FeatureSource
 from harness.units.score_units import ScoreUnit
 
@@ -66,6 +67,27 @@ def test_predictions_and_weights_are_kept_on_request(tmp_path):
     assert weights["weights"].shape == (2, V)  # characters and words
     assert weights["weights"][0, :4] == pytest.approx(1.0, abs=0.1)
     assert str(weights["layer"]) == "length.0"
+
+
+def test_oasm_is_not_fitted_to_more_rows_than_its_matrices_have_memory_for(tmp_path, monkeypatch):
+    shuffled = replace(PROTOCOL, folds=FoldRule("kfold", n=4))
+    oasm = ScoreUnit(FeatureSource("oasm", "control", "", 0), "lengths", "0", shuffled, 0)
+    beside = (oasm.source, FeatureSource("position", "control", "", 0))
+    length = ScoreUnit(LENGTH, "lengths", "0", shuffled, 0, beside=beside)
+
+    def scores_of(folder):
+        store, experiments = Store(str(tmp_path / folder)), {"lengths": _dataset()}
+        cost = scoring_demands.of_units([oasm], experiments, store, 1, 0.0)[oasm.key].alone
+        of_oasm, of_length = (_stored(unit, tmp_path / folder)[0]["model_scores"] for unit in (oasm, length))
+        over = of_length.query("target == 'all'")["unique_over"].iloc[0]
+        return of_oasm["r"].notna().any(), "oasm" in over, cost
+
+    fitted = scores_of("fitted")
+    assert fitted[:2] == (True, True)
+    monkeypatch.setattr(controls, "MOST_OASM_ROWS", N - 1)
+    left_out = scores_of("left out")
+    assert left_out[:2] == (False, False)
+    assert left_out[2] < fitted[2] / 10
 
 
 def test_weights_of_components_are_refused_before_anything_is_fitted(tmp_path):
