@@ -32,7 +32,7 @@ from harness.kernels.streams import Stream, Sums, added, take_rows
 
 # Residuals of at most this many bytes are computed at once.
 _RESIDUAL_BYTES, _RESIDUAL_BYTES_GPU = 2**26, 2**30
-# Factors of P_BB are kept for the next block of neuroids if those of a fold take at most this many bytes.
+# Directions of a fold are kept if they take at most this many bytes, factors of P_BB too if both do.
 _INVERSE_BYTES, _INVERSE_BYTES_GPU = 3 * 2**29, 2**34
 # Relative error of ||c||^2 by the eigenvalues, since products of features square their condition: with a few features a
 # thousand times larger, directions are orthonormal to about 1e-9.
@@ -228,7 +228,7 @@ class StreamedBlocks:
         dtype: of the neuroid side.
         solvers: those computed so far, by block and index of alpha, if all of them fit in memory.
         inverses: of P_BB for all alphas, by block, likewise; of tiny blocks.
-        directions: those computed so far, by block, likewise.
+        directions: those computed so far, by block, if they fit.
     """
 
     stream: Stream
@@ -333,8 +333,8 @@ class StreamedBlocks:
 
     def _is_tiny(self, n_neuroids: int) -> bool:
         """Whether calls would take longer than what they compute, if each were for one alpha."""
-        longest, r = max(map(len, self.left_out)), self.basis.V.shape[1]
-        return self._is_small and longest * (longest + r) * (longest + n_neuroids) <= _TINY
+        longest = max(map(len, self.left_out))
+        return self._is_small and longest * (longest + self._rank) * (longest + n_neuroids) <= _TINY
 
     def _at_once(self, given: Responses) -> Array:
         """`errors`, block by block for all alphas."""
@@ -369,20 +369,27 @@ class StreamedBlocks:
 
     @property
     def _is_small(self) -> bool:
-        """Whether the inverses and directions of all blocks can be kept."""
-        r, n_alphas = self.basis.V.shape[1], len(self.alphas)
-        n_numbers = sum(len(rows) * (r + (n_alphas + 1) * len(rows)) for rows in self.left_out)
-        return bool(8 * n_numbers <= (_INVERSE_BYTES if self.stream.xp is np else _INVERSE_BYTES_GPU))
+        """Whether the factors and directions of all blocks can be kept."""
+        return self._can_keep(
+            sum(len(rows) * (self._rank + (len(self.alphas) + 1) * len(rows)) for rows in self.left_out)
+        )
+
+    @property
+    def _rank(self) -> int:
+        return int(self.basis.V.shape[1])
+
+    def _can_keep(self, n_numbers: int) -> bool:
+        return 8 * n_numbers <= (_INVERSE_BYTES if self.stream.xp is np else _INVERSE_BYTES_GPU)
 
     def _directions(self, number: int) -> Array:
         """(left-out row, rank) U of the rows left out with a block."""
         if number in self.directions:
             return self.directions[number]
         xp, left_out = self.stream.xp, self.left_out[number]
-        U = xp.empty((len(left_out), self.basis.V.shape[1]))
+        U = xp.empty((len(left_out), self._rank))
         for place, block in self.stream.blocks(self.rows[left_out]):
             U[place] = (block - self.basis.mean) @ self.basis.V
-        if self._is_small:
+        if self._can_keep(sum(map(len, self.left_out)) * self._rank):
             self.directions[number] = U
         return U
 
