@@ -11,11 +11,10 @@ PEERS := $(VENV)/peers-$(LOCK)
 VLLM ?= .venv-vllm
 VLLM_INSTALLED := $(VLLM)/installed-$(shell cat pyproject.toml .ci/vllm-constraints.txt | cksum | tr -d ' ')
 
-# Files of tests are divided over processes of one thread each; a third one computes while others wait for their Ray.
-# Slow tests with Ray, many of which kill and time processes, run one by one.
+# Files of tests are divided over processes of one thread each, in the order of tests/conftest.py; a third process computes
+# while others wait for their Ray.
 WORKERS ?= 3
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-PARALLEL := $(PYTEST) --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # Of the image: cpu or cuda.
 DEVICE ?= cpu
@@ -26,13 +25,13 @@ run: install  ## the main job on the embedded default: three tiny models, a reco
 	$(BIN)/harness run quickstart
 
 test: install  ## the tests but the slow ones; recordings are looked for in HARNESS_SHARED or ../shared
-	$(PARALLEL) -m "not slow"
+	$(TESTS) -m "not slow"
 
 test-slow: install  ## the slow ones: clusters, killed processes, every model type
-	$(PARALLEL) -m "slow and not ray"
-	$(PYTEST) -m "slow and ray"
+	$(TESTS) -m slow
 
-test-all: test test-slow  ## all tests
+test-all: install  ## all tests
+	$(TESTS)
 
 test-vllm: $(VLLM_INSTALLED)  ## vLLM against transformers on the CPU, in an environment of its own; 3 minutes
 	$(VLLM)/bin/python -m pytest tests/vllm

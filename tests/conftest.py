@@ -20,6 +20,12 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with Ray come first: they take longest, and the others keep all processes busy at the end."""
+    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in with_ray)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data: HARNESS_SHARED, or `shared` beside the repository. Absent: skip, but fail under CI."""
