@@ -16,8 +16,8 @@ from harness.kernels import ways
 _COMPUTED = 0.5
 # Memory of a block of neuroids and of a block of rows in bytes, as in kernels/ridge.py, primal.py and streams.py.
 _DUAL_BUDGET, _PRIMAL_BUDGET, _ROWS_BYTES = 2**26, 2**30, 2**25
-# Sums and inverses of the primal are kept up to these sizes.
-_SUMS_BYTES, _INVERSE_BYTES = 2**30, 3 * 2**29
+# Sums of the primal, and its directions and factors, are kept up to these sizes.
+_SUMS_BYTES, _KEPT_BYTES = 2**30, 5 * 2**29
 # LAPACK's syevd holds the matrix and twice its size as work space.
 _EIGENVECTORS = 4
 
@@ -140,7 +140,7 @@ def _primal_bytes(sizes: Sizes) -> float:
         if ways.sums_pay(blocks, p, sizes.n_alphas, sizes.n_neuroids):
             n_parts, search = max(sizes.n_folds, len(blocks) + 1), 3 * matrix
         else:
-            search = min(per_inverse, _INVERSE_BYTES) + 8.0 * n * p
+            search = min(per_inverse + 8.0 * n * p, _KEPT_BYTES)
     sums = matrix * n_parts
     held = sizes.n_folds * matrix if sums <= _SUMS_BYTES else matrix
     neuroids = min(_PRIMAL_BUDGET, 8.0 * (4 * rows + (n_parts + 8) * p) * sizes.n_neuroids)

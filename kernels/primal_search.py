@@ -32,8 +32,8 @@ from harness.kernels.streams import Stream, Sums, added, take_rows
 
 # Residuals of at most this many bytes are computed at once.
 _RESIDUAL_BYTES, _RESIDUAL_BYTES_GPU = 2**26, 2**30
-# Directions of a fold are kept if they take at most this many bytes, factors of P_BB too if both do.
-_INVERSE_BYTES, _INVERSE_BYTES_GPU = 3 * 2**29, 2**34
+# Directions of a fold, and then as many factors of P_BB as fit, are kept in at most this many bytes.
+_KEPT_BYTES, _KEPT_BYTES_GPU = 5 * 2**29, 2**34
 # Relative error of ||c||^2 by the eigenvalues, since products of features square their condition: with a few features a
 # thousand times larger, directions are orthonormal to about 1e-9.
 _ORTHONORMAL = 1e-6
@@ -226,8 +226,8 @@ class StreamedBlocks:
         n_own: per block the number of its own rows.
         roots: per block the square root of its weight.
         dtype: of the neuroid side.
-        solvers: those computed so far, by block and index of alpha, if all of them fit in memory.
-        inverses: of P_BB for all alphas, by block, likewise; of tiny blocks.
+        solvers: those computed so far, by block and index of alpha, as many as fit in memory.
+        inverses: of P_BB for all alphas, by block; of tiny blocks, if all fit.
         directions: those computed so far, by block, if they fit.
     """
 
@@ -363,7 +363,8 @@ class StreamedBlocks:
             return self.solvers[number, k]
         fitted = U * namespace(U).sqrt(1.0 - self._kept(k))
         solver = _solver(fitted, self.basis.n, self.roots[number], exact=not float(self.alphas[k]))
-        if self._is_small:
+        kept = sum(each.matrix.size for each in self.solvers.values())
+        if self._can_keep(self._n_directions + kept + solver.matrix.size):
             self.solvers[number, k] = solver
         return solver
 
@@ -378,8 +379,12 @@ class StreamedBlocks:
     def _rank(self) -> int:
         return int(self.basis.V.shape[1])
 
+    @property
+    def _n_directions(self) -> int:
+        return sum(map(len, self.left_out)) * self._rank
+
     def _can_keep(self, n_numbers: int) -> bool:
-        return 8 * n_numbers <= (_INVERSE_BYTES if self.stream.xp is np else _INVERSE_BYTES_GPU)
+        return 8 * n_numbers <= (_KEPT_BYTES if self.stream.xp is np else _KEPT_BYTES_GPU)
 
     def _directions(self, number: int) -> Array:
         """(left-out row, rank) U of the rows left out with a block."""
@@ -389,7 +394,7 @@ class StreamedBlocks:
         U = xp.empty((len(left_out), self._rank))
         for place, block in self.stream.blocks(self.rows[left_out]):
             U[place] = (block - self.basis.mean) @ self.basis.V
-        if self._can_keep(sum(map(len, self.left_out)) * self._rank):
+        if self._can_keep(self._n_directions):
             self.directions[number] = U
         return U
 

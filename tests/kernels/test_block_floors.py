@@ -104,3 +104,15 @@ def test_alphas_and_scores_are_those_without_bounds_and_of_the_dual(kind, precis
     assert (bounded.r == without.r).all()
     assert bounded.alpha == pytest.approx(dual.alpha)
     assert bounded.r == pytest.approx(dual.r, abs=1e-6)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 8 * 300 * P, 8 * (300 * P + 9 * 25 * 25)])
+def test_scores_do_not_depend_on_what_is_kept(kept_bytes, monkeypatch):
+    X, Y = recording("plain")
+    split = Split(np.arange(60, N), np.arange(60), inner=np.arange(300) // 25)
+    monkeypatch.setattr(primal_search, "_TINY", 0)
+    (everything,) = fit_folds(design(X), Y, [split], Penalty(ALPHAS, relative=True), way="primal")
+    monkeypatch.setattr(primal_search, "_KEPT_BYTES", kept_bytes)
+    (some,) = fit_folds(design(X), Y, [split], Penalty(ALPHAS, relative=True), way="primal")
+    assert (some.alpha == everything.alpha).all()
+    assert (some.r == everything.r).all()
