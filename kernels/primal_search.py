@@ -267,7 +267,7 @@ class StreamedBlocks:
         floors = self._floors(given, norms)
         least = errors.min(axis=1) * (1.0 + floors.rounding)
         wanted = ~is_first & (floors.rest() <= least[:, None])
-        if wanted.mean() > _WORTH_A_BOUND:
+        if floors.lightest and wanted.mean() > _WORTH_A_BOUND:
             floors = self._tightened(floors, given, squares)
             wanted &= floors.rest() <= least[:, None]
         return np.where(is_first, errors, self.computed(given, wanted, least, floors))
