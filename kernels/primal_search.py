@@ -363,8 +363,8 @@ class StreamedBlocks:
             return self.solvers[number, k]
         fitted = U * namespace(U).sqrt(1.0 - self._kept(k))
         solver = _solver(fitted, self.basis.n, self.roots[number], exact=not float(self.alphas[k]))
-        kept = sum(each.matrix.size for each in self.solvers.values())
-        if self._can_keep(self._n_directions + kept + solver.matrix.size):
+        n_kept = sum(each.matrix.size for each in self.solvers.values())
+        if self._can_keep(self._n_directions + n_kept + solver.matrix.size):
             self.solvers[number, k] = solver
         return solver
 
@@ -434,11 +434,11 @@ def _solver(fitted: Array, n: int, root: float, *, exact: bool) -> _Solver:
     if xp is np and not exact:
         from scipy.linalg import blas, lapack
 
-        P = blas.dsyrk(-1.0, fitted.T, 1.0, P.T, trans=1, lower=1, overwrite_c=1)
-        factor, failed = lapack.dpotrf(P, lower=1, overwrite_a=1)
+        lower = blas.dsyrk(-1.0, fitted.T, 1.0, P, trans=1, lower=1)
+        factor, failed = lapack.dpotrf(lower, lower=1, overwrite_a=1)
         if not failed:
             return _Solver(factor, True, root)
-    P = xp.eye(len(fitted)) - 1.0 / n - fitted @ fitted.T
+    P -= fitted @ fitted.T
     if exact and float(xp.linalg.eigvalsh(P)[0]) < FITTED_EXACTLY:
         return _Solver(xp.full_like(P, xp.nan), False, root)
     return _Solver(xp.linalg.inv(P), False, root)

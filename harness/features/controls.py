@@ -26,7 +26,7 @@ from harness.records import Dataset, Features, Floats, Layer, LazyMapping, Respo
 from harness.text.frequencies import has_frequencies, zipf_frequencies
 
 OASM_WIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
-# OASM needs matrices of rows by rows: with this many rows 1.7 GB, and about ten minutes of a core.
+# OASM needs matrices of rows by rows: with this many rows 1.7 GB and 3e13 operations, by count.
 MOST_OASM_ROWS = 4_000
 # Numbers of cosines of the control "drift"; the fastest has a period of 2 / 16 of the recording.
 DRIFT_TERMS = (2, 4, 8, 16)
