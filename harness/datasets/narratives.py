@@ -50,7 +50,7 @@ from harness.datasets.entry import Entry, File, version_of
 from harness.datasets.formats import gentle, surfaces
 from harness.datasets.formats.gentle import SpokenWord
 from harness.datasets.formats.surfaces import Parcels
-from harness.datasets.own import bids, cleaning, scans
+from harness.datasets.own import bids, cleaning, gifti, scans
 from harness.datasets.own.courses import parcel_means
 from harness.protocol import FoldRule, Sampling, equal_dimension
 from harness.records import Dataset, Floats, Responses, Stimuli
@@ -301,7 +301,8 @@ def _read_courses(scan: _Scan, parcels: Mapping[str, Parcels]) -> dict[str, Floa
     """(scan, vertex or parcel) courses of each hemisphere."""
     courses = {}
     for hemisphere, path in sorted(scan.files.items()):
-        courses[hemisphere] = surfaces.read_courses(path)
+        bold = gifti.open_bold([path])
+        courses[hemisphere] = np.vstack([*bold.read(np.arange(len(bold.grid)))]).astype(np.float32)
         if parcels:
             courses[hemisphere] = _parcel_means(courses[hemisphere], parcels[hemisphere], path.name)
     if len({len(own) for own in courses.values()}) > 1:

@@ -1,16 +1,14 @@
-"""Reads data on a cortical surface by nibabel: time courses of vertices (GIfTI) and parcels (FreeSurfer annotation)."""
+"""Reads parcels of a cortical surface, a FreeSurfer annotation, by nibabel."""
 
 from __future__ import annotations
 
 import struct
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.parsers.expat import ExpatError
 
 import numpy as np
 
-from harness.records import Floats, Integers
+from harness.records import Integers
 
 _NOT_INSTALLED = (
     "surfaces are read by nibabel, which is not installed; run `pip install 'brain-alignment-harness[neuroimaging]'`."
@@ -23,27 +21,6 @@ class Parcels(NamedTuple):
 
     parcel_of: Integers
     names: tuple[str, ...]
-
-
-def read_courses(path: Path) -> Floats:
-    """Read (scan, vertex) float32 from a GIfTI file with one array per scan; ValueError names a damaged file."""
-    nibabel = _nibabel(path)
-    damages = (
-        OSError, EOFError, ValueError, KeyError, AttributeError, ExpatError, zlib.error,
-        nibabel.filebasedimages.ImageFileError,
-    )  # fmt: skip
-    try:
-        arrays = [array.data for array in nibabel.load(path).darrays]
-    except damages as error:
-        raise ValueError(f"{path} cannot be read as GIfTI ({error!r}); fetch it again.") from error
-    shapes = {np.shape(array) for array in arrays}
-    if len(shapes) != 1 or len(next(iter(shapes))) != 1:
-        raise ValueError(
-            f"{path} has {len(arrays)} arrays of shapes {sorted(shapes)}, wanted one of (vertex,) per scan; fetch it "
-            "again."
-        )
-    courses: Floats = np.stack(arrays).astype(np.float32, copy=False)
-    return courses
 
 
 def read_parcels(path: Path) -> Parcels:
