@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from harness.features import controls
 from harness.models import tiny
 from harness.records import Ceiling, Features, Layer
 from harness.runs.workload import make_workload
-from harness.scoring import aggregate, brain_scores
+from harness.scoring import aggregate, brain_scores, similarity
 from harness.scoring.folds import make
 from harness.spec import EvaluationSpec
 from harness.storage.store import Store
@@ -218,6 +219,7 @@ def tables(root, loaded, tmp_path_factory):
     rows_by_source = {}
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(controls, "OASM_WIDTHS", (2.0,))  # one of five, to save time
+    monkeypatch.setattr(similarity, "DRAWS", replace(similarity.DRAWS, n=2))  # of ten
     ceiling = Ceiling(("",), np.full((1, 44), loaded.known_ceiling()), (loaded.ceiling_source,) * 44)
     for unit in workload.scores:
         unit.run(loaded, ceiling, store)

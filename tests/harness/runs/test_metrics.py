@@ -38,6 +38,12 @@ class Scraper(threading.Thread):
                 self.runs |= set(re.findall(r'run="([^"]*)"', labels))
             self.totals |= totals
 
+    def wait_for(self, least: dict[str, float], seconds: float = 60) -> None:
+        """Wait until all are exported: Ray's agent takes one after the other, and a scrape may come between two."""
+        until = time.monotonic() + seconds
+        while any(self.totals.get(name, -1) < value for name, value in least.items()) and time.monotonic() < until:
+            time.sleep(1)
+
 
 def test_units_tokens_gpus_held_and_queue_are_exported(tmp_path):
     ray.shutdown()
@@ -50,9 +56,8 @@ def test_units_tokens_gpus_held_and_queue_are_exported(tmp_path):
         scraper.start()
         outcome = pipeline.run(spec, str(tmp_path))
         assert not outcome.failures
-        until, n_units = time.monotonic() + 60, outcome.n_units + 1  # its scores, and one feature unit
-        while scraper.totals.get("units_done", 0) < n_units and time.monotonic() < until:
-            time.sleep(1)
+        n_units = outcome.n_units + 1  # its scores, and one feature unit
+        scraper.wait_for({"units_done": n_units, "tokens_read": 1, "gpu_share": 0, "queue": 0})
     finally:
         scraper.ended.set()
         scraper.join()
