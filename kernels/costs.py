@@ -144,4 +144,6 @@ def _primal_bytes(sizes: Sizes) -> float:
     sums = matrix * n_parts
     held = sizes.n_folds * matrix if sums <= _SUMS_BYTES else matrix
     neuroids = min(_PRIMAL_BUDGET, 8.0 * (4 * rows + (n_parts + 8) * p) * sizes.n_neuroids)
+    products = 8.0 * n_parts * p * sizes.n_neuroids  # with the responses, of all folds; computed again if too large
+    neuroids += products if products <= _PRIMAL_BUDGET else 0.0
     return sums + held + _EIGENVECTORS * matrix + search + neuroids + 3 * _ROWS_BYTES

@@ -223,21 +223,41 @@ def fits_of(
     cache = work.features.sums if isinstance(work.features, Bands) else {}
     inners = [_inner(number, split, pattern, work.penalty, p) for number, split in enumerate(splits)]
     for group, division in _groups([inner for inner in inners if inner], n, p):
-        summed, start = Summed(source, division, [_sums(source, cache, rows) for rows in division.rows]), 0
-        prepared = []
-        for inner in group:
-            sets = division.of_set[start : start + len(inner.sets)]
-            start += len(sets)
-            fold = _prepare(work, summed, inner, sets, factor)
-            prepared += [(inner.number, fold)] if fold else []
+        summed = Summed(source, division, [_sums(source, cache, rows) for rows in division.rows])
+        sets, batches = iter(division.of_set), list(_batches(group))
         bytes_per_neuroid = 8 * (4 * n + (len(division.rows) + 8) * p)
-        default = _NEUROID_BYTES if source.xp is np else _NEUROID_BYTES_GPU
-        n_blocks = -(-len(pattern.neuroids) * bytes_per_neuroid // (work.budget_bytes or default))
-        for neuroids in np.array_split(pattern.neuroids, min(n_blocks, len(pattern.neuroids))):
-            responses = block(work.Y, pattern, neuroids, np.float64)
-            products_of = summed.products(responses.values)
-            for number, fold in prepared:
-                yield number, neuroids, finish(fold.predict(responses, products_of))
+        budget = work.budget_bytes or (_NEUROID_BYTES if source.xp is np else _NEUROID_BYTES_GPU)
+        n_blocks = -(-len(pattern.neuroids) * bytes_per_neuroid // budget)
+        blocks = np.array_split(pattern.neuroids, min(n_blocks, len(pattern.neuroids)))
+        are_kept = len(batches) > 1 and 8 * p * len(pattern.neuroids) * len(division.rows) <= budget
+        kept: dict[int, Products] | None = {} if are_kept else None
+        products_of = partial(_products, summed, kept)
+        for batch in batches:
+            folds = [(inner, [next(sets) for _ in inner.sets]) for inner in batch]
+            yield from _fits_of_batch(work, pattern, summed, folds, factor, blocks, products_of, finish)
+
+
+def _fits_of_batch(
+    work: Work, pattern: Pattern, summed: Summed, folds: Sequence[tuple[Inner, list[list[int]]]], factor: Array | None,
+    blocks: Sequence[Array], products_of: Callable[[int, Array], Products], finish: Callable[[HeldOut], Any],
+) -> Iterator[tuple[int, Array, Any]]:  # fmt: skip
+    """`fits_of` for folds that are prepared together, each with its sets of parts."""
+    prepared = [(inner.number, _prepare(work, summed, inner, sets, factor)) for inner, sets in folds]
+    for k, neuroids in enumerate(blocks):
+        responses = block(work.Y, pattern, neuroids, np.float64)
+        with_responses = products_of(k, responses.values)
+        for number, fold in prepared:
+            if fold:
+                yield number, neuroids, finish(fold.predict(responses, with_responses))
+
+
+def _products(summed: Summed, kept: dict[int, Products] | None, number: int, values: Array) -> Products:
+    """The products with the responses of a numbered block of neuroids, kept for the folds to come if there is room."""
+    if kept is None:
+        return summed.products(values)
+    if number not in kept:
+        kept[number] = summed.products(values)
+    return kept[number]
 
 
 def _sums(source: Stream, cache: dict[bytes, Sums], rows: Array) -> Sums:
@@ -249,17 +269,21 @@ def _sums(source: Stream, cache: dict[bytes, Sums], rows: Array) -> Sums:
 
 
 def _groups(folds: Sequence[Inner], n: int, p: int) -> Iterator[tuple[list[Inner], Parts]]:
-    """Folds that are prepared together: all of them, or one by one where that would take too much memory.
-
-    That is so for the sums of many parts, and for the inverses of blocks.
-    """
+    """Folds that share sums of parts of the rows: all of them, or each by itself where that takes too much memory."""
     every = parts(n, [rows for inner in folds for rows in inner.sets])
-    has_inverses = any(len(inner.blocks) < len(inner.split.train) and not inner.by_sums for inner in folds)
-    if 8 * p * p * len(every.rows) <= _SUMS_BYTES and not has_inverses:
+    if 8 * p * p * len(every.rows) <= _SUMS_BYTES:
         yield list(folds), every
         return
     for inner in folds:
         yield [inner], parts(n, inner.sets)
+
+
+def _batches(folds: list[Inner]) -> Iterator[list[Inner]]:
+    """Folds that are prepared together: all of them, or one by one if they keep factors of blocks."""
+    if any(len(inner.blocks) < len(inner.split.train) and not inner.by_sums for inner in folds):
+        yield from ([inner] for inner in folds)
+    else:
+        yield folds
 
 
 def _inner(number: int, split: Split, pattern: Pattern, penalty: Penalty, p: int) -> Inner | None:

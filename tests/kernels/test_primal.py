@@ -86,6 +86,27 @@ def test_both_ways_agree_on_blocks(inner, gap, penalty, leaving_blocks_out, libr
     assert_same(both(X, Y, splits(inner, gap), penalty, library=library))
 
 
+@pytest.mark.parametrize(("budget", "n_reads"), [(None, 2), (1, 1 + len(splits("few")))], ids=["kept", "not kept"])
+def test_folds_prepared_one_by_one_share_the_products_of_rows(budget, n_reads, monkeypatch):
+    """The features are summed once, and multiplied with responses once if there is memory to keep the products."""
+    monkeypatch.setattr(ways, "sums_pay", lambda *sizes: False)
+    read, numbers = [], streams.Stream.blocks
+
+    def counted(stream, rows):
+        read.append(len(rows))
+        return numbers(stream, rows)
+
+    X, Y = planted(N, P, 1)
+    expected = fit_folds(design(X), Y, splits("few"), Penalty(ALPHAS), way="primal")
+    monkeypatch.setattr(streams.Stream, "blocks", counted)
+    found = fit_folds(design(X), Y, splits("few"), Penalty(ALPHAS), way="primal", budget_bytes=budget)
+    left_out = sum(len(train) for train, *_ in splits("few"))
+    tested = sum(len(test) for _, test, *_ in splits("few"))
+    assert sum(read) == n_reads * N + left_out + tested
+    for one, other in zip(found, expected, strict=True):
+        assert_same_fit(one, other, 0)
+
+
 @pytest.mark.parametrize("penalty", [
     Penalty(ALPHAS), Penalty(ALPHAS, relative=True), Penalty(ALPHAS, per_neuroid=False), Penalty(),
     Penalty(tuple(np.logspace(-12, 18, 31)), tie="smaller"),
