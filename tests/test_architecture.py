@@ -31,7 +31,7 @@ HOMES = {
     "transformers": {"checkpoints", "models.tiny", "loading", "extraction"},
     "nibabel": {
         "datasets.formats.surfaces",
-        *(f"datasets.own.{name}" for name in ("images", "nifti", "gifti", "cifti")),
+        *(f"datasets.own.{name}" for name in ("images", "nifti", "gifti", "cifti", "meshes")),
     },
     "peft": {"loading.adapters", "tuning.adaptation", "tuning.publish"},
     "accelerate": {"loading.loaded_model"},

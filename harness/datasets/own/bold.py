@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.datasets.own import bids, cleaning, confounds, files, regions, words
+from harness.datasets.own import bids, cleaning, confounds, files, meshes, regions, words
 from harness.datasets.own.bids import Run
 from harness.datasets.own.courses import read_courses
 from harness.datasets.own.images import Bold, Grid
@@ -73,8 +73,8 @@ def read(
     runs = bids.find_runs(folder, options.derivatives, options.space, notes)
     bolds = opened(runs)
     blocks = _blocks(bolds, options, encoding, notes)
-    known = ["atlas", "dataset", "participants", *(path.name.partition(".")[0] for path in regions.candidates(folder))]
-    notes += [*_notes(blocks, runs, options), *files.ignored(folder, known)]
+    used = [path.name.partition(".")[0] for path in (*regions.candidates(folder), *meshes.candidates(folder))]
+    notes += [*_notes(blocks, runs, options), *files.ignored(folder, ["atlas", "dataset", "participants", *used])]
     notes += regions.ignored(folder, bolds[runs[0]].grid)
     responses = read_responses(folder, bolds, blocks, options, unit=unit, encoding=encoding, notes=notes)
     return Recording(stimuli_of(blocks, joiner), responses)

@@ -1,7 +1,7 @@
 """Projects scores through the brain, as glass brains show them: the highest along each of three axes.
 
-Of subjects who share a space the mean over subjects is shown. Coordinates are those of the voxels of NIfTI images;
-files of surfaces do not say where a vertex is.
+Of subjects who share a space the mean over subjects is shown. Coordinates are those of the voxels of NIfTI images, or
+of the vertices of surfaces, if their meshes lie beside the images (`meshes.py`); those of the first subject.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.datasets.own import maps
+from harness.datasets.own import maps, meshes, recording, settings
+from harness.datasets.own.brainordinates import Brainordinates
 from harness.datasets.own.images import Bold
 from harness.datasets.own.maps import Grid
+from harness.datasets.own.meshes import Points
 from harness.datasets.own.nifti import Voxels
 from harness.records import Floats, Integers
 
@@ -66,27 +68,45 @@ def brains(name: str, scores: Iterable[Mapping[str, Any]]) -> list[Brain]:
     """
     spaces: list[list[Grid]] = []
     for grid in maps.grids(name):
-        voxels = grid.region.grid
-        if isinstance(voxels, Voxels):
-            shared = [space for space in spaces if not voxels.fault(space[0].region.grid)]
-            spaces += [] if shared else [[]]
-            (shared or spaces)[-1].append(grid)
-    outlines = [_outline(space) for space in spaces]
+        shared = [space for space in spaces if _is_same(grid, space[0])]
+        spaces += [] if shared else [[]]
+        (shared or spaces)[-1].append(grid)
+    placed = [(space, points) for space in spaces if (points := _points(name, space[0])) is not None]
+    outlines = [_outline(space) for space, _ in placed]
     return [
-        Brain(*_about(rows), _who(space), project(voxels, values, outline))
+        Brain(*_about(rows), _who(space), project(points, values, outline))
         for rows in maps.by_map(scores).values()
-        for space, outline in zip(spaces, outlines, strict=True)
-        if isinstance(voxels := space[0].region.grid, Voxels) and np.isfinite(values := _mean(space, rows)).any()
+        for (space, points), outline in zip(placed, outlines, strict=True)
+        if np.isfinite(values := _mean(space, rows)).any()
     ]
 
 
-def project(voxels: Voxels, values: Floats, outline: Integers) -> tuple[View, ...]:
+def _is_same(grid: Grid, other: Grid) -> bool:
+    """Whether two subjects share a space."""
+    one, two = grid.region.grid, other.region.grid
+    return type(one) is type(two) and grid.space == other.space and not one.fault(two)
+
+
+def _points(name: str, grid: Grid) -> Points | None:
+    """Where the places of an image are; None if it is not known."""
+    places = grid.region.grid
+    if isinstance(places, Voxels):
+        return Points(places.coordinates(np.arange(len(places))), places.size_mm)
+    if not isinstance(places, Brainordinates):
+        return None
+    folder = recording.folder_of(name)
+    return meshes.points(places, folder, settings.read(folder).bold.derivatives, grid.subject)
+
+
+def project(where: Points, values: Floats, outline: Integers) -> tuple[View, ...]:
     """Project (place,) values, NaN where there is none, along three axes; outline: places that are in the brain."""
+    from scipy import ndimage
+
     scored = np.flatnonzero(np.isfinite(values))
-    points, of_outline = voxels.coordinates(scored), voxels.coordinates(outline)
+    points, of_outline = where.coordinates[scored], where.coordinates[outline]
     low, high = of_outline.min(axis=0), of_outline.max(axis=0)
     extent = high - low
-    step = max(voxels.size_mm, sum(extent[across] for *_, across, _ in _VIEWS) / _MOST_COLUMNS)
+    step = max(where.size_mm, sum(extent[across] for *_, across, _ in _VIEWS) / _MOST_COLUMNS)
     views = []
     for name, left, right, across, up in _VIEWS:
         shape = int(extent[up] / step) + 3, int(extent[across] / step) + 3  # with a margin
@@ -94,7 +114,7 @@ def project(voxels: Voxels, values: Floats, outline: Integers) -> tuple[View, ..
         np.fmax.at(raster, _cells(points, low, high, step, across, up), values[scored])
         inside = np.zeros(shape, dtype=bool)
         inside[_cells(of_outline, low, high, step, across, up)] = True
-        views.append(View(name, left, right, raster, inside))
+        views.append(View(name, left, right, raster, ndimage.binary_fill_holes(inside)))
     return tuple(views)
 
 
@@ -126,11 +146,11 @@ def _mean(space: Sequence[Grid], rows: Mapping[str, Mapping[str, Any]]) -> Float
 
 
 def _outline(space: Sequence[Grid]) -> Integers:
-    """Places in the mask or atlas of any subject, or in the brain as the first volume shows it."""
+    """Places in the mask or atlas of any subject, or in the brain as the first volume shows it; of surfaces, all."""
     inside = np.zeros(len(space[0].region.grid), dtype=bool)
     for grid in space:
         inside[grid.region.places] = True
-    inside |= _brain(space[0].bold)
+    inside |= _brain(space[0].bold) if isinstance(space[0].bold.grid, Voxels) else True
     return np.flatnonzero(inside)
 
 

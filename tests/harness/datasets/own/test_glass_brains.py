@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.datasets.own import glass_brains
+from harness.datasets.own import glass_brains, maps, meshes
 from tests.harness.datasets.own import test_bold as bold
 from tests.harness.datasets.own import test_surfaces as surfaces
 from tests.harness.datasets.own.test_maps import rows
@@ -88,6 +88,76 @@ def test_a_large_volume_is_drawn_with_larger_cells(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["gifti", "cifti", "parcels"])
-def test_surfaces_have_no_coordinates(tmp_path, form):
+def test_surfaces_without_meshes_have_no_coordinates(tmp_path, form):
     folder = surfaces.lab(tmp_path / "lab", form)
+    for side in "LR":
+        mesh(folder / f"hemi-{side}_inflated.surf.gii", side)  # is not where the brain is
+        mesh(folder / f"hemi-{side}_pial.surf.gii", side, n=surfaces.SIZES[side] + 1)  # of another density
     assert glass_brains.brains(f"local:{folder}", rows(bold.load(folder).responses.neuroid_ids)) == []
+
+
+def mesh(path, side, n=0, shift=0.0):
+    """A mesh whose vertex k lies at (+-30, 4 k + shift, 3 k mod 5), written by nibabel; returns the points."""
+    n = n or surfaces.SIZES[side]
+    points = np.stack([np.full(n, 30.0), 4.0 * np.arange(n) + shift, 3.0 * np.arange(n) % 5], axis=1)
+    points[:, 0] *= -1 if side == "L" else 1
+    triangles = np.stack([np.arange(n - 2), np.arange(1, n - 1), np.arange(2, n)], axis=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix != ".gii":
+        nibabel.freesurfer.write_geometry(path, points, triangles)
+        return points
+    arrays = [
+        nibabel.gifti.GiftiDataArray(points.astype(np.float32), intent="NIFTI_INTENT_POINTSET"),
+        nibabel.gifti.GiftiDataArray(triangles.astype(np.int32), intent="NIFTI_INTENT_TRIANGLE"),
+    ]
+    nibabel.save(nibabel.gifti.GiftiImage(darrays=arrays), path)
+    return points
+
+
+FMRIPREP = "sub-01/anat/sub-01_space-fsLR_den-32k_hemi-{}_midthickness.surf.gii"
+FREESURFER = "sourcedata/freesurfer/fsaverage5/surf/{}h.pial"
+
+
+@pytest.mark.parametrize("form", ["gifti", "cifti"])
+@pytest.mark.parametrize("name", [FMRIPREP, FREESURFER, "tpl-fsaverage_hemi-{}_den-10k_white.surf.gii"])
+def test_surfaces_are_drawn_where_the_vertices_of_their_meshes_lie(tmp_path, form, name, caplog):
+    folder = surfaces.lab(tmp_path / "lab", form, subjects=("sub-01",))
+    of_side = {}
+    for side in "LR":
+        of_side[side] = mesh(folder / name.format(side.lower() if name == FREESURFER else side), side)
+    ids = bold.load(folder).responses.neuroid_ids
+    assert "not known" not in caplog.text
+    labels = [name_of.removeprefix("sub-01.") for name_of in ids]
+    at = np.array([
+        2.0 * np.array([int(k) for k in label[1:].replace("y", " ").replace("z", " ").split()]) if label[0] == "x"
+        else of_side[label[0]][int(label[1:])] for label in labels
+    ])  # fmt: skip
+    scores = [row | {"r": 0.01 * k} for k, row in enumerate(rows(ids))]
+    (brain,) = glass_brains.brains(f"local:{folder}", scores)
+    coronal = brain.views[1]
+    assert (coronal.left, coronal.right) == ("L", "R")
+    for side, columns in ((-1, slice(0, 3)), (1, slice(-3, None))):
+        highest = max(row["r"] for row, point in zip(scores, at, strict=True) if side * point[0] > 20)
+        assert np.nanmax(coronal.values[:, columns]) == pytest.approx(highest)
+    assert brain.views[0].inside.shape[1] - 3 == pytest.approx((at[:, 1].max() - at[:, 1].min()) / 5, abs=1)
+
+
+def test_the_mesh_of_the_subject_and_the_middle_of_the_cortex_come_first(tmp_path):
+    folder = surfaces.lab(tmp_path / "lab", "gifti", subjects=("sub-01",))
+    for side in "LR":
+        mesh(folder / f"hemi-{side}_midthickness.surf.gii", side, shift=100)
+        mesh(folder / "sub-01" / "anat" / f"sub-01_hemi-{side}_pial.surf.gii", side, shift=200)
+        mesh(folder / "sub-01" / "anat" / f"sub-01_hemi-{side}_midthickness.surf.gii", side, shift=300)
+    grid = maps.grids(f"local:{folder}")[0].region.grid
+    assert meshes.points(grid, folder, "", "sub-01").coordinates[:, 1].min() == 300
+    assert meshes.points(grid, folder, "", "sub-02").coordinates[:, 1].min() == 100
+
+
+@pytest.mark.parametrize("name", ["hemi-L_pial.surf.gii", "lh.pial"])
+def test_a_damaged_mesh_is_named(tmp_path, name):
+    folder = surfaces.lab(tmp_path / "lab", "gifti", subjects=("sub-01",))
+    path = folder / "sourcedata" / "freesurfer" / "sub-01" / "surf" / name if name == "lh.pial" else folder / name
+    mesh(path, "L")
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=f"{name} cannot be read"):
+        glass_brains.brains(f"local:{folder}", rows(bold.load(folder).responses.neuroid_ids))
