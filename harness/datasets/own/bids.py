@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _IMAGES = (".nii.gz", ".nii", ".func.gii", ".dtseries.nii", ".ptseries.nii")
+# XCP-D writes means of parcels as `..._seg-Gordon_den-91k_stat-mean_timeseries.ptseries.nii`; `atlas-` before 0.7.
+_MEANS, _ATLAS = "timeseries", {"seg", "atlas"}
 
 
 class Name(NamedTuple):
@@ -98,7 +100,7 @@ def find_runs(folder: Path, derivatives: str, space: str, notes: list[str]) -> t
     if not source.is_dir():
         raise ValueError(f"derivatives {derivatives!r} of dataset.json: {source} is not a folder.")
     wanted = parse(f"space-{space}").entities if space else {}
-    paths = [path for path in _images(source) if wanted.items() <= parse(path.name).entities.items()]
+    paths = _chosen([path for path in _images(source) if wanted.items() <= parse(path.name).entities.items()], wanted)
     if not paths:
         others = sorted({label for path in _images(source) if (label := parse(path.name).entities.get("space"))})
         hint = f" of space {space!r}; there is {', '.join(others) or 'none with a space'}" if space else ""
@@ -123,6 +125,12 @@ def find_runs(folder: Path, derivatives: str, space: str, notes: list[str]) -> t
             )
     with_session = max(by_run.values()) > 1
     return tuple(_run(paths_of_run, source, folder, with_session=with_session) for paths_of_run in images)
+
+
+def _chosen(paths: list[Path], wanted: dict[str, str]) -> list[Path]:
+    """Without means of parcels where the images themselves are there too, unless their atlas is asked for."""
+    images = [path for path in paths if parse(path.name).suffix != _MEANS]
+    return paths if _ATLAS & wanted.keys() or not images else images
 
 
 def _by_run(paths: list[Path]) -> list[tuple[Path, ...]]:
@@ -154,7 +162,11 @@ def _is_bold(name: Name) -> bool:
 
     GIfTI files of fMRIPrep before version 20.1 and of AFNI have no suffix: `..._space-fsaverage6_hemi-L.func.gii`.
     """
-    has_suffix = name.suffix == "bold" or (not name.suffix and name.extension == ".func.gii")
+    has_suffix = (
+        name.suffix == "bold"
+        or (not name.suffix and name.extension == ".func.gii")
+        or (name.suffix == _MEANS and name.extension == ".ptseries.nii")
+    )
     return has_suffix and name.extension in _IMAGES and name.entities.get("part", "mag") == "mag"
 
 

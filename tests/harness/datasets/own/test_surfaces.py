@@ -478,3 +478,26 @@ def test_maps_of_parcels_have_the_parcels_of_the_images(tmp_path):
     assert image.nifti_header.get_intent()[0] == "ConnParcelScalr"
     assert image.header.get_axis(1) == PARCELS
     np.testing.assert_allclose(image.get_fdata(), [[0.4, 0.5, 0.6]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("key", ["seg", "atlas"])
+def test_means_of_parcels_by_xcp_d_are_read_if_they_are_alone_or_asked_for(tmp_path, key):
+    folder = lab(tmp_path / "lab", "cifti")
+    stem = bold.stem("sub-01", "a")
+    dense = folder / f"{stem}_space-fsLR_den-91k_bold.dtseries.nii"
+    for atlas, seed in (("Gordon", 5), ("Tian", 6)):
+        name = f"{stem}_space-fsLR_{key}-{atlas}_den-91k_stat-mean_timeseries.ptseries.nii"
+        save_cifti(folder / name, PARCELS, bold.noise(seed), "ConnParcelSries")
+    assert bold.load(folder).responses.values.shape[1] == 22
+    for space, n, seed in (("fsLR_den-91k", 22, 0), (f"fsLR_{key}-Gordon", 3, 5), (f"fsLR_{key}-Tian", 3, 6)):
+        (folder / "dataset.json").write_text(json.dumps({"bold": {**bold.RAW["bold"], "space": space}}))
+        values = bold.load(folder).responses.values
+        assert values.shape[1] == n
+        if n == 3:
+            np.testing.assert_allclose(values, bold.noise(seed), rtol=1e-5)
+    dense.unlink()
+    (folder / "dataset.json").write_text(json.dumps(bold.RAW))
+    with pytest.raises(ValueError, match=r"sub-01 has 2 images of .*timeseries"):
+        bold.load(folder)
+    next(folder.glob(f"sub-01/func/*{key}-Tian*")).unlink()
+    assert bold.load(folder).responses.values.shape[1] == 3
