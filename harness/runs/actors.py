@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import platform
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray import cloudpickle
 from ray.experimental import internal_kv
 
 from harness.checkpoints.checkpoints import Checkpoint
@@ -43,6 +45,8 @@ from harness.units.shard_units import ShardUnit
 ExtractionUnit = FeatureUnit | LocaliserUnit | ShardUnit
 # Prefetching smaller weights is not worth it: reading them takes less time than starting a process.
 PREFETCH_BYTES = 2**28
+# Part of the object store that arguments may take; the rest is for results.
+_USABLE_STORE = 0.8
 
 
 @ray.remote(max_restarts=0, max_task_retries=0)
@@ -158,8 +162,8 @@ def over_cluster(
 ) -> Iterator[list[list[FoldFit]]]:
     """Fit all (layer, block of neuroids) tasks on all GPUs of the cluster, or on all its cores.
 
-    Small problems are fitted in this process. Only as many layers as keep the workers busy are in flight at a time, so
-    that the features of a large model do not fill the object store.
+    Small problems, and those that the object store cannot hold, are fitted in this process. Only as many layers as keep
+    the workers busy, and fit into the store, are in flight at a time.
 
     Args:
         fitting: the regression, folds and scaling to use.
@@ -171,18 +175,22 @@ def over_cluster(
     Yields:
         Per layer, in order: for each block of neuroids, one `FoldFit` per fold.
     """
-    if fittings.flops(fitting, layers, Y.shape[1]) < least_flops:
+    layer_bytes = 8 * len(Y) * max((layers.width(k) for k in range(len(layers))), default=1)
+    is_small = fittings.flops(fitting, layers, Y.shape[1]) < least_flops
+    room = 0.0 if is_small else _room_in_store() - 2 * Y.nbytes  # the recording itself, and blocks of its responses
+    if room < layer_bytes:
         yield from fittings.run_locally(fitting, layers, Y)
         return
     n_workers, of_task = _workers(device)
     blocks = fittings.cut(Y.shape[1], len(layers), n_workers)
+    n_ahead = min(-(-2 * n_workers // len(blocks)), int(room // layer_bytes))
     fitting_ref, block_refs = ray.put(fitting), [ray.put(Y[:, block]) for block in blocks]
     running: deque[list[Any]] = deque()
     fit = _fit.options(**of_task)
     for k in range(len(layers)):
         layer_ref = ray.put(layers[k])
         running.append([fit.remote(fitting_ref, layer_ref, block_ref) for block_ref in block_refs])
-        if len(running) * len(blocks) >= 2 * n_workers:
+        if len(running) >= n_ahead:
             yield _results(running.popleft())
     yield from map(_results, running)
 
@@ -195,7 +203,7 @@ def in_blocks(
     Returns:
         The joined results; the last axis is that of the neuroids.
     """
-    if operations < least_flops:
+    if operations < least_flops or _room_in_store() < 2 * Y.nbytes + _n_bytes(task):
         return task(Y)
     n_workers, of_task = _workers(device)
     blocks = fittings.cut(Y.shape[1], 1, n_workers)
@@ -203,6 +211,23 @@ def in_blocks(
         return task(Y)
     task_ref, run = ray.put(task), _block.options(**of_task)
     return np.concatenate(_results([run.remote(task_ref, Y[:, block]) for block in blocks]), axis=-1)
+
+
+def _room_in_store() -> float:
+    """Bytes that the object store of every node can hold of a recording and the arguments of pieces.
+
+    Pieces whose arguments do not fit would wait for ever: the recording, an argument of the task that waits for them,
+    stays there.
+    """
+    stores = [node["Resources"].get("object_store_memory") for node in ray.nodes() if node["Resources"].get("CPU")]
+    return float(_USABLE_STORE * min(filter(None, stores), default=0.0))
+
+
+def _n_bytes(argument: Any) -> int:
+    """Size in the object store."""
+    buffers: list[pickle.PickleBuffer] = []
+    rest = cloudpickle.dumps(argument, protocol=5, buffer_callback=buffers.append)
+    return len(rest) + sum(buffer.raw().nbytes for buffer in buffers)
 
 
 def _workers(device: str) -> tuple[int, dict[str, Any]]:
@@ -243,7 +268,7 @@ def over_cores(
     call: Callable[[int], Any], n: int, operations: float, least_flops: float = fittings.LEAST_DIVIDED
 ) -> Iterator[Any]:
     """Yield `call(k)` for k < n in order, computed on all cores of the cluster; few operations in this process."""
-    if operations < least_flops or n < 2:
+    if operations < least_flops or n < 2 or _room_in_store() < 2 * _n_bytes(call):
         yield from fittings.in_order(call, n, operations)
         return
     call_ref, ahead = ray.put(call), 2 * resources()[0]

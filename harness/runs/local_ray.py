@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import ray
 
+from harness.loading import memory
 from harness.runs import stopping
 from harness.storage import claims
 
@@ -27,8 +28,10 @@ from harness.storage import claims
 _MARK = "of-harness"
 # Ray reads this variable to decide whether a node listens on its network address or on 127.0.0.1.
 _IN_NETWORK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-# Size of Ray's object store.
-STORE_BYTES = 512 * 2**20
+# Size of Ray's object store: this part of the free memory, if shared memory has it (in Docker by default 64 MB), but at
+# least so many bytes; Ray keeps what shared memory cannot hold in files. It takes memory only for what is in it.
+_STORE_FRACTION, _LEAST_STORE_BYTES = 0.3, 512 * 2**20
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Ray keeps it
 _sessions: list[Path] = []
 
 
@@ -41,7 +44,7 @@ def start() -> None:
     # By default Ray's workers have the lowest priority: beside two busy processes a run on two cores takes ten times as
     # long. `nice harness run` gives way to others.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+    options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _store_bytes()}
     if given := os.environ.get("SLURM_CPUS_ON_NODE"):  # Ray would count all cores of the node
         options["num_cpus"] = int(given)
     try:
@@ -58,6 +61,14 @@ def start() -> None:
         (raylet,) = node.all_processes["raylet"]
         node.kill_all_processes = partial(_kill, node.kill_all_processes, raylet.process.pid)
         _register_session(Path(node.get_session_dir_path()))
+
+
+def _store_bytes() -> int:
+    """Size of the object store: responses of a long recording are in it several times."""
+    room = _STORE_FRACTION * memory.free_bytes("cpu")
+    if _SHARED_MEMORY.is_dir():
+        room = min(room, 0.9 * shutil.disk_usage(_SHARED_MEMORY).free)
+    return int(max(room, _LEAST_STORE_BYTES))
 
 
 def end() -> None:

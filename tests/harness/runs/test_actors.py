@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -210,6 +211,51 @@ def test_a_node_that_does_not_see_the_folder_is_named(tmp_path, monkeypatch):
         ray_session.require_shared(store)
     assert not list(Path(store.root).glob(".aside-*"))
     ray.shutdown()
+
+
+@pytest.mark.slow
+def test_pieces_that_the_object_store_cannot_hold_are_computed_in_their_process():
+    """The recording is an argument of the task that waits for them; it stays in the store, and they would never run."""
+    ray.shutdown()
+    ray.init(address="local", num_cpus=2, object_store_memory=100 * 2**20, logging_level="ERROR", log_to_driver=False)
+    try:
+        for n_bytes, n_processes in ((10 * 2**20, 1), (60 * 2**20, 0)):
+            recording = np.ones(n_bytes, dtype=np.uint8)
+            values, others = ray.get(_pieces.remote(recording), timeout=60)
+            assert values == [n_bytes + k for k in range(5)]
+            assert bool(others) == bool(n_processes)
+            Y = np.ones((n_bytes // 20_000, 5_000), dtype=np.float32)
+            done, others = ray.get(_blocks.remote(Y), timeout=60)
+            assert (done == 1).all()
+            assert bool(others) == bool(n_processes)
+    finally:
+        ray.shutdown()
+
+
+@ray.remote
+def _pieces(recording):
+    """Results of pieces that need a copy of the recording, and the processes that computed them, beside this one."""
+    found = list(actors.over_cores(_Piece(recording.copy()), 5, 1.0, least_flops=0))
+    return [value for value, _ in found], {process for _, process in found} - {os.getpid()}
+
+
+class _Piece:
+    def __init__(self, recording):
+        self.recording = recording
+
+    def __call__(self, k):
+        return int(self.recording.sum(dtype=np.int64)) + k, os.getpid()
+
+
+@ray.remote
+def _blocks(Y):
+    """Likewise of blocks of neuroids."""
+
+    def task(Y, *, on_gpu=False):
+        return np.full((1, Y.shape[1]), os.getpid())
+
+    processes = actors.in_blocks(task, Y, 1.0, "cpu", least_flops=0)
+    return np.ones_like(processes), set(processes.ravel().tolist()) - {os.getpid()}
 
 
 def test_joining_a_cluster_that_does_not_exist_raises_a_clear_error():
