@@ -15,7 +15,7 @@ from harness.kernels import ways
 # Of the alphas of a grid, bounds leave about this fraction to be computed where blocks are left out.
 _COMPUTED = 0.5
 # Memory of a block of neuroids and of a block of rows in bytes, as in kernels/ridge.py, primal.py and streams.py.
-_DUAL_BUDGET, _PRIMAL_BUDGET, _ROWS_BYTES = 2**26, 2**30, 2**25
+_DUAL_BUDGET, _PRIMAL_BUDGET, _ROWS_BYTES = 2**26, 3 * 2**28, 2**25
 # Sums of the primal, and its directions and factors, are kept up to these sizes.
 _SUMS_BYTES, _KEPT_BYTES = 2**30, 5 * 2**29
 # LAPACK's syevd holds the matrix and twice its size as work space.

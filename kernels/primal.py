@@ -44,7 +44,7 @@ from harness.kernels.streams import Parts, Stream, Sums, added, is_far, parts, s
 from harness.kernels.work import Work
 
 # Memory for the sums of all parts of the rows, and for a block of neuroids, in bytes.
-_SUMS_BYTES, _NEUROID_BYTES, _NEUROID_BYTES_GPU = 2**30, 2**30, 2**34
+_SUMS_BYTES, _NEUROID_BYTES, _NEUROID_BYTES_GPU = 2**30, 3 * 2**28, 2**34
 # Features with sd <= this fraction of |mean| are constant up to rounding, as in kernels/gram.py.
 _VARIES = 1e-6
 
