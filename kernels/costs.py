@@ -76,7 +76,7 @@ def of_fit(sizes: Sizes) -> Cost:
     n_columns = v if sizes.per_neuroid else min(v, n)  # one alpha needs Y Y' only
     counted = n, p, n_columns, sizes.n_alphas, blocks
     saved = ways.primal_saves(*counted, sizes.n_folds, sizes.is_thin) - ways.WORTH
-    if n > p and saved > 0:
+    if n > p and (saved > 0 or ways.is_too_long(n, sizes.n_alphas, per_neuroid=sizes.per_neuroid)):
         operations = ways.primal(n, p, n_columns, _computed(sizes), blocks)
         return Cost(sizes.n_folds * (operations + _one_alpha(sizes)), _primal_bytes(sizes), "primal")
     operations = ways.dual(n, p, n_columns, _computed(sizes), blocks, sizes.n_folds, sizes.is_thin)

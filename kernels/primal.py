@@ -387,10 +387,13 @@ def bands_of(features: Design | Bands) -> list[tuple[Design, float]]:
 
 
 def pays(work: Work, pattern: Pattern, splits: Sequence[Split]) -> bool:
-    """Whether the primal takes clearly fewer operations than the dual for the neuroids of one pattern."""
+    """Whether the primal takes clearly fewer operations than the dual, or the dual too much memory, for one pattern."""
     p, saved = sum(band.X.shape[1] for band, _ in bands_of(work.features)), 0.0
     if all(len(split.train) <= p for split in splits):
         return False  # the dual is always cheaper
+    n_alphas, per_neuroid = max(len(work.penalty.alphas), 1), work.penalty.per_neuroid
+    if any(ways.is_too_long(len(split.train), n_alphas, per_neuroid=per_neuroid) for split in splits):
+        return True
     for split in map(pattern.without_absent, splits):
         n, sizes = len(split.train), None
         if n <= p or (split.inner is None and not split.gap):
@@ -402,6 +405,6 @@ def pays(work: Work, pattern: Pattern, splits: Sequence[Split]) -> bool:
             sizes = [
                 (len(own), len(own) + len(gap)) for own, gap in zip(blocks, gaps or [()] * len(blocks), strict=True)
             ]
-        sides = n, p, len(pattern.neuroids), max(len(work.penalty.alphas), 1)
+        sides = n, p, len(pattern.neuroids), n_alphas
         saved += ways.primal_saves(*sides, sizes, len(splits), work.features.is_thin) - ways.WORTH
     return saved > 0

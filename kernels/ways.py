@@ -20,6 +20,8 @@ from collections.abc import Sequence
 # The primal is chosen if it saves at least this many operations per fold, some 2 ms on one core: where little is to be
 # saved, the decomposition of the features themselves is more precise than that of their products.
 WORTH = 1e8
+# The dual's operators from training rows to training rows take at most so many bytes: 11,585 rows.
+_OPERATOR_BYTES = 2**30
 
 
 def sums_pay(sizes: Sequence[tuple[int, int]], p: int, n_alphas: int, n_neuroids: int) -> bool:
@@ -32,6 +34,11 @@ def sums_pay(sizes: Sequence[tuple[int, int]], p: int, n_alphas: int, n_neuroids
         n_neuroids: number of neuroids.
     """
     return by_sums(len(sizes), p, n_alphas, n_neuroids) < by_inverses(sizes, p, n_alphas, n_neuroids)
+
+
+def is_too_long(n: int, n_alphas: int, *, per_neuroid: bool) -> bool:
+    """Whether the dual has no memory for the (row, row) operators of neuroids that share an alpha; n: training rows."""
+    return (n_alphas == 1 or not per_neuroid) and 8 * n * n > _OPERATOR_BYTES
 
 
 def by_inverses(sizes: Sequence[tuple[int, int]], r: int, n_alphas: int, n_neuroids: int) -> float:

@@ -86,6 +86,21 @@ def test_both_ways_agree_on_blocks(inner, gap, penalty, leaving_blocks_out, libr
     assert_same(both(X, Y, splits(inner, gap), penalty, library=library))
 
 
+@pytest.mark.parametrize("penalty", [Penalty(), Penalty((10.0,)), Penalty(ALPHAS, per_neuroid=False)])
+def test_few_features_of_many_rows_need_no_matrix_of_rows_by_rows(penalty, monkeypatch):
+    """The operators of the dual, for neuroids that share an alpha, are rows by rows."""
+    X, Y = planted(2_000, 2, 1)
+    rows = np.arange(2_000)
+    fold = [Split(rows[500:], rows[:500], rows[500:] // 300)]
+    assert_same(both(X, Y, fold, penalty))
+    monkeypatch.setattr(ways, "_OPERATOR_BYTES", 2**20)
+    tracemalloc.start()
+    fit_folds(design(X), Y, fold, penalty)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 1_500 * 1_500
+
+
 @pytest.mark.parametrize(("budget", "n_reads"), [(None, 2), (1, 1 + len(splits("few")))], ids=["kept", "not kept"])
 def test_folds_prepared_one_by_one_share_the_products_of_rows(budget, n_reads, monkeypatch):
     """The features are summed once, and multiplied with responses once if there is memory to keep the products."""
