@@ -304,17 +304,22 @@ _kept: OrderedDict[bytes, _Vectors] = OrderedDict()
 
 def _of_all_rows(recorded: Sequence[Floats], pairs: Pairs, metric: Metric) -> _Vectors:
     """`_of_responses` of all rows, or what this process has kept of the same responses, pairs and metric."""
-    hashed = hashlib.blake2b(metric.encode())
-    for array in (*recorded, *(side for fold in pairs.folds for side in fold), *pairs.separated):
-        hashed.update(repr((array.shape, array.dtype.str)).encode())
-        hashed.update(np.ascontiguousarray(array).data)
-    key = hashed.digest()
+    key = _hash(recorded, pairs, metric)
     vectors = _kept.pop(key, None) or _of_responses(recorded, np.arange(len(recorded[0])), pairs, metric)
     if sum(values.nbytes for values in (*vectors.outer, *vectors.inner)) <= _KEPT_BYTES:
         _kept[key] = vectors
         if len(_kept) > _N_KEPT:
             _kept.popitem(last=False)
     return vectors
+
+
+def _hash(recorded: Sequence[Floats], pairs: Pairs, metric: Metric) -> bytes:
+    """Hash of all that similarities of responses depend on."""
+    hashed = hashlib.blake2b(metric.encode())
+    for array in (*recorded, *(side for fold in pairs.folds for side in fold), *pairs.separated):
+        hashed.update(repr((array.shape, array.dtype.str)).encode())
+        hashed.update(np.ascontiguousarray(array).data)
+    return hashed.digest()
 
 
 def _of_responses(recorded: Sequence[Floats], rows: Integers, pairs: Pairs, metric: Metric) -> _Vectors:
@@ -398,10 +403,17 @@ def _within_ranks(
 # --- long recordings: CKA from cross-products of columns --------------------------------------------------------------
 
 
+_kept_products: OrderedDict[bytes, list[CrossProducts]] = OrderedDict()
+
+
 def _from_columns(layers: Layers, recorded: Sequence[Floats], pairs: Pairs, result: _Alike) -> None:
     """Fill in CKA without a matrix of all pairs of rows; similarities between subjects are not computed."""
     centred = [about_mean(values) for values in recorded]
-    own = [_products(Y, Y, pairs) for Y in centred]
+    key = _hash(recorded, pairs, "cka")
+    own = _kept_products.pop(key, None) or [_products(Y, Y, pairs) for Y in centred]
+    _kept_products[key] = own
+    if len(_kept_products) > _N_KEPT:
+        _kept_products.popitem(last=False)
     for k in range(len(layers)):
         X = about_mean(np.asarray(layers[k]))
         of_features = _products(X, X, pairs)

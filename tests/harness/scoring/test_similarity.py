@@ -285,3 +285,27 @@ def test_what_all_models_share_is_computed_once_and_again_for_other_responses(me
     monkeypatch.setattr(similarity, "_KEPT_BYTES", 100)
     similarity.compare(one, responses, protocol, _all(responses), metric)
     assert not similarity._kept
+
+
+@pytest.mark.parametrize("protocol", [HELD_OUT, PAPER])
+def test_products_of_long_recordings_are_computed_once_and_again_for_other_responses(protocol, monkeypatch):
+    calls, products = [], similarity._products
+    monkeypatch.setattr(similarity, "_products", lambda X, Y, pairs: calls.append(X is Y) or products(X, Y, pairs))
+    monkeypatch.setattr(similarity, "MOST_ROWS", 20)
+    monkeypatch.setattr(similarity, "_kept_products", type(similarity._kept_products)())
+    one, responses, _ = _recording(9, 0.6)
+    other, n_layers = _recording(10, 0.6)[0], len(one.values)
+    first = similarity.compare(one, responses, protocol, _all(responses), "cka")
+    n_subjects = sum(calls) - n_layers
+    assert n_subjects >= 2
+    second = similarity.compare(other, responses, protocol, _all(responses), "cka")
+    assert sum(calls) == n_subjects + 2 * n_layers
+    values = responses.values.copy()
+    values[3, 2] += 0.1
+    moved = replace(responses, values=values)
+    third = similarity.compare(other, moved, protocol, _all(moved), "cka")
+    assert sum(calls) == 2 * n_subjects + 3 * n_layers
+    for features, of, found in ((one, responses, first), (other, responses, second), (other, moved, third)):
+        similarity._kept_products.clear()
+        alone = similarity.compare(features, of, protocol, _all(of), "cka")
+        np.testing.assert_array_equal(alone.values, found.values)
