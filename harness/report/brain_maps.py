@@ -32,7 +32,7 @@ _TEXTS = ("model", "kind", "dataset", "protocol", "subject")
 CAPTION = (
     "Highest score along each of three axes, at the layer chosen for each target. L and R are the left and right "
     "hemisphere, P and A posterior and anterior. Scores of 0 and below are not coloured. The outline is the brain in "
-    "the first image, or the mask or atlas."
+    "the first image, or the mask, atlas or surface."
 )
 
 

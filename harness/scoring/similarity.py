@@ -14,7 +14,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from harness.records import Features, Floats, Fold, Integers, Responses, indices
 from harness.scoring import folds
 from harness.scoring.fitting import Layers
 
+T = TypeVar("T")
 Metric = Literal["rsa", "cka"]
 METRICS: tuple[Metric, ...] = ("rsa", "cka")
 POOLED = ""  # the neuroids of all subjects together
@@ -307,10 +308,15 @@ def _of_all_rows(recorded: Sequence[Floats], pairs: Pairs, metric: Metric) -> _V
     key = _hash(recorded, pairs, metric)
     vectors = _kept.pop(key, None) or _of_responses(recorded, np.arange(len(recorded[0])), pairs, metric)
     if sum(values.nbytes for values in (*vectors.outer, *vectors.inner)) <= _KEPT_BYTES:
-        _kept[key] = vectors
-        if len(_kept) > _N_KEPT:
-            _kept.popitem(last=False)
+        _keep(_kept, key, vectors)
     return vectors
+
+
+def _keep(kept: OrderedDict[bytes, T], key: bytes, value: T) -> None:
+    """Keep a value as the newest, and drop the oldest of too many."""
+    kept[key] = value
+    if len(kept) > _N_KEPT:
+        kept.popitem(last=False)
 
 
 def _hash(recorded: Sequence[Floats], pairs: Pairs, metric: Metric) -> bytes:
@@ -411,9 +417,7 @@ def _from_columns(layers: Layers, recorded: Sequence[Floats], pairs: Pairs, resu
     centred = [about_mean(values) for values in recorded]
     key = _hash(recorded, pairs, "cka")
     own = _kept_products.pop(key, None) or [_products(Y, Y, pairs) for Y in centred]
-    _kept_products[key] = own
-    if len(_kept_products) > _N_KEPT:
-        _kept_products.popitem(last=False)
+    _keep(_kept_products, key, own)
     for k in range(len(layers)):
         X = about_mean(np.asarray(layers[k]))
         of_features = _products(X, X, pairs)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _IMAGES = (".nii.gz", ".nii", ".func.gii", ".dtseries.nii", ".ptseries.nii")
-# XCP-D writes means of parcels as `..._seg-Gordon_den-91k_stat-mean_timeseries.ptseries.nii`; `atlas-` before 0.7.
+# XCP-D writes means of parcels as `..._seg-Gordon_den-91k_stat-mean_timeseries.ptseries.nii`; earlier `atlas-`.
 _MEANS, _ATLAS = "timeseries", {"seg", "atlas"}
 
 

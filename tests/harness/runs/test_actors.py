@@ -219,15 +219,15 @@ def test_pieces_that_the_object_store_cannot_hold_are_computed_in_their_process(
     ray.shutdown()
     ray.init(address="local", num_cpus=2, object_store_memory=100 * 2**20, logging_level="ERROR", log_to_driver=False)
     try:
-        for n_bytes, n_processes in ((10 * 2**20, 1), (60 * 2**20, 0)):
+        for n_bytes, is_divided in ((10 * 2**20, True), (60 * 2**20, False)):
             recording = np.ones(n_bytes, dtype=np.uint8)
             values, others = ray.get(_pieces.remote(recording), timeout=60)
             assert values == [n_bytes + k for k in range(5)]
-            assert bool(others) == bool(n_processes)
+            assert bool(others) == is_divided
             Y = np.ones((n_bytes // 20_000, 5_000), dtype=np.float32)
             done, others = ray.get(_blocks.remote(Y), timeout=60)
             assert (done == 1).all()
-            assert bool(others) == bool(n_processes)
+            assert bool(others) == is_divided
     finally:
         ray.shutdown()
 
