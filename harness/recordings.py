@@ -228,8 +228,8 @@ class Dataset:
         name: name in the table of data sets.
         version: SHA-256 over the loaded content, 16 hex digits.
         stimuli, responses, reading: the data.
-        published_ceiling, ceiling_source: a published noise ceiling, by experiment if there are several, and its
-            source. It is used if no ceiling can be computed from subjects, and always if it `is_planted`.
+        published_ceiling, ceiling_source: a published noise ceiling, by experiment or by neuroid if there are several,
+            and its source. It is used if none can be computed from subjects, and always if it `is_planted`.
         is_planted: whether the ceiling is known exactly, because the data are synthetic.
         language: BCP 47 code of the texts; "" is not stated, and treated as English.
         repetitions: responses to single presentations of repeated texts, if there are any.
@@ -262,11 +262,12 @@ class Dataset:
             groups = repetitions.merged(self.stimuli.groups, self.stimuli.repeated())
             object.__setattr__(self, "stimuli", replace(self.stimuli, groups=groups))
 
-    def known_ceiling(self, part: str = "") -> float:
-        """Published ceiling of an experiment; NaN if there is none."""
-        published = self.published_ceiling
-        ceiling = published.get(part) if isinstance(published, Mapping) else published
-        return float("nan") if ceiling is None else float(ceiling)
+    def known_ceilings(self, part: str = "") -> Floats:
+        """(neuroid,) published ceilings in an experiment, (1,) without responses; NaN where there is none."""
+        neuroids, published = self.responses.neuroid_ids if self.responses else ("",), self.published_ceiling
+        if isinstance(published, Mapping):
+            return np.array([published.get(neuroid, published.get(part)) for neuroid in neuroids], dtype=float)
+        return np.array([published] * len(neuroids), dtype=float)
 
 
 def require_unique(ids: Sequence[str], what: str) -> None:

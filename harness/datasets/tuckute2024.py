@@ -6,7 +6,9 @@ left-hemisphere language regions and in their network, which is a target of its 
 were z-scored by session before averaging.
 
 The file is downloaded from a public repository that has a copy, at a fixed commit; the checksum verifies that it is the
-file examined here. There is no ceiling, because the reliability of the participants cannot be computed from their mean.
+file examined here. The reliability of the participants cannot be computed from their mean: the ceilings are those that
+the authors publish (`NC-allroi-data.csv`, printed in full by their notebook of figure 4): correlation of the mean of
+these 5 participants with its expectation, from their variance around it (Allen et al. 2022, Nature Neuroscience 25).
 
 `tuckute2024-participants` has the participants one by one: `brain-lang-data_participant_20230728.csv`, read inside the
 authors' archive `data.tar` (downloaded from the address in their repository; no checksum is published), 10 participants
@@ -16,8 +18,8 @@ by 5 regions and a network. The 1,000 baseline sentences are used (`cond` B); a 
 `lang_LH_netw` is (whose maximum, 1.2814, passes Brain-Score's own test of the assembly). Its rows are sorted by item as
 text (B.1, B.10, B.100), and random splits are drawn over them, as in Brain-Score.
 
-Omitted: the sentences selected to drive or suppress responses, the linguistic properties of the sentences, the blocked
-experiment and the authors' noise ceilings (`NC-allroi-data.csv`, also in the archive).
+Omitted: the sentences selected to drive or suppress responses, the linguistic properties of the sentences and the
+blocked experiment.
 """
 
 from __future__ import annotations
@@ -47,7 +49,13 @@ _BASELINE = "B"
 _ASSEMBLY = "tuckute2024/assy_Tuckute2024_language.nc"
 _NETWORK = "lang_LH_netw"
 _UNIT = "BOLD response, voxels z-scored by session"
-COLUMNS = ("lang_LH_AntTemp", "lang_LH_IFG", "lang_LH_IFGorb", "lang_LH_MFG", "lang_LH_PostTemp", _NETWORK)
+# Region -> noise ceiling of the mean of participants 848, 853, 865, 875 and 876, as a correlation.
+NOISE_CEILINGS = {
+    "lang_LH_AntTemp": 0.45771223, "lang_LH_IFG": 0.45248414, "lang_LH_IFGorb": 0.45220189,
+    "lang_LH_MFG": 0.51544540, "lang_LH_PostTemp": 0.57890406, _NETWORK: 0.55915458,
+}  # fmt: skip
+_CEILING_SOURCE = "published by the authors, from the variance between participants"
+COLUMNS = tuple(NOISE_CEILINGS)
 
 PAPER = replace(
     pereira2018.PAPER,
@@ -92,7 +100,7 @@ def load(root: Path) -> Dataset:
     responses = Responses(
         frame[list(COLUMNS)].to_numpy(dtype=np.float32), ids, ids, ids, COLUMNS, ("group",) * len(COLUMNS), rois, _UNIT
     )
-    return Dataset("tuckute2024", version_of(stimuli, responses), stimuli, responses, rows_in_order=False)
+    return _of_group("tuckute2024", stimuli, responses)
 
 
 def load_participants(root: Path) -> Dataset:
@@ -133,8 +141,17 @@ def load_brainscore(root: Path) -> Dataset:
     stimuli, values = Stimuli(ids, texts, ids), assembly.values.astype(np.float32)
     group = ("group",) * len(neuroids)
     responses = Responses(values, ids, ids, ids, neuroids, group, tuple(map(_roi, rois)), _UNIT)
-    name = "tuckute2024-brainscore"
-    return Dataset(name, version_of(stimuli, responses), stimuli, responses, rows_in_order=False)
+    return _of_group("tuckute2024-brainscore", stimuli, responses)
+
+
+def _of_group(name: str, stimuli: Stimuli, responses: Responses) -> Dataset:
+    """The data set of the mean over 5 participants, with the published ceilings of its regions."""
+    of_roi = {_roi(region): ceiling for region, ceiling in NOISE_CEILINGS.items()}
+    ceilings = {neuroid: of_roi[roi] for neuroid, roi in zip(responses.neuroid_ids, responses.rois, strict=True)}
+    return Dataset(
+        name, version_of(stimuli, responses, str(ceilings)), stimuli, responses, published_ceiling=ceilings,
+        ceiling_source=_CEILING_SOURCE, rows_in_order=False,
+    )  # fmt: skip
 
 
 def _roi(name: str) -> str:

@@ -66,9 +66,10 @@ def _of_part(
             scores = np.full((*computed.growth.scores.shape[:2], len(all_neuroids.values)), np.nan, np.float32)
             scores[:, :, neuroids] = computed.growth.scores
             all_neuroids = all_neuroids._replace(growth=computed.growth._replace(scores=scores))
-    published = dataset.known_ceiling(part)
-    if np.isfinite(published) and np.isnan(all_neuroids.values).all():
-        all_neuroids.values[neuroids], all_neuroids.kinds[neuroids] = published, dataset.ceiling_source
+    if np.isnan(all_neuroids.values).all():
+        published = dataset.known_ceilings(part)[neuroids]
+        all_neuroids.values[neuroids] = published
+        all_neuroids.kinds[neuroids] = [dataset.ceiling_source if known else "" for known in np.isfinite(published)]
     if dataset.repetitions is not None and len(responses.parts) == 1:
         *columns, kind = explainable.of_repetitions(dataset.repetitions, responses)
         measured = np.isfinite(columns[0])
@@ -85,7 +86,7 @@ def _reading_ceiling(dataset: Dataset, protocol: Protocol) -> Ceiling:
     if dataset.reading is not None:  # otherwise text only, no human responses
         computed = ceilings.of_reading(dataset.reading, protocol)
         if np.isnan(computed.values).all():
-            computed.values[:], computed.kinds[:] = dataset.known_ceiling(), dataset.ceiling_source
+            computed.values[:], computed.kinds[:] = dataset.known_ceilings(), dataset.ceiling_source
     values, low, high, kinds, n_subjects, n_sizes, _ = computed
     return Ceiling(("",), values[None], tuple(kinds.tolist()), low[None], high[None], n_subjects[None], n_sizes[None])
 

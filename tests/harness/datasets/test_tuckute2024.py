@@ -8,6 +8,8 @@ import xarray
 
 from harness import datasets
 from harness.scoring import aggregate
+from harness.storage.store import Store
+from harness.units.ceiling_units import compute_ceiling
 from tests.harness.datasets import published
 
 
@@ -35,6 +37,14 @@ def test_there_are_five_regions_and_their_network(tuckute):
     assert responses.values[0] == pytest.approx(
         [0.31203292, 0.503357738, 0.171333328, 0.496015242, 0.479702804, 0.421033246]
     )
+
+
+def test_regions_have_the_ceilings_that_the_authors_publish(tuckute, tmp_path):
+    ceiling = compute_ceiling(tuckute, datasets.protocols("tuckute2024")["paper"], Store(tmp_path))
+    assert ceiling.values.shape == (1, 6)
+    assert ceiling.values[0, 5] == pytest.approx(0.55915458)
+    assert ceiling.values[0, :5].mean() == pytest.approx(0.491, abs=5e-4)
+    assert set(ceiling.kinds) == {"published by the authors, from the variance between participants"}
 
 
 def test_the_network_correlates_with_the_mean_of_its_regions(tuckute):
@@ -138,6 +148,7 @@ def test_brain_scores_assembly_keeps_the_order_of_its_rows(tmp_path):
     path = published.tuckute_assembly(tmp_path / "tuckute2024" / "assy_Tuckute2024_language.nc", 12)
     dataset = datasets.load("tuckute2024-brainscore", tmp_path, pinned=False)
     assert dataset.stimuli.ids[:4] == ("B.1", "B.10", "B.11", "B.12")
+    assert dataset.known_ceilings() == pytest.approx([0.55915458])
     assert dataset.responses.values.shape == (12, 1)
     assert dataset.responses.rois == ("LH network",)
     assert aggregate.targets(dataset.responses)["all"].neuroids.tolist() == [0]

@@ -220,7 +220,7 @@ def tables(root, loaded, tmp_path_factory):
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(controls, "OASM_WIDTHS", (2.0,))  # one of five, to save time
     monkeypatch.setattr(similarity, "DRAWS", replace(similarity.DRAWS, n=2))  # of ten
-    ceiling = Ceiling(("",), np.full((1, 44), loaded.known_ceiling()), (loaded.ceiling_source,) * 44)
+    ceiling = Ceiling(("",), loaded.known_ceilings()[None], (loaded.ceiling_source,) * 44)
     for unit in workload.scores:
         unit.run(loaded, ceiling, store)
         with store.open("scores", unit.key) as stored:
