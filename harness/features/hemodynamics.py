@@ -109,8 +109,17 @@ class ScanRows:
         return replace(self, delayed=tuple(weights[rows] for weights in self.delayed), runs=runs)
 
     def raw(self, rows: slice | Integers) -> Floats:
-        """(scan, delay x hidden) before z-scoring."""
-        return np.hstack([weights[rows] @ self.words for weights in self.delayed])
+        """(scan, delay x hidden) before z-scoring; only words of these scans are converted to float64, not all."""
+        delayed = [weights[rows] for weights in self.delayed]
+        used = np.unique(np.concatenate([weights.indices for weights in delayed]))
+        words = self.words[used].astype(float)
+        return np.hstack([_of_columns(weights, used) @ words for weights in delayed])
+
+
+def _of_columns(weights: sparse.csr_array, used: Integers) -> sparse.csr_array:
+    """The columns `used` of a matrix, which has all of its numbers there."""
+    columns = np.searchsorted(used, weights.indices)
+    return sparse.csr_array((weights.data, columns, weights.indptr), shape=(weights.shape[0], len(used)))
 
 
 def at_scans(features: Features, stimuli: Stimuli, responses: Responses, sampling: Sampling) -> Features:

@@ -72,6 +72,31 @@ def test_scans_are_computed_as_they_are_read(zscore):
     assert whole.std(axis=0) == pytest.approx(np.ones(4), abs=1e-6) or not zscore
 
 
+class OnlyRows:
+    """Features of words of which only chosen rows can be had; remembers them."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.read = values, values.shape, []
+
+    def __getitem__(self, rows):
+        self.read.append(rows.tolist())
+        return self.values[rows]
+
+
+def test_only_the_words_of_the_scans_are_read():
+    """In float64 all words of a long recording, for every block of scans, would take longer than everything else."""
+    stimuli = words(ENDS_S)
+    features = Features({LAYER: np.arange(12, dtype=np.float32).reshape(6, 2)}, stimuli.ids)
+    matrix = at_scans(features, stimuli, scans(TIMES_S), Sampling("sum", delays=(0, 1))).values[LAYER]
+    only_rows = OnlyRows(matrix.words)
+    chosen = np.array([4, 1])
+    np.testing.assert_array_equal(replace(matrix, words=only_rows)[chosen], matrix[:][chosen])
+    assert only_rows.read == [[0, 1, 2, 3, 4, 5]]
+    only_rows.read.clear()
+    replace(matrix, words=only_rows).raw(slice(0, 1))
+    assert only_rows.read == [[0, 1]]
+
+
 def test_the_hidden_columns_of_a_delay_stay_together():
     stimuli = words([1.0, 3.0])
     features = Features({LAYER: np.array([[1, 2], [3, 4]], dtype=np.float32)}, stimuli.ids)
