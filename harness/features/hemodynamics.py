@@ -93,7 +93,10 @@ class ScanRows:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: slice | Integers) -> Floats:
+    def __getitem__(self, rows: slice | Integers | int) -> Floats:
+        if isinstance(rows, int | np.integer):
+            row: Floats = self[np.array([rows])][0]
+            return row
         values = self.raw(rows)
         if self.runs is not None and self.means is not None and self.factors is not None:
             run = self.runs[rows]

@@ -68,6 +68,7 @@ def test_scans_are_computed_as_they_are_read(zscore):
     assert matrix.shape == whole.shape == (5, 4)
     np.testing.assert_array_equal(matrix[order], whole[order])
     np.testing.assert_array_equal(matrix[1:3], whole[1:3])
+    np.testing.assert_array_equal(matrix[-1], whole[-1])
     np.testing.assert_array_equal(matrix.at(order)[:], whole[order])
     assert whole.std(axis=0) == pytest.approx(np.ones(4), abs=1e-6) or not zscore
 
