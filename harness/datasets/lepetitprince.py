@@ -41,7 +41,7 @@ from harness.datasets.own.bids import Run
 from harness.datasets.own.bold import Block
 from harness.datasets.own.images import Bold
 from harness.datasets.own.settings import BoldSettings
-from harness.datasets.own.words import Words
+from harness.datasets.own.words import Words, stimuli_of
 from harness.protocol import equal_dimension
 from harness.records import Dataset
 
@@ -88,7 +88,7 @@ def load(root: Path, language: str) -> Dataset:
     bolds = bold.opened(runs)
     words = _read_words(root / _words_file(language))
     blocks = _blocks(bolds, words, language)
-    stimuli = bold.stimuli_of(blocks, "" if language == "CN" else " ")
+    stimuli = stimuli_of({label: words[label] for label in blocks}, "" if language == "CN" else " ")
     responses = bold.read_responses(root / _FOLDER, bolds, blocks, _OPTIONS, unit="", encoding=None, notes=[])
     places = np.concatenate([np.arange(block.n_scans) for block in blocks.values()])
     lengths = np.repeat([block.n_scans for block in blocks.values()], [block.n_scans for block in blocks.values()])
@@ -160,11 +160,11 @@ def _read_words(path: Path) -> dict[str, Words]:
 def _blocks(bolds: dict[Run, Bold], words: Mapping[str, Words], language: str) -> dict[str, Block]:
     """The sections that any subject has, in order, with their words; ValueError if an image has another length."""
     n_scans = {f"section{section}": n for section, n in enumerate(_N_SCANS[language], start=1)}
-    file_of = {run.label: run.bold.name for run in reversed(bolds)}
+    file_of = {run.label: run.file.name for run in reversed(bolds)}
     for run, image in bolds.items():
         if image.n_scans != n_scans[run.label]:
             raise ValueError(
-                f"{run.bold.name} has {image.n_scans} scans, but {run.label} has {n_scans[run.label]}; are files of "
+                f"{run.file.name} has {image.n_scans} scans, but {run.label} has {n_scans[run.label]}; are files of "
                 f"{run.subject} missing or of another release? Fetch them again."
             )
     present = [label for label in n_scans if label in file_of]

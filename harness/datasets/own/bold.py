@@ -77,7 +77,7 @@ def read(
     notes += [*_notes(blocks, runs, options), *files.ignored(folder, ["atlas", "dataset", "participants", *used])]
     notes += regions.ignored(folder, bolds[runs[0]].grid)
     responses = read_responses(folder, bolds, blocks, options, unit=unit, encoding=encoding, notes=notes)
-    return Recording(stimuli_of(blocks, joiner), responses)
+    return Recording(words.stimuli_of({label: block.words for label, block in blocks.items()}, joiner), responses)
 
 
 def read_responses(
@@ -186,19 +186,6 @@ def _require_same(first: Block, other: Block, notes: list[str]) -> None:
         raise ValueError(f"{pair} have the same words up to {shift_s:g} s apart, more than {_MAX_SHIFT_S:g} s; {hint}.")
     if shift_s > 1e-6:
         notes.append(f"{other.file}: words are up to {shift_s:.3f} s from those of {first.file}, which are used.")
-
-
-def stimuli_of(blocks: Mapping[str, Block], joiner: str) -> Stimuli:
-    """The words of all blocks, each a passage; ids "task-alice_run-01.1", ..."""
-    rows = [(block.label, k, text) for block in blocks.values() for k, text in enumerate(block.words.texts, start=1)]
-    return Stimuli(
-        tuple(f"{label}.{k}" for label, k, _ in rows),
-        tuple(text for _, _, text in rows),
-        tuple(label for label, _, _ in rows),
-        onsets_s=np.concatenate([block.words.onsets_s for block in blocks.values()]),
-        ends_s=np.concatenate([block.words.ends_s for block in blocks.values()]),
-        separator=joiner,
-    )
 
 
 def _notes(blocks: Mapping[str, Block], runs: Sequence[Run], options: BoldSettings) -> list[str]:

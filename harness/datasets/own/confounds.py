@@ -41,7 +41,7 @@ def read(run: Run, n_scans: int, patterns: Sequence[str], encoding: str | None) 
         return np.empty((n_scans, 0))
     path = path_of(run)
     if path is None:
-        raise ValueError(f"{run.bold.name} has no desc-confounds_timeseries.tsv, but dataset.json names confounds.")
+        raise ValueError(f"{run.file.name} has no desc-confounds_timeseries.tsv, but dataset.json names confounds.")
     content = table.read(TextSource(str(path), encoding, REMEDY))
     available = list(content.frame.columns)
     names: list[str] = []
@@ -50,7 +50,7 @@ def read(run: Run, n_scans: int, patterns: Sequence[str], encoding: str | None) 
             raise ValueError(f"{path.name} has no column {pattern!r}{files.nearest(pattern, available)}.")
         names += [name for name in fitting if name not in names]
     if len(content.frame) != n_scans:
-        raise ValueError(f"{path.name} has {len(content.frame)} rows, but {run.bold.name} has {n_scans} scans.")
+        raise ValueError(f"{path.name} has {len(content.frame)} rows, but {run.file.name} has {n_scans} scans.")
     values = np.stack([content.numerals(name).values for name in names], axis=1)
     values[0] = np.where(np.isnan(values[0]), values[1], values[0])
     if len(missing := np.argwhere(np.isnan(values))):

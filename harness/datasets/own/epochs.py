@@ -5,11 +5,14 @@
 The value of a channel at a lag is its mean over the window centred there, counted from the onset of the word, minus its
 mean over the baseline. Neuroids are called "Cz@400ms", and their roi is "400 ms", so that every lag is a target of its
 own: the scores by target are a time course.
+
+The samples are the rows of tables, or files that `sensors.py` reads.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -45,6 +48,10 @@ class EpochSettings:
         return f"mean over {self.window_ms:g} ms{baseline}"
 
 
+# For files of samples without settings.
+DEFAULT = EpochSettings((100.0, 200.0, 300.0, 400.0, 500.0, 600.0))
+
+
 def cut(stimuli: Stimuli, responses: Responses, options: EpochSettings, notes: list[str]) -> Responses:
     """Cut the samples of a recording into epochs.
 
@@ -68,39 +75,79 @@ def cut(stimuli: Stimuli, responses: Responses, options: EpochSettings, notes: l
     for block in dict.fromkeys(responses.row_blocks):
         samples = np.flatnonzero(blocks == block)
         words = np.flatnonzero(passages == block) if block in stimuli.passages else np.arange(len(stimuli))
-        _require_samples(responses.times_s[samples], options, block)
-        values[words] = _of_block(
-            stimuli.onsets_s[words], responses.times_s[samples], responses.values[samples], options
-        )
+        times = responses.times_s[samples]
+        require_samples(times, options, f"block {block!r}")
+        values[words] = of_run(stimuli.onsets_s[words], times, responses.values[samples], options)
+    unit = responses.unit if responses.unit != "not stated" else options.in_words
+    channels = Channels(responses.neuroid_ids, responses.subjects, responses.rois)
+    return as_responses(stimuli, values, channels, options, unit, notes)
+
+
+class Channels(NamedTuple):
+    """Names, subjects and rois of the channels of a recording, each (channel,)."""
+
+    names: tuple[str, ...]
+    subjects: tuple[str, ...]
+    rois: tuple[str, ...]
+
+
+def as_responses(
+    stimuli: Stimuli, values: Floats, channels: Channels, options: EpochSettings, unit: str, notes: list[str]
+) -> Responses:
+    """The responses of words that have any.
+
+    Args:
+        stimuli: the words.
+        values: (word, lag, channel); NaN without a sample.
+        channels: the channels.
+        options: windows.
+        unit: of the values.
+        notes: list to which a note on words without a row is appended.
+
+    Raises:
+        ValueError: if no word has a sample in any window.
+    """
     flat = values.reshape(len(stimuli), -1)
     kept = np.flatnonzero(np.isfinite(flat).any(axis=1))
     if not len(kept):
         raise ValueError("epochs: no word has a sample in any window; do samples and words share a clock?")
     n_without = len(stimuli) - len(kept)
     notes += [f"{n_without} words have no sample in any window, and no row."] if n_without else []
-    ids = np.array(stimuli.ids)[kept]
+    ids, groups, passages = (
+        tuple(column[row] for row in kept) for column in (stimuli.ids, stimuli.groups, stimuli.passages)
+    )
     return Responses(
-        flat[kept], tuple(ids.tolist()), tuple(stimuli.groups[row] for row in kept), tuple(passages[kept].tolist()),
-        tuple(f"{channel}@{lag:g}ms" for lag in options.lags_ms for channel in responses.neuroid_ids),
-        responses.subjects * len(options.lags_ms),
-        tuple(f"{roi} {lag:g} ms".strip() for lag in options.lags_ms for roi in responses.rois),
-        responses.unit if responses.unit != "not stated" else options.in_words,
+        flat[kept], ids, groups, passages,
+        tuple(f"{channel}@{lag:g}ms" for lag in options.lags_ms for channel in channels.names),
+        channels.subjects * len(options.lags_ms),
+        tuple(f"{roi} {lag:g} ms".strip() for lag in options.lags_ms for roi in channels.rois),
+        unit,
     )  # fmt: skip
 
 
-def _require_samples(times: Floats, options: EpochSettings, block: str) -> None:
-    """Raise if a window is shorter than the time between two samples."""
+def require_samples(times: Floats, options: EpochSettings, where: str) -> None:
+    """Raise if a window is shorter than the time between two samples; `where` they are, for the message."""
     step_ms = 1000.0 * float(np.median(np.diff(np.sort(times)))) if len(times) > 1 else np.inf
     lengths = [options.window_ms] + ([np.diff(options.baseline_ms)[0]] if options.baseline_ms else [])
     if min(lengths) < step_ms:
         raise ValueError(
-            f"epochs: a window of {min(lengths):g} ms is shorter than the {step_ms:g} ms between samples of block "
-            f'{block!r}; give longer windows. Epochs are for EEG, MEG and ECoG; for scans give "response".'
+            f"epochs: a window of {min(lengths):g} ms is shorter than the {step_ms:g} ms between samples of "
+            f'{where}; give longer windows. Epochs are for EEG, MEG and ECoG; for scans give "response".'
         )
 
 
-def _of_block(onsets: Floats, times: Floats, values: Floats, options: EpochSettings) -> Floats:
-    """(word, lag, channel) epochs of one block; samples are in order of time."""
+def of_run(onsets: Floats, times: Floats, values: Floats, options: EpochSettings) -> Floats:
+    """Epochs of one run.
+
+    Args:
+        onsets: (word,) in seconds.
+        times: (sample,) in seconds, ascending.
+        values: (sample, channel), NaN where a sample was rejected.
+        options: windows.
+
+    Returns:
+        (word, lag, channel), NaN where a window has no sample.
+    """
     lags, half = np.array(options.lags_ms) / 1000.0, options.window_ms / 2000.0
     means = _means(values, times, onsets[:, None] + lags - half, onsets[:, None] + lags + half)
     if options.baseline_ms is None:

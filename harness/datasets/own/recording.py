@@ -16,7 +16,7 @@ Each table is a CSV, TSV or Parquet file. Rows are joined by id, so the order of
 - `reading_times` (instead of reading_ms): stimulus_id, then one column per reader in ms, empty if not read. Scores use
   the mean over readers, the ceiling their split-half reliability.
 - Samples of EEG, MEG or ECoG are scans; `epochs.py` cuts them into words if dataset.json says so.
-- BOLD images in BIDS style instead of tables: see `bold.py`.
+- BOLD images in BIDS style instead of tables: see `bold.py`; files of EEG, MEG or ECoG: see `sensors.py`.
 - `dataset.json` (optional): see `settings.py`.
 
 Without a column sentence, sentences are detected by punctuation (`harness/text/sentences.py`). Without a column scored,
@@ -26,17 +26,16 @@ the first word of each sentence is not scored, as in Futrell2018. Protocols are 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from harness.datasets.entry import Entry, version_of
-from harness.datasets.own import bold, epochs, files, own_protocols, presentations, settings, subjects
-from harness.datasets.own.bids import has_runs
+from harness.datasets.own import bids, bold, epochs, files, own_protocols, presentations, sensors, settings, subjects
 from harness.datasets.own.files import Table, joined, nearest
 from harness.datasets.own.presentations import Presented
 from harness.datasets.own.reading_times import read_times
@@ -78,6 +77,8 @@ def entry(name: str) -> Entry:
     notes: list[str] = []
     try:
         options = settings.read(folder)
+        if _form(folder) == "sensors" and not options.epochs:
+            options = replace(options, epochs=epochs.DEFAULT)
         dataset = _read_dataset(folder, options, notes)
         epoch_s = options.epochs.length_s if options.epochs else 0.0
         protocols = own_protocols.choose(dataset, options.context, options.folds, options.response, epoch_s)
@@ -126,14 +127,19 @@ class _Content(NamedTuple):
     repetitions: Repetitions | None = None
 
 
+def _form(folder: Path) -> Literal["tables", "bold", "sensors"]:
+    """What a folder has; tables come first, then BOLD images."""
+    has_tables = any((folder / f"stimuli{suffix}").is_file() for suffix in (".csv", ".tsv", ".parquet"))
+    if not has_tables and bids.has_runs(folder):
+        return "bold"
+    return "sensors" if not has_tables and bids.has_runs(folder, bids.SENSORS) else "tables"
+
+
 def _read_dataset(folder: Path, options: Settings, notes: list[str]) -> Dataset:
     """Read and check all files of a folder; notes are appended to `notes`."""
-    has_tables = any((folder / f"stimuli{suffix}").is_file() for suffix in (".csv", ".tsv", ".parquet"))
-    content = (
-        _read_tables(folder, options, notes)
-        if has_tables or not has_runs(folder)
-        else _read_bold(folder, options, notes)
-    )
+    read: dict[str, Callable[[Path, Settings, list[str]], _Content]]
+    read = {"tables": _read_tables, "bold": _read_bold, "sensors": _read_sensors}
+    content = read[_form(folder)](folder, options, notes)
     stimuli, responses, reading, repetitions = content
     ceiling = np.array([np.nan if options.ceiling is None else options.ceiling])
     contents: list[Any] = [stimuli, *(measure for measure in (responses, reading) if measure), ceiling]
@@ -150,8 +156,10 @@ def _read_dataset(folder: Path, options: Settings, notes: list[str]) -> Dataset:
 
 def _read_bold(folder: Path, options: Settings, notes: list[str]) -> _Content:
     """Read BOLD images in BIDS style."""
+    if bids.has_runs(folder, bids.SENSORS):
+        notes.append("EEG, MEG or ECoG is ignored, since there are BOLD images; remove either.")
     if options.epochs:
-        raise ValueError('dataset.json: "epochs" is for samples of EEG, MEG or ECoG in tables, not for BOLD images.')
+        raise ValueError('dataset.json: "epochs" is for samples of EEG, MEG or ECoG, not for BOLD images.')
     unit = "" if options.unit == Settings.unit else options.unit
     joiner = " " if options.joiner is None else options.joiner
     stimuli, responses = bold.read(
@@ -162,13 +170,26 @@ def _read_bold(folder: Path, options: Settings, notes: list[str]) -> _Content:
     return _Content(stimuli, responses)
 
 
+def _read_sensors(folder: Path, options: Settings, notes: list[str]) -> _Content:
+    """Read EEG, MEG or ECoG in BIDS style."""
+    assert options.epochs is not None  # noqa: S101 - there is a default
+    unit = "" if options.unit == Settings.unit else options.unit
+    joiner = " " if options.joiner is None else options.joiner
+    stimuli, responses = sensors.read(
+        folder, options.sensors, options.epochs, unit=unit, joiner=joiner, encoding=options.encoding, notes=notes
+    )
+    _require_separator(stimuli.texts, options, "the words of the events")
+    return _Content(stimuli, responses)
+
+
 def _read_tables(folder: Path, options: Settings, notes: list[str]) -> _Content:
     """Read all tables of a folder."""
     subject_files = subjects.find(folder)
     known = (*_TABLES, *(path.stem for path in subject_files.values()))
     files.check_names(folder, known)
     notes += files.ignored(folder, known)
-    notes += ["sub-XX is ignored, since there are tables; remove either."] if has_runs(folder) else []
+    has_runs = any(bids.has_runs(folder, kind) for kind in (bids.BOLD, bids.SENSORS))
+    notes += ["sub-XX is ignored, since there are tables; remove either."] if has_runs else []
     notes += ['"bold" of dataset.json is ignored, since there are tables.'] if options.bold != BoldSettings() else []
     stimuli_table = files.require(folder, "stimuli", ("stimulus_id", "text"), _OPTIONAL, options.encoding)
     response_table = files.find(folder, "responses", ("row_id",), None, options.encoding)

@@ -7,7 +7,8 @@
      "response": {"delays": [1, 2, 3, 4]},
      "epochs": {"lags_ms": [100, 200, 300, 400], "window_ms": 100, "baseline_ms": [-200, 0]},
      "bold": {"derivatives": "derivatives/fmriprep", "space": "MNI152NLin2009cAsym", "confounds": ["trans_*", "rot_*"],
-              "high_pass_s": 128, "zscore": true}}
+              "high_pass_s": 128, "zscore": true},
+     "sensors": {"derivatives": "derivatives/mne-bids-pipeline", "proc": "clean", "high_pass_hz": 0.1}}
 
 `language` (BCP 47, default English) selects word frequencies and the rules for sentence ends. `joiner` is the separator
 between stimuli in the text given to a model: a space by default, "" for languages without spaces between words.
@@ -16,7 +17,8 @@ between stimuli in the text given to a model: a space by default, "" for languag
 `response` replaces the response model of STRICT for scans: `delays` in TRs (a list, or a number n for 1 to n),
 `shift_s`, `pool` ("lanczos" filters, "hrf" is the canonical response without delays) and `clock`, as in
 `harness.protocol.Sampling`. `epochs` cuts scans (samples of EEG, MEG or ECoG) into
-one row per word: see `epochs.py`. `bold` is read for BOLD images only: `BoldSettings`.
+one row per word: see `epochs.py`. `bold` is read for BOLD images only, `sensors` for files of EEG, MEG or ECoG only:
+`BoldSettings`, `SensorSettings`.
 `encoding` applies to tables that are not UTF-8 and do not declare their encoding.
 
 All keys are optional, and so is the file. A misspelt key is an error, because it would have no effect.
@@ -75,6 +77,28 @@ class BoldSettings:
 
 
 @dataclass(frozen=True)
+class SensorSettings:
+    """`sensors` of dataset.json: which files of EEG, MEG or ECoG, and how they are filtered.
+
+    Attributes:
+        derivatives: folder with the files below the root, such as "derivatives/mne-bids-pipeline".
+        proc: entity `proc` of the files, if a run has several.
+        words: column of the events that has the words.
+        sound_onset_s: onset of the sound of a TextGrid after the first sample.
+        high_pass_hz: lowest frequency that is kept; files that were filtered so already are not filtered again; 0 keeps
+            all.
+        low_pass_hz: highest frequency that is kept; None keeps all.
+    """
+
+    derivatives: str = ""
+    proc: str = ""
+    words: str = ""
+    sound_onset_s: float | None = None
+    high_pass_hz: float = 0.1
+    low_pass_hz: float | None = None
+
+
+@dataclass(frozen=True)
 class Settings:
     """Contents of dataset.json, with defaults."""
 
@@ -93,6 +117,7 @@ class Settings:
     repetitions: Setting = "average"
     in_order: bool = True
     bold: BoldSettings = BoldSettings()
+    sensors: SensorSettings = SensorSettings()
     response: Mapping[str, Any] = field(default_factory=dict)
     epochs: EpochSettings | None = None
 
@@ -106,6 +131,9 @@ _FOLD_KEYS: dict[str, type] = {
 _BOLD_KEYS: dict[str, type] = {
     "derivatives": str, "space": str, "words": str, "sound_onset_s": float, "confounds": list, "high_pass_s": float,
     "zscore": bool,
+}  # fmt: skip
+_SENSOR_KEYS: dict[str, type] = {
+    "derivatives": str, "proc": str, "words": str, "sound_onset_s": float, "high_pass_hz": float, "low_pass_hz": float,
 }  # fmt: skip
 _RESPONSE_KEYS: dict[str, type] = {"delays": list, "shift_s": float, "pool": str, "clock": str}
 _MAX_DELAY = 60  # TRs
@@ -125,7 +153,7 @@ def read(folder: Path) -> Settings:
         raise ValueError(f"{_FILE} is not valid JSON: {error}") from error
     types: dict[str, type] = {
         **dict.fromkeys(_TEXT_KEYS, str),
-        **dict.fromkeys(("ceiling", "strict", "bold", "response", "epochs"), dict),
+        **dict.fromkeys(("ceiling", "strict", "bold", "sensors", "response", "epochs"), dict),
     }
     types["in_order"] = bool
     values = _checked(content, "", types)
@@ -135,6 +163,7 @@ def read(folder: Path) -> Settings:
     if folds:
         folds = {"min_test_rows": 10, "kind": "grouped", **folds}
     values["bold"] = _bold(values.pop("bold", {}))
+    values["sensors"] = _sensors(values.pop("sensors", {}))
     values["response"] = _response(values.pop("response", {}))
     values["epochs"] = _epochs(values.pop("epochs", {}))
     name = values.pop("name", "") or "local-" + re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name)[:58]
@@ -163,6 +192,18 @@ def _bold(content: Any) -> BoldSettings:
     if values.get("high_pass_s", 0) < 0:
         raise ValueError(f"{_FILE}, bold: high_pass_s is {values['high_pass_s']}; wanted seconds, or 0 for none.")
     return BoldSettings(**{**values, "confounds": tuple(confounds)})
+
+
+def _sensors(content: Any) -> SensorSettings:
+    """Check the settings of files of samples."""
+    values = _checked(content, "sensors", _SENSOR_KEYS)
+    low, high = values.get("high_pass_hz", 0.0), values.get("low_pass_hz")
+    if low < 0 or (high is not None and high <= low):
+        raise ValueError(
+            f"{_FILE}, sensors: high_pass_hz is {low} and low_pass_hz {high}; wanted frequencies of at least 0 Hz, the "
+            "second above the first."
+        )
+    return SensorSettings(**values)
 
 
 def _epochs(content: Any) -> EpochSettings | None:

@@ -1,4 +1,4 @@
-"""Reads the words of a run, with their times from its first scan: from BIDS `*_events.tsv` or a TextGrid.
+"""Reads the words of a run, with their times from its first scan or sample: from BIDS `*_events.tsv` or a TextGrid.
 
 Events have onset and duration in seconds, and the word in a column `word`, `words`, `text`, `stimulus` or, without any
 of these, `trial_type`. A TextGrid has a tier `word` or `words` on the clock of the sound; its start is at the onset of
@@ -7,7 +7,7 @@ the run's only event, or at `sound_onset_s` of dataset.json, or at the first sca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from harness.datasets.own.files import REMEDY, nearest
 from harness.delimited import table
 from harness.delimited.encodings import TextSource
 from harness.delimited.table import DelimitedTable
-from harness.records import Floats
+from harness.records import Floats, Stimuli
 
 _COLUMNS = ("word", "words", "text", "stimulus", "trial_type")
 _MISSING = frozenset({"", "n/a"})  # as in BIDS; "na" and "nan" are words
@@ -62,7 +62,7 @@ def read(run: Run, column: str, sound_onset_s: float | None, encoding: str | Non
         return _of_textgrid(grid_path, _sound_onset(events, sound_onset_s))
     if not events:
         raise ValueError(
-            f"{run.bold.name} has no events; add {run.subject}_{run.label}_events.tsv with onset, duration and word, "
+            f"{run.file.name} has no events; add {run.subject}_{run.label}_events.tsv with onset, duration and word, "
             f"or a TextGrid ({run.label}.TextGrid)."
         )
     others = [name for name in events.frame.columns if name not in {"onset", "duration"}]
@@ -128,7 +128,7 @@ def _sound_onset(events: DelimitedTable | None, given: float | None) -> float:
     if len(onsets) != 1:
         raise ValueError(
             f"{events.file} has {len(onsets)} events and no words, so the onset of the sound is unknown; give the "
-            'events of words, one event, or "sound_onset_s" of "bold" in dataset.json.'
+            'events of words, one event, or "sound_onset_s" in dataset.json.'
         )
     return float(onsets[0])
 
@@ -161,19 +161,32 @@ def _checked(words: Words) -> Words:
     return words
 
 
-def require_in_run(words: Words, last_s: float) -> int:
+def require_in_run(words: Words, last_s: float, noun: str = "scan") -> int:
     """Number of words that begin after the last scan; ValueError if they are most words, or times seem milliseconds."""
     late = words.onsets_s > last_s
     if np.mean(late) > 0.5:
         milliseconds = np.mean(words.onsets_s / 1000 <= last_s) > 0.5 and np.max(words.onsets_s) > 20 * last_s
         question = "are onsets in milliseconds? Write seconds" if milliseconds else "are they those of another run?"
         raise ValueError(
-            f"{words.file}: {late.sum()} of {len(late)} words begin after the last scan, at {last_s:g} s (the last "
+            f"{words.file}: {late.sum()} of {len(late)} words begin after the last {noun}, at {last_s:g} s (the last "
             f"word at {words.onsets_s.max():g}); {question}" + ("." if milliseconds else "")
         )
     if np.mean(words.ends_s < 0) > 0.5:
-        raise ValueError(f"{words.file}: most words end before the first scan; onsets count from the first scan.")
+        raise ValueError(f"{words.file}: most words end before the first {noun}, from which onsets count.")
     return int(late.sum())
+
+
+def stimuli_of(heard: Mapping[str, Words], joiner: str) -> Stimuli:
+    """The words of all runs, each a passage; ids "task-alice_run-01.1", ..."""
+    rows = [(label, k, text) for label, words in heard.items() for k, text in enumerate(words.texts, start=1)]
+    return Stimuli(
+        tuple(f"{label}.{k}" for label, k, _ in rows),
+        tuple(text for _, _, text in rows),
+        tuple(label for label, _, _ in rows),
+        onsets_s=np.concatenate([words.onsets_s for words in heard.values()]),
+        ends_s=np.concatenate([words.ends_s for words in heard.values()]),
+        separator=joiner,
+    )
 
 
 def differences(first: Words, other: Words) -> float:

@@ -184,7 +184,7 @@ def test_derivatives_are_read_if_named_with_events_from_the_raw_folder(tmp_path)
     assert any(note.startswith("derivatives/fmriprep is ignored") for note in datasets.find(f"local:{folder}").notes)
     settings = {"bold": {**RAW["bold"], "derivatives": "derivatives/fmriprep"}}
     (folder / "dataset.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match=r"sub-01 has 2 images of .*task-a_run-01.*'?\"space\""):
+    with pytest.raises(ValueError, match=r"sub-01 has 2 files of .*task-a_run-01.*'?\"space\""):
         load(folder)
     settings["bold"]["space"] = "MNI"
     (folder / "dataset.json").write_text(json.dumps(settings))

@@ -311,7 +311,7 @@ def test_a_space_is_chosen_among_those_of_fmriprep_and_events_are_raw(tmp_path):
         (root / "dataset.json").write_text(json.dumps(settings))
         assert len(bold.load(root).responses.neuroid_ids) == n
     (root / "dataset.json").write_text(json.dumps({"bold": {"derivatives": "derivatives/fmriprep"}}))
-    with pytest.raises(ValueError, match=r"sub-01 has 3 images of .*choose by \"space\""):
+    with pytest.raises(ValueError, match=r"sub-01 has 3 files of .*choose by \"space\""):
         bold.load(root)
 
 
@@ -497,7 +497,7 @@ def test_means_of_parcels_by_xcp_d_are_read_if_they_are_alone_or_asked_for(tmp_p
             np.testing.assert_allclose(values, bold.noise(seed), rtol=1e-5)
     dense.unlink()
     (folder / "dataset.json").write_text(json.dumps(bold.RAW))
-    with pytest.raises(ValueError, match=r"sub-01 has 2 images of .*timeseries"):
+    with pytest.raises(ValueError, match=r"sub-01 has 2 files of .*timeseries"):
         bold.load(folder)
     next(folder.glob(f"sub-01/func/*{key}-Tian*")).unlink()
     assert bold.load(folder).responses.values.shape[1] == 3
