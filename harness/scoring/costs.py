@@ -28,7 +28,7 @@ from harness.scoring import extrapolation, fitting, folds, permutation, similari
 _PROCESS, _PER_LAYER, _PER_FOLD = 4e8, 250.0, 300.0
 # Operations in the time that the bootstraps of a neuroid's ceiling take (0.4 ms on a core that does 45 GFLOP/s).
 _BOOTSTRAPS = 2e7
-# Unique variance has about this many bands of features, with this many columns in the controls.
+# Unique variance has about this many bands of features: of a model, its embeddings, and controls of so many columns.
 _BANDS, _CONTROLS = 4, 320
 # Rows per group of a made-up recording: about a story.
 _GROUP_ROWS = 330
@@ -213,8 +213,8 @@ def _components(experiment: Experiment, protocol: Protocol, width: int) -> float
 
 
 def _unique_variance(experiment: Experiment, protocol: Protocol, p: int) -> Cost:
-    """Banded ridge of one layer beside the controls."""
-    fits = list(_layer(experiment, unique_variance.ridge_of(protocol), p + _CONTROLS))
+    """Banded ridge of one layer beside the model's embeddings and the controls."""
+    fits = list(_layer(experiment, unique_variance.ridge_of(protocol), 2 * p + _CONTROLS))
     extra = 8.0 * (_BANDS - 1) * len(experiment.groups) ** 2 if fits[0].way == "dual" else 0.0
     total = costs.together(fits)
     return Cost(len(unique_variance.TRIED) * total.operations, total.n_bytes + extra)

@@ -9,7 +9,7 @@ import pytest
 from harness.datasets import lebel2023, pereira2018
 from harness.protocol import equal_dimension
 from harness.records import Responses
-from harness.scoring import costs, extrapolation, remedies
+from harness.scoring import costs, extrapolation, remedies, unique_variance
 
 STRICT = pereira2018.STRICT
 
@@ -57,6 +57,16 @@ def test_delays_widen_the_features_and_components_narrow_them():
     assert score.fits.operations > costs.of_score(made, one_delay, 1, 300, has_controls=False).fits.operations
     wide, wider = (costs.of_score(made, equal_dimension(strict), 1, p, has_controls=False).n_bytes for p in (300, 9000))
     assert wider == pytest.approx(wide)
+
+
+def test_unique_variance_is_over_controls_and_the_embeddings_of_the_model():
+    """Which are as wide as a layer: their joint fit takes more than that of twice the layer's columns."""
+    ridge = pereira2018.STRICT
+    made = costs.made_up(1, 6_000, 20, ridge)
+    alone, with_controls = (costs.of_score(made, ridge, 1, 500, has_controls=has) for has in (False, True))
+    twice = costs.of_score(made, ridge, 1, 1_000, has_controls=False)
+    unique = with_controls.fits.operations - alone.fits.operations
+    assert unique > len(unique_variance.TRIED) * twice.fits.operations
 
 
 def test_a_single_subject_has_no_ceiling_to_compute():
