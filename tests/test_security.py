@@ -118,10 +118,11 @@ def listening(pids):
 @pytest.mark.slow
 def test_local_ray_listens_only_on_loopback_and_requires_its_token(tmp_path):
     ray.shutdown()
+    earlier = set(psutil.Process().children(recursive=True))
     ray_session.start(None)
     try:
         ray.get(ray.remote(lambda: None).remote())  # start a worker as well
-        ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+        ours = {os.getpid(), *(child.pid for child in {*psutil.Process().children(recursive=True)} - earlier)}
         assert listening(ours) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
         assert not ray._private.worker.global_worker.node.address_info.get("webui_url")
         address = ray.get_runtime_context().gcs_address
@@ -138,4 +139,4 @@ def test_local_ray_listens_only_on_loopback_and_requires_its_token(tmp_path):
         ray_session.leave()
     assert not session.exists()
     _, alive = psutil.wait_procs([psutil.Process(pid) for pid in ours - {os.getpid()} if psutil.pid_exists(pid)], 10)
-    assert not alive
+    assert not alive, [(process, process.cmdline(), process.parents()) for process in alive]

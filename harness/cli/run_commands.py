@@ -61,7 +61,7 @@ def evaluate(
     with Display(Console(file=shown_on)) as display, contextlib.redirect_stdout(sys.stderr):
         options = pipeline.RunOptions(**given | changes)
         outcome = pipeline.run(spec, arguments.out, options, address=arguments.address, listener=display)
-    return outcome, page.write(arguments.out, outcome.run)
+        return outcome, page.write(arguments.out, outcome.run)
 
 
 def _last_words(outcome: Any, page: str) -> str:

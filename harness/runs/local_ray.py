@@ -12,7 +12,7 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ _IN_NETWORK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 # least so many bytes; Ray keeps what shared memory cannot hold in files. It takes memory only for what is in it.
 _STORE_FRACTION, _LEAST_STORE_BYTES = 0.3, 512 * 2**20
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Ray keeps it
+_PACKAGE = f"{Path(ray.__file__).parent}{os.sep}"  # programs in it are Ray's
 _sessions: list[Path] = []
 
 
@@ -48,19 +49,49 @@ def start() -> None:
     if given := os.environ.get("SLURM_CPUS_ON_NODE"):  # Ray would count all cores of the node
         options["num_cpus"] = int(given)
     try:
-        with stopping.handlers_kept(), _sigterm_blocked(), _on_loopback():  # Ray's handler exits at once
-            ray.init(address="local", logging_level="ERROR", log_to_driver=False, **options)
+        _init(options)
     except Exception as error:
         message = " ".join(str(error).split())[:300]
         raise RuntimeError(
             f"Ray did not start on this machine ({type(error).__name__}: {message}); check free memory, disk space for "
             "temporary files and the process limit (`harness doctor`), then run the same command again."
         ) from error
-    with contextlib.suppress(OSError, AttributeError, KeyError):  # private API; may differ in another Ray version
+    with contextlib.suppress(OSError, AttributeError, psutil.Error):  # private API; may differ in another Ray version
         node: Any = ray._private.worker._global_node
-        (raylet,) = node.all_processes["raylet"]
-        node.kill_all_processes = partial(_kill, node.kill_all_processes, raylet.process.pid)
+        pids = [info.process.pid for infos in node.all_processes.values() for info in infos]
+        node.kill_all_processes = partial(_kill, node.kill_all_processes, [*map(psutil.Process, pids)])
         _register_session(Path(node.get_session_dir_path()))
+
+
+def _init(options: dict[str, Any]) -> None:
+    """Start Ray; once more if that fails, since Ray gives a node 30 s, which are too few beside many busy processes."""
+    for is_last in (False, True):
+        before = set(psutil.Process().children())
+        try:
+            with stopping.handlers_kept(), _sigterm_blocked(), _on_loopback():  # Ray's handler exits at once
+                ray.init(address="local", logging_level="ERROR", log_to_driver=False, **options)
+            return
+        except Exception:
+            with contextlib.suppress(Exception):
+                ray.shutdown()
+            _kill_ray(set(psutil.Process().children()) - before)
+            if is_last:
+                raise
+
+
+def _kill_ray(processes: Iterable[psutil.Process]) -> None:
+    """Kill those of the processes that are Ray's, with all that they started."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if any(part.startswith(_PACKAGE) for part in process.cmdline()):
+                _kill_each([process, *process.children(recursive=True)])
+
+
+def _kill_each(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+            process.wait(10)  # else it stays a zombie
 
 
 def _store_bytes() -> int:
@@ -79,18 +110,19 @@ def end() -> None:
         shutil.rmtree(_sessions.pop(), ignore_errors=True)
 
 
-def _kill(kill: Callable[..., None], raylet_pid: int, **options: Any) -> None:
-    """Kill a node's processes at once.
+def _kill(kill: Callable[..., None], processes: list[psutil.Process], **options: Any) -> None:
+    """Kill a node's processes, and those that they started, at once.
 
     They ignore SIGTERM, so that a graceful shutdown would wait for each, and some outlive their raylet.
     """
-    children = []
-    with contextlib.suppress(psutil.Error):
-        children = psutil.Process(raylet_pid).children(recursive=True)
-    kill(**{**options, "allow_graceful": False})
-    for process in children:
+    started = []
+    for process in processes:
         with contextlib.suppress(psutil.Error):
-            process.kill()
+            started += process.children(recursive=True)
+    try:
+        kill(**{**options, "allow_graceful": False})
+    finally:
+        _kill_each([*processes, *started])
 
 
 def _register_session(session: Path) -> None:

@@ -82,37 +82,38 @@ class Cluster:
         }  # fmt: skip
 
     def start_head(self, name):
-        """Start a head without cores, and wait until it listens."""
+        """Start a head without cores, and wait until it says that it runs: it listens long before."""
         address, password = self.redis
         options = ("--head", f"--port={self.port}", f"--redis-password={password}", "--num-cpus=0")
         env = {"RAY_REDIS_ADDRESS": address, "RAY_external_storage_namespace": "of-this-test"}
         head = self.start_node(name, *options, "--include-dashboard=false", **env)
-        wait(self._listens, head)
+        wait(lambda: "Ray runtime started" in self.printed(name), head)
         return head
 
     def start_node(self, name, *options, **env):
         ports = ("--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0", "--metrics-export-port=0")
         common = ("--block", "--object-store-memory=200000000", f"--temp-dir={self.folder / name}", *ports)
-        return self._start([Path(sys.executable).parent / "ray", "start", *common, *options], subprocess.DEVNULL, env)
+        return self._start(name, [Path(sys.executable).parent / "ray", "start", *common, *options], env)
 
-    def start_run(self, out):
-        return self._start([sys.executable, "-m", "harness.cli", *COMMAND, "--address", self.env["RAY_ADDRESS"],
-                            "--out", str(out)], subprocess.PIPE, {})  # fmt: skip
+    def start_run(self, name, out):
+        options = ("--address", self.env["RAY_ADDRESS"], "--out", str(out))
+        return self._start(name, [sys.executable, "-m", "harness.cli", *COMMAND, *options], {})
+
+    def printed(self, name, on="stdout"):
+        """What a node or a run has printed on stdout or stderr."""
+        return (self.folder / f"{name}.{on}").read_text()
 
     def living_nodes(self):
         """Ids of the living nodes with cores; waits for the first."""
-        return json.loads(subprocess.check_output([sys.executable, "-c", NODES], env=self.env, timeout=240))
+        printed = subprocess.check_output([sys.executable, "-c", NODES], env=self.env, timeout=240, text=True)
+        return json.loads(printed.splitlines()[0])  # Ray prints there too, that the first head was lost
 
-    def _start(self, command, output, env):
-        process = subprocess.Popen(command, env=self.env | env, stdout=output, stderr=subprocess.DEVNULL, text=True,
-                                   start_new_session=True, cwd=Path(__file__).parents[3])  # fmt: skip
+    def _start(self, name, command, env):
+        with (self.folder / f"{name}.stdout").open("w") as out, (self.folder / f"{name}.stderr").open("w") as err:
+            process = subprocess.Popen(command, env=self.env | env, stdout=out, stderr=err, text=True,
+                                       start_new_session=True, cwd=Path(__file__).parents[3])  # fmt: skip
         self.stack.callback(kill, process)
         return process
-
-    def _listens(self):
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
-            return True
-        return False
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def test_nodes_outlive_the_head_and_a_run_goes_on_where_it_ended(cluster, tmp_pa
     head = cluster.start_head("head")
     node = cluster.start_node("node", f"--address={cluster.env['RAY_ADDRESS']}", "--num-cpus=2",
                               RAY_gcs_rpc_server_reconnect_timeout_s="240")  # fmt: skip
-    run = cluster.start_run(tmp_path)
+    run = cluster.start_run("run", tmp_path)
     (node_id,) = cluster.living_nodes()
     wait(stored, run)
     kill(head)
@@ -138,11 +139,10 @@ def test_nodes_outlive_the_head_and_a_run_goes_on_where_it_ended(cluster, tmp_pa
     before = stored()
 
     cluster.start_head("restarted")
-    again = cluster.start_run(tmp_path)
+    again = cluster.start_run("again", tmp_path)
     assert cluster.living_nodes() == [node_id]
-    printed, _ = again.communicate(timeout=240)
-    assert again.returncode == 0
-    outcome = json.loads(printed)
+    assert again.wait(240) == 0, cluster.printed("again", "stderr")
+    outcome = json.loads(cluster.printed("again"))
     assert outcome["failures"] == []
     assert outcome["n_computed"] > 0
     assert outcome["n_reused"] >= len(before) > 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -262,3 +265,33 @@ def test_joining_a_cluster_that_does_not_exist_raises_a_clear_error():
     ray.shutdown()
     with pytest.raises(RuntimeError, match=r"could not join a Ray cluster at 127\.0\.0\.1:1 .*harness submit"):
         ray_session.start("127.0.0.1:1")
+
+
+@pytest.fixture
+def node_never_answers_at_first(monkeypatch):
+    """Ray's processes start, but the first try does not find its node in the 30 s that Ray waits for it."""
+    find, seconds, tries = ray._private.services.get_node, iter((0, 31)), []
+
+    def get_node(*given, **options):
+        if not tries:
+            tries.append(set(psutil.Process().children()))
+            raise RuntimeError("no such node yet")
+        return find(*given, **options)
+
+    clock = SimpleNamespace(**vars(time) | {"monotonic": lambda: next(seconds, 31)})
+    monkeypatch.setattr(ray._private.services, "get_node", get_node)
+    monkeypatch.setattr(ray._private.node, "time", clock)
+    return tries
+
+
+def test_a_local_ray_that_did_not_start_in_time_is_started_again_and_leaves_no_process(node_never_answers_at_first):
+    ray.shutdown()
+    before = set(psutil.Process().children())
+    ray_session.start(None)
+    try:
+        assert len(of_first := node_never_answers_at_first[0] - before) >= 3
+        assert not any(process.is_running() for process in of_first)
+        assert ray.get(ray.remote(lambda: 1).remote()) == 1
+    finally:
+        ray_session.leave()
+    assert set(psutil.Process().children()) <= before
