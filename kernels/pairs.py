@@ -19,7 +19,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from harness.kernels.arrays import Array, namespace
+from harness.kernels.metrics import constant
 from harness.kernels.similarity import about_mean, ranks
 
 # A block of products whose norm is this small relative to the products before centring holds rounding errors.
@@ -28,12 +31,46 @@ _BLOCK = 256  # columns at a time
 _NUMBERS = 2**24  # in memory at once
 
 
-def squared_products(A: Array, B: Array) -> float:
-    """||A'B||^2 of (row, a) A and (row, b) B, in blocks of columns."""
-    xp, total = namespace(A, B), 0.0
-    for start in range(0, B.shape[1], _BLOCK):
-        total += float(xp.linalg.norm(A.T @ B[:, start : start + _BLOCK]) ** 2)
-    return total
+def squared_products(X: Array, Y: Array, draws: Sequence[Array]) -> Array:
+    """(draw, column) ||A'b||^2, where A and b are the rows of X and of a column of Y in a draw, about their means.
+
+    The sum over columns is the squared norm of A'B. Most rows are in most draws, so those that a draw leaves out are
+    subtracted from the products of all rows.
+
+    Args:
+        X: (row, feature) float64, near its mean to limit rounding errors.
+        Y: (row, feature) float64, the same rows, likewise.
+        draws: indices of more than half of the rows, none of them twice.
+    """
+    xp = namespace(X, Y)
+    squares = xp.zeros((len(draws), Y.shape[1]))
+    of_X = [_Drawn(X, rows) for rows in draws]
+    width = max(_BLOCK // 16, _NUMBERS // (4 * X.shape[1]))
+    for start in range(0, Y.shape[1], width):
+        columns = slice(start, start + width)
+        block = Y[:, columns]
+        products = X.T @ block
+        for k, rows in enumerate(draws):
+            x, y = of_X[k], _Drawn(block, rows)
+            drawn = products - x.left_out.T @ y.left_out - len(rows) * xp.outer(x.mean, y.mean)
+            squares[k, columns] = xp.where(y.varies, (drawn[x.varies] ** 2).sum(axis=0), 0.0)
+    return squares
+
+
+class _Drawn:
+    """A draw of the rows of a matrix.
+
+    Attributes:
+        mean: (column,) mean of the drawn rows.
+        varies: (column,) whether they vary.
+        left_out: (row, column) the other rows.
+    """
+
+    def __init__(self, X: Array, rows: Array) -> None:
+        is_drawn = np.zeros(len(X), dtype=bool)
+        is_drawn[rows] = True
+        drawn = X[rows]
+        self.mean, self.varies, self.left_out = drawn.mean(axis=0), ~constant(drawn), X[np.flatnonzero(~is_drawn)]
 
 
 def gram(X: Array) -> Array:
@@ -89,11 +126,12 @@ def standard_products(products: Array) -> Array:
 
 
 class CrossProducts(NamedTuple):
-    """Sums of products over pairs of rows, for each fold.
+    """Sums of products over pairs of rows, for each fold and column y of Y; add those of columns compared together.
 
     Attributes:
-        outer: (fold,) over pairs of a test and a training row, <Xt'Yt, Xr'Yr>, each side about its own mean.
-        inner: (fold,) over pairs of training rows that other folds separate, about the mean of the training rows.
+        outer: (fold, column) over pairs of a test and a training row, <Xt'yt, Xr'yr>, each side about its own mean.
+        inner: (fold, column) over pairs of training rows that other folds separate, about the mean of the training
+            rows.
     """
 
     outer: Array
@@ -110,33 +148,33 @@ def cross_products(X: Array, Y: Array, folds: Sequence[tuple[Array, Array]]) -> 
             of another fold.
     """
     xp = namespace(X, Y)
-    outer, inner = xp.zeros(len(folds)), xp.zeros(len(folds))
+    outer, inner = xp.zeros((2, len(folds), Y.shape[1]))
     width = max(_BLOCK // 16, _NUMBERS // (len(folds) * X.shape[1]))
     for start in range(0, Y.shape[1], width):
-        block = Y[:, start : start + width]
+        columns = slice(start, start + width)
+        block = Y[:, columns]
         sums = [X[test].T @ block[test] for _, test in folds]
         for k, (train, test) in enumerate(folds):
             others = [(other, sums[g]) for g, (_, other) in enumerate(folds) if g != k]
             trained, separated = _in_training(X, block, train, others)
             tested = sums[k] - len(test) * xp.outer(X[test].mean(axis=0), block[test].mean(axis=0))
-            outer[k] += float((tested * trained).sum())
-            inner[k] += separated
+            outer[k, columns], inner[k, columns] = (tested * trained).sum(axis=0), separated
     return CrossProducts(outer, inner)
 
 
-def _in_training(X: Array, Y: Array, train: Array, others: list[tuple[Array, Array]]) -> tuple[Array, float]:
-    """X'Y over training rows about their means, and its squared norm without the pairs of rows of one other fold.
+def _in_training(X: Array, Y: Array, train: Array, others: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """X'Y over training rows about their means, and the squared norms of its columns without pairs of one other fold.
 
     `others` has, for each other fold, its test rows and X'Y over them; test rows near this fold may not be trained on.
     """
     xp = namespace(X, Y)
     x, y = X[train].mean(axis=0), Y[train].mean(axis=0)
-    total, within = xp.zeros((X.shape[1], Y.shape[1])), 0.0
+    total, within = xp.zeros((X.shape[1], Y.shape[1])), xp.zeros(Y.shape[1])
     for tested, products in others:
         is_trained = xp.isin(tested, train)
         rows, left_out = tested[is_trained], tested[~is_trained]
         X_sum, Y_sum = X[rows].sum(axis=0) - len(rows) * x, Y[rows].sum(axis=0)
         centred = products - X[left_out].T @ Y[left_out] - xp.outer(X_sum, y) - xp.outer(x, Y_sum)
         total += centred
-        within += float((centred * centred).sum())
-    return total, float((total * total).sum()) - within
+        within += (centred * centred).sum(axis=0)
+    return total, (total * total).sum(axis=0) - within

@@ -14,7 +14,8 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,13 +58,13 @@ class Recorded(NamedTuple):
     Attributes:
         subject: one subject, or POOLED.
         rows: the rows of the experiment in which the subject has a response.
-        values: (row, neuroid) without missing responses; neuroids that lack one in these rows are left out.
+        columns: its neuroids; those that lack a response in one of these rows are left out.
         note: why nothing can be compared; "" otherwise.
     """
 
     subject: str
     rows: Integers
-    values: Floats
+    columns: Integers
     note: str
 
 
@@ -195,13 +196,14 @@ def _of_part(
     for members in _with_equal_rows(recorded):
         rows = recorded[members[0]].rows
         alike = _of_rows(
-            Layers(features, rows_of_features[rows]), [recorded[k].values for k in members],
+            Layers(features, rows_of_features[rows]), responses.values[rows], [recorded[k].columns for k in members],
             pairs.on(rows, len(responses.row_ids)), metric,
         )  # fmt: skip
         values[:, :, members], inner[:, :, members] = alike.values, alike.inner
         between[np.ix_(np.arange(n_folds), np.array(members), np.array(members))] = alike.between
     n_rows, n_neuroids = (
-        np.array([[0 if one.note else one.values.shape[axis] for one in recorded]]) for axis in (0, 1)
+        np.array([[0 if one.note else len(compared(one)) for one in recorded]])
+        for compared in (attrgetter("rows"), attrgetter("columns"))
     )
     lacking = np.isnan(values).all(axis=(0, 1))
     notes = [one.note or (_note_on_features(features, metric) if lacking[k] else "") for k, one in enumerate(recorded)]
@@ -218,15 +220,15 @@ def _note_on_features(features: Features, metric: Metric) -> str:
 
 def _recorded(responses: Responses, subject: str, metric: Metric) -> Recorded:
     """The responses of one subject, or of all."""
-    own = np.array([subject in (POOLED, name) for name in responses.subjects], dtype=bool)
-    values = responses.values[:, own].astype(float)
+    own = np.flatnonzero([subject in (POOLED, name) for name in responses.subjects])
+    values = responses.values[:, own]
     rows = np.flatnonzero(np.isfinite(values).any(axis=1))
     complete = np.isfinite(values[rows]).all(axis=0)
-    values = values[rows][:, complete]
-    if metric == "rsa" and values.shape[1] >= FEWEST_COLUMNS:  # the correlation with a constant row is not defined
-        varies = values.max(axis=1) > values.min(axis=1)
-        rows, values = rows[varies], values[varies]
-    return Recorded(subject, rows, values, _note(len(rows), int(complete.sum()), bool(own.any()), metric))
+    columns = own[complete]
+    if metric == "rsa" and len(columns) >= FEWEST_COLUMNS:  # the correlation with a constant row is not defined
+        values = values[rows][:, complete].astype(float)
+        rows = rows[values.max(axis=1) > values.min(axis=1)]
+    return Recorded(subject, rows, columns, _note(len(rows), len(columns), bool(len(own)), metric))
 
 
 def _note(n_rows: int, n_neuroids: int, is_measured: bool, metric: Metric) -> str:
@@ -261,14 +263,15 @@ class _Alike(NamedTuple):
     between: Floats
 
 
-def _of_rows(layers: Layers, recorded: Sequence[Floats], pairs: Pairs, metric: Metric) -> _Alike:
-    """Compare every layer with each of several (row, neuroid) responses."""
-    n_rows, n_folds, n = len(layers.rows), len(pairs.folds), len(recorded)
+def _of_rows(layers: Layers, Y: Floats, subjects: Sequence[Integers], pairs: Pairs, metric: Metric) -> _Alike:
+    """Compare every layer with (row, neuroid) Y of several subjects, given their columns."""
+    n_rows, n_folds, n = len(layers.rows), len(pairs.folds), len(subjects)
     values, inner = np.full((2, len(layers), n_folds, n), np.nan)
     result = _Alike(values, inner, np.full((n_folds, n, n), np.nan))
     if n_rows > MOST_ROWS:
-        _from_columns(layers, recorded, pairs, result)
+        _from_columns(layers, Y, subjects, pairs, result)
         return result
+    recorded = [Y[:, columns].astype(float) for columns in subjects]
     for chosen in _in_memory(pairs, n):
         some = pairs.of(chosen)
         whole = theirs = _of_all_rows(recorded, some, metric)
@@ -319,7 +322,7 @@ def _keep(kept: OrderedDict[bytes, T], key: bytes, value: T) -> None:
         kept.popitem(last=False)
 
 
-def _hash(recorded: Sequence[Floats], pairs: Pairs, metric: Metric) -> bytes:
+def _hash(recorded: Sequence[NDArray[Any]], pairs: Pairs, metric: Metric) -> bytes:
     """Hash of all that similarities of responses depend on."""
     hashed = hashlib.blake2b(metric.encode())
     for array in (*recorded, *(side for fold in pairs.folds for side in fold), *pairs.separated):
@@ -412,28 +415,37 @@ def _within_ranks(
 _kept_products: OrderedDict[bytes, list[CrossProducts]] = OrderedDict()
 
 
-def _from_columns(layers: Layers, recorded: Sequence[Floats], pairs: Pairs, result: _Alike) -> None:
+def _from_columns(layers: Layers, Y: Floats, subjects: Sequence[Integers], pairs: Pairs, result: _Alike) -> None:
     """Fill in CKA without a matrix of all pairs of rows; similarities between subjects are not computed."""
-    centred = [about_mean(values) for values in recorded]
-    key = _hash(recorded, pairs, "cka")
-    own = _kept_products.pop(key, None) or [_products(Y, Y, pairs) for Y in centred]
+    compared = np.unique(np.concatenate(subjects))
+    Y, places = about_mean(Y[:, compared]), [np.searchsorted(compared, columns) for columns in subjects]
+    key = _hash((Y, *places), pairs, "cka")
+    own = _kept_products.pop(key, None) or [
+        _of_subject(_products(block, block, pairs)) for place in places for block in [Y[:, place]]
+    ]
     _keep(_kept_products, key, own)
     for k in range(len(layers)):
         X = about_mean(np.asarray(layers[k]))
-        of_features = _products(X, X, pairs)
-        for subject, (Y, of_responses) in enumerate(zip(centred, own, strict=True)):
-            for ours, norms, theirs, filled in zip(
-                _products(X, Y, pairs), of_features, of_responses, (result.values, result.inner), strict=True
+        of_features, of_both = _of_subject(_products(X, X, pairs)), _products(X, Y, pairs)
+        for subject, (place, of_responses) in enumerate(zip(places, own, strict=True)):
+            ours = _of_subject(of_both, place)
+            for filled, products, *norms in zip(
+                (result.values, result.inner), ours, of_features, of_responses, strict=True
             ):
-                filled[k, :, subject] = _ratio(ours, norms * theirs)
+                filled[k, :, subject] = _ratio(products, norms[0] * norms[1])
 
 
 def _products(X: Floats, Y: Floats, pairs: Pairs) -> CrossProducts:
     """Sums of products over the pairs of each fold; there are no inner ones under "max"."""
     if pairs.are_held_out:
         return cross_products(X, Y, pairs.folds)
-    outer = [squared_products(about_mean(X[fold.test]), about_mean(Y[fold.test])) for fold in pairs.folds]
-    return CrossProducts(np.array(outer), np.full(len(outer), np.nan))
+    outer = squared_products(X, Y, [fold.test for fold in pairs.folds])
+    return CrossProducts(outer, np.full_like(outer, np.nan))
+
+
+def _of_subject(products: CrossProducts, columns: Integers | slice = slice(None)) -> CrossProducts:
+    """(fold,) sums over the columns that are compared together."""
+    return CrossProducts(*(of_column[:, columns].sum(axis=1) for of_column in products))
 
 
 def _ratio(products: Floats, norms: Floats) -> Floats:

@@ -7,6 +7,7 @@ import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import rankdata, spearmanr
 
+from harness.kernels import pairs
 from harness.kernels.pairs import SortedPairs, cross_products, gram, squared_products, standard_products, standard_ranks
 from harness.kernels.similarity import about_mean, dissimilarities, linear_cka, rounding_of
 
@@ -88,14 +89,27 @@ def test_cross_products_equal_sums_over_pairs_of_rows(gap, numbers, monkeypatch)
     ours, fold_of_row = cross_products(X, Y, folds), np.repeat(np.arange(5), 12)
     for k, (train, test) in enumerate(folds):
         K, L = ((Z[test] - Z[test].mean(0)) @ (Z[train] - Z[train].mean(0)).T for Z in (X, Y))
-        assert ours.outer[k] == pytest.approx((K * L).sum())
+        assert ours.outer[k].sum() == pytest.approx((K * L).sum())
         separated = fold_of_row[train][:, None] != fold_of_row[train]
         K, L = (gram(Z[train])[separated] for Z in (X, Y))
-        assert ours.inner[k] == pytest.approx((K * L).sum())
+        assert ours.inner[k].sum() == pytest.approx((K * L).sum())
 
 
-def test_squared_products_are_summed_over_blocks_of_columns():
+@pytest.mark.parametrize("n_columns", [3, 600])
+def test_squared_products_of_draws_are_those_of_their_rows_about_their_means(n_columns, monkeypatch):
+    monkeypatch.setattr(pairs, "_NUMBERS", 4 * 4 * 250)  # 600 columns in three blocks
     rng = np.random.default_rng(3)
-    A, B = rng.normal(size=(9, 4)), rng.normal(size=(9, 600))
-    assert squared_products(A, B) == pytest.approx(((A.T @ B) ** 2).sum())
+    X, Y = about_mean(rng.normal(size=(40, 4))), about_mean(rng.normal(size=(40, n_columns)) + 1.0)
+    draws = [np.sort(rng.choice(40, 36, replace=False)) for _ in range(3)]
+    expected = [((about_mean(X[rows]).T @ about_mean(Y[rows])) ** 2).sum(axis=0) for rows in draws]
+    np.testing.assert_allclose(squared_products(X, Y, draws), expected, rtol=1e-12)
+
+
+def test_columns_that_do_not_vary_in_a_draw_count_as_nothing():
+    X, Y = np.zeros((20, 2)), np.random.default_rng(4).normal(size=(20, 3))
+    X[0] = 1.0  # varies, but not without the first row
+    X, Y = about_mean(X), about_mean(Y)
+    without, whole = squared_products(X, Y, [np.arange(1, 20), np.arange(20)])
+    assert not without.any()
+    np.testing.assert_allclose(whole, ((X.T @ Y) ** 2).sum(axis=0), rtol=1e-12)
     assert not about_mean(np.full((4, 2), 0.1)).any()
