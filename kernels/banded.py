@@ -120,8 +120,12 @@ def unique_variance(
         np.stack([_or_nothing(*fold) for fold in zip(_best(candidates, fits, Y, splits), of_nothing, strict=True)])
         for candidates in (_checked(joint_weights, 1 + len(controls)), alone)
     )
-    joint_gain, gain = (np.where(_mean(fit) > 0, fit, 0.0 * fit) for fit in (joint, others))
-    return UniqueVariance(joint, others, joint_gain - gain)
+    return UniqueVariance(joint, others, gain(joint) - gain(others))
+
+
+def gain(r2: Array) -> Array:
+    """(fold, neuroid) R2 of a fit, or 0 for a neuroid on which its mean over the folds is negative."""
+    return np.where(_mean(r2) > 0, r2, 0.0 * r2)
 
 
 def inner_of_mean(Y: Array, split: Split) -> Array:

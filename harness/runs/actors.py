@@ -152,7 +152,7 @@ def score(
     """Compute and store one score unit, or take its rows from one of the same content; return the seconds taken."""
     started, store = time.monotonic(), Store(out)
     if scored is None or not unit.take_from(scored, store):
-        spread = Spread(partial(over_cluster, device=device), partial(in_blocks, device=device), over_cores)
+        spread = Spread(partial(over_cluster, device=device), partial(by_fold, device=device), over_cores)
         unit.run(dataset, ceiling, store, spread)
     return time.monotonic() - started
 
@@ -195,22 +195,25 @@ def over_cluster(
     yield from map(_results, running)
 
 
-def in_blocks(
+def by_fold(
     task: BlockTask, Y: Floats, operations: float, device: str, least_flops: float = fittings.LEAST_DIVIDED
 ) -> Floats:  # fmt: skip
-    """Run a task on blocks of neuroids, on all GPUs of the cluster or on all its cores; arguments as in `over_cluster`.
+    """Run a task on all GPUs of the cluster or on all its cores, divided by folds, and by neuroids if workers are left.
+
+    Arguments are as in `over_cluster`.
 
     Returns:
-        The joined results; the last axis is that of the neuroids.
+        The joined results; the last axes are those of the folds and of the neuroids.
     """
     if operations < least_flops or _room_in_store() < 2 * Y.nbytes + _n_bytes(task):
         return task(Y)
     n_workers, of_task = _workers(device)
-    blocks = fittings.cut(Y.shape[1], 1, n_workers)
-    if len(blocks) == 1 and "num_gpus" not in of_task:
+    parts, blocks = fittings.cut_folds(task.n_folds, Y.shape[1], n_workers)
+    if len(parts) == len(blocks) == 1 and "num_gpus" not in of_task:
         return task(Y)
     task_ref, run = ray.put(task), _block.options(**of_task)
-    return np.concatenate(_results([run.remote(task_ref, Y[:, block]) for block in blocks]), axis=-1)
+    results = _results([run.remote(task_ref, part, Y[:, block]) for part in parts for block in blocks])
+    return np.block([results[k : k + len(blocks)] for k in range(0, len(results), len(blocks))])
 
 
 def _room_in_store() -> float:
@@ -253,9 +256,9 @@ def _fit(fitting: Fitting, layer: Floats, Y: Floats) -> list[FoldFit]:
 
 
 @ray.remote(max_retries=3)
-def _block(task: BlockTask, Y: Floats) -> Floats:
-    """Run a task on a block of neuroids, on the GPU assigned by Ray if CuPy can use it."""
-    return task(Y, on_gpu=bool(ray.get_gpu_ids()) and gpu_available())
+def _block(task: BlockTask, folds: slice, Y: Floats) -> Floats:
+    """Run a task for some folds and neuroids, on the GPU assigned by Ray if CuPy can use it."""
+    return task.of_folds(folds)(Y, on_gpu=bool(ray.get_gpu_ids()) and gpu_available())
 
 
 @ray.remote

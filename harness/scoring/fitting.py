@@ -154,20 +154,27 @@ def run_locally(fitting: Fitting, layers: Matrices, Y: Floats) -> Iterator[list[
     return ([fit] for fit in fits)
 
 
-# Runs a task on all neuroids of (row, neuroid) Y, or on blocks of them, given its number of operations; the results,
-# whose last axis is that of the neuroids, are joined.
+# Runs a task for all folds and all neuroids of (row, neuroid) Y, or for parts of them, given its number of operations;
+# the results are joined.
 BlockRunner = Callable[["BlockTask", Floats, float], Floats]
 
 
 class BlockTask(Interface):
-    """A computation in which neuroids do not depend on each other; it can be sent to another process."""
+    """A computation in which neither folds nor neuroids depend on each other; it can be sent to another process."""
+
+    @property
+    def n_folds(self) -> int:
+        """Number of folds."""
+
+    def of_folds(self, which: slice, /) -> BlockTask:
+        """The computation for some folds."""
 
     def __call__(self, Y: Floats, /, *, on_gpu: bool = False) -> Floats:
-        """(..., neuroid) result for (row, neuroid) Y."""
+        """(..., fold, neuroid) result for (row, neuroid) Y."""
 
 
 def at_once(task: BlockTask, Y: Floats, _: float) -> Floats:
-    """Run a task on all neuroids, in this process."""
+    """Run a task for all folds and neuroids, in this process."""
     return task(Y)
 
 
@@ -235,14 +242,30 @@ def _penalty(regression: Regression) -> Penalty:
     return Penalty(alphas, regression.relative, regression.per_neuroid, regression.tie, regression.cutoff)
 
 
+_FEWEST_NEUROIDS = 1_000  # in a block
+
+
 def cut(n_neuroids: int, n_layers: int, n_workers: int) -> list[slice]:
     """Divide neuroids into blocks, so that the pieces of all layers keep all workers busy.
 
     Each block repeats the decomposition of its layer, so neuroids are divided only if there are fewer than two layers
-    per worker, and into blocks of at least 1,000 neuroids.
+    per worker, and into blocks of at least _FEWEST_NEUROIDS.
     """
-    n_blocks = max(1, min(-(-2 * n_workers // n_layers), n_neuroids // 1000))
-    edges = np.linspace(0, n_neuroids, n_blocks + 1).astype(int)
+    return _even(n_neuroids, min(-(-2 * n_workers // n_layers), n_neuroids // _FEWEST_NEUROIDS))
+
+
+def cut_folds(n_folds: int, n_neuroids: int, n_workers: int) -> tuple[list[slice], list[slice]]:
+    """Divide folds among workers, and neuroids if there are more workers than folds.
+
+    Most of the work on the features belongs to one fold, and each block of neuroids repeats it.
+    """
+    n_parts = min(n_folds, n_workers)
+    return _even(n_folds, n_parts), _even(n_neuroids, min(n_workers // n_parts, n_neuroids // _FEWEST_NEUROIDS))
+
+
+def _even(n: int, n_slices: int) -> list[slice]:
+    """Divide n things into this number of slices, at least one."""
+    edges = np.linspace(0, n, max(1, n_slices) + 1).astype(int)
     return [slice(int(start), int(stop)) for start, stop in pairwise(edges)]
 
 

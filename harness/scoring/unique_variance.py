@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.kernels.arrays import to_device
-from harness.kernels.banded import unique_variance
+from harness.kernels.banded import gain, unique_variance
 from harness.kernels.gram import Design, Scale, design
 from harness.kernels.ridge import Penalty, Split
 from harness.kernels.streams import variances
@@ -72,7 +72,7 @@ def over_controls(
         controls: name -> features on these rows; the variants of a control (OASM's widths) are used together.
         responses: brain responses; each experiment is fitted on its own rows.
         protocol: its folds are used, and for ridge its rule for leaving out training rows.
-        run: executes the fits of all neuroids, in this process or divided.
+        run: executes the fits of all folds and neuroids, in this process or divided.
 
     Raises:
         ValueError: if there is no control, a row has no features (naming it), or the folds cannot be made.
@@ -84,9 +84,9 @@ def over_controls(
         measured, neuroids = responses.of_part(part)
         X = fitting.on_rows(model.values[layer], _at(measured, model))
         task = _task(X, controls, measured, protocol)
-        fits = run(task, measured.values, task.operations(measured.values.shape[1]))
-        wide = np.full((3, fits.shape[1], len(responses.neuroid_ids)), np.nan)
-        wide[:, :, neuroids] = fits
+        joint, alone = run(task, measured.values, task.operations(measured.values.shape[1]))
+        wide = np.full((3, len(joint), len(responses.neuroid_ids)), np.nan)
+        wide[:, :, neuroids] = joint, alone, gain(joint) - gain(alone)
         by_part.append(wide)
         parts += [part] * wide.shape[1]
     joint, controls_alone, unique = np.concatenate(by_part, axis=1)
@@ -113,7 +113,7 @@ class _Band(NamedTuple):
 
 @dataclass(frozen=True)
 class _Task:
-    """The fits of some or all neuroids; small but for the features.
+    """The fits of all or some folds and neuroids; small but for the features.
 
     Attributes:
         model: the model's band.
@@ -129,16 +129,24 @@ class _Task:
     precision: Precision
 
     def __call__(self, Y: Floats, *, on_gpu: bool = False) -> Floats:
-        """(3, fold, neuroid) R2 of the joint fit, R2 of the controls, and unique variance."""
+        """(2, fold, neuroid) R2 of the joint fit and of the controls."""
         of_controls = np.array([band.weight for band in self.controls])
         joint_weights = [[model * self.model.weight, *(others * of_controls)] for model, others in TRIED]
-        return np.stack(
-            unique_variance(
-                self.model.design(on_gpu), [band.design(on_gpu) for band in self.controls],
-                to_device(Y) if on_gpu else Y, self.splits, self.penalty, joint_weights=np.array(joint_weights),
-                control_weights=of_controls[None], precision=self.precision,
-            )
+        found = unique_variance(
+            self.model.design(on_gpu), [band.design(on_gpu) for band in self.controls],
+            to_device(Y) if on_gpu else Y, self.splits, self.penalty, joint_weights=np.array(joint_weights),
+            control_weights=of_controls[None], precision=self.precision,
         )  # fmt: skip
+        return np.stack([found.joint, found.controls])
+
+    @property
+    def n_folds(self) -> int:
+        """Number of folds."""
+        return len(self.splits)
+
+    def of_folds(self, which: slice) -> _Task:
+        """The fits of some folds."""
+        return replace(self, splits=self.splits[which])
 
     def operations(self, n_neuroids: int) -> float:
         """Rough number of floating-point operations."""

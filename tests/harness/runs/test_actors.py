@@ -85,21 +85,37 @@ def test_scores_do_not_depend_on_the_blocks_and_on_where_they_are_fitted(cluster
         np.testing.assert_allclose(*ends)
 
 
-@pytest.mark.parametrize("n_blocks", [1, 3])
-def test_unique_variance_does_not_depend_on_the_blocks_of_neuroids(cluster, problem, n_blocks, monkeypatch):
+@pytest.mark.parametrize(("n_parts", "n_blocks"), [(1, 1), (1, 3), (2, 1), (5, 2)])
+def test_unique_variance_does_not_depend_on_how_folds_and_neuroids_are_divided(
+    cluster, problem, n_parts, n_blocks, monkeypatch
+):
     features, responses = problem
     protocol = Protocol("strict", "none", FoldRule("grouped", n=5), Regression("ridge", ALPHAS, inner="groups"), "max")
     control = features.values[LAYERS[0]][:, :3]
     controls = {"first columns": Features({Layer("control", 0): control}, features.row_ids)}
     whole = over_controls(features, LAYERS[1], controls, responses, protocol)
-    edges = np.linspace(0, N_NEUROIDS, n_blocks + 1).astype(int)
-    monkeypatch.setattr(fitting, "cut", lambda *_: [slice(int(a), int(b)) for a, b in pairwise(edges)])
-    run = partial(actors.in_blocks, device="cuda", least_flops=0)
+    divided = fitting._even(5, n_parts), fitting._even(N_NEUROIDS, n_blocks)
+    monkeypatch.setattr(fitting, "cut_folds", lambda *_: divided)
+    run = partial(actors.by_fold, device="cuda", least_flops=0)
     pieces = over_controls(features, LAYERS[1], controls, responses, protocol, run)
     assert np.isfinite(whole.unique).mean() > 0.99
     assert np.abs(whole.unique).max() > 0.1
     for column in ("joint", "controls", "unique"):
         np.testing.assert_allclose(getattr(pieces, column), getattr(whole, column), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n_folds", "n_neuroids", "n_workers", "n_parts", "n_blocks"),
+    [(10, 400, 2, 2, 1), (10, 30_000, 2, 2, 1), (10, 400, 64, 10, 1), (10, 30_000, 64, 10, 6), (5, 2_500, 64, 5, 2),
+     (10, 30_000, 1, 1, 1)],
+)  # fmt: skip
+def test_folds_are_divided_first_and_neuroids_among_the_workers_that_are_left(
+    n_folds, n_neuroids, n_workers, n_parts, n_blocks
+):
+    parts, blocks = fitting.cut_folds(n_folds, n_neuroids, n_workers)
+    assert (len(parts), len(blocks)) == (n_parts, n_blocks)
+    for slices, n in ((parts, n_folds), (blocks, n_neuroids)):
+        assert [k for one in slices for k in range(n)[one]] == list(range(n))
 
 
 @pytest.mark.parametrize("n", [1, 2, 9])
@@ -252,13 +268,21 @@ class _Piece:
 
 @ray.remote
 def _blocks(Y):
-    """Likewise of blocks of neuroids."""
-
-    def task(Y, *, on_gpu=False):
-        return np.full((1, Y.shape[1]), os.getpid())
-
-    processes = actors.in_blocks(task, Y, 1.0, "cpu", least_flops=0)
+    """Likewise of folds."""
+    processes = actors.by_fold(_Task(range(4)), Y, 1.0, "cpu", least_flops=0)
+    assert processes.shape == (4, Y.shape[1])
     return np.ones_like(processes), set(processes.ravel().tolist()) - {os.getpid()}
+
+
+class _Task:
+    def __init__(self, folds):
+        self.folds, self.n_folds = folds, len(folds)
+
+    def of_folds(self, which):
+        return _Task(self.folds[which])
+
+    def __call__(self, Y, *, on_gpu=False):
+        return np.full((self.n_folds, Y.shape[1]), os.getpid())
 
 
 def test_joining_a_cluster_that_does_not_exist_raises_a_clear_error():
