@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness.kernels import ways
+from harness.kernels.split import Split
 
 # Of the alphas of a grid, bounds leave about this fraction to be computed where blocks are left out.
 _COMPUTED = 0.5
@@ -54,6 +55,15 @@ class Sizes(NamedTuple):
     def is_thin(self) -> bool:
         """Whether the dual would decompose the features themselves."""
         return not self.is_banded and 2 * self.p < self.n_train + self.n_test
+
+
+def blocks_of(split: Split) -> tuple[tuple[int, int], ...] | None:
+    """`Sizes.blocks` of a fold."""
+    if split.inner is None:
+        return None
+    blocks = split.inner_blocks()
+    gaps = split.gaps(blocks) if split.gap else [()] * len(blocks)
+    return tuple((len(rows), len(rows) + len(near)) for rows, near in zip(blocks, gaps, strict=True))
 
 
 class Cost(NamedTuple):

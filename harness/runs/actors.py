@@ -200,7 +200,7 @@ def by_fold(
 ) -> Floats:  # fmt: skip
     """Run a task on all GPUs of the cluster or on all its cores, divided by folds, and by neuroids if workers are left.
 
-    Arguments are as in `over_cluster`.
+    On cores only as many pieces run at a time as have memory. Arguments are as in `over_cluster`.
 
     Returns:
         The joined results; the last axes are those of the folds and of the neuroids.
@@ -208,6 +208,11 @@ def by_fold(
     if operations < least_flops or _room_in_store() < 2 * Y.nbytes + _n_bytes(task):
         return task(Y)
     n_workers, of_task = _workers(device)
+    if "num_gpus" not in of_task:
+        of_task["memory"] = int(task.n_bytes(Y.shape[1]))
+        n_workers = _n_at_a_time(of_task)
+    if not n_workers:
+        return task(Y)
     parts, blocks = fittings.cut_folds(task.n_folds, Y.shape[1], n_workers)
     if len(parts) == len(blocks) == 1 and "num_gpus" not in of_task:
         return task(Y)
@@ -238,6 +243,15 @@ def _workers(device: str) -> tuple[int, dict[str, Any]]:
     n_cpus, n_gpus = resources()
     on_gpus = device == "cuda" and n_gpus  # GPU nodes may have left the cluster after the last extraction
     return (n_gpus, {"num_gpus": 1, "num_cpus": 0}) if on_gpus else (n_cpus, {"num_cpus": 1})
+
+
+def _n_at_a_time(of_task: dict[str, Any]) -> int:
+    """Number of pieces on cores for which the nodes have cores and memory."""
+    resources_of_nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(
+        int(min(own.get("CPU", 0) // of_task["num_cpus"], own.get("memory", 0) // max(of_task["memory"], 1)))
+        for own in resources_of_nodes
+    )
 
 
 def _results(tasks: list[Any]) -> list[Any]:

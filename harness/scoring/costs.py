@@ -30,6 +30,8 @@ _PROCESS, _PER_LAYER, _PER_FOLD = 4e8, 250.0, 300.0
 _BOOTSTRAPS = 2e7
 # Unique variance has about this many bands of features: of a model, its embeddings, and controls of so many columns.
 _BANDS, _CONTROLS = 4, 320
+# Operations in the time that held-out CKA takes for each number of a product of columns and each pair of folds.
+_PER_NUMBER = 50.0
 # Rows per group of a made-up recording: about a story.
 _GROUP_ROWS = 330
 
@@ -63,19 +65,21 @@ class ScoringCost(NamedTuple):
 
     Attributes:
         fits: of all layers, and for unique variance, in pieces; its memory is that of one fit.
-        rest: predictions, by fold, and similarity; its memory is that of a process that does not divide them.
+        rest: predictions, by fold; its memory is that of a process that does not divide them, and of similarity.
+        similarity: operations of RSA and CKA, which are never divided.
         n_layers: number of layers.
         n_bytes: memory if nothing is divided.
     """
 
     fits: Cost
     rest: Cost
+    similarity: float
     n_layers: int
 
     @property
     def operations(self) -> float:
         """All operations."""
-        return self.fits.operations + self.rest.operations
+        return self.fits.operations + self.rest.operations + self.similarity
 
     @property
     def n_bytes(self) -> float:
@@ -135,14 +139,15 @@ def of_score(
     n_columns = _columns(protocol, width)
     layer = costs.together([fit for experiment in experiments for fit in _layer(experiment, protocol, n_columns)])
     operations = layer.operations + sum(_components(experiment, protocol, width) for experiment in experiments)
-    others = [layer] if permutation.applies(protocol.folds) else []
-    others += [_similarity(experiment, n_layers, n_columns) for experiment in experiments]
+    predicted = layer.operations if permutation.applies(protocol.folds) else 0.0
+    alike = costs.together([_similarity(experiment, protocol, n_layers, n_columns) for experiment in experiments])
     unique = Cost(0.0, 0.0)
     if has_controls and not protocol.components and protocol.metric == "pearson_r":
         unique = costs.together([_unique_variance(experiment, protocol, n_columns) for experiment in experiments])
-    rest, held = costs.together(others), _held(experiments, n_layers, n_columns)
-    rest = Cost(rest.operations, held + max(rest.n_bytes - layer.n_bytes, unique.n_bytes - layer.n_bytes, 0.0))
-    return ScoringCost(layer._replace(operations=n_layers * operations + unique.operations), rest, n_layers)
+    largest = max(alike.n_bytes - layer.n_bytes, unique.n_bytes - layer.n_bytes, 0.0)
+    rest = Cost(predicted, _held(experiments, n_layers, n_columns) + largest)
+    fits = layer._replace(operations=n_layers * operations + unique.operations)
+    return ScoringCost(fits, rest, alike.operations, n_layers)
 
 
 def of_ceiling(experiments: Sequence[Experiment], protocol: Protocol) -> Cost:
@@ -165,13 +170,8 @@ def _pools(experiment: Experiment) -> list[tuple[str, ...]]:
 def sizes_of(experiment: Experiment, protocol: Protocol, p: int, n_neuroids: int) -> Sizes:
     """The sizes of a fit of p features to some neuroids without missing rows, by the fold with most training rows."""
     split = max(experiment.splits, key=lambda fold: len(fold.train))
-    inner, gap = fitting.inner_of(protocol, experiment.groups, split.train, experiment.texts)
-    regression, blocks = protocol.regression, None
-    if inner is not None:
-        own = Split(*split, inner, gap)
-        of_block = own.inner_blocks()
-        gaps = own.gaps(of_block) if gap else [()] * len(of_block)
-        blocks = tuple((len(rows), len(rows) + len(near)) for rows, near in zip(of_block, gaps, strict=True))
+    inner = fitting.inner_of(protocol, experiment.groups, split.train, experiment.texts)
+    regression, blocks = protocol.regression, costs.blocks_of(Split(*split, *inner))
     n_alphas, n_folds, is_mixed = (
         max(len(regression.alphas), 1),
         len(experiment.splits),
@@ -220,17 +220,22 @@ def _unique_variance(experiment: Experiment, protocol: Protocol, p: int) -> Cost
     return Cost(len(unique_variance.TRIED) * total.operations, total.n_bytes + extra)
 
 
-def _similarity(experiment: Experiment, n_layers: int, p: int) -> Cost:
+def _similarity(experiment: Experiment, protocol: Protocol, n_layers: int, p: int) -> Cost:
     """RSA and CKA of all layers; over 2,000 rows CKA alone, from products of columns."""
     n, v = len(experiment.groups), experiment.n_neuroids
     if n <= similarity.MOST_ROWS:
         return Cost(4.0 * n * n * (n_layers * p + v), 40.0 * n * n)
-    largest = max(experiment.subjects.values(), default=v)
-    if largest > similarity.MOST_NEUROIDS:
+    of_subjects = [m for m in experiment.subjects.values() if m <= similarity.MOST_NEUROIDS]
+    if not of_subjects:
         return Cost(0.0, 0.0)
-    return Cost(
-        2.0 * n * largest * (largest + n_layers * min(p, n)) * max(len(experiment.subjects), 1), 8.0 * largest**2
-    )
+    compared = sum(of_subjects)
+    if protocol.layer_choice == "nested":
+        per_number = 2.0 * n + _PER_NUMBER * len(experiment.splits) ** 2
+    else:  # all subjects together as well; the rows that a draw leaves out are products of their own
+        of_subjects += [compared] if compared <= similarity.MOST_NEUROIDS else []
+        per_number = 2.0 * n * (1.0 + similarity.N_DRAWS * (1.0 - similarity.DRAWN))
+    numbers = sum(m * m for m in of_subjects) + n_layers * p * (p + compared)
+    return Cost(per_number * numbers, 16.0 * n * (compared + p))
 
 
 def _held(experiments: Sequence[Experiment], n_layers: int, p: int) -> float:

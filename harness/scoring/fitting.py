@@ -169,6 +169,9 @@ class BlockTask(Interface):
     def of_folds(self, which: slice, /) -> BlockTask:
         """The computation for some folds."""
 
+    def n_bytes(self, n_neuroids: int, /) -> float:
+        """Memory that it takes for this number of neuroids, beside the data."""
+
     def __call__(self, Y: Floats, /, *, on_gpu: bool = False) -> Floats:
         """(..., fold, neuroid) result for (row, neuroid) Y."""
 

@@ -40,7 +40,8 @@ Metric = Literal["rsa", "cka"]
 METRICS: tuple[Metric, ...] = ("rsa", "cka")
 POOLED = ""  # the neuroids of all subjects together
 # Brain-Score's metrics `rdm` and `cka` compare the 90 % of the rows that ten random draws select.
-DRAWS = FoldRule("shuffled", n=10, test_fraction=0.9, seed=1)
+N_DRAWS, DRAWN = 10, 0.9
+DRAWS = FoldRule("shuffled", n=N_DRAWS, test_fraction=DRAWN, seed=1)
 # Above this, pairs of rows are not held in memory: RSA is left out, and CKA is computed from cross-products of columns.
 MOST_ROWS = 2_000
 # Above MOST_ROWS rows CKA costs rows x neuroids x neuroids, and is left out for more neuroids than this.

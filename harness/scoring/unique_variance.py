@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from harness.kernels import costs
 from harness.kernels.arrays import to_device
 from harness.kernels.banded import gain, unique_variance
 from harness.kernels.gram import Design, Scale, design
@@ -148,10 +149,23 @@ class _Task:
         """The fits of some folds."""
         return replace(self, splits=self.splits[which])
 
+    @property
+    def n_features(self) -> int:
+        """Columns of all bands."""
+        return sum(band.X.shape[1] for band in (self.model, *self.controls))
+
     def operations(self, n_neuroids: int) -> float:
         """Rough number of floating-point operations."""
-        n_features = sum(band.X.shape[1] for band in (self.model, *self.controls))
-        return len(TRIED) * fitting.flops_of_layer(self.splits, n_features, n_neuroids)
+        return len(TRIED) * fitting.flops_of_layer(self.splits, self.n_features, n_neuroids)
+
+    def n_bytes(self, n_neuroids: int) -> float:
+        """Forecast of the memory that the fits take beside the data."""
+        largest = max(self.splits, key=lambda split: len(split.train))
+        sizes = costs.Sizes(
+            len(largest.train), len(largest.test), self.n_features, n_neuroids, len(self.penalty.alphas), self.n_folds,
+            costs.blocks_of(largest), self.precision == "mixed", n_grams=1 + len(self.controls), is_banded=True,
+        )  # fmt: skip
+        return costs.of_fit(sizes).n_bytes
 
 
 def ridge_of(protocol: Protocol) -> Protocol:

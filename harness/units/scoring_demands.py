@@ -47,6 +47,7 @@ def of_score(
     divided, alone = (cost.fits.operations, 0.0) if is_divided else (0.0, cost.fits.operations)
     n_folds = sum(len(experiment.splits) for experiment in experiments)  # predicted beside each other
     alone += cost.rest.operations / (n_folds if cost.rest.operations >= fitting.LEAST_DIVIDED else 1)
+    alone += cost.similarity
 
     def n_bytes(experiments: Sequence[Experiment], protocol: Protocol) -> float:
         return forecast(experiments, protocol).n_bytes

@@ -275,14 +275,28 @@ def _blocks(Y):
 
 
 class _Task:
-    def __init__(self, folds):
-        self.folds, self.n_folds = folds, len(folds)
+    def __init__(self, folds, bytes_of_all=2**20):
+        self.folds, self.n_folds, self.bytes_of_all = folds, len(folds), bytes_of_all
 
     def of_folds(self, which):
         return _Task(self.folds[which])
 
+    def n_bytes(self, n_neuroids):
+        return self.bytes_of_all
+
     def __call__(self, Y, *, on_gpu=False):
         return np.full((self.n_folds, Y.shape[1]), os.getpid())
+
+
+@pytest.mark.parametrize(("gigabytes", "is_divided"), [(0.1, True), (0.7, False), (5, False)])
+def test_folds_are_divided_only_if_there_is_memory_for_two_at_a_time(gigabytes, is_divided):
+    """There are two cores, and one gigabyte for tasks."""
+    if not ray.is_initialized() or ray.cluster_resources().get("memory") != 1e9:
+        ray.shutdown()
+        ray.init(address="local", num_cpus=2, _memory=10**9, logging_level="ERROR", log_to_driver=False)
+    task, Y = _Task(range(4), gigabytes * 1e9), np.ones((3, 10), dtype=np.float32)
+    processes = actors.by_fold(task, Y, 1.0, "cpu", least_flops=0)
+    assert (set(processes.ravel().tolist()) != {os.getpid()}) == is_divided
 
 
 def test_joining_a_cluster_that_does_not_exist_raises_a_clear_error():

@@ -69,6 +69,18 @@ def test_unique_variance_is_over_controls_and_the_embeddings_of_the_model():
     assert unique > len(unique_variance.TRIED) * twice.fits.operations
 
 
+def test_similarity_of_a_long_recording_is_of_products_of_columns_unless_there_are_too_many():
+    def operations(protocol, n_neuroids, n_rows=3_000):
+        made = costs.made_up(2, n_rows, n_neuroids, protocol)
+        return costs.of_score(made, protocol, 4, 64, has_controls=False).similarity
+
+    paper = pereira2018.PAPER  # draws leave out rows, and all subjects are compared together as well
+    assert operations(paper, 50) > operations(STRICT, 50) > 0
+    assert operations(paper, 50, 6_000) == pytest.approx(2 * operations(paper, 50))
+    assert operations(STRICT, 30_000) == 0
+    assert operations(paper, 15_000) < 4 * operations(paper, 10_000)  # 30,000 together are left out
+
+
 def test_a_single_subject_has_no_ceiling_to_compute():
     assert costs.of_ceiling(costs.made_up(1, 400, 20, STRICT), STRICT).operations == 0
 
