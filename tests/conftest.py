@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from harness.models import model_table
 from harness.runs.outcome import Outcome
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,6 +45,15 @@ def no_ray_is_left():
     yield
     if "ray" in sys.modules:
         sys.modules["ray"].shutdown()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models_are_those_of_the_table():
+    """Models of a file that a command was given stay known until its process ends."""
+    before = dict(model_table.MODELS)
+    yield
+    model_table.MODELS.clear()
+    model_table.MODELS.update(before)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def test_heavy_libraries_have_a_home(library):
 
 
 def _loads(code):
-    heavy = ["ray", "torch", "transformers", "pandas", "pyarrow", "scipy", "cupy"]
+    heavy = ["ray", "torch", "transformers", "pandas", "pyarrow", "scipy", "scipy.stats", "sklearn", "cupy"]
     script = f"{code}\nimport sys; print(*[name for name in {heavy!r} if name in sys.modules])"
     return subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
@@ -118,6 +118,15 @@ def _loads(code):
 ])  # fmt: skip
 def test_help_and_import_load_nothing_heavy(code):
     assert _loads(code) == ""
+
+
+def test_a_process_of_a_run_imports_what_it_needs_and_no_more():
+    """Each process of a run pays for its imports: transformers brings scikit-learn, which brings scipy.stats."""
+    assert _loads("import harness.runs.actors") == "ray pandas pyarrow scipy"
+    code = "from harness.checkpoints import model_configs; model_configs.import_libraries()"
+    assert (
+        _loads(f"{code}\nimport transformers; assert transformers.utils.is_sklearn_available()") == "torch transformers"
+    )
 
 
 def test_help_is_there_at_once():

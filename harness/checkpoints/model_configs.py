@@ -74,9 +74,19 @@ class ModelConfig:
 
 
 def import_libraries() -> None:
-    """Import torch and transformers, which takes seconds, while something else is waited for."""
+    """Import torch and transformers in a process of a run, which takes seconds.
+
+    transformers would import scikit-learn too, a quarter of the time, for text that two models generate together; a run
+    generates none.
+    """
     with contextlib.suppress(Exception):  # whoever needs them imports them again, and shows the error
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+        from transformers import utils
+
+        utils.is_sklearn_available = lambda: False
+        try:
+            from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+        finally:
+            utils.is_sklearn_available = utils.import_utils.is_sklearn_available
 
 
 def load(folder: str | Path, name: str) -> ModelConfig:

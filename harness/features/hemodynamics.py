@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import sparse, stats
+from scipy import sparse
 
 from harness.kernels.gram import z_factors
 from harness.protocol import Sampling
@@ -233,6 +233,8 @@ def _lanczos(lags_s: Floats, tr: float) -> Floats:
 
 def _hrf(lags_s: Floats, tr: float) -> Floats:
     """The same by the canonical response, whose integral is one TR."""
+    from scipy import stats
+
     response = stats.gamma.pdf(lags_s, 6) - stats.gamma.pdf(lags_s, 16) / 6
     return np.where((lags_s > 0) & (lags_s < _HRF_S), response * tr / (1 - 1 / 6), 0.0)
 

@@ -24,6 +24,7 @@ import ray
 from ray import cloudpickle
 from ray.experimental import internal_kv
 
+from harness.checkpoints import model_configs
 from harness.checkpoints.checkpoints import Checkpoint
 from harness.cluster.placement import Placement
 from harness.extraction.backends import Model
@@ -81,9 +82,10 @@ class ModelActor:
         The model is loaded here and not in `__init__`, so that a faulty checkpoint raises its own exception instead of
         an actor creation error.
         """
+        started = time.monotonic()
+        model_configs.import_libraries()
         from harness.extraction import backends
 
-        started = time.monotonic()
         seed = unit.seed
         if self.loaded is None or self.loaded[0] != seed:
             if self.loaded:  # two models at once may not fit into memory

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from harness.kernels.metrics import pearson_r
 from harness.protocol import Protocol
@@ -145,7 +144,7 @@ def _half_widths(growth: Growth) -> Floats:
         n_folds, rho = len(by_fold), growth.fold_correlation
         if n_folds > 1 and rho < intervals.MOST_CORRELATED:
             variance = by_fold.var(axis=0, ddof=1) * intervals.per_fold(n_folds, rho)
-            half[neuroids] = stats.t.ppf(0.975, n_folds - 1) * np.sqrt(variance)
+            half[neuroids] = intervals.t_quantile(0.975, n_folds - 1) * np.sqrt(variance)
     return half
 
 
@@ -201,7 +200,7 @@ def split_half_with_interval(values: Floats) -> tuple[float, float, float]:
         parts = np.array_split(np.arange(values.shape[axis]), n_left_out)
         without = [_median(corrected_halves(*_delete(values, halves, part, axis))) for part in parts]
         variance = (len(parts) - 1) ** 2 / len(parts) * np.var(without, ddof=1)
-        spread += stats.t.ppf(0.975, len(parts) - 1) ** 2 * variance
+        spread += intervals.t_quantile(0.975, len(parts) - 1) ** 2 * variance
     return ceiling, ceiling - spread**0.5, ceiling + spread**0.5
 
 

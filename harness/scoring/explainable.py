@@ -16,10 +16,10 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from harness.kernels.metrics import explainable_variance
 from harness.records import Floats, Repetitions, Responses
+from harness.scoring import intervals
 
 # With fewer texts that were presented twice, there is no ceiling from repetitions.
 MIN_TEXTS = 10
@@ -46,7 +46,7 @@ def of_repetitions(repetitions: Repetitions, responses: Responses) -> tuple[Floa
     tenths = np.array_split(np.arange(values.shape[1]), _TENTHS)
     without = np.stack([_of_mean(single_response(np.delete(values, texts, axis=1)), n) for texts in tenths])
     spread = (_TENTHS - 1) * without.std(axis=0, ddof=1) / np.sqrt(_TENTHS)
-    half = stats.t.ppf(0.975, _TENTHS - 1) * spread
+    half = intervals.t_quantile(0.975, _TENTHS - 1) * spread
     kind = f"{EXPLAINABLE} of {repetitions.in_words}"
     if not repetitions.are_averaged:
         kind += ", for single responses"

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from harness.records import GROUP, Floats, Integers
 
@@ -28,6 +28,11 @@ MOST_CORRELATED = 0.99  # folds that predict each other
 _MAX_COUNTS = 2**22  # numbers in memory at once
 
 
+def t_quantile(level: float, df: float) -> float:
+    """Quantile of Student's t distribution; as `scipy.stats.t.ppf`, whose module takes long to import."""
+    return float(special.stdtrit(df, level))
+
+
 class Variance(NamedTuple):
     """Variance of a score, and its degrees of freedom."""
 
@@ -36,7 +41,7 @@ class Variance(NamedTuple):
 
     def squared_half_width(self, level: float = 0.95) -> float:
         """Of the t interval."""
-        return float(stats.t.ppf((1 + level) / 2, self.df) ** 2 * self.value)
+        return t_quantile((1 + level) / 2, self.df) ** 2 * self.value
 
 
 NO_VARIANCE = Variance(0.0, 1.0)

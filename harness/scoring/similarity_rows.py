@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from harness.protocol import Protocol
 from harness.records import GROUP, Features, Floats, Integers, Layer, Responses
@@ -208,7 +207,7 @@ class SimilarityRows:
         without = [self._similarity_without(between, k) for k in np.flatnonzero(measured)]
         n_left = len(without)
         variance = (n_left - 1) ** 2 / n_left * np.var(without, ddof=1)
-        half = math.sqrt(folds.squared_half_width() + stats.t.ppf(0.975, n_left - 1) ** 2 * variance)
+        half = math.sqrt(folds.squared_half_width() + intervals.t_quantile(0.975, n_left - 1) ** 2 * variance)
         return Ceiling(*map(float, signed_root(np.array([value, value - half, value + half]))))
 
     def _similarity_without(self, between: Floats, subject: int) -> float:

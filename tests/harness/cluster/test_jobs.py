@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,17 +21,12 @@ from harness.cluster import jobs
 from harness.runs import pipeline
 from harness.spec import quickstart as quickstart_spec
 from harness.storage import tables
+from tests.harness.cluster.ports import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow]
 
 SPEC = replace(quickstart_spec(), models=("tiny-gpt2",), protocols=("strict",), variants=())
 OPTIONS = ("--model", "tiny-gpt2", "--protocol", "strict", "--no-untrained")
-
-
-def free_port():
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return bound.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.harness.cluster.ports import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow]
 
@@ -29,17 +30,11 @@ print(json.dumps(alive))
 """
 
 
-def free_port():
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return bound.getsockname()[1]
-
-
-def wait(condition, process):
+def wait(condition, process, printed=lambda: ""):
     """Wait until the condition holds; `process` must be running meanwhile."""
     deadline = time.monotonic() + 240
     while not condition():
-        assert process.poll() is None
+        assert process.poll() is None, printed()
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -87,7 +82,7 @@ class Cluster:
         options = ("--head", f"--port={self.port}", f"--redis-password={password}", "--num-cpus=0")
         env = {"RAY_REDIS_ADDRESS": address, "RAY_external_storage_namespace": "of-this-test"}
         head = self.start_node(name, *options, "--include-dashboard=false", **env)
-        wait(lambda: "Ray runtime started" in self.printed(name), head)
+        wait(lambda: "Ray runtime started" in self.printed(name), head, lambda: self.printed(name, "stderr"))
         return head
 
     def start_node(self, name, *options, **env):

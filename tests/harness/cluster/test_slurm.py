@@ -20,6 +20,7 @@ from harness.cluster import slurm
 from harness.jobs import slurm_node
 from harness.runs import local_ray
 from harness.storage import tables
+from tests.harness.cluster.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 OPTIONS = ("--model", "tiny-gpt2", "--protocol", "strict", "--no-untrained")
@@ -113,7 +114,7 @@ def environment():
     if os.getuid() or not all(daemons.values()):
         pytest.skip("needs slurmctld, slurmd and munged, and root, who may start them")
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # a short path, for the socket
-    ports, host = [_free_port() for _ in range(3)], socket.gethostname().partition(".")[0]
+    ports, host = [free_port() for _ in range(3)], socket.gethostname().partition(".")[0]
     (folder / "state").mkdir()
     (folder / "munge.key").write_bytes(secrets.token_bytes(1024))
     (folder / "munge.key").chmod(0o400)
@@ -138,12 +139,6 @@ def environment():
         yield env
         _printed(["scancel", "--me"], env)
         _wait(lambda: not _printed(["squeue", "--noheader"], env), 60)
-
-
-def _free_port():
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return bound.getsockname()[1]
 
 
 def _printed(command, env):
