@@ -27,6 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,23 @@ class Tried:
 
 @dataclass
 class Bench:
-    """What the faults share: a finished OUT, and seeds."""
+    """What the faults share: an OUT whose run nothing disturbs, made when first asked for, and random numbers."""
 
-    good: Path
-    run: str
+    folder: Path
     numbers: random.Random
+
+    @cached_property
+    def run(self) -> str:
+        """The name of the undisturbed run."""
+        name = pipeline.run(SPEC, str(self.folder)).run
+        ray.shutdown()
+        return name
+
+    @property
+    def good(self) -> Path:
+        """OUT of the undisturbed run."""
+        assert self.run
+        return self.folder
 
     def out(self, folder: Path) -> str:
         """A fresh OUT with the same models and recording."""
@@ -322,7 +335,8 @@ def storage_fails(bench: Bench, folder: Path) -> Tried:
 
     folder.mkdir()
     recording = fleet.sentences(folder)
-    names = tuple(str(quickstart.folder_of(str(bench.good)) / name) for name in SPEC.models)
+    quickstart.build(str(folder / "models"), SPEC.seed)
+    names = tuple(str(folder / "models" / name) for name in SPEC.models)
     spec = EvaluationSpec("storage", names, (f"local:{recording}",), ("strict",), controls=("length", "random"))
     good = pipeline.run(spec, str(folder / "good"))
     ray.shutdown()
@@ -428,11 +442,9 @@ def main() -> int:
 
 def tried(folder: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row for each fault."""
-    good = folder / "good"
-    run = pipeline.run(SPEC, str(good)).run
-    ray.shutdown()
+    bench = Bench(folder / "good", random.Random())  # noqa: S311
     for name, fault in arguments.faults.items():
-        bench = Bench(good, run, random.Random(f"{arguments.seed} {name}"))  # noqa: S311
+        bench.numbers.seed(f"{arguments.seed} {name}")
         results = []
         for k in range(COUNTS.get(name, arguments.tries) if arguments.full else arguments.tries):
             try:

@@ -162,30 +162,43 @@ def send_to_all(process, how):
             member.send_signal(how)
 
 
-@pytest.mark.parametrize(("how", "send"), [
-    (signal.SIGKILL, subprocess.Popen.send_signal), (signal.SIGTERM, send_to_all),
-], ids=["KILL", "TERM to all"])  # fmt: skip
-def test_a_killed_driver_resumes(undisturbed, out, how, send):
+def stored(out):
+    """The manifests of units, and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in Path(out).glob("units/[!.]*/*/manifest.json")}
+
+
+def session_of(process):
+    """The folder of a driver's Ray."""
+    marks = Path("/tmp/ray").glob("session_2*/of-harness")
+    (session,) = [mark.parent for mark in marks if f" {process.pid}@" in mark.read_text()]
+    return session
+
+
+def test_a_driver_that_was_stopped_and_then_killed_resumes(undisturbed, out):
     """Stored units are not computed again, and the tables are the same."""
     ray.shutdown()
     process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: len(list(Path(out).glob("units/[!.]*/*/manifest.json"))) >= 4, process)
-    (session,) = [
-        mark.parent for mark in Path("/tmp/ray").glob("session_2*/of-harness") if f" {process.pid}@" in mark.read_text()
-    ]
-    send(process, how)
+    wait_for(lambda: len(stored(out)) >= 4, process)
+    session = session_of(process)
+    send_to_all(process, signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
-    if how == signal.SIGTERM:
-        assert process.returncode == 1
-        assert "stopped; run the same command again" in said
-        assert "nothing to do" not in said
-        assert not session.exists()
-        assert not list(Path(out).glob("units/.claims/*/*"))
-        assert not list(Path(out).glob("units/.aside-*"))
-        (about,) = tables.read(out, "runs", undisturbed[1]).to_dict("records")  # finished units are in the tables
-        n_done = len(list(Path(out).glob("units/scores/*/manifest.json")))
-        assert (about["status"], about["n_failed"], about["n_computed"]) == ("stopped", 0, n_done)
-    before = {path: path.stat().st_mtime_ns for path in Path(out).glob("units/[!.]*/*/manifest.json")}
+    assert process.returncode == 1
+    assert "stopped; run the same command again" in said
+    assert "nothing to do" not in said
+    assert not session.exists()
+    assert not list(Path(out).glob("units/.claims/*/*"))
+    assert not list(Path(out).glob("units/.aside-*"))
+    (about,) = tables.read(out, "runs", undisturbed[1]).to_dict("records")  # finished units are in the tables
+    after_stop = stored(out)
+    n_scores = sum(path.parts[-3] == "scores" for path in after_stop)
+    assert (about["status"], about["n_failed"], about["n_computed"]) == ("stopped", 0, n_scores)
+
+    process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(stored(out)) > len(after_stop), process)
+    process.kill()
+    process.wait(60)
+    before = stored(out)
+    assert after_stop.items() <= before.items()
     n_scores = sum(path.parts[-3] == "scores" for path in before)
     done = subprocess.run([*command(out), "--json"], capture_output=True, text=True, check=True)
     ended = json.loads(done.stdout)

@@ -89,8 +89,8 @@ def test_a_killed_run_resumes_and_equals_a_single_process(models, corpus, tmp_pa
         pd.testing.assert_frame_equal(ours[MEASURED], theirs[MEASURED], check_dtype=False, atol=1e-4, rtol=1e-5)
         assert set(ours.context) == {"passage"}
         assert list(ours.passage[:2]) == ["p0", "p0"]
-    again = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert (again["n_read"], again["run"]) == (0, ended["run"])
+    again = word_surprisals.run([corpus], names, HOW, out)
+    assert (again.n_read, again.run) == (0, ended["run"])
     store = Store(out)
     assert not inventory.unused_files(store, unused=True)
     assert {unit.kind for unit in inventory.ls(store)} == {"corpora", "surprisals"}
