@@ -199,7 +199,7 @@ def split_half_with_interval(values: Floats) -> tuple[float, float, float]:
     for axis, n_left_out in ((1, min(n_subjects, _MOST_LEFT_OUT)), (0, _BLOCKS)):
         parts = np.array_split(np.arange(values.shape[axis]), n_left_out)
         without = [_median(corrected_halves(*_delete(values, halves, part, axis))) for part in parts]
-        variance = (len(parts) - 1) ** 2 / len(parts) * np.var(without, ddof=1)
+        variance = (len(parts) - 1) ** 2 / len(parts) * float(np.var(without, ddof=1))
         spread += intervals.t_quantile(0.975, len(parts) - 1) ** 2 * variance
     return ceiling, ceiling - spread**0.5, ceiling + spread**0.5
 
