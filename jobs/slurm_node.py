@@ -1,14 +1,22 @@
 """Ray on one node of a Slurm job: `python -m harness.jobs.slurm_node HOST:PORT`, started on each node by srun.
 
-The first node holds the head. CPU cores and GPUs are those that Slurm gave the job on this node.
+The first node holds the head. CPU cores and GPUs are those that Slurm gave the job on this node. Ray gives a node 30 s
+to start, which are too few on a busy one, and is started again.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
+
+_TRIES = 3
+_STARTED_S = 120.0  # Ray that runs for so long has started
 
 
 def command(address: str, environment: dict[str, str]) -> list[str]:
@@ -33,6 +41,21 @@ def command(address: str, environment: dict[str, str]) -> list[str]:
     ]  # fmt: skip
 
 
+def start(ray_start: list[str]) -> int:
+    """Run `ray start --block`, again if it does not start; returns its exit status.
+
+    SIGTERM, which Slurm sends to all processes of the step, ends Ray, and with it this process.
+    """
+    is_over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: is_over.set())
+    for _ in range(_TRIES):
+        began = time.monotonic()
+        status = subprocess.call(ray_start)
+        if not status or is_over.is_set() or time.monotonic() - began > _STARTED_S:
+            break
+        print(f"Ray did not start on this node (exit status {status}).", file=sys.stderr, flush=True)  # noqa: T201
+    return status
+
+
 if __name__ == "__main__":
-    ours = command(sys.argv[1], dict(os.environ))
-    os.execv(ours[0], ours)  # noqa: S606 - Ray's own command, without a shell
+    sys.exit(start(command(sys.argv[1], dict(os.environ))))

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -95,6 +96,21 @@ def test_the_first_node_holds_the_head_and_each_gets_what_slurm_gave_it():
     assert all({"--num-cpus=16", "--num-gpus=4", "--block"} <= set(command) for command in (head, other))
 
 
+@pytest.mark.parametrize(("then", "status", "n", "started_s"), [
+    ("exit 0", 0, 1, 60), ("exit 7", 7, 3, 60), ("test $(wc -l < started) = 2", 0, 2, 60),
+    ("kill -TERM $PPID; exit 1", 1, 1, 60), ("exit 1", 1, 1, 0),
+], ids=["starts", "never starts", "starts at last", "is stopped", "had started"])  # fmt: skip
+def test_ray_that_does_not_start_on_a_node_is_started_again(then, status, n, started_s, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(slurm_node, "_STARTED_S", started_s)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert slurm_node.start(["sh", "-c", f"echo one >> started; {then}"]) == status
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert Path("started").read_text().count("one") == n
+
+
 def test_a_run_on_one_node_takes_the_cores_that_slurm_gave_it(monkeypatch):
     options = {}
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "3")
@@ -152,10 +168,10 @@ def _wait(is_so, seconds):
         time.sleep(0.5)
 
 
-def _submit(env, out):
+def _submit(env, out, *options):
     command = [sys.executable, "-m", "harness.cli", "submit", "quickstart", *OPTIONS, "--out", out, "--json", "--slurm"]
     nodes = ["--nodes", "2", "--sbatch=--time=20"]
-    done = subprocess.run([*command, *nodes], capture_output=True, text=True, env=env, cwd=ROOT, check=False)
+    done = subprocess.run([*command, *nodes, *options], capture_output=True, text=True, env=env, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -170,9 +186,10 @@ def _details(job, env):
 @pytest.mark.cluster
 def test_a_job_on_two_nodes_goes_on_after_its_time_limit_and_is_not_repeated(environment, tmp_path):
     out = str(tmp_path / "out")
-    first = _submit(environment, out)
+    first = _submit(environment, out, "--sbatch=--hold")
     assert first["state"] == "submitted"
     assert _submit(environment, out) == {**first, "state": "queued"}
+    _printed(["scontrol", "release", first["job"]], environment)
     _wait(lambda: any((tmp_path / "out" / "units").glob("*/*/manifest.json")), 300)
     _printed(["scancel", "--batch", "--signal=USR1", first["job"]], environment)  # as before the time limit
     _wait(lambda: _details(first["job"], environment)["JobState"] in ("COMPLETED", "FAILED"), 480)
