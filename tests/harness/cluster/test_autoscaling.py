@@ -16,7 +16,7 @@ import ray
 
 from harness.models import tiny
 from harness.storage import tables
-from tests.harness.cluster.ports import free_port
+from tests.harness.cluster.heads import free_port
 
 pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow]
 

@@ -21,7 +21,7 @@ from harness.cluster import jobs
 from harness.runs import pipeline
 from harness.spec import quickstart as quickstart_spec
 from harness.storage import tables
-from tests.harness.cluster.ports import free_port
+from tests.harness.cluster.heads import free_port, started
 
 pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow]
 
@@ -45,18 +45,18 @@ def cluster(tmp_path_factory):
     address = f"http://127.0.0.1:{(dashboard := free_port())}"
     # A job's driver joins the newest cluster in the folder of its node: not one that another test has just started.
     ray_folder = tempfile.mkdtemp(prefix="ray-")  # short, for the sockets
-    head = subprocess.Popen(
-        [Path(sys.executable).parent / "ray", "start", "--head", "--block", f"--port={free_port()}", "--num-cpus=2",
-         f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--object-store-memory=200000000",
-         f"--temp-dir={ray_folder}", "--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0",
-         "--metrics-export-port=0"],
-        env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 90
-    while harness("status", env=env, address=address).returncode:
-        assert head.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(1)
+    command = [
+        Path(sys.executable).parent / "ray", "start", "--head", "--block", f"--port={free_port()}", "--num-cpus=2",
+        f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--object-store-memory=200000000",
+        f"--temp-dir={ray_folder}", "--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0",
+        "--metrics-export-port=0",
+    ]  # fmt: skip
+    head = started(
+        lambda: subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        ),
+        lambda: harness("status", env=env, address=address).returncode == 0,
+    )
     yield address, env
     for process in (*psutil.Process(head.pid).children(recursive=True), head):
         with contextlib.suppress(psutil.NoSuchProcess):

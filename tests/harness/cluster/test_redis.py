@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.harness.cluster.ports import free_port
+from tests.harness.cluster.heads import free_port, started
 
 pytestmark = [pytest.mark.ray, pytest.mark.cluster, pytest.mark.slow]
 
@@ -30,11 +30,11 @@ print(json.dumps(alive))
 """
 
 
-def wait(condition, process, printed=lambda: ""):
+def wait(condition, process):
     """Wait until the condition holds; `process` must be running meanwhile."""
     deadline = time.monotonic() + 240
     while not condition():
-        assert process.poll() is None, printed()
+        assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -81,9 +81,10 @@ class Cluster:
         address, password = self.redis
         options = ("--head", f"--port={self.port}", f"--redis-password={password}", "--num-cpus=0")
         env = {"RAY_REDIS_ADDRESS": address, "RAY_external_storage_namespace": "of-this-test"}
-        head = self.start_node(name, *options, "--include-dashboard=false", **env)
-        wait(lambda: "Ray runtime started" in self.printed(name), head, lambda: self.printed(name, "stderr"))
-        return head
+        return started(
+            lambda: self.start_node(name, *options, "--include-dashboard=false", **env),
+            lambda: "Ray runtime started" in self.printed(name),
+        )
 
     def start_node(self, name, *options, **env):
         ports = ("--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0", "--metrics-export-port=0")

@@ -21,7 +21,7 @@ from harness.cluster import slurm
 from harness.jobs import slurm_node
 from harness.runs import local_ray
 from harness.storage import tables
-from tests.harness.cluster.ports import free_port
+from tests.harness.cluster.heads import free_port
 
 ROOT = Path(__file__).parents[3]
 OPTIONS = ("--model", "tiny-gpt2", "--protocol", "strict", "--no-untrained")
