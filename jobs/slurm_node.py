@@ -45,15 +45,19 @@ def start(ray_start: list[str]) -> int:
     """Run `ray start --block`, again if it does not start; returns its exit status.
 
     SIGTERM, which Slurm sends to all processes of the step, ends Ray, and with it this process.
+
+    Args:
+        ray_start: result of `command`.
     """
     is_over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: is_over.set())
-    for _ in range(_TRIES):
+    for k in range(_TRIES):
         began = time.monotonic()
         status = subprocess.call(ray_start)
         if not status or is_over.is_set() or time.monotonic() - began > _STARTED_S:
             break
-        print(f"Ray did not start on this node (exit status {status}).", file=sys.stderr, flush=True)  # noqa: T201
+        message = f"Ray did not start on this node (exit status {status}; try {k + 1} of {_TRIES})."
+        print(message, file=sys.stderr, flush=True)  # noqa: T201
     return status
 
 

@@ -123,10 +123,13 @@ def test_help_and_import_load_nothing_heavy(code):
 def test_a_process_of_a_run_imports_what_it_needs_and_no_more():
     """Each process of a run pays for its imports: transformers brings scikit-learn, which brings scipy.stats."""
     assert _loads("import harness.runs.actors") == "ray pandas pyarrow scipy"
-    code = "from harness.checkpoints import model_configs; model_configs.import_libraries()"
-    assert (
-        _loads(f"{code}\nimport transformers; assert transformers.utils.is_sklearn_available()") == "torch transformers"
-    )
+    code = """
+from harness.checkpoints import model_configs
+model_configs.import_libraries()
+import transformers
+assert transformers.utils.is_sklearn_available()
+"""
+    assert _loads(code) == "torch transformers"
 
 
 def test_help_is_there_at_once():

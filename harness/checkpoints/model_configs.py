@@ -76,8 +76,7 @@ class ModelConfig:
 def import_libraries() -> None:
     """Import torch and transformers in a process of a run, which takes seconds.
 
-    transformers would import scikit-learn too, a quarter of the time, for text that two models generate together; a run
-    generates none.
+    transformers would import scikit-learn too, a quarter of the time, for assisted generation, which a run never does.
     """
     with contextlib.suppress(Exception):  # whoever needs them imports them again, and shows the error
         from transformers import utils

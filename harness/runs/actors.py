@@ -82,16 +82,16 @@ class ModelActor:
         The model is loaded here and not in `__init__`, so that a faulty checkpoint raises its own exception instead of
         an actor creation error.
         """
-        started = time.monotonic()
-        model_configs.import_libraries()
         from harness.extraction import backends
 
+        started = time.monotonic()
         seed = unit.seed
         if self.loaded is None or self.loaded[0] != seed:
             if self.loaded:  # two models at once may not fit into memory
                 self.loaded[1].close()
                 self.loaded = None
             fetch(self.checkpoint, self.allow_pickle)
+            model_configs.import_libraries()
             backend = self.placement.backend if seed is None else "transformers"  # draws random weights
             model = backends.load(
                 backend, self.checkpoint, self.device, unit.dtype, seed,

@@ -45,6 +45,7 @@ def start(address: str | None) -> None:
             "the same version of Ray and that this machine is one of its nodes. From other machines use "
             "`harness submit`."
         ) from error
+    model_configs.import_libraries()
 
 
 def join(address: str | None, store: Store) -> None:

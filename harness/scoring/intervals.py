@@ -28,9 +28,9 @@ MOST_CORRELATED = 0.99  # folds that predict each other
 _MAX_COUNTS = 2**22  # numbers in memory at once
 
 
-def t_quantile(level: float, df: float) -> float:
+def t_quantile(probability: float, df: float) -> float:
     """Quantile of Student's t distribution; as `scipy.stats.t.ppf`, whose module takes long to import."""
-    return float(special.stdtrit(df, level))
+    return float(special.stdtrit(df, probability))
 
 
 class Variance(NamedTuple):

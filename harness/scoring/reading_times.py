@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from harness.features.controls import characters
 from harness.protocol import Protocol
 from harness.records import Dataset, Floats, Fold, Integers, ReadingTimes
-from harness.scoring.intervals import Effects, Variance
+from harness.scoring.intervals import Effects, Variance, t_quantile
 from harness.text.frequencies import ENGLISH, zipf_frequencies
 
 log = logging.getLogger(__name__)
@@ -209,8 +209,6 @@ def _r_over_stories(x: Floats, y: Floats, stories: Integers) -> tuple[float, flo
 
     Source: Efron & Stein 1981, Annals of Statistics 9, 586-596.
     """
-    from scipy import stats
-
     x, y = (values - values.mean() if len(values) else values for values in (x, y))
     sums = _sums([np.ones(len(x)), x, y, x * x, y * y, x * y], stories) if len(x) else np.zeros((0, 6))
     n = len(sums)
@@ -218,7 +216,7 @@ def _r_over_stories(x: Floats, y: Floats, stories: Integers) -> tuple[float, flo
         return np.nan, np.nan
     total = sums.sum(axis=0)
     r, without = _pearson(total[None])[0], _pearson(total - sums)
-    half = stats.t.ppf(0.975, n - 1) * np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
+    half = t_quantile(0.975, n - 1) * np.sqrt((n - 1) / n * np.square(without - without.mean()).sum())
     return float(r - half), float(r + half)
 
 

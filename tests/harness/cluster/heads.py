@@ -23,12 +23,24 @@ def free_port() -> int:
             return port
 
 
-def started(start: Callable[[], subprocess.Popen[str]], is_up: Callable[[], bool]) -> subprocess.Popen[str]:
-    """A head that is up; Ray gives it 30 s, which are too few beside busy processes, so it is tried three times."""
+def started(
+    start: Callable[[], subprocess.Popen[str]], is_up: Callable[[], bool], seconds: float,
+    printed: Callable[[subprocess.Popen[str]], str],
+) -> subprocess.Popen[str]:  # fmt: skip
+    """A head that is up; Ray gives it 30 s, which are too few beside busy processes, so it is tried three times.
+
+    Args:
+        start: starts it.
+        is_up: whether it is up.
+        seconds: limit for all tries together.
+        printed: what a head that has ended printed, for the error.
+    """
+    deadline = time.monotonic() + seconds
     for _ in range(TRIES):
         head = start()
         while head.poll() is None:
             if is_up():
                 return head
+            assert time.monotonic() < deadline
             time.sleep(0.1)
-    raise AssertionError(f"Ray did not start, {TRIES} times; the last exit status is {head.returncode}")
+    raise AssertionError(f"Ray did not start, {TRIES} times: {printed(head)}")

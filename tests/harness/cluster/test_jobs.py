@@ -56,6 +56,8 @@ def cluster(tmp_path_factory):
             command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         ),
         lambda: harness("status", env=env, address=address).returncode == 0,
+        90,
+        lambda ended: ended.communicate()[0],
     )
     yield address, env
     for process in (*psutil.Process(head.pid).children(recursive=True), head):

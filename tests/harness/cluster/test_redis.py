@@ -84,6 +84,8 @@ class Cluster:
         return started(
             lambda: self.start_node(name, *options, "--include-dashboard=false", **env),
             lambda: "Ray runtime started" in self.printed(name),
+            240,
+            lambda _: self.printed(name, "stderr"),
         )
 
     def start_node(self, name, *options, **env):

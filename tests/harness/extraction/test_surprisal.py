@@ -73,7 +73,7 @@ def test_surprisal_predicts_reading_times_of_both_releases_as_in_known_results(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["stories260K", "babyllama-105"])
 def test_surprisal_equals_a_separate_forward_per_word_if_the_context_fits_the_window(stories, shared, name):
-    """The reference uses transformers alone: the story up to every third word, summed over the word's tokens."""
+    """The reference uses transformers alone: the story up to the word, summed over the word's tokens."""
     folder = shared / "models" / name
     model = loaded_model.load(checkpoints.resolve(str(folder)))
     reference, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -83,9 +83,10 @@ def test_surprisal_equals_a_separate_forward_per_word_if_the_context_fits_the_wi
     n_compared = 0
     for story in dict.fromkeys(stories.stimuli.passages):
         rows = [row for row, passage in enumerate(stories.stimuli.passages) if passage == story]
-        for k in range(0, len(rows), 3):
-            texts = [" ".join(stories.stimuli.texts[row] for row in rows[:n]) for n in (k, k + 1)]
-            before, ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
+        before: list[int] = []
+        for k, row in enumerate(rows):
+            text = " ".join(stories.stimuli.texts[r] for r in rows[: k + 1])
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
             if len(ids) + 1 > reference.config.max_position_embeddings:
                 break
             assert ids[: len(before)] == before
@@ -93,9 +94,9 @@ def test_surprisal_equals_a_separate_forward_per_word_if_the_context_fits_the_wi
             with torch.no_grad():
                 logs = reference(input_ids=whole).logits[0, len(before) : -1].double().log_softmax(-1)
             nats = logs.gather(-1, whole[0, len(before) + 1 :, None]).sum().item()
-            assert bits[stories.stimuli.ids[rows[k]]] == pytest.approx(-nats / np.log(2), abs=1e-4)
-            n_compared += 1
-    assert n_compared > {"stories260K": 533, "babyllama-105": 133}[name]
+            assert bits[stories.stimuli.ids[row]] == pytest.approx(-nats / np.log(2), abs=1e-4)
+            before, n_compared = ids, n_compared + 1
+    assert n_compared > {"stories260K": 1_600, "babyllama-105": 400}[name]
 
 
 def test_with_bos_in_the_first_window_only_r_equals_the_known_result(stories, shared):

@@ -90,7 +90,7 @@ def test_a_killed_run_resumes_and_equals_a_single_process(models, corpus, tmp_pa
         assert set(ours.context) == {"passage"}
         assert list(ours.passage[:2]) == ["p0", "p0"]
     again = word_surprisals.run([corpus], names, HOW, out)
-    assert (again.n_read, again.run) == (0, ended["run"])
+    assert (again.failures, again.n_read, again.run) == ([], 0, ended["run"])
     store = Store(out)
     assert not inventory.unused_files(store, unused=True)
     assert {unit.kind for unit in inventory.ls(store)} == {"corpora", "surprisals"}

@@ -95,9 +95,9 @@ def test_two_workers_end_as_one_although_the_command_and_a_worker_are_killed(mak
     workers = workers_of(started)
     started.kill()
     started.wait()
-    assert not psutil.wait_procs(workers, 60)[1]  # they outlive the command by a moment
-    reached = last_step(folder)
     started = command(alone, two.out, "--workers", "2")
+    assert not psutil.wait_procs(workers, 60)[1]  # they outlive their command by a moment
+    reached = last_step(folder)
     wait_for_step(folder, reached + 1, started)
     workers_of(started)[0].kill()
     assert listening(started) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
